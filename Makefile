@@ -1,0 +1,54 @@
+# `make demo` and `make test` do everything on a machine with Python 3.11+ and make.
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := $(shell find src -type f -not -name '*.pyc')
+
+.PHONY: demo test lint format requirements collector memory clean
+
+demo: .venv/installed ## Forward the sample failure logs and show what arrived
+	@$(BIN)/faillog-otel demo
+
+test: .venv/installed collector ## Run all tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: .venv/installed ## Formatter, linters, type checker
+	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests
+	$(BIN)/mypy
+	$(BIN)/hadolint docker/Dockerfile
+
+format: .venv/installed ## Let ruff format and mend
+	$(BIN)/ruff format src tests
+	$(BIN)/ruff check --fix src tests
+
+collector: .venv/installed ## Build the OpenTelemetry Collector that the tests use (cached in ~/.cache)
+	@$(BIN)/python tests/collector/build.py || [ -z "$$CI" ]
+
+memory: .venv/installed ## Peak memory for files of different lengths
+	$(BIN)/python tests/benchmarks/memory.py
+
+requirements: .venv/uv ## Pin the dependencies of pyproject.toml, and uv, again
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --custom-compile-command "make requirements" --no-annotate requirements/uv.in -o requirements/uv.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --custom-compile-command "make requirements" pyproject.toml -o requirements/run.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --custom-compile-command "make requirements" -c requirements/run.txt \
+	  pyproject.toml --group dev -o requirements/dev.txt
+
+clean:
+	rm -rf .venv
+
+.venv/uv: requirements/uv.txt
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@touch $@
+
+.venv/dependencies: .venv/uv requirements/dev.txt
+	@$(BIN)/uv pip install -q --require-hashes -r requirements/dev.txt
+	@touch $@
+
+# The package is installed as the wheel that users get, so that the tests test that.
+.venv/installed: .venv/dependencies pyproject.toml README.md LICENSE $(SOURCES)
+	@$(BIN)/uv pip install -q --no-deps --no-build-isolation --reinstall-package faillog-otel .
+	@touch $@

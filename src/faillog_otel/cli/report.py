@@ -1,0 +1,109 @@
+"""How a run ends: its exit code, and its summary for people or machines."""
+
+import json
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any
+
+import click
+from msgspec import Struct, to_builtins
+
+from faillog_otel.config import FailOn, RunConfig
+from faillog_otel.ledger.counts import Counts
+from faillog_otel.otlp.delivery import Sent
+
+
+class Exit(IntEnum):
+    """Exit codes: a contract with scripts."""
+
+    DONE = 0
+    CONDITION = 1
+    USAGE = 2
+    QUARANTINED = 3
+    PENDING = 4
+    LEDGER = 5
+
+
+class Ending(Struct, frozen=True, kw_only=True):
+    """What the exit code of a run rests on."""
+
+    counts: Counts
+    fail_on: Sequence[FailOn] = ()
+    unreadable: bool = False
+    ledger_broken: bool = False
+    signal: int | None = None
+
+
+def exit_code(ending: Ending) -> int:
+    """The first that applies of 2, 5, 4, 1, 3; 128 + the signal where one ended the run."""
+    counts = ending.counts
+    if ending.signal is not None:
+        return 128 + ending.signal
+    if ending.unreadable:
+        return Exit.USAGE
+    if ending.ledger_broken:
+        return Exit.LEDGER
+    if counts.pending:
+        return Exit.PENDING
+    not_understood = counts.quarantined + counts.rejected
+    met = {
+        "discarded": counts.discarded,
+        "failure": counts.failures,
+        "quarantined": not_understood,
+        "never": 0,
+    }
+    if any(met[condition] for condition in ending.fail_on):
+        return Exit.CONDITION
+    return Exit.QUARANTINED if not_understood else Exit.DONE
+
+
+def summary(counts: Counts, sent: Sent, seconds: float, code: int) -> dict[str, Any]:
+    """The summary of a run, as `--summary json` prints it. `bytes_in` is decompressed content."""
+    plain = to_builtins(counts)
+    names = [
+        "lines",
+        "blank",
+        "records",
+        "events",
+        "exported",
+        "rejected",
+        "quarantined",
+        "pending",
+        "duplicate",
+    ]
+    return {
+        **{name: plain[name] for name in names},
+        "sent": {"logs": sent.logs, "spans": sent.traces},
+        "requests": sent.requests,
+        "retries": sent.retries,
+        "bytes_in": counts.bytes_in,
+        "seconds": round(seconds, 3),
+        "exit": code,
+    }
+
+
+def summary_text(found: dict[str, Any]) -> str:
+    """The same for people, in two or three lines."""
+    events = ", ".join(
+        f"{number} {name}{'' if number == 1 or name == 'other' else 's'}"
+        for name, number in found["events"].items()
+        if number
+    )
+    kept = [
+        f"{found[name]} {name}" for name in ("rejected", "quarantined", "pending", "duplicate") if found[name]
+    ]
+    outcome = ", ".join([f"{found['exported']} exported", *kept])
+    return (
+        f"{found['records']} records: {outcome}\n"
+        f"{events or 'no events'} → {found['sent']['logs']} log records and "
+        f"{found['sent']['spans']} spans in {found['requests']} requests "
+        f"({found['retries']} retries), {found['seconds']:.1f} s"
+    )
+
+
+def print_summary(found: dict[str, Any], config: RunConfig) -> None:
+    """Text on standard error (not with `-q`); JSON as the last line of standard output."""
+    if config.summary == "json":
+        click.echo(json.dumps(found))
+    elif config.verbosity >= 0:
+        click.echo(summary_text(found), err=True)

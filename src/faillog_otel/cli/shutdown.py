@@ -1,0 +1,89 @@
+"""SIGINT and SIGTERM: stop taking in, finish what is in flight, be gone within ten seconds.
+
+The first signal is noted, ends every wait, and ends a read that waits for input. A request in flight has
+`GRACE_SECONDS` to end by itself. The second signal exits at once.
+"""
+
+import os
+import select
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Self
+
+from faillog_otel.errors import Interrupted
+
+GRACE_SECONDS = 7.0
+
+
+class Shutdown:
+    """Also the run's Clock, for a signal must end its waits. A context manager for the main thread."""
+
+    def __init__(self) -> None:
+        self.requested: int | None = None
+        """The number of the signal that asked for the end."""
+        self._grace: float | None = None  # within interruptible(): how long after a signal it may go on
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Self:
+        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        for number, handler in (
+            (signal.SIGINT, self._on_signal),
+            (signal.SIGTERM, self._on_signal),
+            (signal.SIGALRM, self._on_alarm),
+        ):
+            self._before[number] = signal.signal(number, handler)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal() returned
+        os.close(self._reader)
+        os.close(self._writer)
+
+    def is_requested(self) -> bool:
+        """Whether a signal asked for the end."""
+        return self.requested is not None
+
+    @contextmanager
+    def interruptible(self, grace_seconds: float = 0.0) -> Iterator[None]:
+        """Inside, a signal raises Interrupted: at once, or after a time for the inside to end by itself."""
+        if self.requested is not None and grace_seconds == 0:
+            raise Interrupted
+        self._grace = grace_seconds
+        try:
+            yield
+        finally:
+            self._grace = None
+
+    def now_ns(self) -> int:
+        """Nanoseconds since 1970-01-01T00:00:00Z."""
+        return time.time_ns()
+
+    def monotonic(self) -> float:
+        """Seconds that never run backwards."""
+        return time.monotonic()
+
+    def wait(self, seconds: float) -> bool:
+        """Waits on a pipe that the signal writes to: no signal comes too early to be seen."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            if select.select([self._reader], [], [], min(left, 3600.0))[0]:
+                return True
+        return self.is_requested()
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self.requested is not None:
+            os._exit(128 + number)
+        self.requested = number
+        os.write(self._writer, b"\0")
+        if self._grace == 0:
+            raise Interrupted
+        signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
+
+    def _on_alarm(self, _number: int, _frame: FrameType | None) -> None:
+        if self._grace is not None:
+            raise Interrupted

@@ -1,0 +1,111 @@
+"""Settings: flag > environment > config file > default, as one frozen tree.
+
+Each part of the program is handed its branch only. Units are in the names. Where a setting comes from is
+`settings.py`'s business.
+"""
+
+from typing import Literal
+from urllib.parse import urlsplit
+
+from msgspec import Struct, field
+
+Signal = Literal["logs", "traces"]
+SIGNALS: tuple[Signal, ...] = ("logs", "traces")
+
+Bodies = Literal["none", "response", "all"]
+FailOn = Literal["never", "discarded", "failure", "quarantined"]
+Protocol = Literal["http/protobuf", "file"]
+Compression = Literal["gzip", "none"]
+
+DEFAULT_ENDPOINT = "http://localhost:4318"
+RESPONSE_HEADERS = (
+    "content-type",
+    "retry-after",
+    "server",
+    "date",
+    "x-request-id",
+    "x-ratelimit-*",
+)
+"""The response headers that leave by default; a `*` at the end stands for any rest."""
+
+
+class Secret:
+    """A text that shows itself only to who calls `reveal()`: not in a repr, log, f-string or comparison."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The text itself."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+
+class TimePolicy(Struct, frozen=True):
+    """Which time a record carries: `occurred`; `arrival`; or `clamp`, never older than `age_seconds`."""
+
+    kind: Literal["occurred", "clamp", "arrival"] = "occurred"
+    age_seconds: float = 0.0
+
+
+class MappingConfig(Struct, frozen=True, kw_only=True):
+    """How events become records."""
+
+    bodies: Bodies = "response"
+    response_headers: tuple[str, ...] = RESPONSE_HEADERS
+    time_policy: TimePolicy = TimePolicy()
+    destination_names: dict[str, str] = field(default_factory=dict)
+    """Destination id → the name that people know it by."""
+    resource: tuple[tuple[str, str], ...] = (("service.name", "segment"),)
+
+
+class Target(Struct, frozen=True, kw_only=True):
+    """Where one signal goes, and how."""
+
+    url: str
+    headers: tuple[tuple[str, Secret], ...] = ()
+    compression: Compression = "gzip"
+    timeout_seconds: float = 10.0
+    certificate: str | None = None
+    """A file of CA certificates, PEM; None are the system's."""
+    client_certificate: str | None = None
+    client_key: str | None = None
+
+    @property
+    def shown_url(self) -> str:
+        """The URL as messages may show it: without user, password and query."""
+        parts = urlsplit(self.url)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+
+
+class DeliveryConfig(Struct, frozen=True, kw_only=True):
+    """What is sent, in which portions, and how long a silent collector is waited for."""
+
+    signals: tuple[Signal, ...] = SIGNALS
+    protocol: Protocol = "http/protobuf"
+    targets: dict[Signal, Target] = field(default_factory=dict)
+    output: str | None = None
+    """For protocol `file`: its path; None is standard output."""
+    batch_records: int = 512
+    batch_bytes: int = 1024 * 1024
+    wait_seconds: float = 30.0
+
+
+class RunConfig(Struct, frozen=True, kw_only=True):
+    """Everything that `run` needs."""
+
+    mapping: MappingConfig
+    delivery: DeliveryConfig
+    fail_on: tuple[FailOn, ...] = ()
+    quarantine: str
+    pending: str
+    summary: Literal["text", "json"] = "text"
+    log_format: Literal["text", "json"] = "text"
+    verbosity: int = 0
+    """-1 is `-q`, 1 and more are `-v`."""
+    warnings: tuple[str, ...] = ()
+    """What was ignored while the settings were read, in sentences for people."""

@@ -1,0 +1,28 @@
+"""Errors, named for the caller's next move. Only `cli` turns them into text and exit codes.
+
+FaillogError
+├── ConfigError     a setting is wrong: change it (exit 2)
+├── InputError      a PATH cannot be read: the rest goes on (exit 2 in the end)
+├── LedgerBroken    what must be remembered cannot be written: stop (exit 5)
+└── Interrupted     SIGINT or SIGTERM while waiting for input: end cleanly (exit 128 + signal)
+"""
+
+
+class FaillogError(Exception):
+    """The root of all errors that this package raises on purpose."""
+
+
+class ConfigError(FaillogError):
+    """A setting is missing, unknown or out of range; the message names it and says what it takes."""
+
+
+class InputError(FaillogError):
+    """A PATH that cannot be opened or read; the message names it and says why."""
+
+
+class LedgerBroken(FaillogError):
+    """A file that keeps records (quarantine, pending, spool) cannot be written or trusted."""
+
+
+class Interrupted(FaillogError):
+    """A signal asked for the end of the run while nothing was in flight."""

@@ -1,0 +1,283 @@
+"""One record's bytes → an Event, or a BadRecord that says why not.
+
+The typed structs are tried first. What they refuse without being broken JSON (an unknown field, event
+or version, a wrong-typed optional field) is read leniently: whatever fits stays typed, all else becomes
+extras. Both ways make the same Event of a record that both can read. Required fields and times follow
+what Segment's page shows; see the README's table of reason codes.
+"""
+
+import re
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import msgspec
+
+from faillog_otel.events.model import (
+    Answer,
+    AttemptProperties,
+    BadRecord,
+    DeliveryAttemptLogged,
+    DeliveryExchangeLogged,
+    DestinationExchangeLogged,
+    ErrorLogged,
+    ErrorProperties,
+    Event,
+    ExchangeProperties,
+    OtherProperties,
+    Properties,
+    Reason,
+    Request,
+    Response,
+    Routing,
+)
+from faillog_otel.events.times import parse_rfc3339
+
+DEEPEST_NESTING = 100
+"""How many brackets may be open at once; deeper JSON is quarantined (`too_deep`)."""
+
+Known = ErrorLogged | DeliveryAttemptLogged | DestinationExchangeLogged | DeliveryExchangeLogged
+
+Fitting = TypeVar("Fitting", bound=msgspec.Struct)
+
+_known = msgspec.json.Decoder(Known)
+_anything = msgspec.json.Decoder()
+
+_PROPERTIES: dict[str, type[Properties]] = {
+    "Error Logged": ErrorProperties,
+    "Delivery Attempt Logged": AttemptProperties,
+    "Destination Exchange Logged": ExchangeProperties,
+    "Delivery Exchange Logged": ExchangeProperties,
+}
+_REQUIRED: dict[type[Properties], tuple[str, ...]] = {
+    ErrorProperties: ("message_id",),
+    AttemptProperties: ("message_id", "attempt"),
+    ExchangeProperties: ("destination_exchange_id",),
+    OtherProperties: (),
+}
+_ENVELOPE = ("type", "event", "version", "properties")
+
+
+def decode(raw: bytes) -> Event | BadRecord:
+    """Reads one record. Never raises, whatever the bytes are."""
+    try:
+        # Inside fields that are skipped over, msgspec lets invalid UTF-8 and deep nesting pass.
+        raw.isascii() or raw.decode()
+        if _is_too_deep(raw):
+            return BadRecord("too_deep", f"nested more than {DEEPEST_NESTING} levels deep", raw)
+        try:
+            properties: Properties = _known.decode(raw).properties
+            extras: dict[str, Any] = {}
+            routing = _routing(bytes(properties.routed))
+        except msgspec.ValidationError:
+            value = _anything.decode(raw)
+            if not isinstance(value, dict):
+                return BadRecord("not_an_object", "a record is a JSON object; this is not", raw)
+            properties, extras = _read_leniently(value)
+            routing = _routing(bytes(properties.routed))
+    except UnicodeDecodeError as error:
+        return BadRecord("invalid_utf8", f"not UTF-8 at byte {error.start}", raw)
+    except msgspec.DecodeError as error:
+        return BadRecord("invalid_json", str(error), raw)
+    return _complete(raw, properties, extras, routing)
+
+
+def may_be_exchange(raw: bytes) -> bool:
+    """False only for records that are no exchange: a first look that spares decoding most of them."""
+    return b"Exchange Logged" in raw or b"\\u" in raw
+
+
+def answer_of(event: Event) -> tuple[str, Answer] | None:
+    """An exchange's id and what the destination said in it; None for other events."""
+    properties = event.properties
+    if not isinstance(properties, ExchangeProperties) or properties.destination_exchange_id is None:
+        return None
+    response = properties.response_from_destination
+    answer = Answer(response.status if response else None, event.reason)
+    return properties.destination_exchange_id, answer
+
+
+def _complete(
+    raw: bytes, properties: Properties, extras: dict[str, Any], routing: Routing
+) -> Event | BadRecord:
+    for name in _REQUIRED[type(properties)]:
+        if getattr(properties, name) is None:
+            return BadRecord("missing_field", f"{_camel(name)} is missing or of a wrong type", raw)
+    occurred_at, logged_at = properties.occurred_at, properties.logged_at
+    if occurred_at is None:
+        if "occurredAt" in extras:
+            return BadRecord("bad_time", "occurredAt is not a text", raw)
+        if not isinstance(properties, OtherProperties) or logged_at is None:
+            return BadRecord("missing_field", "occurredAt is missing", raw)
+        occurred_at = logged_at
+    occurred_ns = parse_rfc3339(occurred_at)
+    logged_ns = occurred_ns if logged_at is None else parse_rfc3339(logged_at)
+    if occurred_ns is None or logged_ns is None:
+        name = "occurredAt" if occurred_ns is None else "loggedAt"
+        return BadRecord("bad_time", f"{name} is no RFC 3339 time from 1970 to 2262", raw)
+    if routing.leftover is not None:
+        extras["routed"] = routing.leftover
+    reason = _take_reason(extras) if extras else None
+    return Event(properties, raw, occurred_ns, logged_ns, routing, reason, extras)
+
+
+# -- the lenient way ---------------------------------------------------------------------------------
+
+
+def _read_leniently(value: dict[str, Any]) -> tuple[Properties, dict[str, Any]]:
+    name, version = value.get("event"), value.get("version")
+    of_type = _PROPERTIES.get(name) if isinstance(name, str) else None
+    extras = {key: item for key, item in value.items() if key not in _ENVELOPE}
+    if value.get("type") not in (None, "observability"):
+        extras["type"] = value["type"]
+    if of_type is None or version not in (None, "v1"):
+        of_type = OtherProperties
+        extras |= {"event": name, "version": version}
+    inside = value.get("properties")
+    if not isinstance(inside, dict):
+        if inside is not None:
+            extras["properties"] = inside
+        inside = {}
+    properties, unknown = _fit(of_type, inside)
+    for key, item in unknown.items():
+        extras[f"properties.{key}" if key in extras else key] = item
+    return properties, extras
+
+
+def _fit(of_type: type[Fitting], value: dict[str, Any]) -> tuple[Fitting, dict[str, Any]]:
+    """What of `value` the struct can hold, and the rest."""
+    fields = {field.encode_name: field for field in msgspec.structs.fields(of_type)}
+    fitting: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
+    for key, item in value.items():
+        field = fields.get(key)
+        nested = _NESTED.get(key)
+        if field is None:
+            rest[key] = item
+        elif item is None:
+            continue
+        elif nested is not None and isinstance(item, dict):
+            fitting[field.name], inner_rest = _fit(nested, item)
+            if inner_rest:
+                rest[key] = inner_rest
+        elif key == "routed":
+            fitting[field.name] = msgspec.Raw(msgspec.json.encode(item))
+        else:
+            try:
+                fitting[field.name] = msgspec.convert(item, field.type)
+            except msgspec.ValidationError:
+                rest[key] = item
+    return of_type(**fitting), rest
+
+
+_NESTED: dict[str, type[Request] | type[Response]] = {
+    "requestToDestination": Request,
+    "responseFromDestination": Response,
+}
+
+
+def _camel(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(other.title() for other in others)
+
+
+# -- parts ---------------------------------------------------------------------------------------------
+
+_IN_STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_BRACKET = re.compile(rb"[\[\]{}]")
+
+
+def _is_too_deep(raw: bytes) -> bool:
+    """Whether more than DEEPEST_NESTING brackets are open at once: said here, not by the stack's size."""
+    if raw.count(b"{") + raw.count(b"[") <= DEEPEST_NESTING:
+        return False
+    depth = 0
+    for bracket in _BRACKET.findall(_IN_STRINGS.sub(b"", raw)):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > DEEPEST_NESTING:
+            return True
+    return False
+
+
+def _routing(raw: bytes) -> Routing:
+    """`routed`, read once for each of its spellings: a file has few. Raises msgspec.DecodeError."""
+    return _cached_routing(raw) if len(raw) <= 1024 else _read_routing(raw)
+
+
+def _read_routing(raw: bytes) -> Routing:
+    value = _anything.decode(raw) if raw else None
+    if value is None:
+        return Routing()
+    to = _parties(value, "to")
+    source = _parties(value, "from")
+    destinations = [name for kind, name in to if kind == "destination"]
+    plain = {
+        key: [{"type": kind, "id": name} for kind, name in parties]
+        for key, parties in (("to", to), ("from", source))
+        if parties or (isinstance(value, dict) and value.get(key) == [])
+    }
+    return Routing(
+        to_id=to[0][1] if to else None,
+        from_id=source[0][1] if source else None,
+        destination_id=next(iter(destinations), to[0][1] if to else None),
+        destination_ids=tuple(name for _, name in to),
+        leftover=None if value == plain else value,
+    )
+
+
+_cached_routing = lru_cache(maxsize=4096)(_read_routing)
+
+
+def _parties(routed: Any, key: str) -> list[tuple[Any, str]]:
+    parties = routed.get(key) if isinstance(routed, dict) else None
+    return [
+        (party.get("type"), party["id"])
+        for party in (parties if isinstance(parties, list) else ())
+        if isinstance(party, dict) and isinstance(party.get("id"), str)
+    ]
+
+
+# -- the reason ----------------------------------------------------------------------------------------
+
+_TEXTS = ("reason", "discardreason", "failurereason", "errorreason", "errormessage", "error")
+_CODES = ("reasoncode", "errorcode", "failurecode", "code")
+_CODE = re.compile(r"[A-Z][A-Z0-9_]{1,63}")
+
+
+def _take_reason(extras: dict[str, Any]) -> Reason | None:
+    """The reason, from any field that by its name holds one.
+
+    Segment's page promises such a field and does not show its name. It is looked for beside the other
+    properties, then inside the response and the request. A text that stands beside the other properties
+    is taken out of the extras, for it travels as the reason.
+    """
+    for holder in (
+        extras,
+        extras.get("responseFromDestination"),
+        extras.get("requestToDestination"),
+    ):
+        if isinstance(holder, dict) and (found := _reason_in(holder, _TEXTS)):
+            key, reason = found
+            if holder is extras and isinstance(extras[key], str) and extras[key] == reason.text:
+                del extras[key]
+            return reason
+    return None
+
+
+def _reason_in(holder: dict[str, Any], texts: tuple[str, ...]) -> tuple[str, Reason] | None:
+    """The field that holds the reason, and the reason; `error` may be an object with a message."""
+    keys = {key.lower().replace("_", "").replace("-", ""): key for key in holder}
+    codes = {name: _as_code(holder[keys[name]]) for name in _CODES if name in keys}
+    code_field, code = next(((n, c) for n, c in codes.items() if c), (None, None))
+    for name in texts:
+        value = holder.get(keys.get(name, ""))
+        if isinstance(value, str) and value.strip():
+            return keys[name], Reason(value, code or _as_code(value))
+        if isinstance(value, dict) and (inner := _reason_in(value, ("message", *_TEXTS))):
+            return keys[name], inner[1]
+    return (keys[code_field], Reason(code, code)) if code_field and code else None
+
+
+def _as_code(value: object) -> str | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value if isinstance(value, str) and _CODE.fullmatch(value) else None

@@ -1,0 +1,173 @@
+"""Segment's three observability events as typed structs, and what is known of one event besides.
+
+The structs refuse what they do not know, so that `decode` notices it; nothing that they refuse is lost:
+it travels on as extras. Source: Segment's page "Failure Log Collection".
+"""
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Raw, Struct
+
+Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Status = Annotated[int, Meta(ge=100, le=999)]
+"""An HTTP status code has three digits (RFC 9110, section 15)."""
+
+
+class Request(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`requestToDestination`: Segment's page shows body and headers; method and URL may come."""
+
+    method: str | None = None
+    url: str | None = None
+    headers: dict[str, Any] | None = None
+    body: Any = None
+
+
+class Response(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`responseFromDestination`."""
+
+    status: Status | None = None
+    headers: dict[str, Any] | None = None
+    body: Any = None
+
+
+class _Properties(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+    routed: Raw = Raw()
+    occurred_at: str | None = None
+    logged_at: str | None = None
+
+
+class ErrorProperties(_Properties, frozen=True, kw_only=True):
+    """One event of a source hit an error: a retry, a discard, ..."""
+
+    message_id: str | None = None
+    discarded: bool | None = None
+
+
+class AttemptProperties(_Properties, frozen=True, kw_only=True):
+    """One attempt to deliver one event. `attempt` counts from 1."""
+
+    message_id: str | None = None
+    attempt: Int64 | None = None
+    outcome: str | None = None
+    destination_exchange_id: str | None = None
+    request_to_destination: Request | None = None
+    response_from_destination: Response | None = None
+
+
+class ExchangeProperties(_Properties, frozen=True, kw_only=True):
+    """One HTTP exchange with a destination, for a batch of events: it has no `messageId`."""
+
+    destination_exchange_id: str | None = None
+    request_to_destination: Request | None = None
+    response_from_destination: Response | None = None
+
+
+class OtherProperties(_Properties, frozen=True, kw_only=True):
+    """What may be known of an event of another name or version."""
+
+    message_id: str | None = None
+
+
+class _Envelope(Struct, frozen=True, kw_only=True, tag_field="event", forbid_unknown_fields=True):
+    type: Literal["observability"] = "observability"
+    version: Literal["v1"] = "v1"
+
+
+class ErrorLogged(_Envelope, frozen=True, kw_only=True, tag="Error Logged"):
+    """`Error Logged`."""
+
+    properties: ErrorProperties
+
+
+class DeliveryAttemptLogged(_Envelope, frozen=True, kw_only=True, tag="Delivery Attempt Logged"):
+    """`Delivery Attempt Logged`."""
+
+    properties: AttemptProperties
+
+
+class DestinationExchangeLogged(_Envelope, frozen=True, kw_only=True, tag="Destination Exchange Logged"):
+    """`Destination Exchange Logged`."""
+
+    properties: ExchangeProperties
+
+
+class DeliveryExchangeLogged(
+    DestinationExchangeLogged, frozen=True, kw_only=True, tag="Delivery Exchange Logged"
+):
+    """The name that Segment's page once gives to the exchange: an alias."""
+
+
+Properties = ErrorProperties | AttemptProperties | ExchangeProperties | OtherProperties
+
+
+class Routing(Struct, frozen=True):
+    """`properties.routed`, read: where an event was going and where it came from."""
+
+    to_id: str | None = None
+    """The first `to`, whatever its type: a field of the attempt's span id."""
+    from_id: str | None = None
+    """The first `from`: `segment.source.id`."""
+    destination_id: str | None = None
+    """The first `to` of type destination, else the first: it names the span."""
+    destination_ids: tuple[str, ...] = ()
+    leftover: Any = None
+    """All of `routed`, where it says more than ids (or something else entirely); else None."""
+
+
+class Reason(Struct, frozen=True):
+    """Why something failed: a text for people, and a code where the text is one or one stands beside it."""
+
+    text: str
+    code: str | None = None
+
+
+class Event(Struct, frozen=True):
+    """One event that was understood.
+
+    `raw` are its own JSON bytes as they came, without outer white space. Times are nanoseconds since
+    1970; `logged_ns` equals `occurred_ns` where Segment wrote no `loggedAt`. `extras` holds what the
+    structs do not know, as it was: its paths start inside `properties`.
+    """
+
+    properties: Properties
+    raw: bytes
+    occurred_ns: int
+    logged_ns: int
+    routing: Routing
+    reason: Reason | None
+    extras: dict[str, Any]
+
+
+class BadRecord(Struct, frozen=True):
+    """One record that was not understood: a reason code for machines, and a sentence for people."""
+
+    reason: str
+    detail: str
+    raw: bytes
+    replayable: bool = True
+    """False where `raw` is not the whole record: it was too long to keep."""
+
+
+class Place(Struct, frozen=True):
+    """Where a record stands. `line` counts from 1; `offset` is in bytes of the decompressed file."""
+
+    file: str
+    line: int
+    offset: int
+
+
+class Answer(Struct, frozen=True):
+    """What a destination said in one exchange."""
+
+    status: int | None
+    reason: Reason | None
+
+
+class Context(Struct, frozen=True):
+    """What a record learns from its surroundings, needed to make the same bytes of it again.
+
+    `reference_ns` is the "now" of the time policy, nanoseconds since 1970, fixed once for each file.
+    """
+
+    reference_ns: int
+    answer: Answer | None = None

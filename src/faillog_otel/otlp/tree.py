@@ -1,0 +1,85 @@
+"""Log records and spans as a tree for people: one for each trace, links followed to where they point."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+from msgspec import Struct
+from opentelemetry.proto.common.v1.common_pb2 import KeyValue
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+
+
+class TraceTree(Struct, frozen=True):
+    """One trace: the destination it is about, where one is named, and its lines."""
+
+    destination: str | None
+    lines: tuple[str, ...]
+
+
+def trace_trees(spans: Iterable[Span], logs: Iterable[LogRecord]) -> list[TraceTree]:
+    """One tree for each message's trace, in the order of their first times.
+
+    Under a trace stand its spans and those logs that have no span of their own. An exchange is shown
+    where an attempt links to it; one that nothing links to is a tree of its own.
+    """
+    by_id = {(span.trace_id, span.span_id): span for span in spans}
+    linked = {(link.trace_id, link.span_id) for span in by_id.values() for link in span.links}
+    traces: dict[bytes, list[Span | LogRecord]] = defaultdict(list)
+    for key, span in by_id.items():
+        if key not in linked:
+            traces[span.trace_id].append(span)
+    for log in logs:
+        if not log.span_id:
+            traces[log.trace_id].append(log)
+    ordered = sorted(traces.items(), key=lambda trace: min(map(_time_ns, trace[1])))
+    return [_tree(trace_id, sorted(nodes, key=_time_ns), by_id) for trace_id, nodes in ordered]
+
+
+def _tree(
+    trace_id: bytes, nodes: Sequence[Span | LogRecord], spans: dict[tuple[bytes, bytes], Span]
+) -> TraceTree:
+    attributes = _attributes(nodes[0].attributes)
+    message = attributes.get("messaging.message.id")
+    title = f"message {message}" if message is not None else "without a message"
+    lines = (f"{title}  trace {trace_id.hex() or '-'}", *_branches(nodes, spans))
+    return TraceTree(attributes.get("messaging.destination.name"), lines)
+
+
+def _branches(nodes: Sequence[Span | LogRecord], spans: dict[tuple[bytes, bytes], Span]) -> Iterable[str]:
+    for node in nodes:
+        is_last = node is nodes[-1]
+        yield f"{'└─' if is_last else '├─'} {_clock(node)}  {_line(node)}"
+        for link in node.links if isinstance(node, Span) else ():
+            target = spans.get((link.trace_id, link.span_id))
+            shown = _line(target) if target is not None else "an exchange that is not here"
+            yield f"{'  ' if is_last else '│ '}   ↳ link: {shown}  trace {link.trace_id.hex()}"
+
+
+def _line(node: Span | LogRecord) -> str:
+    if isinstance(node, LogRecord):
+        return f"log {node.severity_text}  {node.body.string_value}"
+    attributes = _attributes(node.attributes)
+    parts = [node.name]
+    if "segment.delivery.attempt" in attributes:
+        parts.append(f"attempt {attributes['segment.delivery.attempt']}")
+        parts.append(attributes.get("segment.delivery.outcome", ""))
+    if "http.response.status_code" in attributes:
+        parts.append(f"HTTP {attributes['http.response.status_code']}")
+    if node.status.code == Status.STATUS_CODE_ERROR and node.status.message not in " ".join(parts):
+        parts.append(node.status.message)
+    return "  ".join(filter(None, parts))
+
+
+def _clock(node: Span | LogRecord) -> str:
+    return datetime.fromtimestamp(_time_ns(node) / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _time_ns(node: Span | LogRecord) -> int:
+    return node.start_time_unix_nano if isinstance(node, Span) else node.time_unix_nano
+
+
+def _attributes(pairs: Iterable[KeyValue]) -> dict[str, str]:
+    return {
+        pair.key: str(getattr(pair.value, pair.value.WhichOneof("value") or "string_value")) for pair in pairs
+    }

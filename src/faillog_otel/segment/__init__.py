@@ -1,0 +1,1 @@
+"""What comes in: Segment's failure logs."""

@@ -1,0 +1,116 @@
+"""Failure-log files on this machine: which files the PATHs of a run mean, and their bytes.
+
+A file is read twice, so what can be read only once (standard input, a pipe) is first copied to a
+temporary file that nobody else can read (0600) and that is gone when it is closed.
+"""
+
+import glob
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import BinaryIO, Self
+
+from faillog_otel.errors import InputError
+
+CHUNK_BYTES = 256 * 1024
+STDIN = "-"
+
+Interruptible = Callable[[], AbstractContextManager[object]]
+"""A context in which a signal may end a read that waits for input."""
+
+
+class FoundPaths:
+    """The files that PATHs mean, in their order; `problems` says what could not be found or looked into.
+
+    A PATH is a file, a folder (all files below it, sorted, except hidden ones), a glob (`**` too), or
+    `-` for standard input. `except_files` are this program's own outputs: they are no input.
+    """
+
+    def __init__(self, paths: Iterable[str], except_files: Iterable[str]) -> None:
+        self.files: list[str] = []
+        self.problems: list[str] = []
+        self.warnings: list[str] = []
+        self._excluded = {os.path.realpath(name) for name in except_files}
+        for path in paths:
+            self._add(path)
+
+    def _add(self, path: str) -> None:
+        if path == STDIN or (os.path.lexists(path) and not os.path.isdir(path)):
+            if path != STDIN and os.path.realpath(path) in self._excluded:
+                self.problems.append(f"{path}: is where this run itself writes; name another file")
+            else:
+                self.files.append(path)
+        elif os.path.isdir(path):
+            self._add_folder(path)
+        elif glob.has_magic(path) and (found := sorted(glob.glob(path, recursive=True))):
+            self.files += [each for each in found if os.path.isfile(each) and not self._own(each)]
+        else:
+            self.problems.append(f"{path}: no such file, folder or match")
+
+    def _add_folder(self, folder: str) -> None:
+        before = len(self.files)
+        for parent, folders, names in os.walk(folder, onerror=self._not_listed):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for name in sorted(names):
+                file = os.path.join(parent, name)
+                if not name.startswith(".") and os.path.isfile(file) and not self._own(file):
+                    self.files.append(file)
+        if len(self.files) == before:
+            self.warnings.append(f"{folder}: holds no files")
+
+    def _own(self, file: str) -> bool:
+        return os.path.realpath(file) in self._excluded
+
+    def _not_listed(self, error: OSError) -> None:
+        self.problems.append(f"{error.filename}: {error.strerror}")
+
+
+class InputFile:
+    """One input, open for reading, more than once. A context manager; raises InputError."""
+
+    def __init__(self, path: str, stdin: BinaryIO, interruptible: Interruptible) -> None:
+        self.name = "<stdin>" if path == STDIN else path
+        self.bytes_read = 0
+        """How far the present reading has come, in bytes of the file as it is (compressed or not)."""
+        self._interruptible = interruptible
+        try:
+            if path == STDIN:
+                self._file = self._copied(stdin)
+            else:
+                self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115  # until __exit__
+                if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
+                    with self._file as once:
+                        self._file = self._copied(once)
+        except OSError as error:
+            raise InputError(f"{self.name}: {error.strerror}") from None
+
+    def chunks(self) -> Iterator[bytes]:
+        """The file's bytes from its start. Raises InputError when it cannot be read on."""
+        try:
+            self._file.seek(0)
+            self.bytes_read = 0
+            while chunk := self._file.read(CHUNK_BYTES):
+                self.bytes_read += len(chunk)
+                yield chunk
+        except OSError as error:
+            raise InputError(f"{self.name}: {error.strerror}") from None
+
+    def size(self) -> int:
+        """The file's length in bytes, as it is now."""
+        return os.fstat(self._file.fileno()).st_size
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def _copied(self, once: BinaryIO) -> BinaryIO:
+        copy = tempfile.TemporaryFile(prefix="faillog-")  # noqa: SIM115  # until __exit__
+        with self._interruptible():
+            shutil.copyfileobj(once, copy, CHUNK_BYTES)
+        return copy

@@ -1,0 +1,52 @@
+"""Our own words: logs on standard error, as text or JSON, never with raw control characters.
+
+httpx and httpcore log whole URLs, and presigned URLs are secrets: their loggers are shut.
+"""
+
+import logging
+import sys
+from datetime import UTC, datetime
+
+import msgspec
+
+_SHUT = ("httpx", "httpcore", "hpack", "grpc")
+_LEVELS = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}
+
+
+def printable(text: str) -> str:
+    """The text with control and format characters escaped, newlines and tabs too, so that a terminal
+    shows what is there instead of obeying it.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {printable(record.getMessage())}"
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        entry = {
+            "time": time.replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": printable(record.getMessage()),
+        }
+        return msgspec.json.encode(entry).decode()
+
+
+def start_logging(verbosity: int, log_format: str) -> None:
+    """Sends our log to standard error. `verbosity`: -1 errors, 0 warnings, 1 what is done, 2 everything."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json() if log_format == "json" else _Text())
+    logger = logging.getLogger("faillog_otel")
+    logger.handlers = [handler]
+    logger.setLevel(_LEVELS.get(verbosity, logging.DEBUG))
+    logger.propagate = False
+    for name in _SHUT:
+        logging.getLogger(name).disabled = True
+        logging.getLogger(name).propagate = False
