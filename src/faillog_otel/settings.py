@@ -102,7 +102,7 @@ def read_environment(environ: Mapping[str, str]) -> tuple[Layer, list[str]]:
     """The layer of the environment, and warnings about `OTEL_*` values that were ignored."""
     said: dict[str, Any] = {}
     warnings: list[str] = []
-    for name, (path, parse) in _VARIABLES.items():
+    for name, (path, parse) in VARIABLES.items():
         text = environ.get(name, "").strip()
         if not text:
             continue
@@ -181,7 +181,7 @@ _SIGNAL_VARIABLES: dict[str, tuple[str, _Parser]] = {
     "CLIENT_CERTIFICATE": ("client_certificate", str),
     "CLIENT_KEY": ("client_key", str),
 }
-_VARIABLES: dict[str, tuple[str, _Parser]] = {
+VARIABLES: dict[str, tuple[str, _Parser]] = {
     "OTEL_EXPORTER_OTLP_PROTOCOL": ("otlp.protocol", str),
     **{
         f"OTEL_EXPORTER_OTLP_{prefix}{name}": (f"otlp.{branch}{key}", parse)
@@ -202,6 +202,7 @@ _VARIABLES: dict[str, tuple[str, _Parser]] = {
     "FAILLOG_SUMMARY": ("run.summary", str),
     "FAILLOG_LOG_FORMAT": ("run.log_format", str),
 }
+"""Each environment variable: the setting that it is, and how its text is read."""
 
 _CHANGING = ("service.instance.id", "host.", "process.", "container.", "k8s.pod.")
 """Resource attributes that change at every start, and would make re-sends differ."""

@@ -9,17 +9,10 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from faillog_otel.events.printable import printable
+
 _SHUT = ("httpx", "httpcore", "hpack", "grpc")
 _LEVELS = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}
-
-
-def printable(text: str) -> str:
-    """The text with control and format characters escaped, newlines and tabs too, so that a terminal
-    shows what is there instead of obeying it.
-    """
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class _Text(logging.Formatter):

@@ -9,7 +9,9 @@ from faillog_otel.segment.generator import failure_events
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--messages", type=int, required=True, help="failing messages; about four events each")
+    parser.add_argument(
+        "--messages", type=int, required=True, help="failing messages; about four events each"
+    )
     chosen = parser.parse_args()
     for event in failure_events(chosen.seed, chosen.messages):
         sys.stdout.buffer.write(event + b"\n")

@@ -41,7 +41,7 @@ def build() -> Path:
         if not program.exists():
             with tempfile.TemporaryDirectory(dir=folder) as work:
                 _run([_builder(folder), "--config", str(MANIFEST)], cwd=work, folder=folder)
-                os.replace(Path(work, "otelcol", "otelcol"), program)
+                Path(work, "otelcol", "otelcol").replace(program)
     return program
 
 

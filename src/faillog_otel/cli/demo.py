@@ -17,11 +17,12 @@ def demo(show_all: bool) -> None:  # noqa: FBT001  # click hands over its flags 
 
     from faillog_otel.cli.forwarding import run_paths
     from faillog_otel.cli.report import summary_text
+    from faillog_otel.events.printable import printable
     from faillog_otel.otlp.receiver import Receiver
     from faillog_otel.otlp.tree import trace_trees
     from faillog_otel.segment.generator import DESTINATIONS
     from faillog_otel.settings import Layer, MappingSettings, OtlpSettings, RunSettings, resolve
-    from faillog_otel.telemetry import printable, start_logging
+    from faillog_otel.telemetry import start_logging
 
     names = {destination.id: destination.name for destination in DESTINATIONS}
     samples = files("faillog_otel").joinpath("samples")

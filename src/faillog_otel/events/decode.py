@@ -7,7 +7,7 @@ what Segment's page shows; see the README's table of reason codes.
 """
 
 import re
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -145,7 +145,7 @@ def _read_leniently(value: dict[str, Any]) -> tuple[Properties, dict[str, Any]]:
 
 def _fit(of_type: type[Fitting], value: dict[str, Any]) -> tuple[Fitting, dict[str, Any]]:
     """What of `value` the struct can hold, and the rest."""
-    fields = {field.encode_name: field for field in msgspec.structs.fields(of_type)}
+    fields = _fields(of_type)
     fitting: dict[str, Any] = {}
     rest: dict[str, Any] = {}
     for key, item in value.items():
@@ -167,6 +167,11 @@ def _fit(of_type: type[Fitting], value: dict[str, Any]) -> tuple[Fitting, dict[s
             except msgspec.ValidationError:
                 rest[key] = item
     return of_type(**fitting), rest
+
+
+@cache
+def _fields(of_type: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
+    return {field.encode_name: field for field in msgspec.structs.fields(of_type)}
 
 
 _NESTED: dict[str, type[Request] | type[Response]] = {
@@ -239,6 +244,7 @@ def _parties(routed: Any, key: str) -> list[tuple[Any, str]]:
 # -- the reason ----------------------------------------------------------------------------------------
 
 _TEXTS = ("reason", "discardreason", "failurereason", "errorreason", "errormessage", "error")
+_INNER_TEXTS = ("message", *_TEXTS)
 _CODES = ("reasoncode", "errorcode", "failurecode", "code")
 _CODE = re.compile(r"[A-Z][A-Z0-9_]{1,63}")
 
@@ -257,7 +263,7 @@ def _take_reason(extras: dict[str, Any]) -> Reason | None:
     ):
         if isinstance(holder, dict) and (found := _reason_in(holder, _TEXTS)):
             key, reason = found
-            if holder is extras and isinstance(extras[key], str) and extras[key] == reason.text:
+            if holder is extras and extras[key] == reason.text:
                 del extras[key]
             return reason
     return None
@@ -265,16 +271,16 @@ def _take_reason(extras: dict[str, Any]) -> Reason | None:
 
 def _reason_in(holder: dict[str, Any], texts: tuple[str, ...]) -> tuple[str, Reason] | None:
     """The field that holds the reason, and the reason; `error` may be an object with a message."""
-    keys = {key.lower().replace("_", "").replace("-", ""): key for key in holder}
-    codes = {name: _as_code(holder[keys[name]]) for name in _CODES if name in keys}
-    code_field, code = next(((n, c) for n, c in codes.items() if c), (None, None))
-    for name in texts:
-        value = holder.get(keys.get(name, ""))
+    fields = {key.lower().replace("_", "").replace("-", ""): key for key in holder}
+    coded = [(fields[name], _as_code(holder[fields[name]])) for name in _CODES if name in fields]
+    code_field, code = next((found for found in coded if found[1]), ("", None))
+    for key in (fields[name] for name in texts if name in fields):
+        value = holder[key]
         if isinstance(value, str) and value.strip():
-            return keys[name], Reason(value, code or _as_code(value))
-        if isinstance(value, dict) and (inner := _reason_in(value, ("message", *_TEXTS))):
-            return keys[name], inner[1]
-    return (keys[code_field], Reason(code, code)) if code_field and code else None
+            return key, Reason(value, code or _as_code(value))
+        if isinstance(value, dict) and (inner := _reason_in(value, _INNER_TEXTS)):
+            return key, inner[1]
+    return (code_field, Reason(code, code)) if code else None
 
 
 def _as_code(value: object) -> str | None:

@@ -24,6 +24,7 @@ from faillog_otel.events.model import (
     Request,
     Response,
 )
+from faillog_otel.events.printable import printable
 from faillog_otel.otlp.extras import as_text, clean, cut, extra_attributes, header_attributes
 from faillog_otel.otlp.records import (
     Attributes,
@@ -100,7 +101,7 @@ def map_event(event: Event, context: Context, config: MappingConfig) -> Mapped:
         observed_ns=event.logged_ns,
         severity=_severity(event, facts),
         event_name=facts.name,
-        body=_one_line(_sentence(event, facts)),
+        body=printable(_sentence(event, facts)),
         attributes=common + _log_attributes(event, facts, config) + extras,
         dropped_attributes=dropped,
         flags=SAMPLED_LOG,
@@ -333,10 +334,3 @@ def _sentence(event: Event, facts: _Facts) -> str:
         return f"{said} from {facts.destination or 'destination'}: exchange {facts.exchange_id}{why}"
     message = f": message {facts.message_id}{to}" if facts.message_id is not None else to
     return f"{as_text(event.extras.get('event') or 'event without a name')}{message}{why}"
-
-
-def _one_line(text: str) -> str:
-    """The text with control and format characters (bidi among them) escaped: one readable line."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

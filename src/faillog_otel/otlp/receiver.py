@@ -60,7 +60,7 @@ class Receiver:
         self._script = script
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._http.daemon_threads = True
-        self._thread = threading.Thread(target=self._http.serve_forever, daemon=True)
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
         self._grpc = grpc.server(ThreadPoolExecutor(max_workers=4))
         self._grpc_port = self._grpc.add_insecure_port("127.0.0.1:0")
         logs_service_pb2_grpc.add_LogsServiceServicer_to_server(  # type: ignore[no-untyped-call]  # generated code

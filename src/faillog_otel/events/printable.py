@@ -1,0 +1,11 @@
+"""Text from outside, made fit for one line on a terminal."""
+
+
+def printable(text: str) -> str:
+    """The text with control and format characters (newlines, escapes, bidi) written as escapes.
+
+    A terminal then shows what is there instead of obeying it.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

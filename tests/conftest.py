@@ -1,0 +1,35 @@
+"""Fixtures: real parts, made for one test and taken down after it."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.collector import Collector, build_collector
+
+from faillog_otel.otlp.receiver import Receiver
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """An OTLP receiver that takes everything."""
+    with Receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="session")
+def collector_program() -> Path:
+    """The built OpenTelemetry Collector."""
+    program, why_not = build_collector()
+    if program is None:
+        if os.environ.get("CI"):
+            pytest.fail(why_not)
+        pytest.skip(why_not)
+    return program
+
+
+@pytest.fixture
+def collector(collector_program: Path, tmp_path: Path) -> Iterator[Collector]:
+    """A running OpenTelemetry Collector."""
+    with Collector(collector_program, tmp_path) as collector:
+        yield collector

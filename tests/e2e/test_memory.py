@@ -1,0 +1,33 @@
+"""Memory stays flat, however long the file is."""
+
+import os
+import subprocess
+from pathlib import Path
+
+from support.program import PROGRAM, environment
+
+from faillog_otel.otlp.receiver import Receiver
+from faillog_otel.segment.generator import failure_events
+
+MIB = 1024 * 1024
+
+
+def peak_bytes(messages: int, folder: Path) -> int:
+    """The most resident memory that a run over so many failing messages took."""
+    path = folder / "events"
+    with path.open("wb") as file:
+        file.writelines(each + b"\n" for each in failure_events(1, messages))
+    with Receiver() as receiver:
+        command = [PROGRAM, "run", str(path), "--endpoint", receiver.http_endpoint, "-q"]
+        process = subprocess.Popen(command, cwd=folder, env=environment())
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_maxrss * 1024
+
+
+def test_a_long_file_takes_no_more_memory_than_a_short_one(tmp_path: Path) -> None:
+    """About 4,000 and 60,000 events; `make memory` measures a million."""
+    short, long = peak_bytes(1_000, tmp_path), peak_bytes(15_000, tmp_path)
+    assert long < 150 * MIB
+    assert long - short < 20 * MIB

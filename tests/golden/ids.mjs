@@ -1,0 +1,60 @@
+// Makes ids.json, from the README's formula alone and in another language than the package:
+//   node tests/golden/ids.mjs > tests/golden/ids.json
+import { createHash } from "node:crypto";
+
+const sha256 = (bytes) => createHash("sha256").update(bytes).digest();
+const H = (kind, ...fields) => sha256(Buffer.from(JSON.stringify([kind, ...fields]), "utf8"));
+
+function id(digest, start, stop) {
+  const isBad = () => {
+    for (let at = start; at < stop; at += 8) {
+      if (digest.subarray(at, at + 8).every((byte) => byte === 0)) return true;
+    }
+    return false;
+  };
+  while (isBad()) digest = sha256(digest);
+  return digest.subarray(start, stop).toString("hex");
+}
+
+const messageIds = [
+  "m",
+  "",
+  "ajs-next-1746662400000-0f3c2d6e-7a41-4c2b-9d11-5a2b6f0e9c77",
+  "550e8400-e29b-41d4-a716-446655440000",
+  "Grüße, 世界 🌍",
+  "quote \" backslash \\ slash /",
+  "control \u0000\u0001\b\t\n\f\r\u001f and \u007f",
+  "separators \u2028 \u2029",
+];
+const attempts = [
+  ["m", "abc", "ghi", 4, "2025-03-23T20:00:00Z"],
+  ["m", "abc", "ghi", 5, "2025-03-23T20:00:00Z"],
+  ["m", null, null, 1, "2025-03-23T20:00:00.123456789+02:00"],
+  ["Grüße", "5f7dd6d21ad74f3842b1fc47", "qL9vTgNcd3xW2b5Yp8RkZm", 0, "2025-03-23T20:00:00Z"],
+  ["m", "abc", "ghi", -1, "2025-03-23T20:00:00Z"],
+];
+const exchanges = ["x", "", "0197a3c2-5d4e-7abc-8def-0123456789ab", "déjà \"vu\""];
+const records = [
+  ["segment.error", '{"event":"Error Logged"}'],
+  ["segment.other", '{"event":"Grüße"}'],
+];
+
+const golden = {
+  about:
+    "H(kind, ...fields) is the SHA-256 of the compact JSON array [kind, field, ...] in UTF-8, as JSON.stringify " +
+    "writes it; an absent field is null. A trace id is its bytes 0-15, an exchange's span id bytes 16-23, an " +
+    "attempt's span id bytes 0-7. While any eight bytes of an id are all zero, the SHA-256 of the digest takes " +
+    "the digest's place. A log.record.uid is SHA-256(event name, newline, the record's own bytes), bytes 0-15.",
+  messages: messageIds.map((messageId) => ({ messageId, traceId: id(H("segment.message", messageId), 0, 16) })),
+  exchanges: exchanges.map((exchangeId) => {
+    const digest = H("segment.exchange", exchangeId);
+    return { exchangeId, traceId: id(digest, 0, 16), spanId: id(digest, 16, 24) };
+  }),
+  attempts: attempts.map((fields) => {
+    const [messageId, destinationId, sourceId, attempt, occurredAt] = fields;
+    const spanId = id(H("segment.attempt", ...fields), 0, 8);
+    return { messageId, destinationId, sourceId, attempt, occurredAt, spanId };
+  }),
+  records: records.map(([event, raw]) => ({ event, raw, uid: id(sha256(Buffer.from(`${event}\n${raw}`)), 0, 16) })),
+};
+console.log(JSON.stringify(golden, null, 2));

@@ -1,0 +1,96 @@
+"""Chunks → lines with their places, and what damage does to them."""
+
+import gzip
+import zlib
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from faillog_otel.events.lines import KEPT_BYTES, LONGEST_LINE_BYTES, Line, split_lines
+from faillog_otel.events.unpack import PIECE_BYTES, unpack
+
+CHUNKS = st.lists(st.sampled_from([b"a", b"\n", b"bc", b"\r\n", b" ", b"", b"\n\n"]))
+
+
+def chunked(data: bytes, size: int) -> Iterator[bytes]:
+    for at in range(0, len(data), size):
+        yield data[at : at + size]
+
+
+@given(CHUNKS)
+def test_however_a_file_is_cut_into_chunks_its_lines_are_the_same(chunks: list[bytes]) -> None:
+    data = b"".join(chunks)
+    lines = list(split_lines(chunks))
+    expected = data.split(b"\n")
+    if not expected[-1]:
+        expected.pop()
+    assert [line.raw for line in lines] == [each.strip(b" \t\r\n") for each in expected]
+    assert [line.number for line in lines] == list(range(1, len(expected) + 1))
+    for line, whole in zip(lines, expected, strict=True):
+        assert data[line.offset :].startswith(whole)
+
+
+def test_a_byte_order_mark_is_skipped_at_the_start_only() -> None:
+    mark = b"\xef\xbb\xbf"
+    assert [line.raw for line in split_lines([mark + b"a\n" + mark + b"b"])] == [b"a", mark + b"b"]
+
+
+def test_an_over_long_line_is_bad_keeps_its_head_and_the_next_one_is_read() -> None:
+    long = b"x" * (LONGEST_LINE_BYTES + 1)
+    first, second, third = split_lines(chunked(b"a\n" + long + b"\nb", 1024 * 1024))
+    assert (first.raw, third.raw, third.number) == (b"a", b"b", 3)
+    assert second.bad is not None
+    assert (second.bad.reason, second.bad.replayable) == ("too_long", False)
+    assert second.bad.raw == long[:KEPT_BYTES]
+    assert third.offset == 2 + len(long) + 1
+
+
+def test_the_longest_line_that_is_allowed_is_read() -> None:
+    (line,) = split_lines(chunked(b"x" * LONGEST_LINE_BYTES, 1024 * 1024))
+    assert line.bad is None
+    assert len(line.raw) == LONGEST_LINE_BYTES
+
+
+@given(st.lists(st.binary(max_size=50), min_size=1, max_size=4), st.integers(1, 40), st.integers(0, 3))
+def test_gzip_of_several_members_unpacks_to_all_of_them(
+    members: list[bytes], size: int, padding: int
+) -> None:
+    packed = b"".join(map(gzip.compress, members)) + bytes(padding)
+    assert b"".join(unpack(chunked(packed, size))) == b"".join(members)
+
+
+@given(st.binary().filter(lambda data: not data.startswith(b"\x1f\x8b")), st.integers(1, 10))
+def test_what_is_not_gzip_stays_as_it_is(data: bytes, size: int) -> None:
+    assert b"".join(unpack(chunked(data, size))) == data
+
+
+@pytest.mark.parametrize(
+    ("packed", "reason"),
+    [
+        (gzip.compress(b"one\ntwo\n" * 1000)[:-9], "truncated_gzip"),
+        (gzip.compress(b"one\ntwo\n")[:5], "truncated_gzip"),
+        (gzip.compress(b"one\n") + b"garbage", "trailing_garbage"),
+        (gzip.compress(b"one\n")[:-8] + bytes(8), "damaged_gzip"),
+    ],
+)
+def test_damaged_gzip_is_one_bad_line_behind_the_good_ones(packed: bytes, reason: str) -> None:
+    *good, damage = split_lines(unpack([packed]))
+    assert damage.bad is not None
+    assert damage.bad.reason == reason
+    assert all(line.bad is None for line in good)
+    assert damage.number == len(good) + 1
+
+
+def test_lines_before_a_cut_are_all_there() -> None:
+    compressor = zlib.compressobj(wbits=31)
+    packed = compressor.compress(b"one\ntwo\nthr") + compressor.flush(zlib.Z_SYNC_FLUSH)
+    lines = list(split_lines(unpack([packed])))
+    assert lines[:3] == [Line(1, 0, b"one"), Line(2, 4, b"two"), Line(3, 8, b"thr")]
+    assert [line.bad.reason for line in lines[3:] if line.bad] == ["truncated_gzip"]
+
+
+def test_a_file_that_unpacks_to_much_comes_in_pieces() -> None:
+    packed = gzip.compress(bytes(8 * 1024 * 1024))
+    assert max(map(len, unpack([packed]))) <= PIECE_BYTES

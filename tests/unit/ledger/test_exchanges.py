@@ -1,0 +1,74 @@
+"""The index of a file's exchanges, in memory and past it."""
+
+import hashlib
+import random
+import tracemalloc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from faillog_otel.events.model import Answer, Reason
+from faillog_otel.ledger.exchanges import LARGEST_REASONS_BYTES, Exchanges
+
+ANSWERS = st.builds(
+    Answer, st.none() | st.integers(100, 999), st.none() | st.builds(Reason, st.text(), st.none() | st.text())
+)
+
+
+def digest(key: object) -> bytes:
+    return hashlib.sha256(repr(key).encode()).digest()
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), ANSWERS)), st.sampled_from([20, 200, 10**6]))
+def test_the_first_answer_of_each_exchange_is_found_and_no_other(
+    added: list[tuple[int, Answer]], memory_bytes: int
+) -> None:
+    exchanges = Exchanges(memory_bytes)
+    first: dict[int, Answer] = {}
+    for key, answer in added:
+        exchanges.add(digest(key), answer)
+        first.setdefault(key, answer)
+    for key in range(60):
+        assert exchanges.find(digest(key)) == first.get(key)
+    exchanges.close()
+
+
+def test_a_key_that_shows_across_two_entries_is_not_found() -> None:
+    exchanges = Exchanges()
+    exchanges.add(bytes(32), Answer(500, None))
+    exchanges.add(bytes(32), Answer(501, None))
+    assert exchanges.find(bytes(9) + b"\1" + bytes(22)) is None
+    assert exchanges.find(bytes(32)) == Answer(500, None)
+
+
+def test_an_exchange_takes_at_most_24_bytes() -> None:
+    keys = random.Random(1)
+    exchanges, answer = Exchanges(), Answer(500, Reason("Internal Server Error"))
+    tracemalloc.start()
+    try:
+        for _ in range(200_000):
+            exchanges.add(keys.randbytes(32), answer)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held / 200_000 <= 24
+
+
+def test_past_its_memory_it_goes_on_in_a_file() -> None:
+    exchanges = Exchanges(memory_bytes=10_000)
+    for number in range(5_000):
+        exchanges.add(digest(number), Answer(100 + number % 900, None))
+    assert all(exchanges.find(digest(n)) == Answer(100 + n % 900, None) for n in range(5_000))
+    assert exchanges.find(digest("another")) is None
+    exchanges.close()
+
+
+@pytest.mark.parametrize("size", [1000])
+def test_more_distinct_reasons_than_there_is_room_for_leave_the_status(size: int) -> None:
+    exchanges = Exchanges()
+    count = LARGEST_REASONS_BYTES // size + 10
+    for number in range(count):
+        exchanges.add(digest(number), Answer(500, Reason(f"{number:0{size}}")))
+    assert exchanges.find(digest(0)) == Answer(500, Reason(f"{0:0{size}}"))
+    assert exchanges.find(digest(count - 1)) == Answer(500, None)

@@ -1,0 +1,108 @@
+"""What an answer means."""
+
+from email.utils import formatdate
+
+import pytest
+from google.rpc.status_pb2 import Status
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
+    ExportLogsPartialSuccess,
+    ExportLogsServiceResponse,
+)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTracePartialSuccess,
+    ExportTraceServiceResponse,
+)
+
+from faillog_otel.otlp.outcome import (
+    Acknowledged,
+    Outcome,
+    PartlyRejected,
+    Refused,
+    RetryLater,
+    read_http_answer,
+    retry_after,
+)
+
+PROTOBUF = {"content-type": "application/x-protobuf"}
+JSON = {"content-type": "application/json; charset=utf-8"}
+LOGS = ExportLogsServiceResponse(
+    partial_success=ExportLogsPartialSuccess(rejected_log_records=3, error_message="no")
+).SerializeToString()
+SPANS = ExportTraceServiceResponse(
+    partial_success=ExportTracePartialSuccess(rejected_spans=2, error_message="no")
+).SerializeToString()
+WARNING = ExportLogsServiceResponse(
+    partial_success=ExportLogsPartialSuccess(error_message="deprecated")
+).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "outcome"),
+    [
+        (200, PROTOBUF, b"", Acknowledged()),
+        (200, {}, b"", Acknowledged()),
+        (202, PROTOBUF, b"", Acknowledged()),
+        (204, {}, b"", Acknowledged()),
+        (200, PROTOBUF, LOGS, PartlyRejected(3, "no")),
+        (200, PROTOBUF, WARNING, Acknowledged("deprecated")),
+        (200, JSON, b"{}", Acknowledged()),
+        (200, JSON, b'{"partialSuccess":{}}', Acknowledged()),
+        (
+            200,
+            JSON,
+            b'{"partialSuccess":{"rejectedLogRecords":"3","errorMessage":"no"}}',
+            PartlyRejected(3, "no"),
+        ),
+        (429, {}, b"", RetryLater("HTTP 429")),
+        (429, {"retry-after": "120"}, b"", RetryLater("HTTP 429", 120.0)),
+        (502, {}, b"", RetryLater("HTTP 502")),
+        (503, PROTOBUF, Status(message="full").SerializeToString(), RetryLater("HTTP 503: full")),
+        (504, {}, b"", RetryLater("HTTP 504")),
+        (400, JSON, b'{"message": "bad"}', Refused("HTTP 400: bad")),
+        (401, {"content-type": "text/plain"}, b"who are you\n", Refused("HTTP 401: who are you")),
+        (404, {"content-type": "text/html"}, b"<html>", Refused("HTTP 404")),
+        (500, {}, b"", Refused("HTTP 500")),
+    ],
+)
+def test_answers(status: int, headers: dict[str, str], body: bytes, outcome: Outcome) -> None:
+    assert read_http_answer("logs", status, headers, body, 0.0) == outcome
+
+
+def test_a_partial_success_of_spans() -> None:
+    assert read_http_answer("traces", 200, PROTOBUF, SPANS, 0.0) == PartlyRejected(2, "no")
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body"),
+    [
+        (200, {"content-type": "text/html"}, b"<html>Please log in</html>"),
+        (200, {}, b"OK"),
+        (200, PROTOBUF, b"<html>"),
+        (200, JSON, b"<html>"),
+        (200, JSON, b'{"partialSuccess":{"rejectedLogRecords":"many"}}'),
+        (302, {"location": "https://login.example"}, b""),
+    ],
+)
+def test_what_is_no_otlp_answer_acknowledges_nothing(
+    status: int, headers: dict[str, str], body: bytes
+) -> None:
+    assert isinstance(read_http_answer("logs", status, headers, body, 0.0), Refused)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        (None, None),
+        ("0", 0.0),
+        ("120", 120.0),
+        (formatdate(1_000_060, usegmt=True), 60.0),
+        (formatdate(999_000, usegmt=True), 0.0),
+        ("soon", None),
+        ("-5", None),
+        ("1.5", None),
+        ("", None),
+        ("²", None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | None) -> None:
+    assert retry_after(header, 1_000_000.0) == seconds

@@ -1,0 +1,276 @@
+"""Settings: where they come from, and which wins."""
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faillog_otel.config import RunConfig, Signal, TimePolicy
+from faillog_otel.errors import ConfigError
+from faillog_otel.settings import (
+    VARIABLES,
+    Layer,
+    parse_duration,
+    parse_header,
+    parse_time_policy,
+    read_environment,
+    read_file,
+    resolve,
+)
+
+ROOT = Path(__file__).parents[2]
+
+
+def from_environment(**environ: str) -> RunConfig:
+    layer, warnings = read_environment(environ)
+    return resolve([layer], warnings=warnings)
+
+
+def url(config: RunConfig, signal: Signal) -> str:
+    return config.delivery.targets[signal].url
+
+
+def test_the_defaults() -> None:
+    config = resolve([])
+    assert url(config, "logs") == "http://localhost:4318/v1/logs"
+    assert url(config, "traces") == "http://localhost:4318/v1/traces"
+    assert config.delivery.wait_seconds == 30
+    assert config.mapping.bodies == "response"
+    assert config.mapping.resource == (("service.name", "segment"),)
+    target = config.delivery.targets["logs"]
+    assert (target.compression, target.timeout_seconds, target.headers) == ("gzip", 10.0, ())
+
+
+def test_flags_beat_environment_beats_file() -> None:
+    file = read_file('[mapping]\nbodies = "none"\n[run]\nwait = "1m"\nsummary = "json"\n', "f.toml")
+    environment, _ = read_environment({"FAILLOG_WAIT": "2m", "FAILLOG_SUMMARY": "text"})
+    flags = read_file('[run]\nwait = "3m"\n', "flags")
+    config = resolve([flags, environment, file])
+    assert (config.delivery.wait_seconds, config.summary, config.mapping.bodies) == (180, "text", "none")
+
+
+def test_a_base_endpoint_gets_the_signal_behind_it_and_a_signals_own_is_used_as_it_is() -> None:
+    config = from_environment(
+        OTEL_EXPORTER_OTLP_ENDPOINT="https://otlp.example/base/",
+        OTEL_EXPORTER_OTLP_TRACES_ENDPOINT="https://traces.example/",
+    )
+    assert url(config, "logs") == "https://otlp.example/base/v1/logs"
+    assert url(config, "traces") == "https://traces.example/"
+
+
+def test_the_endpoint_flag_beats_a_signals_own_endpoint_in_the_environment() -> None:
+    environment, _ = read_environment({"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "http://env:1/logs"})
+    flags = read_file('[otlp]\nendpoint = "http://flag:1"\n', "flags")
+    assert url(resolve([flags, environment]), "logs") == "http://flag:1/v1/logs"
+
+
+def test_headers_are_percent_decoded_and_a_signals_own_win() -> None:
+    config = from_environment(
+        OTEL_EXPORTER_OTLP_HEADERS="api-key=a%20b%2Cc, X-Scope=1",
+        OTEL_EXPORTER_OTLP_LOGS_HEADERS="api-key=logs",
+    )
+    revealed = {
+        signal: {name: value.reveal() for name, value in target.headers}
+        for signal, target in config.delivery.targets.items()
+    }
+    assert revealed == {"traces": {"api-key": "a b,c", "x-scope": "1"}, "logs": {"api-key": "logs"}}
+    assert "a b,c" not in repr(config)
+
+
+@pytest.mark.parametrize("prefix", ["", "LOGS_"])
+def test_the_other_variables_of_the_exporter_general_and_for_a_signal(prefix: str) -> None:
+    config = from_environment(
+        **{
+            f"OTEL_EXPORTER_OTLP_{prefix}TIMEOUT": "2500",
+            f"OTEL_EXPORTER_OTLP_{prefix}COMPRESSION": "none",
+            f"OTEL_EXPORTER_OTLP_{prefix}CERTIFICATE": "ca.pem",
+            f"OTEL_EXPORTER_OTLP_{prefix}CLIENT_CERTIFICATE": "client.pem",
+            f"OTEL_EXPORTER_OTLP_{prefix}CLIENT_KEY": "client.key",
+        }
+    )
+    logs = config.delivery.targets["logs"]
+    assert (logs.timeout_seconds, logs.compression) == (2.5, "none")
+    assert (logs.certificate, logs.client_certificate, logs.client_key) == (
+        "ca.pem",
+        "client.pem",
+        "client.key",
+    )
+    assert (config.delivery.targets["traces"].timeout_seconds == 2.5) == (prefix == "")
+
+
+def test_an_empty_variable_is_unset_and_an_unusable_otel_one_is_ignored_with_a_warning() -> None:
+    config = from_environment(
+        OTEL_EXPORTER_OTLP_ENDPOINT="",
+        OTEL_EXPORTER_OTLP_TIMEOUT="soon",
+        OTEL_EXPORTER_OTLP_COMPRESSION="zip",
+    )
+    assert url(config, "logs") == "http://localhost:4318/v1/logs"
+    assert (config.delivery.targets["logs"].timeout_seconds) == 10.0
+    assert [warning.split(":")[0] for warning in config.warnings] == [
+        "OTEL_EXPORTER_OTLP_TIMEOUT",
+        "OTEL_EXPORTER_OTLP_COMPRESSION",
+    ]
+
+
+def test_the_resource_is_otels_without_what_changes_at_every_start() -> None:
+    config = from_environment(
+        OTEL_SERVICE_NAME="segment-eu",
+        OTEL_RESOURCE_ATTRIBUTES="service.name=x,deployment.environment.name=prod,host.name=h,process.pid=7,"
+        "service.instance.id=i,container.id=c,k8s.pod.name=p,k8s.namespace.name=n,team=a%20b",
+    )
+    assert config.mapping.resource == (
+        ("service.name", "segment-eu"),
+        ("deployment.environment.name", "prod"),
+        ("k8s.namespace.name", "n"),
+        ("team", "a b"),
+        ("deployment.environment", "prod"),
+    )
+
+
+def test_faillog_resource_attributes_stand_instead_of_otels() -> None:
+    config = from_environment(
+        FAILLOG_RESOURCE_ATTRIBUTES="team=data,host.name=kept",
+        OTEL_SERVICE_NAME="ignored",
+        OTEL_RESOURCE_ATTRIBUTES="a=b",
+    )
+    assert config.mapping.resource == (("service.name", "segment"), ("team", "data"), ("host.name", "kept"))
+
+
+def test_a_whole_config_file() -> None:
+    config = resolve(
+        [
+            read_file(
+                """
+                [otlp]
+                endpoint = "https://otlp.example"
+                headers = { api-key = "k" }
+                timeout = "5s"
+                signals = ["logs"]
+                [otlp.logs]
+                compression = "none"
+                [mapping]
+                bodies = "all"
+                time_policy = "clamp:17h"
+                response_headers = ["cf-*"]
+                destination_names = { abc = "Mixpanel" }
+                resource_attributes = { team = "data" }
+                [run]
+                fail_on = ["discarded", "never"]
+                quarantine = "q.jsonl"
+                """,
+                "f.toml",
+            )
+        ]
+    )
+    assert config.delivery.signals == ("logs",)
+    assert config.delivery.targets["logs"].compression == "none"
+    assert config.delivery.targets["logs"].timeout_seconds == 5
+    assert config.mapping.time_policy == TimePolicy("clamp", 17 * 3600)
+    assert config.mapping.response_headers[-1] == "cf-*"
+    assert config.mapping.destination_names == {"abc": "Mixpanel"}
+    assert (config.fail_on, config.quarantine) == (("discarded",), "q.jsonl")
+
+
+def test_the_readmes_config_file_is_valid_and_every_variable_in_it_is_read() -> None:
+    readme = ROOT.joinpath("README.md").read_text("utf-8")
+    (text,) = re.findall(r"^```toml\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    assert resolve([read_file(text, "README.md")]).fail_on == ("discarded",)
+    named = set(re.findall(r"(?:FAILLOG|OTEL)_[A-Z_]+", text))
+    assert named - {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"} <= set(VARIABLES)
+    assert {name for name in VARIABLES if not re.search("_(LOGS|TRACES)_", name)} <= named
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[mapping]\nbodys = 'all'", "bodys"),
+        ("[mappings]", "mappings"),
+        ("[mapping]\nbodies = 'some'", "some"),
+        ("[otlp]\nendpoint = 7", "endpoint"),
+        ("[otlp", "f.toml"),
+    ],
+)
+def test_a_wrong_config_file_is_an_error_that_names_what_is_wrong(text: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=named) as raised:
+        read_file(text, "f.toml")
+    assert "f.toml" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"FAILLOG_BODIES": "some"},
+        {"FAILLOG_SIGNALS": "logs,metrics"},
+        {"FAILLOG_FAIL_ON": "sometimes"},
+        {"FAILLOG_RESOURCE_ATTRIBUTES": "a"},
+        {"FAILLOG_WAIT": "soon"},
+        {"FAILLOG_TIME_POLICY": "clamp"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "localhost:4318"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "https://"},
+        {"OTEL_EXPORTER_OTLP_PROTOCOL": "carrier-pigeon"},
+    ],
+)
+def test_a_wrong_setting_in_the_environment_is_an_error(environ: dict[str, str]) -> None:
+    with pytest.raises(ConfigError):
+        from_environment(**environ)
+
+
+def test_no_error_shows_a_secret() -> None:
+    with pytest.raises(ConfigError) as raised:
+        from_environment(OTEL_EXPORTER_OTLP_ENDPOINT="ftp://user:secret@h/")
+    assert "secret" not in str(raised.value)
+    with pytest.raises(ConfigError) as raised:
+        from_environment(OTEL_EXPORTER_OTLP_HEADERS="api-key=secret%0a")
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("otlp", "run"),
+    [
+        ({"output": "f"}, {}),
+        ({"protocol": "file"}, {"summary": "json"}),
+        ({"signals": []}, {}),
+    ],
+)
+def test_settings_that_exclude_each_other(otlp: dict[str, Any], run: dict[str, Any]) -> None:
+    import msgspec
+
+    with pytest.raises(ConfigError):
+        resolve([msgspec.convert({"otlp": otlp, "run": run}, Layer)])
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("500ms", 0.5),
+        ("30s", 30),
+        ("5m", 300),
+        ("17h", 61200),
+        ("2d", 172800),
+        ("7", 7),
+        ("forever", math.inf),
+    ],
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "s", "-1s", "1w", "1 h", "nan", "1e3"])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize("text", ["", "clamp:", "clamp:forever", "occured", "arrival:1h"])
+def test_what_is_no_time_policy(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_time_policy(text)
+
+
+def test_a_header_is_name_and_value_and_the_value_may_hold_an_equals_sign() -> None:
+    assert parse_header("api-key = a=b") == ("api-key", "a=b")
+    for wrong in ("api-key", "=value"):
+        with pytest.raises(ConfigError):
+            parse_header(wrong)
