@@ -4,10 +4,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from support.collector import Collector, build_collector
 
 from faillog_otel.otlp.receiver import Receiver
+
+hypothesis.settings.register_profile("here", deadline=None)  # timings are never asserted
+hypothesis.settings.load_profile("here")
 
 
 @pytest.fixture

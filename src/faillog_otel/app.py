@@ -1,23 +1,26 @@
 """The forwarder over PATHs: the one place that orders effects.
 
-read → decode → map → send → count, batch by batch. A record is counted when it is read, and again in
+read → decode → map → send → account, batch by batch. A record is counted when it is read, and again in
 exactly one of exported, rejected, quarantined and pending; what is not exported is kept first.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any
+import re
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 
-import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from faillog_otel import propagation
-from faillog_otel.config import DeliveryConfig
+from faillog_otel.config import DeliveryConfig, Signal
+from faillog_otel.errors import LedgerBroken
 from faillog_otel.events.decode import answer_of, decode, may_be_exchange
+from faillog_otel.events.entry import Entry, Learned, Rejection, read_entry, write_entry
 from faillog_otel.events.lines import Line, split_lines
 from faillog_otel.events.model import (
+    Answer,
     AttemptProperties,
     BadRecord,
-    Context,
     ErrorProperties,
     Event,
     ExchangeProperties,
@@ -27,8 +30,9 @@ from faillog_otel.events.unpack import unpack
 from faillog_otel.ledger.counts import Counts
 from faillog_otel.ledger.exchanges import Exchanges
 from faillog_otel.ledger.kept import KeptFile
-from faillog_otel.otlp.delivery import Delivery, Rejection
+from faillog_otel.otlp.delivery import Delivery, Fates, Ticket
 from faillog_otel.otlp.encoding import Encoder, Item
+from faillog_otel.otlp.sender import Unfit, Untaken
 from faillog_otel.segment.paths import InputFile
 
 HELD_BYTES_PER_BATCH_BYTE = 4
@@ -37,12 +41,18 @@ HELD_BYTES_PER_BATCH_BYTE = 4
 Progress = Callable[[int], object]
 """Told how many bytes of the input file were read since the last time."""
 
+_EXCHANGE_ID = re.compile(rb'"destinationExchangeId"\s*:\s*"([^"\\]+)"')
 
-class _Entry(Struct, frozen=True):
+
+class _Sending(Struct, frozen=True):
+    """A record that is mapped: where it stands, what it learned, and what is sent of it."""
+
     place: Place
     raw: bytes
-    context: Context
+    learned: Learned
     item: Item
+    unsendable: tuple[Signal, ...] = ()
+    """Signals that a kept record is still owed, and that this run does not send."""
 
 
 class Forwarder:
@@ -58,8 +68,12 @@ class Forwarder:
         config: DeliveryConfig,
         reference_ns: int,
         is_stopping: Callable[[], bool],
+        sends_rejected: bool = False,
     ) -> None:
+        """`sends_rejected`: kept records that a collector rejected partly are sent again, too."""
         self.counts = Counts()
+        self.broken: LedgerBroken | None = None
+        """Why records could not be kept; nothing more is taken in then."""
         self._encoder = encoder
         self._delivery = delivery
         self._quarantine = quarantine
@@ -67,9 +81,11 @@ class Forwarder:
         self._config = config
         self._reference_ns = reference_ns
         self._is_stopping = is_stopping
-        self._batch: list[_Entry] = []
+        self._sends_rejected = sends_rejected
+        self._batch: list[_Sending] = []
         self._largest_request = 0
         self._held_bytes = 0
+        self._under_way: deque[tuple[list[_Sending], Ticket]] = deque()
 
     def forward(self, file: InputFile, progress: Progress) -> None:
         """Reads a file twice, first for what its exchanges say, and hands its records on.
@@ -85,12 +101,17 @@ class Forwarder:
             exchanges.close()
 
     def finish(self) -> None:
-        """Sends what is left, and makes what was kept durable."""
-        try:
-            self._flush()
-        finally:
-            self._quarantine.close()
-            self._pending.close()
+        """Sends what is left, waits for all results, and makes what was kept durable."""
+        self._flush()
+        while self._under_way:
+            self._account_oldest()
+        for kept in (self._quarantine, self._pending):
+            try:
+                kept.close()
+            except LedgerBroken as error:
+                self.broken = self.broken or error
+
+    # -- reading ---------------------------------------------------------------------------------------
 
     def _index(self, file: InputFile, exchanges: Exchanges) -> None:
         for line in split_lines(unpack(file.chunks())):
@@ -106,7 +127,7 @@ class Forwarder:
     def _lines(self, file: InputFile, progress: Progress) -> Iterator[Line]:
         told = 0
         for line in split_lines(self._counted(unpack(file.chunks()))):
-            if self._is_stopping():
+            if self._is_stopping() or self.broken:
                 return
             if file.bytes_read != told:
                 progress(file.bytes_read - told)
@@ -119,33 +140,67 @@ class Forwarder:
             yield chunk
 
     def _take(self, file: str, line: Line, exchanges: Exchanges) -> None:
-        counts = self.counts
-        counts.lines += 1
+        self.counts.lines += 1
         if not line.raw and not line.bad:
-            counts.blank += 1
+            self.counts.blank += 1
             return
-        counts.records += 1
+        self.counts.records += 1
+        if (entry := read_entry(line.raw)) is not None:
+            self._take_again(line.raw, entry)
+            return
         place = Place(file, line.number, line.offset)
         event = line.bad or decode(line.raw)
+        learned = Learned(self._reference_ns, _answer_to(event, exchanges))
         if isinstance(event, BadRecord):
-            self._set_aside(event, place)
+            self._set_aside(event, place, learned)
+        else:
+            self._add(place, event, learned)
+
+    def _take_again(self, line: bytes, entry: Entry) -> None:
+        """A record that an earlier run kept: with all that it learned then, and only what is still owed."""
+        record = entry.record()
+        is_rejected = entry.reason == "rejected"
+        if record is None or (is_rejected and not self._sends_rejected):
+            self._keep(self._quarantine, line)
+            self.counts.rejected += is_rejected
+            self.counts.quarantined += not is_rejected
             return
-        _count_event(event, counts)
-        context = self._context(event, exchanges)
-        self._add(_Entry(place, event.raw, context, self._encoder.encode(event, context)))
+        learned = entry.context or Learned(self._reference_ns)
+        if is_rejected:
+            owed = tuple(each.signal for each in learned.rejections)
+            learned = replace(learned, signals=owed or None, rejections=())
+        event = decode(record)
+        if isinstance(event, BadRecord):
+            self._set_aside(event, entry.place(), learned)
+        else:
+            self._add(entry.place(), event, learned)
 
-    def _context(self, event: Event, exchanges: Exchanges) -> Context:
-        properties = event.properties
-        if not isinstance(properties, AttemptProperties) or not properties.destination_exchange_id:
-            return Context(self._reference_ns)
-        digest = propagation.digest("segment.exchange", properties.destination_exchange_id)
-        return Context(self._reference_ns, exchanges.find(digest))
+    def _set_aside(self, bad: BadRecord, place: Place, learned: Learned) -> None:
+        replayable = bad.replayable
+        entry = write_entry(bad.reason, bad.detail, place, bad.raw, learned, replayable=replayable)
+        self._keep(self._quarantine, entry)
+        self.counts.quarantined += 1
 
-    def _add(self, entry: _Entry) -> None:
-        item, limit = entry.item, self._config.batch_bytes
-        self._batch.append(entry)
+    def _keep(self, kept: KeptFile, entry: bytes) -> None:
+        """Keeps a record; one that cannot be kept is counted all the same, and the run is broken."""
+        try:
+            kept.keep(entry)
+        except LedgerBroken as error:
+            self.broken = self.broken or error
+
+    # -- sending ---------------------------------------------------------------------------------------
+
+    def _add(self, place: Place, event: Event, learned: Learned) -> None:
+        _count_event(event, self.counts)
+        item = self._encoder.encode(event, learned)
+        unsendable: tuple[Signal, ...] = ()
+        if learned.signals is not None:
+            item = item.only(learned.signals)
+            unsendable = tuple(each for each in learned.signals if each not in self._config.signals)
+        self._batch.append(_Sending(place, event.raw, learned, item, unsendable))
         self._largest_request += max(len(item.log), len(item.span))
-        self._held_bytes += len(entry.raw) + len(item.log) + len(item.span)
+        self._held_bytes += len(event.raw) + len(item.log) + len(item.span)
+        limit = self._config.batch_bytes
         if (
             len(self._batch) >= self._config.batch_records
             or self._largest_request >= limit
@@ -158,33 +213,60 @@ class Forwarder:
         self._largest_request = self._held_bytes = 0
         if not batch:
             return
-        verdict = self._delivery.deliver([entry.item for entry in batch])
-        for entry in batch:
-            untaken = [signal for signal in verdict.pending if entry.item.record(signal)]
-            rejections = [each for each in verdict.rejected if entry.item.record(each.signal)]
-            if untaken:
-                context = _to_json(entry.context) | {"signals": untaken}
-                self._pending.keep("pending", verdict.why, entry.place, entry.raw, context=context)
-                self.counts.pending += 1
-            elif rejections:
-                self._reject(entry, rejections)
-            else:
-                self.counts.exported += 1
+        self._under_way.append((batch, self._delivery.submit([sending.item for sending in batch])))
+        while len(self._under_way) >= self._delivery.in_flight:
+            self._account_oldest()
 
-    def _reject(self, entry: _Entry, rejections: list[Rejection]) -> None:
-        detail = "; ".join(
-            f"{each.rejected} of {each.records} {each.signal}: {each.message}" for each in rejections
-        )
-        context = _to_json(entry.context) | {"rejections": [_to_json(each) for each in rejections]}
-        self._quarantine.keep("rejected", detail, entry.place, entry.raw, context=context)
-        self.counts.rejected += 1
+    # -- accounting ------------------------------------------------------------------------------------
 
-    def _set_aside(self, bad: BadRecord, place: Place) -> None:
-        context = _to_json(Context(self._reference_ns))
-        self._quarantine.keep(
-            bad.reason, bad.detail, place, bad.raw, context=context, replayable=bad.replayable
+    def _account_oldest(self) -> None:
+        """Waits for the oldest batch: results are taken in the order of the file."""
+        batch, ticket = self._under_way.popleft()
+        for sending, fates in zip(batch, self._delivery.result(ticket), strict=True):
+            self._account(sending, fates)
+
+    def _account(self, sending: _Sending, fates: Fates) -> None:
+        untaken = [signal for signal, fate in fates.items() if isinstance(fate, Untaken)]
+        untaken += sending.unsendable
+        unfit = {signal: fate for signal, fate in fates.items() if isinstance(fate, Unfit)}
+        rejections = [fate for fate in fates.values() if isinstance(fate, Rejection)]
+        learned = replace(
+            sending.learned,
+            signals=(*untaken, *unfit) or None,
+            rejections=(*sending.learned.rejections, *rejections),
         )
-        self.counts.quarantined += 1
+        if untaken:
+            why = self._delivery.over or "this run does not send all that is owed"
+            self._keep(self._pending, write_entry("pending", why, sending.place, sending.raw, learned))
+            self.counts.pending += 1
+        elif unfit:
+            reason = next(iter(unfit.values())).reason
+            why = "; ".join(f"{signal}: {fate.why}" for signal, fate in unfit.items())
+            self._keep(self._quarantine, write_entry(reason, why, sending.place, sending.raw, learned))
+            self.counts.quarantined += 1
+        elif learned.rejections:
+            why = _told(learned.rejections)
+            self._keep(self._quarantine, write_entry("rejected", why, sending.place, sending.raw, learned))
+            self.counts.rejected += 1
+        else:
+            self.counts.exported += 1
+
+
+def _told(rejections: Sequence[Rejection]) -> str:
+    return "; ".join(
+        f"{each.rejected} of {each.records} {each.signal}: {each.message}" for each in rejections
+    )
+
+
+def _answer_to(event: Event | BadRecord, exchanges: Exchanges) -> Answer | None:
+    """What its exchange said to an attempt; also to one that is not understood and may be mended."""
+    if isinstance(event, BadRecord):
+        found = _EXCHANGE_ID.search(event.raw)
+        exchange_id = found[1].decode(errors="replace") if found else None
+    else:
+        attempt = event.properties if isinstance(event.properties, AttemptProperties) else None
+        exchange_id = attempt.destination_exchange_id if attempt else None
+    return exchanges.find(propagation.digest("segment.exchange", exchange_id)) if exchange_id else None
 
 
 def _count_event(event: Event, counts: Counts) -> None:
@@ -199,8 +281,3 @@ def _count_event(event: Event, counts: Counts) -> None:
         counts.events.exchange += 1
     else:
         counts.events.other += 1
-
-
-def _to_json(value: Struct) -> dict[str, Any]:
-    plain: dict[str, Any] = msgspec.to_builtins(value)
-    return plain

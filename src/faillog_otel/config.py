@@ -14,10 +14,12 @@ SIGNALS: tuple[Signal, ...] = ("logs", "traces")
 
 Bodies = Literal["none", "response", "all"]
 FailOn = Literal["never", "discarded", "failure", "quarantined"]
-Protocol = Literal["http/protobuf", "file"]
+NetworkProtocol = Literal["http/protobuf", "http/json", "grpc"]
+Protocol = Literal["http/protobuf", "http/json", "grpc", "file", "console"]
 Compression = Literal["gzip", "none"]
 
-DEFAULT_ENDPOINT = "http://localhost:4318"
+DEFAULT_HTTP_ENDPOINT = "http://localhost:4318"
+DEFAULT_GRPC_ENDPOINT = "http://localhost:4317"
 RESPONSE_HEADERS = (
     "content-type",
     "retry-after",
@@ -67,6 +69,8 @@ class Target(Struct, frozen=True, kw_only=True):
     """Where one signal goes, and how."""
 
     url: str
+    """For gRPC, its scheme says whether TLS is used, and its path nothing."""
+    protocol: NetworkProtocol = "http/protobuf"
     headers: tuple[tuple[str, Secret], ...] = ()
     compression: Compression = "gzip"
     timeout_seconds: float = 10.0
@@ -86,10 +90,11 @@ class DeliveryConfig(Struct, frozen=True, kw_only=True):
     """What is sent, in which portions, and how long a silent collector is waited for."""
 
     signals: tuple[Signal, ...] = SIGNALS
-    protocol: Protocol = "http/protobuf"
+    writes: Literal["file", "console"] | None = None
+    """Records are written to a file or a terminal, instead of sent to the targets."""
     targets: dict[Signal, Target] = field(default_factory=dict)
     output: str | None = None
-    """For protocol `file`: its path; None is standard output."""
+    """The file that `writes` means; None is standard output."""
     batch_records: int = 512
     batch_bytes: int = 1024 * 1024
     wait_seconds: float = 30.0
@@ -107,5 +112,7 @@ class RunConfig(Struct, frozen=True, kw_only=True):
     log_format: Literal["text", "json"] = "text"
     verbosity: int = 0
     """-1 is `-q`, 1 and more are `-v`."""
+    config_file: str | None = None
+    """The file that settings were read from: it is no input, though it may lie among them."""
     warnings: tuple[str, ...] = ()
     """What was ignored while the settings were read, in sentences for people."""

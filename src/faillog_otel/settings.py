@@ -1,36 +1,28 @@
 """Where settings come from: flags, environment and config file, each a layer of the same shape.
 
-A layer holds what was said there and None for the rest; the first layer that says something wins. The
-`OTEL_*` variables are read as OpenTelemetry's specification reads them: an empty one is unset, a general
-endpoint gets `v1/<signal>` behind it and a signal's own one is used as it is, headers and resource
-attributes are percent-decoded, timeouts are milliseconds, a value that cannot be used is ignored with a
-warning. A wrong flag, `FAILLOG_*` or config file is a ConfigError that names it.
+A layer holds what was said there, and None for the rest. The `OTEL_*` variables are read as
+OpenTelemetry's specification reads them: an empty one is unset, headers and resource attributes are
+percent-decoded, timeouts are milliseconds, a value that cannot be used is ignored with a warning. A wrong
+`FAILLOG_*` or config file is a ConfigError that names it.
 """
 
 import math
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import msgspec
 from msgspec import Struct
 
 from faillog_otel.config import (
-    DEFAULT_ENDPOINT,
-    RESPONSE_HEADERS,
-    SIGNALS,
     Bodies,
     Compression,
-    DeliveryConfig,
     FailOn,
-    MappingConfig,
+    NetworkProtocol,
     Protocol,
-    RunConfig,
-    Secret,
     Signal,
-    Target,
     TimePolicy,
 )
 from faillog_otel.errors import ConfigError
@@ -40,6 +32,8 @@ class SignalSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """How one signal travels; for both when said in `[otlp]` itself."""
 
     endpoint: str | None = None
+    protocol: NetworkProtocol | None = None
+    insecure: bool | None = None
     headers: dict[str, str] | None = None
     timeout: str | None = None
     compression: Compression | None = None
@@ -51,7 +45,7 @@ class SignalSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class OtlpSettings(SignalSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[otlp]`: where forwarded data goes."""
 
-    protocol: Protocol | None = None
+    protocol: Protocol | None = None  # type: ignore[assignment]  # for both signals, it may be a file, too
     signals: list[Signal] | None = None
     output: str | None = None
     logs: SignalSettings = SignalSettings()
@@ -87,6 +81,8 @@ class Layer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     run: RunSettings = RunSettings()
 
 
+LONGEST_SECONDS = 100 * 366 * 86400.0
+
 # -- reading -------------------------------------------------------------------------------------------
 
 
@@ -94,7 +90,7 @@ def read_file(text: str, name: str) -> Layer:
     """The layer of a TOML config file. Raises ConfigError naming the file and the key."""
     try:
         return msgspec.convert(tomllib.loads(text), Layer)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError, RecursionError) as error:
         raise ConfigError(f"{name}: {error}") from None
 
 
@@ -107,16 +103,23 @@ def read_environment(environ: Mapping[str, str]) -> tuple[Layer, list[str]]:
         if not text:
             continue
         try:
+            text.encode()
             one = _nested(path, parse(text))
             msgspec.convert(one, Layer)
-        except (ConfigError, msgspec.ValidationError) as error:
+        except (ConfigError, msgspec.ValidationError, UnicodeEncodeError) as error:
             problem = f"{name}: {re.sub(r' - at `.*', '', str(error))}"
             if not name.startswith("OTEL_") or name.endswith(("ENDPOINT", "PROTOCOL")):
                 raise ConfigError(problem) from None
             warnings.append(f"{problem}; ignored")
             continue
         _merge(said, one)
-    _merge(said, _otel_resource(environ, said))
+        if name.endswith("_TIMEOUT") and int(text) < 100:
+            warnings.append(f"{name}: {text} means {text} milliseconds")
+    if "resource_attributes" not in said.get("mapping", {}):
+        try:
+            _merge(said, _otel_resource(environ))
+        except (ConfigError, UnicodeEncodeError) as error:  # the specification: the whole value is discarded
+            warnings.append(f"OTEL_RESOURCE_ATTRIBUTES or OTEL_SERVICE_NAME: {error}; ignored")
     return msgspec.convert(said, Layer), warnings
 
 
@@ -127,7 +130,10 @@ def parse_duration(text: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|)", text.strip(), re.ASCII)
     if found is None:
         raise ConfigError(f"{text!r} is no duration: 500ms, 30s, 5m, 17h, 2d or forever")
-    return float(found[1]) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "": 1}[found[2]]
+    seconds = float(found[1]) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "": 1}[found[2]]
+    if seconds > LONGEST_SECONDS:
+        raise ConfigError(f"{text[:40]!r} is longer than a hundred years: say forever")
+    return seconds
 
 
 def parse_time_policy(text: str) -> TimePolicy:
@@ -170,10 +176,17 @@ def _milliseconds(text: str) -> str:
     return f"{text}ms"
 
 
+def _boolean(text: str) -> bool:
+    """OpenTelemetry's booleans: only `true`, in any case, is true."""
+    return text.lower() == "true"
+
+
 _Parser = Callable[[str], Any]
 
 _SIGNAL_VARIABLES: dict[str, tuple[str, _Parser]] = {
     "ENDPOINT": ("endpoint", str),
+    "PROTOCOL": ("protocol", str),
+    "INSECURE": ("insecure", _boolean),
     "HEADERS": ("headers", _pairs),
     "TIMEOUT": ("timeout", _milliseconds),
     "COMPRESSION": ("compression", str),
@@ -182,7 +195,6 @@ _SIGNAL_VARIABLES: dict[str, tuple[str, _Parser]] = {
     "CLIENT_KEY": ("client_key", str),
 }
 VARIABLES: dict[str, tuple[str, _Parser]] = {
-    "OTEL_EXPORTER_OTLP_PROTOCOL": ("otlp.protocol", str),
     **{
         f"OTEL_EXPORTER_OTLP_{prefix}{name}": (f"otlp.{branch}{key}", parse)
         for prefix, branch in (("", ""), ("LOGS_", "logs."), ("TRACES_", "traces."))
@@ -208,16 +220,12 @@ _CHANGING = ("service.instance.id", "host.", "process.", "container.", "k8s.pod.
 """Resource attributes that change at every start, and would make re-sends differ."""
 
 
-def _otel_resource(environ: Mapping[str, str], said: Mapping[str, Any]) -> dict[str, Any]:
-    """What `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` say, where `FAILLOG_...` says nothing."""
-    if "resource_attributes" in said.get("mapping", {}):
-        return {}
-    try:
-        attributes = _pairs(environ.get("OTEL_RESOURCE_ATTRIBUTES", ""))
-    except ConfigError:
-        attributes = {}  # the specification: an error while decoding discards the whole value
-    attributes = {k: v for k, v in attributes.items() if not k.startswith(_CHANGING)}
-    if name := environ.get("OTEL_SERVICE_NAME", ""):
+def _otel_resource(environ: Mapping[str, str]) -> dict[str, Any]:
+    """What `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` say, without what changes at every start."""
+    name, text = environ.get("OTEL_SERVICE_NAME", ""), environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    (name + text).encode()
+    attributes = {k: v for k, v in _pairs(text).items() if not k.startswith(_CHANGING)}
+    if name:
         attributes["service.name"] = name
     return _nested("mapping.resource_attributes", attributes) if attributes else {}
 
@@ -235,98 +243,3 @@ def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
             _merge(into[key], value)
         else:
             into[key] = value
-
-
-# -- resolving -----------------------------------------------------------------------------------------
-
-
-def resolve(layers: Sequence[Layer], *, verbosity: int = 0, warnings: Sequence[str] = ()) -> RunConfig:
-    """The settings of a run; earlier layers win. Raises ConfigError."""
-
-    def first(branch: str, name: str, default: Any) -> Any:
-        values = (getattr(getattr(layer, branch), name) for layer in layers)
-        return next((value for value in values if value is not None), default)
-
-    protocol: Protocol = first("otlp", "protocol", "http/protobuf")
-    summary = first("run", "summary", "text")
-    output = first("otlp", "output", None)
-    if output is not None and protocol != "file":
-        raise ConfigError(f"--output goes with --protocol file, not {protocol}")
-    if protocol == "file" and output is None and summary == "json":
-        raise ConfigError("--protocol file writes to stdout, and so does --summary json: use --output")
-    signals = tuple(dict.fromkeys(first("otlp", "signals", SIGNALS)))
-    if not signals:
-        raise ConfigError("--signals names no signal: logs, traces or both")
-    fail_on = tuple(dict.fromkeys(each for each in first("run", "fail_on", ()) if each != "never"))
-    return RunConfig(
-        mapping=MappingConfig(
-            bodies=first("mapping", "bodies", "response"),
-            response_headers=RESPONSE_HEADERS + tuple(first("mapping", "response_headers", ())),
-            time_policy=parse_time_policy(first("mapping", "time_policy", "occurred")),
-            destination_names=first("mapping", "destination_names", {}),
-            resource=_resource(first("mapping", "resource_attributes", {})),
-        ),
-        delivery=DeliveryConfig(
-            signals=signals,
-            protocol=protocol,
-            targets={signal: _target(layers, signal) for signal in signals},
-            output=output,
-            wait_seconds=parse_duration(first("run", "wait", "30s")),
-        ),
-        fail_on=fail_on,
-        quarantine=first("run", "quarantine", "faillog-quarantine.jsonl"),
-        pending=first("run", "pending", "faillog-pending.jsonl"),
-        summary=summary,
-        log_format=first("run", "log_format", "text"),
-        verbosity=verbosity,
-        warnings=tuple(warnings),
-    )
-
-
-def _resource(attributes: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    resource = {"service.name": "segment", **attributes}
-    if environment := resource.get("deployment.environment.name"):
-        resource["deployment.environment"] = environment  # the older name, which Loki makes a label of
-    return tuple(resource.items())
-
-
-def _target(layers: Sequence[Layer], signal: Signal) -> Target:
-    def first(name: str) -> tuple[Any, bool]:
-        """The value, and whether it was said for this signal alone."""
-        for layer in layers:
-            own: SignalSettings = getattr(layer.otlp, signal)
-            for settings, is_own in ((own, True), (layer.otlp, False)):
-                if (value := getattr(settings, name)) is not None:
-                    return value, is_own
-        return None, False
-
-    endpoint, is_own = first("endpoint")
-    url = endpoint if is_own else f"{(endpoint or DEFAULT_ENDPOINT).rstrip('/')}/v1/{signal}"
-    _check_url(url)
-    timeout = parse_duration(first("timeout")[0] or "10s")
-    headers: dict[str, str] = first("headers")[0] or {}
-    for name, value in headers.items():
-        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
-            raise ConfigError(f"{name!r} is no name of an HTTP header")
-        if not value.isascii() or not all(c >= " " or c == "\t" for c in value):
-            raise ConfigError(f"the value of the header {name!r} has characters that HTTP forbids")
-    return Target(
-        url=url,
-        headers=tuple((name.lower(), Secret(value)) for name, value in headers.items()),
-        compression=first("compression")[0] or "gzip",
-        timeout_seconds=timeout if timeout > 0 else math.inf,
-        certificate=first("certificate")[0],
-        client_certificate=first("client_certificate")[0],
-        client_key=first("client_key")[0],
-    )
-
-
-def _check_url(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
-        shown = re.sub(r"//[^/]*@", "//", url)
-        raise ConfigError(f"{shown!r} is no endpoint: http://HOST:PORT or https://HOST:PORT")

@@ -185,7 +185,8 @@ def test_a_collector_that_is_away_leaves_everything_pending_and_kept(events: Pat
 def test_a_span_that_was_not_taken_is_pending_alone(events: Path, tmp_path: Path) -> None:
     with Receiver(lambda name, _body: Reply(403) if name == "traces" else None) as receiver:
         done = run_program(
-            "run", events, "--endpoint", receiver.http_endpoint, "--summary", "json", cwd=tmp_path
+            *("run", events, "--endpoint", receiver.http_endpoint, "--wait", "1s", "--summary", "json"),
+            cwd=tmp_path,
         )
     assert done.code == 4
     assert (done.summary["exported"], done.summary["pending"]) == (1, 2)

@@ -1,11 +1,12 @@
-"""Delivery over real sockets to a receiver that answers by a script; only the waiting takes no time."""
+"""A receiver that answers badly, over real sockets: what arrived, what was counted, how often it was asked.
 
-import random
+Only the waiting takes no time: the clock is moved.
+"""
+
 import socket
-import socketserver
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from email.utils import formatdate
 
 import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
@@ -15,173 +16,465 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from support.clock import MovedClock
+from support.delivering import Scripted, delivery_to, endpoint_of
 
-from faillog_otel.config import SIGNALS, Signal, Target
-from faillog_otel.otlp.delivery import Delivery, Rejection, Verdict
-from faillog_otel.otlp.encoding import Envelope, Item
-from faillog_otel.otlp.http import HttpClient
+from faillog_otel.config import NetworkProtocol, Signal
+from faillog_otel.events.entry import Rejection
+from faillog_otel.otlp.delivery import Delivery, Fates
+from faillog_otel.otlp.encoding import Item
 from faillog_otel.otlp.receiver import Receiver, Reply
+from faillog_otel.otlp.sender import Taken, Unfit, Untaken
 
-ITEMS = [
-    Item(LogRecord(event_name=str(n)).SerializeToString(), Span(name=str(n)).SerializeToString())
-    for n in range(3)
-]
-PARTIAL = ExportLogsServiceResponse(
-    partial_success=ExportLogsPartialSuccess(rejected_log_records=2, error_message="no")
-).SerializeToString()
+PROTOCOLS: list[NetworkProtocol] = ["http/protobuf", "http/json", "grpc"]
+TAKEN, UNTAKEN = Taken(), Untaken()
+BOTH: Fates = {"logs": TAKEN, "traces": TAKEN}
+LEFT: Fates = {"logs": UNTAKEN, "traces": UNTAKEN}
 
 
-class Scripted:
-    """Answers the requests of each signal with these replies, then takes everything."""
-
-    def __init__(self, **replies: Sequence[Reply]) -> None:
-        self.replies = {signal: list(each) for signal, each in replies.items()}
-        self.bodies: list[bytes] = []
-
-    def __call__(self, signal: Signal, body: bytes) -> Reply | None:
-        self.bodies.append(body)
-        left = self.replies.get(signal)
-        return left.pop(0) if left else None
+def item(name: str) -> Item:
+    return Item(LogRecord(event_name=name).SerializeToString(), Span(name=name).SerializeToString())
 
 
-@contextmanager
-def delivery_to(endpoint: str, clock: MovedClock, wait_seconds: float = 30.0) -> Iterator[Delivery]:
-    targets: dict[Signal, Target] = {
-        "logs": Target(url=f"{endpoint}/v1/logs"),
-        "traces": Target(url=f"{endpoint}/v1/traces", compression="none"),
-    }
-    delivery = Delivery(
-        HttpClient(targets, Envelope(()), "tests"),
-        signals=SIGNALS,
-        wait_seconds=wait_seconds,
-        clock=clock,
-        jitter=random.Random(1),
-    )
-    try:
-        yield delivery
-    finally:
-        delivery.close()
+def log(name: str) -> Item:
+    return Item(LogRecord(event_name=name).SerializeToString(), b"")
 
 
-def test_a_batch_arrives_in_both_signals_and_counts() -> None:
-    with Receiver() as receiver, delivery_to(receiver.http_endpoint, MovedClock()) as delivery:
-        assert delivery.deliver(ITEMS) == Verdict()
-        assert [log.event_name for log in receiver.logs()] == ["0", "1", "2"]
-        assert [span.name for span in receiver.spans()] == ["0", "1", "2"]
+ITEMS = [item(str(n)) for n in range(3)]
+LOGS = [log(str(n)) for n in range(8)]
+
+
+def partial(rejected: int, message: str = "no") -> bytes:
+    success = ExportLogsPartialSuccess(rejected_log_records=rejected, error_message=message)
+    return ExportLogsServiceResponse(partial_success=success).SerializeToString()
+
+
+def send(delivery: Delivery, items: list[Item]) -> list[Fates]:
+    return delivery.result(delivery.submit(items))
+
+
+def names(receiver: Receiver) -> list[str]:
+    return [record.event_name for record in receiver.logs()]
+
+
+def refusing(name: str, reply: Reply) -> "Refusing":
+    return Refusing([name], reply)
+
+
+class Refusing:
+    """Refuses requests that hold one of these records, and takes all others."""
+
+    def __init__(self, poison: list[str], reply: Reply) -> None:
+        self.poison = [each.encode() for each in poison]
+        self.reply = reply
+        self.requests = 0
+
+    def __call__(self, _signal: Signal, body: bytes) -> Reply | None:
+        self.requests += 1
+        return self.reply if any(each in body for each in self.poison) else None
+
+
+# -- success -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_batch_arrives_in_both_signals_and_counts(protocol: NetworkProtocol) -> None:
+    with (
+        Receiver() as receiver,
+        delivery_to(endpoint_of(receiver, protocol), MovedClock(), protocol=protocol) as delivery,
+    ):
+        assert send(delivery, ITEMS) == [BOTH] * 3
+        assert names(receiver) == [span.name for span in receiver.spans()] == ["0", "1", "2"]
         sent = delivery.sent
         assert (sent.logs, sent.traces, sent.requests, sent.retries) == (3, 3, 2, 0)
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("compression", ["gzip", "none"])
+def test_every_protocol_carries_the_same_bytes(protocol: NetworkProtocol, compression: str) -> None:
+    bodies = []
+    for each in ("http/protobuf", protocol):
+        with (
+            Receiver() as receiver,
+            delivery_to(
+                endpoint_of(receiver, each), MovedClock(), protocol=each, compression=compression
+            ) as delivery,
+        ):
+            send(delivery, ITEMS)
+            bodies.append([received.request() for received in receiver.received])
+    assert bodies[0] == bodies[1]
+
+
 def test_an_item_without_span_is_sent_as_a_log_only() -> None:
     with Receiver() as receiver, delivery_to(receiver.http_endpoint, MovedClock()) as delivery:
-        assert delivery.deliver([Item(ITEMS[0].log, b"")]) == Verdict()
+        assert send(delivery, LOGS[:1]) == [{"logs": TAKEN}]
         assert [each.signal for each in receiver.received] == ["logs"]
 
 
-@pytest.mark.parametrize("status", [429, 502, 503, 504])
-def test_what_may_be_retried_is_sent_again_byte_for_byte(status: int) -> None:
-    script, clock = Scripted(logs=[Reply(status), Reply(status)]), MovedClock()
-    with Receiver(script) as receiver, delivery_to(receiver.http_endpoint, clock) as delivery:
-        assert delivery.deliver(ITEMS) == Verdict()
+@pytest.mark.parametrize(
+    "reply", [Reply(200), Reply(202), Reply(204), Reply(200, headers={"content-type": "x"})]
+)
+def test_an_empty_success_is_a_success(reply: Reply) -> None:
+    with (
+        Receiver(Scripted(logs=[reply])) as receiver,
+        delivery_to(receiver.http_endpoint, MovedClock()) as delivery,
+    ):
+        assert send(delivery, ITEMS) == [BOTH] * 3
+        assert len(receiver.received) == 2
+
+
+def test_a_warning_is_a_success() -> None:
+    with (
+        Receiver(Scripted(logs=[Reply(200, partial(0, "deprecated"))])) as receiver,
+        delivery_to(receiver.http_endpoint, MovedClock()) as delivery,
+    ):
+        assert send(delivery, ITEMS) == [BOTH] * 3
+
+
+# -- partial success -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+@pytest.mark.parametrize(("rejected", "taken"), [(2, 1), (3, 0), (7, 0)])
+def test_partly_rejected_is_never_sent_again_and_the_other_signal_still_goes(
+    protocol: NetworkProtocol, rejected: int, taken: int
+) -> None:
+    with (
+        Receiver(Scripted(logs=[Reply(body=partial(rejected))])) as receiver,
+        delivery_to(endpoint_of(receiver, protocol), MovedClock(), protocol=protocol) as delivery,
+    ):
+        rejection = Rejection("logs", rejected, 3, "no")
+        assert send(delivery, ITEMS) == [{"logs": rejection, "traces": TAKEN}] * 3
+        assert [each.signal for each in receiver.received] == ["logs", "traces"]
+        assert (delivery.sent.logs, delivery.sent.traces) == (taken, 3)
+
+
+# -- again, later --------------------------------------------------------------------------------------
+
+RETRYABLE = [
+    *(("http/protobuf", Reply(status)) for status in (429, 502, 503, 504)),
+    ("http/json", Reply(503)),
+    ("http/protobuf", Reply(hangs_up=True)),
+    ("http/protobuf", Reply(hangs_up=True, taken=True)),
+    *(
+        ("grpc", Reply(code=code))
+        for code in ("CANCELLED", "DEADLINE_EXCEEDED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS")
+    ),
+    ("grpc", Reply(code="RESOURCE_EXHAUSTED", retry_seconds=0)),
+]
+
+
+@pytest.mark.parametrize(("protocol", "reply"), RETRYABLE)
+def test_what_may_be_retried_is_sent_again_byte_for_byte(protocol: NetworkProtocol, reply: Reply) -> None:
+    script = Scripted(logs=[reply, reply])
+    with (
+        Receiver(script) as receiver,
+        delivery_to(endpoint_of(receiver, protocol), MovedClock(), protocol=protocol) as delivery,
+    ):
+        assert send(delivery, ITEMS) == [BOTH] * 3
         assert len(set(script.bodies[:3])) == 1
         assert (delivery.sent.requests, delivery.sent.retries) == (4, 2)
-        assert [log.event_name for log in receiver.logs()] == ["0", "1", "2"]
-    first, second = clock.waits
-    assert 0.25 <= first <= 0.5 <= second <= 1.0
+        assert names(receiver)[-3:] == ["0", "1", "2"]
+        assert delivery.sent.logs == 3
 
 
-def test_retry_after_is_waited_out() -> None:
-    script, clock = Scripted(logs=[Reply(429, headers={"retry-after": "17"})]), MovedClock()
-    with Receiver(script) as receiver, delivery_to(receiver.http_endpoint, clock) as delivery:
-        assert delivery.deliver(ITEMS) == Verdict()
-    assert clock.waits == [17.0]
+def test_pauses_grow_and_are_jittered() -> None:
+    clock = MovedClock()
+    with (
+        Receiver(Scripted(logs=[Reply(503)] * 9)) as receiver,
+        delivery_to(receiver.http_endpoint, clock, wait_seconds=1000) as delivery,
+    ):
+        send(delivery, ITEMS)
+    for at, pause in enumerate(clock.waits):
+        assert min(30.0, 0.5 * 2**at) / 2 <= pause <= min(30.0, 0.5 * 2**at)
+    assert len(clock.waits) == 9
+
+
+@pytest.mark.parametrize(
+    ("protocol", "reply", "seconds"),
+    [
+        ("http/protobuf", Reply(429, headers={"retry-after": "17"}), 17.0),
+        ("http/protobuf", Reply(503, headers={"retry-after": "86400"}), 86400.0),
+        ("grpc", Reply(code="UNAVAILABLE", retry_seconds=17.5), 17.5),
+        ("grpc", Reply(code="RESOURCE_EXHAUSTED", retry_seconds=100), 100.0),
+    ],
+)
+def test_as_long_as_the_collector_asks_is_waited_however_long(
+    protocol: NetworkProtocol, reply: Reply, seconds: float
+) -> None:
+    clock = MovedClock()
+    with (
+        Receiver(Scripted(logs=[reply])) as receiver,
+        delivery_to(
+            endpoint_of(receiver, protocol), clock, protocol=protocol, wait_seconds=float("inf")
+        ) as delivery,
+    ):
+        assert send(delivery, ITEMS) == [BOTH] * 3
+    assert clock.waits == [seconds]
+
+
+def test_retry_after_may_be_a_date() -> None:
+    clock, at = MovedClock(), time.time() + 500
+    reply = Reply(429, headers={"retry-after": formatdate(at, usegmt=True)})
+    with (
+        Receiver(Scripted(logs=[reply])) as receiver,
+        delivery_to(receiver.http_endpoint, clock, wait_seconds=1000) as delivery,
+    ):
+        assert send(delivery, ITEMS) == [BOTH] * 3
+    (waited,) = clock.waits
+    assert 400 < waited <= 500
+
+
+def test_a_retry_after_that_says_nothing_is_no_retry_after() -> None:
+    clock = MovedClock()
+    reply = Reply(429, headers={"retry-after": "tomorrow, maybe"})
+    with Receiver(Scripted(logs=[reply])) as receiver, delivery_to(receiver.http_endpoint, clock) as delivery:
+        assert send(delivery, ITEMS) == [BOTH] * 3
+    assert 0.25 <= clock.waits[0] <= 0.5
 
 
 def test_a_retry_after_beyond_the_wait_ends_it_at_once() -> None:
     script, clock = Scripted(traces=[Reply(503, headers={"retry-after": "31"})]), MovedClock()
     with Receiver(script) as receiver, delivery_to(receiver.http_endpoint, clock) as delivery:
-        verdict = delivery.deliver(ITEMS)
-        assert verdict.pending == ("traces",)
-        assert "31 s" in verdict.why
+        assert send(delivery, ITEMS) == [{"logs": TAKEN, "traces": UNTAKEN}] * 3
+        assert "31 s" in delivery.over
         assert (delivery.sent.logs, delivery.sent.traces) == (3, 0)
-        assert delivery.deliver(ITEMS).pending == ("logs", "traces")
+        assert send(delivery, ITEMS) == [LEFT] * 3
         assert len(receiver.received) == 2
     assert clock.waits == []
 
 
-def test_a_collector_that_stays_away_is_waited_for_and_the_wait_starts_anew_with_each_success() -> None:
-    busy = [Reply(503)] * 1000
-    script, clock = Scripted(traces=busy), MovedClock()
-    with Receiver(script) as receiver, delivery_to(receiver.http_endpoint, clock) as delivery:
-        assert delivery.deliver(ITEMS).pending == ("traces",)
-    assert sum(clock.waits) == pytest.approx(30.0)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_collector_that_is_away_is_waited_for(protocol: NetworkProtocol) -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
-    away = MovedClock()
-    with delivery_to(f"http://127.0.0.1:{port}", away, wait_seconds=5) as delivery:
-        verdict = delivery.deliver(ITEMS)
-        assert verdict.pending == ("logs", "traces")
-        assert f"127.0.0.1:{port}" in verdict.why
-    assert sum(away.waits) == pytest.approx(5.0)
+    clock = MovedClock()
+    with delivery_to(f"http://127.0.0.1:{port}", clock, wait_seconds=5, protocol=protocol) as delivery:
+        assert send(delivery, ITEMS) == [LEFT] * 3
+        assert f"127.0.0.1:{port}" in delivery.over
+    assert sum(clock.waits) == pytest.approx(5.0)
 
 
-@pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 413, 500])
-def test_what_otlp_forbids_to_retry_is_asked_once_and_stays_pending(status: int) -> None:
-    reply = Reply(status, headers={"location": "/v1/logs"})
+def test_the_wait_counts_anew_from_each_acknowledgement() -> None:
+    away = [Reply(503)] * 6  # 12 to 24 seconds, each time
+    clock = MovedClock()
+    script = Scripted(logs=[*away, Reply(), *away, Reply(), *away, Reply()])
+    with Receiver(script) as receiver, delivery_to(receiver.http_endpoint, clock) as delivery:
+        for _ in range(3):
+            assert send(delivery, LOGS[:1]) == [{"logs": TAKEN}]
+    assert sum(clock.waits) > 30
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_an_answer_that_does_not_come_in_time_is_asked_again(protocol: NetworkProtocol) -> None:
+    script = Scripted(logs=[Reply(delay_seconds=60)])
     with (
-        Receiver(Scripted(logs=[reply])) as receiver,
-        delivery_to(receiver.http_endpoint, MovedClock()) as delivery,
+        Receiver(script) as receiver,
+        delivery_to(
+            endpoint_of(receiver, protocol), MovedClock(), protocol=protocol, timeout_seconds=0.3
+        ) as delivery,
     ):
-        verdict = delivery.deliver(ITEMS)
-        assert verdict.pending == ("logs", "traces")
-        assert f"HTTP {status}" in verdict.why
-        assert (len(receiver.received), delivery.sent.logs) == (1, 0)
+        assert send(delivery, LOGS[:1]) == [{"logs": TAKEN}]
+        assert len(script.bodies) == 2
 
 
-def test_a_login_page_with_status_200_acknowledges_nothing() -> None:
-    page = Reply(200, b"<html>", {"content-type": "text/html"})
-    with (
-        Receiver(Scripted(logs=[page])) as receiver,
-        delivery_to(receiver.http_endpoint, MovedClock()) as delivery,
-    ):
-        assert delivery.deliver(ITEMS).pending == ("logs", "traces")
+def test_an_answer_that_drips_is_given_up_by_the_timeout_as_a_whole() -> None:
+    """Each byte comes in time, all of them never do."""
+    ending = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
 
+        def drip() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n")
+                while not ending.wait(0.02):
+                    try:
+                        connection.sendall(b"x")
+                    except OSError:
+                        return
 
-def test_partly_rejected_is_never_sent_again_and_the_other_signal_still_goes() -> None:
-    with (
-        Receiver(Scripted(logs=[Reply(200, PARTIAL)])) as receiver,
-        delivery_to(receiver.http_endpoint, MovedClock()) as delivery,
-    ):
-        assert delivery.deliver(ITEMS) == Verdict(rejected=(Rejection("logs", 2, 3, "no"),))
-        assert [each.signal for each in receiver.received] == ["logs", "traces"]
-        assert (delivery.sent.logs, delivery.sent.traces) == (1, 3)
-
-
-def test_a_connection_that_closes_before_the_answer_is_tried_again() -> None:
-    """Nobody knows whether the request counted, so it is sent again, the same."""
-    requests: list[bytes] = []
-
-    class HangUpOnce(socketserver.StreamRequestHandler):
-        def handle(self) -> None:
-            lengths = [
-                line for line in iter(self.rfile.readline, b"\r\n") if b"content-length" in line.lower()
-            ]
-            requests.append(self.rfile.read(int(lengths[0].split(b":")[1])))
-            if len(requests) > 1:
-                self.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
-
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), HangUpOnce) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=drip)
         thread.start()
-        with delivery_to(f"http://127.0.0.1:{server.server_address[1]}", MovedClock()) as delivery:
-            assert delivery.deliver([Item(ITEMS[0].log, b"")]) == Verdict()
-        server.shutdown()
+        endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with delivery_to(endpoint, MovedClock(), wait_seconds=0, timeout_seconds=0.3) as delivery:
+            assert send(delivery, LOGS[:1]) == [{"logs": UNTAKEN}]
+            assert "no whole answer within 0.3 s" in delivery.over
+        ending.set()
         thread.join()
-    assert len(requests) == 2
-    assert requests[0] == requests[1]
 
 
-def test_a_stop_while_waiting_leaves_the_batch_pending() -> None:
+# -- refused -------------------------------------------------------------------------------------------
+
+REFUSED = [
+    *(("http/protobuf", Reply(status, headers={"location": "/v1/logs"})) for status in (301, 302, 307)),
+    *(("http/protobuf", Reply(status)) for status in (401, 403, 404, 405, 501)),
+    ("http/protobuf", Reply(200, b"<html>log in</html>", {"content-type": "text/html"}, taken=False)),
+    ("http/protobuf", Reply(200, b"\xff\xff", {"content-type": "application/x-protobuf"}, taken=False)),
+    *(("grpc", Reply(code=code)) for code in ("UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED")),
+    ("grpc", Reply(code="RESOURCE_EXHAUSTED")),
+]
+
+
+@pytest.mark.parametrize(("protocol", "reply"), REFUSED)
+def test_what_is_refused_for_good_is_held_and_only_empty_requests_look_whether_that_changed(
+    protocol: NetworkProtocol, reply: Reply
+) -> None:
+    clock, script = MovedClock(), Scripted(logs=[reply] * 1000)
+    with (
+        Receiver(script) as receiver,
+        delivery_to(endpoint_of(receiver, protocol), clock, protocol=protocol) as delivery,
+    ):
+        assert send(delivery, ITEMS) == [LEFT] * 3
+        assert receiver.logs() == []
+    assert [bool(body) for body in script.bodies] == [True] + [False] * (len(script.bodies) - 1)
+    assert len(script.bodies) > 3
+    assert sum(clock.waits) == pytest.approx(30.0)
+
+
+def test_what_was_held_is_sent_when_somebody_mended_it() -> None:
+    with (
+        Receiver(Scripted(logs=[Reply(401)] * 3)) as receiver,
+        delivery_to(receiver.http_endpoint, MovedClock()) as delivery,
+    ):
+        assert send(delivery, ITEMS) == [BOTH] * 3
+        assert names(receiver) == ["0", "1", "2"]
+        assert len(receiver.received) == 6  # refused, two looks, a look that is taken, the logs, the spans
+
+
+@pytest.mark.parametrize(
+    ("protocol", "reply"),
+    [
+        ("http/protobuf", Reply(400)),
+        ("http/protobuf", Reply(500)),
+        ("http/json", Reply(400)),
+        ("grpc", Reply(code="INVALID_ARGUMENT")),
+        ("grpc", Reply(code="INTERNAL")),
+        ("grpc", Reply(code="UNKNOWN")),
+    ],
+)
+def test_one_record_that_is_refused_is_found_and_all_others_arrive(
+    protocol: NetworkProtocol, reply: Reply
+) -> None:
+    items = [log(f"good-{n}") for n in range(8)]
+    items[5] = log("poison")
+    script = refusing("poison", reply)
+    with (
+        Receiver(script) as receiver,
+        delivery_to(endpoint_of(receiver, protocol), MovedClock(), protocol=protocol) as delivery,
+    ):
+        fates = [each["logs"] for each in send(delivery, items)]
+        assert isinstance(fates[5], Unfit)
+        assert fates[5].reason == "refused"
+        assert fates[:5] + fates[6:] == [TAKEN] * 7
+        assert sorted(filter(None, names(receiver))) == sorted(f"good-{n}" for n in range(8) if n != 5)
+        assert script.requests <= 1 + 1 + 2 * 3 + 2  # the batch, a look, two halves thrice, once more alone
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_when_everything_is_refused_nothing_is_quarantined(status: int) -> None:
+    clock, script = MovedClock(), Scripted(logs=[Reply(status)] * 1000)
+    with Receiver(script) as receiver, delivery_to(receiver.http_endpoint, clock) as delivery:
+        assert send(delivery, ITEMS) == [LEFT] * 3
+        assert receiver.logs() == []
+    assert sum(map(bool, script.bodies)) == 1
+    assert sum(clock.waits) == pytest.approx(30.0)
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_when_all_but_empty_requests_are_refused_nothing_is_quarantined(status: int) -> None:
+    """The Collector's receiver takes empty requests by itself: that proves nothing about its exporters."""
+
+    def script(_signal: Signal, body: bytes) -> Reply | None:
+        return Reply(status) if body else None
+
+    clock = MovedClock()
+    with Receiver(script) as receiver, delivery_to(receiver.http_endpoint, clock) as delivery:
+        assert [each["logs"] for each in send(delivery, LOGS)] == [UNTAKEN] * 8
+        assert names(receiver) == []
+
+
+def test_a_suspicion_is_dropped_when_the_collector_was_ill_and_not_the_record() -> None:
+    """All was refused for a while, though empty requests were taken; then the collector is well again."""
+    refused: list[bytes] = []
+
+    def script(_signal: Signal, body: bytes) -> Reply | None:
+        if body and len(refused) < 15:  # the batch, and all of its halves down to single records
+            refused.append(body)
+            return Reply(500)
+        return None
+
+    with Receiver(script) as receiver, delivery_to(receiver.http_endpoint, MovedClock()) as delivery:
+        assert [each["logs"] for each in send(delivery, LOGS)] == [TAKEN] * 8
+        assert names(receiver) == [str(n) for n in range(8)]
+
+
+def test_a_single_record_is_cleared_up_by_a_later_batch() -> None:
+    refused = threading.Event()
+
+    def script(_signal: Signal, body: bytes) -> Reply | None:
+        if b"poison" in body:
+            refused.set()
+            return Reply(400)
+        return None
+
+    with (
+        Receiver(script) as receiver,
+        delivery_to(receiver.http_endpoint, MovedClock(), in_flight=2) as delivery,
+    ):
+        first = delivery.submit([log("poison")])
+        assert refused.wait(10)
+        assert send(delivery, [log("good")]) == [{"logs": TAKEN}]
+        (found,) = delivery.result(first)
+        assert isinstance(found["logs"], Unfit)
+
+
+# -- too large -----------------------------------------------------------------------------------------
+
+
+def larger_than(most: int) -> "Larger":
+    return Larger(most)
+
+
+class Larger:
+    """Answers 413 to requests that are larger."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+
+    def __call__(self, _signal: Signal, body: bytes) -> Reply | None:
+        return Reply(413) if len(body) > self.most else None
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_request_that_is_too_large_is_halved_until_it_fits(protocol: NetworkProtocol) -> None:
+    items = [log(f"{n}" * 1000) for n in range(8)]
+    with (
+        Receiver(larger_than(3500), most_grpc_bytes=3500) as receiver,
+        delivery_to(endpoint_of(receiver, protocol), MovedClock(), protocol=protocol) as delivery,
+    ):
+        assert [each["logs"] for each in send(delivery, items)] == [TAKEN] * 8
+        assert [name[0] for name in names(receiver)] == [str(n) for n in range(8)]
+        assert delivery.sent.requests == 1 + 2 + 4
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_single_record_that_is_too_large_is_unfit(protocol: NetworkProtocol) -> None:
+    items = [log("a"), log("b" * 5000), log("c")]
+    with (
+        Receiver(larger_than(3500), most_grpc_bytes=3500) as receiver,
+        delivery_to(endpoint_of(receiver, protocol), MovedClock(), protocol=protocol) as delivery,
+    ):
+        fates = [each["logs"] for each in send(delivery, items)]
+        assert isinstance(fates[1], Unfit)
+        assert fates[1].reason == "too_large"
+        assert [fates[0], fates[2]] == [TAKEN, TAKEN]
+        assert names(receiver) == ["a", "c"]
+
+
+# -- stopping ------------------------------------------------------------------------------------------
+
+
+def test_a_stop_while_waiting_leaves_the_batch_untaken() -> None:
     clock = MovedClock()
 
     def stop(_signal: Signal, _body: bytes) -> Reply:
@@ -189,6 +482,16 @@ def test_a_stop_while_waiting_leaves_the_batch_pending() -> None:
         return Reply(503)
 
     with Receiver(stop) as receiver, delivery_to(receiver.http_endpoint, clock) as delivery:
-        verdict = delivery.deliver(ITEMS)
-        assert (verdict.pending, verdict.why) == (("logs", "traces"), "interrupted")
+        assert send(delivery, ITEMS) == [LEFT] * 3
+        assert delivery.over == "interrupted"
         assert len(receiver.received) == 1
+
+
+def test_results_come_in_the_order_of_the_batches_though_many_are_in_flight() -> None:
+    with (
+        Receiver() as receiver,
+        delivery_to(receiver.grpc_endpoint, MovedClock(), protocol="grpc", in_flight=8) as delivery,
+    ):
+        tickets = [delivery.submit([item(f"{n}")] * (n + 1)) for n in range(20)]
+        assert [delivery.result(ticket) for ticket in tickets] == [[BOTH] * (n + 1) for n in range(20)]
+        assert len(receiver.logs()) == len(receiver.spans()) == sum(range(21))

@@ -4,7 +4,6 @@ import gzip
 import hashlib
 import io
 import json
-import random
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,15 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from support.clock import MovedClock
+from support.delivering import delivery_to
 from support.events import attempt, error, event, exchange
 
 from faillog_otel import propagation
 from faillog_otel.app import Forwarder
-from faillog_otel.config import SIGNALS, DeliveryConfig, MappingConfig, Signal, Target
+from faillog_otel.config import DeliveryConfig, MappingConfig
 from faillog_otel.ledger.kept import KeptFile
-from faillog_otel.otlp.delivery import Delivery
-from faillog_otel.otlp.encoding import Envelope, ProtobufEncoder
-from faillog_otel.otlp.http import HttpClient
+from faillog_otel.otlp.encoding import ProtobufEncoder
 from faillog_otel.otlp.receiver import Receiver
 from faillog_otel.segment.paths import InputFile
 
@@ -54,7 +52,7 @@ BAD = st.one_of(
 LINE = st.one_of(GOOD.map(lambda raw: (True, raw)), BAD.map(lambda raw: (False, raw)), st.just((None, b"  ")))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(LINE, max_size=30), st.booleans(), st.integers(1, 10))
 def test_records_are_exported_or_quarantined_and_the_receiver_holds_exactly_the_good_ones(
     lines: list[tuple[bool | None, bytes]], packed: bool, batch_records: int
@@ -66,25 +64,19 @@ def test_records_are_exported_or_quarantined_and_the_receiver_holds_exactly_the_
         path = Path(folder, "events")
         path.write_bytes(gzip.compress(content) if packed else content)
         quarantine = KeptFile(f"{folder}/quarantine")
-        targets: dict[Signal, Target] = {
-            signal: Target(url=f"{receiver.http_endpoint}/v1/{signal}") for signal in SIGNALS
-        }
-        client = HttpClient(targets, Envelope(()), "tests")
-        forwarder = Forwarder(
-            encoder=ProtobufEncoder(MappingConfig()),
-            delivery=Delivery(
-                client, signals=SIGNALS, wait_seconds=0, clock=MovedClock(), jitter=random.Random(1)
-            ),
-            quarantine=quarantine,
-            pending=KeptFile(f"{folder}/pending"),
-            config=DeliveryConfig(batch_records=batch_records),
-            reference_ns=0,
-            is_stopping=lambda: False,
-        )
-        with InputFile(str(path), io.BytesIO(), nullcontext) as file:
-            forwarder.forward(file, lambda _: None)
-        forwarder.finish()
-        client.close()
+        with delivery_to(receiver.http_endpoint, MovedClock(), wait_seconds=0) as delivery:
+            forwarder = Forwarder(
+                encoder=ProtobufEncoder(MappingConfig()),
+                delivery=delivery,
+                quarantine=quarantine,
+                pending=KeptFile(f"{folder}/pending"),
+                config=DeliveryConfig(batch_records=batch_records),
+                reference_ns=0,
+                is_stopping=lambda: False,
+            )
+            with InputFile(str(path), io.BytesIO(), nullcontext) as file:
+                forwarder.forward(file, lambda _: None)
+            forwarder.finish()
         counts = forwarder.counts
         assert counts.records == counts.exported + counts.quarantined == len(good) + len(bad)
         assert counts.lines == counts.records + counts.blank == len(lines)

@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "errors": set[str](),
     "clock": set[str](),
     "settings": {"config", "errors"},
+    "resolve": {"settings", "config", "errors"},
     "events": LEAVES,
     "segment": {"events", *LEAVES},
     "ledger": {"events", *LEAVES},
@@ -32,7 +33,10 @@ PURE = sorted(
             ROOT / "otlp" / f"{name}.py"
             for name in ("mapping", "extras", "records", "outcome", "wire", "encoding")
         ),
-        *(ROOT / f"{name}.py" for name in ("config", "settings", "errors", "clock", "propagation")),
+        *(
+            ROOT / f"{name}.py"
+            for name in ("config", "settings", "resolve", "errors", "clock", "propagation")
+        ),
     ]
 )
 

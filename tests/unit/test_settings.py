@@ -9,6 +9,7 @@ import pytest
 
 from faillog_otel.config import RunConfig, Signal, TimePolicy
 from faillog_otel.errors import ConfigError
+from faillog_otel.resolve import resolve
 from faillog_otel.settings import (
     VARIABLES,
     Layer,
@@ -17,7 +18,6 @@ from faillog_otel.settings import (
     parse_time_policy,
     read_environment,
     read_file,
-    resolve,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -209,6 +209,13 @@ def test_a_wrong_config_file_is_an_error_that_names_what_is_wrong(text: str, nam
         {"FAILLOG_TIME_POLICY": "clamp"},
         {"OTEL_EXPORTER_OTLP_ENDPOINT": "localhost:4318"},
         {"OTEL_EXPORTER_OTLP_ENDPOINT": "https://"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://a..b:4318"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{'a' * 80}:4318"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://ä ö"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://h/a\tb"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://h/?x=y"},
+        {"FAILLOG_TIME_POLICY": f"clamp:{'9' * 302}"},
+        {"FAILLOG_RESOURCE_ATTRIBUTES": "a=\udcff"},
         {"OTEL_EXPORTER_OTLP_PROTOCOL": "carrier-pigeon"},
     ],
 )
@@ -218,8 +225,18 @@ def test_a_wrong_setting_in_the_environment_is_an_error(environ: dict[str, str])
 
 
 def test_no_error_shows_a_secret() -> None:
+    for endpoint in (
+        "ftp://user:secret@h/",
+        "user:secret@host:4318",
+        "http://user:x/secret@host:bad",
+        "htp://host/?api_key=secret",
+        "http://host/?api_key=secret",
+    ):
+        with pytest.raises(ConfigError) as raised:
+            from_environment(OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
+        assert "secret" not in str(raised.value)
     with pytest.raises(ConfigError) as raised:
-        from_environment(OTEL_EXPORTER_OTLP_ENDPOINT="ftp://user:secret@h/")
+        from_environment(OTEL_EXPORTER_OTLP_HEADERS="Authorization: Basic secret=")
     assert "secret" not in str(raised.value)
     with pytest.raises(ConfigError) as raised:
         from_environment(OTEL_EXPORTER_OTLP_HEADERS="api-key=secret%0a")

@@ -3,15 +3,22 @@
 Heavy imports stand inside the commands, so that `--help` is quick.
 """
 
+import os
 import sys
+import traceback
 
 import click
 
 from faillog_otel import __version__
 from faillog_otel.cli.demo import demo
 from faillog_otel.cli.ids import ids
+from faillog_otel.cli.replay import replay
 from faillog_otel.cli.run import run
 from faillog_otel.errors import ConfigError, InputError, Interrupted, LedgerBroken
+from faillog_otel.events.printable import printable
+
+BUG = 70
+"""The exit code of a program that failed by itself (sysexits.h: EX_SOFTWARE)."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -24,12 +31,13 @@ def cli() -> None:
     """
 
 
-for _command in (run, demo, ids):
+for _command in (run, replay, demo, ids):
     cli.add_command(_command)
 
 
 def main() -> None:
     """The program: runs a command and exits with its code."""
+    _open_standard_streams()
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -39,11 +47,24 @@ def main() -> None:
         error.show()
         code = error.exit_code
     except (ConfigError, InputError) as error:
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {printable(str(error))}", err=True)
         code = 2
     except LedgerBroken as error:
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {printable(str(error))}", err=True)
         code = 5
     except (Interrupted, click.Abort):
         code = 130
+    except Exception:  # noqa: BLE001  # a bug: its code must not be one that means something else
+        traceback.print_exc()
+        code = BUG
     sys.exit(code or 0)
+
+
+def _open_standard_streams() -> None:
+    """Under some daemons standard streams are closed; here they are empty then."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))

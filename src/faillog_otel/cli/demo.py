@@ -5,7 +5,8 @@ import click
 
 @click.command(short_help="Try it: sample failure logs, forwarded and shown as trees.")
 @click.option("--all", "show_all", is_flag=True, help="Show every trace, not only some.")
-def demo(show_all: bool) -> None:  # noqa: FBT001  # click hands over its flags by name
+@click.pass_context
+def demo(ctx: click.Context, /, show_all: bool) -> None:  # noqa: FBT001  # click hands over its flags by name
     """Forward sample failure logs to an OTLP receiver in this process, and show what arrived.
 
     The forwarder is the real one, over a real connection; the samples are shipped with this package. One
@@ -16,12 +17,13 @@ def demo(show_all: bool) -> None:  # noqa: FBT001  # click hands over its flags 
     from pathlib import Path
 
     from faillog_otel.cli.forwarding import run_paths
-    from faillog_otel.cli.report import summary_text
+    from faillog_otel.cli.report import Exit, summary_text
     from faillog_otel.events.printable import printable
     from faillog_otel.otlp.receiver import Receiver
     from faillog_otel.otlp.tree import trace_trees
+    from faillog_otel.resolve import resolve
     from faillog_otel.segment.generator import DESTINATIONS
-    from faillog_otel.settings import Layer, MappingSettings, OtlpSettings, RunSettings, resolve
+    from faillog_otel.settings import Layer, MappingSettings, OtlpSettings, RunSettings
     from faillog_otel.telemetry import start_logging
 
     names = {destination.id: destination.name for destination in DESTINATIONS}
@@ -43,4 +45,6 @@ def demo(show_all: bool) -> None:  # noqa: FBT001  # click hands over its flags 
         if len(shown) < len(trees):
             click.echo(f"... and {len(trees) - len(shown)} more traces (--all shows them)\n")
         click.echo(summary_text(ended))
-        click.echo(f"\nin quarantine: {printable(quarantine.read_text('utf-8')[:300])} ...")
+        if quarantine.exists():
+            click.echo(f"\nin quarantine: {printable(quarantine.read_text('utf-8')[:300])} ...")
+    ctx.exit(0 if ended["exit"] == Exit.QUARANTINED else ended["exit"])  # the broken line is meant to be

@@ -1,6 +1,7 @@
 """Builds the parts of a run over PATHs, runs them, and says how it ended."""
 
 import logging
+import os
 import random
 import sys
 import time
@@ -16,10 +17,13 @@ from faillog_otel.app import Forwarder, Progress
 from faillog_otel.cli.report import Ending, exit_code, summary
 from faillog_otel.cli.shutdown import GRACE_SECONDS, Shutdown
 from faillog_otel.config import RunConfig
-from faillog_otel.errors import ConfigError, InputError, Interrupted, LedgerBroken
-from faillog_otel.ledger.kept import KeptFile
-from faillog_otel.otlp.delivery import Client, Delivery
-from faillog_otel.otlp.encoding import Envelope, ProtobufEncoder
+from faillog_otel.errors import ConfigError, InputError, Interrupted
+from faillog_otel.ledger.kept import SET_ASIDE, KeptFile, set_aside
+from faillog_otel.otlp.clients import in_flight, network_client, writing_client
+from faillog_otel.otlp.delivery import Delivery
+from faillog_otel.otlp.encoding import ProtobufEncoder
+from faillog_otel.otlp.patience import Patience
+from faillog_otel.otlp.sender import Client
 from faillog_otel.segment.paths import STDIN, FoundPaths, InputFile
 
 _log = logging.getLogger(__name__)
@@ -27,29 +31,32 @@ _log = logging.getLogger(__name__)
 USER_AGENT = f"faillog-otel/{__version__}"
 
 
-def run_paths(paths: Sequence[str], config: RunConfig) -> dict[str, Any]:
-    """Forwards the files; returns the summary. Raises ConfigError before anything was read."""
+def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool = False) -> dict[str, Any]:
+    """Forwards the files; returns the summary. Raises ConfigError before anything was read.
+
+    A PATH that is the run's own pending or quarantine file is replayed: it is set aside first, what fails
+    again is kept anew, and the set-aside file goes when all of it is accounted for.
+    """
     started = time.monotonic()
     for warning in config.warnings:
         _log.warning("%s", warning)
-    quarantine, pending = KeptFile(config.quarantine), KeptFile(config.pending)
-    own_files = [config.quarantine, config.pending, *filter(None, [config.delivery.output])]
-    found = FoundPaths(paths, own_files)
-    for warning in found.warnings:
-        _log.warning("%s", warning)
-    problems = list(found.problems)
-    is_broken = False
     with ExitStack() as stack:
         shutdown = stack.enter_context(Shutdown())
+        replayed = _set_aside(paths, config)
+        found = _found(paths, replayed, config)
+        client = _client(config, stack)
+        patience = Patience(config.delivery.wait_seconds, shutdown, random.Random())
         delivery = Delivery(
-            _client(config, stack),
+            client,
+            patience,
             signals=config.delivery.signals,
-            wait_seconds=config.delivery.wait_seconds,
-            clock=shutdown,
-            jitter=random.Random(),
-            in_flight=lambda: shutdown.interruptible(GRACE_SECONDS),
+            in_flight=in_flight(config.delivery),
+            waiting=lambda: shutdown.interruptible(GRACE_SECONDS),
         )
         stack.callback(delivery.close)
+        quarantine = KeptFile(config.quarantine)
+        is_one_file = os.path.realpath(config.pending) == os.path.realpath(config.quarantine)
+        pending = quarantine if is_one_file else KeptFile(config.pending)
         forwarder = Forwarder(
             encoder=ProtobufEncoder(config.mapping),
             delivery=delivery,
@@ -58,20 +65,20 @@ def run_paths(paths: Sequence[str], config: RunConfig) -> dict[str, Any]:
             config=config.delivery,
             reference_ns=shutdown.now_ns(),
             is_stopping=shutdown.is_requested,
+            sends_rejected=sends_rejected,
         )
-        try:
-            try:
-                problems += _forward_all(found.files, forwarder, shutdown, config)
-            finally:
-                forwarder.finish()
-        except LedgerBroken as error:
-            is_broken = True
-            _log.error("%s", error)
-        for problem in problems:
+        problems = found.problems + _forward_all(found.files, forwarder, shutdown, config)
+        forwarder.finish()
+        is_broken = forwarder.broken is not None
+        if not problems and not is_broken and not shutdown.is_requested():
+            for aside in replayed.values():
+                Path(aside).unlink()
+        for problem in [*problems, *filter(None, [forwarder.broken])]:
             _log.error("%s", problem)
-        for kept, what in ((quarantine, "not understood or rejected"), (pending, "not delivered")):
+        for kept in {quarantine.path: quarantine, pending.path: pending}.values():
             if kept.count:
-                _log.warning("%d records %s: kept in %s", kept.count, what, kept.path)
+                what = "kept" if kept is quarantine is pending else _KEPT[kept is pending]
+                _log.warning("%d %s %s: see %s", kept.count, _records(kept.count), what, kept.path)
         ending = Ending(
             counts=forwarder.counts,
             fail_on=config.fail_on,
@@ -79,18 +86,47 @@ def run_paths(paths: Sequence[str], config: RunConfig) -> dict[str, Any]:
             ledger_broken=is_broken,
             signal=shutdown.requested,
         )
-    seconds = time.monotonic() - started
-    return summary(forwarder.counts, delivery.sent, seconds, exit_code(ending))
+    return summary(forwarder.counts, delivery.sent, time.monotonic() - started, exit_code(ending))
+
+
+_KEPT = {False: "not understood or not taken", True: "not delivered"}
+
+
+def _records(number: int) -> str:
+    return "record" if number == 1 else "records"
+
+
+def _set_aside(paths: Sequence[str], config: RunConfig) -> dict[str, str]:
+    """Those PATHs that are kept files of this run, and the names under which they are read."""
+    own = {os.path.realpath(config.quarantine), os.path.realpath(config.pending)}
+    return {
+        path: set_aside(path)
+        for path in dict.fromkeys(paths)
+        if os.path.realpath(path) in own and any(map(os.path.exists, (path, path + SET_ASIDE)))
+    }
+
+
+def _found(paths: Sequence[str], replayed: dict[str, str], config: RunConfig) -> FoundPaths:
+    own_files = [config.quarantine, config.pending, *filter(None, [config.config_file])]
+    found = FoundPaths([replayed.get(path, path) for path in paths], own_files)
+    for warning in found.warnings:
+        _log.warning("%s", warning)
+    output = config.delivery.output
+    if output is not None and Path(output).exists():
+        for file in found.files:
+            if Path(output).samefile("/dev/stdin" if file == STDIN else file):
+                raise ConfigError(f"--output {output}: is one of the files to read; name another")
+    return found
 
 
 def _forward_all(
     files: Sequence[str], forwarder: Forwarder, shutdown: Shutdown, config: RunConfig
 ) -> list[str]:
-    """Forwards one file after the other; returns what went wrong with any of them."""
+    """Forwards one file after the other; returns what could not be read."""
     problems = []
     with _progress(files, config) as progress:
         for name in files:
-            if shutdown.is_requested():
+            if shutdown.is_requested() or forwarder.broken:
                 break
             _log.info("reading %s", name)
             try:
@@ -104,20 +140,16 @@ def _forward_all(
 
 
 def _client(config: RunConfig, stack: ExitStack) -> Client:
-    envelope = Envelope(config.mapping.resource)
-    delivery = config.delivery
-    if delivery.protocol == "file":
-        from faillog_otel.otlp.file import FileClient
-
-        if delivery.output is None:
-            return FileClient(sys.stdout.buffer, envelope)
+    delivery, resource = config.delivery, config.mapping.resource
+    if delivery.writes is None:
+        return network_client(delivery, resource, USER_AGENT)
+    file = sys.stdout.buffer
+    if delivery.output is not None:
         try:
-            return FileClient(stack.enter_context(Path(delivery.output).open("wb")), envelope)
+            file = stack.enter_context(Path(delivery.output).open("wb"))  # noqa: SIM115  # until the run ends
         except OSError as error:
             raise ConfigError(f"--output {delivery.output}: {error.strerror}") from None
-    from faillog_otel.otlp.http import HttpClient
-
-    return HttpClient(delivery.targets, envelope, USER_AGENT)
+    return writing_client(delivery, resource, file, sys.stdout)
 
 
 @contextmanager

@@ -1,6 +1,9 @@
 """How a run ends: its exit code, and its summary for people or machines."""
 
 import json
+import logging
+import os
+import sys
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
@@ -10,7 +13,9 @@ from msgspec import Struct, to_builtins
 
 from faillog_otel.config import FailOn, RunConfig
 from faillog_otel.ledger.counts import Counts
-from faillog_otel.otlp.delivery import Sent
+from faillog_otel.otlp.sender import Sent
+
+_log = logging.getLogger(__name__)
 
 
 class Exit(IntEnum):
@@ -104,6 +109,11 @@ def summary_text(found: dict[str, Any]) -> str:
 def print_summary(found: dict[str, Any], config: RunConfig) -> None:
     """Text on standard error (not with `-q`); JSON as the last line of standard output."""
     if config.summary == "json":
-        click.echo(json.dumps(found))
+        try:
+            click.echo(json.dumps(found))
+            sys.stdout.flush()
+        except OSError as error:
+            _log.error("the summary cannot be written: %s", error.strerror)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes once more at its end
     elif config.verbosity >= 0:
         click.echo(summary_text(found), err=True)

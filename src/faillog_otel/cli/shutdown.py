@@ -25,6 +25,7 @@ class Shutdown:
         self.requested: int | None = None
         """The number of the signal that asked for the end."""
         self._grace: float | None = None  # within interruptible(): how long after a signal it may go on
+        self._grace_is_over = False
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Self:
@@ -51,7 +52,7 @@ class Shutdown:
     @contextmanager
     def interruptible(self, grace_seconds: float = 0.0) -> Iterator[None]:
         """Inside, a signal raises Interrupted: at once, or after a time for the inside to end by itself."""
-        if self.requested is not None and grace_seconds == 0:
+        if self.requested is not None and (grace_seconds == 0 or self._grace_is_over):
             raise Interrupted
         self._grace = grace_seconds
         try:
@@ -85,5 +86,6 @@ class Shutdown:
         signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
 
     def _on_alarm(self, _number: int, _frame: FrameType | None) -> None:
+        self._grace_is_over = True
         if self._grace is not None:
             raise Interrupted

@@ -101,14 +101,12 @@ def _complete(
 ) -> Event | BadRecord:
     for name in _REQUIRED[type(properties)]:
         if getattr(properties, name) is None:
-            return BadRecord("missing_field", f"{_camel(name)} is missing or of a wrong type", raw)
+            return BadRecord("missing_field", f"properties.{_camel(name)} is missing or of a wrong type", raw)
     occurred_at, logged_at = properties.occurred_at, properties.logged_at
-    if occurred_at is None:
-        if "occurredAt" in extras:
-            return BadRecord("bad_time", "occurredAt is not a text", raw)
-        if not isinstance(properties, OtherProperties) or logged_at is None:
-            return BadRecord("missing_field", "occurredAt is missing", raw)
+    if occurred_at is None and isinstance(properties, OtherProperties):
         occurred_at = logged_at
+    if occurred_at is None:
+        return BadRecord("missing_field", "properties.occurredAt is missing or of a wrong type", raw)
     occurred_ns = parse_rfc3339(occurred_at)
     logged_ns = occurred_ns if logged_at is None else parse_rfc3339(logged_at)
     if occurred_ns is None or logged_ns is None:
@@ -139,7 +137,9 @@ def _read_leniently(value: dict[str, Any]) -> tuple[Properties, dict[str, Any]]:
         inside = {}
     properties, unknown = _fit(of_type, inside)
     for key, item in unknown.items():
-        extras[f"properties.{key}" if key in extras else key] = item
+        while key in extras:  # beside `properties` stands a field of the same name
+            key = f"properties.{key}"  # noqa: PLW2901  # the name under which it travels
+        extras[key] = item
     return properties, extras
 
 
@@ -155,8 +155,9 @@ def _fit(of_type: type[Fitting], value: dict[str, Any]) -> tuple[Fitting, dict[s
             rest[key] = item
         elif item is None:
             continue
-        elif nested is not None and isinstance(item, dict):
-            fitting[field.name], inner_rest = _fit(nested, item)
+        elif nested is not None:
+            # Whatever stands there is under the rules for bodies and headers, never a plain extra.
+            fitting[field.name], inner_rest = _fit(nested, item if isinstance(item, dict) else {"body": item})
             if inner_rest:
                 rest[key] = inner_rest
         elif key == "routed":

@@ -35,7 +35,8 @@ def split_lines(chunks: Iterable[bytes]) -> Iterator[Line]:
     came of the last line is a line, and the damage is one more that is bad.
     """
     number, offset = 0, 0
-    unfinished, passed_over = b"", 0
+    begun: list[bytes] = []  # pieces of a line without its end; joined when that comes
+    begun_bytes, passed_over = 0, 0
     damage: DamagedFile | None = None
     source = iter(chunks)
     while True:
@@ -45,19 +46,23 @@ def split_lines(chunks: Iterable[bytes]) -> Iterator[Line]:
             chunk, damage = None, error
         if chunk is None:
             break
-        *lines, unfinished = (unfinished + chunk).split(b"\n")
-        for line in lines:
+        first, *others = chunk.split(b"\n")
+        begun.append(first)
+        begun_bytes += len(first)
+        for other in others:
             number += 1
+            line = b"".join(begun)
             yield _line(number, offset, line, passed_over)
             offset += len(line) + passed_over + 1
-            passed_over = 0
-        if len(unfinished) > LONGEST_LINE_BYTES:
-            passed_over += len(unfinished) - KEPT_BYTES
-            unfinished = unfinished[:KEPT_BYTES]
-    if unfinished:
+            begun, begun_bytes, passed_over = [other], len(other), 0
+        if begun_bytes > LONGEST_LINE_BYTES:
+            begun = [b"".join(begun)[:KEPT_BYTES]]
+            passed_over += begun_bytes - KEPT_BYTES
+            begun_bytes = KEPT_BYTES
+    if begun_bytes:
         number += 1
-        yield _line(number, offset, unfinished, passed_over)
-        offset += len(unfinished) + passed_over
+        yield _line(number, offset, b"".join(begun), passed_over)
+        offset += begun_bytes + passed_over
     if damage:
         bad = BadRecord(damage.reason, str(damage), b"", replayable=False)
         yield Line(number + 1, offset, b"", bad)

@@ -18,7 +18,7 @@ class Request(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     method: str | None = None
     url: str | None = None
-    headers: dict[str, Any] | None = None
+    headers: Any = None
     body: Any = None
 
 
@@ -26,7 +26,7 @@ class Response(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`responseFromDestination`."""
 
     status: Status | None = None
-    headers: dict[str, Any] | None = None
+    headers: Any = None
     body: Any = None
 
 
@@ -34,6 +34,8 @@ class _Properties(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     routed: Raw = Raw()
     occurred_at: str | None = None
     logged_at: str | None = None
+    request_to_destination: Request | None = None
+    response_from_destination: Response | None = None
 
 
 class ErrorProperties(_Properties, frozen=True, kw_only=True):
@@ -50,16 +52,12 @@ class AttemptProperties(_Properties, frozen=True, kw_only=True):
     attempt: Int64 | None = None
     outcome: str | None = None
     destination_exchange_id: str | None = None
-    request_to_destination: Request | None = None
-    response_from_destination: Response | None = None
 
 
 class ExchangeProperties(_Properties, frozen=True, kw_only=True):
     """One HTTP exchange with a destination, for a batch of events: it has no `messageId`."""
 
     destination_exchange_id: str | None = None
-    request_to_destination: Request | None = None
-    response_from_destination: Response | None = None
 
 
 class OtherProperties(_Properties, frozen=True, kw_only=True):

@@ -8,7 +8,6 @@ Ids are never handed to it.
 
 import ipaddress
 import re
-from typing import Any
 
 _TELLING_NAME = (
     r"[\w.-]{0,40}?(?:authorization|cookie|(?:api|access|private|write|signing|account)[_.-]?key"
@@ -22,7 +21,7 @@ _PATTERNS = tuple(
         # "name": "value", a number or an array; then the same in a JSON text inside a JSON text.
         (
             rf'(?P<keep>"{_TELLING_NAME}"\s*+:\s*+)'
-            r'(?:"(?:[^"\\]++|\\.)*+"?+|\[[^\]]*+\]?+|-?[\d.e+-]++)',
+            r'(?:"(?:[^"\\]++|\\.)*+"?+|\[(?:[^\]"]++|"(?:[^"\\]++|\\.)*+"?+)*+\]?+|-?[\d.e+-]++)',
             r'\g<keep>"[redacted:secret]"',
         ),
         (
@@ -71,19 +70,6 @@ def redact_text(text: str) -> str:
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)
     return _MAYBE_IPV6.sub(_without_ipv6, text) if ":" in text else text
-
-
-def redact_value(value: Any, name: str = "") -> Any:
-    """The same for a JSON value that stands under `name`, and for all that is inside it."""
-    if name and value is not None and is_secret_name(name):
-        return "[redacted:secret]"
-    if isinstance(value, str):
-        return redact_text(value)
-    if isinstance(value, dict):
-        return {key: redact_value(item, key) for key, item in value.items()}
-    if isinstance(value, list):
-        return [redact_value(item) for item in value]
-    return value
 
 
 def _without_ipv6(found: re.Match[str]) -> str:

@@ -35,19 +35,38 @@ def unpack(chunks: Iterable[bytes]) -> Iterator[bytes]:
 def _gunzip(data: bytes, source: Iterator[bytes]) -> Iterator[bytes]:
     member = zlib.decompressobj(wbits=31)
     while data or (data := next(source, b"")):
+        before = member.copy()
         try:
             yield member.decompress(data, PIECE_BYTES)
         except zlib.error as error:
+            yield _until_damage(before, data)
             raise DamagedFile("damaged_gzip", f"the gzip data is damaged: {error}") from None
         data = member.unconsumed_tail
         if member.eof:
             data = member.unused_data.lstrip(b"\0") or _next_with_content(source)
             if not data:
-                return  # zero bytes behind the last member are padding (RFC 1952 tools write it)
+                return  # zero bytes behind the last member are padding
             if not GZIP_MAGIC.startswith(data[:2]):
                 raise DamagedFile("trailing_garbage", "what follows the gzip data is not gzip")
             member = zlib.decompressobj(wbits=31)
     raise DamagedFile("truncated_gzip", "the gzip data ends before its end: was the file cut off?")
+
+
+def _until_damage(member: "zlib._Decompress", data: bytes) -> bytes:
+    """What the data holds before its damage: a call that fails gives nothing, so each gives one byte."""
+    found = bytearray()
+    for at in range(0, len(data), 512):
+        piece = data[at : at + 512]
+        try:
+            while piece or member.unconsumed_tail:
+                byte = member.decompress(piece, 1)
+                found += byte
+                piece = member.unconsumed_tail
+                if not byte and not piece:
+                    break
+        except zlib.error:
+            break
+    return bytes(found[:PIECE_BYTES])
 
 
 def _next_with_content(source: Iterator[bytes]) -> bytes:

@@ -1,17 +1,17 @@
-"""Files of kept records: one JSON object a line, written as soon as a record is kept, readable by its owner.
+"""Files of kept records: one entry a line, written as soon as a record is kept, readable by its owner only.
 
 The file is made when the first record comes, and later runs add to it: what is kept is never overwritten.
+To be replayed it is set aside under another name first, so that what fails again can be added to it anew;
+the set-aside file goes only when every entry of it is accounted for.
 """
 
-import base64
-import hashlib
 import os
-from typing import IO, Any
+from pathlib import Path
+from typing import IO
 
-import msgspec
+from faillog_otel.errors import InputError, LedgerBroken
 
-from faillog_otel.errors import LedgerBroken
-from faillog_otel.events.model import Place
+SET_ASIDE = ".replaying"
 
 
 class KeptFile:
@@ -22,37 +22,12 @@ class KeptFile:
         self.count = 0
         self._file: IO[bytes] | None = None
 
-    def keep(
-        self,
-        reason: str,
-        detail: str,
-        place: Place,
-        raw: bytes,
-        *,
-        context: dict[str, Any] | None = None,
-        replayable: bool = True,
-    ) -> None:
-        """Adds one entry. `context` is what the record learned. Raises LedgerBroken."""
-        entry: dict[str, Any] = {
-            "reason": reason,
-            "detail": detail,
-            "file": place.file,
-            "line": place.line,
-            "offset": place.offset,
-        }
-        try:
-            entry["raw"] = raw.decode()
-        except UnicodeDecodeError:
-            entry["raw_base64"] = base64.b64encode(raw).decode()
-        entry["sha256"] = hashlib.sha256(raw).hexdigest()
-        if context:
-            entry["context"] = context
-        if not replayable:
-            entry["replayable"] = False
+    def keep(self, entry: bytes) -> None:
+        """Adds one entry. Raises LedgerBroken."""
         try:
             if self._file is None:
                 self._file = _open_private(self.path)
-            self._file.write(msgspec.json.encode(entry) + b"\n")
+            self._file.write(entry + b"\n")
         except OSError as error:
             raise LedgerBroken(f"{self.path}: cannot be written: {error.strerror}") from None
         self.count += 1
@@ -61,12 +36,34 @@ class KeptFile:
         """Makes what was kept durable. Raises LedgerBroken."""
         if self._file is None:
             return
+        open_file, self._file = self._file, None
         try:
-            with self._file as file:
+            with open_file as file:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             raise LedgerBroken(f"{self.path}: cannot be written: {error.strerror}") from None
+
+
+def set_aside(path: str) -> str:
+    """Renames a kept file for its replay, and returns the name. Raises InputError.
+
+    One that an interrupted replay left behind is gone on with: its entries come first.
+    """
+    aside = path + SET_ASIDE
+    try:
+        if not Path(aside).exists():
+            Path(path).rename(aside)
+        elif Path(path).exists():
+            with Path(path).open("rb") as newer, _open_private(aside) as older:
+                while piece := newer.read(1024 * 1024):
+                    older.write(piece)
+                older.flush()
+                os.fsync(older.fileno())
+            Path(path).unlink()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    return aside
 
 
 def _open_private(path: str) -> IO[bytes]:

@@ -38,6 +38,10 @@ class Item(Struct, frozen=True):
         """The record of this signal."""
         return self.log if signal == "logs" else self.span
 
+    def only(self, signals: Sequence[Signal]) -> "Item":
+        """The item without the records of other signals."""
+        return Item(self.log if "logs" in signals else b"", self.span if "traces" in signals else b"")
+
 
 class Encoder(Protocol):
     """Turns one event into the bytes of its records; the same ones every time."""
@@ -126,8 +130,8 @@ class Envelope:
         self._scope = message_field(self._SCOPE, scope)
         self._after = message_field(self._SCHEMA_URL, SCHEMA_URL.encode())
 
-    def request(self, records: Sequence[bytes]) -> bytes:
-        """An ExportLogsServiceRequest of LogRecords, or an ExportTraceServiceRequest of Spans."""
+    def request(self, _signal: Signal, records: Sequence[bytes]) -> bytes:
+        """An ExportLogsServiceRequest of LogRecords, or an ExportTraceServiceRequest of Spans: alike."""
         if not records:
             return b""
         scoped = self._scope + repeated_field(self._RECORDS, records) + self._after

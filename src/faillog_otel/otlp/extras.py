@@ -1,11 +1,12 @@
 """Values of any JSON shape → OTLP attributes: redacted, cut and counted."""
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import msgspec
 
-from faillog_otel.events.redaction import is_secret_name, redact_text, redact_value
+from faillog_otel.events.redaction import is_secret_name, redact_text
 from faillog_otel.otlp.records import Attributes, Value
 
 LONGEST_VALUE_BYTES = 2048
@@ -41,28 +42,37 @@ def extra_attributes(extras: dict[str, Any]) -> tuple[Attributes, int]:
     A list is one leaf, as its JSON text; so are an empty object and null: nothing unknown is dropped.
     """
     found: dict[str, Value] = {}
-    dropped = 0
-    for path, leaf, secret in _leaves(extras, _PREFIX, secret=False):
-        if len(found) == MOST_EXTRAS:
-            dropped += 1
-            continue
-        key = cut(path)
+    for path, leaf, secret in islice(_leaves(extras, _PREFIX, secret=False), MOST_EXTRAS):
+        key = path
         while key in found:  # {"a.b": 1, "a": {"b": 2}}
             key += "~"
         found[key] = "[redacted:secret]" if secret else _attribute_value(leaf)
-    return list(found.items()), dropped
+    return list(found.items()), _count_leaves(extras) - len(found)
 
 
-def header_attributes(headers: dict[str, Any] | None, allowed: Iterable[str]) -> Attributes:
-    """`http.response.header.<key>` for the headers that the allow-list names, each a string array."""
+def header_attributes(headers: Any, allowed: Iterable[str]) -> Attributes:
+    """`http.response.header.<key>` for the headers that the allow-list names, each a string array.
+
+    Headers are an object, or a list of pairs; of any other shape none leaves.
+    """
     found: dict[str, tuple[str, ...]] = {}
-    for name, value in (headers or {}).items():
+    for name, value in _header_pairs(headers):
         key = name.lower()
         if any(_matches(key, entry.lower()) for entry in allowed):
             values = value if isinstance(value, list) else [value]
-            shown = [clean(as_text(redact_value(item, key)))[0] for item in values]
+            is_secret = is_secret_name(key)
+            shown = ["[redacted:secret]" if is_secret else clean(as_text(item))[0] for item in values]
             found[key] = (*found.get(key, ()), *shown)
     return [(f"http.response.header.{key}", values) for key, values in found.items()]
+
+
+def _header_pairs(headers: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(headers, dict):
+        yield from headers.items()
+    elif isinstance(headers, list):
+        for pair in headers:
+            if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str):
+                yield pair[0], pair[1]
 
 
 def _matches(name: str, entry: str) -> bool:
@@ -72,9 +82,21 @@ def _matches(name: str, entry: str) -> bool:
 def _leaves(value: Any, path: str, *, secret: bool) -> Iterator[tuple[str, Any, bool]]:
     if isinstance(value, dict) and (value or path == _PREFIX):
         for key, item in value.items():
-            yield from _leaves(item, f"{path}.{key}", secret=secret or is_secret_name(key))
+            inner = cut(f"{path}.{key}")
+            yield from _leaves(item, inner, secret=secret or is_secret_name(key))
     else:
         yield path, value, secret
+
+
+def _count_leaves(extras: dict[str, Any]) -> int:
+    count, inside = 0, [extras]
+    while inside:
+        for item in inside.pop().values():
+            if isinstance(item, dict) and item:
+                inside.append(item)
+            else:
+                count += 1
+    return count
 
 
 def _attribute_value(leaf: Any) -> Value:
@@ -82,4 +104,4 @@ def _attribute_value(leaf: Any) -> Value:
         return leaf
     if isinstance(leaf, int):
         return cut(str(leaf))
-    return clean(as_text(redact_value(leaf)))[0]
+    return clean(as_text(leaf))[0]

@@ -6,41 +6,48 @@ within the timeout as a whole. httpx's errors are translated here and nowhere el
 
 import gzip
 import math
-import ssl
+import threading
 import time
 from collections.abc import Sequence
 
 import httpx
 
 from faillog_otel.config import Signal, Target
-from faillog_otel.errors import ConfigError
 from faillog_otel.otlp.encoding import Envelope
+from faillog_otel.otlp.json import JsonEnvelope
 from faillog_otel.otlp.outcome import Outcome, Refused, RetryLater, read_http_answer
+from faillog_otel.otlp.tls import Rotating, tls_context
 
 LARGEST_ANSWER_BYTES = 4 * 1024 * 1024
 
 
 class HttpClient:
-    """Sends protobuf requests to the targets of the signals. Raises ConfigError for unusable targets."""
+    """The way to one signal's target, as protobuf or JSON. Raises ConfigError for unusable certificates."""
 
-    def __init__(self, targets: dict[Signal, Target], envelope: Envelope, user_agent: str) -> None:
-        self._targets = targets
+    def __init__(self, target: Target, envelope: Envelope | JsonEnvelope, user_agent: str) -> None:
+        self._target = target
         self._envelope = envelope
-        self._user_agent = user_agent
-        self._clients = {signal: _client(target) for signal, target in targets.items()}
+        is_json = isinstance(envelope, JsonEnvelope)
+        self._headers = {name: value.reveal() for name, value in target.headers} | {
+            "content-type": "application/json" if is_json else "application/x-protobuf",
+            "user-agent": user_agent,
+        }
+        if target.compression == "gzip":
+            self._headers["content-encoding"] = "gzip"
+        self._lock = threading.Lock()
+        self._client = Rotating(target, _client)
 
     def send(self, signal: Signal, records: Sequence[bytes]) -> Outcome:
         """Sends one request and reads its answer to the end."""
-        target = self._targets[signal]
-        body = self._envelope.request(records)
-        headers = {name: value.reveal() for name, value in target.headers}
-        headers |= {"content-type": "application/x-protobuf", "user-agent": self._user_agent}
+        target = self._target
+        body = self._envelope.request(signal, records)
         if target.compression == "gzip":
-            headers["content-encoding"] = "gzip"
             body = gzip.compress(body, compresslevel=1, mtime=0)
+        with self._lock:
+            client = self._client.get()
         deadline = time.monotonic() + target.timeout_seconds
         try:
-            with self._clients[signal].stream("POST", target.url, content=body, headers=headers) as response:
+            with client.stream("POST", target.url, content=body, headers=self._headers) as response:
                 answer = bytearray()
                 for piece in response.iter_bytes():
                     answer += piece
@@ -53,29 +60,20 @@ class HttpClient:
                 )
         except httpx.TimeoutException:
             return RetryLater(f"no answer within {target.timeout_seconds:g} s")
-        except httpx.HTTPError as error:
+        except (httpx.InvalidURL, UnicodeError) as error:
+            return Refused(f"{target.shown_url}: {error}")
+        except (httpx.HTTPError, RuntimeError) as error:  # httpx: RuntimeError once the client is closed
             return RetryLater(f"{target.shown_url}: {error or type(error).__name__}")
 
     def close(self) -> None:
         """Closes the connections."""
-        for client in self._clients.values():
-            client.close()
+        self._client.get().close()
 
 
 def _client(target: Target) -> httpx.Client:
     return httpx.Client(
-        verify=_tls(target) if target.url.startswith("https:") else False,
+        verify=tls_context(target) if target.url.startswith("https:") else False,
         timeout=target.timeout_seconds if math.isfinite(target.timeout_seconds) else None,
         trust_env=False,
         follow_redirects=False,
     )
-
-
-def _tls(target: Target) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=target.certificate)
-        if target.client_certificate:
-            context.load_cert_chain(target.client_certificate, target.client_key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"the certificates for {target.shown_url} cannot be used: {error}") from None
-    return context

@@ -125,16 +125,13 @@ def shifted(occurred_ns: int, reference_ns: int, policy: TimePolicy) -> int:
 
 def _facts(event: Event, context: Context, config: MappingConfig) -> _Facts:
     properties, reason = event.properties, event.reason
-    status: int | None = None
-    request: Request | None = None
-    response: Response | None = None
+    request, response = properties.request_to_destination, properties.response_from_destination
+    status = response.status if response else None
     message_id: str | None = None
     exchange_id: str | None = None
     failed = False
     if isinstance(properties, AttemptProperties | ExchangeProperties):
-        request, response = properties.request_to_destination, properties.response_from_destination
         exchange_id = properties.destination_exchange_id
-        status = response.status if response else None
     if not isinstance(properties, ExchangeProperties):
         message_id = properties.message_id
     if isinstance(properties, AttemptProperties):
@@ -143,7 +140,7 @@ def _facts(event: Event, context: Context, config: MappingConfig) -> _Facts:
             status = context.answer.status if status is None else status
             reason = context.answer.reason if reason is None else reason
     elif isinstance(properties, ExchangeProperties):
-        failed = status is None or status >= 400
+        failed = _is_unanswered(event) or (status is not None and status >= 400)
     elif isinstance(properties, ErrorProperties):
         failed = True
     destination = event.routing.destination_id
@@ -159,6 +156,12 @@ def _facts(event: Event, context: Context, config: MappingConfig) -> _Facts:
         request=request,
         response=response,
     )
+
+
+def _is_unanswered(event: Event) -> bool:
+    """Whether a destination gave no response: one whose status is missing or odd is a response."""
+    response = event.properties.response_from_destination
+    return response in (None, Response()) and "responseFromDestination" not in event.extras
 
 
 def _error_type(status: int | None, reason: Reason | None) -> str:
@@ -330,7 +333,10 @@ def _sentence(event: Event, facts: _Facts) -> str:
         outcome = properties.outcome or "unknown outcome"
         return f"attempt {properties.attempt}: {outcome}{status}: message {facts.message_id}{to}{why}"
     if isinstance(properties, ExchangeProperties):
-        said = f"HTTP {facts.status}" if facts.status is not None else "no response"
+        said = "no response" if _is_unanswered(event) else "an answer without status"
+        said = f"HTTP {facts.status}" if facts.status is not None else said
         return f"{said} from {facts.destination or 'destination'}: exchange {facts.exchange_id}{why}"
     message = f": message {facts.message_id}{to}" if facts.message_id is not None else to
-    return f"{as_text(event.extras.get('event') or 'event without a name')}{message}{why}"
+    name = event.extras.get("event")
+    name = cut(clean(name)[0], _SHORT_BYTES) if isinstance(name, str) and name else "event without a name"
+    return f"{name}{message}{why}"

@@ -1,8 +1,7 @@
 """What a collector's answer means: a value that says what to do next. No I/O.
 
-The retry table is OTLP's ("Failures", opentelemetry.io/docs/specs/otlp): 429, 502, 503 and 504 are tried
-again, nothing else is. A 2xx acknowledges only if what it says is an OTLP answer: a login page with
-status 200 is none.
+The tables are OTLP's ("Failures", opentelemetry.io/docs/specs/otlp). A success acknowledges only if what
+it says is an OTLP answer: a login page with status 200 is none.
 """
 
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from email.utils import parsedate_to_datetime
 
 import msgspec
 from google.protobuf.message import DecodeError
+from google.rpc.status_pb2 import Status
 from msgspec import Struct
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
@@ -17,6 +17,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from faillog_otel.config import Signal
 
 RETRYABLE = frozenset((429, 502, 503, 504))
+DOUBTFUL = frozenset((400, 500))
 
 
 class Acknowledged(Struct, frozen=True):
@@ -39,13 +40,28 @@ class RetryLater(Struct, frozen=True):
     after_seconds: float | None = None
 
 
-class Refused(Struct, frozen=True):
-    """Not taken, and OTLP forbids to try the same again."""
+class TooLarge(Struct, frozen=True):
+    """Not taken, for it is too large: less of it may be."""
 
     why: str
 
 
-Outcome = Acknowledged | PartlyRejected | RetryLater | Refused
+class Doubtful(Struct, frozen=True):
+    """Not taken, because of one of its records or because nothing is taken at all.
+
+    An empty request tells which: the Collector's own receiver answers some permanent errors with 500.
+    """
+
+    why: str
+
+
+class Refused(Struct, frozen=True):
+    """Not taken, and not because of a record: somebody has to mend something first."""
+
+    why: str
+
+
+Outcome = Acknowledged | PartlyRejected | RetryLater | TooLarge | Doubtful | Refused
 
 
 class _PartialSuccess(Struct, rename="camel"):
@@ -62,16 +78,35 @@ def read_http_answer(
     signal: Signal, status: int, headers: Mapping[str, str], body: bytes, now_seconds: float
 ) -> Outcome:
     """The outcome of one HTTP answer. `now_seconds` (since 1970) is what a Retry-After date counts from."""
+    content_type = headers.get("content-type", "")
     if 200 <= status < 300:
-        return _read_success(signal, headers.get("content-type", ""), body)
+        return _read_success(signal, content_type, body)
     why = f"HTTP {status}"
-    if (said := _status_message(headers.get("content-type", ""), body)) is not None:
+    if said := _status_message(content_type, body):
         why += f": {said}"
     if status in RETRYABLE:
         return RetryLater(why, retry_after(headers.get("retry-after"), now_seconds))
+    if status == 413:
+        return TooLarge(why)
+    if status in DOUBTFUL:
+        return Doubtful(why)
     if 300 <= status < 400:
         why += " (redirects are not followed: is the endpoint right?)"
     return Refused(why)
+
+
+def read_message(signal: Signal, body: bytes) -> Outcome:
+    """The outcome of a successful answer that is a protobuf message (an empty one is full success)."""
+    try:
+        if signal == "logs":
+            logs = ExportLogsServiceResponse.FromString(body).partial_success
+            rejected, message = logs.rejected_log_records, logs.error_message
+        else:
+            spans = ExportTraceServiceResponse.FromString(body).partial_success
+            rejected, message = spans.rejected_spans, spans.error_message
+    except DecodeError:
+        return _NO_OTLP
+    return _success(rejected, message)
 
 
 def retry_after(header: str | None, now_seconds: float) -> float | None:
@@ -86,53 +121,39 @@ def retry_after(header: str | None, now_seconds: float) -> float | None:
         return None
 
 
+_NO_OTLP = Refused("the answer cannot be read as OTLP: is it a collector?")
+
+
 def _read_success(signal: Signal, content_type: str, body: bytes) -> Outcome:
     if not body:
-        return Acknowledged()  # an empty message: full success
+        return Acknowledged()
+    if content_type.startswith("application/x-protobuf"):
+        return read_message(signal, body)
+    if not content_type.startswith("application/json"):
+        return Refused(f"the answer is {content_type or 'of no type'}, not OTLP: is it a collector?")
     try:
-        if content_type.startswith("application/json"):
-            partial = msgspec.json.decode(body, type=_JsonAnswer).partial_success
-            rejected, message = _rejected(signal, partial) if partial else (0, "")
-        elif content_type.startswith("application/x-protobuf"):
-            rejected, message = _read_protobuf(signal, body)
-        else:
-            return Refused(f"the answer is {content_type or 'of no type'}, not OTLP: is it a collector?")
-    except (DecodeError, msgspec.DecodeError, ValueError):
-        return Refused("the answer cannot be read as OTLP: is it a collector?")
-    return PartlyRejected(rejected, message) if rejected else Acknowledged(message)
+        partial = msgspec.json.decode(body, type=_JsonAnswer).partial_success or _PartialSuccess()
+        rejected = partial.rejected_log_records if signal == "logs" else partial.rejected_spans
+        return _success(int(rejected), partial.error_message)
+    except (msgspec.DecodeError, ValueError):
+        return _NO_OTLP
 
 
-def _rejected(signal: Signal, partial: _PartialSuccess) -> tuple[int, str]:
-    count = partial.rejected_log_records if signal == "logs" else partial.rejected_spans
-    return int(count), partial.error_message
-
-
-def _read_protobuf(signal: Signal, body: bytes) -> tuple[int, str]:
-    if signal == "logs":
-        logs = ExportLogsServiceResponse.FromString(body).partial_success
-        return logs.rejected_log_records, logs.error_message
-    spans = ExportTraceServiceResponse.FromString(body).partial_success
-    return spans.rejected_spans, spans.error_message
+def _success(rejected: int, message: str) -> Outcome:
+    return PartlyRejected(rejected, message) if rejected > 0 else Acknowledged(message)
 
 
 class _Status(Struct):
     message: str = ""
 
 
-def _status_message(content_type: str, body: bytes) -> str | None:
-    """The message of the google.rpc.Status that an OTLP error carries; None where there is none."""
-    if content_type.startswith("application/json"):
-        try:
-            return msgspec.json.decode(body, type=_Status).message or None
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return None
-    if content_type.startswith("application/x-protobuf"):
-        from google.rpc.status_pb2 import Status
-
-        try:
-            return Status.FromString(body).message or None
-        except DecodeError:
-            return None
-    if content_type.startswith("text/plain"):
-        return body[:200].decode(errors="replace").strip() or None
-    return None
+def _status_message(content_type: str, body: bytes) -> str:
+    """The message of the google.rpc.Status that an OTLP error carries; empty where there is none."""
+    try:
+        if content_type.startswith("application/json"):
+            return msgspec.json.decode(body, type=_Status).message
+        if content_type.startswith("application/x-protobuf"):
+            return str(Status.FromString(body).message)
+    except (msgspec.DecodeError, UnicodeDecodeError, DecodeError):
+        return ""
+    return body[:200].decode(errors="replace").strip() if content_type.startswith("text/plain") else ""

@@ -1,6 +1,7 @@
 """An OTLP receiver for the demo and the tests: HTTP and gRPC on loopback, everything kept in memory.
 
-It answers as OTLP's specification says, or as a script of the caller says. The system picks the ports.
+It answers as OTLP's specification says, or as badly as a script of the caller says. The system picks the
+ports.
 """
 
 import gzip
@@ -12,28 +13,30 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 import grpc
+from google.protobuf.json_format import ParseError
 from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
 from msgspec import Struct, field
-from opentelemetry.proto.collector.logs.v1 import logs_service_pb2, logs_service_pb2_grpc
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from faillog_otel.config import Signal
-from faillog_otel.otlp.requests import REQUESTS, Request, records_of
+from faillog_otel.otlp.requests import GRPC_METHODS, REQUESTS, Request, read_json, records_of
 
 _PATHS: dict[str, Signal] = {"/v1/logs": "logs", "/v1/traces": "traces"}
-_PROTOBUF = "application/x-protobuf"
+_PROTOBUF, _JSON = "application/x-protobuf", "application/json"
+_LONGEST_DELAY_SECONDS = 60.0
 
 
 class Received(Struct, frozen=True):
-    """One request that came in over HTTP or gRPC: `body` is the protobuf message, decompressed."""
+    """One request that came in; `body` is its protobuf message, decompressed or made from JSON."""
 
     signal: Signal
     body: bytes
     headers: dict[str, str]
     taken: bool
-    """Whether the answer was a success: records of other requests were not taken."""
+    """Whether its records count as received."""
 
     def request(self) -> Request:
         """The message."""
@@ -41,34 +44,56 @@ class Received(Struct, frozen=True):
 
 
 class Reply(Struct, frozen=True):
-    """What a script answers to an HTTP request."""
+    """What a script answers: an HTTP status, or a gRPC code in its place.
 
-    status: int
+    `taken` says whether the records count as received; by default they do on success. `hangs_up` closes
+    the connection instead of answering. `delay_seconds` passes before anything else is said; the end of
+    the receiver cuts it short.
+    """
+
+    status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
+    code: str = "OK"
+    details: str = ""
+    retry_seconds: float | None = None
+    taken: bool | None = None
+    hangs_up: bool = False
+    delay_seconds: float = 0.0
+
+    @property
+    def is_success(self) -> bool:
+        """Whether client and receiver agree that the records were taken."""
+        return 200 <= self.status < 300 and self.code == "OK" and not self.hangs_up
 
 
 Script = Callable[[Signal, bytes], Reply | None]
-"""Asked for each HTTP request with its signal and message; None is a success."""
+"""Asked for each request with its signal and message; None is a success."""
+
+SUCCESS = Reply()
 
 
 class Receiver:
-    """A context manager: receives from entering to leaving."""
+    """A context manager: receives from entering to leaving. With a certificate, it speaks TLS."""
 
-    def __init__(self, script: Script = lambda _signal, _body: None) -> None:
+    def __init__(
+        self,
+        script: Script = lambda _signal, _body: None,
+        *,
+        most_grpc_bytes: int = 4 * 1024 * 1024,
+    ) -> None:
         self.received: list[Received] = []
         self._script = script
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._ending = threading.Event()
+        self._http = ThreadingHTTPServer(
+            ("127.0.0.1", 0), type("_Handler", (_HttpHandler,), {"receiver": self})
+        )
         self._http.daemon_threads = True
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
-        self._grpc = grpc.server(ThreadPoolExecutor(max_workers=4))
+        options = [("grpc.max_receive_message_length", most_grpc_bytes), ("grpc.so_reuseport", 0)]
+        self._grpc = grpc.server(ThreadPoolExecutor(max_workers=16), options=options)
         self._grpc_port = self._grpc.add_insecure_port("127.0.0.1:0")
-        logs_service_pb2_grpc.add_LogsServiceServicer_to_server(  # type: ignore[no-untyped-call]  # generated code
-            _LogsService(self), self._grpc
-        )
-        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(  # type: ignore[no-untyped-call]  # generated code
-            _TraceService(self), self._grpc
-        )
+        self._grpc.add_generic_rpc_handlers((_GrpcHandler(self),))
 
     @property
     def http_endpoint(self) -> str:
@@ -94,6 +119,7 @@ class Receiver:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ending.set()
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
@@ -101,76 +127,98 @@ class Receiver:
 
     def answer(self, signal: Signal, body: bytes, headers: dict[str, str]) -> Reply:
         """Keeps a request and says what the client gets."""
-        reply = self._script(signal, body)
-        if reply is None:
-            reply = _check(signal, body)
-        self.received.append(Received(signal, body, headers, 200 <= reply.status < 300))
+        try:
+            REQUESTS[signal].FromString(body)
+        except DecodeError:
+            return Reply(400, code="INVALID_ARGUMENT")
+        reply = self._script(signal, body) or SUCCESS
+        taken = reply.is_success if reply.taken is None else reply.taken
+        self.received.append(Received(signal, body, headers, taken))
+        if reply.delay_seconds:
+            self._ending.wait(min(reply.delay_seconds, _LONGEST_DELAY_SECONDS))
         return reply
 
-    def _taken(self, signal: Signal) -> list[Any]:
+    def _taken(self, signal: Signal) -> list[Request]:
         return [each.request() for each in self.received if each.taken and each.signal == signal]
 
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        receiver = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True
+class _HttpHandler(BaseHTTPRequestHandler):
+    """One connection; `receiver` is set in a subclass for each receiver."""
 
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers.get("content-length", 0)))
-                self._reply(self._answer(body))
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    receiver: Receiver
 
-            def _answer(self, body: bytes) -> Reply:
-                signal = _PATHS.get(self.path)
-                if signal is None:
-                    return Reply(404)
-                if self.headers.get("content-type") != _PROTOBUF:
-                    return Reply(415)
-                if self.headers.get("content-encoding") == "gzip":
-                    try:
-                        body = gzip.decompress(body)
-                    except (OSError, EOFError, zlib.error):
-                        return Reply(400)
-                headers = {name.lower(): value for name, value in self.headers.items()}
-                return receiver.answer(signal, body, headers)
+    def do_POST(self) -> None:
+        """Answers one request."""
+        self._is_json = self.headers.get("content-type") == _JSON
+        reply = self._answer(self.rfile.read(int(self.headers.get("content-length", 0))))
+        if reply.hangs_up:
+            self.close_connection = True
+            return
+        content = reply.body or (b"{}" if self._is_json and reply.status == 200 else b"")
+        if reply.status == 204:
+            content = b""
+        self.send_response(reply.status)
+        for name, value in {"content-type": _JSON if self._is_json else _PROTOBUF, **reply.headers}.items():
+            self.send_header(name, value)
+        if reply.status != 204:
+            self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
 
-            def _reply(self, reply: Reply) -> None:
-                self.send_response(reply.status)
-                headers = {"content-type": _PROTOBUF, **reply.headers}
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.send_header("content-length", str(len(reply.body)))
-                self.end_headers()
-                self.wfile.write(reply.body)
+    def _answer(self, body: bytes) -> Reply:
+        signal = _PATHS.get(self.path)
+        if signal is None:
+            return Reply(404)
+        try:
+            if self.headers.get("content-encoding") == "gzip":
+                body = gzip.decompress(body)
+            if self._is_json:
+                body = read_json(signal, body).SerializeToString()
+            elif self.headers.get("content-type") != _PROTOBUF:
+                return Reply(415)
+        except (OSError, EOFError, zlib.error, ParseError, ValueError):
+            return Reply(400)
+        return self.receiver.answer(signal, body, {name.lower(): v for name, v in self.headers.items()})
 
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # http.server's name
-                """Says nothing: the standard library would write to standard error."""
+    def handle(self) -> None:
+        """Serves the connection; one that the client breaks off is the client's business."""
+        try:
+            super().handle()
+        except ConnectionError:
+            self.close_connection = True
 
-        return Handler
-
-
-def _check(signal: Signal, body: bytes) -> Reply:
-    try:
-        REQUESTS[signal].FromString(body)
-    except DecodeError:
-        return Reply(400)
-    return Reply(200)
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # http.server's name
+        """Says nothing: the standard library would write to standard error."""
 
 
-class _LogsService(logs_service_pb2_grpc.LogsServiceServicer):
+class _GrpcHandler(grpc.GenericRpcHandler):
+    """Both services, on bytes."""
+
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
+        self._signals: dict[str, Signal] = {method: signal for signal, method in GRPC_METHODS.items()}
 
-    def Export(self, request: Any, context: Any) -> Any:  # noqa: N802  # the name in the .proto
-        self._receiver.answer("logs", request.SerializeToString(), dict(context.invocation_metadata()))
-        return logs_service_pb2.ExportLogsServiceResponse()
+    def service(self, handler_call_details: Any) -> Any:
+        """The handler of a method; None where there is no such method."""
+        signal = self._signals.get(handler_call_details.method)
+        if signal is None:
+            return None
+        headers = dict(handler_call_details.invocation_metadata)
 
+        def export(body: bytes, context: Any) -> bytes:
+            reply = self._receiver.answer(signal, body, headers)
+            if reply.code == "OK" and not reply.hangs_up:
+                return reply.body
+            status = Status(code=0, message=reply.details)
+            if reply.retry_seconds is not None:
+                info = RetryInfo()
+                info.retry_delay.FromNanoseconds(int(reply.retry_seconds * 1e9))
+                status.details.add().Pack(info)
+                context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+            code = "UNAVAILABLE" if reply.hangs_up else reply.code
+            context.abort(getattr(grpc.StatusCode, code), reply.details)
+            return b""
 
-class _TraceService(trace_service_pb2_grpc.TraceServiceServicer):
-    def __init__(self, receiver: Receiver) -> None:
-        self._receiver = receiver
-
-    def Export(self, request: Any, context: Any) -> Any:  # noqa: N802  # the name in the .proto
-        self._receiver.answer("traces", request.SerializeToString(), dict(context.invocation_metadata()))
-        return trace_service_pb2.ExportTraceServiceResponse()
+        return grpc.unary_unary_rpc_method_handler(export)

@@ -20,7 +20,7 @@ class TraceTree(Struct, frozen=True):
 def trace_trees(spans: Iterable[Span], logs: Iterable[LogRecord]) -> list[TraceTree]:
     """One tree for each message's trace, in the order of their first times.
 
-    Under a trace stand its spans and those logs that have no span of their own. An exchange is shown
+    Under a trace stand its spans, and those logs whose span is not among them. An exchange is shown
     where an attempt links to it; one that nothing links to is a tree of its own.
     """
     by_id = {(span.trace_id, span.span_id): span for span in spans}
@@ -30,7 +30,7 @@ def trace_trees(spans: Iterable[Span], logs: Iterable[LogRecord]) -> list[TraceT
         if key not in linked:
             traces[span.trace_id].append(span)
     for log in logs:
-        if not log.span_id:
+        if (log.trace_id, log.span_id) not in by_id:
             traces[log.trace_id].append(log)
     ordered = sorted(traces.items(), key=lambda trace: min(map(_time_ns, trace[1])))
     return [_tree(trace_id, sorted(nodes, key=_time_ns), by_id) for trace_id, nodes in ordered]

@@ -41,13 +41,19 @@ class FoundPaths:
     def _add(self, path: str) -> None:
         if path == STDIN or (os.path.lexists(path) and not os.path.isdir(path)):
             if path != STDIN and os.path.realpath(path) in self._excluded:
-                self.problems.append(f"{path}: is where this run itself writes; name another file")
+                self.problems.append(
+                    f"{path}: belongs to this run itself, which writes there or reads its settings there"
+                )
             else:
                 self.files.append(path)
         elif os.path.isdir(path):
             self._add_folder(path)
         elif glob.has_magic(path) and (found := sorted(glob.glob(path, recursive=True))):
-            self.files += [each for each in found if os.path.isfile(each) and not self._own(each)]
+            for each in found:
+                if os.path.isfile(each) and not self._own(each):
+                    self.files.append(each)
+                elif os.path.isdir(each) and "**" not in path:  # ** names the files below it itself
+                    self._add_folder(each)
         else:
             self.problems.append(f"{path}: no such file, folder or match")
 
@@ -73,7 +79,7 @@ class InputFile:
     """One input, open for reading, more than once. A context manager; raises InputError."""
 
     def __init__(self, path: str, stdin: BinaryIO, interruptible: Interruptible) -> None:
-        self.name = "<stdin>" if path == STDIN else path
+        self.name = "<stdin>" if path == STDIN else os.fsencode(path).decode(errors="replace")
         self.bytes_read = 0
         """How far the present reading has come, in bytes of the file as it is (compressed or not)."""
         self._interruptible = interruptible
@@ -81,7 +87,8 @@ class InputFile:
             if path == STDIN:
                 self._file = self._copied(stdin)
             else:
-                self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115  # until __exit__
+                with interruptible():  # a pipe is opened when somebody writes to it
+                    self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115  # until __exit__
                 if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
                     with self._file as once:
                         self._file = self._copied(once)

@@ -18,6 +18,8 @@ from faillog_otel.events.model import (
     ExchangeProperties,
     OtherProperties,
     Reason,
+    Request,
+    Response,
 )
 
 AT = 1742760000 * 1_000_000_000
@@ -88,7 +90,11 @@ def test_delivery_exchange_logged_is_an_alias() -> None:
         (attempt(attempt=2**63), "missing_field"),
         (exchange(destinationExchangeId=ABSENT), "missing_field"),
         (error(occurredAt="yesterday"), "bad_time"),
-        (error(occurredAt=1742760000), "bad_time"),
+        (error(occurredAt=1742760000), "missing_field"),
+        (
+            error(occurredAt=ABSENT).replace(b'"type"', b'"occurredAt":"2025-03-23T20:00:00Z","type"', 1),
+            "missing_field",
+        ),
         (error(occurredAt="9999-01-01T00:00:00Z"), "bad_time"),
         (error(loggedAt="yesterday"), "bad_time"),
     ],
@@ -131,6 +137,18 @@ def test_a_status_that_is_no_http_status_is_no_status(status: object) -> None:
     assert found.extras == {"responseFromDestination": {"status": status}}
 
 
+def test_requests_and_responses_stay_under_their_rules_in_every_event_and_shape() -> None:
+    for raw in (error(), error().replace(b'"v1"', b'"v2"'), event("Retry Logged", **TIMES)):
+        inside = (
+            b'"requestToDestination":"text","responseFromDestination":{"body":1,"headers":[["a","b"]],"x":1},'
+        )
+        found = understood(raw.replace(b'"properties":{', b'"properties":{' + inside))
+        assert found.properties.request_to_destination == Request(body="text")
+        assert found.properties.response_from_destination == Response(body=1, headers=[["a", "b"]])
+        assert found.extras["responseFromDestination"] == {"x": 1}
+        assert "requestToDestination" not in found.extras
+
+
 def test_an_unknown_event_or_version_is_other_and_keeps_its_name() -> None:
     found = understood(event("Retry Logged", messageId="m", **TIMES))
     assert isinstance(found.properties, OtherProperties)
@@ -149,6 +167,8 @@ def test_an_unknown_event_may_take_its_time_from_logged_at() -> None:
 def test_fields_beside_properties_travel_on_without_hiding_those_inside() -> None:
     raw = error(sentAt="inside").replace(b'"type"', b'"sentAt":"outside","type"', 1)
     assert understood(raw).extras == {"sentAt": "outside", "properties.sentAt": "inside"}
+    raw = error(a=3).replace(b'"type"', b'"a":1,"properties.a":2,"type"', 1)
+    assert understood(raw).extras == {"a": 1, "properties.a": 2, "properties.properties.a": 3}
 
 
 def test_duplicate_keys_the_last_one_counts() -> None:

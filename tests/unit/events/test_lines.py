@@ -83,6 +83,15 @@ def test_damaged_gzip_is_one_bad_line_behind_the_good_ones(packed: bytes, reason
     assert damage.number == len(good) + 1
 
 
+def test_what_stands_before_the_damage_is_all_there() -> None:
+    content = b"".join(b'{"n": %d}\n' % n for n in range(30_000))
+    packed = gzip.compress(content)
+    *good, damage = split_lines(unpack(chunked(packed[:-8] + bytes(8), 4096)))
+    assert damage.bad is not None
+    assert damage.bad.reason == "damaged_gzip"
+    assert [line.raw for line in good] == content.splitlines()
+
+
 def test_lines_before_a_cut_are_all_there() -> None:
     compressor = zlib.compressobj(wbits=31)
     packed = compressor.compress(b"one\ntwo\nthr") + compressor.flush(zlib.Z_SYNC_FLUSH)

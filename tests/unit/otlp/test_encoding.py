@@ -25,7 +25,7 @@ def test_a_request_is_what_the_official_classes_write(bodies: list[str]) -> None
     for key, value in RESOURCE:
         resource.resource.attributes.add(key=key).value.string_value = value
     expected = ExportLogsServiceRequest(resource_logs=[resource]).SerializeToString(deterministic=True)
-    assert Envelope(RESOURCE).request([record.SerializeToString() for record in records]) == expected
+    assert Envelope(RESOURCE).request("logs", [record.SerializeToString() for record in records]) == expected
 
 
 def test_spans_and_logs_share_the_layout_of_a_request() -> None:
@@ -34,11 +34,11 @@ def test_spans_and_logs_share_the_layout_of_a_request() -> None:
     resource = ResourceSpans(scope_spans=[scope], schema_url=SCHEMA_URL)
     resource.resource.SetInParent()
     expected = ExportTraceServiceRequest(resource_spans=[resource]).SerializeToString(deterministic=True)
-    assert Envelope(()).request([span.SerializeToString()]) == expected
+    assert Envelope(()).request("traces", [span.SerializeToString()]) == expected
 
 
 def test_no_records_are_an_empty_request() -> None:
-    assert Envelope(RESOURCE).request([]) == b""
+    assert Envelope(RESOURCE).request("logs", []) == b""
 
 
 @given(st.integers(0, 2**64 - 1))

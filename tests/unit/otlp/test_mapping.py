@@ -130,6 +130,8 @@ def test_a_known_name_of_a_destination_stands_in_names_and_never_in_ids() -> Non
         ({"status": 399}, StatusCode.UNSET, "", None, Severity.INFO),
         ({"status": 400}, StatusCode.ERROR, "HTTP 400", "400", Severity.ERROR),
         ({"status": 503}, StatusCode.ERROR, "HTTP 503", "503", Severity.ERROR),
+        ({"status": "200"}, StatusCode.UNSET, "", None, Severity.INFO),
+        ({"body": "x"}, StatusCode.UNSET, "", None, Severity.INFO),
         ({}, StatusCode.ERROR, "no response", "_OTHER", Severity.ERROR),
         (ABSENT, StatusCode.ERROR, "no response", "_OTHER", Severity.ERROR),
     ],
@@ -332,6 +334,27 @@ def test_unknown_fields_leave_under_their_dotted_paths() -> None:
     }
 
 
+@pytest.mark.parametrize("bodies", ["none", "response", "all"])
+def test_the_rules_for_bodies_and_headers_hold_for_every_event_and_shape(bodies: str) -> None:
+    inside = {
+        "requestToDestination": {"body": "REQUEST", "headers": {"X-Internal": "INTERNAL"}},
+        "responseFromDestination": {
+            "body": "RESPONSE",
+            "headers": [["X-Internal", "INTERNAL"], ["Date", "d"]],
+        },
+    }
+    for raw in (
+        error(**inside),
+        attempt(**inside).replace(b'"v1"', b'"v2"'),
+        event("New", **inside, **TIMES),
+    ):
+        log = log_of(raw, bodies=bodies)
+        shown = repr(log.attributes)
+        assert ("REQUEST" in shown, "RESPONSE" in shown) == (bodies == "all", bodies != "none")
+        assert "INTERNAL" not in shown
+        assert attributes(log)["http.response.header.date"] == ("d",)
+
+
 def test_at_most_64_extras_leave_each_cut_and_the_rest_is_counted() -> None:
     log = log_of(error(**{f"k{n}": "x" * 5000 for n in range(100)}))
     extras = [(key, value) for key, value in log.attributes if ".extra." in key]
@@ -376,7 +399,14 @@ def test_a_reason_is_redacted_wherever_it_shows() -> None:
             None,
             "no response from destination: exchange x",
         ),
+        (
+            exchange(responseFromDestination={"body": "x"}),
+            None,
+            "an answer without status from abc: exchange x",
+        ),
         (event("Retry Logged", messageId="m", **TIMES), None, "Retry Logged: message m"),
+        (event("Retry Logged", **TIMES).replace(b'"Retry Logged"', b"{}"), None, "event without a name"),
+        (event("for jane@shop.example " + "x" * 999, **TIMES), None, "for [redacted:email] " + "x" * 235),
         (event("Retry Logged", **TIMES), None, "Retry Logged"),
         (error(messageId="a\nb\x1b[31m\u202e"), None, r"discarded: message a\nb\x1b[31m\u202e to abc"),
     ],

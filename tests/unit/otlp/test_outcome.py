@@ -15,10 +15,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 
 from faillog_otel.otlp.outcome import (
     Acknowledged,
+    Doubtful,
     Outcome,
     PartlyRejected,
     Refused,
     RetryLater,
+    TooLarge,
     read_http_answer,
     retry_after,
 )
@@ -58,10 +60,11 @@ WARNING = ExportLogsServiceResponse(
         (502, {}, b"", RetryLater("HTTP 502")),
         (503, PROTOBUF, Status(message="full").SerializeToString(), RetryLater("HTTP 503: full")),
         (504, {}, b"", RetryLater("HTTP 504")),
-        (400, JSON, b'{"message": "bad"}', Refused("HTTP 400: bad")),
+        (400, JSON, b'{"message": "bad"}', Doubtful("HTTP 400: bad")),
+        (413, {}, b"", TooLarge("HTTP 413")),
         (401, {"content-type": "text/plain"}, b"who are you\n", Refused("HTTP 401: who are you")),
         (404, {"content-type": "text/html"}, b"<html>", Refused("HTTP 404")),
-        (500, {}, b"", Refused("HTTP 500")),
+        (500, {}, b"", Doubtful("HTTP 500")),
     ],
 )
 def test_answers(status: int, headers: dict[str, str], body: bytes, outcome: Outcome) -> None:

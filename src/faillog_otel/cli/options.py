@@ -1,0 +1,172 @@
+"""The options that `run` and `replay` share, and how they become settings."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from faillog_otel.errors import ConfigError
+
+if TYPE_CHECKING:
+    from faillog_otel.config import RunConfig
+    from faillog_otel.settings import Layer
+
+DEFAULT_CONFIG_FILE = "faillog-otel.toml"
+
+EXIT_CODES = """
+    \b
+    Exit codes:
+      0  done, everything was acknowledged
+      1  a --fail-on condition was met
+      2  wrong usage or configuration, or a PATH could not be read
+      3  done, but some records are in the quarantine
+      4  the collector refused or stayed away: records are pending
+      5  the quarantine or pending file could not be written
+      130, 143  interrupted, after a clean stop
+
+    Settings: flag > environment (FAILLOG_*, OTEL_*) > config file > default.
+"""
+
+_OPTIONS = (
+    click.option(
+        "--endpoint",
+        metavar="URL",
+        help="OTLP base URL.  [default: http://localhost:4318, gRPC http://localhost:4317]",
+    ),
+    click.option(
+        "--protocol",
+        type=click.Choice(["http/protobuf", "http/json", "grpc", "file", "console"]),
+        help="How to send; `file` writes OTLP JSON Lines, `console` shows trees.  [default: http/protobuf]",
+    ),
+    click.option("--output", metavar="FILE", help="Where `--protocol file` writes.  [default: stdout]"),
+    click.option(
+        "--header", "headers", metavar="K=V", multiple=True, help="A header for every request (repeatable)."
+    ),
+    click.option("--signals", metavar="LIST", help="What to send.  [default: logs,traces]"),
+    click.option(
+        "--bodies",
+        type=click.Choice(["none", "response", "all"]),
+        help="Which bodies of an exchange leave, redacted and cut.  [default: response]",
+    ),
+    click.option(
+        "--time-policy",
+        metavar="POLICY",
+        help="The time of a record: occurred, arrival, or clamp:AGE (never older).  [default: occurred]",
+    ),
+    click.option(
+        "--fail-on",
+        type=click.Choice(["never", "discarded", "failure", "quarantined"]),
+        multiple=True,
+        help="Exit with 1 when the run saw such a record (repeatable).  [default: never]",
+    ),
+    click.option(
+        "--wait",
+        metavar="DURATION",
+        help="How long to go on without an acknowledgement: 500ms, 30s, 5m, forever.  [default: 30s]",
+    ),
+    click.option(
+        "--summary",
+        type=click.Choice(["text", "json"]),
+        help="Text on stderr, or one JSON object as the last line of stdout.  [default: text]",
+    ),
+    click.option("--config", "config_file", metavar="FILE", help="TOML file.  [default: faillog-otel.toml]"),
+    click.option(
+        "--log-format", type=click.Choice(["text", "json"]), help="How to log on stderr.  [default: text]"
+    ),
+    click.option("-v", "--verbose", count=True, help="Say more (repeatable)."),
+    click.option("-q", "--quiet", is_flag=True, help="Say errors only."),
+)
+
+
+def forwarding_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options, in their order."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def forward(paths: tuple[str, ...], flags: dict[str, Any], *, sends_rejected: bool = False) -> int:
+    """Runs with flags, environment and config file; prints the summary, returns the exit code."""
+    from faillog_otel.cli.forwarding import run_paths
+    from faillog_otel.cli.report import print_summary
+    from faillog_otel.telemetry import start_logging
+
+    config = _config(flags)
+    start_logging(config.verbosity, config.log_format)
+    ended = run_paths(paths, config, sends_rejected=sends_rejected)
+    print_summary(ended, config)
+    return int(ended["exit"])
+
+
+def _config(flags: dict[str, Any]) -> "RunConfig":
+    from faillog_otel.resolve import resolve
+    from faillog_otel.settings import read_environment
+
+    texts = [each for flag in flags.values() for each in (flag if isinstance(flag, tuple) else [flag])]
+    if not all(_is_unicode(text) for text in texts if isinstance(text, str)):
+        raise click.UsageError("an option's value is not UTF-8")
+    environment, warnings = read_environment(os.environ)
+    layers = [_flag_layer(flags), environment]
+    file = flags["config_file"] or os.environ.get("FAILLOG_CONFIG")
+    if not file and Path(DEFAULT_CONFIG_FILE).is_file():
+        file = DEFAULT_CONFIG_FILE
+    if file:
+        layers.append(_file_layer(file))
+    verbosity = -1 if flags["quiet"] else flags["verbose"]
+    return resolve(layers, verbosity=verbosity, config_file=file, warnings=warnings)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _flag_layer(flags: dict[str, Any]) -> "Layer":
+    import msgspec
+
+    from faillog_otel.settings import Layer, parse_header
+
+    def given(**values: Any) -> dict[str, Any]:
+        return {key: value for key, value in values.items() if value not in (None, (), {})}
+
+    signals = flags["signals"]
+    try:
+        layer = {
+            "otlp": given(
+                endpoint=flags["endpoint"],
+                headers=dict(parse_header(header) for header in flags["headers"]),
+                protocol=flags["protocol"],
+                output=flags["output"],
+                signals=[part.strip() for part in signals.split(",")] if signals is not None else None,
+            ),
+            "mapping": given(bodies=flags["bodies"], time_policy=flags["time_policy"]),
+            "run": given(
+                fail_on=list(flags["fail_on"]) or None,
+                wait=flags["wait"],
+                quarantine=flags.get("quarantine"),
+                pending=flags.get("pending"),
+                summary=flags["summary"],
+                log_format=flags["log_format"],
+            ),
+        }
+        return msgspec.convert(layer, Layer)
+    except msgspec.ValidationError as error:
+        raise click.UsageError(f"--signals: {error}") from None
+    except ConfigError as error:
+        raise click.UsageError(f"--header: {error}") from None
+
+
+def _file_layer(name: str) -> "Layer":
+    from faillog_otel.settings import read_file
+
+    try:
+        return read_file(Path(name).read_text("utf-8"), name)
+    except OSError as error:
+        raise ConfigError(f"{name}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{name}: not UTF-8") from None

@@ -1,0 +1,105 @@
+"""Kept records: the entries of quarantine and pending files, written and read back.
+
+An entry holds the record's own bytes and what it learned from its surroundings, so that a later try makes
+the same bytes of it.
+"""
+
+import base64
+import binascii
+import hashlib
+
+import msgspec
+from msgspec import Struct
+
+from faillog_otel.config import Signal
+from faillog_otel.events.model import Context, Place
+
+
+class Rejection(Struct, frozen=True):
+    """A collector's partial success: it rejected `rejected` of `records` and does not say which."""
+
+    signal: Signal
+    rejected: int
+    records: int
+    message: str
+
+
+class Learned(Context, frozen=True, kw_only=True, omit_defaults=True):
+    """An entry's `context`: what its record learned, and what became of it so far.
+
+    `signals` are those that are still to be sent; None are all. `rejections` says which requests with
+    the record were taken partly.
+    """
+
+    signals: tuple[Signal, ...] | None = None
+    rejections: tuple[Rejection, ...] = ()
+
+
+class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One kept record. `reason` is a code; `raw` is the record as text, `raw_base64` where it is no UTF-8."""
+
+    reason: str
+    detail: str = ""
+    file: str
+    line: int
+    offset: int
+    raw: str | None = None
+    raw_base64: str | None = None
+    sha256: str
+    context: Learned | None = None
+    replayable: bool = True
+
+    def place(self) -> Place:
+        """Where the record stood when it was first read."""
+        return Place(self.file, self.line, self.offset)
+
+    def record(self) -> bytes | None:
+        """The record's bytes; None where they are not whole, or not there."""
+        if not self.replayable:
+            return None
+        if self.raw is not None:
+            return self.raw.strip(" \t\r\n").encode()
+        try:
+            return base64.b64decode(self.raw_base64 or "", validate=True) or None
+        except binascii.Error:
+            return None
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Entry).decode
+
+
+def write_entry(
+    reason: str, detail: str, place: Place, raw: bytes, context: Learned | None, *, replayable: bool = True
+) -> bytes:
+    """An entry's line, without its newline."""
+    text: str | None = None
+    packed: str | None = None
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        packed = base64.b64encode(raw).decode()
+    return _encode(
+        Entry(
+            reason=reason,
+            detail=detail,
+            file=place.file,
+            line=place.line,
+            offset=place.offset,
+            raw=text,
+            raw_base64=packed,
+            sha256=hashlib.sha256(raw).hexdigest(),
+            context=context,
+            replayable=replayable,
+        )
+    )
+
+
+def read_entry(line: bytes) -> Entry | None:
+    """The entry, where the line is one; None for all other lines, such as Segment's own events."""
+    if not line.startswith(b'{"reason":'):
+        return None
+    try:
+        return _decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None

@@ -1,0 +1,67 @@
+"""Settings → the client that sends, for every protocol."""
+
+from collections.abc import Sequence
+from typing import IO
+
+from faillog_otel.config import DeliveryConfig, Protocol, Signal, Target
+from faillog_otel.otlp.encoding import Envelope
+from faillog_otel.otlp.json import JsonEnvelope
+from faillog_otel.otlp.outcome import Outcome
+from faillog_otel.otlp.sender import Client
+
+IN_FLIGHT: dict[Protocol, int] = {"http/protobuf": 4, "http/json": 4, "grpc": 8, "file": 1, "console": 1}
+"""Requests in flight at once; a file and a terminal take one after the other."""
+
+Resource = tuple[tuple[str, str], ...]
+
+
+class PerSignal:
+    """A client for each signal: they may go to different targets, even by different protocols."""
+
+    def __init__(self, clients: dict[Signal, Client]) -> None:
+        self._clients = clients
+
+    def send(self, signal: Signal, records: Sequence[bytes]) -> Outcome:
+        """Sends by the signal's own client."""
+        return self._clients[signal].send(signal, records)
+
+    def close(self) -> None:
+        """Closes all of them."""
+        for client in self._clients.values():
+            client.close()
+
+
+def network_client(config: DeliveryConfig, resource: Resource, user_agent: str) -> Client:
+    """The client for targets on the network. Raises ConfigError."""
+    return PerSignal(
+        {signal: _target_client(config.targets[signal], resource, user_agent) for signal in config.signals}
+    )
+
+
+def writing_client(config: DeliveryConfig, resource: Resource, file: IO[bytes], terminal: IO[str]) -> Client:
+    """The client that writes OTLP JSON Lines to a file, or trees to a terminal."""
+    if config.writes == "console":
+        from faillog_otel.otlp.console import ConsoleClient
+
+        return ConsoleClient(terminal)
+    from faillog_otel.otlp.file import FileClient
+
+    return FileClient(file, JsonEnvelope(resource))
+
+
+def in_flight(config: DeliveryConfig) -> int:
+    """How many requests may be in flight at once."""
+    if config.writes:
+        return IN_FLIGHT[config.writes]
+    return max(IN_FLIGHT[config.targets[signal].protocol] for signal in config.signals)
+
+
+def _target_client(target: Target, resource: Resource, user_agent: str) -> Client:
+    if target.protocol == "grpc":
+        from faillog_otel.otlp.grpc import GrpcClient
+
+        return GrpcClient(target, Envelope(resource), user_agent)
+    from faillog_otel.otlp.http import HttpClient
+
+    envelope = Envelope(resource) if target.protocol == "http/protobuf" else JsonEnvelope(resource)
+    return HttpClient(target, envelope, user_agent)

@@ -1,0 +1,85 @@
+"""How long to go on, and how long to pause: shared by all that send, so that they wait together.
+
+The wait (`--wait`) counts from the first failure after the last acknowledgement of records. A Retry-After
+holds everybody up; one that reaches past the wait ends it at once.
+"""
+
+import random
+import threading
+
+from faillog_otel.clock import Clock
+from faillog_otel.config import Signal
+
+FIRST_BACKOFF_SECONDS = 0.5
+LONGEST_BACKOFF_SECONDS = 30.0
+
+
+class Patience:
+    """Safe to use from several threads."""
+
+    def __init__(self, wait_seconds: float, clock: Clock, jitter: random.Random) -> None:
+        self._wait_seconds = wait_seconds
+        self._clock = clock
+        self._jitter = jitter
+        self._lock = threading.Lock()
+        self._failing_since: float | None = None  # monotonic; None after an acknowledgement
+        self._not_before = 0.0  # monotonic
+        self._acknowledged: dict[Signal, int] = {"logs": 0, "traces": 0}
+        self._over: str | None = None
+
+    @property
+    def over(self) -> str | None:
+        """Why nothing is sent any more; None while things go on."""
+        return self._over
+
+    def acknowledged(self, signal: Signal) -> None:
+        """Notes that the collector took records: the wait starts anew."""
+        with self._lock:
+            self._failing_since = None
+            self._acknowledged[signal] += 1
+
+    def acknowledgements(self, signal: Signal) -> int:
+        """How often records of this signal were taken so far."""
+        return self._acknowledged[signal]
+
+    def end(self, why: str) -> None:
+        """Nothing is sent any more; the first reason stays."""
+        with self._lock:
+            self._over = self._over or why
+
+    def pause(self, tries: int, why: str, asked_seconds: float | None = None) -> float | None:
+        """Notes a failure; returns how many seconds to pause after it, or None when the wait is over.
+
+        `tries` counts the failures of this request before; `asked_seconds` is what the collector asks.
+        """
+        with self._lock:
+            now = self._clock.monotonic()
+            if self._failing_since is None:
+                self._failing_since = now
+            left = self._failing_since + self._wait_seconds - now
+            if left <= 0:
+                self._over = self._over or f"{why}; waited {self._wait_seconds:g} s"
+            elif asked_seconds is not None and asked_seconds > left:
+                self._over = self._over or f"{why}; it asks to wait {asked_seconds:.0f} s"
+            if self._over is not None:
+                return None
+            if asked_seconds is not None:
+                self._not_before = max(self._not_before, now + asked_seconds)
+                return asked_seconds
+            longest = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(tries, 16))
+            return float(min(longest * self._jitter.uniform(0.5, 1.0), left))
+
+    def ready(self) -> bool:
+        """Waits until sending is allowed again; False when it is over."""
+        while self._over is None:
+            left = self._not_before - self._clock.monotonic()
+            if self._clock.wait(max(left, 0.0)):
+                self.end("interrupted")
+            elif left <= 0:
+                return True
+        return False
+
+    def sleep(self, seconds: float) -> None:
+        """Waits so long; a stop of the run ends it, and everything."""
+        if self._clock.wait(seconds):
+            self.end("interrupted")

@@ -1,0 +1,68 @@
+"""The certificates of a target, read again when their files change: rotation needs no restart."""
+
+import logging
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from faillog_otel.config import Target
+from faillog_otel.errors import ConfigError
+
+_log = logging.getLogger(__name__)
+
+Made = TypeVar("Made")
+
+
+def tls_context(target: Target) -> ssl.SSLContext:
+    """The TLS settings of a target: its CA or the system's, its client certificate. Raises ConfigError."""
+    try:
+        context = ssl.create_default_context(cafile=target.certificate)
+        if target.client_certificate:
+            context.load_cert_chain(target.client_certificate, target.client_key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"the certificates for {target.shown_url} cannot be used: {error}") from None
+    return context
+
+
+class Rotating(Generic[Made]):
+    """Something made from a target's certificates, and made anew when their files change.
+
+    New files that cannot be used (half of them may be there) leave the old thing in place, with a warning;
+    they are tried again at the next use. Not safe for several threads at once.
+    """
+
+    def __init__(self, target: Target, make: Callable[[Target], Made]) -> None:
+        self._target = target
+        self._make = make
+        self._seen = self._signature()
+        self._made = make(target)
+
+    def get(self) -> Made:
+        """The thing, as the files are now."""
+        signature = self._signature()
+        if signature != self._seen:
+            try:
+                self._made = self._make(self._target)
+            except ConfigError as error:
+                _log.warning("%s; going on with the old ones", error)
+            else:
+                self._seen = signature
+                _log.info("the certificates for %s have changed and were read again", self._target.shown_url)
+        return self._made
+
+    def _signature(self) -> tuple[tuple[int, int, int] | None, ...]:
+        target = self._target
+        return tuple(
+            _stamp(name)
+            for name in (target.certificate, target.client_certificate, target.client_key)
+            if name
+        )
+
+
+def _stamp(name: str) -> tuple[int, int, int] | None:
+    try:
+        found = Path(name).stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

@@ -1,0 +1,185 @@
+"""Layers of settings → the settings of a run: the first layer that says something wins. Raises ConfigError.
+
+Endpoints follow OpenTelemetry's specification of the OTLP exporter: a general one gets `v1/<signal>` behind
+it, a signal's own one is used as it is, and for gRPC `INSECURE` decides where the endpoint has no scheme.
+"""
+
+import ipaddress
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from faillog_otel.config import (
+    DEFAULT_GRPC_ENDPOINT,
+    DEFAULT_HTTP_ENDPOINT,
+    RESPONSE_HEADERS,
+    SIGNALS,
+    DeliveryConfig,
+    MappingConfig,
+    NetworkProtocol,
+    Protocol,
+    RunConfig,
+    Secret,
+    Signal,
+    Target,
+)
+from faillog_otel.errors import ConfigError
+from faillog_otel.settings import Layer, SignalSettings, parse_duration, parse_time_policy
+
+
+def resolve(
+    layers: Sequence[Layer],
+    *,
+    verbosity: int = 0,
+    config_file: str | None = None,
+    warnings: Sequence[str] = (),
+) -> RunConfig:
+    """The settings of a run; earlier layers win. Raises ConfigError."""
+
+    def first(branch: str, name: str, default: Any) -> Any:
+        values = (getattr(getattr(layer, branch), name) for layer in layers)
+        return next((value for value in values if value is not None), default)
+
+    summary = first("run", "summary", "text")
+    output = first("otlp", "output", None)
+    signals = tuple(dict.fromkeys(first("otlp", "signals", SIGNALS)))
+    if not signals:
+        raise ConfigError("--signals names no signal: logs, traces or both")
+    writes = _writes(layers, signals)
+    if output is not None and writes != "file":
+        raise ConfigError("--output goes with --protocol file")
+    if writes and output is None and summary == "json":
+        raise ConfigError(f"--protocol {writes} writes to stdout, and so does --summary json")
+    targets = {} if writes else {signal: _target(layers, signal) for signal in signals}
+    unencrypted = {target.shown_url for target in targets.values() if _is_unencrypted(target.url)}
+    fail_on = tuple(dict.fromkeys(each for each in first("run", "fail_on", ()) if each != "never"))
+    return RunConfig(
+        mapping=MappingConfig(
+            bodies=first("mapping", "bodies", "response"),
+            response_headers=RESPONSE_HEADERS + tuple(first("mapping", "response_headers", ())),
+            time_policy=_named("time policy", parse_time_policy, first("mapping", "time_policy", "occurred")),
+            destination_names=first("mapping", "destination_names", {}),
+            resource=_resource(first("mapping", "resource_attributes", {})),
+        ),
+        delivery=DeliveryConfig(
+            signals=signals,
+            writes=writes,
+            targets=targets,
+            output=output,
+            wait_seconds=_named("wait", parse_duration, first("run", "wait", "30s")),
+        ),
+        fail_on=fail_on,
+        quarantine=first("run", "quarantine", "faillog-quarantine.jsonl"),
+        pending=first("run", "pending", "faillog-pending.jsonl"),
+        summary=summary,
+        log_format=first("run", "log_format", "text"),
+        verbosity=verbosity,
+        config_file=config_file,
+        warnings=(*warnings, *(f"{url}: what is sent there is not encrypted" for url in sorted(unencrypted))),
+    )
+
+
+def _resource(attributes: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    resource = {"service.name": "segment", **attributes}
+    if environment := resource.get("deployment.environment.name"):
+        resource["deployment.environment"] = environment  # the older name, which Loki makes a label of
+    return tuple(resource.items())
+
+
+Parsed = TypeVar("Parsed")
+
+
+def _named(name: str, parse: Callable[[str], Parsed], text: str) -> Parsed:
+    """The setting, parsed; an error says which one it is."""
+    try:
+        return parse(text)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from None
+
+
+def _first(layers: Sequence[Layer], signal: Signal, name: str) -> tuple[Any, bool]:
+    """A signal's setting from the first layer that says it, and whether it was said for this signal alone."""
+    for layer in layers:
+        own: SignalSettings = getattr(layer.otlp, signal)
+        for settings, is_own in ((own, True), (layer.otlp, False)):
+            if (value := getattr(settings, name)) is not None:
+                return value, is_own
+    return None, False
+
+
+def _writes(layers: Sequence[Layer], signals: Sequence[Signal]) -> Literal["file", "console"] | None:
+    protocols: set[Protocol] = {_first(layers, signal, "protocol")[0] for signal in signals}
+    writes = protocols & {"file", "console"}
+    if not writes:
+        return None
+    if len(protocols) > 1:
+        raise ConfigError(f"the protocols of the signals exclude each other: {', '.join(sorted(protocols))}")
+    return "console" if "console" in writes else "file"
+
+
+def _target(layers: Sequence[Layer], signal: Signal) -> Target:
+    def first(name: str) -> Any:
+        return _first(layers, signal, name)[0]
+
+    protocol: NetworkProtocol = first("protocol") or "http/protobuf"
+    endpoint, is_own = _first(layers, signal, "endpoint")
+    if protocol == "grpc":
+        url = endpoint or DEFAULT_GRPC_ENDPOINT
+        if "://" not in url:  # the specification: only then does INSECURE decide
+            url = f"{'http' if first('insecure') else 'https'}://{url}"
+    else:
+        url = endpoint if is_own else f"{(endpoint or DEFAULT_HTTP_ENDPOINT).rstrip('/')}/v1/{signal}"
+        if not is_own and re.search("[?#]", url):
+            raise ConfigError("the endpoint has a query, and v1/<signal> cannot stand behind one")
+    _check_url(url)
+    timeout = _named("timeout", parse_duration, first("timeout") or "10s")
+    headers: dict[str, str] = first("headers") or {}
+    for name, value in headers.items():
+        if not (found := re.match(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name)) or found[0] != name:
+            shown = f"{found[0]}..." if found else "..."  # a value may have slipped into the name
+            raise ConfigError(f"{shown} is no name of an HTTP header: a header is K=V")
+        if not re.fullmatch(r"[ -~\t]*", value):
+            raise ConfigError(f"the value of the header {name!r} has characters that HTTP forbids")
+    return Target(
+        url=url,
+        protocol=protocol,
+        headers=tuple((name.lower(), Secret(value.strip())) for name, value in headers.items()),
+        compression=first("compression") or "gzip",
+        timeout_seconds=timeout if timeout > 0 else math.inf,
+        certificate=first("certificate"),
+        client_certificate=first("client_certificate"),
+        client_key=first("client_key"),
+    )
+
+
+_HOST = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*")
+
+
+def _check_url(url: str) -> None:
+    """Raises ConfigError for what no client could use, without showing what may be secret in it."""
+    try:
+        parts = urlsplit(url)
+        usable = (
+            parts.scheme in ("http", "https")
+            and _HOST.fullmatch(parts.hostname or "") is not None
+            and parts.port != 0
+            and re.fullmatch(r"[!-~]+", url) is not None
+        )
+    except ValueError:
+        usable = False
+    if not usable:
+        shown = re.sub(r"[?#].*", "", re.sub(r"^(\w+://)?.*@", r"\1", url))
+        raise ConfigError(f"{shown!r} is no endpoint: http://HOST:PORT or https://HOST:PORT")
+
+
+def _is_unencrypted(url: str) -> bool:
+    """Whether what is sent there can be read on the way: plain http, and not to this machine."""
+    parts = urlsplit(url)
+    if parts.scheme != "http" or parts.hostname == "localhost":
+        return False
+    try:
+        return not ipaddress.ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        return True

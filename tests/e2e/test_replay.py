@@ -1,0 +1,176 @@
+"""What was kept, sent again: the same bytes, and only what is still owed."""
+
+import json
+import socket
+import stat
+from pathlib import Path
+from typing import Any
+
+from faillog_otel.otlp.receiver import Receiver, Reply
+from support.events import attempt, error, exchange, lines
+from support.program import Done, run_program
+
+THREE = lines(error(), attempt(), exchange())
+PARTIAL = bytes.fromhex("0a020801")  # ExportLogsServiceResponse: 1 record rejected
+PENDING, QUARANTINE = "faillog-pending.jsonl", "faillog-quarantine.jsonl"
+
+
+def go(command: str, path: str, endpoint: str, folder: Path, *args: str) -> Done:
+    return run_program(command, path, "--endpoint", endpoint, "--summary", "json", *args, cwd=folder)
+
+
+def away() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def records(receiver: Receiver) -> tuple[list[bytes], list[bytes]]:
+    logs, spans = receiver.logs(), receiver.spans()
+    return [log.SerializeToString() for log in logs], [span.SerializeToString() for span in spans]
+
+
+def entries(folder: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in folder.joinpath(name).read_text("utf-8").splitlines()]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def expected(folder: Path, *args: str) -> tuple[list[bytes], list[bytes]]:
+    """What a run arrives as when nothing goes wrong."""
+    with Receiver() as receiver:
+        assert go("run", "events", receiver.http_endpoint, folder, *args).code == 0
+        return records(receiver)
+
+
+def test_pending_records_are_the_same_bytes_when_they_are_sent_again(tmp_path: Path) -> None:
+    """Also the attempt's, whose exchange stands in the first file and is what it learned from."""
+    tmp_path.joinpath("events").write_bytes(THREE)
+    whole = expected(tmp_path)
+    for command in ("run", "replay"):
+        assert go("run", "events", away(), tmp_path, "--wait", "100ms").code == 4
+        with Receiver() as receiver:
+            done = go(command, PENDING, receiver.http_endpoint, tmp_path)
+            assert (done.code, done.summary["exported"], done.summary["pending"]) == (0, 3, 0)
+            assert records(receiver) == whole
+        assert names(tmp_path) == ["events"]
+
+
+def test_the_time_of_a_time_policy_is_the_first_runs(tmp_path: Path) -> None:
+    tmp_path.joinpath("events").write_bytes(THREE)
+    assert go("run", "events", away(), tmp_path, "--wait", "100ms", "--time-policy", "arrival").code == 4
+    reference = entries(tmp_path, PENDING)[0]["context"]["reference_ns"]
+    with Receiver() as receiver:
+        go("replay", PENDING, receiver.http_endpoint, tmp_path, "--time-policy", "arrival")
+        assert {log.time_unix_nano for log in receiver.logs()} == {reference}
+
+
+def test_only_the_span_is_sent_again_when_only_the_span_was_not_taken(tmp_path: Path) -> None:
+    tmp_path.joinpath("events").write_bytes(THREE)
+    logs, spans = expected(tmp_path)
+    with Receiver(lambda signal, _body: Reply(503) if signal == "traces" else None) as receiver:
+        done = go("run", "events", receiver.http_endpoint, tmp_path, "--wait", "100ms")
+        assert (done.code, done.summary["pending"], done.summary["exported"]) == (4, 2, 1)
+        assert records(receiver) == (logs, [])
+    with Receiver() as receiver:
+        done = go("replay", PENDING, receiver.http_endpoint, tmp_path)
+        assert (done.code, done.summary["sent"]) == (0, {"logs": 0, "spans": 2})
+        assert records(receiver) == ([], spans)
+
+
+def test_what_is_owed_and_not_sent_by_this_run_stays(tmp_path: Path) -> None:
+    tmp_path.joinpath("events").write_bytes(THREE)
+    assert go("run", "events", away(), tmp_path, "--wait", "100ms").code == 4
+    with Receiver() as receiver:
+        done = go("replay", PENDING, receiver.http_endpoint, tmp_path, "--signals", "logs")
+        assert (done.code, done.summary["pending"], done.summary["exported"]) == (4, 2, 1)
+    assert [entry["context"]["signals"] for entry in entries(tmp_path, PENDING)] == [["traces"], ["traces"]]
+
+
+def test_what_fails_again_stays_with_all_that_it_learned(tmp_path: Path) -> None:
+    tmp_path.joinpath("events").write_bytes(THREE)
+    assert go("run", "events", away(), tmp_path, "--wait", "100ms").code == 4
+    before = entries(tmp_path, PENDING)
+    assert go("replay", PENDING, away(), tmp_path, "--wait", "100ms").code == 4
+    after = entries(tmp_path, PENDING)
+    assert [entry | {"detail": ""} for entry in after] == [entry | {"detail": ""} for entry in before]
+    assert names(tmp_path) == ["events", PENDING]
+    assert stat.S_IMODE(tmp_path.joinpath(PENDING).stat().st_mode) == 0o600
+
+
+def test_a_replay_that_broke_off_is_gone_on_with(tmp_path: Path) -> None:
+    """A killed replay leaves the set-aside file; later failures may have made a new one beside it."""
+    tmp_path.joinpath("events").write_bytes(THREE)
+    assert go("run", "events", away(), tmp_path, "--wait", "100ms").code == 4
+    tmp_path.joinpath(PENDING).rename(tmp_path / f"{PENDING}.replaying")
+    tmp_path.joinpath("events").write_bytes(lines(error(messageId="later")))
+    assert go("run", "events", away(), tmp_path, "--wait", "100ms").code == 4
+    with Receiver() as receiver:
+        done = go("replay", PENDING, receiver.http_endpoint, tmp_path)
+        assert (done.code, done.summary["exported"]) == (0, 4)
+    assert names(tmp_path) == ["events"]
+
+
+def test_a_mended_line_is_understood_and_knows_what_its_exchange_said(tmp_path: Path) -> None:
+    broken = attempt(attempt="four")
+    tmp_path.joinpath("events").write_bytes(lines(broken, exchange(), b"{"))
+    with Receiver() as receiver:
+        assert go("run", "events", receiver.http_endpoint, tmp_path).code == 3
+        path = tmp_path / QUARANTINE
+        mended = path.read_text("utf-8").replace('\\"attempt\\":\\"four\\"', '\\"attempt\\":4')
+        path.write_text(mended, "utf-8")
+        done = go("replay", QUARANTINE, receiver.http_endpoint, tmp_path)
+        assert (done.code, done.summary["exported"], done.summary["quarantined"]) == (3, 1, 1)
+        assert receiver.spans()[-1].status.message == "HTTP 418"
+    (left,) = entries(tmp_path, QUARANTINE)
+    assert (left["reason"], left["line"], left["file"]) == ("invalid_json", 3, "events")
+
+
+def test_rejected_records_are_sent_again_only_when_asked(tmp_path: Path) -> None:
+    tmp_path.joinpath("events").write_bytes(THREE)
+    logs, _ = expected(tmp_path)
+    with Receiver(lambda signal, _body: Reply(200, PARTIAL) if signal == "logs" else None) as receiver:
+        assert go("run", "events", receiver.http_endpoint, tmp_path).summary["rejected"] == 3
+    with Receiver() as receiver:
+        for command in ("run", "replay"):
+            done = go(command, QUARANTINE, receiver.http_endpoint, tmp_path)
+            assert (done.code, done.summary["rejected"], receiver.received) == (3, 3, [])
+        done = go("replay", QUARANTINE, receiver.http_endpoint, tmp_path, "--rejected")
+        assert (done.code, done.summary["exported"]) == (0, 3)
+        assert records(receiver) == (logs, [])
+    assert names(tmp_path) == ["events"]
+
+
+def test_a_record_that_the_collector_refuses_is_kept_with_its_words(tmp_path: Path) -> None:
+    tmp_path.joinpath("events").write_bytes(lines(*(error(messageId=f"m{n}") for n in range(9)), error()))
+
+    def script(_signal: str, body: bytes) -> Reply | None:
+        if b"m5 to" in body:
+            return Reply(400, b"no m5", {"content-type": "text/plain"})
+        return None
+
+    with Receiver(script) as receiver:
+        done = go("run", "events", receiver.http_endpoint, tmp_path)
+        assert (done.code, done.summary["quarantined"], done.summary["exported"]) == (3, 1, 9)
+    (entry,) = entries(tmp_path, QUARANTINE)
+    assert (entry["reason"], entry["detail"], entry["line"]) == ("refused", "logs: HTTP 400: no m5", 6)
+    with Receiver() as receiver:
+        assert go("replay", QUARANTINE, receiver.http_endpoint, tmp_path).code == 0
+        assert len(receiver.logs()) == 1
+
+
+def test_what_was_too_long_to_keep_stays_and_is_never_sent(tmp_path: Path) -> None:
+    tmp_path.joinpath("events").write_bytes(b"x" * (17 * 1024 * 1024))
+    with Receiver() as receiver:
+        assert go("run", "events", receiver.http_endpoint, tmp_path).code == 3
+        done = go("replay", QUARANTINE, receiver.http_endpoint, tmp_path)
+        assert (done.code, done.summary["quarantined"], receiver.received) == (3, 1, [])
+    assert entries(tmp_path, QUARANTINE)[0]["replayable"] is False
+
+
+def test_nothing_to_replay_is_exit_2(tmp_path: Path) -> None:
+    done = run_program("replay", "missing.jsonl", cwd=tmp_path)
+    assert done.code == 2
+    assert "missing.jsonl" in done.stderr
+    assert names(tmp_path) == []
