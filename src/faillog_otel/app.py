@@ -214,7 +214,7 @@ class Forwarder:
         if not batch:
             return
         self._under_way.append((batch, self._delivery.submit([sending.item for sending in batch])))
-        while len(self._under_way) >= self._delivery.in_flight:
+        while len(self._under_way) > self._delivery.most_batches:
             self._account_oldest()
 
     # -- accounting ------------------------------------------------------------------------------------

@@ -196,9 +196,13 @@ def test_what_the_page_does_not_show(collector: Collector, tmp_path: Path) -> No
     assert attributes_of(other_log)["segment.extra.event"] == "Retry Logged"
 
 
-def test_a_realistic_file_arrives_whole_and_every_link_resolves(collector: Collector, tmp_path: Path) -> None:
+@pytest.mark.parametrize("protocol", ["http/protobuf", "http/json", "grpc"])
+def test_a_realistic_file_arrives_whole_and_every_link_resolves(
+    collector: Collector, tmp_path: Path, protocol: str
+) -> None:
     events = list(failure_events(seed=3, messages=600))
-    summary = forward(collector, lines(*events), tmp_path)
+    endpoint = collector.grpc_endpoint if protocol == "grpc" else collector.http_endpoint
+    summary = forward(collector, lines(*events), tmp_path, "--protocol", protocol, "--endpoint", endpoint)
     arrived = collector.stop()
     assert summary["records"] == summary["exported"] == len(arrived.logs) == len(events)
     assert summary["sent"] == {"logs": len(arrived.logs), "spans": len(arrived.spans)}

@@ -6,9 +6,10 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from faillog_otel.otlp.receiver import Receiver, Reply
 from support.events import attempt, error, exchange, lines
 from support.program import Done, run_program
+
+from faillog_otel.otlp.receiver import Receiver, Reply
 
 THREE = lines(error(), attempt(), exchange())
 PARTIAL = bytes.fromhex("0a020801")  # ExportLogsServiceResponse: 1 record rejected

@@ -377,6 +377,124 @@ def test_protocol_file_writes_otlp_json_lines(events: Path, tmp_path: Path) -> N
     assert re.fullmatch("[0-9a-f]{16}", link["spanId"])
 
 
+def test_protocol_console_shows_trees(events: Path, tmp_path: Path) -> None:
+    done = run_program("run", events, "--protocol", "console", cwd=tmp_path)
+    assert done.code == 0
+    shown = done.stdout.decode()
+    assert f"message m  trace {trace_id_of('m')}" in shown
+    assert "deliver abc  attempt 4  failure  HTTP 418" in shown
+    assert "↳ link: HTTP abc  HTTP 418" in shown
+    assert "log ERROR  discarded: message m to abc" in shown
+    only_logs = run_program("run", events, "--protocol", "console", "--signals", "logs", cwd=tmp_path)
+    assert only_logs.stdout.count(b"log ") == 3
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "http/json", "grpc"])
+def test_every_protocol_delivers_the_same(
+    receiver: Receiver, events: Path, tmp_path: Path, protocol: str
+) -> None:
+    endpoint = receiver.grpc_endpoint if protocol == "grpc" else receiver.http_endpoint
+    assert run_program("run", events, "--endpoint", endpoint, "--protocol", protocol, cwd=tmp_path).code == 0
+    with Receiver() as plain:
+        assert run_program("run", events, "--endpoint", plain.http_endpoint, cwd=tmp_path).code == 0
+        assert (receiver.logs(), receiver.spans()) == (plain.logs(), plain.spans())
+
+
+def test_while_the_collector_is_away_no_more_than_a_few_batches_are_read(tmp_path: Path) -> None:
+    (tmp_path / "events").write_bytes(lines(*(error(messageId=str(n)) for n in range(20_000))))
+    process = start_program(
+        *("run", "events", "--endpoint", unused_endpoint(), "--wait", "forever", "--summary", "json"),
+        cwd=tmp_path,
+    )
+    assert process.stderr
+    for _ in range(12):
+        assert b"trying again" in process.stderr.readline()
+    process.terminate()
+    stdout, _ = process.communicate(timeout=10)
+    summary = json.loads(stdout.splitlines()[-1])
+    assert process.returncode == 143
+    assert 0 < summary["pending"] == summary["records"] < 5_000
+
+
+def test_the_output_may_not_be_an_input(events: Path, tmp_path: Path) -> None:
+    args = ("--protocol", "file", "--output", "events.ndjson")
+    for path in ("events.ndjson", ".", "./events.ndjson", "-"):
+        with events.open("rb") as stdin:
+            command = [PROGRAM, "run", path, *args]
+            done = subprocess.run(
+                command, cwd=tmp_path, env=environment(), stdin=stdin, capture_output=True, check=False
+            )
+        assert done.returncode == 2
+        assert b"one of the files to read" in done.stderr
+        assert events.read_bytes() == THREE
+
+
+def test_the_config_file_is_no_input(receiver: Receiver, events: Path, tmp_path: Path) -> None:
+    (tmp_path / "faillog-otel.toml").write_text(f'[otlp]\nendpoint = "{receiver.http_endpoint}"\n')
+    done = run_program("run", ".", "--summary", "json", cwd=tmp_path)
+    assert (done.code, done.summary["records"]) == (0, 3)
+    assert events.exists()
+
+
+@pytest.mark.parametrize("option", ["--quarantine", "--pending"])
+def test_the_law_holds_when_nothing_can_be_kept(tmp_path: Path, option: str) -> None:
+    (tmp_path / "events").write_bytes(lines(error(), attempt(), b"{", exchange(), b"{"))
+    done = run_program(
+        *("run", "events", "--endpoint", unused_endpoint(), "--wait", "0", option, "/dev/full"),
+        *("--summary", "json"),
+        cwd=tmp_path,
+    )
+    found = done.summary
+    assert done.code == 5
+    assert found["records"] == found["exported"] + found["quarantined"] + found["pending"]
+    assert "/dev/full" in done.stderr
+    assert "see /dev/full" not in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_do_no_harm(
+    receiver: Receiver, events: Path, tmp_path: Path, closed: str
+) -> None:
+    command = f"{PROGRAM} run {events} --endpoint {receiver.http_endpoint} {closed}"
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=tmp_path, env=environment(), capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(receiver.logs()) == 3
+
+
+def test_a_summary_that_cannot_be_written_changes_no_exit_code(
+    receiver: Receiver, events: Path, tmp_path: Path
+) -> None:
+    command = f"{PROGRAM} run {events} --endpoint {receiver.http_endpoint} --summary json >/dev/full"
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=tmp_path, env=environment(), capture_output=True, check=False
+    )
+    assert done.returncode == 0
+    assert b"the summary cannot be written" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_names_that_are_not_utf8(receiver: Receiver, tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path) + b"/bad\xff.ndjson"
+    with open(path, "wb") as file:  # noqa: PTH123  # a name that is bytes
+        file.write(lines(b"{", error()))
+    command: list[str | bytes] = [PROGRAM, "run", path, "--endpoint", receiver.http_endpoint]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, check=False)
+    assert done.returncode == 3, done.stderr
+    assert entries_of(tmp_path / "faillog-quarantine.jsonl")[0]["file"].endswith("bad\ufffd.ndjson")
+
+
+def test_a_pipe_that_nobody_writes_to_can_be_interrupted(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    process = start_program("run", "pipe", "-v", "--summary", "json", cwd=tmp_path)
+    assert process.stderr
+    assert b"reading pipe" in process.stderr.readline()
+    process.terminate()
+    process.communicate(timeout=10)
+    assert process.returncode == 143
+
+
 def test_quiet_says_nothing_and_json_logs_are_json(receiver: Receiver, tmp_path: Path) -> None:
     (tmp_path / "events").write_bytes(lines(error(), b"{"))
     args = ("run", "events", "--endpoint", receiver.http_endpoint)

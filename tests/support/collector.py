@@ -4,16 +4,15 @@ import json
 import re
 import subprocess
 import sys
-import threading
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from msgspec import Struct
 
-from support.program import environment
+from support.server import Server
 
 ROOT = Path(__file__).parents[2]
+READY = "Everything is ready"
 CONFIG = ROOT / "collector-config" / "local.yaml"
 
 
@@ -22,6 +21,12 @@ def build_collector() -> tuple[Path | None, str]:
     build = [sys.executable, str(ROOT / "tests" / "collector" / "build.py")]
     done = subprocess.run(build, capture_output=True, text=True, check=False)
     return (Path(done.stdout.strip()), "") if done.returncode == 0 else (None, done.stderr.strip())
+
+
+def endpoint_in(said: list[str], protocol: str) -> str:
+    """Where a collector says that it listens."""
+    (found,) = re.findall(rf'Starting {protocol} server.*"endpoint": "([^"]+)"', "".join(said))
+    return f"http://{found}"
 
 
 class Arrived(Struct, frozen=True):
@@ -33,49 +38,28 @@ class Arrived(Struct, frozen=True):
     """ResourceLogs and ResourceSpans without their records."""
 
 
-class Collector:
-    """A context manager: a running collector on ports that the system picks."""
+class Collector(Server):
+    """A running collector on ports that the system picks, with the configuration that users get."""
 
     def __init__(self, program: Path, folder: Path) -> None:
-        self._program = program
         self._output = folder / "collector-output.jsonl"
-
-    def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            [self._program, "--config", CONFIG],
-            env=environment(
-                FAILLOG_COLLECTOR_HTTP="127.0.0.1:0",
-                FAILLOG_COLLECTOR_GRPC="127.0.0.1:0",
-                FAILLOG_COLLECTOR_OUTPUT=str(self._output),
-            ),
-            stderr=subprocess.PIPE,
-            text=True,
+        super().__init__(
+            [program, "--config", CONFIG],
+            READY,
+            FAILLOG_COLLECTOR_HTTP="127.0.0.1:0",
+            FAILLOG_COLLECTOR_GRPC="127.0.0.1:0",
+            FAILLOG_COLLECTOR_OUTPUT=str(self._output),
         )
-        self._said: list[str] = []
-        self._ready = threading.Event()
-        self._reader = threading.Thread(target=self._listen)
-        self._reader.start()
-        self._ready.wait(60)
-        found = re.search(r'Starting HTTP server.*"endpoint": "([^"]+)"', "".join(self._said))
-        if found is None:
-            self.__exit__()
-            raise AssertionError("the collector did not start:\n" + "".join(self._said))
-        self.http_endpoint = f"http://{found[1]}"
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.wait()
-        self._reader.join()
+    @property
+    def http_endpoint(self) -> str:
+        """Its base URL for OTLP/HTTP."""
+        return endpoint_in(self.said, "HTTP")
 
-    def _listen(self) -> None:
-        """Reads what the collector says, to its end: an unread pipe would block it."""
-        with self._process.stderr or nullcontext(()) as lines:
-            for line in lines:
-                self._said.append(line)
-                if "Everything is ready" in line:
-                    self._ready.set()
-        self._ready.set()
+    @property
+    def grpc_endpoint(self) -> str:
+        """Its URL for OTLP/gRPC."""
+        return endpoint_in(self.said, "GRPC")
 
     def stop(self) -> Arrived:
         """Ends the collector, which writes out what it holds, and reads that."""

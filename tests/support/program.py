@@ -31,7 +31,7 @@ def environment(**more: str) -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **more}
 
 
-def run_program(*args: str | Path, cwd: Path, stdin: bytes = b"", **env: str) -> Done:
+def run_program(*args: str | Path, cwd: Path, stdin: bytes = b"", timeout: float = 100, **env: str) -> Done:
     """Runs `faillog-otel ARGS` to its end."""
     done = subprocess.run(
         [PROGRAM, *map(str, args)],
@@ -39,7 +39,7 @@ def run_program(*args: str | Path, cwd: Path, stdin: bytes = b"", **env: str) ->
         input=stdin,
         env=environment(**env),
         capture_output=True,
-        timeout=100,
+        timeout=timeout,
         check=False,
     )
     return Done(done.returncode, done.stdout, done.stderr.decode())

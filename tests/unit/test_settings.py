@@ -100,6 +100,91 @@ def test_the_other_variables_of_the_exporter_general_and_for_a_signal(prefix: st
     assert (config.delivery.targets["traces"].timeout_seconds == 2.5) == (prefix == "")
 
 
+@pytest.mark.parametrize("name", ["OTEL_EXPORTER_OTLP_PROTOCOL", "FAILLOG_PROTOCOL"])
+@pytest.mark.parametrize(
+    ("protocol", "endpoint"),
+    [
+        ("http/protobuf", "http://localhost:4318/v1/logs"),
+        ("http/json", "http://localhost:4318/v1/logs"),
+        ("grpc", "http://localhost:4317"),
+    ],
+)
+def test_each_protocol_has_its_default_endpoint(name: str, protocol: str, endpoint: str) -> None:
+    target = from_environment(**{name: protocol}).delivery.targets["logs"]
+    assert (target.protocol, target.url) == (protocol, endpoint)
+
+
+def test_signals_may_travel_by_different_protocols() -> None:
+    targets = from_environment(
+        OTEL_EXPORTER_OTLP_LOGS_PROTOCOL="grpc", OTEL_EXPORTER_OTLP_TRACES_PROTOCOL="http/json"
+    ).delivery.targets
+    assert {signal: target.protocol for signal, target in targets.items()} == {
+        "logs": "grpc",
+        "traces": "http/json",
+    }
+
+
+@pytest.mark.parametrize("name", ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT"])
+@pytest.mark.parametrize(
+    ("endpoint", "insecure", "used"),
+    [
+        ("collector:4317", "", "https://collector:4317"),
+        ("collector:4317", "true", "http://collector:4317"),
+        ("collector:4317", "TRUE", "http://collector:4317"),
+        ("collector:4317", "yes", "https://collector:4317"),
+        ("http://collector:4317", "false", "http://collector:4317"),
+        ("https://collector:4317", "true", "https://collector:4317"),
+    ],
+)
+def test_insecure_decides_for_grpc_where_the_endpoint_has_no_scheme(
+    name: str, endpoint: str, insecure: str, used: str
+) -> None:
+    config = from_environment(
+        **{name: endpoint},
+        OTEL_EXPORTER_OTLP_PROTOCOL="grpc",
+        OTEL_EXPORTER_OTLP_INSECURE=insecure,
+        FAILLOG_SIGNALS="logs",
+    )
+    assert url(config, "logs") == used
+
+
+def test_a_signals_own_insecure_wins() -> None:
+    config = from_environment(
+        OTEL_EXPORTER_OTLP_PROTOCOL="grpc",
+        OTEL_EXPORTER_OTLP_ENDPOINT="collector:4317",
+        OTEL_EXPORTER_OTLP_TRACES_INSECURE="true",
+    )
+    assert (url(config, "logs"), url(config, "traces")) == ("https://collector:4317", "http://collector:4317")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "warns"),
+    [
+        ("http://collector.example:4318", True),
+        ("http://10.0.0.1:4318", True),
+        ("https://collector.example:4318", False),
+        ("http://localhost:4318", False),
+        ("http://127.0.0.2:4318", False),
+        ("http://[::1]:4318", False),
+    ],
+)
+def test_what_can_be_read_on_the_way_is_warned_about(endpoint: str, warns: bool) -> None:
+    config = from_environment(OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
+    assert any("not encrypted" in warning for warning in config.warnings) == warns
+
+
+@pytest.mark.parametrize(("milliseconds", "warns"), [("10", True), ("99", True), ("100", False)])
+def test_a_timeout_that_was_meant_in_seconds_is_warned_about(milliseconds: str, warns: bool) -> None:
+    config = from_environment(OTEL_EXPORTER_OTLP_LOGS_TIMEOUT=milliseconds)
+    assert any("milliseconds" in warning for warning in config.warnings) == warns
+    assert config.delivery.targets["logs"].timeout_seconds == int(milliseconds) / 1000
+
+
+def test_protocols_that_exclude_each_other() -> None:
+    with pytest.raises(ConfigError, match="exclude"):
+        from_environment(FAILLOG_PROTOCOL="file", OTEL_EXPORTER_OTLP_LOGS_PROTOCOL="grpc")
+
+
 def test_an_empty_variable_is_unset_and_an_unusable_otel_one_is_ignored_with_a_warning() -> None:
     config = from_environment(
         OTEL_EXPORTER_OTLP_ENDPOINT="",

@@ -5,6 +5,7 @@ To be replayed it is set aside under another name first, so that what fails agai
 the set-aside file goes only when every entry of it is accounted for.
 """
 
+import errno
 import os
 from pathlib import Path
 from typing import IO
@@ -27,7 +28,7 @@ class KeptFile:
         try:
             if self._file is None:
                 self._file = _open_private(self.path)
-            self._file.write(entry + b"\n")
+            _write(self._file, entry + b"\n")
         except OSError as error:
             raise LedgerBroken(f"{self.path}: cannot be written: {error.strerror}") from None
         self.count += 1
@@ -39,7 +40,6 @@ class KeptFile:
         open_file, self._file = self._file, None
         try:
             with open_file as file:
-                file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             raise LedgerBroken(f"{self.path}: cannot be written: {error.strerror}") from None
@@ -57,8 +57,7 @@ def set_aside(path: str) -> str:
         elif Path(path).exists():
             with Path(path).open("rb") as newer, _open_private(aside) as older:
                 while piece := newer.read(1024 * 1024):
-                    older.write(piece)
-                older.flush()
+                    _write(older, piece)
                 os.fsync(older.fileno())
             Path(path).unlink()
     except OSError as error:
@@ -66,10 +65,16 @@ def set_aside(path: str) -> str:
     return aside
 
 
+def _write(file: IO[bytes], data: bytes) -> None:
+    """Writes all of it, or raises OSError: without a buffer, a full disk may take a part."""
+    if file.write(data) < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def _open_private(path: str) -> IO[bytes]:
-    """Opens for appending, 0600 where it is new; never through a symbolic link at its place."""
+    """Opens for appending without a buffer, 0600 where it is new; never through a symbolic link."""
 
     def opener(name: str, flags: int) -> int:
         return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
-    return open(path, "ab", opener=opener)  # Path.open() takes no opener
+    return open(path, "ab", buffering=0, opener=opener)  # Path.open() takes no opener

@@ -53,7 +53,8 @@ class Delivery:
         waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         """`waiting` surrounds each wait for a result; it may end it by raising Interrupted."""
-        self.in_flight = in_flight
+        self.most_batches = 2 * (in_flight - 1)
+        """How many batches may be under way: enough that one which waits does not stop the others."""
         self._client = client
         self._patience = patience
         self._sender = Sender(client, patience)
@@ -75,7 +76,7 @@ class Delivery:
         return self._patience.over or ""
 
     def submit(self, items: Sequence[Item]) -> Ticket:
-        """Sends a batch on its way. The caller keeps no more than `in_flight` of them under way."""
+        """Sends a batch on its way. The caller keeps no more than `most_batches` of them under way."""
         parts = tuple(part for signal in self._signals if (part := _Part(signal, items)).records)
         for part in parts:
             self._queue.put(part)

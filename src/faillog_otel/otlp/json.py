@@ -60,7 +60,7 @@ def _log(log: LogRecord) -> dict[str, Any]:
 
 def _span(span: Span) -> dict[str, Any]:
     status = {"code": int(span.status.code), "message": span.status.message}
-    return _without_absent(
+    message = _without_absent(
         {
             "traceId": span.trace_id.hex(),
             "spanId": span.span_id.hex(),
@@ -80,9 +80,9 @@ def _span(span: Span) -> dict[str, Any]:
                 }
                 for link in span.links
             ],
-            "status": _without_absent(status),
         }
     )
+    return message | {"status": _without_absent(status)}  # there also when it is Unset, as in protobuf
 
 
 def _without_absent(message: dict[str, Any]) -> dict[str, Any]:

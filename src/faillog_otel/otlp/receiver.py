@@ -5,11 +5,14 @@ ports.
 """
 
 import gzip
+import ssl
+import tempfile
 import threading
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Self
 
 import grpc
@@ -73,14 +76,23 @@ Script = Callable[[Signal, bytes], Reply | None]
 SUCCESS = Reply()
 
 
+class Identity(Struct, frozen=True):
+    """What a receiver shows when it speaks TLS, all PEM; with a client CA, it asks clients for theirs."""
+
+    certificate_chain: bytes
+    private_key: bytes
+    client_ca: bytes | None = None
+
+
 class Receiver:
-    """A context manager: receives from entering to leaving. With a certificate, it speaks TLS."""
+    """A context manager: receives from entering to leaving. With an identity, it speaks TLS only."""
 
     def __init__(
         self,
         script: Script = lambda _signal, _body: None,
         *,
         most_grpc_bytes: int = 4 * 1024 * 1024,
+        identity: Identity | None = None,
     ) -> None:
         self.received: list[Received] = []
         self._script = script
@@ -92,18 +104,28 @@ class Receiver:
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
         options = [("grpc.max_receive_message_length", most_grpc_bytes), ("grpc.so_reuseport", 0)]
         self._grpc = grpc.server(ThreadPoolExecutor(max_workers=16), options=options)
-        self._grpc_port = self._grpc.add_insecure_port("127.0.0.1:0")
+        self._scheme = "https" if identity else "http"
+        if identity:
+            self._http.socket = _tls_context(identity).wrap_socket(self._http.socket, server_side=True)
+            credentials = grpc.ssl_server_credentials(
+                [(identity.private_key, identity.certificate_chain)],
+                root_certificates=identity.client_ca,
+                require_client_auth=identity.client_ca is not None,
+            )
+            self._grpc_port = self._grpc.add_secure_port("127.0.0.1:0", credentials)
+        else:
+            self._grpc_port = self._grpc.add_insecure_port("127.0.0.1:0")
         self._grpc.add_generic_rpc_handlers((_GrpcHandler(self),))
 
     @property
     def http_endpoint(self) -> str:
         """The base URL for OTLP/HTTP."""
-        return f"http://127.0.0.1:{self._http.server_address[1]}"
+        return f"{self._scheme}://127.0.0.1:{self._http.server_address[1]}"
 
     @property
     def grpc_endpoint(self) -> str:
         """The URL for OTLP/gRPC."""
-        return f"http://127.0.0.1:{self._grpc_port}"
+        return f"{self._scheme}://127.0.0.1:{self._grpc_port}"
 
     def logs(self) -> list[LogRecord]:
         """All log records of the requests that were taken, in the order in which they came."""
@@ -140,6 +162,19 @@ class Receiver:
 
     def _taken(self, signal: Signal) -> list[Request]:
         return [each.request() for each in self.received if each.taken and each.signal == signal]
+
+
+def _tls_context(identity: Identity) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    with tempfile.TemporaryDirectory() as folder:  # ssl reads certificates from files only
+        chain, key = Path(folder, "chain.pem"), Path(folder, "key.pem")
+        chain.write_bytes(identity.certificate_chain)
+        key.write_bytes(identity.private_key)
+        context.load_cert_chain(chain, key)
+    if identity.client_ca:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(cadata=identity.client_ca.decode())
+    return context
 
 
 class _HttpHandler(BaseHTTPRequestHandler):

@@ -1,0 +1,140 @@
+"""Real collectors between the program and the receiver: killed in the middle, and one of another make."""
+
+import importlib.util
+import json
+import os
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.collector import READY, ROOT, endpoint_in
+from support.program import run_program, start_program
+from support.server import Server
+
+from faillog_otel.config import NetworkProtocol, Signal
+from faillog_otel.otlp.receiver import Receiver
+from faillog_otel.otlp.requests import REQUESTS, records_of
+from faillog_otel.segment.generator import failure_events
+
+CONFIG = ROOT / "tests" / "collector" / "forward.yaml"
+
+
+def uid(record: Any) -> str:
+    return next(str(pair.value.string_value) for pair in record.attributes if pair.key == "log.record.uid")
+
+
+def unused_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def expected(events: Path, folder: Path) -> tuple[dict[str, bytes], dict[bytes, bytes]]:
+    """What arrives when nothing stands between: logs by uid, spans by id."""
+    with Receiver() as receiver:
+        assert run_program("run", events, "--endpoint", receiver.http_endpoint, cwd=folder).code == 0
+        return arrived(receiver)
+
+
+def arrived(receiver: Receiver) -> tuple[dict[str, bytes], dict[bytes, bytes]]:
+    """Logs by uid and spans by id; copies of one must be equal."""
+    logs: dict[str, bytes] = {}
+    spans: dict[bytes, bytes] = {}
+    for log in receiver.logs():
+        assert logs.setdefault(uid(log), log.SerializeToString(deterministic=True)) == log.SerializeToString(
+            deterministic=True
+        )
+    for span in receiver.spans():
+        encoded = span.SerializeToString(deterministic=True)
+        assert spans.setdefault(span.span_id, encoded) == encoded
+    return logs, spans
+
+
+@pytest.fixture
+def events(tmp_path: Path) -> Path:
+    path = tmp_path / "events"
+    path.write_bytes(b"\n".join(failure_events(11, 5_000)))
+    return path
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_a_collector_that_is_killed_and_started_again_in_the_middle_costs_no_record(
+    collector_program: Path, events: Path, tmp_path: Path, protocol: NetworkProtocol
+) -> None:
+    some_came, all_there = threading.Event(), threading.Event()
+    wanted_logs, wanted_spans = expected(events, tmp_path)
+    seen: set[object] = set()
+
+    def script(signal: Signal, body: bytes) -> None:
+        for record in records_of(REQUESTS[signal].FromString(body)):
+            seen.add(uid(record) if signal == "logs" else record.span_id)
+        some_came.set()
+        if len(seen) == len(wanted_logs) + len(wanted_spans):
+            all_there.set()
+
+    (tmp_path / "storage").mkdir()
+    with Receiver(script) as receiver:
+        ports = {"HTTP": "127.0.0.1:0", "GRPC": "127.0.0.1:0"}
+        for is_second in (False, True):
+            server = Server(
+                [collector_program, "--config", CONFIG],
+                READY,
+                FAILLOG_COLLECTOR_HTTP=ports["HTTP"],
+                FAILLOG_COLLECTOR_GRPC=ports["GRPC"],
+                FAILLOG_COLLECTOR_STORAGE=str(tmp_path / "storage"),
+                FAILLOG_COLLECTOR_TARGET=receiver.http_endpoint,
+            )
+            with server:
+                if not is_second:
+                    ports = {name: endpoint_in(server.said, name).removeprefix("http://") for name in ports}
+                    endpoint = f"http://{ports['GRPC' if protocol == 'grpc' else 'HTTP']}"
+                    process = start_program(
+                        *("run", events, "--endpoint", endpoint, "--protocol", protocol),
+                        *("--wait", "60s", "--summary", "json", "-q"),
+                        cwd=tmp_path,
+                    )
+                    assert some_came.wait(60)
+                    server.kill()
+                    assert process.poll() is None, "killed in the middle, not at the end"
+                else:
+                    stdout, stderr = process.communicate(timeout=90)
+                    assert process.returncode == 0, stderr
+                    assert all_there.wait(60), "what the collector acknowledged, its queue delivers"
+        summary = json.loads(stdout.splitlines()[-1])
+        assert summary["exported"] == summary["records"] == len(wanted_logs)
+        assert summary["retries"] > 0
+        assert arrived(receiver) == (wanted_logs, wanted_spans)
+
+
+def rotel_program() -> Path | None:
+    found = importlib.util.find_spec("rotel")
+    folders = found.submodule_search_locations if found else None
+    return Path(folders[0]) / "rotel-agent" if folders else None
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "http/json", "grpc"])
+def test_rotel_passes_on_exactly_what_we_send(tmp_path: Path, protocol: NetworkProtocol) -> None:
+    events = tmp_path / "events"
+    events.write_bytes(b"\n".join(failure_events(12, 1_000)))
+    program = rotel_program()
+    if program is None:
+        if os.environ.get("CI"):
+            pytest.fail("rotel is not installed")
+        pytest.skip("PyPI has no rotel for this Python")
+    http, grpc = f"127.0.0.1:{unused_port()}", f"127.0.0.1:{unused_port()}"
+    with Receiver() as receiver:
+        command: list[str | Path] = [
+            *(program, "start", "--otlp-http-endpoint", http, "--otlp-grpc-endpoint", grpc),
+            *("--exporter", "otlp", "--otlp-exporter-protocol", "http", "--pid-file", tmp_path / "pid"),
+            *("--otlp-exporter-endpoint", receiver.http_endpoint, "--log-file", tmp_path / "log"),
+        ]
+        with Server(command, "Starting Rotel"):
+            endpoint = f"http://{grpc if protocol == 'grpc' else http}"
+            done = run_program(
+                *("run", events, "--endpoint", endpoint, "--protocol", protocol, "--summary", "json"),
+                cwd=tmp_path,
+            )
+            assert done.code == 0, done.stderr
+        assert arrived(receiver) == expected(events, tmp_path)
+        assert done.summary["sent"] == {"logs": len(receiver.logs()), "spans": len(receiver.spans())}
