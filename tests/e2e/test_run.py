@@ -77,7 +77,7 @@ def test_a_second_run_sends_the_same_bytes(events: Path, tmp_path: Path) -> None
     for _ in range(2):
         with Receiver() as receiver:
             assert run_program("run", events, "--endpoint", receiver.http_endpoint, cwd=tmp_path).code == 0
-            bodies.append([each.body for each in receiver.received])
+            bodies.append(sorted((each.signal, each.body) for each in receiver.received))
     assert bodies[0] == bodies[1]
 
 
@@ -172,6 +172,11 @@ def test_a_collector_that_is_away_leaves_everything_pending_and_kept(events: Pat
     assert (done.code, done.summary["pending"], done.summary["exported"]) == (4, 3, 0)
     assert done.summary["retries"] >= 1
     assert endpoint.removeprefix("http://") in done.stderr
+    quiet = run_program("run", events, "--endpoint", endpoint, "--wait", "0", "-q", cwd=tmp_path)
+    (line,) = quiet.stderr.splitlines()
+    assert line.startswith("error: 3 records not delivered")
+    (tmp_path / "faillog-pending.jsonl").unlink()
+    run_program("run", events, "--endpoint", endpoint, "--wait", "0", cwd=tmp_path)
     entries = entries_of(tmp_path / "faillog-pending.jsonl")
     assert [entry["raw"] for entry in entries] == THREE.decode().splitlines()
     assert [entry["context"]["signals"] for entry in entries] == [

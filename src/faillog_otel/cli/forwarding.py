@@ -14,10 +14,11 @@ import click
 
 from faillog_otel import __version__
 from faillog_otel.app import Forwarder, Progress
-from faillog_otel.cli.report import Ending, exit_code, summary
+from faillog_otel.cli.report import Ending, exit_code, records, summary
 from faillog_otel.cli.shutdown import GRACE_SECONDS, Shutdown
 from faillog_otel.config import RunConfig
 from faillog_otel.errors import ConfigError, InputError, Interrupted
+from faillog_otel.ledger.counts import Counts
 from faillog_otel.ledger.kept import SET_ASIDE, KeptFile, set_aside
 from faillog_otel.otlp.clients import in_flight, network_client, writing_client
 from faillog_otel.otlp.delivery import Delivery
@@ -75,10 +76,7 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
                 Path(aside).unlink()
         for problem in [*problems, *filter(None, [forwarder.broken])]:
             _log.error("%s", problem)
-        for kept in {quarantine.path: quarantine, pending.path: pending}.values():
-            if kept.count:
-                what = "kept" if kept is quarantine is pending else _KEPT[kept is pending]
-                _log.warning("%d %s %s: see %s", kept.count, _records(kept.count), what, kept.path)
+        _say_what_is_kept(forwarder.counts, delivery.over, quarantine, pending)
         ending = Ending(
             counts=forwarder.counts,
             fail_on=config.fail_on,
@@ -89,11 +87,13 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
     return summary(forwarder.counts, delivery.sent, time.monotonic() - started, exit_code(ending))
 
 
-_KEPT = {False: "not understood or not taken", True: "not delivered"}
-
-
-def _records(number: int) -> str:
-    return "record" if number == 1 else "records"
+def _say_what_is_kept(counts: Counts, why: str, quarantine: KeptFile, pending: KeptFile) -> None:
+    number = counts.quarantined + counts.rejected
+    if number and quarantine.count:
+        _log.warning("%s not understood or not taken: see %s", records(number), quarantine.path)
+    if counts.pending and pending.count:
+        reason = f" ({why})" if why else ""
+        _log.error("%s not delivered%s: see %s", records(counts.pending), reason, pending.path)
 
 
 def _set_aside(paths: Sequence[str], config: RunConfig) -> dict[str, str]:

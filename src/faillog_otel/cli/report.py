@@ -98,12 +98,18 @@ def summary_text(found: dict[str, Any]) -> str:
         f"{found[name]} {name}" for name in ("rejected", "quarantined", "pending", "duplicate") if found[name]
     ]
     outcome = ", ".join([f"{found['exported']} exported", *kept])
+    sent = found["sent"]
+    logs, spans = records(sent["logs"], "log record"), records(sent["spans"], "span")
+    requests = f"{records(found['requests'], 'request')} ({found['retries']} of them again)"
     return (
-        f"{found['records']} records: {outcome}\n"
-        f"{events or 'no events'} → {found['sent']['logs']} log records and "
-        f"{found['sent']['spans']} spans in {found['requests']} requests "
-        f"({found['retries']} retries), {found['seconds']:.1f} s"
+        f"{records(found['records'])}: {outcome}\n"
+        f"{events or 'no events'} → {logs} and {spans} in {requests}, {found['seconds']:.1f} s"
     )
+
+
+def records(number: int, what: str = "record") -> str:
+    """`1 record`, `2 records`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def print_summary(found: dict[str, Any], config: RunConfig) -> None:

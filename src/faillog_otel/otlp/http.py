@@ -63,7 +63,8 @@ class HttpClient:
         except (httpx.InvalidURL, UnicodeError) as error:
             return Refused(f"{target.shown_url}: {error}")
         except (httpx.HTTPError, RuntimeError) as error:  # httpx: RuntimeError once the client is closed
-            return RetryLater(f"{target.shown_url}: {error or type(error).__name__}")
+            hint = " (does it speak OTLP/HTTP?)" if isinstance(error, httpx.RemoteProtocolError) else ""
+            return RetryLater(f"{target.shown_url}: {error or type(error).__name__}{hint}")
 
     def close(self) -> None:
         """Closes the connections."""

@@ -82,7 +82,9 @@ def _span(span: Span) -> dict[str, Any]:
             ],
         }
     )
-    return message | {"status": _without_absent(status)}  # there also when it is Unset, as in protobuf
+    if span.HasField("status"):  # also one that is Unset: both encodings say the same
+        message["status"] = _without_absent(status)
+    return message
 
 
 def _without_absent(message: dict[str, Any]) -> dict[str, Any]:
