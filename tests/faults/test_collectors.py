@@ -107,6 +107,32 @@ def test_a_collector_that_is_killed_and_started_again_in_the_middle_costs_no_rec
         assert arrived(receiver) == (wanted_logs, wanted_spans)
 
 
+def test_the_collector_reads_what_protocol_file_writes(collector_program: Path, tmp_path: Path) -> None:
+    events = tmp_path / "events"
+    events.write_bytes(b"\n".join(failure_events(13, 300)))
+    wanted = expected(events, tmp_path)
+    done = run_program("run", events, "--protocol", "file", "--output", "out.jsonl", cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    all_there, seen = threading.Event(), set[object]()
+
+    def script(signal: Signal, body: bytes) -> None:
+        for record in records_of(REQUESTS[signal].FromString(body)):
+            seen.add(uid(record) if signal == "logs" else record.span_id)
+        if len(seen) == len(wanted[0]) + len(wanted[1]):
+            all_there.set()
+
+    with Receiver(script) as receiver:
+        server = Server(
+            [collector_program, "--config", ROOT / "tests" / "collector" / "jsonfile.yaml"],
+            READY,
+            FAILLOG_COLLECTOR_INPUT=str(tmp_path / "out.jsonl"),
+            FAILLOG_COLLECTOR_TARGET=receiver.http_endpoint,
+        )
+        with server:
+            assert all_there.wait(60)
+        assert arrived(receiver) == wanted
+
+
 def rotel_program() -> Path | None:
     found = importlib.util.find_spec("rotel")
     folders = found.submodule_search_locations if found else None
