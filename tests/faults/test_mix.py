@@ -31,7 +31,7 @@ HTTP = [
     Reply(hangs_up=True),
     Reply(hangs_up=True, taken=True),
     Reply(503, delay_seconds=0.2),
-    Reply(delay_seconds=2.0, taken=True),
+    Reply(delay_seconds=4.0, taken=True),
 ]
 GRPC = [
     Reply(code="UNAVAILABLE"),
@@ -40,7 +40,7 @@ GRPC = [
     Reply(code="ABORTED"),
     Reply(code="DATA_LOSS", taken=True),
     Reply(code="CANCELLED"),
-    Reply(delay_seconds=2.0, taken=True),
+    Reply(delay_seconds=4.0, taken=True),
 ]
 POISON = [error(messageId=f"poison-{n}") for n in range(4)]
 
@@ -103,7 +103,7 @@ def test_nothing_is_lost_nothing_is_invented_and_every_resend_is_byte_identical(
             *("--summary", "json", "--wait", "60s", "-q"),
             cwd=tmp_path,
             timeout=400,
-            OTEL_EXPORTER_OTLP_TIMEOUT="1000",
+            OTEL_EXPORTER_OTLP_TIMEOUT="2000",
         )
     summary = done.summary
     assert set(script.seen) == set(range(len(faults))), "each fault was seen"
