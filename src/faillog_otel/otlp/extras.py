@@ -1,6 +1,7 @@
 """Values of any JSON shape → OTLP attributes: redacted, cut and counted."""
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -12,6 +13,7 @@ from faillog_otel.otlp.records import Attributes, Value
 LONGEST_VALUE_BYTES = 2048
 MOST_EXTRAS = 64
 _PREFIX = "segment.extra"
+_REMEMBERED_CHARACTERS = 1024
 _READ_CHARACTERS = 16 * 1024
 """How much of a text is looked at: a body of megabytes costs no more than one of these."""
 
@@ -26,9 +28,16 @@ def cut(text: str, most_bytes: int = LONGEST_VALUE_BYTES) -> str:
 
 def clean(text: str) -> tuple[str, bool]:
     """The text redacted and cut; True when something was cut off."""
+    return _remembered(text) if len(text) <= _REMEMBERED_CHARACTERS else _clean(text)
+
+
+def _clean(text: str) -> tuple[str, bool]:
     redacted = redact_text(text[:_READ_CHARACTERS])
     short = cut(redacted)
     return short, len(short) < len(redacted) or len(text) > _READ_CHARACTERS
+
+
+_remembered = lru_cache(maxsize=1024)(_clean)  # reasons, URLs and short answers come again and again
 
 
 def as_text(value: Any) -> str:
