@@ -4,6 +4,7 @@ read → decode → map → send → account, batch by batch. A record is counte
 exactly one of exported, rejected, quarantined and pending; what is not exported is kept first.
 """
 
+import logging
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -32,14 +33,19 @@ from faillog_otel.ledger.exchanges import Exchanges
 from faillog_otel.ledger.kept import KeptFile
 from faillog_otel.otlp.delivery import Delivery, Fates, Ticket
 from faillog_otel.otlp.encoding import Encoder, Item
-from faillog_otel.otlp.sender import Unfit, Untaken
+from faillog_otel.otlp.sender import Suspect, Unfit, Untaken
 from faillog_otel.segment.paths import InputFile
+
+_log = logging.getLogger(__name__)
 
 HELD_BYTES_PER_BATCH_BYTE = 4
 """A batch also holds its records' own bytes, to keep them if need be: this bounds both together."""
 
 Progress = Callable[[int], object]
 """Told how many bytes of the input file were read since the last time."""
+
+MOST_SUSPECTS = 512
+"""So many records may wait for the proof that it is they whom the collector refuses."""
 
 _EXCHANGE_ID = re.compile(rb'"destinationExchangeId"\s*:\s*"([^"\\]+)"')
 
@@ -86,12 +92,16 @@ class Forwarder:
         self._largest_request = 0
         self._held_bytes = 0
         self._under_way: deque[tuple[list[_Sending], Ticket]] = deque()
+        self._suspects: deque[tuple[_Sending, Fates]] = deque()
+        self.stopped_at: int | None = 0
+        """Where reading the last file stopped, in bytes of its content; None when all of it was read."""
 
     def forward(self, file: InputFile, progress: Progress) -> None:
         """Reads a file twice, first for what its exchanges say, and hands its records on.
 
         Raises InputError when the file cannot be read on; what was read until then is handed on.
         """
+        self.stopped_at = 0
         exchanges = Exchanges()
         try:
             self._index(file, exchanges)
@@ -105,6 +115,7 @@ class Forwarder:
         self._flush()
         while self._under_way:
             self._account_oldest()
+        self._settle_suspects(at_most=0)
         for kept in (self._quarantine, self._pending):
             try:
                 kept.close()
@@ -128,11 +139,13 @@ class Forwarder:
         told = 0
         for line in split_lines(self._counted(unpack(file.chunks()))):
             if self._is_stopping() or self.broken:
+                self.stopped_at = line.offset
                 return
             if file.bytes_read != told:
                 progress(file.bytes_read - told)
                 told = file.bytes_read
             yield line
+        self.stopped_at = None
 
     def _counted(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         for chunk in chunks:
@@ -160,6 +173,8 @@ class Forwarder:
         """A record that an earlier run kept: with all that it learned then, and only what is still owed."""
         record = entry.record()
         is_rejected = entry.reason == "rejected"
+        if not entry.replayable and entry.detail:
+            _log.warning("an entry is not sent again: %s", entry.detail)
         if record is None or (is_rejected and not self._sends_rejected):
             self._keep(self._quarantine, line)
             self.counts.rejected += is_rejected
@@ -194,8 +209,9 @@ class Forwarder:
         _count_event(event, self.counts)
         item = self._encoder.encode(event, learned)
         unsendable: tuple[Signal, ...] = ()
-        if learned.signals is not None:
-            item = item.only(learned.signals)
+        if learned.signals:
+            owed = item.only(learned.signals)
+            item = owed if owed.log or owed.span else item  # mended, it may have become another event
             unsendable = tuple(each for each in learned.signals if each not in self._config.signals)
         self._batch.append(_Sending(place, event.raw, learned, item, unsendable))
         self._largest_request += max(len(item.log), len(item.span))
@@ -223,7 +239,23 @@ class Forwarder:
         """Waits for the oldest batch: results are taken in the order of the file."""
         batch, ticket = self._under_way.popleft()
         for sending, fates in zip(batch, self._delivery.result(ticket), strict=True):
-            self._account(sending, fates)
+            if any(isinstance(fate, Suspect) for fate in fates.values()):
+                self._suspects.append((sending, fates))
+            else:
+                self._account(sending, fates)
+        self._settle_suspects(at_most=MOST_SUSPECTS)
+
+    def _settle_suspects(self, at_most: int) -> None:
+        """Clears up what can be by now; waits for it only where more suspects would be left than `at_most`.
+
+        Reading goes on meanwhile: the record whose success proves the case may not have been read yet.
+        """
+        while self._suspects:
+            sending, fates = self._suspects[0]
+            if len(self._suspects) <= at_most and not self._delivery.is_ripe(fates):
+                return
+            self._suspects.popleft()
+            self._account(sending, self._delivery.settle(sending.item, fates))
 
     def _account(self, sending: _Sending, fates: Fates) -> None:
         untaken = [signal for signal, fate in fates.items() if isinstance(fate, Untaken)]

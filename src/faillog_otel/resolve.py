@@ -140,6 +140,8 @@ def _target(layers: Sequence[Layer], signal: Signal) -> Target:
         if not (found := re.match(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name)) or found[0] != name:
             shown = f"{found[0]}..." if found else "..."  # a value may have slipped into the name
             raise ConfigError(f"{shown} is no name of an HTTP header: a header is K=V")
+        if name.lower() in _OUR_HEADERS or (protocol == "grpc" and name.lower().endswith("-bin")):
+            raise ConfigError(f"the header {name!r} cannot be set")
         if not re.fullmatch(r"[ -~\t]*", value):
             raise ConfigError(f"the value of the header {name!r} has characters that HTTP forbids")
     return Target(
@@ -154,6 +156,9 @@ def _target(layers: Sequence[Layer], signal: Signal) -> Target:
     )
 
 
+_OUR_HEADERS = frozenset(
+    ("connection", "content-encoding", "content-length", "content-type", "host", "te", "transfer-encoding")
+)
 _HOST = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*")
 
 
@@ -170,7 +175,7 @@ def _check_url(url: str) -> None:
     except ValueError:
         usable = False
     if not usable:
-        shown = re.sub(r"[?#].*", "", re.sub(r"^(\w+://)?.*@", r"\1", url))
+        shown = re.sub(r"[?#].*", "", re.sub(r"(?s)^(\w+://)?.*@", r"\1", url))
         raise ConfigError(f"{shown!r} is no endpoint: http://HOST:PORT or https://HOST:PORT")
 
 

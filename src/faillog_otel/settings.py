@@ -108,7 +108,7 @@ def read_environment(environ: Mapping[str, str]) -> tuple[Layer, list[str]]:
             msgspec.convert(one, Layer)
         except (ConfigError, msgspec.ValidationError, UnicodeEncodeError) as error:
             problem = f"{name}: {re.sub(r' - at `.*', '', str(error))}"
-            if not name.startswith("OTEL_") or name.endswith(("ENDPOINT", "PROTOCOL")):
+            if not name.startswith("OTEL_"):
                 raise ConfigError(problem) from None
             warnings.append(f"{problem}; ignored")
             continue
@@ -173,11 +173,15 @@ def _pairs(text: str) -> dict[str, str]:
 def _milliseconds(text: str) -> str:
     if not re.fullmatch(r"\d+", text, re.ASCII):
         raise ConfigError(f"{text!r} is no number of milliseconds")
+    if int(text) > LONGEST_SECONDS * 1000:
+        raise ConfigError(f"{text[:40]} milliseconds are longer than a hundred years")
     return f"{text}ms"
 
 
 def _boolean(text: str) -> bool:
-    """OpenTelemetry's booleans: only `true`, in any case, is true."""
+    """OpenTelemetry's booleans: only `true`, in any case, is true; others than `false` are warned about."""
+    if text.lower() not in ("true", "false"):
+        raise ConfigError(f"{text!r} is neither true nor false")
     return text.lower() == "true"
 
 
@@ -185,11 +189,11 @@ _Parser = Callable[[str], Any]
 
 _SIGNAL_VARIABLES: dict[str, tuple[str, _Parser]] = {
     "ENDPOINT": ("endpoint", str),
-    "PROTOCOL": ("protocol", str),
+    "PROTOCOL": ("protocol", str.lower),
     "INSECURE": ("insecure", _boolean),
     "HEADERS": ("headers", _pairs),
     "TIMEOUT": ("timeout", _milliseconds),
-    "COMPRESSION": ("compression", str),
+    "COMPRESSION": ("compression", str.lower),
     "CERTIFICATE": ("certificate", str),
     "CLIENT_CERTIFICATE": ("client_certificate", str),
     "CLIENT_KEY": ("client_key", str),

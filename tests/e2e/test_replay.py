@@ -1,13 +1,15 @@
 """What was kept, sent again: the same bytes, and only what is still owed."""
 
 import json
+import os
 import socket
 import stat
 from pathlib import Path
 from typing import Any
 
+import pytest
 from support.events import attempt, error, exchange, lines
-from support.program import Done, run_program
+from support.program import Done, run_program, start_program
 
 from faillog_otel.otlp.receiver import Receiver, Reply
 
@@ -175,3 +177,130 @@ def test_nothing_to_replay_is_exit_2(tmp_path: Path) -> None:
     assert done.code == 2
     assert "missing.jsonl" in done.stderr
     assert names(tmp_path) == []
+
+
+def test_an_interrupted_replay_leaves_each_record_once(tmp_path: Path) -> None:
+    messages = [error(messageId=f"m{n}") for n in range(3_000)]
+    tmp_path.joinpath("events").write_bytes(lines(*messages))
+    assert go("run", "events", away(), tmp_path, "--wait", "100ms").code == 4
+    for _ in range(2):
+        process = start_program(
+            *("replay", PENDING, "--endpoint", away(), "--wait", "forever", "--summary", "json"), cwd=tmp_path
+        )
+        assert process.stderr
+        assert b"trying again" in process.stderr.readline()
+        process.terminate()
+        process.communicate(timeout=10)
+        assert process.returncode == 143
+        assert names(tmp_path) == ["events", PENDING]
+        assert sorted(entry["raw"].encode() for entry in entries(tmp_path, PENDING)) == sorted(messages)
+    with Receiver() as receiver:
+        done = go("replay", PENDING, receiver.http_endpoint, tmp_path)
+        assert (done.code, done.summary["exported"], len(receiver.logs())) == (0, 3_000, 3_000)
+
+
+def test_what_is_no_kept_file_is_never_touched(tmp_path: Path) -> None:
+    tmp_path.joinpath("events").write_bytes(THREE)
+    tmp_path.joinpath("pretty").write_text('{\n "reason": "x",\n "raw": "{}"\n}\n')
+    tmp_path.joinpath("folder").mkdir()
+    for path in ("events", "pretty", "folder", "-", "missing"):
+        assert run_program("replay", path, cwd=tmp_path).code == 2
+    assert run_program("run", "events", "--pending", "events", cwd=tmp_path).code == 2
+    assert tmp_path.joinpath("events").read_bytes() == THREE
+    assert names(tmp_path) == ["events", "folder", "pretty"]
+
+
+def test_a_kept_file_by_any_name_is_read_once_and_gone_afterwards(tmp_path: Path) -> None:
+    tmp_path.joinpath("events").write_bytes(THREE)
+    link = tmp_path / "link"
+    for paths in ([PENDING, f"./{PENDING}"], ["link"], [".", PENDING]):
+        assert go("run", "events", away(), tmp_path, "--wait", "100ms").code == 4
+        link.unlink(missing_ok=True)
+        link.symlink_to(PENDING)
+        tmp_path.joinpath("events").rename(tmp_path / ".events")
+        with Receiver() as receiver:
+            done = run_program("run", *paths, "--endpoint", receiver.http_endpoint, cwd=tmp_path)
+            assert (done.code, len(receiver.logs())) == (0, 3), done.stderr
+        tmp_path.joinpath(".events").rename(tmp_path / "events")
+        assert names(tmp_path) == ["events", "link"]
+
+
+def test_a_file_that_another_run_writes_is_not_replayed(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    tmp_path.joinpath("events").write_bytes(THREE * 2_000)
+    process = start_program(
+        *("run", "events", "pipe", "--endpoint", away(), "--wait", "0", "-v", "--summary", "json"),
+        cwd=tmp_path,
+    )
+    assert process.stderr
+    for line in process.stderr:
+        if b"reading pipe" in line:
+            break
+    with Receiver() as receiver:
+        done = go("replay", PENDING, receiver.http_endpoint, tmp_path)
+        assert (done.code, receiver.received) == (2, [])
+        assert "another run" in done.stderr
+        tmp_path.joinpath("pipe").write_bytes(b"")
+        process.communicate(timeout=30)
+        assert go("replay", PENDING, receiver.http_endpoint, tmp_path).summary["exported"] == 6_000
+
+
+def test_a_line_without_its_end_swallows_nothing(tmp_path: Path) -> None:
+    tmp_path.joinpath("events").write_bytes(THREE)
+    assert go("run", "events", away(), tmp_path, "--wait", "0").code == 4
+    path = tmp_path / PENDING
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    assert go("run", "events", away(), tmp_path, "--wait", "0").code == 4
+    assert len(entries(tmp_path, PENDING)) == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "left"),
+    [
+        (lambda entry: dict(sorted(entry.items())), 0),
+        (lambda entry: {"raw": entry["raw"]}, 0),
+        (lambda entry: entry | {"context": entry["context"] | {"signals": []}}, 0),
+        (
+            lambda entry: (
+                entry | {"raw": error().decode(), "context": {"reference_ns": 1, "signals": ["traces"]}}
+            ),
+            0,
+        ),
+        (lambda entry: entry | {"line": "two"}, 1),
+        (lambda entry: entry | {"raw": {}}, 1),
+        (lambda entry: {key: entry[key] for key in ("reason", "context")} | {"raw_base64": "?"}, 1),
+    ],
+)
+def test_entries_that_people_edited(tmp_path: Path, change: Any, left: int) -> None:
+    tmp_path.joinpath("events").write_bytes(lines(error()))
+    assert go("run", "events", away(), tmp_path, "--wait", "0").code == 4
+    (entry,) = entries(tmp_path, PENDING)
+    edited = json.dumps(change(entry))
+    tmp_path.joinpath(PENDING).write_text(edited + "\n")
+    with Receiver() as receiver:
+        done = go("replay", PENDING, receiver.http_endpoint, tmp_path)
+        assert (len(receiver.logs()), done.summary["quarantined"]) == (1 - left, left)
+    if left:
+        assert tmp_path.joinpath(PENDING).read_text() == edited + "\n"
+        assert "not sent again" in done.stderr
+
+
+def test_a_record_whose_entry_is_longer_than_a_line_may_be_comes_back(tmp_path: Path) -> None:
+    tmp_path.joinpath("events").write_bytes(lines(error(big=[""] * 4_000_000)))
+    assert go("run", "events", away(), tmp_path, "--wait", "0").code == 4
+    with Receiver() as receiver:
+        done = go("replay", PENDING, receiver.http_endpoint, tmp_path)
+        assert (done.code, done.summary["exported"]) == (0, 1)
+
+
+def test_one_refused_record_stops_neither_reading_nor_the_others(tmp_path: Path) -> None:
+    """The only span of the first batches is refused; the proof that others are taken lies far behind."""
+    content = [attempt(messageId="poison"), *(error(messageId=f"m{n}") for n in range(6_000)), attempt()]
+    tmp_path.joinpath("events").write_bytes(lines(*content))
+
+    def script(signal: str, body: bytes) -> Reply | None:
+        return Reply(400) if signal == "traces" and b"poison" in body else None
+
+    with Receiver(script) as receiver:
+        done = go("run", "events", receiver.http_endpoint, tmp_path, "--wait", "20s")
+        assert (done.code, done.summary["quarantined"], done.summary["exported"]) == (3, 1, 6_001)

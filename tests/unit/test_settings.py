@@ -190,13 +190,31 @@ def test_an_empty_variable_is_unset_and_an_unusable_otel_one_is_ignored_with_a_w
         OTEL_EXPORTER_OTLP_ENDPOINT="",
         OTEL_EXPORTER_OTLP_TIMEOUT="soon",
         OTEL_EXPORTER_OTLP_COMPRESSION="zip",
+        OTEL_EXPORTER_OTLP_PROTOCOL="carrier-pigeon",
+        OTEL_EXPORTER_OTLP_INSECURE="1",
+        OTEL_EXPORTER_OTLP_LOGS_TIMEOUT="9" * 30,
     )
     assert url(config, "logs") == "http://localhost:4318/v1/logs"
     assert (config.delivery.targets["logs"].timeout_seconds) == 10.0
-    assert [warning.split(":")[0] for warning in config.warnings] == [
+    assert {warning.split(":")[0] for warning in config.warnings} == {
         "OTEL_EXPORTER_OTLP_TIMEOUT",
         "OTEL_EXPORTER_OTLP_COMPRESSION",
-    ]
+        "OTEL_EXPORTER_OTLP_PROTOCOL",
+        "OTEL_EXPORTER_OTLP_INSECURE",
+        "OTEL_EXPORTER_OTLP_LOGS_TIMEOUT",
+    }
+
+
+def test_words_of_otel_may_be_written_in_any_case() -> None:
+    config = from_environment(OTEL_EXPORTER_OTLP_PROTOCOL="GRPC", OTEL_EXPORTER_OTLP_COMPRESSION="NONE")
+    target = config.delivery.targets["logs"]
+    assert (target.protocol, target.compression) == ("grpc", "none")
+
+
+@pytest.mark.parametrize(("protocol", "name"), [("grpc", "x-bin"), ("http/json", "Content-Length")])
+def test_some_headers_cannot_be_set(protocol: str, name: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        from_environment(OTEL_EXPORTER_OTLP_PROTOCOL=protocol, OTEL_EXPORTER_OTLP_HEADERS=f"{name}=5")
 
 
 def test_the_resource_is_otels_without_what_changes_at_every_start() -> None:
@@ -301,7 +319,6 @@ def test_a_wrong_config_file_is_an_error_that_names_what_is_wrong(text: str, nam
         {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://h/?x=y"},
         {"FAILLOG_TIME_POLICY": f"clamp:{'9' * 302}"},
         {"FAILLOG_RESOURCE_ATTRIBUTES": "a=\udcff"},
-        {"OTEL_EXPORTER_OTLP_PROTOCOL": "carrier-pigeon"},
     ],
 )
 def test_a_wrong_setting_in_the_environment_is_an_error(environ: dict[str, str]) -> None:

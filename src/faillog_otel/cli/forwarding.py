@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -19,7 +19,7 @@ from faillog_otel.cli.shutdown import GRACE_SECONDS, Shutdown
 from faillog_otel.config import RunConfig
 from faillog_otel.errors import ConfigError, InputError, Interrupted
 from faillog_otel.ledger.counts import Counts
-from faillog_otel.ledger.kept import SET_ASIDE, KeptFile, set_aside
+from faillog_otel.ledger.kept import SET_ASIDE, KeptFile, Replayed, is_kept_file
 from faillog_otel.otlp.clients import in_flight, network_client, writing_client
 from faillog_otel.otlp.delivery import Delivery
 from faillog_otel.otlp.encoding import ProtobufEncoder
@@ -43,13 +43,16 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
         _log.warning("%s", warning)
     with ExitStack() as stack:
         shutdown = stack.enter_context(Shutdown())
-        replayed = _set_aside(paths, config)
+        client = None
+        if config.delivery.writes is None:
+            client = network_client(config.delivery, config.mapping.resource, USER_AGENT)
+        replayed = {path: stack.enter_context(Replayed(path)) for path in _to_replay(paths, config)}
         found = _found(paths, replayed, config)
-        client = _client(config, stack)
-        patience = Patience(config.delivery.wait_seconds, shutdown, random.Random())
+        # What is written fails for good; a collector may come back.
+        wait_seconds = 0.0 if client is None else config.delivery.wait_seconds
         delivery = Delivery(
-            client,
-            patience,
+            client or _writing_client(config, stack),
+            Patience(wait_seconds, shutdown, random.Random()),
             signals=config.delivery.signals,
             in_flight=in_flight(config.delivery),
             waiting=lambda: shutdown.interruptible(GRACE_SECONDS),
@@ -68,12 +71,12 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
             is_stopping=shutdown.is_requested,
             sends_rejected=sends_rejected,
         )
-        problems = found.problems + _forward_all(found.files, forwarder, shutdown, config)
+        stopped_at, problems = _forward_all(found.files, forwarder, shutdown, config)
+        problems = found.problems + problems
         forwarder.finish()
-        is_broken = forwarder.broken is not None
-        if not problems and not is_broken and not shutdown.is_requested():
-            for aside in replayed.values():
-                Path(aside).unlink()
+        if forwarder.broken is None:
+            for each in replayed.values():
+                each.read_to = stopped_at.get(each.aside, 0)
         for problem in [*problems, *filter(None, [forwarder.broken])]:
             _log.error("%s", problem)
         _say_what_is_kept(forwarder.counts, delivery.over, quarantine, pending)
@@ -81,7 +84,7 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
             counts=forwarder.counts,
             fail_on=config.fail_on,
             unreadable=bool(problems),
-            ledger_broken=is_broken,
+            ledger_broken=forwarder.broken is not None,
             signal=shutdown.requested,
         )
     return summary(forwarder.counts, delivery.sent, time.monotonic() - started, exit_code(ending))
@@ -96,19 +99,20 @@ def _say_what_is_kept(counts: Counts, why: str, quarantine: KeptFile, pending: K
         _log.error("%s not delivered%s: see %s", records(counts.pending), reason, pending.path)
 
 
-def _set_aside(paths: Sequence[str], config: RunConfig) -> dict[str, str]:
-    """Those PATHs that are kept files of this run, and the names under which they are read."""
+def _to_replay(paths: Sequence[str], config: RunConfig) -> list[str]:
+    """Those PATHs that are kept files of this run, each once."""
     own = {os.path.realpath(config.quarantine), os.path.realpath(config.pending)}
-    return {
-        path: set_aside(path)
-        for path in dict.fromkeys(paths)
-        if os.path.realpath(path) in own and any(map(os.path.exists, (path, path + SET_ASIDE)))
-    }
+    found = {os.path.realpath(path): path for path in paths if path != STDIN and is_kept_file(path)}
+    return [path for real, path in found.items() if real in own]
 
 
-def _found(paths: Sequence[str], replayed: dict[str, str], config: RunConfig) -> FoundPaths:
-    own_files = [config.quarantine, config.pending, *filter(None, [config.config_file])]
-    found = FoundPaths([replayed.get(path, path) for path in paths], own_files)
+def _found(paths: Sequence[str], replayed: dict[str, Replayed], config: RunConfig) -> FoundPaths:
+    kept = [config.quarantine, config.pending]
+    own_files = [*kept, *(name + SET_ASIDE for name in kept), *filter(None, [config.config_file])]
+    set_aside = {os.path.realpath(path) for path in replayed}
+    others = [path for path in paths if path == STDIN or os.path.realpath(path) not in set_aside]
+    found = FoundPaths(others, own_files)
+    found.files += [each.aside for each in replayed.values()]
     for warning in found.warnings:
         _log.warning("%s", warning)
     output = config.delivery.output
@@ -121,8 +125,9 @@ def _found(paths: Sequence[str], replayed: dict[str, str], config: RunConfig) ->
 
 def _forward_all(
     files: Sequence[str], forwarder: Forwarder, shutdown: Shutdown, config: RunConfig
-) -> list[str]:
-    """Forwards one file after the other; returns what could not be read."""
+) -> tuple[dict[str, int | None], list[str]]:
+    """Forwards one file after the other; returns how far each was read, and what could not be read."""
+    stopped_at: dict[str, int | None] = {}
     problems = []
     with _progress(files, config) as progress:
         for name in files:
@@ -132,24 +137,23 @@ def _forward_all(
             try:
                 with InputFile(name, sys.stdin.buffer, shutdown.interruptible) as file:
                     forwarder.forward(file, progress)
+                stopped_at[name] = forwarder.stopped_at
             except InputError as error:
                 problems.append(str(error))
             except Interrupted:
                 break
-    return problems
+    return stopped_at, problems
 
 
-def _client(config: RunConfig, stack: ExitStack) -> Client:
-    delivery, resource = config.delivery, config.mapping.resource
-    if delivery.writes is None:
-        return network_client(delivery, resource, USER_AGENT)
-    file = sys.stdout.buffer
-    if delivery.output is not None:
+def _writing_client(config: RunConfig, stack: ExitStack) -> Client:
+    file: IO[bytes] = open(1, "wb", buffering=0, closefd=False)  # noqa: SIM115  # standard output
+    if config.delivery.output is not None:
         try:
-            file = stack.enter_context(Path(delivery.output).open("wb"))  # noqa: SIM115  # until the run ends
+            output = Path(config.delivery.output).open("wb", buffering=0)  # noqa: SIM115  # until the run ends
+            file = stack.enter_context(output)
         except OSError as error:
-            raise ConfigError(f"--output {delivery.output}: {error.strerror}") from None
-    return writing_client(delivery, resource, file, sys.stdout)
+            raise ConfigError(f"--output {config.delivery.output}: {error.strerror}") from None
+    return writing_client(config.delivery, config.mapping.resource, file, sys.stdout)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """`faillog-otel replay`: kept records, once more."""
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -22,5 +23,11 @@ _HELP = f"""Send the records of a quarantine or pending FILE again.
 @click.pass_context
 def replay(ctx: click.Context, /, file: str, *, rejected: bool, **flags: Any) -> None:
     """Reads the options and runs."""
+    from faillog_otel.ledger.kept import is_kept_file
+
+    if not is_kept_file(file):
+        raise click.UsageError(f"{file}: is no quarantine or pending file, with one entry a line")
+    if Path(file).is_symlink():
+        file = str(Path(file).resolve())
     flags |= {"quarantine": file, "pending": file}
     ctx.exit(forward((file,), flags, sends_rejected=rejected))

@@ -81,9 +81,9 @@ class Shutdown:
             os._exit(128 + number)
         self.requested = number
         os.write(self._writer, b"\0")
+        signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
         if self._grace == 0:
             raise Interrupted
-        signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
 
     def _on_alarm(self, _number: int, _frame: FrameType | None) -> None:
         self._grace_is_over = True

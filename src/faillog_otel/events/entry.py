@@ -36,16 +36,19 @@ class Learned(Context, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One kept record. `reason` is a code; `raw` is the record as text, `raw_base64` where it is no UTF-8."""
+    """One kept record. `reason` is a code; `raw` is the record as text, `raw_base64` where it is no UTF-8.
 
-    reason: str
+    Only the record itself is needed to replay it: people mend entries by hand.
+    """
+
+    reason: str = "unknown"
     detail: str = ""
-    file: str
-    line: int
-    offset: int
+    file: str = ""
+    line: int = 0
+    offset: int = 0
     raw: str | None = None
     raw_base64: str | None = None
-    sha256: str
+    sha256: str = ""
     context: Learned | None = None
     replayable: bool = True
 
@@ -66,7 +69,6 @@ class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Entry).decode
 
 
 def write_entry(
@@ -96,10 +98,22 @@ def write_entry(
 
 
 def read_entry(line: bytes) -> Entry | None:
-    """The entry, where the line is one; None for all other lines, such as Segment's own events."""
-    if not line.startswith(b'{"reason":'):
+    """The entry, where the line is one; None for all other lines, such as Segment's own events.
+
+    One that is spoilt comes as an entry that cannot be replayed, and says why in its `detail`.
+    """
+    if b'"raw' not in line:
         return None
     try:
-        return _decode(line)
+        value = msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+    if not isinstance(value, dict) or "event" in value or not {"raw", "raw_base64"} & value.keys():
+        return None
+    try:
+        entry = msgspec.convert(value, Entry)
+    except msgspec.ValidationError as error:
+        return Entry(detail=str(error), replayable=False)
+    if entry.record() is None and entry.replayable:
+        return Entry(detail="raw_base64 cannot be read", replayable=False)
+    return entry

@@ -8,6 +8,8 @@ from faillog_otel.events.model import BadRecord
 from faillog_otel.events.unpack import DamagedFile
 
 LONGEST_LINE_BYTES = 16 * 1024 * 1024
+LONGEST_ENTRY_BYTES = 3 * LONGEST_LINE_BYTES
+"""An entry of a kept file holds a record's bytes once more as text, with its quotes escaped."""
 KEPT_BYTES = 64 * 1024
 """How much of an over-long line is kept in the quarantine."""
 
@@ -55,7 +57,7 @@ def split_lines(chunks: Iterable[bytes]) -> Iterator[Line]:
             yield _line(number, offset, line, passed_over)
             offset += len(line) + passed_over + 1
             begun, begun_bytes, passed_over = [other], len(other), 0
-        if begun_bytes > LONGEST_LINE_BYTES:
+        if begun_bytes > _longest(begun[0]):
             begun = [b"".join(begun)[:KEPT_BYTES]]
             passed_over += begun_bytes - KEPT_BYTES
             begun_bytes = KEPT_BYTES
@@ -68,9 +70,13 @@ def split_lines(chunks: Iterable[bytes]) -> Iterator[Line]:
         yield Line(number + 1, offset, b"", bad)
 
 
+def _longest(head: bytes) -> int:
+    return LONGEST_ENTRY_BYTES if head.startswith(b'{"reason":') else LONGEST_LINE_BYTES
+
+
 def _line(number: int, offset: int, line: bytes, passed_over: int) -> Line:
     length = len(line) + passed_over
-    if length > LONGEST_LINE_BYTES:
+    if length > _longest(line):
         detail = f"the line has {length} bytes, more than {LONGEST_LINE_BYTES}"
         bad = BadRecord("too_long", detail, line[:KEPT_BYTES], replayable=False)
         return Line(number, offset, b"", bad)

@@ -1,18 +1,23 @@
 """Files of kept records: one entry a line, written as soon as a record is kept, readable by its owner only.
 
 The file is made when the first record comes, and later runs add to it: what is kept is never overwritten.
-To be replayed it is set aside under another name first, so that what fails again can be added to it anew;
-the set-aside file goes only when every entry of it is accounted for.
+To be replayed it is set aside under another name, so that what fails again can be added to it anew. Who
+writes to a file holds a shared lock on it, who replays it an exclusive one.
 """
 
 import errno
+import fcntl
 import os
+import stat
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 from faillog_otel.errors import InputError, LedgerBroken
+from faillog_otel.events.entry import read_entry
 
 SET_ASIDE = ".replaying"
+_PIECE_BYTES = 1024 * 1024
+_TRIES = 1000
 
 
 class KeptFile:
@@ -27,7 +32,7 @@ class KeptFile:
         """Adds one entry. Raises LedgerBroken."""
         try:
             if self._file is None:
-                self._file = _open_private(self.path)
+                self._file = _open_to_add(self.path)
             _write(self._file, entry + b"\n")
         except OSError as error:
             raise LedgerBroken(f"{self.path}: cannot be written: {error.strerror}") from None
@@ -45,36 +50,121 @@ class KeptFile:
             raise LedgerBroken(f"{self.path}: cannot be written: {error.strerror}") from None
 
 
-def set_aside(path: str) -> str:
-    """Renames a kept file for its replay, and returns the name. Raises InputError.
+class Replayed:
+    """A kept file that is set aside for its replay. A context manager; raises InputError on entering.
 
-    One that an interrupted replay left behind is gone on with: its entries come first.
+    One that a killed replay left behind is gone on with: its entries come first. On leaving, the entries
+    from byte `read_to` on, which nobody has read, go back into the file, and the set-aside file goes.
     """
-    aside = path + SET_ASIDE
+
+    def __init__(self, path: str) -> None:
+        self.path = os.path.realpath(path) if Path(path).is_symlink() else path
+        self.aside = self.path + SET_ASIDE
+        self.read_to: int | None = 0
+        """How far the set-aside file was accounted for, in bytes; None: to its end."""
+
+    def __enter__(self) -> Self:
+        try:
+            newer = _lock_to_replay(self.path)
+            self._lock = _lock_to_replay(self.aside) or newer
+            if newer is not None and self._lock is newer:
+                Path(self.path).rename(self.aside)
+            elif newer is not None:
+                with newer, _opened(self.aside) as older:
+                    _copy(newer, older)
+                Path(self.path).unlink()
+        except OSError as error:
+            raise InputError(f"{self.path}: {error.strerror}") from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if self.read_to is not None:
+                self._put_back(self.read_to)
+            Path(self.aside).unlink(missing_ok=True)
+        except OSError as error:
+            raise LedgerBroken(f"{self.aside}: cannot be put back: {error.strerror}") from None
+        finally:
+            if self._lock is not None:
+                self._lock.close()
+
+    def _put_back(self, read_to: int) -> None:
+        if read_to == 0 and not Path(self.path).exists():
+            Path(self.aside).rename(self.path)
+            return
+        with Path(self.aside).open("rb") as left, _open_to_add(self.path) as file:
+            left.seek(read_to)
+            _copy(left, file)
+
+
+def is_kept_file(path: str) -> bool:
+    """Whether this is a kept file to replay, or a replay of it that broke off: its first line is an entry."""
+    for name in (path, path + SET_ASIDE):
+        if Path(name).is_file():
+            try:
+                with Path(name).open("rb") as file:
+                    return read_entry(file.readline().strip()) is not None
+            except OSError:
+                return False
+    return False
+
+
+def _lock_to_replay(path: str) -> IO[bytes] | None:
+    """The file, locked for one replay; None where there is none."""
     try:
-        if not Path(aside).exists():
-            Path(path).rename(aside)
-        elif Path(path).exists():
-            with Path(path).open("rb") as newer, _open_private(aside) as older:
-                while piece := newer.read(1024 * 1024):
-                    _write(older, piece)
-                os.fsync(older.fileno())
-            Path(path).unlink()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    return aside
+        file = Path(path).open("rb")  # noqa: SIM115  # locked as long as it is open
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise OSError(errno.EBUSY, "another run is writing or replaying it") from None
+    return file
+
+
+def _open_to_add(path: str) -> IO[bytes]:
+    """Opens for adding lines, locked against a replay."""
+    for _ in range(_TRIES):
+        file = _opened(path)
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            return file
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            if Path(path).stat().st_ino == found.st_ino:
+                return file
+        except (BlockingIOError, FileNotFoundError):
+            pass  # a replay sets it aside just now: a new one takes its place
+        file.close()
+    raise OSError(errno.EBUSY, "a replay holds it")
+
+
+def _opened(path: str) -> IO[bytes]:
+    """Opens for adding lines, unbuffered, 0600 where it is new; never through a symbolic link.
+
+    A last line without its end, of an editor or a full disk, is ended first: it must not swallow the next.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        flags |= os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(name, (flags & ~os.O_WRONLY) | os.O_RDWR, 0o600)
+
+    file = open(path, "ab", buffering=0, opener=opener)  # noqa: SIM115  # Path takes no opener
+    found = os.fstat(file.fileno())
+    has_lines = stat.S_ISREG(found.st_mode) and found.st_size > 0
+    if has_lines and os.pread(file.fileno(), 1, found.st_size - 1) != b"\n":
+        _write(file, b"\n")
+    return file
+
+
+def _copy(source: IO[bytes], to: IO[bytes]) -> None:
+    while piece := source.read(_PIECE_BYTES):
+        _write(to, piece)
+    os.fsync(to.fileno())
 
 
 def _write(file: IO[bytes], data: bytes) -> None:
     """Writes all of it, or raises OSError: without a buffer, a full disk may take a part."""
     if file.write(data) < len(data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _open_private(path: str) -> IO[bytes]:
-    """Opens for appending without a buffer, 0600 where it is new; never through a symbolic link."""
-
-    def opener(name: str, flags: int) -> int:
-        return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-
-    return open(path, "ab", buffering=0, opener=opener)  # Path.open() takes no opener

@@ -3,14 +3,18 @@
 from collections.abc import Sequence
 from typing import IO
 
+from msgspec.structs import replace
+
 from faillog_otel.config import DeliveryConfig, Protocol, Signal, Target
 from faillog_otel.otlp.encoding import Envelope
 from faillog_otel.otlp.json import JsonEnvelope
-from faillog_otel.otlp.outcome import Outcome
+from faillog_otel.otlp.outcome import Acknowledged, Outcome, PartlyRejected
 from faillog_otel.otlp.sender import Client
 
 IN_FLIGHT: dict[Protocol, int] = {"http/protobuf": 4, "http/json": 4, "grpc": 8, "file": 1, "console": 1}
 """Requests in flight at once; a file and a terminal take one after the other."""
+
+_SHORTEST_SECRET = 4
 
 Resource = tuple[tuple[str, str], ...]
 
@@ -18,12 +22,13 @@ Resource = tuple[tuple[str, str], ...]
 class PerSignal:
     """A client for each signal: they may go to different targets, even by different protocols."""
 
-    def __init__(self, clients: dict[Signal, Client]) -> None:
+    def __init__(self, clients: dict[Signal, Client], targets: dict[Signal, Target]) -> None:
         self._clients = clients
+        self._targets = targets
 
     def send(self, signal: Signal, records: Sequence[bytes]) -> Outcome:
-        """Sends by the signal's own client."""
-        return self._clients[signal].send(signal, records)
+        """Sends by the signal's own client; what comes of it shows none of our header values."""
+        return _masked(self._clients[signal].send(signal, records), self._targets[signal])
 
     def close(self) -> None:
         """Closes all of them."""
@@ -33,9 +38,9 @@ class PerSignal:
 
 def network_client(config: DeliveryConfig, resource: Resource, user_agent: str) -> Client:
     """The client for targets on the network. Raises ConfigError."""
-    return PerSignal(
-        {signal: _target_client(config.targets[signal], resource, user_agent) for signal in config.signals}
-    )
+    targets = config.targets
+    clients = {signal: _target_client(targets[signal], resource, user_agent) for signal in config.signals}
+    return PerSignal(clients, targets)
 
 
 def writing_client(config: DeliveryConfig, resource: Resource, file: IO[bytes], terminal: IO[str]) -> Client:
@@ -54,6 +59,18 @@ def in_flight(config: DeliveryConfig) -> int:
     if config.writes:
         return IN_FLIGHT[config.writes]
     return max(IN_FLIGHT[config.targets[signal].protocol] for signal in config.signals)
+
+
+def _masked(outcome: Outcome, target: Target) -> Outcome:
+    """A server may say back what we sent it: "invalid key ..."."""
+    name = "message" if isinstance(outcome, Acknowledged | PartlyRejected) else "why"
+    said: str = getattr(outcome, name)
+    shown = said
+    for _, value in target.headers:
+        for word in (value.reveal(), *value.reveal().split()):
+            if len(word) >= _SHORTEST_SECRET:
+                shown = shown.replace(word, "***")
+    return outcome if shown == said else replace(outcome, **{name: shown})
 
 
 def _target_client(target: Target, resource: Resource, user_agent: str) -> Client:

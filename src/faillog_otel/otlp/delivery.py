@@ -83,21 +83,41 @@ class Delivery:
         return Ticket(len(items), parts)
 
     def result(self, ticket: Ticket) -> list[Fates]:
-        """What became of each item; waits until that is known. No fate is left a Suspect."""
+        """What became of each item; waits until that is known. Suspects are left for `settle`."""
         found: list[Fates] = [{} for _ in range(ticket.size)]
         for part in ticket.parts:
             try:
                 with self._waiting():
                     part.done.wait()
-                    fates = [self._settled(part, at) for at in range(len(part.fates))]
             except Interrupted:
                 self._patience.end("interrupted")
-                fates = part.fates
             if part.error is not None:
                 raise part.error
-            for position, fate in zip(part.positions, fates, strict=True):
-                found[position][part.signal] = UNTAKEN if isinstance(fate, Suspect) else fate
+            for position, fate in zip(part.positions, part.fates, strict=True):
+                found[position][part.signal] = fate
         return found
+
+    def is_ripe(self, fates: Fates) -> bool:
+        """Whether it is known by now that the collector takes others than these suspects."""
+        return all(
+            self._sender.takes_others(signal, fate)
+            for signal, fate in fates.items()
+            if isinstance(fate, Suspect)
+        )
+
+    def settle(self, item: Item, fates: Fates) -> Fates:
+        """The fates without suspects: each is tried once more, after another record was taken."""
+        settled: Fates = {}
+        for signal, fate in fates.items():
+            settled[signal] = fate
+            if isinstance(fate, Suspect):
+                try:
+                    with self._waiting():
+                        settled[signal] = self._sender.settle(signal, item.record(signal), fate)
+                except Interrupted:
+                    self._patience.end("interrupted")
+                    settled[signal] = UNTAKEN
+        return settled
 
     def close(self) -> None:
         """Closes the client and ends the threads; one that hangs in a request is left behind."""
@@ -107,10 +127,6 @@ class Delivery:
             for thread in self._threads:
                 thread.join()
         self._client.close()
-
-    def _settled(self, part: _Part, at: int) -> Fate:
-        fate = part.fates[at]
-        return self._sender.settle(part.signal, part.records[at], fate) if isinstance(fate, Suspect) else fate
 
     def _work(self) -> None:
         while (part := self._queue.get()) is not None:

@@ -11,21 +11,36 @@ from faillog_otel.otlp.outcome import Acknowledged, Outcome, Refused
 
 
 class FileClient:
-    """Writes requests to an open file; a line that is written is acknowledged. One request at a time."""
+    """Writes requests to an open, unbuffered file; a line that is written is acknowledged.
+
+    A line of which only a part could be written is taken back; where that is impossible (a pipe), nothing
+    is written any more: a part of a line would spoil the next one. One request at a time.
+    """
 
     def __init__(self, file: IO[bytes], envelope: JsonEnvelope) -> None:
         self._file = file
         self._envelope = envelope
+        self._broken = ""
 
     def send(self, signal: Signal, records: Sequence[bytes]) -> Outcome:
         """Writes one line; nothing for an empty request."""
+        if self._broken:
+            return Refused(self._broken)
         if not records:
             return Acknowledged()
+        line = memoryview(self._envelope.request(signal, records) + b"\n")
+        start = self._file.tell() if self._file.seekable() else None
         try:
-            self._file.write(self._envelope.request(signal, records) + b"\n")
-            self._file.flush()
+            while line:
+                line = line[self._file.write(line) :]
         except OSError as error:
-            return Refused(f"the output cannot be written: {error.strerror}")
+            why = f"the output cannot be written: {error.strerror}"
+            if start is None:
+                self._broken = why
+            else:
+                self._file.seek(start)
+                self._file.truncate()
+            return Refused(why)
         return Acknowledged()
 
     def close(self) -> None:

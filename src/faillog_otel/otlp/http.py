@@ -1,7 +1,7 @@
 """OTLP/HTTP: one request for one portion of records of one signal, and what came of it as an Outcome.
 
-Redirects are not followed, proxies of the environment are not used, an answer is read up to a bound and
-within the timeout as a whole. httpx's errors are translated here and nowhere else.
+Redirects are not followed, proxies of the environment are not used, an answer's body is read up to a
+bound and within the timeout as a whole. httpx's errors are translated here and nowhere else.
 """
 
 import gzip

@@ -61,12 +61,13 @@ class Refused(Struct, frozen=True):
     why: str
 
 
-Outcome = Acknowledged | PartlyRejected | RetryLater | TooLarge | Doubtful | Refused
+NotTaken = RetryLater | TooLarge | Doubtful | Refused
+Outcome = Acknowledged | PartlyRejected | NotTaken
 
 
 class _PartialSuccess(Struct, rename="camel"):
-    rejected_log_records: int | str = 0
-    rejected_spans: int | str = 0
+    rejected_log_records: int | str | None = 0  # protobuf's JSON: an integer, a text, or null
+    rejected_spans: int | str | None = 0
     error_message: str = ""
 
 
@@ -78,7 +79,7 @@ def read_http_answer(
     signal: Signal, status: int, headers: Mapping[str, str], body: bytes, now_seconds: float
 ) -> Outcome:
     """The outcome of one HTTP answer. `now_seconds` (since 1970) is what a Retry-After date counts from."""
-    content_type = headers.get("content-type", "")
+    content_type = headers.get("content-type", "").lower()
     if 200 <= status < 300:
         return _read_success(signal, content_type, body)
     why = f"HTTP {status}"
@@ -134,7 +135,7 @@ def _read_success(signal: Signal, content_type: str, body: bytes) -> Outcome:
     try:
         partial = msgspec.json.decode(body, type=_JsonAnswer).partial_success or _PartialSuccess()
         rejected = partial.rejected_log_records if signal == "logs" else partial.rejected_spans
-        return _success(int(rejected), partial.error_message)
+        return _success(int(rejected or 0), partial.error_message)
     except (msgspec.DecodeError, ValueError):
         return _NO_OTLP
 

@@ -12,6 +12,8 @@ from faillog_otel.config import Signal
 
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 30.0
+SLACK_SECONDS = 1.0
+"""Requests in flight are asked to wait as long, one a moment after the other: all of them may."""
 
 
 class Patience:
@@ -24,7 +26,8 @@ class Patience:
         self._lock = threading.Lock()
         self._failing_since: float | None = None  # monotonic; None after an acknowledgement
         self._not_before = 0.0  # monotonic
-        self._acknowledged: dict[Signal, int] = {"logs": 0, "traces": 0}
+        self._requests = 0
+        self._latest_taken: dict[Signal, int] = {"logs": 0, "traces": 0}
         self._over: str | None = None
 
     @property
@@ -32,15 +35,22 @@ class Patience:
         """Why nothing is sent any more; None while things go on."""
         return self._over
 
-    def acknowledged(self, signal: Signal) -> None:
-        """Notes that the collector took records: the wait starts anew."""
+    def next_request(self) -> int:
+        """The number of a request that starts now: later ones have larger numbers."""
+        with self._lock:
+            self._requests += 1
+            return self._requests
+
+    def acknowledged(self, signal: Signal, request: int, *, took_some: bool) -> None:
+        """Notes that the collector answered a request with a success: the wait starts anew."""
         with self._lock:
             self._failing_since = None
-            self._acknowledged[signal] += 1
+            if took_some:
+                self._latest_taken[signal] = max(self._latest_taken[signal], request)
 
-    def acknowledgements(self, signal: Signal) -> int:
-        """How often records of this signal were taken so far."""
-        return self._acknowledged[signal]
+    def takes_others(self, signal: Signal, since: int) -> bool:
+        """Whether records of a request were taken that started after the request of this number."""
+        return self._latest_taken[signal] > since
 
     def end(self, why: str) -> None:
         """Nothing is sent any more; the first reason stays."""
@@ -59,15 +69,16 @@ class Patience:
             left = self._failing_since + self._wait_seconds - now
             if left <= 0:
                 self._over = self._over or f"{why}; waited {self._wait_seconds:g} s"
-            elif asked_seconds is not None and asked_seconds > left:
+            elif asked_seconds is not None and asked_seconds > left + SLACK_SECONDS:
                 self._over = self._over or f"{why}; it asks to wait {asked_seconds:.0f} s"
             if self._over is not None:
                 return None
-            if asked_seconds is not None:
-                self._not_before = max(self._not_before, now + asked_seconds)
-                return asked_seconds
             longest = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(tries, 16))
-            return float(min(longest * self._jitter.uniform(0.5, 1.0), left))
+            seconds = float(min(longest * self._jitter.uniform(0.5, 1.0), left))
+            if asked_seconds is not None:
+                seconds = max(seconds, asked_seconds)  # "at once" is no invitation to a busy loop
+                self._not_before = max(self._not_before, now + seconds)
+            return seconds
 
     def ready(self) -> bool:
         """Waits until sending is allowed again; False when it is over."""

@@ -17,6 +17,7 @@ from faillog_otel.events.entry import Rejection
 from faillog_otel.otlp.outcome import (
     Acknowledged,
     Doubtful,
+    NotTaken,
     Outcome,
     PartlyRejected,
     Refused,
@@ -54,15 +55,19 @@ class Untaken(Struct, frozen=True):
 
 
 class Suspect(Struct, frozen=True):
-    """Refused alone; are others taken? When the doubt began there were so many `acknowledgements`."""
+    """Refused alone; are others taken? The doubt began with the request of number `since`."""
 
     why: str
-    acknowledgements: int
+    since: int
 
 
 Fate = Taken | Rejection | Unfit | Untaken | Suspect
 
 TAKEN, UNTAKEN = Taken(), Untaken()
+
+MOST_REFUSALS = 16
+"""So many doubtful answers without a success between them are no longer looked into, but waited out. One
+bad record among 512 costs ten."""
 
 
 class Sent(Struct):
@@ -77,14 +82,14 @@ class Sent(Struct):
 
 
 class _Portion(Struct, frozen=True):
-    """Records `start` to `stop` that travel in one request; `doubted` since so many acknowledgements."""
+    """Records `start` to `stop` that travel in one request; `doubted` since the request of this number."""
 
     start: int
     stop: int
     doubted: int | None = None
 
-    def doubted_at(self, acknowledgements: int | None) -> "_Portion":
-        return _Portion(self.start, self.stop, acknowledgements)
+    def doubted_since(self, request: int) -> "_Portion":
+        return _Portion(self.start, self.stop, request)
 
     def halves(self) -> "tuple[_Portion, _Portion]":
         """The second and the first half: the last one in is the next one out."""
@@ -105,31 +110,26 @@ class Sender:
         """The fate of each record, in their order."""
         fates: list[Fate] = [UNTAKEN] * len(records)
         portions = [_Portion(0, len(records))]
-        is_retry, failures = False, 0
+        is_retry, failures, refusals = False, 0, 0
         while portions:
             portion = portions.pop()
             inside = records[portion.start : portion.stop]
-            acknowledgements = self._patience.acknowledgements(signal)
-            outcome = self._request(signal, inside, is_retry=is_retry)
+            outcome, request = self._request(signal, inside, is_retry=is_retry)
             is_retry = True
-            if isinstance(outcome, Doubtful) and portion.doubted is None:
-                # The first doubt: is it about these records, or is nothing taken at all?
-                portion = portion.doubted_at(acknowledgements)
-                probe = self._request(signal, [], is_retry=True)
-                if not isinstance(probe, Acknowledged):
-                    portion = portion.doubted_at(None)
-                    outcome = Refused(outcome.why) if isinstance(probe, Doubtful) else probe
+            if isinstance(outcome, Doubtful):
+                refusals += 1
+                outcome, portion = self._examined(signal, outcome, portion, refusals)
             fate: Fate | None = None
             if isinstance(outcome, Acknowledged | PartlyRejected):
-                fate, failures = self._taken(signal, len(inside), outcome), 0
+                fate, failures, refusals = self._taken(signal, len(inside), outcome, request), 0, 0
             elif isinstance(outcome, TooLarge | Doubtful) and len(inside) > 1:
                 portions += portion.halves()
             elif isinstance(outcome, TooLarge):
                 fate = Unfit("too_large", outcome.why)
             elif isinstance(outcome, Doubtful):
-                fate = Suspect(outcome.why, portion.doubted or 0)
+                fate = Suspect(outcome.why, portion.doubted or request)
             elif outcome is not None and self._go_on(signal, outcome, failures):
-                portions.append(portion)
+                portions.append(_Portion(portion.start, portion.stop))
                 failures += 1
             else:
                 return fates
@@ -137,27 +137,50 @@ class Sender:
                 fates[portion.start : portion.stop] = [fate] * len(inside)
         return fates
 
+    def _examined(
+        self, signal: Signal, outcome: Doubtful, portion: _Portion, refusals: int
+    ) -> tuple[Outcome | None, _Portion]:
+        """Is it about these records, or is nothing taken at all? The first doubt asks."""
+        if refusals % MOST_REFUSALS == 0:  # so many bad records in a row are no bad records
+            return Refused(outcome.why), portion
+        if portion.doubted is not None:
+            return outcome, portion
+        doubted = portion.doubted_since(self._patience.next_request())
+        return self._doubt(signal, outcome), doubted
+
+    def takes_others(self, signal: Signal, suspect: Suspect) -> bool:
+        """Whether it is known by now that the collector takes other records."""
+        return self._patience.takes_others(signal, suspect.since)
+
     def settle(self, signal: Signal, record: bytes, suspect: Suspect) -> Fate:
         """Clears up a suspicion: once another record was taken, this one is tried alone again."""
         failures = 0
         while True:
-            is_proven = self._patience.acknowledgements(signal) > suspect.acknowledgements
-            outcome = self._request(signal, [record], is_retry=True)
+            is_proven = self.takes_others(signal, suspect)
+            outcome, request = self._request(signal, [record], is_retry=True)
             if isinstance(outcome, Acknowledged | PartlyRejected):
-                return self._taken(signal, 1, outcome)
+                return self._taken(signal, 1, outcome, request)
             if isinstance(outcome, TooLarge):
                 return Unfit("too_large", outcome.why)
             if isinstance(outcome, Doubtful):
-                probe = self._request(signal, [], is_retry=True)
-                if is_proven and isinstance(probe, Acknowledged):
+                doubt = self._doubt(signal, outcome)
+                if is_proven and isinstance(doubt, Doubtful):
                     return Unfit("refused", outcome.why)
-                outcome = RetryLater(f"{outcome.why}, as the only record that was sent since")
+                outcome = RetryLater(f"{outcome.why}, and no other record was taken since")
             if outcome is None or not self._go_on(signal, outcome, failures):
                 return UNTAKEN
             failures += 1
 
-    def _taken(self, signal: Signal, count: int, outcome: Acknowledged | PartlyRejected) -> Fate:
-        self._patience.acknowledged(signal)
+    def _doubt(self, signal: Signal, outcome: Doubtful) -> Outcome | None:
+        """The outcome once more, when an empty request is taken: then it may be about the records."""
+        probe, _ = self._request(signal, [], is_retry=True)
+        if isinstance(probe, Acknowledged | PartlyRejected):
+            return outcome
+        return probe if probe is None or isinstance(probe, RetryLater) else Refused(outcome.why)
+
+    def _taken(
+        self, signal: Signal, count: int, outcome: Acknowledged | PartlyRejected, request: int
+    ) -> Fate:
         fate: Fate = TAKEN
         taken = count
         if isinstance(outcome, PartlyRejected):
@@ -169,11 +192,12 @@ class Sender:
             )
         elif outcome.message:
             _log.warning("the collector took %s with a warning: %s", signal, outcome.message)
+        self._patience.acknowledged(signal, request, took_some=taken > 0)
         with self._lock:
             setattr(self.sent, signal, getattr(self.sent, signal) + taken)
         return fate
 
-    def _go_on(self, signal: Signal, outcome: Outcome, failures: int) -> bool:
+    def _go_on(self, signal: Signal, outcome: NotTaken, failures: int) -> bool:
         """Waits until the same may be sent again; False when the wait is over.
 
         After a refusal that is when an empty request is taken: OTLP forbids to try the same before
@@ -182,27 +206,33 @@ class Sender:
         while True:
             is_held = not isinstance(outcome, RetryLater)
             asked = outcome.after_seconds if isinstance(outcome, RetryLater) else None
-            why = outcome.why if not isinstance(outcome, Acknowledged | PartlyRejected) else ""
-            seconds = self._patience.pause(failures, f"{signal}: {why}", asked)
+            seconds = self._patience.pause(failures, f"{signal}: {outcome.why}", asked)
             if seconds is None:
                 return False
             what = "holding everything back, next look" if is_held else "trying again"
-            _log.warning("%s: %s; %s in %.1f s", signal, why, what, seconds)
+            _log.warning("%s: %s; %s in %.1f s", signal, outcome.why, what, seconds)
             self._patience.sleep(seconds)
             if not is_held:
                 return True
-            probe = self._request(signal, [], is_retry=True)
+            probe, _ = self._request(signal, [], is_retry=True)
             if probe is None:
                 return False
-            if isinstance(probe, Acknowledged):
+            if isinstance(probe, Acknowledged | PartlyRejected):
                 return True
             outcome, failures = probe, failures + 1
 
-    def _request(self, signal: Signal, records: Sequence[bytes], *, is_retry: bool) -> Outcome | None:
-        """One request; None when nothing is sent any more."""
+    def _request(
+        self, signal: Signal, records: Sequence[bytes], *, is_retry: bool
+    ) -> tuple[Outcome | None, int]:
+        """One request and its number; the outcome is None when nothing is sent any more."""
         if not self._patience.ready():
-            return None
+            return None, 0
         with self._lock:
             self.sent.requests += 1
             self.sent.retries += is_retry
-        return self._client.send(signal, records)
+        number = self._patience.next_request()
+        try:
+            return self._client.send(signal, records), number
+        except Exception as error:  # noqa: BLE001  # a bug must not cost records: they are held, and pending in the end
+            _log.exception("sending %s failed", signal)
+            return Refused(f"{type(error).__name__}: {error}"), number

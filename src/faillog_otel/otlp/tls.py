@@ -18,6 +18,8 @@ def tls_context(target: Target) -> ssl.SSLContext:
     """The TLS settings of a target: its CA or the system's, its client certificate. Raises ConfigError."""
     try:
         context = ssl.create_default_context(cafile=target.certificate)
+        if target.client_key and not target.client_certificate:
+            raise ConfigError(f"a client key for {target.shown_url}, and no client certificate")
         if target.client_certificate:
             context.load_cert_chain(target.client_certificate, target.client_key)
     except (OSError, ssl.SSLError) as error:
