@@ -43,24 +43,13 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
         _log.warning("%s", warning)
     with ExitStack() as stack:
         shutdown = stack.enter_context(Shutdown())
-        client = None
-        if config.delivery.writes is None:
-            client = network_client(config.delivery, config.mapping.resource, USER_AGENT)
+        # Certificates are looked at before any file is touched.
+        client = None if config.delivery.writes else _network_client(config)
         replayed = {path: stack.enter_context(Replayed(path)) for path in _to_replay(paths, config)}
         found = _found(paths, replayed, config)
-        # What is written fails for good; a collector may come back.
-        wait_seconds = 0.0 if client is None else config.delivery.wait_seconds
-        delivery = Delivery(
-            client or _writing_client(config, stack),
-            Patience(wait_seconds, shutdown, random.Random()),
-            signals=config.delivery.signals,
-            in_flight=in_flight(config.delivery),
-            waiting=lambda: shutdown.interruptible(GRACE_SECONDS),
-        )
+        delivery = _delivery(client or _writing_client(config, stack), config, shutdown)
         stack.callback(delivery.close)
-        quarantine = KeptFile(config.quarantine)
-        is_one_file = os.path.realpath(config.pending) == os.path.realpath(config.quarantine)
-        pending = quarantine if is_one_file else KeptFile(config.pending)
+        quarantine, pending = _kept_files(config)
         forwarder = Forwarder(
             encoder=ProtobufEncoder(config.mapping),
             delivery=delivery,
@@ -71,12 +60,12 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
             is_stopping=shutdown.is_requested,
             sends_rejected=sends_rejected,
         )
-        stopped_at, problems = _forward_all(found.files, forwarder, shutdown, config)
-        problems = found.problems + problems
+        stopped_at, unreadable = _forward_all(found.files, forwarder, shutdown, config)
         forwarder.finish()
         if forwarder.broken is None:
             for each in replayed.values():
                 each.read_to = stopped_at.get(each.aside, 0)
+        problems = found.problems + unreadable
         for problem in [*problems, *filter(None, [forwarder.broken])]:
             _log.error("%s", problem)
         _say_what_is_kept(forwarder.counts, delivery.over, quarantine, pending)
@@ -143,6 +132,29 @@ def _forward_all(
             except Interrupted:
                 break
     return stopped_at, problems
+
+
+def _delivery(client: Client, config: RunConfig, shutdown: Shutdown) -> Delivery:
+    # What cannot be written stays so; a collector may come back.
+    wait_seconds = 0.0 if config.delivery.writes else config.delivery.wait_seconds
+    return Delivery(
+        client,
+        Patience(wait_seconds, shutdown, random.Random()),
+        signals=config.delivery.signals,
+        in_flight=in_flight(config.delivery),
+        waiting=lambda: shutdown.interruptible(GRACE_SECONDS),
+    )
+
+
+def _kept_files(config: RunConfig) -> tuple[KeptFile, KeptFile]:
+    """Quarantine and pending; they may be one and the same file."""
+    quarantine = KeptFile(config.quarantine)
+    is_one_file = os.path.realpath(config.pending) == os.path.realpath(config.quarantine)
+    return quarantine, quarantine if is_one_file else KeptFile(config.pending)
+
+
+def _network_client(config: RunConfig) -> Client:
+    return network_client(config.delivery, config.mapping.resource, USER_AGENT)
 
 
 def _writing_client(config: RunConfig, stack: ExitStack) -> Client:

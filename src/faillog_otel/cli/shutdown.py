@@ -15,7 +15,7 @@ from typing import Self
 
 from faillog_otel.errors import Interrupted
 
-GRACE_SECONDS = 7.0
+GRACE_SECONDS = 5.0
 
 
 class Shutdown:
