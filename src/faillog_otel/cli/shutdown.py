@@ -2,13 +2,17 @@
 
 The first signal is noted, ends every wait, and ends a read that waits for input. A request in flight has
 `GRACE_SECONDS` to end by itself. The second signal exits at once.
+
+Python runs its handlers between two instructions of the main thread: a signal that comes just before that
+blocks would not be seen until it wakes. So nothing here blocks without looking at a pipe, to which the
+interpreter writes when a signal comes (signal.set_wakeup_fd), or for longer than a moment.
 """
 
 import os
 import select
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Self
@@ -16,6 +20,7 @@ from typing import Self
 from faillog_otel.errors import Interrupted
 
 GRACE_SECONDS = 5.0
+AGAIN_SECONDS = 0.5
 
 
 class Shutdown:
@@ -30,6 +35,7 @@ class Shutdown:
 
     def __enter__(self) -> Self:
         self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wakeup_before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         for number, handler in (
             (signal.SIGINT, self._on_signal),
             (signal.SIGTERM, self._on_signal),
@@ -42,6 +48,7 @@ class Shutdown:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal() returned
+        signal.set_wakeup_fd(self._wakeup_before)
         os.close(self._reader)
         os.close(self._writer)
 
@@ -50,13 +57,16 @@ class Shutdown:
         return self.requested is not None
 
     @contextmanager
-    def interruptible(self, grace_seconds: float = 0.0) -> Iterator[None]:
-        """Inside, a signal raises Interrupted: at once, or after a time for the inside to end by itself."""
+    def interruptible(self, grace_seconds: float = 0.0) -> Iterator[Callable[[int], None]]:
+        """Inside, a signal raises Interrupted: at once, or after a time for the inside to end by itself.
+
+        Whoever reads inside waits for input by the function that it is given, with a file descriptor.
+        """
         if self.requested is not None and (grace_seconds == 0 or self._grace_is_over):
             raise Interrupted
         self._grace = grace_seconds
         try:
-            yield
+            yield self._until_readable
         finally:
             self._grace = None
 
@@ -68,20 +78,24 @@ class Shutdown:
         """Seconds that never run backwards."""
         return time.monotonic()
 
+    def _until_readable(self, descriptor: int) -> None:
+        while descriptor not in select.select([descriptor, self._reader], [], [])[0]:
+            if self.requested is not None:
+                raise Interrupted
+
     def wait(self, seconds: float) -> bool:
-        """Waits on a pipe that the signal writes to: no signal comes too early to be seen."""
+        """Waits so long; returns True at once when the run was asked to stop."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             if select.select([self._reader], [], [], min(left, 3600.0))[0]:
-                return True
+                break
         return self.is_requested()
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self.requested is not None:
             os._exit(128 + number)
         self.requested = number
-        os.write(self._writer, b"\0")
-        signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS, AGAIN_SECONDS)
         if self._grace == 0:
             raise Interrupted
 

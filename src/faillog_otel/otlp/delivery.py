@@ -17,6 +17,8 @@ from faillog_otel.otlp.encoding import Item
 from faillog_otel.otlp.patience import Patience
 from faillog_otel.otlp.sender import UNTAKEN, Client, Fate, Sender, Sent, Suspect
 
+LOOK_UP_SECONDS = 0.2
+
 Fates = dict[Signal, Fate]
 """What became of one item, in each signal that it has a record of."""
 
@@ -88,7 +90,8 @@ class Delivery:
         for part in ticket.parts:
             try:
                 with self._waiting():
-                    part.done.wait()
+                    while not part.done.wait(LOOK_UP_SECONDS):
+                        pass  # a signal that came just before the wait is seen now
             except Interrupted:
                 self._patience.end("interrupted")
             if part.error is not None:

@@ -6,12 +6,10 @@ temporary file that nobody else can read (0600) and that is gone when it is clos
 
 import glob
 import os
-import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import BinaryIO, Self
 
 from faillog_otel.errors import InputError
@@ -19,8 +17,9 @@ from faillog_otel.errors import InputError
 CHUNK_BYTES = 256 * 1024
 STDIN = "-"
 
-Interruptible = Callable[[], AbstractContextManager[object]]
-"""A context in which a signal may end a read that waits for input."""
+UntilReadable = Callable[[int], object]
+Interruptible = Callable[[], AbstractContextManager[UntilReadable | None]]
+"""A context in which a signal may end the wait for input. It gives the function to wait with."""
 
 
 class FoundPaths:
@@ -87,8 +86,7 @@ class InputFile:
             if path == STDIN:
                 self._file = self._copied(stdin)
             else:
-                with interruptible():  # a pipe is opened when somebody writes to it
-                    self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115  # until __exit__
+                self._file = _opened(path)
                 if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
                     with self._file as once:
                         self._file = self._copied(once)
@@ -118,6 +116,22 @@ class InputFile:
 
     def _copied(self, once: BinaryIO) -> BinaryIO:
         copy = tempfile.TemporaryFile(prefix="faillog-")  # noqa: SIM115  # until __exit__
-        with self._interruptible():
-            shutil.copyfileobj(once, copy, CHUNK_BYTES)
-        return copy
+        read: Callable[[int], bytes | None] = getattr(once, "read1", once.read)
+        with self._interruptible() as until_readable:
+            while True:
+                if until_readable is not None:
+                    until_readable(once.fileno())
+                chunk = read(CHUNK_BYTES)
+                if chunk:
+                    copy.write(chunk)
+                elif chunk is not None:  # None: nothing there yet, after all
+                    return copy
+
+
+def _opened(path: str) -> BinaryIO:
+    """Opens without waiting: a pipe that nobody writes to yet is opened at once, and waited for later."""
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    return open(path, "rb", buffering=0, opener=opener)  # until __exit__
