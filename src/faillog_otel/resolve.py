@@ -125,15 +125,14 @@ def _target(layers: Sequence[Layer], signal: Signal) -> Target:
 
     protocol: NetworkProtocol = first("protocol") or "http/protobuf"
     endpoint, is_own = _first(layers, signal, "endpoint")
-    if protocol == "grpc":
-        url = endpoint or DEFAULT_GRPC_ENDPOINT
-        if "://" not in url:  # the specification: only then does INSECURE decide
-            url = f"{'http' if first('insecure') else 'https'}://{url}"
-    else:
-        url = endpoint if is_own else f"{(endpoint or DEFAULT_HTTP_ENDPOINT).rstrip('/')}/v1/{signal}"
-        if not is_own and re.search("[?#]", url):
-            raise ConfigError("the endpoint has a query, and v1/<signal> cannot stand behind one")
+    url = endpoint or (DEFAULT_GRPC_ENDPOINT if protocol == "grpc" else DEFAULT_HTTP_ENDPOINT)
+    if protocol == "grpc" and "://" not in url:  # the specification: only then does INSECURE decide
+        url = f"{'http' if first('insecure') else 'https'}://{url}"
     _check_url(url)
+    if protocol != "grpc" and not is_own:
+        if re.search("[?#]", url):
+            raise ConfigError("the endpoint has a query, and v1/<signal> cannot stand behind one")
+        url = f"{url.rstrip('/')}/v1/{signal}"
     timeout = _named("timeout", parse_duration, first("timeout") or "10s")
     headers: dict[str, str] = first("headers") or {}
     for name, value in headers.items():

@@ -68,7 +68,8 @@ class Patience:
                 self._failing_since = now
             left = self._failing_since + self._wait_seconds - now
             if left <= 0:
-                self._over = self._over or f"{why}; waited {self._wait_seconds:g} s"
+                waited = f"; waited {self._wait_seconds:g} s" if self._wait_seconds else ""
+                self._over = self._over or why + waited
             elif asked_seconds is not None and asked_seconds > left + SLACK_SECONDS:
                 self._over = self._over or f"{why}; it asks to wait {asked_seconds:.0f} s"
             if self._over is not None:
