@@ -65,6 +65,9 @@ Fate = Taken | Rejection | Unfit | Untaken | Suspect
 
 TAKEN, UNTAKEN = Taken(), Untaken()
 
+SHORT_PAUSES = 2
+"""The backoff of a suspect stops growing here, at two seconds: all others wait for it."""
+
 MOST_REFUSALS = 16
 """So many doubtful answers without a success between them are no longer looked into, but waited out. One
 bad record among 512 costs ten."""
@@ -167,6 +170,8 @@ class Sender:
                 if is_proven and isinstance(doubt, Doubtful):
                     return Unfit("refused", outcome.why)
                 outcome = RetryLater(f"{outcome.why}, and no other record was taken since")
+            if is_proven:  # the collector is there and takes others: no reason for long pauses
+                failures = min(failures, SHORT_PAUSES)
             if outcome is None or not self._go_on(signal, outcome, failures):
                 return UNTAKEN
             failures += 1
