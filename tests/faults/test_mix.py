@@ -19,7 +19,6 @@ from faillog_otel.otlp.receiver import Received, Receiver, Reply
 from faillog_otel.otlp.requests import records_of
 from faillog_otel.segment.generator import failure_events
 
-FAULTS = 0.3
 HTTP = [
     Reply(429),
     Reply(429, headers={"retry-after": "0"}),
@@ -42,16 +41,17 @@ GRPC = [
     Reply(code="CANCELLED"),
     Reply(delay_seconds=4.0, taken=True),
 ]
-POISON = [error(messageId=f"poison-{n}") for n in range(4)]
+POISON = [error(messageId=f"poison-{n}") for n in range(2)]
 
 
 class Failing:
-    """Answers badly with a probability, in all ways by turns; refuses poison always."""
+    """Answers badly three times in ten, in all ways by turns; refuses poison always."""
 
     def __init__(self, faults: list[Reply], poison: Reply, seed: int) -> None:
         self.seen: Counter[int] = Counter()
         self._faults = faults
         self._turn = 0
+        self._ten: list[bool] = []
         self._poison = poison
         self._random = random.Random(seed)
         self._lock = threading.Lock()
@@ -59,13 +59,20 @@ class Failing:
     def __call__(self, _signal: Signal, body: bytes) -> Reply | None:
         is_poisoned = b"poison-" in body
         with self._lock:
-            if self._random.random() < FAULTS:
+            if self._fails_now():
                 chosen = self._turn % len(self._faults)
                 self._turn += 1
                 if not (is_poisoned and self._faults[chosen].taken):
                     self.seen[chosen] += 1
                     return self._faults[chosen]
         return self._poison if is_poisoned else None
+
+    def _fails_now(self) -> bool:
+        """Three of each ten requests, in any order."""
+        if not self._ten:
+            self._ten = [True] * 3 + [False] * 7
+            self._random.shuffle(self._ten)
+        return self._ten.pop()
 
 
 def identity(signal: Signal, record: Any) -> str:
