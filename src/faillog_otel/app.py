@@ -133,7 +133,7 @@ class Forwarder:
             event = decode(line.raw)
             if isinstance(event, Event) and (found := answer_of(event)):
                 exchange_id, answer = found
-                exchanges.add(propagation.digest("segment.exchange", exchange_id), answer)
+                exchanges.add(propagation.exchange_digest(exchange_id), answer)
 
     def _lines(self, file: InputFile, progress: Progress) -> Iterator[Line]:
         told = 0
@@ -298,7 +298,7 @@ def _answer_to(event: Event | BadRecord, exchanges: Exchanges) -> Answer | None:
     else:
         attempt = event.properties if isinstance(event.properties, AttemptProperties) else None
         exchange_id = attempt.destination_exchange_id if attempt else None
-    return exchanges.find(propagation.digest("segment.exchange", exchange_id)) if exchange_id else None
+    return exchanges.find(propagation.exchange_digest(exchange_id)) if exchange_id else None
 
 
 def _count_event(event: Event, counts: Counts) -> None:

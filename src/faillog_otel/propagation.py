@@ -17,6 +17,11 @@ def digest(kind: str, *fields: str | int | None) -> bytes:
     return hashlib.sha256(_stringify([kind, *fields]).encode()).digest()
 
 
+def exchange_digest(exchange_id: str | None) -> bytes:
+    """The digest that an exchange's trace id (bytes 0-15) and span id (bytes 16-23) are parts of."""
+    return digest("segment.exchange", exchange_id)
+
+
 def part(of: bytes, start: int, stop: int) -> bytes:
     """An id: bytes `start` to `stop` of a digest.
 

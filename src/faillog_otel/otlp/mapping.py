@@ -192,7 +192,7 @@ def _ids(event: Event, facts: _Facts) -> tuple[bytes, bytes]:
 
 
 def _exchange_ids(exchange_id: str | None) -> tuple[bytes, bytes]:
-    digest = propagation.digest("segment.exchange", exchange_id)
+    digest = propagation.exchange_digest(exchange_id)
     return propagation.part(digest, 0, 16), propagation.part(digest, 16, 24)
 
 
