@@ -17,7 +17,7 @@ from faillog_otel.config import DeliveryConfig, Signal
 from faillog_otel.errors import LedgerBroken
 from faillog_otel.events.decode import answer_of, decode, may_be_exchange
 from faillog_otel.events.entry import Entry, Learned, Rejection, read_entry, write_entry
-from faillog_otel.events.lines import Line, split_lines
+from faillog_otel.events.forms import Form, form_of, read_records
 from faillog_otel.events.model import (
     Answer,
     AttemptProperties,
@@ -27,6 +27,7 @@ from faillog_otel.events.model import (
     ExchangeProperties,
     Place,
 )
+from faillog_otel.events.record import Blank, Record
 from faillog_otel.events.unpack import unpack
 from faillog_otel.ledger.counts import Counts
 from faillog_otel.ledger.exchanges import Exchanges
@@ -40,6 +41,9 @@ _log = logging.getLogger(__name__)
 
 HELD_BYTES_PER_BATCH_BYTE = 4
 """A batch also holds its records' own bytes, to keep them if need be: this bounds both together."""
+
+MOST_HELD_BYTES = 32 * 1024 * 1024
+"""So much may be held by the batches under way: records of 16 MiB go one by one."""
 
 Progress = Callable[[int], object]
 """Told how many bytes of the input file were read since the last time."""
@@ -60,6 +64,14 @@ class _Sending(Struct, frozen=True):
     unsendable: tuple[Signal, ...] = ()
     """Signals that a kept record is still owed, and that this run does not send."""
 
+    def held_bytes(self) -> int:
+        """How much memory it takes, roughly."""
+        return len(self.raw) + len(self.item.log) + len(self.item.span)
+
+
+class _Stopped(Exception):
+    """Reading was asked to stop."""
+
 
 class Forwarder:
     """Forwards files, one after the other, and keeps the counts of all of them."""
@@ -75,8 +87,12 @@ class Forwarder:
         reference_ns: int,
         is_stopping: Callable[[], bool],
         sends_rejected: bool = False,
+        most_content_bytes: int | None = None,
     ) -> None:
-        """`sends_rejected`: kept records that a collector rejected partly are sent again, too."""
+        """`sends_rejected`: kept records that a collector rejected partly are sent again, too.
+
+        `most_content_bytes` bounds what a compressed file may unpack to.
+        """
         self.counts = Counts()
         self.broken: LedgerBroken | None = None
         """Why records could not be kept; nothing more is taken in then."""
@@ -88,11 +104,14 @@ class Forwarder:
         self._reference_ns = reference_ns
         self._is_stopping = is_stopping
         self._sends_rejected = sends_rejected
+        self._most_content = most_content_bytes
         self._batch: list[_Sending] = []
         self._largest_request = 0
         self._held_bytes = 0
         self._under_way: deque[tuple[list[_Sending], Ticket]] = deque()
+        self._bytes_under_way = 0
         self._suspects: deque[tuple[_Sending, Fates]] = deque()
+        self._suspect_bytes = 0
         self.stopped_at: int | None = 0
         """Where reading the last file stopped, in bytes of its content; None when all of it was read."""
 
@@ -104,9 +123,14 @@ class Forwarder:
         self.stopped_at = 0
         exchanges = Exchanges()
         try:
-            self._index(file, exchanges)
-            for line in self._lines(file, progress):
-                self._take(file.name, line, exchanges)
+            form = form_of(self._content(file))
+            self._index(form, file, exchanges)
+            for record in self._records(form, file, progress):
+                self._take(file.name, record, exchanges, is_line=form.kind == "lines")
+                self.stopped_at = record.offset + len(record.raw)
+            self.stopped_at = None
+        except _Stopped:
+            pass
         finally:
             exchanges.close()
 
@@ -124,45 +148,51 @@ class Forwarder:
 
     # -- reading ---------------------------------------------------------------------------------------
 
-    def _index(self, file: InputFile, exchanges: Exchanges) -> None:
-        for line in split_lines(unpack(file.chunks())):
-            if self._is_stopping():
-                return
-            if not may_be_exchange(line.raw):
+    def _content(self, file: InputFile) -> Iterator[bytes]:
+        for chunk in unpack(file.chunks(), self._most_content):
+            if self._is_stopping() or self.broken:
+                raise _Stopped
+            yield chunk
+
+    def _index(self, form: Form, file: InputFile, exchanges: Exchanges) -> None:
+        for record in read_records(form, self._content(file)):
+            if isinstance(record, Blank) or not may_be_exchange(record.raw):
                 continue
-            event = decode(line.raw)
+            if self._is_stopping():
+                raise _Stopped
+            event = decode(record.raw)
             if isinstance(event, Event) and (found := answer_of(event)):
                 exchange_id, answer = found
                 exchanges.add(propagation.exchange_digest(exchange_id), answer)
 
-    def _lines(self, file: InputFile, progress: Progress) -> Iterator[Line]:
+    def _records(self, form: Form, file: InputFile, progress: Progress) -> Iterator[Record]:
         told = 0
-        for line in split_lines(self._counted(unpack(file.chunks()))):
-            if self._is_stopping() or self.broken:
-                self.stopped_at = line.offset
-                return
+        for record in read_records(form, self._counted(self._content(file))):
             if file.bytes_read != told:
                 progress(file.bytes_read - told)
                 told = file.bytes_read
-            yield line
-        self.stopped_at = None
+            if isinstance(record, Blank):
+                self.counts.lines += record.lines
+                self.counts.blank += record.lines
+                continue
+            if self._is_stopping() or self.broken:
+                self.stopped_at = record.offset
+                raise _Stopped
+            yield record
 
     def _counted(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         for chunk in chunks:
             self.counts.bytes_in += len(chunk)
             yield chunk
 
-    def _take(self, file: str, line: Line, exchanges: Exchanges) -> None:
-        self.counts.lines += 1
-        if not line.raw and not line.bad:
-            self.counts.blank += 1
-            return
+    def _take(self, file: str, record: Record, exchanges: Exchanges, *, is_line: bool) -> None:
+        self.counts.lines += is_line
         self.counts.records += 1
-        if (entry := read_entry(line.raw)) is not None:
-            self._take_again(line.raw, entry)
+        if (entry := read_entry(record.raw)) is not None:
+            self._take_again(record.raw, entry)
             return
-        place = Place(file, line.number, line.offset)
-        event = line.bad or decode(line.raw)
+        place = Place(file, record.line, record.offset)
+        event = record.bad or decode(record.raw)
         learned = Learned(self._reference_ns, _answer_to(event, exchanges))
         if isinstance(event, BadRecord):
             self._set_aside(event, place, learned)
@@ -215,7 +245,7 @@ class Forwarder:
             unsendable = tuple(each for each in learned.signals if each not in self._config.signals)
         self._batch.append(_Sending(place, event.raw, learned, item, unsendable))
         self._largest_request += max(len(item.log), len(item.span))
-        self._held_bytes += len(event.raw) + len(item.log) + len(item.span)
+        self._held_bytes += self._batch[-1].held_bytes()
         limit = self._config.batch_bytes
         if (
             len(self._batch) >= self._config.batch_records
@@ -226,11 +256,12 @@ class Forwarder:
 
     def _flush(self) -> None:
         batch, self._batch = self._batch, []
+        self._bytes_under_way += self._held_bytes
         self._largest_request = self._held_bytes = 0
         if not batch:
             return
         self._under_way.append((batch, self._delivery.submit([sending.item for sending in batch])))
-        while len(self._under_way) > self._delivery.most_batches:
+        while len(self._under_way) > self._delivery.most_batches or self._bytes_under_way > MOST_HELD_BYTES:
             self._account_oldest()
 
     # -- accounting ------------------------------------------------------------------------------------
@@ -239,8 +270,10 @@ class Forwarder:
         """Waits for the oldest batch: results are taken in the order of the file."""
         batch, ticket = self._under_way.popleft()
         for sending, fates in zip(batch, self._delivery.result(ticket), strict=True):
+            self._bytes_under_way -= sending.held_bytes()
             if any(isinstance(fate, Suspect) for fate in fates.values()):
                 self._suspects.append((sending, fates))
+                self._suspect_bytes += sending.held_bytes()
             else:
                 self._account(sending, fates)
         self._settle_suspects(at_most=MOST_SUSPECTS)
@@ -252,9 +285,11 @@ class Forwarder:
         """
         while self._suspects:
             sending, fates = self._suspects[0]
-            if len(self._suspects) <= at_most and not self._delivery.is_ripe(fates):
+            are_few = len(self._suspects) <= at_most and self._suspect_bytes <= MOST_HELD_BYTES
+            if are_few and not self._delivery.is_ripe(fates):
                 return
             self._suspects.popleft()
+            self._suspect_bytes -= sending.held_bytes()
             self._account(sending, self._delivery.settle(sending.item, fates))
 
     def _account(self, sending: _Sending, fates: Fates) -> None:

@@ -63,6 +63,8 @@ class MappingConfig(Struct, frozen=True, kw_only=True):
     destination_names: dict[str, str] = field(default_factory=dict)
     """Destination id → the name that people know it by."""
     resource: tuple[tuple[str, str], ...] = (("service.name", "segment"),)
+    redaction_key: Secret | None = None
+    """Under it equal redacted values stay comparable; without it they cannot be told apart."""
 
 
 class Target(Struct, frozen=True, kw_only=True):
@@ -108,6 +110,8 @@ class RunConfig(Struct, frozen=True, kw_only=True):
     fail_on: tuple[FailOn, ...] = ()
     quarantine: str
     pending: str
+    most_content_bytes: int = 16 * 1024**3
+    """What one compressed file may unpack to."""
     summary: Literal["text", "json"] = "text"
     log_format: Literal["text", "json"] = "text"
     verbosity: int = 0

@@ -26,7 +26,10 @@ from faillog_otel.config import (
     Target,
 )
 from faillog_otel.errors import ConfigError
-from faillog_otel.settings import Layer, SignalSettings, parse_duration, parse_time_policy
+from faillog_otel.settings import Layer, SignalSettings, parse_duration, parse_size, parse_time_policy
+
+SHORTEST_KEY = 16
+"""Characters of the redaction key: a shorter one can be guessed, and then the values, too."""
 
 
 def resolve(
@@ -54,6 +57,9 @@ def resolve(
         raise ConfigError(f"--protocol {writes} writes to stdout, and so does --summary json")
     targets = {} if writes else {signal: _target(layers, signal) for signal in signals}
     unencrypted = {target.shown_url for target in targets.values() if _is_unencrypted(target.url)}
+    redaction_key = first("mapping", "redaction_key", None)
+    if redaction_key and len(redaction_key) < SHORTEST_KEY:
+        warnings = (*warnings, f"the redaction key has less than {SHORTEST_KEY} characters: too few")
     fail_on = tuple(dict.fromkeys(each for each in first("run", "fail_on", ()) if each != "never"))
     return RunConfig(
         mapping=MappingConfig(
@@ -62,6 +68,7 @@ def resolve(
             time_policy=_named("time policy", parse_time_policy, first("mapping", "time_policy", "occurred")),
             destination_names=first("mapping", "destination_names", {}),
             resource=_resource(first("mapping", "resource_attributes", {})),
+            redaction_key=Secret(redaction_key) if redaction_key else None,
         ),
         delivery=DeliveryConfig(
             signals=signals,
@@ -73,6 +80,7 @@ def resolve(
         fail_on=fail_on,
         quarantine=first("run", "quarantine", "faillog-quarantine.jsonl"),
         pending=first("run", "pending", "faillog-pending.jsonl"),
+        most_content_bytes=_named("max_content", parse_size, first("run", "max_content", "16GiB")),
         summary=summary,
         log_format=first("run", "log_format", "text"),
         verbosity=verbosity,

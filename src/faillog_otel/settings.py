@@ -60,6 +60,7 @@ class MappingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     time_policy: str | None = None
     destination_names: dict[str, str] | None = None
     resource_attributes: dict[str, str] | None = None
+    redaction_key: str | None = None
 
 
 class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,6 +70,7 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     wait: str | None = None
     quarantine: str | None = None
     pending: str | None = None
+    max_content: str | None = None
     summary: Literal["text", "json"] | None = None
     log_format: Literal["text", "json"] | None = None
 
@@ -134,6 +136,14 @@ def parse_duration(text: str) -> float:
     if seconds > LONGEST_SECONDS:
         raise ConfigError(f"{text[:40]!r} is longer than a hundred years: say forever")
     return seconds
+
+
+def parse_size(text: str) -> int:
+    """Bytes from `500MiB`, `16GiB`, `64KiB`, or a plain number of bytes."""
+    found = re.fullmatch(r"(\d{1,15})(KiB|MiB|GiB|TiB|)", text.strip(), re.ASCII)
+    if found is None:
+        raise ConfigError(f"{text[:40]!r} is no size: 500MiB, 16GiB, or a number of bytes")
+    return int(found[1]) << 10 * ["", "KiB", "MiB", "GiB", "TiB"].index(found[2])
 
 
 def parse_time_policy(text: str) -> TimePolicy:
@@ -211,10 +221,12 @@ VARIABLES: dict[str, tuple[str, _Parser]] = {
     "FAILLOG_RESPONSE_HEADERS": ("mapping.response_headers", _list),
     "FAILLOG_TIME_POLICY": ("mapping.time_policy", str),
     "FAILLOG_RESOURCE_ATTRIBUTES": ("mapping.resource_attributes", _pairs),
+    "FAILLOG_REDACTION_KEY": ("mapping.redaction_key", str),
     "FAILLOG_FAIL_ON": ("run.fail_on", _list),
     "FAILLOG_WAIT": ("run.wait", str),
     "FAILLOG_QUARANTINE": ("run.quarantine", str),
     "FAILLOG_PENDING": ("run.pending", str),
+    "FAILLOG_MAX_CONTENT": ("run.max_content", str),
     "FAILLOG_SUMMARY": ("run.summary", str),
     "FAILLOG_LOG_FORMAT": ("run.log_format", str),
 }

@@ -59,6 +59,7 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
             reference_ns=shutdown.now_ns(),
             is_stopping=shutdown.is_requested,
             sends_rejected=sends_rejected,
+            most_content_bytes=config.most_content_bytes,
         )
         stopped_at, unreadable = _forward_all(found.files, forwarder, shutdown, config)
         forwarder.finish()
@@ -126,6 +127,12 @@ def _forward_all(
             try:
                 with InputFile(name, sys.stdin.buffer, shutdown.interruptible) as file:
                     forwarder.forward(file, progress)
+                    if grown := file.grown_bytes():
+                        _log.warning(
+                            "%s grew by %d bytes that were not read: run it again when it is whole",
+                            file.name,
+                            grown,
+                        )
                 stopped_at[name] = forwarder.stopped_at
             except InputError as error:
                 problems.append(str(error))

@@ -6,6 +6,8 @@ extras. Both ways make the same Event of a record that both can read. Required f
 what Segment's page shows; see the README's table of reason codes.
 """
 
+import json
+import math
 import re
 from functools import cache, lru_cache
 from typing import Any, TypeVar
@@ -30,10 +32,14 @@ from faillog_otel.events.model import (
     Response,
     Routing,
 )
+from faillog_otel.events.syntax import (
+    DEEPEST_NESTING,
+    MOST_VALUES,
+    holds_too_much,
+    is_too_deep,
+    why_not_json,
+)
 from faillog_otel.events.times import parse_rfc3339
-
-DEEPEST_NESTING = 100
-"""How many brackets may be open at once; deeper JSON is quarantined (`too_deep`)."""
 
 Known = ErrorLogged | DeliveryAttemptLogged | DestinationExchangeLogged | DeliveryExchangeLogged
 
@@ -62,23 +68,54 @@ def decode(raw: bytes) -> Event | BadRecord:
     try:
         # Inside fields that are skipped over, msgspec lets invalid UTF-8 and deep nesting pass.
         raw.isascii() or raw.decode()
-        if _is_too_deep(raw):
+        if is_too_deep(raw):
             return BadRecord("too_deep", f"nested more than {DEEPEST_NESTING} levels deep", raw)
+        if holds_too_much(raw):
+            return BadRecord("too_many_values", f"the record holds more than {MOST_VALUES} values", raw)
         try:
             properties: Properties = _known.decode(raw).properties
             extras: dict[str, Any] = {}
             routing = _routing(bytes(properties.routed))
         except msgspec.ValidationError:
-            value = _anything.decode(raw)
+            value = _read_anything(raw)
             if not isinstance(value, dict):
                 return BadRecord("not_an_object", "a record is a JSON object; this is not", raw)
             properties, extras = _read_leniently(value)
             routing = _routing(bytes(properties.routed))
     except UnicodeDecodeError as error:
         return BadRecord("invalid_utf8", f"not UTF-8 at byte {error.start}", raw)
-    except msgspec.DecodeError as error:
-        return BadRecord("invalid_json", str(error), raw)
+    except ValueError as error:  # msgspec.DecodeError is one
+        return BadRecord("invalid_json", why_not_json(raw, str(error)), raw)
     return _complete(raw, properties, extras, routing)
+
+
+def _read_anything(raw: bytes) -> Any:
+    """The JSON value. A number that no float and no integer type holds is its own text. Raises ValueError."""
+    try:
+        return _anything.decode(raw)
+    except msgspec.ValidationError:
+        value = json.loads(
+            raw, parse_int=_integer_or_text, parse_float=_float_or_text, parse_constant=_refuse
+        )
+        msgspec.json.encode(value)  # json lets half characters pass, and they cannot be written
+        return value
+
+
+_LONGEST_INTEGER = 400
+"""Digits; a longer one is only ever shown, and cut, as text."""
+
+
+def _integer_or_text(digits: str) -> int | str:
+    return int(digits) if len(digits) <= _LONGEST_INTEGER else digits
+
+
+def _float_or_text(digits: str) -> float | str:
+    number = float(digits)
+    return number if math.isfinite(number) else digits
+
+
+def _refuse(word: str) -> Any:
+    raise ValueError(f"{word} is no JSON")
 
 
 def may_be_exchange(raw: bytes) -> bool:
@@ -188,29 +225,14 @@ def _camel(name: str) -> str:
 
 # -- parts ---------------------------------------------------------------------------------------------
 
-_IN_STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
-_BRACKET = re.compile(rb"[\[\]{}]")
-
-
-def _is_too_deep(raw: bytes) -> bool:
-    """Whether more than DEEPEST_NESTING brackets are open at once: said here, not by the stack's size."""
-    if raw.count(b"{") + raw.count(b"[") <= DEEPEST_NESTING:
-        return False
-    depth = 0
-    for bracket in _BRACKET.findall(_IN_STRINGS.sub(b"", raw)):
-        depth += 1 if bracket in b"[{" else -1
-        if depth > DEEPEST_NESTING:
-            return True
-    return False
-
 
 def _routing(raw: bytes) -> Routing:
-    """`routed`, read once for each of its spellings: a file has few. Raises msgspec.DecodeError."""
+    """`routed`, read once for each of its spellings: a file has few. Raises ValueError."""
     return _cached_routing(raw) if len(raw) <= 1024 else _read_routing(raw)
 
 
 def _read_routing(raw: bytes) -> Routing:
-    value = _anything.decode(raw) if raw else None
+    value = _read_anything(raw) if raw else None
     if value is None:
         return Routing()
     to = _parties(value, "to")

@@ -1,85 +1,103 @@
-"""Chunks of content → lines, each with its place. Memory holds one chunk and one line at the most."""
+"""Chunks of JSON Lines → records, each with its place. Memory holds one chunk and one line at the most."""
 
 from collections.abc import Iterable, Iterator
 
-from msgspec import Struct
+from faillog_otel.events.record import (
+    BYTE_ORDER_MARK,
+    KEPT_BYTES,
+    LONGEST_RECORD_BYTES,
+    Blank,
+    Record,
+    UntilDamage,
+    damaged,
+    too_long,
+)
+from faillog_otel.events.syntax import WHITE_SPACE
 
-from faillog_otel.events.model import BadRecord
-from faillog_otel.events.unpack import DamagedFile
-
-LONGEST_LINE_BYTES = 16 * 1024 * 1024
-LONGEST_ENTRY_BYTES = 3 * LONGEST_LINE_BYTES
+LONGEST_ENTRY_BYTES = 3 * LONGEST_RECORD_BYTES
 """An entry of a kept file holds a record's bytes once more as text, with its quotes escaped."""
-KEPT_BYTES = 64 * 1024
-"""How much of an over-long line is kept in the quarantine."""
-
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_WHITE_SPACE = b" \t\r\n"
 
 
-class Line(Struct, frozen=True):
-    """One line without its outer white space: `raw` is empty where the line is blank.
-
-    `number` counts from 1, `offset` is that of the line's first byte in the decompressed file.
-    `bad` says why there is nothing to decode: the line is too long, or the file breaks off here.
-    """
-
-    number: int
-    offset: int
-    raw: bytes
-    bad: BadRecord | None = None
-
-
-def split_lines(chunks: Iterable[bytes]) -> Iterator[Line]:
-    """The lines of a file, the last one also without a final newline.
+def split_lines(chunks: Iterable[bytes]) -> Iterator[Record | Blank]:
+    """The lines of a file, the last one also without a final newline; blank ones are counted.
 
     A byte order mark and CRLF are understood. Where the file's content breaks off (DamagedFile), what
     came of the last line is a line, and the damage is one more that is bad.
     """
-    number, offset = 0, 0
-    begun: list[bytes] = []  # pieces of a line without its end; joined when that comes
-    begun_bytes, passed_over = 0, 0
-    damage: DamagedFile | None = None
-    source = iter(chunks)
-    while True:
-        try:
-            chunk = next(source, None)
-        except DamagedFile as error:
-            chunk, damage = None, error
-        if chunk is None:
-            break
+    source, splitter = UntilDamage(chunks), _Splitter()
+    for chunk in source:
+        yield from splitter.take(chunk)
+    yield from splitter.end()
+    if source.damage:
+        yield damaged(splitter.number + 1, splitter.offset, source.damage)
+
+
+class _Splitter:
+    """Where splitting stands: `number` lines have ended, at `offset`; one more may have begun."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.offset = 0
+        self._blank = 0
+        self._begun: list[bytes] = []  # pieces of a line without its end; joined when that comes
+        self._begun_bytes = 0
+        self._passed_over = 0
+
+    def take(self, chunk: bytes) -> Iterator[Record | Blank]:
+        if not self._begun_bytes and not chunk.strip(WHITE_SPACE):
+            chunk = self._after_blank_lines(chunk)
         first, *others = chunk.split(b"\n")
-        begun.append(first)
-        begun_bytes += len(first)
+        self._go_on(first)
         for other in others:
-            number += 1
-            line = b"".join(begun)
-            yield _line(number, offset, line, passed_over)
-            offset += len(line) + passed_over + 1
-            begun, begun_bytes, passed_over = [other], len(other), 0
-        if begun_bytes > _longest(begun[0]):
-            begun = [b"".join(begun)[:KEPT_BYTES]]
-            passed_over += begun_bytes - KEPT_BYTES
-            begun_bytes = KEPT_BYTES
-    if begun_bytes:
-        number += 1
-        yield _line(number, offset, b"".join(begun), passed_over)
-        offset += begun_bytes + passed_over
-    if damage:
-        bad = BadRecord(damage.reason, str(damage), b"", replayable=False)
-        yield Line(number + 1, offset, b"", bad)
+            yield from self._end_line(newline=1)
+            self._go_on(other)
+        if self._begun_bytes > _longest(self._begun[0]):
+            self._begun = [b"".join(self._begun)[:KEPT_BYTES]]
+            self._passed_over += self._begun_bytes - KEPT_BYTES
+            self._begun_bytes = KEPT_BYTES
+
+    def end(self) -> Iterator[Record | Blank]:
+        if self._begun_bytes:
+            yield from self._end_line(newline=0)
+        if self._blank:
+            yield Blank(self._blank)
+
+    def _after_blank_lines(self, chunk: bytes) -> bytes:
+        """Gigabytes of blank lines are counted, not looked at one by one."""
+        newlines, end = chunk.count(b"\n"), chunk.rfind(b"\n") + 1
+        self.number += newlines
+        self._blank += newlines
+        self.offset += end
+        return chunk[end:]
+
+    def _go_on(self, piece: bytes) -> None:
+        self._begun.append(piece)
+        self._begun_bytes += len(piece)
+
+    def _end_line(self, newline: int) -> Iterator[Record | Blank]:
+        line = b"".join(self._begun)
+        length = len(line) + self._passed_over
+        self.number += 1
+        if record := _record(self.number, self.offset, line, length):
+            if self._blank:
+                yield Blank(self._blank)
+                self._blank = 0
+            yield record
+        else:
+            self._blank += 1
+        self.offset += length + newline
+        self._begun, self._begun_bytes, self._passed_over = [], 0, 0
 
 
 def _longest(head: bytes) -> int:
-    return LONGEST_ENTRY_BYTES if head.startswith(b'{"reason":') else LONGEST_LINE_BYTES
+    return LONGEST_ENTRY_BYTES if head.startswith(b'{"reason":') else LONGEST_RECORD_BYTES
 
 
-def _line(number: int, offset: int, line: bytes, passed_over: int) -> Line:
-    length = len(line) + passed_over
+def _record(number: int, offset: int, line: bytes, length: int) -> Record | None:
+    """The line's record; None where it is blank."""
     if length > _longest(line):
-        detail = f"the line has {length} bytes, more than {LONGEST_LINE_BYTES}"
-        bad = BadRecord("too_long", detail, line[:KEPT_BYTES], replayable=False)
-        return Line(number, offset, b"", bad)
+        return too_long(number, offset, line, length)
     if number == 1:
-        line = line.removeprefix(_BYTE_ORDER_MARK)
-    return Line(number, offset, line.strip(_WHITE_SPACE))
+        line = line.removeprefix(BYTE_ORDER_MARK)
+    raw = line.strip(WHITE_SPACE)
+    return Record(number, offset, raw) if raw else None

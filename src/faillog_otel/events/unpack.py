@@ -1,35 +1,61 @@
 """Chunks of a file → chunks of its content. What a file is, its first bytes say, never its name."""
 
+import sys
 import zlib
 from collections.abc import Iterable, Iterator
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 GZIP_MAGIC = b"\x1f\x8b"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 PIECE_BYTES = 256 * 1024
 """How much is decompressed at a time: a file that unpacks to a terabyte never takes more memory."""
 
+_ZSTD_INPUT_BYTES = 1024
+"""zstd gives nothing of a call that fails: with so small portions little is lost before the damage."""
+_ZSTD_OPTIONS: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 26}
+"""Frames whose window is larger than 64 MiB would take that much memory; only `--ultra` and `--long` do."""
+
 
 class DamagedFile(Exception):
-    """The rest of a compressed file cannot be read; `reason` is a quarantine reason code."""
+    """The rest of a file cannot be read; `reason` is a quarantine reason code."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
 
 
-def unpack(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The content, decompressed where the first bytes are gzip's; all of gzip's members, one by one.
+def unpack(chunks: Iterable[bytes], most_bytes: int | None = None) -> Iterator[bytes]:
+    """The content, decompressed where the first bytes are gzip's or zstd's; all members, one by one.
 
-    Raises DamagedFile after the last good byte where the compressed data breaks off or goes wrong.
+    Raises DamagedFile after the last good byte where the compressed data breaks off or goes wrong, and
+    where it unpacks to more than `most_bytes`.
     """
     source = iter(chunks)
     first = next(source, b"")
-    while 0 < len(first) < len(GZIP_MAGIC) and (more := next(source, b"")):
+    while 0 < len(first) < len(ZSTD_MAGIC) and (more := next(source, b"")):
         first += more
     if first.startswith(GZIP_MAGIC):
-        yield from _gunzip(first, source)
+        yield from _limited(_gunzip(first, source), most_bytes)
+    elif _is_zstd(first):
+        yield from _limited(_unzstd(first, source), most_bytes)
     else:
         yield first
         yield from source
+
+
+def _limited(content: Iterator[bytes], most_bytes: int | None) -> Iterator[bytes]:
+    left = most_bytes
+    for chunk in content:
+        if left is not None and len(chunk) > left:
+            yield chunk[:left]
+            detail = f"it unpacks to more than {most_bytes} bytes: raise max_content if it is no bomb"
+            raise DamagedFile("too_much_content", detail)
+        left = None if left is None else left - len(chunk)
+        yield chunk
 
 
 def _gunzip(data: bytes, source: Iterator[bytes]) -> Iterator[bytes]:
@@ -71,3 +97,30 @@ def _until_damage(member: "zlib._Decompress", data: bytes) -> bytes:
 
 def _next_with_content(source: Iterator[bytes]) -> bytes:
     return next((left for chunk in source if (left := chunk.lstrip(b"\0"))), b"")
+
+
+def _is_zstd(data: bytes) -> bool:
+    """Whether a zstd frame begins here, or one that is to be skipped (RFC 8878, section 3.1)."""
+    return data.startswith(ZSTD_MAGIC) or (data[1:4] == b"\x2a\x4d\x18" and data[0] & 0xF0 == 0x50)
+
+
+def _unzstd(data: bytes, source: Iterator[bytes]) -> Iterator[bytes]:
+    frame = zstd.ZstdDecompressor(options=_ZSTD_OPTIONS)
+    while data or (data := next(source, b"")):
+        try:
+            yield frame.decompress(data[:_ZSTD_INPUT_BYTES], PIECE_BYTES)
+            while not frame.needs_input and not frame.eof:
+                yield frame.decompress(b"", PIECE_BYTES)
+        except zstd.ZstdError as error:
+            raise DamagedFile("damaged_zstd", f"the zstd data cannot be read: {error}") from None
+        data = data[_ZSTD_INPUT_BYTES:]
+        if frame.eof:
+            data = frame.unused_data + data
+            while len(data) < len(ZSTD_MAGIC) and (more := next(source, b"")):
+                data += more
+            if not data:
+                return
+            if not _is_zstd(data):
+                raise DamagedFile("trailing_garbage", "what follows the zstd data is not zstd")
+            frame = zstd.ZstdDecompressor(options=_ZSTD_OPTIONS)
+    raise DamagedFile("truncated_zstd", "the zstd data ends before its end: was the file cut off?")

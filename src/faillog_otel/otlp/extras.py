@@ -7,7 +7,9 @@ from typing import Any
 
 import msgspec
 
-from faillog_otel.events.redaction import is_secret_name, redact_text
+from faillog_otel.config import Secret
+from faillog_otel.events.names import FEWEST_DIGITS, Kind, kind_of_name
+from faillog_otel.events.redaction import mark, redact_text
 from faillog_otel.otlp.records import Attributes, Value
 
 LONGEST_VALUE_BYTES = 2048
@@ -26,13 +28,13 @@ def cut(text: str, most_bytes: int = LONGEST_VALUE_BYTES) -> str:
     return text if len(encoded) <= most_bytes else encoded[:most_bytes].decode(errors="ignore")
 
 
-def clean(text: str) -> tuple[str, bool]:
-    """The text redacted and cut; True when something was cut off."""
-    return _remembered(text) if len(text) <= _REMEMBERED_CHARACTERS else _clean(text)
+def clean(text: str, key: Secret | None) -> tuple[str, bool]:
+    """The text redacted (equal values comparable under the key) and cut; True when something was cut off."""
+    return _remembered(text, key) if len(text) <= _REMEMBERED_CHARACTERS else _clean(text, key)
 
 
-def _clean(text: str) -> tuple[str, bool]:
-    redacted = redact_text(text[:_READ_CHARACTERS])
+def _clean(text: str, key: Secret | None) -> tuple[str, bool]:
+    redacted = redact_text(text[:_READ_CHARACTERS], key)
     short = cut(redacted)
     return short, len(short) < len(redacted) or len(text) > _READ_CHARACTERS
 
@@ -45,37 +47,44 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
-def extra_attributes(extras: dict[str, Any]) -> tuple[Attributes, int]:
+def extra_attributes(extras: dict[str, Any], key: Secret | None) -> tuple[Attributes, int]:
     """`segment.extra.<dotted path>` for each leaf, the first 64 in the record's order; and how many not.
 
     A list is one leaf, as its JSON text; so are an empty object and null: nothing unknown is dropped.
     """
     found: dict[str, Value] = {}
-    for path, leaf, secret in islice(_leaves(extras, _PREFIX, secret=False), MOST_EXTRAS):
-        key = path
-        while key in found:  # {"a.b": 1, "a": {"b": 2}}
-            key += "~"
-        found[key] = "[redacted:secret]" if secret else _attribute_value(leaf)
+    for path, leaf, kind in islice(_leaves(extras, _PREFIX, None), MOST_EXTRAS):
+        name = clean(path, key)[0]  # people's data stand in names, too
+        while name in found:  # {"a.b": 1, "a": {"b": 2}}
+            name += "~"
+        found[name] = _named_value(leaf, kind, key)
     return list(found.items()), _count_leaves(extras) - len(found)
 
 
-def header_attributes(headers: Any, allowed: Iterable[str]) -> Attributes:
-    """`http.response.header.<key>` for the headers that the allow-list names, each a string array.
+def header_attributes(headers: Any, allowed: Iterable[str], key: Secret | None) -> Attributes:
+    """`http.response.header.<name>` for the headers that the allow-list names, each a string array.
 
     Headers are an object, or a list of pairs; of any other shape none leaves.
     """
     found: dict[str, tuple[str, ...]] = {}
-    for name, value in _header_pairs(headers):
-        key = name.lower()
-        if any(_matches(key, entry.lower()) for entry in allowed):
+    for header, value in header_pairs(headers):
+        name = header.lower()
+        if is_allowed(name, allowed):
+            kind = kind_of_name(name)
             values = value if isinstance(value, list) else [value]
-            is_secret = is_secret_name(key)
-            shown = ["[redacted:secret]" if is_secret else clean(as_text(item))[0] for item in values]
-            found[key] = (*found.get(key, ()), *shown)
-    return [(f"http.response.header.{key}", values) for key, values in found.items()]
+            shown = [str(_named_value(as_text(item), kind, key)) for item in values]
+            found[name] = (*found.get(name, ()), *shown)
+    return [(f"http.response.header.{name}", values) for name, values in found.items()]
 
 
-def _header_pairs(headers: Any) -> Iterator[tuple[str, Any]]:
+def is_allowed(header: str, allowed: Iterable[str]) -> bool:
+    """Whether the allow-list names this header; an entry with `*` at its end stands for any rest."""
+    name = header.lower()
+    return any(_matches(name, entry.lower()) for entry in allowed)
+
+
+def header_pairs(headers: Any) -> Iterator[tuple[str, Any]]:
+    """Name and value of each header."""
     if isinstance(headers, dict):
         yield from headers.items()
     elif isinstance(headers, list):
@@ -88,13 +97,13 @@ def _matches(name: str, entry: str) -> bool:
     return name.startswith(entry[:-1]) if entry.endswith("*") else name == entry
 
 
-def _leaves(value: Any, path: str, *, secret: bool) -> Iterator[tuple[str, Any, bool]]:
+def _leaves(value: Any, path: str, kind: Kind | None) -> Iterator[tuple[str, Any, Kind | None]]:
     if isinstance(value, dict) and (value or path == _PREFIX):
-        for key, item in value.items():
-            inner = cut(f"{path}.{key}")
-            yield from _leaves(item, inner, secret=secret or is_secret_name(key))
+        for name, item in value.items():
+            inner = cut(f"{path}.{name}")
+            yield from _leaves(item, inner, "secret" if kind == "secret" else kind_of_name(name))
     else:
-        yield path, value, secret
+        yield path, value, kind
 
 
 def _count_leaves(extras: dict[str, Any]) -> int:
@@ -108,9 +117,14 @@ def _count_leaves(extras: dict[str, Any]) -> int:
     return count
 
 
-def _attribute_value(leaf: Any) -> Value:
+def _named_value(leaf: Any, kind: Kind | None, key: Secret | None) -> Value:
+    """The leaf as an attribute's value; as its name tells what it is."""
+    if kind == "secret" and leaf is not None and not isinstance(leaf, bool):
+        return mark(kind, as_text(leaf), key)
+    if kind == "phone" and sum(map(str.isdigit, as_text(leaf)[:_READ_CHARACTERS])) >= FEWEST_DIGITS:
+        return mark(kind, as_text(leaf), key)
     if isinstance(leaf, bool | float) or (isinstance(leaf, int) and -(2**63) <= leaf < 2**63):
         return leaf
     if isinstance(leaf, int):
         return cut(str(leaf))
-    return clean(as_text(leaf))[0]
+    return clean(as_text(leaf), key)[0]

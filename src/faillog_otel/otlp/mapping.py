@@ -6,6 +6,7 @@ semantic conventions 1.44.0, `segment.*` is ours; the README has the table.
 """
 
 import hashlib
+from typing import Any
 from urllib.parse import urlsplit
 
 from msgspec import Struct
@@ -61,7 +62,10 @@ class Mapped(Struct, frozen=True):
 
 
 class _Facts(Struct, frozen=True, kw_only=True):
-    """What the rules for both signals rest on, read from the event and its context once."""
+    """What the rules for both signals rest on, read from the event and its context once.
+
+    All texts but ids are redacted and cut here.
+    """
 
     name: str
     destination: str | None
@@ -71,6 +75,12 @@ class _Facts(Struct, frozen=True, kw_only=True):
     status: int | None = None
     reason: str | None = None
     error_type: str | None = None
+    outcome: str | None = None
+    url: str | None = None
+    host: str | None = None
+    port: int | None = None
+    other_name: str | None = None
+    """What an unknown event calls itself."""
     request: Request | None = None
     response: Response | None = None
 
@@ -95,7 +105,7 @@ def map_event(event: Event, context: Context, config: MappingConfig) -> Mapped:
             links=_links(event, facts),
             flags=SAMPLED_LOCAL,
         )
-    extras, dropped = extra_attributes(event.extras)
+    extras, dropped = extra_attributes(event.extras, config.redaction_key)
     log = Log(
         time_ns=time_ns,
         observed_ns=event.logged_ns,
@@ -144,15 +154,25 @@ def _facts(event: Event, context: Context, config: MappingConfig) -> _Facts:
     elif isinstance(properties, ErrorProperties):
         failed = True
     destination = event.routing.destination_id
+    host, port = _server(request.url if request else None)
+
+    def cleaned(text: Any) -> str | None:
+        return clean(text, config.redaction_key)[0] if isinstance(text, str) and text else None
+
     return _Facts(
         name=EVENT_NAMES[type(properties)],
-        destination=config.destination_names.get(destination, destination) if destination else None,
+        destination=cut(config.destination_names.get(destination, destination)) if destination else None,
         failed=failed,
         message_id=message_id,
         exchange_id=exchange_id,
         status=status,
-        reason=clean(reason.text)[0] if reason else None,
-        error_type=_error_type(status, reason) if failed else None,
+        reason=cleaned(reason.text) if reason else None,
+        error_type=cleaned(_error_type(status, reason)) if failed else None,
+        outcome=cleaned(properties.outcome) if isinstance(properties, AttemptProperties) else None,
+        url=cleaned(request.url) if request else None,
+        host=cleaned(host),
+        port=port,
+        other_name=cleaned(event.extras.get("event")),
         request=request,
         response=response,
     )
@@ -199,10 +219,9 @@ def _exchange_ids(exchange_id: str | None) -> tuple[bytes, bytes]:
 def _links(event: Event, facts: _Facts) -> list[Link]:
     if not isinstance(event.properties, AttemptProperties) or facts.exchange_id is None:
         return []
-    attributes: Attributes = [
-        ("segment.link.type", "exchange"),
-        ("segment.destination_exchange.id", facts.exchange_id),
-    ]
+    attributes = _present(
+        ("segment.link.type", "exchange"), ("segment.destination_exchange.id", facts.exchange_id)
+    )
     return [Link(*_exchange_ids(facts.exchange_id), attributes, SAMPLED_LOCAL)]
 
 
@@ -210,8 +229,6 @@ def _links(event: Event, facts: _Facts) -> list[Link]:
 
 
 def _standard_attributes(facts: _Facts) -> Attributes:
-    url = facts.request.url if facts.request else None
-    host, port = _server(url)
     return _present(
         ("messaging.system", "segment"),
         ("messaging.operation.name", "deliver"),
@@ -220,9 +237,9 @@ def _standard_attributes(facts: _Facts) -> Attributes:
         ("messaging.message.id", facts.message_id),
         ("http.request.method", _method(facts)),
         ("http.response.status_code", facts.status),
-        ("url.full", clean(url)[0] if url else None),
-        ("server.address", host),
-        ("server.port", port),
+        ("url.full", facts.url),
+        ("server.address", facts.host),
+        ("server.port", facts.port),
         ("error.type", facts.error_type),
     )
 
@@ -238,7 +255,7 @@ def _own_attributes(event: Event, facts: _Facts, time_ns: int) -> Attributes:
         ("segment.destination.id", routing.destination_id),
         ("segment.destination_exchange.id", facts.exchange_id),
         ("segment.delivery.attempt", attempt.attempt if attempt else None),
-        ("segment.delivery.outcome", attempt.outcome if attempt else None),
+        ("segment.delivery.outcome", facts.outcome),
         ("segment.discarded", error.discarded if error else None),
         ("segment.trace.origin", "derived" if facts.message_id is not None else None),
         ("segment.occurred_at", properties.occurred_at),
@@ -258,14 +275,14 @@ def _log_attributes(event: Event, facts: _Facts, config: MappingConfig) -> Attri
     uid = hashlib.sha256(facts.name.encode() + b"\n" + event.raw).digest()[:16]
     attributes: Attributes = [("log.record.uid", uid.hex())]
     if facts.response:
-        attributes += header_attributes(facts.response.headers, config.response_headers)
+        attributes += header_attributes(facts.response.headers, config.response_headers, config.redaction_key)
     truncated = False
     for name, carrier, allowed in (
         ("segment.request.body", facts.request, config.bodies == "all"),
         ("segment.response.body", facts.response, config.bodies != "none"),
     ):
         if allowed and carrier and carrier.body is not None:
-            text, was_cut = clean(as_text(carrier.body))
+            text, was_cut = clean(as_text(carrier.body), config.redaction_key)
             attributes.append((name, text))
             truncated = truncated or was_cut
     if truncated:
@@ -274,7 +291,10 @@ def _log_attributes(event: Event, facts: _Facts, config: MappingConfig) -> Attri
 
 
 def _present(*pairs: tuple[str, Value | None]) -> Attributes:
-    return [(key, value) for key, value in pairs if value is not None]
+    """Those that are there. Ids and times are cut, too: somebody else chose them."""
+    return [
+        (key, cut(value) if isinstance(value, str) else value) for key, value in pairs if value is not None
+    ]
 
 
 def _method(facts: _Facts) -> str | None:
@@ -323,20 +343,20 @@ def _status_message(event: Event, facts: _Facts) -> str:
 
 def _sentence(event: Event, facts: _Facts) -> str:
     properties = event.properties
+    message, exchange = (cut(each) if each else each for each in (facts.message_id, facts.exchange_id))
     to = f" to {facts.destination}" if facts.destination else ""
     why = f": {cut(facts.reason, _SHORT_BYTES)}" if facts.reason else ""
     if isinstance(properties, ErrorProperties):
         verb = "discarded" if properties.discarded else "error"
-        return f"{verb}: message {facts.message_id}{to}{why}"
+        return f"{verb}: message {message}{to}{why}"
     if isinstance(properties, AttemptProperties):
         status = f" (HTTP {facts.status})" if facts.status is not None else ""
-        outcome = properties.outcome or "unknown outcome"
-        return f"attempt {properties.attempt}: {outcome}{status}: message {facts.message_id}{to}{why}"
+        outcome = facts.outcome or "unknown outcome"
+        return f"attempt {properties.attempt}: {outcome}{status}: message {message}{to}{why}"
     if isinstance(properties, ExchangeProperties):
         said = "no response" if _is_unanswered(event) else "an answer without status"
         said = f"HTTP {facts.status}" if facts.status is not None else said
-        return f"{said} from {facts.destination or 'destination'}: exchange {facts.exchange_id}{why}"
-    message = f": message {facts.message_id}{to}" if facts.message_id is not None else to
-    name = event.extras.get("event")
-    name = cut(clean(name)[0], _SHORT_BYTES) if isinstance(name, str) and name else "event without a name"
-    return f"{name}{message}{why}"
+        return f"{said} from {facts.destination or 'destination'}: exchange {exchange}{why}"
+    about = f": message {message}{to}" if message is not None else to
+    name = cut(facts.other_name or "event without a name", _SHORT_BYTES)
+    return f"{name}{about}{why}"

@@ -75,7 +75,10 @@ class FoundPaths:
 
 
 class InputFile:
-    """One input, open for reading, more than once. A context manager; raises InputError."""
+    """One input, open for reading, more than once. A context manager; raises InputError.
+
+    Each reading gives what the file held when it was opened, though others write to it meanwhile.
+    """
 
     def __init__(self, path: str, stdin: BinaryIO, interruptible: Interruptible) -> None:
         self.name = "<stdin>" if path == STDIN else os.fsencode(path).decode(errors="replace")
@@ -90,19 +93,29 @@ class InputFile:
                 if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
                     with self._file as once:
                         self._file = self._copied(once)
+            self._length = self.size()
         except OSError as error:
             raise InputError(f"{self.name}: {error.strerror}") from None
 
     def chunks(self) -> Iterator[bytes]:
-        """The file's bytes from its start. Raises InputError when it cannot be read on."""
+        """The file's bytes from its start. Raises InputError when it cannot be read on, or has shrunk."""
         try:
             self._file.seek(0)
             self.bytes_read = 0
-            while chunk := self._file.read(CHUNK_BYTES):
+            while left := self._length - self.bytes_read:
+                chunk = self._file.read(min(CHUNK_BYTES, left))
+                if not chunk:
+                    raise InputError(
+                        f"{self.name}: was cut short while it was read ({left} bytes): run it again"
+                    )
                 self.bytes_read += len(chunk)
                 yield chunk
         except OSError as error:
             raise InputError(f"{self.name}: {error.strerror}") from None
+
+    def grown_bytes(self) -> int:
+        """How much was added to the file since it was opened, and is not read."""
+        return max(0, self.size() - self._length)
 
     def size(self) -> int:
         """The file's length in bytes, as it is now."""
@@ -125,6 +138,7 @@ class InputFile:
                 if chunk:
                     copy.write(chunk)
                 elif chunk is not None:  # None: nothing there yet, after all
+                    copy.flush()
                     return copy
 
 

@@ -2,13 +2,14 @@
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from faillog_otel.events.lines import KEPT_BYTES, LONGEST_LINE_BYTES, Line, split_lines
+from faillog_otel.events.lines import split_lines
+from faillog_otel.events.record import KEPT_BYTES, LONGEST_RECORD_BYTES, Blank, Record
 from faillog_otel.events.unpack import PIECE_BYTES, unpack
 
 CHUNKS = st.lists(st.sampled_from([b"a", b"\n", b"bc", b"\r\n", b" ", b"", b"\n\n"]))
@@ -26,21 +27,30 @@ def test_however_a_file_is_cut_into_chunks_its_lines_are_the_same(chunks: list[b
     expected = data.split(b"\n")
     if not expected[-1]:
         expected.pop()
-    assert [line.raw for line in lines] == [each.strip(b" \t\r\n") for each in expected]
-    assert [line.number for line in lines] == list(range(1, len(expected) + 1))
-    for line, whole in zip(lines, expected, strict=True):
-        assert data[line.offset :].startswith(whole)
+    found: list[bytes] = []
+    for line in lines:
+        if isinstance(line, Blank):
+            found += [b""] * line.lines
+        else:
+            found.append(line.raw)
+            assert line.line == len(found)
+            assert data[line.offset :].startswith(expected[len(found) - 1])
+    assert found == [each.strip(b" \t\r\n") for each in expected]
+
+
+def records(chunks: Iterable[bytes]) -> list[Record]:
+    return [each for each in split_lines(chunks) if isinstance(each, Record)]
 
 
 def test_a_byte_order_mark_is_skipped_at_the_start_only() -> None:
     mark = b"\xef\xbb\xbf"
-    assert [line.raw for line in split_lines([mark + b"a\n" + mark + b"b"])] == [b"a", mark + b"b"]
+    assert [line.raw for line in records([mark + b"a\n" + mark + b"b"])] == [b"a", mark + b"b"]
 
 
 def test_an_over_long_line_is_bad_keeps_its_head_and_the_next_one_is_read() -> None:
-    long = b"x" * (LONGEST_LINE_BYTES + 1)
-    first, second, third = split_lines(chunked(b"a\n" + long + b"\nb", 1024 * 1024))
-    assert (first.raw, third.raw, third.number) == (b"a", b"b", 3)
+    long = b"x" * (LONGEST_RECORD_BYTES + 1)
+    first, second, third = records(chunked(b"a\n" + long + b"\nb", 1024 * 1024))
+    assert (first.raw, third.raw, third.line) == (b"a", b"b", 3)
     assert second.bad is not None
     assert (second.bad.reason, second.bad.replayable) == ("too_long", False)
     assert second.bad.raw == long[:KEPT_BYTES]
@@ -48,9 +58,9 @@ def test_an_over_long_line_is_bad_keeps_its_head_and_the_next_one_is_read() -> N
 
 
 def test_the_longest_line_that_is_allowed_is_read() -> None:
-    (line,) = split_lines(chunked(b"x" * LONGEST_LINE_BYTES, 1024 * 1024))
+    (line,) = records(chunked(b"x" * LONGEST_RECORD_BYTES, 1024 * 1024))
     assert line.bad is None
-    assert len(line.raw) == LONGEST_LINE_BYTES
+    assert len(line.raw) == LONGEST_RECORD_BYTES
 
 
 @given(st.lists(st.binary(max_size=50), min_size=1, max_size=4), st.integers(1, 40), st.integers(0, 3))
@@ -76,17 +86,17 @@ def test_what_is_not_gzip_stays_as_it_is(data: bytes, size: int) -> None:
     ],
 )
 def test_damaged_gzip_is_one_bad_line_behind_the_good_ones(packed: bytes, reason: str) -> None:
-    *good, damage = split_lines(unpack([packed]))
+    *good, damage = records(unpack([packed]))
     assert damage.bad is not None
     assert damage.bad.reason == reason
     assert all(line.bad is None for line in good)
-    assert damage.number == len(good) + 1
+    assert damage.line == len(good) + 1
 
 
 def test_what_stands_before_the_damage_is_all_there() -> None:
     content = b"".join(b'{"n": %d}\n' % n for n in range(30_000))
     packed = gzip.compress(content)
-    *good, damage = split_lines(unpack(chunked(packed[:-8] + bytes(8), 4096)))
+    *good, damage = records(unpack(chunked(packed[:-8] + bytes(8), 4096)))
     assert damage.bad is not None
     assert damage.bad.reason == "damaged_gzip"
     assert [line.raw for line in good] == content.splitlines()
@@ -95,8 +105,8 @@ def test_what_stands_before_the_damage_is_all_there() -> None:
 def test_lines_before_a_cut_are_all_there() -> None:
     compressor = zlib.compressobj(wbits=31)
     packed = compressor.compress(b"one\ntwo\nthr") + compressor.flush(zlib.Z_SYNC_FLUSH)
-    lines = list(split_lines(unpack([packed])))
-    assert lines[:3] == [Line(1, 0, b"one"), Line(2, 4, b"two"), Line(3, 8, b"thr")]
+    lines = records(unpack([packed]))
+    assert lines[:3] == [Record(1, 0, b"one"), Record(2, 4, b"two"), Record(3, 8, b"thr")]
     assert [line.bad.reason for line in lines[3:] if line.bad] == ["truncated_gzip"]
 
 

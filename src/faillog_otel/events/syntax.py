@@ -1,0 +1,85 @@
+"""JSON as text: whether it is well-formed, how deep it goes, how much it holds. Nothing is built of it."""
+
+import re
+
+import msgspec
+
+DEEPEST_NESTING = 100
+"""How many brackets may be open at once; deeper JSON is quarantined (`too_deep`)."""
+MOST_VALUES = 250_000
+"""How many values a record may hold: 16 MiB of empty lists would take half a gigabyte (`too_many_values`)."""
+
+WHITE_SPACE = b" \t\r\n"
+"""JSON's own (RFC 8259, section 2)."""
+
+STRING = rb'"(?:[^"\\]++|\\.)*+"'
+_STRINGS = re.compile(STRING + rb"?+", re.DOTALL)  # the last one perhaps without its end
+_BRACKET = re.compile(rb"[\[\]{}]")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+
+_passed_over = msgspec.json.Decoder(msgspec.Raw)
+
+
+def is_json(raw: bytes) -> bool:
+    """Whether these bytes are one JSON value by the grammar, no deeper than DEEPEST_NESTING.
+
+    What its texts hold is not looked at: invalid UTF-8 and lone surrogates are one record's own trouble.
+    """
+    if is_too_deep(raw):
+        return False
+    if b"\\ud" in raw or b"\\uD" in raw:
+        raw = _SURROGATE.sub(rb"\\u0020", raw)
+    try:
+        _passed_over.decode(raw)
+    except msgspec.DecodeError:
+        return False
+    return True
+
+
+def is_too_deep(raw: bytes) -> bool:
+    """Whether more than DEEPEST_NESTING brackets are open at once: said here, not by the stack's size."""
+    if raw.count(b"{") + raw.count(b"[") <= DEEPEST_NESTING:
+        return False
+    depth = 0
+    for bracket in _BRACKET.finditer(_STRINGS.sub(b"", raw)):
+        depth += 1 if bracket[0] in b"[{" else -1
+        if depth > DEEPEST_NESTING:
+            return True
+    return False
+
+
+def holds_too_much(raw: bytes) -> bool:
+    """Whether there are more than MOST_VALUES values: each has a bracket or a comma before it."""
+    if len(raw) <= MOST_VALUES:
+        return False
+    if raw.count(b",") + raw.count(b"{") + raw.count(b"[") <= MOST_VALUES:
+        return False
+    bare = _STRINGS.sub(b"", raw)
+    return bare.count(b",") + bare.count(b"{") + bare.count(b"[") > MOST_VALUES
+
+
+def why_not_json(raw: bytes, said: str) -> str:
+    """A sentence for people, where what the decoder `said` would mislead them."""
+    if not raw:
+        return "empty"
+    if raw.startswith(b"\xef\xbb\xbf"):
+        return "a byte order mark stands in the middle of the file: were files joined?"
+    if b"\0" in raw:
+        first = raw.index(b"\0")
+        return f"NUL bytes, the first at byte {first}: was the file cut off by a crash?"
+    if said.startswith("Input data was truncated") or "surrogate" in said:
+        if lone := _lone_surrogate(raw):
+            return f"{lone[0].decode()} at byte {lone.start()} is half a character (a lone surrogate)"
+        return "the record breaks off before its end: was it cut off?"
+    return said
+
+
+_PAIR_OR_HALF = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    rb"|(?P<half>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
+)
+
+
+def _lone_surrogate(raw: bytes) -> re.Match[bytes] | None:
+    return next((found for found in _PAIR_OR_HALF.finditer(raw) if found["half"]), None)
