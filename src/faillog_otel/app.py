@@ -5,21 +5,18 @@ exactly one of exported, rejected, quarantined and pending; what is not exported
 """
 
 import logging
-import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from faillog_otel import propagation
 from faillog_otel.config import DeliveryConfig, Signal
 from faillog_otel.errors import LedgerBroken
-from faillog_otel.events.decode import answer_of, decode, may_be_exchange
+from faillog_otel.events.decode import decode
 from faillog_otel.events.entry import Entry, Learned, Rejection, read_entry, write_entry
 from faillog_otel.events.forms import Form, form_of, read_records
 from faillog_otel.events.model import (
-    Answer,
     AttemptProperties,
     BadRecord,
     ErrorProperties,
@@ -50,8 +47,6 @@ Progress = Callable[[int], object]
 
 MOST_SUSPECTS = 512
 """So many records may wait for the proof that it is they whom the collector refuses."""
-
-_EXCHANGE_ID = re.compile(rb'"destinationExchangeId"\s*:\s*"([^"\\]+)"')
 
 
 class _Sending(Struct, frozen=True):
@@ -94,6 +89,8 @@ class Forwarder:
         `most_content_bytes` bounds what a compressed file may unpack to.
         """
         self.counts = Counts()
+        self.reasons: Counter[str] = Counter()
+        """How many records are in quarantine, by reason code."""
         self.broken: LedgerBroken | None = None
         """Why records could not be kept; nothing more is taken in then."""
         self._encoder = encoder
@@ -156,14 +153,10 @@ class Forwarder:
 
     def _index(self, form: Form, file: InputFile, exchanges: Exchanges) -> None:
         for record in read_records(form, self._content(file)):
-            if isinstance(record, Blank) or not may_be_exchange(record.raw):
-                continue
             if self._is_stopping():
                 raise _Stopped
-            event = decode(record.raw)
-            if isinstance(event, Event) and (found := answer_of(event)):
-                exchange_id, answer = found
-                exchanges.add(propagation.exchange_digest(exchange_id), answer)
+            if isinstance(record, Record):
+                exchanges.learn(record.raw)
 
     def _records(self, form: Form, file: InputFile, progress: Progress) -> Iterator[Record]:
         told = 0
@@ -193,7 +186,7 @@ class Forwarder:
             return
         place = Place(file, record.line, record.offset)
         event = record.bad or decode(record.raw)
-        learned = Learned(self._reference_ns, _answer_to(event, exchanges))
+        learned = Learned(self._reference_ns, exchanges.answer_to(event))
         if isinstance(event, BadRecord):
             self._set_aside(event, place, learned)
         else:
@@ -209,6 +202,7 @@ class Forwarder:
             self._keep(self._quarantine, line)
             self.counts.rejected += is_rejected
             self.counts.quarantined += not is_rejected
+            self.reasons[entry.reason] += 1
             return
         learned = entry.context or Learned(self._reference_ns)
         if is_rejected:
@@ -225,6 +219,9 @@ class Forwarder:
         entry = write_entry(bad.reason, bad.detail, place, bad.raw, learned, replayable=replayable)
         self._keep(self._quarantine, entry)
         self.counts.quarantined += 1
+        self.reasons[bad.reason] += 1
+        level = logging.WARNING if self.reasons[bad.reason] == 1 else logging.INFO
+        _log.log(level, "%s, line %d: %s: %s", place.file, place.line, bad.reason, bad.detail)
 
     def _keep(self, kept: KeptFile, entry: bytes) -> None:
         """Keeps a record; one that cannot be kept is counted all the same, and the run is broken."""
@@ -311,10 +308,12 @@ class Forwarder:
             why = "; ".join(f"{signal}: {fate.why}" for signal, fate in unfit.items())
             self._keep(self._quarantine, write_entry(reason, why, sending.place, sending.raw, learned))
             self.counts.quarantined += 1
+            self.reasons[reason] += 1
         elif learned.rejections:
             why = _told(learned.rejections)
             self._keep(self._quarantine, write_entry("rejected", why, sending.place, sending.raw, learned))
             self.counts.rejected += 1
+            self.reasons["rejected"] += 1
         else:
             self.counts.exported += 1
 
@@ -323,17 +322,6 @@ def _told(rejections: Sequence[Rejection]) -> str:
     return "; ".join(
         f"{each.rejected} of {each.records} {each.signal}: {each.message}" for each in rejections
     )
-
-
-def _answer_to(event: Event | BadRecord, exchanges: Exchanges) -> Answer | None:
-    """What its exchange said to an attempt; also to one that is not understood and may be mended."""
-    if isinstance(event, BadRecord):
-        found = _EXCHANGE_ID.search(event.raw)
-        exchange_id = found[1].decode(errors="replace") if found else None
-    else:
-        attempt = event.properties if isinstance(event.properties, AttemptProperties) else None
-        exchange_id = attempt.destination_exchange_id if attempt else None
-    return exchanges.find(propagation.exchange_digest(exchange_id)) if exchange_id else None
 
 
 def _count_event(event: Event, counts: Counts) -> None:

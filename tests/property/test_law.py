@@ -2,26 +2,21 @@
 
 import gzip
 import hashlib
-import io
 import json
 import tempfile
-from contextlib import nullcontext
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
-from support.clock import MovedClock
-from support.delivering import delivery_to
 from support.events import attempt, error, event, exchange
+from support.forms import FORMS, PACKINGS, pretty
+from support.forwarding import forwarded
 
 from faillog_otel import propagation
-from faillog_otel.app import Forwarder
-from faillog_otel.config import DeliveryConfig, MappingConfig
-from faillog_otel.ledger.kept import KeptFile
-from faillog_otel.otlp.encoding import ProtobufEncoder
 from faillog_otel.otlp.receiver import Receiver
-from faillog_otel.segment.paths import InputFile
+from faillog_otel.segment.generator import failure_events
 
 IDS = st.text(min_size=1, max_size=5)
 GOOD = st.one_of(
@@ -50,10 +45,11 @@ BAD = st.one_of(
     GOOD.map(lambda good: good[:-1]),
 )
 LINE = st.one_of(GOOD.map(lambda raw: (True, raw)), BAD.map(lambda raw: (False, raw)), st.just((None, b"  ")))
+FIRST = (True, error(messageId="first"))  # a complete first line: these are JSON Lines, whatever follows
 
 
 @settings(max_examples=60)
-@given(st.lists(LINE, max_size=30), st.booleans(), st.integers(1, 10))
+@given(st.lists(LINE, max_size=30).map(lambda lines: [FIRST, *lines]), st.booleans(), st.integers(1, 10))
 def test_records_are_exported_or_quarantined_and_the_receiver_holds_exactly_the_good_ones(
     lines: list[tuple[bool | None, bytes]], packed: bool, batch_records: int
 ) -> None:
@@ -61,32 +57,15 @@ def test_records_are_exported_or_quarantined_and_the_receiver_holds_exactly_the_
     good = [raw for is_good, raw in lines if is_good]
     bad = [raw for is_good, raw in lines if is_good is False]
     with tempfile.TemporaryDirectory() as folder, Receiver() as receiver:
-        path = Path(folder, "events")
-        path.write_bytes(gzip.compress(content) if packed else content)
-        quarantine = KeptFile(f"{folder}/quarantine")
-        with delivery_to(receiver.http_endpoint, MovedClock(), wait_seconds=0) as delivery:
-            forwarder = Forwarder(
-                encoder=ProtobufEncoder(MappingConfig()),
-                delivery=delivery,
-                quarantine=quarantine,
-                pending=KeptFile(f"{folder}/pending"),
-                config=DeliveryConfig(batch_records=batch_records),
-                reference_ns=0,
-                is_stopping=lambda: False,
-            )
-            with InputFile(str(path), io.BytesIO(), nullcontext) as file:
-                forwarder.forward(file, lambda _: None)
-            forwarder.finish()
-        counts = forwarder.counts
+        file = gzip.compress(content) if packed else content
+        counts = forwarded(file, Path(folder), receiver, batch_records).counts
         assert counts.records == counts.exported + counts.quarantined == len(good) + len(bad)
-        complete = [number for number, raw in enumerate(first_two(lines)) if is_complete(raw)]
-        is_json_lines = bool(complete) or not first_two(lines)
-        assert counts.lines == (counts.records + counts.blank if is_json_lines else 0)
+        assert counts.lines == counts.records + counts.blank == len(lines)
         assert counts.bytes_in == len(content)
         arrived = [uid(log) for log in receiver.logs()]
         assert arrived == [uid_of(raw) for raw in good]
         assert len(receiver.spans()) == counts.events.attempt + counts.events.exchange
-        kept = Path(quarantine.path).read_bytes().splitlines() if bad else []
+        kept = Path(folder, "quarantine").read_bytes().splitlines() if bad else []
         assert [json.loads(entry)["line"] for entry in kept] == [
             number for number, (is_good, _) in enumerate(lines, 1) if is_good is False
         ]
@@ -99,6 +78,76 @@ def test_records_are_exported_or_quarantined_and_the_receiver_holds_exactly_the_
                 assert (status.int_value if status else None) == statuses.get(exchange_id)
                 digest = propagation.digest("segment.exchange", exchange_id)
                 assert span.links[0].span_id == propagation.part(digest, 16, 24)
+
+
+EVENTS = list(failure_events(1, 6))
+DAMAGE = st.lists(
+    st.tuples(
+        st.sampled_from(["flip", "cut", "drop", "insert", "end"]), st.integers(0), st.binary(max_size=9)
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def damaged(packed: bytes, damage: list[tuple[str, int, bytes]]) -> tuple[bytes, int]:
+    """The file with something wrong in some places, and the first byte that is not as it was."""
+    first = len(packed)
+    for what, where, junk in damage:
+        at = where % (len(packed) or 1)
+        if what == "flip":
+            packed = (
+                packed[:at] + bytes(each ^ 1 + where % 255 for each in packed[at : at + 1]) + packed[at + 1 :]
+            )
+        elif what == "cut":
+            packed = packed[:at] + packed[at + len(junk) + 1 :]
+        elif what == "drop":
+            packed = packed[:at] + bytes(len(packed[at : at + 20])) + packed[at + 20 :]
+        elif what == "insert":
+            packed = packed[:at] + junk + packed[at:]
+        else:
+            packed = packed[:at]
+        first = min(first, at)
+    return packed, first
+
+
+@settings(max_examples=400)
+@given(st.sampled_from(sorted(FORMS)), st.sampled_from(sorted(PACKINGS)), DAMAGE)
+def test_the_law_holds_for_any_damage_to_a_file_of_any_form(
+    form: str, packing: str, damage: list[tuple[str, int, bytes]]
+) -> None:
+    """Every record is exported or quarantined, and what stands before the damage is exported."""
+    whole = PACKINGS[packing](FORMS[form](EVENTS))
+    file, first = damaged(whole, damage)
+    with tempfile.TemporaryDirectory() as folder, Receiver() as receiver:
+        counts = forwarded(file, Path(folder), receiver).counts
+        quarantine = Path(folder, "quarantine")
+        kept = quarantine.read_bytes().splitlines() if quarantine.exists() else []
+        arrived = [uid(log) for log in receiver.logs()]
+    assert counts.records == counts.exported + counts.quarantined
+    assert (counts.exported, counts.quarantined) == (len(arrived), len(kept))
+    assert counts.lines in (0, counts.records + counts.blank)
+    assert counts.blank <= counts.lines
+    if file == whole:
+        assert counts.exported == len(EVENTS)
+    if counts.lines and packing == "plain":  # each line stands for itself: also those behind the damage
+        assert {uid_of(line) for line in file.split(b"\n") if line in EVENTS} <= set(arrived)
+    if packing == "plain":
+        written = [pretty(each) if "pretty" in form else each for each in EVENTS]
+        before = [uid_of(each) for each in written if whole.find(each) + len(each) < first]
+        assert arrived[: len(before)] == before
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("form", FORMS)
+def test_a_whole_file_of_any_form_is_all_exported(
+    form: str, packing: str, receiver: Receiver, tmp_path: Path
+) -> None:
+    counts = forwarded(PACKINGS[packing](FORMS[form](EVENTS)), tmp_path, receiver).counts
+    assert (counts.records, counts.exported) == (len(EVENTS), len(EVENTS))
+    assert counts.lines == (len(EVENTS) if form.endswith("lines") else 0)
+    written = [pretty(each) if "pretty" in form else each for each in EVENTS]
+    assert [uid(log) for log in receiver.logs()] == [uid_of(each) for each in written]
 
 
 def uid(log: LogRecord) -> str:

@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "ledger": {"events", *LEAVES},
     "otlp": {"events", *LEAVES},
     "telemetry": {"events", *LEAVES},
+    "preview": {"segment", "ledger", "otlp", "events", *LEAVES},
     "app": {"segment", "ledger", "otlp", "telemetry", "events", *LEAVES},
 }
 IO_MODULES = {"os", "pathlib", "io", "socket", "ssl", "time", "random", "sqlite3", "tempfile", "subprocess"}
@@ -31,7 +32,7 @@ PURE = sorted(
         *ROOT.glob("events/*.py"),
         *(
             ROOT / "otlp" / f"{name}.py"
-            for name in ("mapping", "extras", "records", "outcome", "wire", "encoding")
+            for name in ("mapping", "extras", "explain", "records", "outcome", "wire", "encoding")
         ),
         *(
             ROOT / f"{name}.py"

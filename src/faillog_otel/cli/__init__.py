@@ -12,6 +12,7 @@ import click
 from faillog_otel import __version__
 from faillog_otel.cli.demo import demo
 from faillog_otel.cli.ids import ids
+from faillog_otel.cli.redact import redact
 from faillog_otel.cli.replay import replay
 from faillog_otel.cli.run import run
 from faillog_otel.errors import ConfigError, InputError, Interrupted, LedgerBroken
@@ -31,7 +32,7 @@ def cli() -> None:
     """
 
 
-for _command in (run, replay, demo, ids):
+for _command in (run, replay, redact, demo, ids):
     cli.add_command(_command)
 
 

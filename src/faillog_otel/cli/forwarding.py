@@ -18,7 +18,6 @@ from faillog_otel.cli.report import Ending, exit_code, records, summary
 from faillog_otel.cli.shutdown import GRACE_SECONDS, Shutdown
 from faillog_otel.config import RunConfig
 from faillog_otel.errors import ConfigError, InputError, Interrupted
-from faillog_otel.ledger.counts import Counts
 from faillog_otel.ledger.kept import SET_ASIDE, KeptFile, Replayed, is_kept_file
 from faillog_otel.otlp.clients import in_flight, network_client, writing_client
 from faillog_otel.otlp.delivery import Delivery
@@ -69,7 +68,7 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
         problems = found.problems + unreadable
         for problem in [*problems, *filter(None, [forwarder.broken])]:
             _log.error("%s", problem)
-        _say_what_is_kept(forwarder.counts, delivery.over, quarantine, pending)
+        _say_what_is_kept(forwarder, delivery.over, quarantine, pending)
         ending = Ending(
             counts=forwarder.counts,
             fail_on=config.fail_on,
@@ -80,10 +79,13 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
     return summary(forwarder.counts, delivery.sent, time.monotonic() - started, exit_code(ending))
 
 
-def _say_what_is_kept(counts: Counts, why: str, quarantine: KeptFile, pending: KeptFile) -> None:
+def _say_what_is_kept(forwarder: Forwarder, why: str, quarantine: KeptFile, pending: KeptFile) -> None:
+    counts = forwarder.counts
     number = counts.quarantined + counts.rejected
     if number and quarantine.count:
-        _log.warning("%s not understood or not taken: see %s", records(number), quarantine.path)
+        reasons = ", ".join(f"{count} {reason}" for reason, count in forwarder.reasons.most_common())
+        what = f"{records(number)} not understood or not taken ({reasons})"
+        _log.warning("%s: see %s", what, quarantine.path)
     if counts.pending and pending.count:
         reason = f" ({why})" if why else ""
         _log.error("%s not delivered%s: see %s", records(counts.pending), reason, pending.path)

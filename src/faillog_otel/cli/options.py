@@ -87,20 +87,34 @@ def forwarding_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+DEFAULT_FLAGS: dict[str, Any] = {
+    **dict.fromkeys(
+        ("endpoint", "protocol", "output", "signals", "bodies", "time_policy", "wait", "summary")
+    ),
+    **dict.fromkeys(("config_file", "log_format")),
+    "headers": (),
+    "fail_on": (),
+    "verbose": 0,
+    "quiet": False,
+}
+"""The options as they are when none is given, for commands that have a few of them."""
+
+
 def forward(paths: tuple[str, ...], flags: dict[str, Any], *, sends_rejected: bool = False) -> int:
     """Runs with flags, environment and config file; prints the summary, returns the exit code."""
     from faillog_otel.cli.forwarding import run_paths
     from faillog_otel.cli.report import print_summary
     from faillog_otel.telemetry import start_logging
 
-    config = _config(flags)
+    config = config_of(flags)
     start_logging(config.verbosity, config.log_format)
     ended = run_paths(paths, config, sends_rejected=sends_rejected)
     print_summary(ended, config)
     return int(ended["exit"])
 
 
-def _config(flags: dict[str, Any]) -> "RunConfig":
+def config_of(flags: dict[str, Any]) -> "RunConfig":
+    """The settings of flags, environment and config file. Raises ConfigError, click.UsageError."""
     from faillog_otel.resolve import resolve
     from faillog_otel.settings import read_environment
 

@@ -7,6 +7,7 @@ the same bytes of it.
 import base64
 import binascii
 import hashlib
+from contextlib import suppress
 
 import msgspec
 from msgspec import Struct
@@ -36,7 +37,7 @@ class Learned(Context, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One kept record. `reason` is a code; `raw` is the record as text, `raw_base64` where it is no UTF-8.
+    """One kept record. `reason` is a code; `raw` is the record as text, `raw_base64` where it is no text.
 
     Only the record itself is needed to replay it: people mend entries by hand.
     """
@@ -68,6 +69,9 @@ class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
             return None
 
 
+_CONTROLS = bytes(each for each in range(32) if each not in b"\t\r\n")
+"""Each takes six bytes in JSON: a record that is mostly these is kept as base64, at four thirds."""
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -77,9 +81,10 @@ def write_entry(
     """An entry's line, without its newline."""
     text: str | None = None
     packed: str | None = None
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError:
+    if len(raw.translate(None, _CONTROLS)) * 5 >= len(raw) * 4:
+        with suppress(UnicodeDecodeError):
+            text = raw.decode()
+    if text is None:
         packed = base64.b64encode(raw).decode()
     return _encode(
         Entry(

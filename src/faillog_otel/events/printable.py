@@ -1,5 +1,7 @@
 """Text from outside, made fit for one line on a terminal."""
 
+import json
+
 
 def printable(text: str) -> str:
     """The text with control and format characters (newlines, escapes, bidi) written as escapes.
@@ -9,3 +11,10 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def printable_json(text: str) -> str:
+    """The same for JSON, which still says the same."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)

@@ -5,18 +5,22 @@ one asks. Entries lie in buckets by the first bits of their hash, each bucket on
 32 MiB all buckets move into a temporary file and are looked up there.
 """
 
+import re
 import struct
 import tempfile
 from array import array
 from collections.abc import Sequence
 from typing import BinaryIO
 
-from faillog_otel.events.model import Answer, Reason
+from faillog_otel import propagation
+from faillog_otel.events.decode import answer_of, decode, may_be_exchange
+from faillog_otel.events.model import Answer, AttemptProperties, BadRecord, Event, Reason
 
 MEMORY_BYTES = 32 * 1024 * 1024
 LARGEST_REASONS_BYTES = 4 * 1024 * 1024
 """Distinct reasons beyond this are not remembered: their attempts say the status alone."""
 
+_EXCHANGE_ID = re.compile(rb'"destinationExchangeId"\s*+:\s*+"([^"\\]+)"')
 _BUCKETS = 4096
 _HASH_BYTES = 12
 _VALUE = struct.Struct("<HI")  # status (0: none), number of the reason (0: none)
@@ -35,6 +39,25 @@ class Exchanges:
         self._reasons: list[Reason | None] = [None]
         self._reason_numbers: dict[Reason, int] = {}
         self._reason_bytes = 0
+
+    def learn(self, raw: bytes) -> None:
+        """Remembers what this record says, where it is an exchange."""
+        if not may_be_exchange(raw):
+            return
+        event = decode(raw)
+        if isinstance(event, Event) and (found := answer_of(event)):
+            exchange_id, answer = found
+            self.add(propagation.exchange_digest(exchange_id), answer)
+
+    def answer_to(self, event: Event | BadRecord) -> Answer | None:
+        """What its exchange said to an attempt; also to one that is not understood and may be mended."""
+        if isinstance(event, BadRecord):
+            found = _EXCHANGE_ID.search(event.raw)
+            exchange_id = found[1].decode(errors="replace") if found else None
+        else:
+            attempt = event.properties if isinstance(event.properties, AttemptProperties) else None
+            exchange_id = attempt.destination_exchange_id if attempt else None
+        return self.find(propagation.exchange_digest(exchange_id)) if exchange_id else None
 
     def add(self, digest: bytes, answer: Answer) -> None:
         """Remembers what the exchange with this hash (32 bytes) said."""

@@ -51,7 +51,7 @@ def writing_client(config: DeliveryConfig, resource: Resource, file: IO[bytes], 
         return ConsoleClient(terminal)
     from faillog_otel.otlp.file import FileClient
 
-    return FileClient(file, JsonEnvelope(resource))
+    return FileClient(file, JsonEnvelope(resource), is_terminal=file.isatty())
 
 
 def in_flight(config: DeliveryConfig) -> int:

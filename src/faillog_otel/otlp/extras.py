@@ -53,7 +53,7 @@ def extra_attributes(extras: dict[str, Any], key: Secret | None) -> tuple[Attrib
     A list is one leaf, as its JSON text; so are an empty object and null: nothing unknown is dropped.
     """
     found: dict[str, Value] = {}
-    for path, leaf, kind in islice(_leaves(extras, _PREFIX, None), MOST_EXTRAS):
+    for path, leaf, kind in islice(leaves(extras, _PREFIX), MOST_EXTRAS):
         name = clean(path, key)[0]  # people's data stand in names, too
         while name in found:  # {"a.b": 1, "a": {"b": 2}}
             name += "~"
@@ -97,11 +97,12 @@ def _matches(name: str, entry: str) -> bool:
     return name.startswith(entry[:-1]) if entry.endswith("*") else name == entry
 
 
-def _leaves(value: Any, path: str, kind: Kind | None) -> Iterator[tuple[str, Any, Kind | None]]:
+def leaves(value: Any, path: str, kind: Kind | None = None) -> Iterator[tuple[str, Any, Kind | None]]:
+    """Path, value and what the path's names tell of it, for each value that is no object."""
     if isinstance(value, dict) and (value or path == _PREFIX):
         for name, item in value.items():
             inner = cut(f"{path}.{name}")
-            yield from _leaves(item, inner, "secret" if kind == "secret" else kind_of_name(name))
+            yield from leaves(item, inner, "secret" if kind == "secret" else kind_of_name(name))
     else:
         yield path, value, kind
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import IO
 
 from faillog_otel.config import Signal
+from faillog_otel.events.printable import printable_json
 from faillog_otel.otlp.json import JsonEnvelope
 from faillog_otel.otlp.outcome import Acknowledged, Outcome, Refused
 
@@ -17,8 +18,10 @@ class FileClient:
     is written any more: a part of a line would spoil the next one. One request at a time.
     """
 
-    def __init__(self, file: IO[bytes], envelope: JsonEnvelope) -> None:
+    def __init__(self, file: IO[bytes], envelope: JsonEnvelope, *, is_terminal: bool = False) -> None:
+        """To a terminal, control characters are written as JSON's escapes."""
         self._file = file
+        self._is_terminal = is_terminal
         self._envelope = envelope
         self._broken = ""
 
@@ -28,7 +31,10 @@ class FileClient:
             return Refused(self._broken)
         if not records:
             return Acknowledged()
-        line = memoryview(self._envelope.request(signal, records) + b"\n")
+        request = self._envelope.request(signal, records)
+        if self._is_terminal:
+            request = printable_json(request.decode()).encode()
+        line = memoryview(request + b"\n")
         start = self._file.tell() if self._file.seekable() else None
         try:
             while line:

@@ -18,6 +18,7 @@ from google.rpc.status_pb2 import Status
 
 from faillog_otel.config import Signal, Target
 from faillog_otel.errors import ConfigError
+from faillog_otel.events.redaction import redact_text
 from faillog_otel.otlp.encoding import Envelope
 from faillog_otel.otlp.outcome import Doubtful, Outcome, Refused, RetryLater, TooLarge, read_message
 from faillog_otel.otlp.requests import GRPC_METHODS
@@ -90,8 +91,9 @@ class GrpcClient:
 def read_rpc_error(error: Any) -> Outcome:
     """The outcome of a call that failed: `error` is grpcio's RpcError, which is the call as well."""
     code, why = error.code(), f"gRPC {error.code().name}"
-    if error.details():
-        why += f": {error.details()}"
+    if details := error.details():
+        is_own = code is grpc.StatusCode.UNAVAILABLE  # it names the address that cannot be reached
+        why += f": {details if is_own else redact_text(details)}"
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in (error.details() or ""):
         return TooLarge(why)
     delay = _retry_delay(error)

@@ -15,6 +15,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from faillog_otel.config import Signal
+from faillog_otel.events.redaction import redact_text
 
 RETRYABLE = frozenset((429, 502, 503, 504))
 DOUBTFUL = frozenset((400, 500))
@@ -84,7 +85,7 @@ def read_http_answer(
         return _read_success(signal, content_type, body)
     why = f"HTTP {status}"
     if said := _status_message(content_type, body):
-        why += f": {said}"
+        why += f": {redact_text(said)}"
     if status in RETRYABLE:
         return RetryLater(why, retry_after(headers.get("retry-after"), now_seconds))
     if status == 413:
@@ -141,6 +142,7 @@ def _read_success(signal: Signal, content_type: str, body: bytes) -> Outcome:
 
 
 def _success(rejected: int, message: str) -> Outcome:
+    message = redact_text(message)  # collectors quote what they refuse
     return PartlyRejected(rejected, message) if rejected > 0 else Acknowledged(message)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.forms import zstd
 
 from faillog_otel.events.lines import split_lines
 from faillog_otel.events.record import KEPT_BYTES, LONGEST_RECORD_BYTES, Blank, Record
@@ -83,9 +84,12 @@ def test_what_is_not_gzip_stays_as_it_is(data: bytes, size: int) -> None:
         (gzip.compress(b"one\ntwo\n")[:5], "truncated_gzip"),
         (gzip.compress(b"one\n") + b"garbage", "trailing_garbage"),
         (gzip.compress(b"one\n")[:-8] + bytes(8), "damaged_gzip"),
+        (zstd.compress(b"one\ntwo\n")[:-3], "truncated_zstd"),
+        (zstd.compress(b"one\n") + b"garbage", "trailing_garbage"),
+        (zstd.compress(b"one\n")[:6] + b"\xff" * 20, "damaged_zstd"),
     ],
 )
-def test_damaged_gzip_is_one_bad_line_behind_the_good_ones(packed: bytes, reason: str) -> None:
+def test_a_damaged_file_is_one_bad_line_behind_the_good_ones(packed: bytes, reason: str) -> None:
     *good, damage = records(unpack([packed]))
     assert damage.bad is not None
     assert damage.bad.reason == reason
@@ -102,6 +106,31 @@ def test_what_stands_before_the_damage_is_all_there() -> None:
     assert [line.raw for line in good] == content.splitlines()
 
 
+def test_of_zstd_too() -> None:
+    content = b"".join(b'{"n": %d}\n' % n for n in range(200_000))
+    packed = zstd.compress(content)
+    middle = len(packed) // 2
+    *good, damage = records(unpack(chunked(packed[:middle] + b"\xff" * 5000 + packed[middle:], 4096)))
+    assert damage.bad is not None
+    assert damage.bad.reason == "damaged_zstd"
+    whole = set(content.splitlines())
+    assert sum(line.raw in whole for line in good) > 90_000
+
+
+def test_zstd_frames_that_are_to_be_skipped_are() -> None:
+    skippable = b"\x50\x2a\x4d\x18" + (3).to_bytes(4, "little") + b"abc"
+    packed = skippable + zstd.compress(b"one\n") + skippable + zstd.compress(b"two\n")
+    for size in (1, 5, 1000):
+        assert b"".join(unpack(chunked(packed, size))) == b"one\ntwo\n"
+
+
+def test_what_unpacks_to_more_than_is_allowed_breaks_off_there() -> None:
+    for packed in (gzip.compress(b"a\n" * 1000), zstd.compress(b"a\n" * 1000)):
+        *good, damage = records(unpack([packed], most_bytes=100))
+        assert damage.bad is not None
+        assert (damage.bad.reason, len(good)) == ("too_much_content", 50)
+
+
 def test_lines_before_a_cut_are_all_there() -> None:
     compressor = zlib.compressobj(wbits=31)
     packed = compressor.compress(b"one\ntwo\nthr") + compressor.flush(zlib.Z_SYNC_FLUSH)
@@ -111,5 +140,5 @@ def test_lines_before_a_cut_are_all_there() -> None:
 
 
 def test_a_file_that_unpacks_to_much_comes_in_pieces() -> None:
-    packed = gzip.compress(bytes(8 * 1024 * 1024))
-    assert max(map(len, unpack([packed]))) <= PIECE_BYTES
+    for packed in (gzip.compress(bytes(8 * 1024 * 1024)), zstd.compress(bytes(8 * 1024 * 1024))):
+        assert max(map(len, unpack([packed]))) <= PIECE_BYTES

@@ -1,0 +1,121 @@
+"""`faillog-otel redact`: what would leave, and what would not."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from faillog_otel.cli.options import DEFAULT_FLAGS, config_of
+
+if TYPE_CHECKING:
+    from faillog_otel.events.model import BadRecord, Place
+    from faillog_otel.otlp.explain import Explanation
+
+
+_HELP = """Show what `run` would send of the failure logs in FILE..., and send nothing.
+
+    Prints one JSON object for each record: `body` and `attributes` are all that leaves, `redacted` names
+    the rules that replaced something in an attribute, `stays` the fields that do not leave, and why. What
+    was redacted is not shown. With FAILLOG_REDACTION_KEY set, equal values can be compared.
+
+    \b
+    Exit codes:
+      0  done
+      2  wrong usage or configuration, or a FILE could not be read
+      3  done, but some records were not understood
+    """
+
+
+@click.command(short_help="Show what of failure logs would leave, and what would not.", help=_HELP)
+@click.argument("paths", nargs=-1, required=True, metavar="FILE...")
+@click.option(
+    "--explain",
+    "for_people",
+    is_flag=True,
+    help="For people: field by field, with the rules that redacted it and the reasons why others stay.",
+)
+@click.option(
+    "--bodies",
+    type=click.Choice(["none", "response", "all"]),
+    help="Which bodies of an exchange leave, redacted and cut.  [default: response]",
+)
+@click.option("--config", "config_file", metavar="FILE", help="TOML file.  [default: faillog-otel.toml]")
+@click.pass_context
+def redact(ctx: click.Context, /, paths: tuple[str, ...], *, for_people: bool, **flags: Any) -> None:
+    """Reads the options, previews the files, prints."""
+    import contextlib
+    import sys
+    import time
+
+    from faillog_otel.errors import InputError
+    from faillog_otel.events.model import BadRecord
+    from faillog_otel.preview import preview
+    from faillog_otel.segment.paths import FoundPaths, InputFile
+    from faillog_otel.telemetry import start_logging
+
+    config = config_of({**DEFAULT_FLAGS, **flags})
+    start_logging(config.verbosity, config.log_format)
+    found = FoundPaths(paths, ())
+    problems = found.problems
+    seen: Counter[str] = Counter()
+    for name in found.files:
+        try:
+            with InputFile(name, sys.stdin.buffer, contextlib.nullcontext) as file:
+                records = preview(file, config.mapping, time.time_ns(), config.most_content_bytes)
+                for place, explained in records:
+                    seen["not understood" if isinstance(explained, BadRecord) else "records"] += 1
+                    _count(explained, seen)
+                    click.echo("\n".join(_sheet(place, explained)) if for_people else _json(place, explained))
+        except InputError as error:
+            problems.append(str(error))
+    for problem in [*problems, *found.warnings]:
+        click.echo(f"{'error' if problem in problems else 'warning'}: {_printable(problem)}", err=True)
+    click.echo(", ".join(f"{number} {what}" for what, number in seen.items()) or "no records", err=True)
+    ctx.exit(2 if problems else 3 if seen["not understood"] else 0)
+
+
+def _count(explained: "Explanation | BadRecord", seen: Counter[str]) -> None:
+    for rules in getattr(explained, "redacted", {}).values():
+        seen.update(f"redacted ({rule})" for rule in rules)
+
+
+def _json(place: "Place", explained: "Explanation | BadRecord") -> str:
+    import msgspec
+
+    from faillog_otel.events.model import BadRecord
+    from faillog_otel.events.printable import printable_json
+
+    where = {"file": place.file, "line": place.line, "offset": place.offset}
+    if isinstance(explained, BadRecord):
+        told = {**where, "reason": explained.reason, "detail": explained.detail}
+    else:
+        told = {**where, **msgspec.to_builtins(explained)}
+    return printable_json(msgspec.json.encode(told).decode())
+
+
+def _sheet(place: "Place", explained: "Explanation | BadRecord") -> Iterator[str]:
+    from faillog_otel.events.model import BadRecord
+
+    where = f"{place.file}, line {place.line}"
+    if isinstance(explained, BadRecord):
+        yield _printable(f"{where}: not understood, all of it stays: {explained.reason}: {explained.detail}")
+    else:
+        yield _printable(f"{where}: {explained.event}")
+        yield _printable(f"  leaves    {explained.body}")
+        for name, value in explained.attributes.items():
+            rules = explained.redacted.get(name)
+            shown = ", ".join(value) if isinstance(value, tuple) else str(value)
+            if rules:
+                yield _printable(f"  redacted  {name} = {shown}  ({', '.join(rules)})")
+            else:
+                yield _printable(f"  leaves    {name} = {shown}")
+        for name, why in explained.stays.items():
+            yield _printable(f"  stays     {name}: {why}")
+    yield ""
+
+
+def _printable(text: str) -> str:
+    from faillog_otel.events.printable import printable
+
+    return printable(text)

@@ -1,0 +1,34 @@
+"""A run over one file in this process: the real parts, put together as `run` does it."""
+
+import io
+from contextlib import nullcontext
+from pathlib import Path
+
+from faillog_otel.app import Forwarder
+from faillog_otel.config import DeliveryConfig, MappingConfig
+from faillog_otel.ledger.kept import KeptFile
+from faillog_otel.otlp.encoding import ProtobufEncoder
+from faillog_otel.otlp.receiver import Receiver
+from faillog_otel.segment.paths import InputFile
+from support.clock import MovedClock
+from support.delivering import delivery_to
+
+
+def forwarded(packed: bytes, folder: Path, receiver: Receiver, batch_records: int = 100) -> Forwarder:
+    """Forwards a file of these bytes; `folder` then has `quarantine`, if anything is in it."""
+    path = folder / "events"
+    path.write_bytes(packed)
+    with delivery_to(receiver.http_endpoint, MovedClock(), wait_seconds=0) as delivery:
+        forwarder = Forwarder(
+            encoder=ProtobufEncoder(MappingConfig()),
+            delivery=delivery,
+            quarantine=KeptFile(str(folder / "quarantine")),
+            pending=KeptFile(str(folder / "pending")),
+            config=DeliveryConfig(batch_records=batch_records),
+            reference_ns=0,
+            is_stopping=lambda: False,
+        )
+        with InputFile(str(path), io.BytesIO(), nullcontext) as file:
+            forwarder.forward(file, lambda _: None)
+        forwarder.finish()
+    return forwarder
