@@ -1,9 +1,11 @@
 # `make demo` and `make test` do everything on a machine with Python 3.11+ and make.
 PYTHON ?= python3
 BIN := .venv/bin
+FUZZ_RUNS ?= 200000
+FUZZ_EXAMPLES ?= 20000
 SOURCES := $(shell find src -type f -not -name '*.pyc')
 
-.PHONY: demo test lint format requirements collector memory clean
+.PHONY: demo test lint format requirements collector memory fuzz clean
 
 demo: .venv/installed ## Forward the sample failure logs and show what arrived
 	@$(BIN)/faillog-otel demo
@@ -27,6 +29,10 @@ collector: .venv/installed ## Build the OpenTelemetry Collector that the tests u
 memory: .venv/installed ## Peak memory for files of different lengths
 	$(BIN)/python tests/benchmarks/memory.py
 
+fuzz: .venv/installed .venv/fuzz ## Files that nobody would write: hypothesis, then atheris where it has wheels
+	PYTHONPATH=tests $(BIN)/python -m fuzz.with_hypothesis --examples $(FUZZ_EXAMPLES)
+	PYTHONPATH=tests $(BIN)/python -m fuzz.with_atheris -runs=$(FUZZ_RUNS)
+
 requirements: .venv/uv ## Pin the dependencies of pyproject.toml, and uv, again
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --custom-compile-command "make requirements" --no-annotate requirements/uv.in -o requirements/uv.txt
@@ -35,6 +41,8 @@ requirements: .venv/uv ## Pin the dependencies of pyproject.toml, and uv, again
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --custom-compile-command "make requirements" -c requirements/run.txt \
 	  pyproject.toml --group dev -o requirements/dev.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --custom-compile-command "make requirements" --group fuzz -o requirements/fuzz.txt
 
 clean:
 	rm -rf .venv
@@ -46,6 +54,10 @@ clean:
 
 .venv/dependencies: .venv/uv requirements/dev.txt
 	@$(BIN)/uv pip install -q --require-hashes -r requirements/dev.txt
+	@touch $@
+
+.venv/fuzz: .venv/uv requirements/fuzz.txt
+	@$(BIN)/uv pip install -q --require-hashes -r requirements/fuzz.txt
 	@touch $@
 
 # The package is installed as the wheel that users get, so that the tests test that.

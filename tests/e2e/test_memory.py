@@ -1,10 +1,8 @@
 """Memory stays flat, however long the file is."""
 
-import os
-import subprocess
 from pathlib import Path
 
-from support.program import PROGRAM, environment
+from support.program import run_measured
 
 from faillog_otel.otlp.receiver import Receiver
 from faillog_otel.segment.generator import failure_events
@@ -18,12 +16,9 @@ def peak_bytes(messages: int, folder: Path) -> int:
     with path.open("wb") as file:
         file.writelines(each + b"\n" for each in failure_events(1, messages))
     with Receiver() as receiver:
-        command = [PROGRAM, "run", str(path), "--endpoint", receiver.http_endpoint, "-q"]
-        process = subprocess.Popen(command, cwd=folder, env=environment())
-        _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
-    return usage.ru_maxrss * 1024
+        done, peak = run_measured("run", path, "--endpoint", receiver.http_endpoint, "-q", cwd=folder)
+    assert done.code == 0
+    return peak
 
 
 def test_a_long_file_takes_no_more_memory_than_a_short_one(tmp_path: Path) -> None:

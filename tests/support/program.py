@@ -55,3 +55,26 @@ def start_program(*args: str | Path, cwd: Path, **env: str) -> "subprocess.Popen
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
+
+
+_MEASURED = (
+    "import resource, subprocess, sys; done = subprocess.run(sys.argv[2:]); "
+    "peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss; "
+    "open(sys.argv[1], 'w').write(str(peak * 1024)); sys.exit(done.returncode)"
+)
+
+
+def run_measured(*args: str | Path, cwd: Path) -> tuple[Done, int]:
+    """Runs `faillog-otel ARGS` to its end; also returns the most resident memory that it took, in bytes.
+
+    A process's peak includes that of the one it was forked from: a small one stands between it and the tests.
+    """
+    peak = cwd.with_name(f"{cwd.name}.peak")
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", _MEASURED, str(peak), PROGRAM, *map(str, args)],
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        check=False,
+    )
+    return Done(done.returncode, done.stdout, done.stderr.decode()), int(peak.read_text())

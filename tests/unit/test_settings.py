@@ -15,6 +15,7 @@ from faillog_otel.settings import (
     Layer,
     parse_duration,
     parse_header,
+    parse_size,
     parse_time_policy,
     read_environment,
     read_file,
@@ -393,3 +394,17 @@ def test_a_header_is_name_and_value_and_the_value_may_hold_an_equals_sign() -> N
     for wrong in ("api-key", "=value"):
         with pytest.raises(ConfigError):
             parse_header(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("5", 5), ("64KiB", 65536), ("500MiB", 500 << 20), ("16GiB", 16 << 30), ("1TiB", 1 << 40)],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1.5GiB", "5 apples", "GiB", "5GB"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(ConfigError, match="no size"):
+        parse_size(text)

@@ -8,9 +8,9 @@ from faillog_otel.cli.options import EXIT_CODES, forward, forwarding_options
 
 _HELP = f"""Forward the failure logs in PATH... and exit.
 
-    A PATH is a file, a folder, a glob, or - for standard input: JSON Lines, plain or gzip. The pending file
-    of an earlier run may be one, too: its records are sent again, the same bytes, and leave it when they
-    are taken.
+    A PATH is a file, a folder, a glob, or - for standard input: JSON Lines, an array or values one after the
+    other, plain, gzip or zstd. The pending file of an earlier run may be one, too: its records are sent
+    again, the same bytes, and leave it when they are taken.
     {EXIT_CODES}"""
 
 

@@ -45,8 +45,8 @@ class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: str = "unknown"
     detail: str = ""
     file: str = ""
-    line: int = 0
-    offset: int = 0
+    line: int | None = None
+    offset: int | None = None
     raw: str | None = None
     raw_base64: str | None = None
     sha256: str = ""
@@ -55,7 +55,7 @@ class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def place(self) -> Place:
         """Where the record stood when it was first read."""
-        return Place(self.file, self.line, self.offset)
+        return Place(self.file, self.line or 0, self.offset or 0)
 
     def record(self) -> bytes | None:
         """The record's bytes; None where they are not whole, or not there."""

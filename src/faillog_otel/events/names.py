@@ -168,7 +168,8 @@ def _names_around(text: str, reversed_text: str, at: int) -> Iterator[_Name]:
         yield _Name(found["name"], start, found.end(), ">")
     if before := _FIRST_WORD.search(text, max(0, start - 8), start):
         start = before.start()
-    if found := _BARE.match(text, start, start + 2 * _LONGEST_NAME):
+    is_mark = text.endswith("[redacted:", 0, start)
+    if not is_mark and (found := _BARE.match(text, start, start + 2 * _LONGEST_NAME)):
         yield _Name(found["name"], start, found.end(), found["by"].strip())
 
 
@@ -199,8 +200,9 @@ def _span(text: str, name: _Name) -> tuple[int, int, str]:
     at = name.at
     if name.by == ">":
         end = _end(_TO_TAG, text, at)
-        is_closed = end == len(text) or text.startswith("</", end)
-        return at, end if is_closed else at, ""  # `<token>` is a word for a place as well
+        is_cut_off = end == len(text) and not text[at : at + 1].isspace()
+        is_value = is_cut_off or text.startswith("</", end)  # `<token>` is a word for a place as well
+        return at, end if is_value else at, ""
     if quote := _QUOTE.match(text, at):
         return quote.end(), _string_end(text, quote)[0], ""
     if text.startswith(("{", "["), at) and not text.startswith("[redacted:", at):

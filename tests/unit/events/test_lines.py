@@ -114,7 +114,7 @@ def test_of_zstd_too() -> None:
     assert damage.bad is not None
     assert damage.bad.reason == "damaged_zstd"
     whole = set(content.splitlines())
-    assert sum(line.raw in whole for line in good) > 90_000
+    assert sum(line.raw in whole for line in good) > 60_000
 
 
 def test_zstd_frames_that_are_to_be_skipped_are() -> None:

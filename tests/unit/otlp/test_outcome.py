@@ -12,6 +12,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTracePartialSuccess,
     ExportTraceServiceResponse,
 )
+from support.canaries import CANARIES
 
 from faillog_otel.otlp.outcome import (
     Acknowledged,
@@ -109,3 +110,18 @@ def test_what_is_no_otlp_answer_acknowledges_nothing(
 )
 def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | None) -> None:
     assert retry_after(header, 1_000_000.0) == seconds
+
+
+@pytest.mark.parametrize("kind", CANARIES)
+def test_what_a_collector_quotes_is_redacted(kind: str) -> None:
+    text, canary = CANARIES[kind]
+    for status in (400, 401, 413, 503):
+        for content_type, body in (
+            ("text/plain", text.encode()),
+            ("application/x-protobuf", Status(message=text).SerializeToString()),
+        ):
+            outcome = read_http_answer("logs", status, {"content-type": content_type}, body, 0)
+            assert canary not in repr(outcome)
+    partial = ExportLogsPartialSuccess(rejected_log_records=1, error_message=text)
+    body = ExportLogsServiceResponse(partial_success=partial).SerializeToString()
+    assert canary not in repr(read_http_answer("logs", 200, PROTOBUF, body, 0))

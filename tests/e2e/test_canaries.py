@@ -1,0 +1,130 @@
+"""Secrets and people's data: none leaves, and none is in anything that the program says."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+from support.canaries import CANARIES
+from support.events import attempt, error, exchange, lines
+from support.program import run_program
+
+from faillog_otel.otlp.receiver import Receiver, Reply
+
+
+def planted(text: str) -> bytes:
+    """Events with this text wherever a text may be that somebody else wrote, but in ids."""
+    response: dict[str, Any] = {
+        "status": 400,
+        "headers": {"Server": text, "X-Request-Id": [text], "X-Other": text},
+        "body": text,
+        "more": text,
+    }
+    request = {"url": f"https://api.example.com/{text}", "headers": {"X": text}, "body": text, "method": text}
+    return lines(
+        exchange(requestToDestination=request, responseFromDestination=response),
+        exchange(requestToDestination=text, responseFromDestination={"status": 400, "body": {"a": [text]}}),
+        attempt(outcome=text, reason=text, errorCode=text, responseFromDestination=response),
+        error(discardReason=text, nested={"deep": [{"x": text}], text: "name"}, plain=text),
+        error(error={"message": text, "code": text}).replace(b"Error Logged", b"Retry Logged"),
+        error(occurredAt=text),
+        b'{"broken": ' + json.dumps(text).encode(),
+    )
+
+
+def test_nothing_of_them_leaves_or_is_said(tmp_path: Path) -> None:
+    (tmp_path / "events").write_bytes(b"".join(planted(text) for text, _ in CANARIES.values()))
+
+    with Receiver() as receiver:
+        flags = ("--endpoint", receiver.http_endpoint, "-vv")
+        shown = []
+        for command in (
+            ("run", "events", *flags),
+            ("run", "events", *flags, "--bodies", "all", "--log-format", "json"),
+            ("run", "events", "--protocol", "file", "-vv"),
+            ("run", "events", "--protocol", "console", "-vv", "--bodies", "all"),
+            ("redact", "events"),
+            ("redact", "--explain", "--bodies", "all", "events"),
+            ("replay", "faillog-quarantine.jsonl", *flags),
+        ):
+            done = run_program(*command, cwd=tmp_path)
+            assert done.code == 3, (command, done.stderr)
+            shown.append(done.stdout.decode() + done.stderr)
+        assert len(receiver.logs()) >= 10 * len(CANARIES)
+        sent = b"".join(each.body for each in receiver.received)
+    for kind, (_, canary) in CANARIES.items():
+        assert canary.encode() not in sent, kind
+        assert not any(canary in each for each in shown), kind
+    kept = [json.loads(line) for line in (tmp_path / "faillog-quarantine.jsonl").read_bytes().splitlines()]
+    assert len(kept) == 4 * 2 * len(CANARIES)  # of four runs, two records of each kind
+    for kind, (_, canary) in CANARIES.items():
+        assert all(canary not in entry["detail"] for entry in kept)
+        assert any(canary in entry["raw"] for entry in kept), kind  # they are kept as they came
+
+
+def test_what_a_collector_quotes_is_not_repeated(tmp_path: Path) -> None:
+    text, canary = CANARIES["email"]
+    (tmp_path / "events").write_bytes(error())
+    reply = Reply(503, text.encode(), {"content-type": "text/plain"})
+    with Receiver(lambda _name, _body: reply) as receiver:
+        flags = ("--endpoint", receiver.http_endpoint, "--wait", "0", "-vv")
+        done = run_program("run", "events", *flags, cwd=tmp_path)
+    assert done.code == 4
+    assert "[redacted:email] was refused" in done.stderr
+    assert canary not in done.stderr
+
+
+def test_with_a_key_equal_values_are_comparable_and_nobody_else_can_guess_them(tmp_path: Path) -> None:
+    (tmp_path / "events").write_bytes(
+        lines(
+            error(reason="jane@shop.example"),
+            error(reason="to jane@shop.example"),
+            error(reason="joe@shop.example"),
+        )
+    )
+    marks = []
+    for key in ("a key of sixteen characters", "another key of sixteen"):
+        with Receiver() as receiver:
+            endpoint = receiver.http_endpoint
+            done = run_program(
+                "run", "events", "--endpoint", endpoint, cwd=tmp_path, FAILLOG_REDACTION_KEY=key
+            )
+            assert (done.code, "key" in done.stderr) == (0, False)
+            found = [
+                {pair.key: pair.value.string_value for pair in log.attributes} for log in receiver.logs()
+            ]
+        first, second, third = (each["segment.reason"] for each in found)
+        assert second == f"to {first}"
+        assert third != first
+        assert first.startswith("[redacted:email:")
+        marks.append(first)
+    assert marks[0] != marks[1]
+
+
+def test_a_short_redaction_key_is_warned_about_and_never_shown(tmp_path: Path) -> None:
+    (tmp_path / "events").write_bytes(error())
+    done = run_program(
+        "run", "events", "--protocol", "file", "-vv", cwd=tmp_path, FAILLOG_REDACTION_KEY="c4n4ry"
+    )
+    assert "redaction key" in done.stderr
+    assert "c4n4ry" not in done.stderr
+
+
+def test_ids_are_never_touched(tmp_path: Path) -> None:
+    id_ = "jane@shop.example 203.0.113.7 +14155552671"
+    routed = {"to": [{"type": "destination", "id": id_}], "from": [{"type": "source", "id": id_}]}
+    content = lines(attempt(messageId=id_, destinationExchangeId=id_, routed=routed))
+    (tmp_path / "events").write_bytes(gzip.compress(content))
+    with Receiver() as receiver:
+        run_program("run", "events", "--endpoint", receiver.http_endpoint, cwd=tmp_path)
+        (log,) = receiver.logs()
+    found = {pair.key: pair.value.string_value for pair in log.attributes}
+    for name in (
+        "messaging.message.id",
+        "segment.destination_exchange.id",
+        "segment.source.id",
+        "segment.destination.id",
+        "messaging.destination.name",
+    ):
+        assert found[name] == id_
+    assert id_ in log.body.string_value

@@ -1,0 +1,20 @@
+"""What fuzzing found once (`make fuzz`), and the files that it begins with, still go well."""
+
+from pathlib import Path
+
+import pytest
+from fuzz.seeds import seeds
+from fuzz.target import check
+
+FINDS = sorted(Path(__file__).parents[1].joinpath("fuzz", "finds").glob("*"))
+
+
+@pytest.mark.parametrize("find", FINDS, ids=lambda find: find.name)
+@pytest.mark.timeout(5)
+def test_what_went_wrong_once_goes_well(find: Path) -> None:
+    check(find.read_bytes())
+
+
+def test_files_in_every_form_and_packing_go_well() -> None:
+    for seed in seeds():
+        check(seed)

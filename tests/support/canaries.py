@@ -1,0 +1,47 @@
+"""Secrets and people's data of many kinds, each with a part that must not be seen again anywhere."""
+
+CANARY = "c4n4ry5Xq9ZtK2mW"
+
+CANARIES: dict[str, tuple[str, str]] = {
+    "authorization, basic": (f"Authorization: Basic {CANARY}=", CANARY),
+    "authorization, bearer": (f"sent with Bearer {CANARY}", CANARY),
+    "authorization, in JSON": (f'{{"authorization": "{CANARY}"}}', CANARY),
+    "cookie": (f"Cookie: theme=dark; sid={CANARY}", CANARY),
+    "set-cookie, pair of a list": (f'[["set-cookie", "sid={CANARY}; Path=/"]]', CANARY),
+    "header as name and value": (f'{{"name": "X-Api-Key", "value": "{CANARY}"}}', CANARY),
+    "api key": (f'{{"apiKey": "{CANARY}"}}', CANARY),
+    "api key, in words": (f"Invalid API key: {CANARY}", CANARY),
+    "token in a query": (f"https://api.example.com/v1?access_token={CANARY}&a=b", CANARY),
+    "token, percent-encoded": (f"to=https%3A%2F%2Fx.example%2F%3Ftoken%3D{CANARY}%26a%3Db", CANARY),
+    "presigned S3 URL": (
+        f"https://b.s3.example.com/k?X-Amz-Credential={CANARY}%2Fs3&X-Amz-Signature={CANARY}&X-Amz-Date=1",
+        CANARY,
+    ),
+    "presigned Azure URL": (f"https://b.blob.example.com/k?sv=2025&sig={CANARY}%3D", CANARY),
+    "password": (f"password: {CANARY}", CANARY),
+    "password in a form": (f"user=jane&pwd={CANARY}", CANARY),
+    "password in XML": (f"<login><password>{CANARY}</password></login>", CANARY),
+    "password of another language": (f"{{'password': '{CANARY}', 'a': 1}}", CANARY),
+    "secret, JSON in JSON": (f'{{"sent": "{{\\"client_secret\\": \\"{CANARY}\\"}}"}}', CANARY),
+    "secret with structure": (f'{{"credentials": {{"a": ["{CANARY}"], "b": "}}{CANARY}"}}}}', CANARY),
+    "secret that was cut off": (f'{{"data": {{"refreshToken": "{CANARY}', CANARY),
+    "passphrase": (f"passphrase = {CANARY}", CANARY),
+    "user in a URL": (f"postgres://admin:{CANARY}@db.example.com/x", CANARY),
+    "private key": (f"-----BEGIN PRIVATE KEY-----\n{CANARY}\n-----END PRIVATE KEY-----", CANARY),
+    "JSON web token": (f"eyJhbGciOi{CANARY}.eyJzdWIiOi{CANARY}.{CANARY}", CANARY),
+    "AWS key": ("AKIAIOSFODNN7EXAMPLE", "IOSFODNN7"),
+    "GitHub token": (f"ghp_{CANARY}0123456789abcdef", CANARY),
+    "Slack token": (f"xoxb-123-456-{CANARY}", CANARY),
+    "Stripe key": (f"sk_live_{CANARY}", CANARY),
+    "Google key": (f"AIza{CANARY}0123456789abcdefghi", CANARY),
+    "email": (f"jane.{CANARY}@shop.example was refused", CANARY),
+    "email, percent-encoded": (f"https://x.example/u/jane.{CANARY}%40shop.example", CANARY),
+    "email, cut off": (f"no mailbox for jane.{CANARY}@sho", CANARY),
+    "email, international": (f"jürgen.{CANARY}@büro.example", CANARY),
+    "IPv4": ("from 203.0.113.77 port 443", "203.0.113.77"),
+    "IPv6": ("from 2001:db8:85a3::8a2e:370:7334", "85a3::8a2e"),
+    "phone": ("call +1 (212) 867-5309 now", "867-5309"),
+    "phone, national": ("call (646) 853-2671", "853-2671"),
+    "phone, by name": ('{"phone": "4155552671"}', "4155552671"),
+}
+"""Kind → a text that has it, and the part of it that must not leave."""
