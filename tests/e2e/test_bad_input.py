@@ -124,15 +124,19 @@ CASES = {
                     "2025-03-23T23:59:60Z",
                     "2262-04-11T23:47:16.854775807Z",
                     "1970-01-01T00:00:00Z",
+                    "2099-01-01T00:00:00Z",
                 )
             )
         ),
-        5,
+        6,
     ),
     "a line of 20 MiB": Case(between(b'{"a":"' + b"x" * 20 * MIB + b'"}'), 2, ("too_long",), "16777216"),
     "10,000 properties more": Case(between(error(**{f"p{n}": n for n in range(10_000)})), 3),
     "more values than memory is for": Case(
         between(b'{"a":[' + b"[]," * 5_000_000 + b"1]}"), 2, ("too_many_values",), "250000 values"
+    ),
+    "more values than memory is for, and it says raw": Case(
+        between(b'{"raw":[' + b"[]," * 5_000_000 + b"1]}"), 2, ("too_many_values",), "250000 values"
     ),
     "truncated gzip": Case(gzip.compress(lines(GOOD, LAST))[:-9], 2, ("truncated_gzip",), "cut off"),
     "garbage behind gzip": Case(

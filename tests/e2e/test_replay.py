@@ -286,7 +286,7 @@ def test_entries_that_people_edited(tmp_path: Path, change: Any, left: int) -> N
 
 
 def test_a_record_whose_entry_is_longer_than_a_line_may_be_comes_back(tmp_path: Path) -> None:
-    tmp_path.joinpath("events").write_bytes(lines(error(big=[""] * 4_000_000)))
+    tmp_path.joinpath("events").write_bytes(lines(error(big='"' * 7_500_000)))
     assert go("run", "events", away(), tmp_path, "--wait", "0").code == 4
     with Receiver() as receiver:
         done = go("replay", PENDING, receiver.http_endpoint, tmp_path)

@@ -505,7 +505,8 @@ def test_quiet_says_nothing_and_json_logs_are_json(receiver: Receiver, tmp_path:
     args = ("run", "events", "--endpoint", receiver.http_endpoint)
     assert run_program(*args, "-q", cwd=tmp_path).stderr == ""
     done = run_program(*args, "--log-format", "json", "--summary", "json", cwd=tmp_path)
-    (entry,) = [json.loads(line) for line in done.stderr.splitlines()]
+    first, entry = [json.loads(line) for line in done.stderr.splitlines()]
+    assert first["message"].startswith("events, line 2: invalid_json: ")
     assert (entry["level"], "faillog-quarantine.jsonl" in entry["message"]) == ("warning", True)
 
 

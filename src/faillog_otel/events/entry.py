@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from faillog_otel.config import Signal
 from faillog_otel.events.model import Context, Place
+from faillog_otel.events.syntax import holds_too_much
 
 
 class Rejection(Struct, frozen=True):
@@ -107,7 +108,7 @@ def read_entry(line: bytes) -> Entry | None:
 
     One that is spoilt comes as an entry that cannot be replayed, and says why in its `detail`.
     """
-    if b'"raw' not in line:
+    if b'"raw' not in line or holds_too_much(line):
         return None
     try:
         value = msgspec.json.decode(line)

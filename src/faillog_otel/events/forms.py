@@ -53,8 +53,9 @@ def form_of(chunks: Iterable[bytes]) -> Form:
     are not blank is a complete JSON value: JSON Lines, each line stands for itself. Else values.
     """
     source = iter(UntilDamage(chunks))
-    start, head = b"", b""
+    opening, start, head = b"", b"", b""
     for chunk in source:
+        opening += chunk[: _LONGEST_START - len(opening)]
         start += chunk
         head = start.removeprefix(BYTE_ORDER_MARK).lstrip(WHITE_SPACE)
         if head and len(start) >= _LONGEST_START:
@@ -62,7 +63,7 @@ def form_of(chunks: Iterable[bytes]) -> Form:
         if not head and len(start) > _LONGEST_START:
             start = start[-1:]  # white space is not gathered
     for magic, what in _FOREIGN:
-        if start.startswith(magic):
+        if opening.startswith(magic):
             return Form("foreign", f"this file is {what}")
     if head.startswith(b"["):
         return Form("array")

@@ -43,12 +43,16 @@ _SECRET_WORDS = frozenset(("auth", "sig", "pwd", "pass", "otp", "pin", "csrf", "
 _PHONE_PARTS = ("phone", "mobile", "msisdn")
 FEWEST_DIGITS = 7
 """What has fewer is no phone number."""
+_MARK = r"\[redacted:(?:secret|email|phone|ip)(?::[0-9a-f]{16})?\]"
+MARK = re.compile(_MARK)
+"""What stands in the place of what was redacted."""
 _HINT = re.compile(
-    "auth|cookie|key|secret|token|pass|pwd|credential|sig|sess|jwt|bearer|verifier|assertion|otp|pin|csrf|xsrf"
+    _MARK
+    + "|auth|cookie|key|secret|token|pass|pwd|credential|sig|sess|jwt|bearer|verifier|assertion|otp|pin|csrf|xsrf"
     "|hmac|cvv|cvc|phone|mobile|msisdn",
     re.IGNORECASE,
 )
-"""In every telling name: only around these is looked for names."""
+"""In every telling name: only around these is looked for names. A mark is passed over: it is no name."""
 _LONGEST_NAME = 128
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_]+")
@@ -120,10 +124,9 @@ _SIBLING = re.compile(r"""\s*+[,;]?+\s*+(?:\\*+["'])?+value(?:\\*+["'])?+\s*+[:=
 _QUOTE = re.compile(r"""\\*+["']""")
 _QUOTE_OR_BRACKET = re.compile(r"""\\*+["']|[\[\]{}]""")
 _LITERAL = re.compile(r"(?:true|false|null|none|undefined|nil)\b", re.IGNORECASE)
-_MARKS = r"\[redacted:\w++(?::[0-9a-f]++)?+\]"
 _NUMBER = re.compile(r"-?[\d.e+-]++", re.IGNORECASE)
-_TO_DELIMITER = re.compile(rf"(?:{_MARKS}|[^\s&\"'\\,;<>%(){{}}\[\]]|%(?!(?:25)*26))++")
-_TO_LINE_END = re.compile(rf"(?:{_MARKS}|[^\r\n\"'\\<>])++")
+_TO_DELIMITER = re.compile(rf"(?:{_MARK}|[^\s&\"'\\,;<>%(){{}}\[\]]|%(?!(?:25)*26))++")
+_TO_LINE_END = re.compile(rf"(?:{_MARK}|[^\r\n\"'\\<>])++")
 _TO_TAG = re.compile(r"[^<]*+")
 _WORD = re.compile(r"[a-z]{1,15}(?![\w/+=])")
 _PLAIN_WORDS = frozenset(
@@ -144,7 +147,7 @@ def named_values(text: str) -> Iterator[NamedValue]:
     done = 0
     reversed_text = ""
     for hint in _HINT.finditer(text):
-        if hint.start() < done:
+        if hint.start() < done or hint[0].startswith("["):
             continue
         reversed_text = reversed_text or text[::-1]
         for name in _names_around(text, reversed_text, hint.start()):
@@ -168,8 +171,7 @@ def _names_around(text: str, reversed_text: str, at: int) -> Iterator[_Name]:
         yield _Name(found["name"], start, found.end(), ">")
     if before := _FIRST_WORD.search(text, max(0, start - 8), start):
         start = before.start()
-    is_mark = text.endswith("[redacted:", 0, start)
-    if not is_mark and (found := _BARE.match(text, start, start + 2 * _LONGEST_NAME)):
+    if found := _BARE.match(text, start, start + 2 * _LONGEST_NAME):
         yield _Name(found["name"], start, found.end(), found["by"].strip())
 
 

@@ -15,10 +15,7 @@ from collections.abc import Callable, Iterator
 from msgspec import Struct
 
 from faillog_otel.config import Secret
-from faillog_otel.events.names import Kind, named_values
-
-MARK = re.compile(r"\[redacted:(?P<kind>secret|email|phone|ip)(?::[0-9a-f]{16})?\]")
-"""What stands in the place of what was redacted."""
+from faillog_otel.events.names import MARK, Kind, named_values
 
 _MOST_ROUNDS = 5
 _DIGITS = r"(?:(?:[ .()/-]|%20){0,2}+\d){7,14}(?![\w-])"
@@ -95,7 +92,7 @@ _PATTERNS = (
         "email",
         "email address",
         "@ %40 %2540 u0040",
-        r"[\w.+%-](?<![\w.+%-].)(?:(?<!%)|(?!(?:25)*40))(?:[\w.+-]|(?<=\w)'(?=\w)|%(?!(?:25)*40))*+"
+        r"[\w.+%-](?<![\w.+%-].)(?<!\w'\w)(?:(?<!%)|(?!(?:25)*40))(?:[\w.+-]|(?<=\w)'(?=\w)|%(?!(?:25)*40))*+"
         r"(?:@|%(?:25)*40|\\u0040)"
         r"(?:[^\W_][\w-]*+(?:\.[\w-]++)++|[^\W\d_][\w-]*+|[\w-]*+(?=\.*\Z|…|\.\.\.))",
     ),

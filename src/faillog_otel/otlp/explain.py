@@ -10,7 +10,8 @@ from msgspec import Struct
 
 from faillog_otel.config import MappingConfig
 from faillog_otel.events.model import Context, Event
-from faillog_otel.events.redaction import MARK, findings, redact_text
+from faillog_otel.events.names import MARK
+from faillog_otel.events.redaction import findings, redact_text
 from faillog_otel.otlp.extras import (
     LONGEST_VALUE_BYTES,
     MOST_EXTRAS,
