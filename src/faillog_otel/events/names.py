@@ -47,9 +47,8 @@ _MARK = r"\[redacted:(?:secret|email|phone|ip)(?::[0-9a-f]{16})?\]"
 MARK = re.compile(_MARK)
 """What stands in the place of what was redacted."""
 _HINT = re.compile(
-    _MARK
-    + "|auth|cookie|key|secret|token|pass|pwd|credential|sig|sess|jwt|bearer|verifier|assertion|otp|pin|csrf|xsrf"
-    "|hmac|cvv|cvc|phone|mobile|msisdn",
+    _MARK + "|auth|cookie|key|secret|token|pass|pwd|credential|sig|sess|jwt|bearer|verifier|assertion|otp|pin"
+    "|csrf|xsrf|hmac|cvv|cvc|phone|mobile|msisdn",
     re.IGNORECASE,
 )
 """In every telling name: only around these is looked for names. A mark is passed over: it is no name."""
