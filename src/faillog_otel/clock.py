@@ -1,6 +1,16 @@
-"""Time, as an argument: whoever waits or stamps is handed a clock, so tests can move it."""
+"""Time, as an argument: whoever waits or stamps is handed a clock, so tests can move it.
 
+An hour of Segment's is a number here: whole hours since 1970-01-01T00:00:00Z.
+"""
+
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
+
+SECOND_NS = 1_000_000_000
+HOUR_NS = 3600 * SECOND_NS
+DAY_NS = 24 * HOUR_NS
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Clock(Protocol):
@@ -14,3 +24,19 @@ class Clock(Protocol):
 
     def wait(self, seconds: float) -> bool:
         """Waits so long; returns True at once when the run was asked to stop."""
+
+
+def hour_of(ns: int) -> int:
+    """The hour that a time lies in. `ns`: nanoseconds since 1970."""
+    return ns // HOUR_NS
+
+
+def hour_text(hour: int) -> str:
+    """An hour as Segment's API writes it: `2025-05-07T23:00:00Z`."""
+    return time_text(hour * HOUR_NS)
+
+
+def time_text(ns: int) -> str:
+    """A time for people and JSON, to the second: `2025-05-07T23:14:47Z`. `ns`: nanoseconds since 1970."""
+    at = _EPOCH + timedelta(seconds=ns // SECOND_NS)
+    return at.strftime("%Y-%m-%dT%H:%M:%SZ")
