@@ -4,9 +4,9 @@ import io
 from contextlib import nullcontext
 from pathlib import Path
 
-from faillog_otel.app import Forwarder
+from faillog_otel.app.forwarder import Forwarder
 from faillog_otel.config import DeliveryConfig, MappingConfig
-from faillog_otel.ledger.kept import KeptFile
+from faillog_otel.ledger.kept import KeptFiles
 from faillog_otel.otlp.encoding import ProtobufEncoder
 from faillog_otel.otlp.receiver import Receiver
 from faillog_otel.segment.paths import InputFile
@@ -22,13 +22,12 @@ def forwarded(packed: bytes, folder: Path, receiver: Receiver, batch_records: in
         forwarder = Forwarder(
             encoder=ProtobufEncoder(MappingConfig()),
             delivery=delivery,
-            quarantine=KeptFile(str(folder / "quarantine")),
-            pending=KeptFile(str(folder / "pending")),
             config=DeliveryConfig(batch_records=batch_records),
-            reference_ns=0,
             is_stopping=lambda: False,
         )
+        kept = KeptFiles(str(folder / "quarantine"), str(folder / "pending"), reference_ns=0)
         with InputFile(str(path), io.BytesIO(), nullcontext) as file:
-            forwarder.forward(file, lambda _: None)
+            forwarder.forward(file, kept, lambda _: None)
         forwarder.finish()
+        kept.close()
     return forwarder

@@ -13,12 +13,12 @@ from typing import IO, Any
 import click
 
 from faillog_otel import __version__
-from faillog_otel.app import Forwarder, Progress
+from faillog_otel.app.forwarder import Forwarder, Progress
 from faillog_otel.cli.report import Ending, exit_code, records, summary
 from faillog_otel.cli.shutdown import GRACE_SECONDS, Shutdown
 from faillog_otel.config import RunConfig
-from faillog_otel.errors import ConfigError, InputError, Interrupted
-from faillog_otel.ledger.kept import SET_ASIDE, KeptFile, Replayed, is_kept_file
+from faillog_otel.errors import ConfigError, InputError, Interrupted, LedgerBroken
+from faillog_otel.ledger.kept import SET_ASIDE, KeptFiles, Replayed, is_kept_file
 from faillog_otel.otlp.clients import in_flight, network_client, writing_client
 from faillog_otel.otlp.delivery import Delivery
 from faillog_otel.otlp.encoding import ProtobufEncoder
@@ -48,39 +48,41 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
         found = _found(paths, replayed, config)
         delivery = _delivery(client or _writing_client(config, stack), config, shutdown)
         stack.callback(delivery.close)
-        quarantine, pending = _kept_files(config)
+        kept = KeptFiles(config.quarantine, config.pending, shutdown.now_ns())
         forwarder = Forwarder(
             encoder=ProtobufEncoder(config.mapping),
             delivery=delivery,
-            quarantine=quarantine,
-            pending=pending,
             config=config.delivery,
-            reference_ns=shutdown.now_ns(),
             is_stopping=shutdown.is_requested,
             sends_rejected=sends_rejected,
             most_content_bytes=config.most_content_bytes,
         )
-        stopped_at, unreadable = _forward_all(found.files, forwarder, shutdown, config)
+        stopped_at, unreadable = _forward_all(found.files, forwarder, kept, shutdown, config)
         forwarder.finish()
-        if forwarder.broken is None:
+        broken = forwarder.broken
+        try:
+            kept.close()
+        except LedgerBroken as error:
+            broken = broken or error
+        if broken is None:
             for each in replayed.values():
                 each.read_to = stopped_at.get(each.aside, 0)
         problems = found.problems + unreadable
-        for problem in [*problems, *filter(None, [forwarder.broken])]:
+        for problem in [*problems, *filter(None, [broken])]:
             _log.error("%s", problem)
-        _say_what_is_kept(forwarder, delivery.over, quarantine, pending)
+        _say_what_is_kept(forwarder, delivery.over, kept)
         ending = Ending(
             counts=forwarder.counts,
             fail_on=config.fail_on,
             unreadable=bool(problems),
-            ledger_broken=forwarder.broken is not None,
+            ledger_broken=broken is not None,
             signal=shutdown.requested,
         )
     return summary(forwarder.counts, delivery.sent, time.monotonic() - started, exit_code(ending))
 
 
-def _say_what_is_kept(forwarder: Forwarder, why: str, quarantine: KeptFile, pending: KeptFile) -> None:
-    counts = forwarder.counts
+def _say_what_is_kept(forwarder: Forwarder, why: str, kept: KeptFiles) -> None:
+    counts, quarantine, pending = forwarder.counts, kept.quarantine, kept.pending
     number = counts.quarantined + counts.rejected
     if number and quarantine.count:
         reasons = ", ".join(f"{count} {reason}" for reason, count in forwarder.reasons.most_common())
@@ -116,7 +118,7 @@ def _found(paths: Sequence[str], replayed: dict[str, Replayed], config: RunConfi
 
 
 def _forward_all(
-    files: Sequence[str], forwarder: Forwarder, shutdown: Shutdown, config: RunConfig
+    files: Sequence[str], forwarder: Forwarder, kept: KeptFiles, shutdown: Shutdown, config: RunConfig
 ) -> tuple[dict[str, int | None], list[str]]:
     """Forwards one file after the other; returns how far each was read, and what could not be read."""
     stopped_at: dict[str, int | None] = {}
@@ -128,7 +130,7 @@ def _forward_all(
             _log.info("reading %s", name)
             try:
                 with InputFile(name, sys.stdin.buffer, shutdown.interruptible) as file:
-                    forwarder.forward(file, progress)
+                    forwarder.forward(file, kept, progress)
                     if grown := file.grown_bytes():
                         _log.warning(
                             "%s grew by %d bytes that were not read: run it again when it is whole",
@@ -153,13 +155,6 @@ def _delivery(client: Client, config: RunConfig, shutdown: Shutdown) -> Delivery
         in_flight=in_flight(config.delivery),
         waiting=lambda: shutdown.interruptible(GRACE_SECONDS),
     )
-
-
-def _kept_files(config: RunConfig) -> tuple[KeptFile, KeptFile]:
-    """Quarantine and pending; they may be one and the same file."""
-    quarantine = KeptFile(config.quarantine)
-    is_one_file = os.path.realpath(config.pending) == os.path.realpath(config.quarantine)
-    return quarantine, quarantine if is_one_file else KeptFile(config.pending)
 
 
 def _network_client(config: RunConfig) -> Client:

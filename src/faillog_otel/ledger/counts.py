@@ -1,7 +1,9 @@
-"""The counts of a run, and the law that they keep.
+"""What becomes of records, counted; and the law that the counts keep.
 
 `records = exported + rejected + quarantined + pending + duplicate`, and `lines = records + blank`.
 """
+
+from typing import Literal, Protocol
 
 from msgspec import Struct, field
 
@@ -16,7 +18,7 @@ class EventCounts(Struct):
 
 
 class Counts(Struct):
-    """What became of the records of a run. `bytes_in` is the content read, decompressed."""
+    """What became of the records of a run, or of a part of it. `bytes_in` is content read, decompressed."""
 
     lines: int = 0
     blank: int = 0
@@ -32,3 +34,42 @@ class Counts(Struct):
     """Error Logged events whose message was discarded."""
     failures: int = 0
     """Delivery attempts with outcome `failure`."""
+
+    def add(self, more: "Counts") -> None:
+        """Adds what another part came to."""
+        for into, part in ((self, more), (self.events, more.events)):
+            for name in into.__struct_fields__:
+                if name != "events":
+                    setattr(into, name, getattr(into, name) + getattr(part, name))
+
+
+class Kept(Struct, frozen=True):
+    """A record that is kept, as the line that `events.entry` writes. `reason` is a code."""
+
+    where: Literal["quarantine", "pending"]
+    reason: str
+    entry: bytes
+
+
+class Stretch(Struct):
+    """Records that stand one after the other in a file, and what became of every one of them."""
+
+    counts: Counts = field(default_factory=Counts)
+    kept: list[Kept] = field(default_factory=list)
+
+
+class Book(Protocol):
+    """Where it is written down what became of records."""
+
+    reference_ns: int
+    """The "now" of the time policy, nanoseconds since 1970."""
+    position: int
+    """So many of the file's records are written down already."""
+    holds_entries: bool
+    """Whether the records may be entries of kept files, to be sent again."""
+
+    def knows(self, raw: bytes) -> bool:
+        """Whether a record of these bytes is known; from now on it is. Of no bytes, none is."""
+
+    def write_down(self, stretch: Stretch) -> None:
+        """Stores what became of a stretch, in their order. Raises LedgerBroken."""

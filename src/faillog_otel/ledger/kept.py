@@ -14,6 +14,7 @@ from typing import IO, Self
 
 from faillog_otel.errors import InputError, LedgerBroken
 from faillog_otel.events.entry import read_entry
+from faillog_otel.ledger.counts import Stretch
 
 SET_ASIDE = ".replaying"
 _PIECE_BYTES = 1024 * 1024
@@ -48,6 +49,44 @@ class KeptFile:
                 os.fsync(file.fileno())
         except OSError as error:
             raise LedgerBroken(f"{self.path}: cannot be written: {error.strerror}") from None
+
+
+class KeptFiles:
+    """The book of a run over PATHs: what is not exported goes into files, all else is only counted.
+
+    Quarantine and pending may be one and the same file.
+    """
+
+    position = 0
+    holds_entries = True
+
+    def __init__(self, quarantine: str, pending: str, reference_ns: int) -> None:
+        self.reference_ns = reference_ns
+        self.quarantine = KeptFile(quarantine)
+        is_one_file = os.path.realpath(pending) == os.path.realpath(quarantine)
+        self.pending = self.quarantine if is_one_file else KeptFile(pending)
+
+    def knows(self, _raw: bytes) -> bool:
+        """Nothing: runs over PATHs remember no records."""
+        return False
+
+    def write_down(self, stretch: Stretch) -> None:
+        """Keeps what is to be kept, as much of it as can be. Raises LedgerBroken where some could not."""
+        broken: LedgerBroken | None = None
+        for kept in stretch.kept:
+            try:
+                (self.pending if kept.where == "pending" else self.quarantine).keep(kept.entry)
+            except LedgerBroken as error:
+                broken = broken or error
+        if broken:
+            raise broken
+
+    def close(self) -> None:
+        """Makes what was kept durable. Raises LedgerBroken."""
+        try:
+            self.quarantine.close()
+        finally:
+            self.pending.close()
 
 
 class Replayed:

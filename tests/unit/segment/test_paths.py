@@ -2,14 +2,16 @@
 
 import io
 import os
+import select
 import threading
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 
 from faillog_otel.errors import InputError
-from faillog_otel.segment.paths import FoundPaths, InputFile
+from faillog_otel.segment.paths import FoundPaths, InputFile, UntilReadable
 
 
 @pytest.fixture
@@ -70,15 +72,21 @@ def test_a_file_can_be_read_twice(tmp_path: Path) -> None:
         assert file.bytes_read == 7
 
 
+@contextmanager
+def waiting() -> Iterator[UntilReadable]:
+    """A pipe is opened before anybody writes to it: the run waits for it, without a signal."""
+    yield lambda descriptor: select.select([descriptor], [], [])
+
+
 def test_so_can_standard_input_and_a_pipe(tmp_path: Path) -> None:
     with InputFile("-", io.BytesIO(b"content"), nullcontext) as file:
         assert [b"".join(file.chunks()), b"".join(file.chunks())] == [b"content"] * 2
         assert file.name == "<stdin>"
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    writer = threading.Thread(target=pipe.write_bytes, args=(b"content",))
+    writer = threading.Thread(target=pipe.write_bytes, args=(b"content",), daemon=True)
     writer.start()
-    with InputFile(str(pipe), io.BytesIO(), nullcontext) as file:
+    with InputFile(str(pipe), io.BytesIO(), waiting) as file:
         assert [b"".join(file.chunks()), b"".join(file.chunks())] == [b"content"] * 2
     writer.join()
 

@@ -1,14 +1,14 @@
-"""The forwarder over PATHs: the one place that orders effects.
+"""The forwarder over files: read → decode → map → send → write down, batch by batch.
 
-read → decode → map → send → account, batch by batch. A record is counted when it is read, and again in
-exactly one of exported, rejected, quarantined and pending; what is not exported is kept first.
+What became of a batch is written down when the fate of each of its records is known, and in the order of
+the file; a record is counted in exactly one of exported, rejected, quarantined, pending and duplicate.
 """
 
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from faillog_otel.config import DeliveryConfig, Signal
@@ -26,9 +26,8 @@ from faillog_otel.events.model import (
 )
 from faillog_otel.events.record import Blank, Record
 from faillog_otel.events.unpack import unpack
-from faillog_otel.ledger.counts import Counts
+from faillog_otel.ledger.counts import Book, Counts, Kept, Stretch
 from faillog_otel.ledger.exchanges import Exchanges
-from faillog_otel.ledger.kept import KeptFile
 from faillog_otel.otlp.delivery import Delivery, Fates, Ticket
 from faillog_otel.otlp.encoding import Encoder, Item
 from faillog_otel.otlp.sender import Suspect, Unfit, Untaken
@@ -64,6 +63,24 @@ class _Sending(Struct, frozen=True):
         return len(self.raw) + len(self.item.log) + len(self.item.span)
 
 
+class _Batch(Struct):
+    """Records that are sent together, and those between them that are not sent."""
+
+    book: Book
+    stretch: Stretch = field(default_factory=Stretch)
+    sendings: list[_Sending] = field(default_factory=list)
+    ticket: Ticket | None = None
+    held_bytes: int = 0
+    suspects: int = 0
+    """So many of its records are not cleared up yet."""
+    largest_request: int = 0
+
+    def keep(self, kept: Kept) -> None:
+        """Notes a record that is kept, and why."""
+        self.stretch.kept.append(kept)
+        self.held_bytes += len(kept.entry)
+
+
 class _Stopped(Exception):
     """Reading was asked to stop."""
 
@@ -76,10 +93,7 @@ class Forwarder:
         *,
         encoder: Encoder,
         delivery: Delivery,
-        quarantine: KeptFile,
-        pending: KeptFile,
         config: DeliveryConfig,
-        reference_ns: int,
         is_stopping: Callable[[], bool],
         sends_rejected: bool = False,
         most_content_bytes: int | None = None,
@@ -92,39 +106,39 @@ class Forwarder:
         self.reasons: Counter[str] = Counter()
         """How many records are in quarantine, by reason code."""
         self.broken: LedgerBroken | None = None
-        """Why records could not be kept; nothing more is taken in then."""
+        """Why it cannot be written down what becomes of records; nothing more is taken in then."""
         self._encoder = encoder
         self._delivery = delivery
-        self._quarantine = quarantine
-        self._pending = pending
         self._config = config
-        self._reference_ns = reference_ns
         self._is_stopping = is_stopping
         self._sends_rejected = sends_rejected
         self._most_content = most_content_bytes
-        self._batch: list[_Sending] = []
-        self._largest_request = 0
-        self._held_bytes = 0
-        self._under_way: deque[tuple[list[_Sending], Ticket]] = deque()
+        self._batch: _Batch | None = None
+        self._under_way: deque[_Batch] = deque()
         self._bytes_under_way = 0
-        self._suspects: deque[tuple[_Sending, Fates]] = deque()
-        self._suspect_bytes = 0
+        self._suspects: deque[tuple[_Batch, _Sending, Fates]] = deque()
+        self._accounted: deque[_Batch] = deque()
+        self._bytes_accounted = 0
         self.stopped_at: int | None = 0
         """Where reading the last file stopped, in bytes of its content; None when all of it was read."""
 
-    def forward(self, file: InputFile, progress: Progress) -> None:
+    def forward(self, file: InputFile, book: Book, progress: Progress) -> None:
         """Reads a file twice, first for what its exchanges say, and hands its records on.
 
-        Raises InputError when the file cannot be read on; what was read until then is handed on.
+        What becomes of them is written into `book`. Raises InputError when the file cannot be read on; what
+        was read until then is handed on.
         """
         self.stopped_at = 0
         exchanges = Exchanges()
         try:
             form = form_of(self._content(file))
-            self._index(form, file, exchanges)
-            for record in self._records(form, file, progress):
-                self._take(file.name, record, exchanges, is_line=form.kind == "lines")
-                self.stopped_at = record.offset + len(record.raw)
+            self._index(form, file, book, exchanges)
+            if self._batch is not None and self._batch.book is not book:
+                self._flush()
+            for number, record in enumerate(self._records(form, file, book, progress)):
+                if number >= book.position:
+                    self._take(file.name, record, book, exchanges, is_line=form.kind == "lines")
+                    self.stopped_at = record.offset + len(record.raw)
             self.stopped_at = None
         except _Stopped:
             pass
@@ -132,16 +146,12 @@ class Forwarder:
             exchanges.close()
 
     def finish(self) -> None:
-        """Sends what is left, waits for all results, and makes what was kept durable."""
+        """Sends what is left, and waits until everything that was read is written down."""
         self._flush()
         while self._under_way:
             self._account_oldest()
         self._settle_suspects(at_most=0)
-        for kept in (self._quarantine, self._pending):
-            try:
-                kept.close()
-            except LedgerBroken as error:
-                self.broken = self.broken or error
+        self._write_down()
 
     # -- reading ---------------------------------------------------------------------------------------
 
@@ -151,22 +161,27 @@ class Forwarder:
                 raise _Stopped
             yield chunk
 
-    def _index(self, form: Form, file: InputFile, exchanges: Exchanges) -> None:
+    def _index(self, form: Form, file: InputFile, book: Book, exchanges: Exchanges) -> None:
+        number = 0
         for record in read_records(form, self._content(file)):
             if self._is_stopping():
                 raise _Stopped
             if isinstance(record, Record):
                 exchanges.learn(record.raw)
+                if number < book.position:
+                    book.knows(_bytes_of(record))
+                number += 1
 
-    def _records(self, form: Form, file: InputFile, progress: Progress) -> Iterator[Record]:
+    def _records(self, form: Form, file: InputFile, book: Book, progress: Progress) -> Iterator[Record]:
         told = 0
         for record in read_records(form, self._counted(self._content(file))):
             if file.bytes_read != told:
                 progress(file.bytes_read - told)
                 told = file.bytes_read
             if isinstance(record, Blank):
-                self.counts.lines += record.lines
-                self.counts.blank += record.lines
+                counts = self._current(book).stretch.counts
+                counts.lines += record.lines
+                counts.blank += record.lines
                 continue
             if self._is_stopping() or self.broken:
                 self.stopped_at = record.offset
@@ -178,86 +193,86 @@ class Forwarder:
             self.counts.bytes_in += len(chunk)
             yield chunk
 
-    def _take(self, file: str, record: Record, exchanges: Exchanges, *, is_line: bool) -> None:
-        self.counts.lines += is_line
-        self.counts.records += 1
-        if (entry := read_entry(record.raw)) is not None:
-            self._take_again(record.raw, entry)
-            return
-        place = Place(file, record.line, record.offset)
-        event = record.bad or decode(record.raw)
-        learned = Learned(self._reference_ns, exchanges.answer_to(event))
-        if isinstance(event, BadRecord):
-            self._set_aside(event, place, learned)
-        else:
-            self._add(place, event, learned)
+    def _current(self, book: Book) -> _Batch:
+        if self._batch is None:
+            self._batch = _Batch(book)
+        return self._batch
 
-    def _take_again(self, line: bytes, entry: Entry) -> None:
+    def _take(self, file: str, record: Record, book: Book, exchanges: Exchanges, *, is_line: bool) -> None:
+        batch = self._current(book)
+        batch.stretch.counts.lines += is_line
+        batch.stretch.counts.records += 1
+        if book.knows(_bytes_of(record)):
+            batch.stretch.counts.duplicate += 1
+        elif book.holds_entries and (entry := read_entry(record.raw)) is not None:
+            self._take_again(batch, record.raw, entry)
+        else:
+            event = record.bad or decode(record.raw)
+            learned = Learned(book.reference_ns, exchanges.answer_to(event))
+            self._take_event(batch, event, Place(file, record.line, record.offset), learned)
+        self._flush_when_full(batch)
+
+    def _take_again(self, batch: _Batch, line: bytes, entry: Entry) -> None:
         """A record that an earlier run kept: with all that it learned then, and only what is still owed."""
         record = entry.record()
         is_rejected = entry.reason == "rejected"
         if not entry.replayable and entry.detail:
             _log.warning("an entry is not sent again: %s", entry.detail)
         if record is None or (is_rejected and not self._sends_rejected):
-            self._keep(self._quarantine, line)
-            self.counts.rejected += is_rejected
-            self.counts.quarantined += not is_rejected
+            batch.keep(Kept("quarantine", entry.reason, line))
+            batch.stretch.counts.rejected += is_rejected
+            batch.stretch.counts.quarantined += not is_rejected
             self.reasons[entry.reason] += 1
             return
-        learned = entry.context or Learned(self._reference_ns)
+        learned = entry.context or Learned(batch.book.reference_ns)
         if is_rejected:
             owed = tuple(each.signal for each in learned.rejections)
             learned = replace(learned, signals=owed or None, rejections=())
-        event = decode(record)
-        if isinstance(event, BadRecord):
-            self._set_aside(event, entry.place(), learned)
-        else:
-            self._add(entry.place(), event, learned)
+        self._take_event(batch, decode(record), entry.place(), learned)
 
-    def _set_aside(self, bad: BadRecord, place: Place, learned: Learned) -> None:
-        replayable = bad.replayable
-        entry = write_entry(bad.reason, bad.detail, place, bad.raw, learned, replayable=replayable)
-        self._keep(self._quarantine, entry)
-        self.counts.quarantined += 1
-        self.reasons[bad.reason] += 1
-        level = logging.WARNING if self.reasons[bad.reason] == 1 else logging.INFO
-        _log.log(level, "%s, line %d: %s: %s", place.file, place.line, bad.reason, bad.detail)
-
-    def _keep(self, kept: KeptFile, entry: bytes) -> None:
-        """Keeps a record; one that cannot be kept is counted all the same, and the run is broken."""
-        try:
-            kept.keep(entry)
-        except LedgerBroken as error:
-            self.broken = self.broken or error
+    def _take_event(self, batch: _Batch, event: Event | BadRecord, place: Place, learned: Learned) -> None:
+        if isinstance(event, Event):
+            self._add(batch, place, event, learned)
+            return
+        replayable = event.replayable
+        entry = write_entry(event.reason, event.detail, place, event.raw, learned, replayable=replayable)
+        batch.keep(Kept("quarantine", event.reason, entry))
+        batch.stretch.counts.quarantined += 1
+        self.reasons[event.reason] += 1
+        level = logging.WARNING if self.reasons[event.reason] == 1 else logging.INFO
+        _log.log(level, "%s, line %d: %s: %s", place.file, place.line, event.reason, event.detail)
 
     # -- sending ---------------------------------------------------------------------------------------
 
-    def _add(self, place: Place, event: Event, learned: Learned) -> None:
-        _count_event(event, self.counts)
+    def _add(self, batch: _Batch, place: Place, event: Event, learned: Learned) -> None:
+        _count_event(event, batch.stretch.counts)
         item = self._encoder.encode(event, learned)
         unsendable: tuple[Signal, ...] = ()
         if learned.signals:
             owed = item.only(learned.signals)
             item = owed if owed.log or owed.span else item  # mended, it may have become another event
             unsendable = tuple(each for each in learned.signals if each not in self._config.signals)
-        self._batch.append(_Sending(place, event.raw, learned, item, unsendable))
-        self._largest_request += max(len(item.log), len(item.span))
-        self._held_bytes += self._batch[-1].held_bytes()
+        sending = _Sending(place, event.raw, learned, item, unsendable)
+        batch.sendings.append(sending)
+        batch.largest_request += max(len(item.log), len(item.span))
+        batch.held_bytes += sending.held_bytes()
+
+    def _flush_when_full(self, batch: _Batch) -> None:
         limit = self._config.batch_bytes
         if (
-            len(self._batch) >= self._config.batch_records
-            or self._largest_request >= limit
-            or self._held_bytes >= limit * HELD_BYTES_PER_BATCH_BYTE
+            batch.stretch.counts.records >= self._config.batch_records
+            or batch.largest_request >= limit
+            or batch.held_bytes >= limit * HELD_BYTES_PER_BATCH_BYTE
         ):
             self._flush()
 
     def _flush(self) -> None:
-        batch, self._batch = self._batch, []
-        self._bytes_under_way += self._held_bytes
-        self._largest_request = self._held_bytes = 0
-        if not batch:
+        batch, self._batch = self._batch, None
+        if batch is None:
             return
-        self._under_way.append((batch, self._delivery.submit([sending.item for sending in batch])))
+        self._bytes_under_way += batch.held_bytes
+        batch.ticket = self._delivery.submit([sending.item for sending in batch.sendings])
+        self._under_way.append(batch)
         while len(self._under_way) > self._delivery.most_batches or self._bytes_under_way > MOST_HELD_BYTES:
             self._account_oldest()
 
@@ -265,15 +280,20 @@ class Forwarder:
 
     def _account_oldest(self) -> None:
         """Waits for the oldest batch: results are taken in the order of the file."""
-        batch, ticket = self._under_way.popleft()
-        for sending, fates in zip(batch, self._delivery.result(ticket), strict=True):
-            self._bytes_under_way -= sending.held_bytes()
-            if any(isinstance(fate, Suspect) for fate in fates.values()):
-                self._suspects.append((sending, fates))
-                self._suspect_bytes += sending.held_bytes()
-            else:
-                self._account(sending, fates)
+        batch = self._under_way.popleft()
+        self._accounted.append(batch)
+        self._bytes_accounted += batch.held_bytes
+        if batch.ticket is not None:
+            for sending, fates in zip(batch.sendings, self._delivery.result(batch.ticket), strict=True):
+                if any(isinstance(fate, Suspect) for fate in fates.values()):
+                    self._suspects.append((batch, sending, fates))
+                    batch.suspects += 1
+                else:
+                    self._account(batch, sending, fates)
+        self._bytes_under_way -= batch.held_bytes
+        batch.sendings.clear()
         self._settle_suspects(at_most=MOST_SUSPECTS)
+        self._write_down()
 
     def _settle_suspects(self, at_most: int) -> None:
         """Clears up what can be by now; waits for it only where more suspects would be left than `at_most`.
@@ -281,15 +301,16 @@ class Forwarder:
         Reading goes on meanwhile: the record whose success proves the case may not have been read yet.
         """
         while self._suspects:
-            sending, fates = self._suspects[0]
-            are_few = len(self._suspects) <= at_most and self._suspect_bytes <= MOST_HELD_BYTES
+            batch, sending, fates = self._suspects[0]
+            are_few = len(self._suspects) <= at_most and self._bytes_accounted <= MOST_HELD_BYTES
             if are_few and not self._delivery.is_ripe(fates):
                 return
             self._suspects.popleft()
-            self._suspect_bytes -= sending.held_bytes()
-            self._account(sending, self._delivery.settle(sending.item, fates))
+            batch.suspects -= 1
+            self._account(batch, sending, self._delivery.settle(sending.item, fates))
 
-    def _account(self, sending: _Sending, fates: Fates) -> None:
+    def _account(self, batch: _Batch, sending: _Sending, fates: Fates) -> None:
+        counts = batch.stretch.counts
         untaken = [signal for signal, fate in fates.items() if isinstance(fate, Untaken)]
         untaken += sending.unsendable
         unfit = {signal: fate for signal, fate in fates.items() if isinstance(fate, Unfit)}
@@ -301,21 +322,41 @@ class Forwarder:
         )
         if untaken:
             why = self._delivery.over or "this run does not send all that is owed"
-            self._keep(self._pending, write_entry("pending", why, sending.place, sending.raw, learned))
-            self.counts.pending += 1
-        elif unfit:
+            entry = write_entry("pending", why, sending.place, sending.raw, learned)
+            batch.keep(Kept("pending", "pending", entry))
+            counts.pending += 1
+            return
+        if unfit:
             reason = next(iter(unfit.values())).reason
             why = "; ".join(f"{signal}: {fate.why}" for signal, fate in unfit.items())
-            self._keep(self._quarantine, write_entry(reason, why, sending.place, sending.raw, learned))
-            self.counts.quarantined += 1
-            self.reasons[reason] += 1
+            counts.quarantined += 1
         elif learned.rejections:
-            why = _told(learned.rejections)
-            self._keep(self._quarantine, write_entry("rejected", why, sending.place, sending.raw, learned))
-            self.counts.rejected += 1
-            self.reasons["rejected"] += 1
+            reason, why = "rejected", _told(learned.rejections)
+            counts.rejected += 1
         else:
-            self.counts.exported += 1
+            counts.exported += 1
+            return
+        entry = write_entry(reason, why, sending.place, sending.raw, learned)
+        batch.keep(Kept("quarantine", reason, entry))
+        self.reasons[reason] += 1
+
+    def _write_down(self) -> None:
+        """Writes down the batches of which everything is known, in their order."""
+        while self._accounted and not self._accounted[0].suspects:
+            batch = self._accounted.popleft()
+            self._bytes_accounted -= batch.held_bytes
+            self.counts.add(batch.stretch.counts)
+            try:
+                batch.book.write_down(batch.stretch)
+            except LedgerBroken as error:
+                self.broken = self.broken or error
+
+
+def _bytes_of(record: Record) -> bytes:
+    """What tells a record from others; nothing, where only its beginning is known."""
+    if record.bad is None:
+        return record.raw
+    return record.bad.raw if record.bad.replayable else b""
 
 
 def _told(rejections: Sequence[Rejection]) -> str:
