@@ -4,6 +4,7 @@ An hour of Segment's is a number here: whole hours since 1970-01-01T00:00:00Z.
 """
 
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Protocol
 
 SECOND_NS = 1_000_000_000
@@ -40,3 +41,15 @@ def time_text(ns: int) -> str:
     """A time for people and JSON, to the second: `2025-05-07T23:14:47Z`. `ns`: nanoseconds since 1970."""
     at = _EPOCH + timedelta(seconds=ns // SECOND_NS)
     return at.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def retry_after(header: str | None, now_seconds: float) -> float | None:
+    """Seconds to wait from a Retry-After header, a number or a date (RFC 9110); None where it is neither."""
+    if header is None:
+        return None
+    if header.strip().isascii() and header.strip().isdigit():
+        return float(header)
+    try:
+        return max(0.0, parsedate_to_datetime(header).timestamp() - now_seconds)
+    except (ValueError, OverflowError):
+        return None

@@ -20,6 +20,7 @@ Compression = Literal["gzip", "none"]
 
 DEFAULT_HTTP_ENDPOINT = "http://localhost:4318"
 DEFAULT_GRPC_ENDPOINT = "http://localhost:4317"
+SEGMENT_URLS = {"us": "https://api.segmentapis.com", "eu": "https://eu1.api.segmentapis.com"}
 RESPONSE_HEADERS = (
     "content-type",
     "retry-after",
@@ -102,11 +103,43 @@ class DeliveryConfig(Struct, frozen=True, kw_only=True):
     wait_seconds: float = 30.0
 
 
+class Moment(Struct, frozen=True):
+    """A point in time: fixed, or so long before now."""
+
+    at_ns: int | None = None
+    ago_seconds: float = 0.0
+
+    def ns(self, now_ns: int) -> int:
+        """Nanoseconds since 1970."""
+        return now_ns - int(self.ago_seconds * 1e9) if self.at_ns is None else self.at_ns
+
+
+DEFAULT_SINCE = Moment(ago_seconds=7 * 86400.0)
+
+
+class SegmentConfig(Struct, frozen=True, kw_only=True):
+    """Where failure logs come from when no PATHs are named."""
+
+    url: str = SEGMENT_URLS["us"]
+    token: Secret | None = None
+    token_file: str | None = None
+    """Is read anew for each request: tokens are rotated."""
+    collections: tuple[str, ...] = ()
+    since: Moment = DEFAULT_SINCE
+    """Hours before are not asked for; what an earlier run wanted stays wanted."""
+    until: Moment | None = None
+    download_hosts: tuple[str, ...] = ()
+    """HOST or HOST:PORT that presigned URLs may point to, besides S3."""
+
+
 class RunConfig(Struct, frozen=True, kw_only=True):
     """Everything that `run` needs."""
 
     mapping: MappingConfig
     delivery: DeliveryConfig
+    segment: SegmentConfig = SegmentConfig()
+    state_dir: str = ".faillog-otel"
+    """The folder of everything that a polling run remembers."""
     fail_on: tuple[FailOn, ...] = ()
     quarantine: str
     pending: str

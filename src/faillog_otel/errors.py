@@ -4,6 +4,7 @@ FaillogError
 ├── ConfigError     a setting is wrong: change it (exit 2)
 ├── InputError      a PATH cannot be read: the rest goes on (exit 2 in the end)
 ├── LedgerBroken    what must be remembered cannot be written: stop (exit 5)
+├── NoRoom          the disk is full: take nothing in until there is room again
 └── Interrupted     SIGINT or SIGTERM while waiting for input: end cleanly (exit 128 + signal)
 """
 
@@ -22,6 +23,10 @@ class InputError(FaillogError):
 
 class LedgerBroken(FaillogError):
     """A file that keeps records (quarantine, pending, spool) cannot be written or trusted."""
+
+
+class NoRoom(FaillogError):
+    """The disk is full; nothing is spoilt."""
 
 
 class Interrupted(FaillogError):

@@ -14,7 +14,9 @@ from urllib.parse import urlsplit
 from faillog_otel.config import (
     DEFAULT_GRPC_ENDPOINT,
     DEFAULT_HTTP_ENDPOINT,
+    DEFAULT_SINCE,
     RESPONSE_HEADERS,
+    SEGMENT_URLS,
     SIGNALS,
     DeliveryConfig,
     MappingConfig,
@@ -22,11 +24,19 @@ from faillog_otel.config import (
     Protocol,
     RunConfig,
     Secret,
+    SegmentConfig,
     Signal,
     Target,
 )
 from faillog_otel.errors import ConfigError
-from faillog_otel.settings import Layer, SignalSettings, parse_duration, parse_size, parse_time_policy
+from faillog_otel.settings import (
+    Layer,
+    SignalSettings,
+    parse_duration,
+    parse_moment,
+    parse_size,
+    parse_time_policy,
+)
 
 SHORTEST_KEY = 16
 """Characters of the redaction key: a shorter one can be guessed, and then the values, too."""
@@ -38,13 +48,19 @@ def resolve(
     verbosity: int = 0,
     config_file: str | None = None,
     warnings: Sequence[str] = (),
+    polls_forever: bool = False,
+    home: str = ".",
 ) -> RunConfig:
-    """The settings of a run; earlier layers win. Raises ConfigError."""
+    """The settings of a run; earlier layers win. Raises ConfigError.
+
+    `home` is the folder that the state folder lies in by default.
+    """
 
     def first(branch: str, name: str, default: Any) -> Any:
         values = (getattr(getattr(layer, branch), name) for layer in layers)
         return next((value for value in values if value is not None), default)
 
+    default_wait = "forever" if polls_forever else "30s"
     summary = first("run", "summary", "text")
     output = first("otlp", "output", None)
     signals = tuple(dict.fromkeys(first("otlp", "signals", SIGNALS)))
@@ -75,8 +91,10 @@ def resolve(
             writes=writes,
             targets=targets,
             output=output,
-            wait_seconds=_named("wait", parse_duration, first("run", "wait", "30s")),
+            wait_seconds=_named("wait", parse_duration, first("run", "wait", default_wait)),
         ),
+        segment=_segment(first),
+        state_dir=first("run", "state_dir", f"{home}/faillog-otel"),
         fail_on=fail_on,
         quarantine=first("run", "quarantine", "faillog-quarantine.jsonl"),
         pending=first("run", "pending", "faillog-pending.jsonl"),
@@ -86,6 +104,29 @@ def resolve(
         verbosity=verbosity,
         config_file=config_file,
         warnings=(*warnings, *(f"{url}: what is sent there is not encrypted" for url in sorted(unencrypted))),
+    )
+
+
+def _segment(first: Callable[[str, str, Any], Any]) -> SegmentConfig:
+    url = first("segment", "url", "us")
+    url = SEGMENT_URLS.get(url, url)
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or "@" in parts.netloc:
+        raise ConfigError("--segment-url is us, eu, or https://HOST")
+    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+        raise ConfigError("--segment-url: the token would not be encrypted; plain http is for loopback only")
+    token, until = first("segment", "token", None), first("segment", "until", None)
+    if token and not re.fullmatch(r"[!-~]+", token):
+        raise ConfigError("the token holds blanks or characters that no header can carry")
+    since = first("segment", "since", None)
+    return SegmentConfig(
+        url=url,
+        token=Secret(token) if token else None,
+        token_file=first("segment", "token_file", None),
+        collections=tuple(dict.fromkeys(first("segment", "collections", ()))),
+        since=DEFAULT_SINCE if since is None else _named("since", parse_moment, since),
+        until=None if until is None else _named("until", parse_moment, until),
+        download_hosts=tuple(first("segment", "download_hosts", ())),
     )
 
 
@@ -189,9 +230,13 @@ def _check_url(url: str) -> None:
 def _is_unencrypted(url: str) -> bool:
     """Whether what is sent there can be read on the way: plain http, and not to this machine."""
     parts = urlsplit(url)
-    if parts.scheme != "http" or parts.hostname == "localhost":
-        return False
-    try:
-        return not ipaddress.ip_address(parts.hostname or "").is_loopback
-    except ValueError:
+    return parts.scheme == "http" and not _is_loopback(parts.hostname or "")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
         return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -20,12 +20,14 @@ from faillog_otel.config import (
     Bodies,
     Compression,
     FailOn,
+    Moment,
     NetworkProtocol,
     Protocol,
     Signal,
     TimePolicy,
 )
 from faillog_otel.errors import ConfigError
+from faillog_otel.events.times import parse_rfc3339
 
 
 class SignalSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,6 +65,18 @@ class MappingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     redaction_key: str | None = None
 
 
+class SegmentSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[segment]`: where failure logs are asked for."""
+
+    url: str | None = None
+    token: str | None = None
+    token_file: str | None = None
+    collections: list[str] | None = None
+    since: str | None = None
+    until: str | None = None
+    download_hosts: list[str] | None = None
+
+
 class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[run]`: how a run goes and ends."""
 
@@ -71,6 +85,7 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     quarantine: str | None = None
     pending: str | None = None
     max_content: str | None = None
+    state_dir: str | None = None
     summary: Literal["text", "json"] | None = None
     log_format: Literal["text", "json"] | None = None
 
@@ -80,6 +95,7 @@ class Layer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     otlp: OtlpSettings = OtlpSettings()
     mapping: MappingSettings = MappingSettings()
+    segment: SegmentSettings = SegmentSettings()
     run: RunSettings = RunSettings()
 
 
@@ -160,6 +176,18 @@ def parse_time_policy(text: str) -> TimePolicy:
     raise ConfigError(f"{text!r} is no time policy: occurred, arrival, or clamp:AGE such as clamp:17h")
 
 
+def parse_moment(text: str) -> Moment:
+    """An RFC 3339 time, or so long ago: `-36h`, `-7d`."""
+    if text.startswith("-"):
+        seconds = parse_duration(text[1:])
+        if math.isfinite(seconds):
+            return Moment(ago_seconds=seconds)
+    at_ns = parse_rfc3339(text.strip().replace(" ", "T"))
+    if at_ns is None:
+        raise ConfigError(f"{text[:40]!r} is no time: 2025-05-07T23:00:00Z, or -36h for so long ago")
+    return Moment(at_ns=at_ns)
+
+
 def parse_header(text: str) -> tuple[str, str]:
     """Name and value from `K=V`. Errors show no value."""
     name, equals, value = text.partition("=")
@@ -222,6 +250,14 @@ VARIABLES: dict[str, tuple[str, _Parser]] = {
     "FAILLOG_TIME_POLICY": ("mapping.time_policy", str),
     "FAILLOG_RESOURCE_ATTRIBUTES": ("mapping.resource_attributes", _pairs),
     "FAILLOG_REDACTION_KEY": ("mapping.redaction_key", str),
+    "SEGMENT_TOKEN": ("segment.token", str),
+    "SEGMENT_TOKEN_FILE": ("segment.token_file", str),
+    "FAILLOG_SEGMENT_URL": ("segment.url", str),
+    "FAILLOG_COLLECTIONS": ("segment.collections", _list),
+    "FAILLOG_SINCE": ("segment.since", str),
+    "FAILLOG_UNTIL": ("segment.until", str),
+    "FAILLOG_DOWNLOAD_HOSTS": ("segment.download_hosts", _list),
+    "FAILLOG_STATE_DIR": ("run.state_dir", str),
     "FAILLOG_FAIL_ON": ("run.fail_on", _list),
     "FAILLOG_WAIT": ("run.wait", str),
     "FAILLOG_QUARANTINE": ("run.quarantine", str),

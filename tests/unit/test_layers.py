@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "config": set[str](),
     "errors": set[str](),
     "clock": set[str](),
-    "settings": {"config", "errors"},
+    "settings": {"events", "config", "errors"},
     "resolve": {"settings", "config", "errors"},
     "events": LEAVES,
     "segment": {"events", *LEAVES},

@@ -345,11 +345,13 @@ class Forwarder:
         while self._accounted and not self._accounted[0].suspects:
             batch = self._accounted.popleft()
             self._bytes_accounted -= batch.held_bytes
-            self.counts.add(batch.stretch.counts)
+            is_written = True  # what cannot be written down is counted all the same, and the run is broken
             try:
-                batch.book.write_down(batch.stretch)
+                is_written = batch.book.write_down(batch.stretch)
             except LedgerBroken as error:
                 self.broken = self.broken or error
+            if is_written:
+                self.counts.add(batch.stretch.counts)
 
 
 def _bytes_of(record: Record) -> bytes:

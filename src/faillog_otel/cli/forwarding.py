@@ -2,33 +2,26 @@
 
 import logging
 import os
-import random
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import click
 
-from faillog_otel import __version__
 from faillog_otel.app.forwarder import Forwarder, Progress
+from faillog_otel.cli.delivering import delivering, sending_client, writing
 from faillog_otel.cli.report import Ending, exit_code, records, summary
-from faillog_otel.cli.shutdown import GRACE_SECONDS, Shutdown
+from faillog_otel.cli.shutdown import Shutdown
 from faillog_otel.config import RunConfig
 from faillog_otel.errors import ConfigError, InputError, Interrupted, LedgerBroken
 from faillog_otel.ledger.kept import SET_ASIDE, KeptFiles, Replayed, is_kept_file
-from faillog_otel.otlp.clients import in_flight, network_client, writing_client
-from faillog_otel.otlp.delivery import Delivery
 from faillog_otel.otlp.encoding import ProtobufEncoder
-from faillog_otel.otlp.patience import Patience
-from faillog_otel.otlp.sender import Client
 from faillog_otel.segment.paths import STDIN, FoundPaths, InputFile
 
 _log = logging.getLogger(__name__)
-
-USER_AGENT = f"faillog-otel/{__version__}"
 
 
 def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool = False) -> dict[str, Any]:
@@ -43,11 +36,10 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
     with ExitStack() as stack:
         shutdown = stack.enter_context(Shutdown())
         # Certificates are looked at before any file is touched.
-        client = None if config.delivery.writes else _network_client(config)
+        client = None if config.delivery.writes else sending_client(config)
         replayed = {path: stack.enter_context(Replayed(path)) for path in _to_replay(paths, config)}
         found = _found(paths, replayed, config)
-        delivery = _delivery(client or _writing_client(config, stack), config, shutdown)
-        stack.callback(delivery.close)
+        delivery = delivering(client or writing(config, stack), config, shutdown, stack)
         kept = KeptFiles(config.quarantine, config.pending, shutdown.now_ns())
         forwarder = Forwarder(
             encoder=ProtobufEncoder(config.mapping),
@@ -143,33 +135,6 @@ def _forward_all(
             except Interrupted:
                 break
     return stopped_at, problems
-
-
-def _delivery(client: Client, config: RunConfig, shutdown: Shutdown) -> Delivery:
-    # What cannot be written stays so; a collector may come back.
-    wait_seconds = 0.0 if config.delivery.writes else config.delivery.wait_seconds
-    return Delivery(
-        client,
-        Patience(wait_seconds, shutdown, random.Random()),
-        signals=config.delivery.signals,
-        in_flight=in_flight(config.delivery),
-        waiting=lambda: shutdown.interruptible(GRACE_SECONDS),
-    )
-
-
-def _network_client(config: RunConfig) -> Client:
-    return network_client(config.delivery, config.mapping.resource, USER_AGENT)
-
-
-def _writing_client(config: RunConfig, stack: ExitStack) -> Client:
-    file: IO[bytes] = open(1, "wb", buffering=0, closefd=False)  # noqa: SIM115  # standard output
-    if config.delivery.output is not None:
-        try:
-            output = Path(config.delivery.output).open("wb", buffering=0)  # noqa: SIM115  # until the run ends
-            file = stack.enter_context(output)
-        except OSError as error:
-            raise ConfigError(f"--output {config.delivery.output}: {error.strerror}") from None
-    return writing_client(config.delivery, config.mapping.resource, file, sys.stdout)
 
 
 @contextmanager

@@ -23,7 +23,8 @@ EXIT_CODES = """
       2  wrong usage or configuration, or a PATH could not be read
       3  done, but some records are in the quarantine
       4  the collector refused or stayed away: records are pending
-      5  the quarantine or pending file could not be written
+      5  what must be remembered could not be written
+      6  Segment refused: token, collection, quota (--once); or hours that were due could not be listed
       130, 143  interrupted, after a clean stop
 
     Settings: flag > environment (FAILLOG_*, OTEL_*) > config file > default.
@@ -80,6 +81,36 @@ _OPTIONS = (
 )
 
 
+_POLLING_OPTIONS = (
+    click.option(
+        "--collection", "collections", metavar="ID", multiple=True, help="A collection to poll (repeatable)."
+    ),
+    click.option("--since", metavar="TIME", help="Not what is older: RFC 3339, or -36h.  [default: -7d]"),
+    click.option("--until", metavar="TIME", help="Not what is newer."),
+    click.option(
+        "--state-dir",
+        metavar="DIR",
+        help="What polling remembers.  [default: $XDG_STATE_HOME/faillog-otel]",
+    ),
+    click.option("--segment-url", metavar="URL", help="Segment's API: us, eu, or a URL.  [default: us]"),
+    click.option(
+        "--download-host",
+        "download_hosts",
+        metavar="HOST",
+        multiple=True,
+        help="A host that presigned URLs may point to, besides S3 (repeatable).",
+    ),
+)
+POLLING_FLAGS = ("collections", "since", "until", "state_dir", "segment_url", "download_hosts")
+
+
+def polling_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options of commands that poll, or look at what was polled."""
+    for option in reversed(_POLLING_OPTIONS):
+        command = option(command)
+    return command
+
+
 def forwarding_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options, in their order."""
     for option in reversed(_OPTIONS):
@@ -91,7 +122,9 @@ DEFAULT_FLAGS: dict[str, Any] = {
     **dict.fromkeys(
         ("endpoint", "protocol", "output", "signals", "bodies", "time_policy", "wait", "summary")
     ),
-    **dict.fromkeys(("config_file", "log_format")),
+    **dict.fromkeys(("config_file", "log_format", "since", "until", "state_dir", "segment_url")),
+    "collections": (),
+    "download_hosts": (),
     "headers": (),
     "fail_on": (),
     "verbose": 0,
@@ -103,17 +136,23 @@ DEFAULT_FLAGS: dict[str, Any] = {
 def forward(paths: tuple[str, ...], flags: dict[str, Any], *, sends_rejected: bool = False) -> int:
     """Runs with flags, environment and config file; prints the summary, returns the exit code."""
     from faillog_otel.cli.forwarding import run_paths
+
+    config = config_of(flags)
+    return print_and_code(config, lambda: run_paths(paths, config, sends_rejected=sends_rejected))
+
+
+def print_and_code(config: "RunConfig", run: Callable[[], dict[str, Any]]) -> int:
+    """Runs, prints the summary, returns the exit code."""
     from faillog_otel.cli.report import print_summary
     from faillog_otel.telemetry import start_logging
 
-    config = config_of(flags)
     start_logging(config.verbosity, config.log_format)
-    ended = run_paths(paths, config, sends_rejected=sends_rejected)
+    ended = run()
     print_summary(ended, config)
     return int(ended["exit"])
 
 
-def config_of(flags: dict[str, Any]) -> "RunConfig":
+def config_of(flags: dict[str, Any], *, polls_forever: bool = False) -> "RunConfig":
     """The settings of flags, environment and config file. Raises ConfigError, click.UsageError."""
     from faillog_otel.resolve import resolve
     from faillog_otel.settings import read_environment
@@ -129,7 +168,14 @@ def config_of(flags: dict[str, Any]) -> "RunConfig":
     if file:
         layers.append(_file_layer(file))
     verbosity = -1 if flags["quiet"] else flags["verbose"]
-    return resolve(layers, verbosity=verbosity, config_file=file, warnings=warnings)
+    return resolve(
+        layers,
+        verbosity=verbosity,
+        config_file=file,
+        warnings=warnings,
+        polls_forever=polls_forever,
+        home=os.environ.get("XDG_STATE_HOME") or str(Path("~/.local/state").expanduser()),
+    )
 
 
 def _is_unicode(text: str) -> bool:
@@ -159,7 +205,15 @@ def _flag_layer(flags: dict[str, Any]) -> "Layer":
                 signals=[part.strip() for part in signals.split(",")] if signals is not None else None,
             ),
             "mapping": given(bodies=flags["bodies"], time_policy=flags["time_policy"]),
+            "segment": given(
+                url=flags["segment_url"],
+                collections=list(flags["collections"]) or None,
+                since=flags["since"],
+                until=flags["until"],
+                download_hosts=list(flags["download_hosts"]) or None,
+            ),
             "run": given(
+                state_dir=flags["state_dir"],
                 fail_on=list(flags["fail_on"]) or None,
                 wait=flags["wait"],
                 quarantine=flags.get("quarantine"),

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from faillog_otel.cli.options import EXIT_CODES, forward, forwarding_options
+from faillog_otel.cli.options import DEFAULT_FLAGS, EXIT_CODES, forward, forwarding_options
 
 _HELP = f"""Send the records of a quarantine or pending FILE again.
 
@@ -29,5 +29,5 @@ def replay(ctx: click.Context, /, file: str, *, rejected: bool, **flags: Any) ->
         raise click.UsageError(f"{file}: is no quarantine or pending file, with one entry a line")
     if Path(file).is_symlink():
         file = str(Path(file).resolve())
-    flags |= {"quarantine": file, "pending": file}
+    flags = DEFAULT_FLAGS | flags | {"quarantine": file, "pending": file}
     ctx.exit(forward((file,), flags, sends_rejected=rejected))

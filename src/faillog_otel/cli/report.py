@@ -27,6 +27,7 @@ class Exit(IntEnum):
     QUARANTINED = 3
     PENDING = 4
     LEDGER = 5
+    SEGMENT = 6
 
 
 class Ending(Struct, frozen=True, kw_only=True):
@@ -36,20 +37,15 @@ class Ending(Struct, frozen=True, kw_only=True):
     fail_on: Sequence[FailOn] = ()
     unreadable: bool = False
     ledger_broken: bool = False
+    segment_refused: bool = False
     signal: int | None = None
 
 
 def exit_code(ending: Ending) -> int:
-    """The first that applies of 2, 5, 4, 1, 3; 128 + the signal where one ended the run."""
+    """The first that applies of 2, 5, 6, 4, 1, 3; 128 + the signal where one ended the run."""
     counts = ending.counts
     if ending.signal is not None:
         return 128 + ending.signal
-    if ending.unreadable:
-        return Exit.USAGE
-    if ending.ledger_broken:
-        return Exit.LEDGER
-    if counts.pending:
-        return Exit.PENDING
     not_understood = counts.quarantined + counts.rejected
     met = {
         "discarded": counts.discarded,
@@ -57,9 +53,15 @@ def exit_code(ending: Ending) -> int:
         "quarantined": not_understood,
         "never": 0,
     }
-    if any(met[condition] for condition in ending.fail_on):
-        return Exit.CONDITION
-    return Exit.QUARANTINED if not_understood else Exit.DONE
+    applies = {
+        Exit.USAGE: ending.unreadable,
+        Exit.LEDGER: ending.ledger_broken,
+        Exit.SEGMENT: ending.segment_refused,
+        Exit.PENDING: counts.pending,
+        Exit.CONDITION: any(met[condition] for condition in ending.fail_on),
+        Exit.QUARANTINED: not_understood,
+    }
+    return next((code for code, is_so in applies.items() if is_so), Exit.DONE)
 
 
 def summary(counts: Counts, sent: Sent, seconds: float, code: int) -> dict[str, Any]:

@@ -71,5 +71,5 @@ class Book(Protocol):
     def knows(self, raw: bytes) -> bool:
         """Whether a record of these bytes is known; from now on it is. Of no bytes, none is."""
 
-    def write_down(self, stretch: Stretch) -> None:
-        """Stores what became of a stretch, in their order. Raises LedgerBroken."""
+    def write_down(self, stretch: Stretch) -> bool:
+        """Stores what became of a stretch, in their order; False where it was not. Raises LedgerBroken."""

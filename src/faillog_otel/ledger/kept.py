@@ -70,7 +70,7 @@ class KeptFiles:
         """Nothing: runs over PATHs remember no records."""
         return False
 
-    def write_down(self, stretch: Stretch) -> None:
+    def write_down(self, stretch: Stretch) -> bool:
         """Keeps what is to be kept, as much of it as can be. Raises LedgerBroken where some could not."""
         broken: LedgerBroken | None = None
         for kept in stretch.kept:
@@ -80,6 +80,7 @@ class KeptFiles:
                 broken = broken or error
         if broken:
             raise broken
+        return True
 
     def close(self) -> None:
         """Makes what was kept durable. Raises LedgerBroken."""

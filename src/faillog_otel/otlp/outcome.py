@@ -5,7 +5,6 @@ it says is an OTLP answer: a login page with status 200 is none.
 """
 
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 
 import msgspec
 from google.protobuf.message import DecodeError
@@ -14,6 +13,7 @@ from msgspec import Struct
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
+from faillog_otel.clock import retry_after
 from faillog_otel.config import Signal
 from faillog_otel.events.redaction import redact_text
 
@@ -109,18 +109,6 @@ def read_message(signal: Signal, body: bytes) -> Outcome:
     except DecodeError:
         return _NO_OTLP
     return _success(rejected, message)
-
-
-def retry_after(header: str | None, now_seconds: float) -> float | None:
-    """Seconds to wait from a Retry-After header, a number or a date (RFC 9110); None where it is neither."""
-    if header is None:
-        return None
-    if header.strip().isascii() and header.strip().isdigit():
-        return float(header)
-    try:
-        return max(0.0, parsedate_to_datetime(header).timestamp() - now_seconds)
-    except (ValueError, OverflowError):
-        return None
 
 
 _NO_OTLP = Refused("the answer cannot be read as OTLP: is it a collector?")

@@ -80,8 +80,11 @@ class InputFile:
     Each reading gives what the file held when it was opened, though others write to it meanwhile.
     """
 
-    def __init__(self, path: str, stdin: BinaryIO, interruptible: Interruptible) -> None:
-        self.name = "<stdin>" if path == STDIN else os.fsencode(path).decode(errors="replace")
+    def __init__(
+        self, path: str, stdin: BinaryIO, interruptible: Interruptible, name: str | None = None
+    ) -> None:
+        """`name` is what it is called in messages and kept entries, its path by default."""
+        self.name = name or ("<stdin>" if path == STDIN else os.fsencode(path).decode(errors="replace"))
         self.bytes_read = 0
         """How far the present reading has come, in bytes of the file as it is (compressed or not)."""
         self._interruptible = interruptible

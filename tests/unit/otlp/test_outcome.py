@@ -14,6 +14,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from support.canaries import CANARIES
 
+from faillog_otel.clock import retry_after
 from faillog_otel.otlp.outcome import (
     Acknowledged,
     Doubtful,
@@ -23,7 +24,6 @@ from faillog_otel.otlp.outcome import (
     RetryLater,
     TooLarge,
     read_http_answer,
-    retry_after,
 )
 
 PROTOBUF = {"content-type": "application/x-protobuf"}

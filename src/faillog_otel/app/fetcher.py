@@ -1,0 +1,240 @@
+"""Lists Segment's hours and downloads their objects, as the plan says, in the order of effects.
+
+T0 debit, then ask; T1 store what was listed; T2 each object when it lies in the spool. All of an hour's URLs
+are downloaded before the next hour is asked for, whether the collector is there or not.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Literal
+
+from faillog_otel.app.ledger_view import hour_views, quota_of
+from faillog_otel.clock import HOUR_NS, SECOND_NS, Clock, hour_text
+from faillog_otel.errors import LedgerBroken, NoRoom
+from faillog_otel.events.forms import form_of, read_records
+from faillog_otel.events.record import Blank
+from faillog_otel.events.unpack import unpack
+from faillog_otel.ledger.ledger import Content, Identity, Ledger, Listed, Said
+from faillog_otel.ledger.objects import digests_path
+from faillog_otel.ledger.spool import Spool
+from faillog_otel.segment import api
+from faillog_otel.segment.api import SegmentApi
+from faillog_otel.segment.download import Downloader, Gone, Got, Known, Same
+from faillog_otel.segment.quota import Quota
+from faillog_otel.segment.schedule import LAST_CALL_NS, Ask, Plan, ScheduleConfig, plan
+
+_log = logging.getLogger(__name__)
+
+MOST_TRIES = 3
+"""Of one download, one after the other; then the hour is listed again."""
+FAILURES_IN_A_ROW = 3
+"""Of whichever hours; after them Segment itself seems to be the trouble, and all of them wait."""
+FIRST_PAUSE_NS, LONGEST_PAUSE_NS = 60 * SECOND_NS, HOUR_NS
+NO_ROOM_NS = 10 * SECOND_NS
+CLOCK_WAS_SET_NS = 30 * SECOND_NS
+FORM = "listing form"
+
+Trouble = Literal["token", "collection", "quota", "hours"]
+
+
+class Fetcher:
+    """Used by one thread. `troubles` says why hours that were due were not read: kind → for people."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        spool: Spool,
+        segment: SegmentApi,
+        downloader: Downloader,
+        schedule: ScheduleConfig,
+        clock: Clock,
+        is_stopping: Callable[[], bool],
+        most_content_bytes: int,
+    ) -> None:
+        self.troubles: dict[Trouble, str] = {}
+        self.plan: Plan | None = None
+        self._ledger = ledger
+        self._spool = spool
+        self._segment = segment
+        self._downloader = downloader
+        self._schedule = schedule
+        self._clock = clock
+        self._is_stopping = is_stopping
+        self._most_content = most_content_bytes
+        self._not_before_ns = 0
+        self._failures = 0
+        self._denied: set[str] = set()
+        self._drift_ns = clock.now_ns() - int(clock.monotonic() * SECOND_NS)
+        self._pruned_ns = 0
+
+    def step(self) -> int | None:
+        """Does the next thing; returns when to come back, None for at once. Raises LedgerBroken."""
+        now_ns = self._now()
+        try:
+            self._tidy(now_ns)
+            if not self._ledger.folder.has_room():
+                return self._no_room(now_ns)
+            if listed := self._ledger.to_download():
+                self._download(listed[0])
+                return None
+            self.plan = plan(now_ns, hour_views(self._ledger.database), self._quota(), self._schedule)
+            asks = [ask for ask in self.plan.asks if ask.collection not in self._denied]
+            if not asks:
+                return max(self.plan.next_ns, now_ns + SECOND_NS)
+            self._list(asks[0])
+        except NoRoom:
+            return self._no_room(now_ns)
+        return None
+
+    def _no_room(self, now_ns: int) -> int:
+        _log.error("%s: the disk is full: nothing is asked for until there is room", self._ledger.folder.path)
+        return now_ns + NO_ROOM_NS
+
+    @property
+    def may_try_again(self) -> bool:
+        """Whether hours that failed are due again within a minute."""
+        return any(failures < MOST_TRIES for failures in self._failed())
+
+    @property
+    def unread(self) -> int:
+        """How many hours failed when they were read last."""
+        return len(self._failed())
+
+    def _failed(self) -> list[int]:
+        views = hour_views(self._ledger.database)
+        return [view.failures for hours in views.values() for view in hours.values() if view.failures]
+
+    # -- asking ------------------------------------------------------------------------------------------
+
+    def _list(self, ask: Ask) -> None:
+        form: api.Form = "body" if self._ledger.fact(FORM) == "body" else "both"
+        answered = self._ask(ask, form)
+        if isinstance(answered.outcome, api.Misunderstood) and form == "both":
+            answered = self._ask(ask, "body")
+            if isinstance(answered.outcome, api.Listing):
+                self._ledger.note(FORM, "body")
+        self._take_answer(ask, answered)
+
+    def _ask(self, ask: Ask, form: api.Form) -> api.Answered:
+        request = self._ledger.debit(ask.collection, ask.hour, ask.why, self._clock.now_ns())
+        answered = self._segment.list_hour(ask.collection, ask.hour, form, self._clock.now_ns())
+        now_ns, outcome, said = self._clock.now_ns(), answered.outcome, answered.said
+        not_before_ns = now_ns + answered.pause_ns if answered.pause_ns else 0
+        if isinstance(outcome, api.Listing):
+            closing = now_ns >= ask.hour * HOUR_NS + LAST_CALL_NS
+            self._ledger.listed(
+                request, ask.collection, ask.hour, outcome.urls, now_ns=now_ns, closing=closing
+            )
+        self._ledger.heard(
+            request,
+            "listed" if isinstance(outcome, api.Listing) else type(outcome).__name__.lower(),
+            Said(
+                at_ns=now_ns,
+                remaining=said.remaining if said else None,
+                reset_ns=said.reset_ns if said else None,
+                not_before_ns=not_before_ns,
+            ),
+        )
+        return answered
+
+    def _take_answer(self, ask: Ask, answered: api.Answered) -> None:
+        now_ns, outcome = self._clock.now_ns(), answered.outcome
+        where = f"{ask.collection}, {hour_text(ask.hour)}"
+        if isinstance(outcome, api.Listing):
+            _log.info("%s (%s): %d objects", where, ask.why, len(outcome.urls))
+            self._failures = 0
+            self.troubles.pop("token", None)
+        elif isinstance(outcome, api.TooMany):
+            _log.warning("%s: %s; asking again in %d s", where, outcome.why, outcome.pause_ns // SECOND_NS)
+        elif isinstance(outcome, api.Denied):
+            self._trouble("token", outcome.why)
+            self._not_before_ns = now_ns + HOUR_NS
+        elif isinstance(outcome, api.Unknown):
+            self._trouble("collection", f"{ask.collection}: {outcome.why}")
+            self._ledger.listing_failed(ask.collection, ask.hour, outcome.why, now_ns)
+            self._denied.add(ask.collection)
+        else:
+            _log.warning("%s: %s", where, outcome.why)
+            self._ledger.listing_failed(ask.collection, ask.hour, outcome.why, now_ns)
+            self._failures += 1
+            if self._failures > FAILURES_IN_A_ROW:
+                pause_ns = FIRST_PAUSE_NS << min(self._failures - FAILURES_IN_A_ROW - 1, 10)
+                self._not_before_ns = now_ns + min(pause_ns, LONGEST_PAUSE_NS)
+
+    def _trouble(self, kind: Trouble, why: str) -> None:
+        if self.troubles.get(kind) != why:
+            _log.error("%s", why)
+        self.troubles[kind] = why
+
+    # -- downloading ---------------------------------------------------------------------------------------
+
+    def _download(self, listed: Listed) -> None:
+        where = f"{listed.collection}, {hour_text(listed.hour)}"
+        known = Known(*_fields(listed.known)) if listed.known else None
+        with self._spool.download(listed.id) as part:
+            found = self._downloader.download(listed.url, known, part.file, self._is_stopping)
+            part.is_whole = isinstance(found, Got)
+        if isinstance(found, Got):
+            content = self._survey(listed.id)
+            identity = Identity(found.etag, found.last_modified, found.length)
+            self._ledger.spooled(listed, identity, content, self._clock.now_ns())
+            _log.info("%s: an object of %d bytes, %d records", where, found.length, content.records)
+        elif isinstance(found, Same):
+            self._ledger.unchanged(listed)
+        elif self._is_stopping():
+            return
+        elif isinstance(found, Gone) or listed.tries + 1 >= MOST_TRIES:
+            _log.warning("%s: a download failed: %s; the hour is listed again", where, found.why)
+            why = f"a download failed: {found.why}"
+            self._ledger.listing_failed(listed.collection, listed.hour, why, self._clock.now_ns())
+        else:
+            _log.info("%s: a download broke off: %s; trying again", where, found.why)
+            self._ledger.download_failed(listed)
+            self._clock.wait(float(listed.tries + 1))
+
+    def _survey(self, number: int) -> Content:
+        """How much is in an object: it is counted before anything of it is sent."""
+        lines = blank = records = 0
+        path = self._spool.path(number)
+        try:
+            with path.open("rb") as file:
+                form = form_of(unpack(iter(lambda: file.read(1 << 18), b""), self._most_content))
+                file.seek(0)
+                content = unpack(iter(lambda: file.read(1 << 18), b""), self._most_content)
+                for record in read_records(form, content):
+                    if isinstance(record, Blank):
+                        blank += record.lines
+                    else:
+                        records += 1
+        except OSError as error:
+            raise LedgerBroken(f"{path}: {error.strerror}") from None
+        if form.kind == "lines":
+            lines = records + blank
+        return Content(lines, blank, records)
+
+    # -- time --------------------------------------------------------------------------------------------
+
+    def _now(self) -> int:
+        """The time; where the clock was set meanwhile, the requests of the last day move along."""
+        now_ns = self._clock.now_ns()
+        drift_ns = now_ns - int(self._clock.monotonic() * SECOND_NS)
+        if abs(by_ns := drift_ns - self._drift_ns) > CLOCK_WAS_SET_NS:
+            _log.warning("the clock was set by %d s", by_ns // SECOND_NS)
+            self._ledger.move_requests(by_ns)
+            self._drift_ns = drift_ns
+        return now_ns
+
+    def _tidy(self, now_ns: int) -> None:
+        self._ledger.wipe_urls(now_ns)
+        if now_ns - self._pruned_ns >= HOUR_NS:
+            self._pruned_ns = now_ns
+            for collection, hour in self._ledger.prune(now_ns):
+                digests_path(self._ledger.folder.digests, collection, hour).unlink(missing_ok=True)
+
+    def _quota(self) -> Quota:
+        return quota_of(self._ledger.database, self._not_before_ns)
+
+
+def _fields(identity: Identity) -> tuple[str | None, str | None, int | None]:
+    return identity.etag, identity.last_modified, identity.length

@@ -1,0 +1,40 @@
+"""What the planner needs to know, read from the ledger."""
+
+from faillog_otel.ledger.database import Database
+from faillog_otel.segment.quota import Debit, Quota, Said
+from faillog_otel.segment.schedule import CLOSED, HourView
+
+
+def hour_views(database: Database) -> dict[str, dict[int, HourView]]:
+    """Collection → hour → what is known of it."""
+    views: dict[str, dict[int, HourView]] = {}
+    for row in database.rows("SELECT * FROM hours"):
+        is_closed = row["closed"] and not row["wanted"]
+        views.setdefault(row["collection"], {})[row["hour"]] = (
+            CLOSED
+            if is_closed
+            else HourView(
+                listed_ns=row["last_listed_ns"],
+                same_since_ns=row["same_since_ns"],
+                failures=row["failures"],
+                failed_ns=row["failed_ns"],
+                closed=bool(row["closed"]),
+                wanted=bool(row["wanted"]),
+            )
+        )
+    return views
+
+
+def quota_of(database: Database, not_before_ns: int = 0) -> Quota:
+    """What was spent and said. `not_before_ns`: a pause of our own."""
+    rows = database.rows("SELECT at_ns, collection, why FROM requests ORDER BY at_ns")
+    said = database.rows("SELECT * FROM said")
+    debits = [Debit(row["at_ns"], row["collection"], row["why"]) for row in rows]
+    if not said:
+        return Quota(debits=debits, not_before_ns=not_before_ns)
+    [row] = said
+    return Quota(
+        debits=debits,
+        said=None if row["remaining"] is None else Said(row["at_ns"], row["remaining"], row["reset_ns"]),
+        not_before_ns=max(not_before_ns, row["not_before_ns"]),
+    )

@@ -1,0 +1,155 @@
+"""The polling run: one thread lists and downloads, the other one forwards; the ledger stands between them.
+
+The main thread forwards, so that a signal finds it. Neither waits for the other: while the collector is
+away, hours go on being listed and downloaded, before they leave Segment.
+"""
+
+import io
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from faillog_otel.app.fetcher import Fetcher
+from faillog_otel.app.forwarder import Forwarder, Progress
+from faillog_otel.clock import SECOND_NS, Clock, hour_text
+from faillog_otel.errors import FaillogError, InputError, Interrupted, LedgerBroken
+from faillog_otel.ledger.ledger import Ledger, Spooled
+from faillog_otel.ledger.objects import ObjectBook
+from faillog_otel.ledger.spool import Spool
+from faillog_otel.segment.paths import InputFile, Interruptible
+
+_log = logging.getLogger(__name__)
+
+LOOK_UP_SECONDS = 0.2
+LONGEST_WAIT_SECONDS = 30.0
+ROOM_SECONDS = 5.0
+RETRY_NS = 61 * SECOND_NS
+
+OfObject = Callable[[int], AbstractContextManager[Progress]]
+"""Shows how far the forwarding of an object of so many bytes has come."""
+
+
+class Sidecar:
+    """One polling run, once or for good."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        spool: Spool,
+        fetcher: Fetcher,
+        forwarder: Forwarder,
+        clock: Clock,
+        interruptible: Interruptible,
+        is_stopping: Callable[[], bool],
+        is_over: Callable[[], bool],
+        once: bool,
+        progress: OfObject,
+    ) -> None:
+        """`clock` is the one that the hours go by. `is_over`: whether nothing is sent any more."""
+        self.broken: LedgerBroken | None = None
+        self._ledger = ledger
+        self._spool = spool
+        self._fetcher = fetcher
+        self._forwarder = forwarder
+        self._clock = clock
+        self._interruptible = interruptible
+        self._is_stopping = is_stopping
+        self._is_over = is_over
+        self._once = once
+        self._progress = progress
+        self._bug: BaseException | None = None
+        self._news = threading.Event()
+        self._ended = threading.Event()
+        self._must_end = threading.Event()
+
+    def run(self) -> None:
+        """Goes on until it is stopped; with `once`, until nothing is due. Sets `broken`."""
+        thread = threading.Thread(target=self._fetch, daemon=True)
+        thread.start()
+        try:
+            while not self._is_stopping() and self.broken is None:
+                fetched = self._ended.is_set()
+                spooled = None if self._is_over() else self._ledger.next_spooled()
+                if spooled is not None:
+                    self._forward(spooled)
+                elif fetched:
+                    break
+                else:
+                    self._wait_for_news()
+        except LedgerBroken as error:
+            self.broken = self.broken or error
+        self._must_end.set()
+        if self._bug is not None:
+            raise self._bug
+
+    # -- forwarding ----------------------------------------------------------------------------------------
+
+    def _forward(self, spooled: Spooled) -> None:
+        path = self._spool.path(spooled.id)
+        name = f"{spooled.collection}/{hour_text(spooled.hour)}{spooled.path}"
+        book = ObjectBook(self._ledger, spooled, now_ns=self._clock.now_ns, wait_for_room=self._wait_for_room)
+        is_done = False
+        try:
+            with (
+                InputFile(str(path), io.BytesIO(), self._interruptible, name) as file,
+                self._progress(file.size()) as progress,
+            ):
+                self._forwarder.forward(file, book, progress)
+                self._forwarder.finish()
+        except InputError as error:
+            raise LedgerBroken(str(error)) from None
+        finally:
+            self.broken = self.broken or self._forwarder.broken
+            is_done = book.close()
+        if is_done:
+            self._spool.drop(spooled.id)
+
+    def _wait_for_news(self) -> None:
+        try:
+            with self._interruptible():
+                self._news.wait(LOOK_UP_SECONDS)
+        except Interrupted:
+            return
+        self._news.clear()
+
+    def _wait_for_room(self) -> bool:
+        _log.error("%s: the disk is full: waiting for room", self._ledger.folder.path)
+        try:
+            with self._interruptible():
+                self._ended.wait(ROOM_SECONDS)
+        except Interrupted:
+            return True
+        return self._is_stopping()
+
+    # -- fetching ------------------------------------------------------------------------------------------
+
+    def _fetch(self) -> None:
+        """The other thread."""
+        try:
+            while not self._stops():
+                back_ns = self._fetcher.step()
+                if back_ns is None:
+                    self._news.set()
+                elif (self._once and not self._comes_soon(back_ns)) or self._clock.wait(
+                    min((back_ns - self._clock.now_ns()) / SECOND_NS, LONGEST_WAIT_SECONDS)
+                ):
+                    break
+        except LedgerBroken as error:
+            self.broken = error
+        except FaillogError as error:
+            self._bug = error
+        except Exception as error:  # noqa: BLE001  # it is raised in the main thread
+            self._bug = error
+            self.broken = LedgerBroken("a bug ended the run")
+        finally:
+            self._ended.set()
+            self._news.set()
+
+    def _stops(self) -> bool:
+        return self._is_stopping() or self._must_end.is_set()
+
+    def _comes_soon(self, back_ns: int) -> bool:
+        """Whether a try again is worth the wait: an hour that failed is due again within a minute."""
+        return back_ns - self._clock.now_ns() <= RETRY_NS and self._fetcher.may_try_again

@@ -1,0 +1,50 @@
+"""Settings → the way to the collector, for every kind of run."""
+
+import random
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO
+
+from faillog_otel import __version__
+from faillog_otel.cli.shutdown import GRACE_SECONDS, Shutdown
+from faillog_otel.config import RunConfig
+from faillog_otel.errors import ConfigError
+from faillog_otel.otlp.clients import in_flight, network_client, writing_client
+from faillog_otel.otlp.delivery import Delivery
+from faillog_otel.otlp.patience import Patience
+from faillog_otel.otlp.sender import Client
+
+USER_AGENT = f"faillog-otel/{__version__}"
+
+
+def sending_client(config: RunConfig) -> Client:
+    """The client for targets on the network. Raises ConfigError."""
+    return network_client(config.delivery, config.mapping.resource, USER_AGENT)
+
+
+def writing(config: RunConfig, stack: ExitStack) -> Client:
+    """The client that writes to a file or the terminal. Raises ConfigError."""
+    file: IO[bytes] = open(1, "wb", buffering=0, closefd=False)  # noqa: SIM115  # standard output
+    if config.delivery.output is not None:
+        try:
+            output = Path(config.delivery.output).open("wb", buffering=0)  # noqa: SIM115  # until the run ends
+            file = stack.enter_context(output)
+        except OSError as error:
+            raise ConfigError(f"--output {config.delivery.output}: {error.strerror}") from None
+    return writing_client(config.delivery, config.mapping.resource, file, sys.stdout)
+
+
+def delivering(client: Client, config: RunConfig, shutdown: Shutdown, stack: ExitStack) -> Delivery:
+    """Delivers through the client until the stack is left."""
+    # What cannot be written stays so; a collector may come back.
+    wait_seconds = 0.0 if config.delivery.writes else config.delivery.wait_seconds
+    delivery = Delivery(
+        client,
+        Patience(wait_seconds, shutdown, random.Random()),
+        signals=config.delivery.signals,
+        in_flight=in_flight(config.delivery),
+        waiting=lambda: shutdown.interruptible(GRACE_SECONDS),
+    )
+    stack.callback(delivery.close)
+    return delivery

@@ -1,0 +1,179 @@
+"""Builds the parts of a polling run, runs them, and says how it ended."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from faillog_otel.app.fetcher import Fetcher
+from faillog_otel.app.forwarder import Forwarder, Progress
+from faillog_otel.app.sidecar import Sidecar
+from faillog_otel.cli.delivering import USER_AGENT, delivering, sending_client, writing
+from faillog_otel.cli.report import Ending, exit_code, records, summary
+from faillog_otel.cli.shutdown import Shutdown
+from faillog_otel.clock import Clock, time_text
+from faillog_otel.config import RunConfig, Secret, SegmentConfig
+from faillog_otel.errors import ConfigError
+from faillog_otel.ledger.folder import StateFolder
+from faillog_otel.ledger.ledger import Ledger
+from faillog_otel.ledger.spool import Spool
+from faillog_otel.ledger.views import pending_records
+from faillog_otel.otlp.encoding import ProtobufEncoder
+from faillog_otel.segment.api import SegmentApi
+from faillog_otel.segment.download import Downloader
+from faillog_otel.segment.schedule import ScheduleConfig
+
+_log = logging.getLogger(__name__)
+
+SINCE = "since"
+
+
+def poll(config: RunConfig, *, once: bool, clock: Clock | None = None) -> dict[str, Any]:
+    """Polls Segment and forwards; returns the summary. Raises ConfigError, LedgerBroken.
+
+    `clock` is the one that Segment's hours go by, the system's by default; to wait for a collector is always
+    the system's business.
+    """
+    started = time.monotonic()
+    if not config.segment.collections:
+        raise ConfigError("name a PATH, or a collection to poll: --collection ID or FAILLOG_COLLECTIONS")
+    token = token_source(config.segment)
+    token()
+    for warning in config.warnings:
+        _log.warning("%s", warning)
+    with ExitStack() as stack:
+        shutdown = stack.enter_context(Shutdown())
+        clock = clock or shutdown
+        client = None if config.delivery.writes else sending_client(config)
+        folder = stack.enter_context(StateFolder(config.state_dir))
+        ledger = Ledger(folder)
+        stack.callback(ledger.close)
+        spool = Spool(folder.spool)
+        ledger.recover(clock.now_ns(), spool.clean(ledger.in_spool()))
+        schedule = schedule_of(ledger, config.segment, clock.now_ns(), once=once)
+        segment = SegmentApi(config.segment.url, token, USER_AGENT)
+        stack.callback(segment.close)
+        downloader = Downloader(config.segment.download_hosts, USER_AGENT)
+        stack.callback(downloader.close)
+        fetcher = Fetcher(
+            ledger=ledger,
+            spool=spool,
+            segment=segment,
+            downloader=downloader,
+            schedule=schedule,
+            clock=clock,
+            is_stopping=shutdown.is_requested,
+            most_content_bytes=config.most_content_bytes,
+        )
+        delivery = delivering(client or writing(config, stack), config, shutdown, stack)
+        forwarder = Forwarder(
+            encoder=ProtobufEncoder(config.mapping),
+            delivery=delivery,
+            config=config.delivery,
+            is_stopping=shutdown.is_requested,
+            most_content_bytes=config.most_content_bytes,
+        )
+        sidecar = Sidecar(
+            ledger=ledger,
+            spool=spool,
+            fetcher=fetcher,
+            forwarder=forwarder,
+            clock=clock,
+            interruptible=shutdown.interruptible,
+            is_stopping=shutdown.is_requested,
+            is_over=lambda: bool(delivery.over),
+            once=once,
+            progress=_progress(config),
+        )
+        sidecar.run()
+        counts = forwarder.counts
+        if sidecar.broken is None:
+            counts.pending = pending_records(ledger.database)
+            counts.records += counts.pending
+        else:
+            _log.error("%s", sidecar.broken)
+        refused = _refusal(fetcher) if once else ""
+        if refused:
+            _log.error("%s", refused)
+        if counts.pending:
+            why = f" ({delivery.over})" if delivery.over else ""
+            _log.error("%s not delivered%s: in %s", records(counts.pending), why, folder.path)
+        if kept := counts.quarantined + counts.rejected:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in forwarder.reasons.most_common())
+            what = f"{records(kept)} not understood or not taken ({reasons})"
+            _log.warning("%s: in %s", what, folder.path)
+        ending = Ending(
+            counts=counts,
+            fail_on=config.fail_on,
+            ledger_broken=sidecar.broken is not None,
+            segment_refused=bool(refused),
+            signal=shutdown.requested,
+        )
+    return summary(counts, delivery.sent, time.monotonic() - started, exit_code(ending))
+
+
+def token_source(config: SegmentConfig) -> Callable[[], Secret]:
+    """Gives the token for each request; one in a file is read anew. Raises ConfigError where there is none."""
+
+    def read() -> Secret:
+        if config.token is not None:
+            return config.token
+        if config.token_file is None:
+            raise ConfigError("no token: set SEGMENT_TOKEN or SEGMENT_TOKEN_FILE")
+        try:
+            text = Path(config.token_file).read_text("utf-8").strip()
+        except OSError as error:
+            raise ConfigError(f"{config.token_file}: {error.strerror}") from None
+        if not text or not text.isascii() or not text.isprintable() or " " in text:
+            raise ConfigError(f"{config.token_file}: holds no token")
+        return Secret(text)
+
+    return read
+
+
+def schedule_of(ledger: Ledger, config: SegmentConfig, now_ns: int, *, once: bool) -> ScheduleConfig:
+    """What is asked for. What an earlier run wanted stays wanted: a restart must not lose hours."""
+    since_ns = config.since.ns(now_ns)
+    noted = ledger.fact(SINCE)
+    if noted is None or int(noted) > since_ns:
+        ledger.note(SINCE, str(since_ns))
+    else:
+        since_ns = int(noted)
+    _log.info("hours since %s are wanted", time_text(since_ns))
+    return ScheduleConfig(
+        collections=config.collections,
+        since_ns=since_ns,
+        until_ns=config.until.ns(now_ns) if config.until else None,
+        once=once,
+    )
+
+
+def _refusal(fetcher: Fetcher) -> str:
+    """Why hours that were due were not read; empty where all were."""
+    if fetcher.troubles:
+        return "; ".join(fetcher.troubles.values())
+    if fetcher.plan and (waiting := sum(fetcher.plan.waiting.values())):
+        return f"{records(waiting, 'hour')} due, and no request left: run again later, or narrow --since"
+    if failed := fetcher.unread:
+        return f"{records(failed, 'hour')} due could not be read: run again later"
+    return ""
+
+
+def _progress(config: RunConfig) -> Callable[[int], AbstractContextManager[Progress]]:
+    """A progress bar for each object where standard error is a terminal."""
+    is_shown = sys.stderr.isatty() and config.verbosity >= 0
+
+    @contextmanager
+    def shown(size: int) -> Iterator[Progress]:
+        if not is_shown or not size:
+            yield lambda _: None
+            return
+        with click.progressbar(length=size, label="forwarding", file=sys.stderr) as bar:
+            yield bar.update
+
+    return shown

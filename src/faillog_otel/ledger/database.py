@@ -1,0 +1,128 @@
+"""SQLite, as durable as it can be: one writer, whole transactions, errors named for the next move.
+
+WAL with FULL and DELETE with EXTRA are the two settings that keep acknowledged commits when power is cut;
+SQLite before 3.51.3 (3.50.7, 3.44.6) may spoil a WAL that is reset, so older ones use DELETE. After an I/O
+error nothing goes on in place: the kernel may have thrown away what it could not write.
+"""
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+
+from faillog_otel.errors import LedgerBroken, NoRoom
+from faillog_otel.ledger.folder import private_file
+from faillog_otel.ledger.schema import MIGRATIONS
+
+BUSY_SECONDS = 10.0
+
+Result = TypeVar("Result")
+
+
+class Database:
+    """A connection that is used by one thread at a time."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """Opens it, and brings its schema up to date. Raises LedgerBroken.
+
+        `read_only` is for looking at the ledger of another process: there, nothing is changed.
+        """
+        self._path = path
+        self._lock = threading.RLock()
+        with self._named_errors():
+            if read_only and not path.is_file():
+                raise LedgerBroken(f"{path.parent}: holds no ledger: has `run` polled with this --state-dir?")
+            if not read_only:
+                os.close(private_file(path, os.O_RDWR))
+            self._connection = sqlite3.connect(
+                path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            self._connection.row_factory = sqlite3.Row
+            if read_only:
+                self._connection.execute("PRAGMA query_only = ON")
+                self._check_version(self._version())
+                return
+            wal = _has_sound_wal(sqlite3.sqlite_version_info)
+            self._connection.execute(f"PRAGMA journal_mode = {'WAL' if wal else 'DELETE'}")
+            self._connection.execute(f"PRAGMA synchronous = {'FULL' if wal else 'EXTRA'}")
+            self._connection.execute("PRAGMA foreign_keys = ON")
+            self._migrate()
+            [found] = self._connection.execute("PRAGMA quick_check(1)").fetchone()
+            if found != "ok":
+                raise LedgerBroken(self._spoilt(str(found)))
+
+    def transact(self, steps: Callable[[sqlite3.Connection], Result]) -> Result:
+        """One durable transaction: all of the steps, or none. Raises NoRoom, LedgerBroken."""
+        with self._lock, self._named_errors():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                result = steps(self._connection)
+                self._connection.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):  # the first error is the one to tell
+                    self._connection.execute("ROLLBACK")
+                raise
+            return result
+
+    def rows(self, query: str, *values: object) -> list[sqlite3.Row]:
+        """The rows of a query. Raises LedgerBroken."""
+        with self._lock, self._named_errors():
+            return self._connection.execute(query, values).fetchall()
+
+    def close(self) -> None:
+        """Closes the connection."""
+        with self._lock:
+            self._connection.close()
+
+    def _migrate(self) -> None:
+        found = self._version()
+        self._check_version(found)
+        for version, script in enumerate(MIGRATIONS[found:], start=found + 1):
+
+            def step(connection: sqlite3.Connection, version: int = version, script: str = script) -> None:
+                for statement in script.split(";\n\n"):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {version}")
+
+            self.transact(step)
+
+    def _version(self) -> int:
+        [version] = self._connection.execute("PRAGMA user_version").fetchone()
+        return int(version)
+
+    def _check_version(self, found: int) -> None:
+        if found > len(MIGRATIONS):
+            raise LedgerBroken(
+                f"{self._path}: was written by a newer faillog-otel (schema {found}, this one knows "
+                f"{len(MIGRATIONS)}): use that one, or name another --state-dir"
+            )
+
+    def _spoilt(self, why: str) -> str:
+        return (
+            f"{self._path}: is damaged ({why}). Move {self._path.parent} away: what Segment still has is "
+            "listed again, and what was sent before is sent once more with the same ids"
+        )
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            if code == sqlite3.SQLITE_FULL:
+                raise NoRoom(f"{self._path.parent}: the disk is full") from None
+            if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                raise LedgerBroken(self._spoilt(str(error))) from None
+            if code in (0, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISUSE):
+                raise  # a bug of ours
+            raise LedgerBroken(f"{self._path}: {error}") from None
+        except OSError as error:
+            raise LedgerBroken(f"{self._path}: {error.strerror}") from None
+
+
+def _has_sound_wal(version: tuple[int, ...]) -> bool:
+    """Whether this SQLite is free of the WAL-reset bug (SQLite's own notes on 3.51.3)."""
+    return version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)

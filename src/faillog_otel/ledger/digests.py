@@ -1,0 +1,95 @@
+"""Which records of one collection-hour are written down already: 8-byte digests in one sorted file.
+
+New digests are gathered in memory, past a bound in temporary sorted runs, and merged into the file only when
+their object is done: the file never tells of a record whose fate was not stored. Two of five million records
+share a digest with a probability of about one in a million.
+"""
+
+import hashlib
+import heapq
+import os
+import tempfile
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator
+from itertools import groupby, islice
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+from typing import BinaryIO
+
+from faillog_otel.ledger.folder import private_file, sync_folder
+
+DIGEST_BYTES = 8
+MOST_IN_MEMORY = 1 << 18
+_PIECE = 1 << 16
+
+
+def digest_of(raw: bytes) -> int:
+    """A record's digest: its bytes decide, as they decide its `log.record.uid`."""
+    return int.from_bytes(hashlib.sha256(raw).digest()[:DIGEST_BYTES], "big")
+
+
+class Digests:
+    """A set of digests that remembers its file. Digests are added in any order."""
+
+    def __init__(self, path: Path, most_in_memory: int = MOST_IN_MEMORY) -> None:
+        """Raises OSError where there is a file that cannot be read."""
+        self._path = path
+        self._most_in_memory = most_in_memory
+        self._new: set[int] = set()
+        self._runs = [_Run(path.open("rb"))] if path.exists() else []
+
+    def add(self, digest: int) -> bool:
+        """Adds one; False where it was there already."""
+        if digest in self._new or any(digest in run for run in self._runs):
+            return False
+        self._new.add(digest)
+        if len(self._new) >= self._most_in_memory:
+            run = tempfile.TemporaryFile(prefix="faillog-")  # noqa: SIM115  # until close()
+            array("Q", sorted(self._new)).tofile(run)
+            run.flush()
+            self._runs.append(_Run(run))
+            self._new.clear()
+        return True
+
+    def save(self) -> None:
+        """Makes all of them durable in the file, which is replaced in one step. Raises OSError."""
+        part = self._path.with_name(f"{self._path.name}.part")
+        with os.fdopen(private_file(part, os.O_WRONLY | os.O_TRUNC), "wb") as file:
+            merged = (digest for digest, _ in groupby(heapq.merge(*self._runs, sorted(self._new))))
+            while piece := array("Q", islice(merged, _PIECE)):
+                piece.tofile(file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.rename(self._path)
+        sync_folder(self._path.parent)
+
+    def close(self) -> None:
+        """Lets go of the files; what was not saved is forgotten."""
+        for run in self._runs:
+            run.close()
+        self._runs.clear()
+        self._new.clear()
+
+
+class _Run:
+    """Sorted digests in a file, in this machine's byte order."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        length = os.fstat(file.fileno()).st_size // DIGEST_BYTES * DIGEST_BYTES
+        self._map = mmap(file.fileno(), length, access=ACCESS_READ) if length else None
+        self._digests = memoryview(self._map or b"").cast("Q")
+
+    def __contains__(self, digest: int) -> bool:
+        at = bisect_left(self._digests, digest)
+        return at < len(self._digests) and self._digests[at] == digest
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._digests)
+
+    def close(self) -> None:
+        self._digests.release()
+        if self._map is not None:
+            self._map.close()
+        self._file.close()

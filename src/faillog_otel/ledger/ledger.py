@@ -1,0 +1,468 @@
+"""What is remembered of Segment's hours, in transactions that follow the order of effects.
+
+T0 a request is debited before it is made; T1 the objects that it listed are stored; T2 an object is spooled;
+T3 what became of a stretch of its records, with those that are kept. Never is anything acknowledged upstream
+that is not durable here. State is per object: there is no mark that all before it is done.
+"""
+
+import hashlib
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from faillog_otel.clock import DAY_NS, HOUR_NS
+from faillog_otel.errors import NoRoom
+from faillog_otel.ledger.counts import Stretch
+from faillog_otel.ledger.database import Database
+from faillog_otel.ledger.folder import StateFolder
+
+URL_LIFE_NS = 2 * HOUR_NS
+"""A presigned URL works for two hours. [Segment's page]"""
+REQUESTS_KEPT_NS = 2 * DAY_NS
+HOURS_KEPT_NS = 60 * DAY_NS
+
+Result = TypeVar("Result")
+
+
+class Identity(Struct, frozen=True):
+    """What tells whether an object is the one that was read before, besides its path."""
+
+    etag: str | None
+    last_modified: str | None
+    length: int | None
+
+
+class Listed(Struct, frozen=True):
+    """An object that was listed and is to be downloaded."""
+
+    id: int
+    collection: str
+    hour: int
+    url: str
+    listed_ns: int
+    tries: int
+    known: Identity | None
+    """Of the object that was read at the same path before: it need not be downloaded again."""
+
+
+class Spooled(Struct, frozen=True):
+    """An object that lies in the spool; `position` of its records are written down."""
+
+    id: int
+    collection: str
+    hour: int
+    path: str
+    spooled_ns: int
+    position: int
+    records: int
+
+
+class Content(Struct, frozen=True):
+    """How much is in an object. `lines` and `blank` are 0 for other forms than JSON Lines."""
+
+    lines: int
+    blank: int
+    records: int
+
+
+class Said(Struct, frozen=True):
+    """What Segment said about its quota. `not_before_ns`: until then it wants no request."""
+
+    at_ns: int
+    remaining: int | None = None
+    reset_ns: int | None = None
+    not_before_ns: int = 0
+
+
+class Ledger:
+    """The one writer. Every method is a durable transaction; all raise NoRoom and LedgerBroken."""
+
+    def __init__(self, folder: StateFolder) -> None:
+        self.folder = folder
+        self.database = Database(folder.ledger)
+
+    def close(self) -> None:
+        """Closes the database."""
+        self.database.close()
+
+    # -- T0 and T1: requests and listings ----------------------------------------------------------------
+
+    def debit(self, collection: str, hour: int, why: str, now_ns: int) -> int:
+        """T0: the request that is about to be made; returns its number."""
+
+        def steps(db: sqlite3.Connection) -> int:
+            db.execute("DELETE FROM requests WHERE at_ns < ?", (now_ns - REQUESTS_KEPT_NS,))
+            added = db.execute(
+                "INSERT INTO requests (at_ns, collection, hour, why) VALUES (?, ?, ?, ?)",
+                (now_ns, collection, hour, why),
+            )
+            return int(added.lastrowid or 0)
+
+        return self._transact(steps)
+
+    def heard(self, request: int, outcome: str, said: Said) -> None:
+        """How a request was answered, and what the answer said about the quota."""
+
+        def steps(db: sqlite3.Connection) -> None:
+            db.execute("UPDATE requests SET outcome = ? WHERE id = ?", (outcome, request))
+            db.execute(
+                "INSERT INTO said (id, at_ns, remaining, reset_ns, not_before_ns) VALUES (1, ?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET not_before_ns = excluded.not_before_ns",
+                (said.at_ns, said.remaining, said.reset_ns, said.not_before_ns),
+            )
+            if said.remaining is not None:
+                db.execute(
+                    "UPDATE said SET at_ns = ?, remaining = ?, reset_ns = ?",
+                    (said.at_ns, said.remaining, said.reset_ns),
+                )
+
+        self._transact(steps)
+
+    def listed(
+        self, request: int, collection: str, hour: int, urls: Sequence[str], *, now_ns: int, closing: bool
+    ) -> None:
+        """T1: the objects of an hour, to be downloaded. `closing`: this was the hour's last call."""
+
+        def steps(db: sqlite3.Connection) -> None:
+            db.execute("UPDATE requests SET outcome = 'listed' WHERE id = ?", (request,))
+            _drop_listed(db, collection, hour)
+            db.execute(
+                "INSERT INTO hours (collection, hour, listing_ns, closing) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET listing_ns = excluded.listing_ns, closing = excluded.closing",
+                (collection, hour, now_ns, closing),
+            )
+            db.executemany(
+                "INSERT INTO objects (collection, hour, path, state, url, listed_ns)"
+                " VALUES (?, ?, ?, 'listed', ?, ?)",
+                ((collection, hour, urlsplit(url).path, url, now_ns) for url in dict.fromkeys(urls)),
+            )
+            _complete(db, collection, hour)
+
+        self._transact(steps)
+
+    def listing_failed(self, collection: str, hour: int, why: str, now_ns: int) -> None:
+        """An hour could not be listed, or an object of it not downloaded: it is to be listed again."""
+        self._transact(lambda db: _fail(db, collection, hour, why, now_ns))
+
+    def want(self, collection: str, hours: Sequence[int]) -> None:
+        """A person asks to read hours again: what was sent of them is sent again, with the same ids."""
+
+        def steps(db: sqlite3.Connection) -> None:
+            for hour in hours:
+                db.execute(
+                    "INSERT INTO hours (collection, hour, wanted) VALUES (?, ?, 1)"
+                    " ON CONFLICT DO UPDATE SET wanted = 1, failures = 0",
+                    (collection, hour),
+                )
+                db.execute(
+                    "UPDATE objects SET etag = NULL, last_modified = NULL, length = NULL"
+                    " WHERE collection = ? AND hour = ? AND state = 'done'",
+                    (collection, hour),
+                )
+
+        self._transact(steps)
+
+    def move_requests(self, by_ns: int) -> None:
+        """The clock was set: what was noted moves along, else requests would come back too early or late."""
+
+        def steps(db: sqlite3.Connection) -> None:
+            db.execute("UPDATE requests SET at_ns = at_ns + ?", (by_ns,))
+            db.execute(
+                "UPDATE said SET at_ns = at_ns + ?, not_before_ns = not_before_ns + ?, reset_ns = NULL",
+                (by_ns, by_ns),
+            )
+            db.execute("UPDATE hours SET failed_ns = failed_ns + ? WHERE failures > 0", (by_ns,))
+
+        self._transact(steps)
+
+    def note(self, name: str, value: str) -> None:
+        """Remembers a fact."""
+        self._transact(lambda db: db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value)))
+
+    def fact(self, name: str) -> str | None:
+        """A fact that was noted."""
+        rows = self.database.rows("SELECT value FROM facts WHERE name = ?", name)
+        return str(rows[0]["value"]) if rows else None
+
+    # -- T2: downloads -------------------------------------------------------------------------------------
+
+    def to_download(self) -> list[Listed]:
+        """The objects that were listed and neither spooled nor given up, the oldest listing first."""
+        rows = self.database.rows(
+            "SELECT o.*, k.id AS known, k.etag AS k_etag, k.last_modified AS k_modified, k.length AS k_length"
+            " FROM objects o LEFT JOIN objects k ON k.id = ("
+            "   SELECT max(id) FROM objects WHERE collection = o.collection AND hour = o.hour"
+            "   AND path = o.path AND state != 'listed' AND length IS NOT NULL)"
+            " WHERE o.state = 'listed' ORDER BY o.listed_ns, o.id"
+        )
+        return [
+            Listed(
+                id=row["id"],
+                collection=row["collection"],
+                hour=row["hour"],
+                url=row["url"],
+                listed_ns=row["listed_ns"],
+                tries=row["tries"],
+                known=Identity(row["k_etag"], row["k_modified"], row["k_length"]) if row["known"] else None,
+            )
+            for row in rows
+        ]
+
+    def spooled(self, listed: Listed, identity: Identity, content: Content, now_ns: int) -> None:
+        """T2: the object lies in the spool, durably. The secret part of its URL is wiped."""
+
+        def steps(db: sqlite3.Connection) -> None:
+            db.execute(
+                "UPDATE objects SET state = 'spooled', url = NULL, etag = ?, last_modified = ?, length = ?,"
+                " spooled_ns = ?, lines = ?, blank = ?, records = ? WHERE id = ?",
+                (
+                    identity.etag,
+                    identity.last_modified,
+                    identity.length,
+                    now_ns,
+                    content.lines,
+                    content.blank,
+                    content.records,
+                    listed.id,
+                ),
+            )
+            _complete(db, listed.collection, listed.hour)
+
+        self._transact(steps)
+
+    def unchanged(self, listed: Listed) -> None:
+        """T2, too: the object is the one that was read at its path before."""
+
+        def steps(db: sqlite3.Connection) -> None:
+            db.execute(
+                "UPDATE objects SET listed_ns = ? WHERE id = (SELECT max(id) FROM objects"
+                " WHERE collection = ? AND hour = ? AND path = (SELECT path FROM objects WHERE id = ?)"
+                " AND state != 'listed' AND length IS NOT NULL)",
+                (listed.listed_ns, listed.collection, listed.hour, listed.id),
+            )
+            db.execute("DELETE FROM objects WHERE id = ?", (listed.id,))
+            _complete(db, listed.collection, listed.hour)
+
+        self._transact(steps)
+
+    def download_failed(self, listed: Listed) -> None:
+        """A download that may be tried again."""
+        self._transact(
+            lambda db: db.execute("UPDATE objects SET tries = tries + 1 WHERE id = ?", (listed.id,))
+        )
+
+    # -- T3: records ---------------------------------------------------------------------------------------
+
+    def next_spooled(self) -> Spooled | None:
+        """The oldest object in the spool; None when everything is written down."""
+        rows = self.database.rows("SELECT * FROM objects WHERE state = 'spooled' ORDER BY id LIMIT 1")
+        return _spooled(rows[0]) if rows else None
+
+    def advance(self, spooled: Spooled, stretch: Stretch, now_ns: int) -> None:
+        """T3: what became of the next records of an object, and those of them that are kept."""
+        counts = stretch.counts
+
+        def steps(db: sqlite3.Connection) -> None:
+            db.execute(
+                "UPDATE objects SET position = position + ?, exported = exported + ?, rejected ="
+                " rejected + ?, quarantined = quarantined + ?, duplicate = duplicate + ? WHERE id = ?",
+                (
+                    counts.records,
+                    counts.exported,
+                    counts.rejected,
+                    counts.quarantined,
+                    counts.duplicate,
+                    spooled.id,
+                ),
+            )
+            db.executemany(
+                "INSERT INTO kept (object, collection, hour, reason, kept_ns, entry)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    (spooled.id, spooled.collection, spooled.hour, kept.reason, now_ns, kept.entry)
+                    for kept in stretch.kept
+                ),
+            )
+
+        self._transact(steps)
+
+    def done(self, spooled: Spooled) -> None:
+        """The object is read to its end, and the digests of its records are saved."""
+        self._transact(lambda db: db.execute("UPDATE objects SET state = 'done' WHERE id = ?", (spooled.id,)))
+
+    # -- the quarantine --------------------------------------------------------------------------------------
+
+    def taken_again(self, kept: int, *, rejected: bool, entry: bytes | None) -> None:
+        """What became of a kept record that was sent again: exported, or kept anew as `entry`."""
+
+        def steps(db: sqlite3.Connection) -> None:
+            if entry is not None:
+                db.execute("UPDATE kept SET entry = ? WHERE id = ?", (entry, kept))
+                return
+            column = "rejected" if rejected else "quarantined"
+            [row] = db.execute("SELECT object, collection, hour FROM kept WHERE id = ?", (kept,)).fetchall()
+            change = f"SET {column} = {column} - 1, exported = exported + 1"  # of two words, both ours
+            found = db.execute(f"UPDATE objects {change} WHERE id = ?", (row["object"],))  # as above
+            if not found.rowcount:
+                db.execute(
+                    f"UPDATE past {change} WHERE collection = ? AND hour = ?",  # as above
+                    (row["collection"], row["hour"]),
+                )
+            db.execute("DELETE FROM kept WHERE id = ?", (kept,))
+
+        self._transact(steps)
+
+    def in_spool(self) -> set[int]:
+        """The objects whose records are not all written down."""
+        return {row["id"] for row in self.database.rows("SELECT id FROM objects WHERE state = 'spooled'")}
+
+    # -- coming back, and forgetting -----------------------------------------------------------------------
+
+    def recover(self, now_ns: int, in_spool: set[int]) -> None:
+        """After a crash: what was left unanswered failed; what was spooled and is gone is listed again."""
+
+        def steps(db: sqlite3.Connection) -> None:
+            unanswered = db.execute("SELECT * FROM requests WHERE outcome IS NULL").fetchall()
+            for row in unanswered:
+                db.execute("UPDATE requests SET outcome = 'unanswered' WHERE id = ?", (row["id"],))
+                _fail(db, row["collection"], row["hour"], "the answer was not waited for", row["at_ns"])
+            for row in db.execute("SELECT * FROM objects WHERE state = 'spooled'").fetchall():
+                if row["id"] not in in_spool:
+                    db.execute(
+                        "UPDATE objects SET state = 'done', records = position, lines = 0, blank = 0,"
+                        " etag = NULL, last_modified = NULL, length = NULL WHERE id = ?",
+                        (row["id"],),
+                    )
+                    _fail(db, row["collection"], row["hour"], "its spool file is gone", now_ns)
+                    db.execute(
+                        "UPDATE hours SET wanted = 1 WHERE collection = ? AND hour = ?",
+                        (row["collection"], row["hour"]),
+                    )
+
+        self._transact(steps)
+        self.wipe_urls(now_ns)
+
+    def wipe_urls(self, now_ns: int) -> None:
+        """URLs that have expired: their hours are to be listed again."""
+
+        def steps(db: sqlite3.Connection) -> None:
+            expired = db.execute(
+                "SELECT DISTINCT collection, hour FROM objects WHERE state = 'listed' AND listed_ns <= ?",
+                (now_ns - URL_LIFE_NS,),
+            ).fetchall()
+            for row in expired:
+                _fail(db, row["collection"], row["hour"], "its URLs expired before the download", now_ns)
+
+        self._transact(steps)
+
+    def prune(self, now_ns: int) -> list[tuple[str, int]]:
+        """Sums up the objects of closed hours; returns the hours whose digests are of no use any more."""
+
+        def steps(db: sqlite3.Connection) -> list[tuple[str, int]]:
+            ripe = db.execute(
+                "SELECT collection, hour FROM hours h WHERE closed AND EXISTS (SELECT 1 FROM objects o"
+                " WHERE o.collection = h.collection AND o.hour = h.hour) AND NOT EXISTS"
+                " (SELECT 1 FROM objects o WHERE o.collection = h.collection AND o.hour = h.hour AND o.state != 'done')"
+            ).fetchall()
+            for row in ripe:
+                key = (row["collection"], row["hour"])
+                db.execute(_SUM_UP_OBJECTS + _ADDED, (*key, *key))
+                db.execute("DELETE FROM objects WHERE collection = ? AND hour = ?", key)
+            old = now_ns // HOUR_NS - HOURS_KEPT_NS // HOUR_NS
+            gone = db.execute(
+                "SELECT collection, hour FROM hours WHERE closed AND hour < ?", (old,)
+            ).fetchall()
+            for row in gone:
+                key = (row["collection"], row["hour"])
+                db.execute(_SUM_UP_PAST + _ADDED, (row["collection"], -1, *key))
+                db.execute("DELETE FROM past WHERE collection = ? AND hour = ?", key)
+                db.execute("DELETE FROM hours WHERE collection = ? AND hour = ?", key)
+            return [(row["collection"], row["hour"]) for row in ripe]
+
+        return self._transact(steps)
+
+    def _transact(self, steps: Callable[[sqlite3.Connection], Result]) -> Result:
+        try:
+            return self.database.transact(steps)
+        except NoRoom:
+            if not self.folder.give_up_ballast():
+                raise
+        return self.database.transact(steps)
+
+
+def _drop_listed(db: sqlite3.Connection, collection: str, hour: int) -> None:
+    db.execute(
+        "DELETE FROM objects WHERE collection = ? AND hour = ? AND state = 'listed'", (collection, hour)
+    )
+
+
+def _fail(db: sqlite3.Connection, collection: str, hour: int, why: str, now_ns: int) -> None:
+    _drop_listed(db, collection, hour)
+    db.execute(
+        "INSERT INTO hours (collection, hour, failures, failed_ns, failed_why) VALUES (?, ?, 1, ?, ?)"
+        " ON CONFLICT DO UPDATE SET failures = failures + 1, failed_ns = excluded.failed_ns,"
+        " failed_why = excluded.failed_why, listing_ns = NULL",
+        (collection, hour, now_ns, why),
+    )
+
+
+def _complete(db: sqlite3.Connection, collection: str, hour: int) -> None:
+    """Where all objects of the listing are there, the listing counts."""
+    key = (collection, hour)
+    [row] = db.execute("SELECT * FROM hours WHERE collection = ? AND hour = ?", key).fetchall()
+    of_hour = "FROM objects WHERE collection = ? AND hour = ? AND"
+    if (
+        row["listing_ns"] is None or db.execute(f"SELECT 1 {of_hour} state = 'listed'", key).fetchone()
+    ):  # our own words
+        return
+    shown = db.execute(
+        f"SELECT path, etag, last_modified, length {of_hour} listed_ns = ? ORDER BY 1, 2, 3, 4",  # as above
+        (*key, row["listing_ns"]),
+    ).fetchall()
+    identity = hashlib.sha256(repr([tuple(each) for each in shown]).encode()).hexdigest()
+    is_same = identity == row["identity"] and row["same_since_ns"] is not None
+    db.execute(
+        "UPDATE hours SET listing_ns = NULL, first_listed_ns = coalesce(first_listed_ns, :at),"
+        " last_listed_ns = :at, listings = listings + 1, identity = :identity, same_since_ns = :same,"
+        " failures = 0, failed_why = '', closed = max(closed, closing), wanted = 0"
+        " WHERE collection = :collection AND hour = :hour",
+        {
+            "at": row["listing_ns"],
+            "identity": identity,
+            "same": row["same_since_ns"] if is_same else row["listing_ns"],
+            "collection": collection,
+            "hour": hour,
+        },
+    )
+
+
+_SUM_UP_OBJECTS = """
+INSERT INTO past SELECT ?, ?, count(*), sum(lines), sum(blank), sum(records), sum(exported), sum(rejected),
+    sum(quarantined), sum(duplicate)
+FROM objects WHERE collection = ? AND hour = ? HAVING count(*) > 0
+"""
+_SUM_UP_PAST = """
+INSERT INTO past SELECT ?, ?, objects, lines, blank, records, exported, rejected, quarantined, duplicate
+FROM past WHERE collection = ? AND hour = ?
+"""
+_ADDED = """
+ON CONFLICT DO UPDATE SET objects = objects + excluded.objects, lines = lines + excluded.lines,
+    blank = blank + excluded.blank, records = records + excluded.records,
+    exported = exported + excluded.exported, rejected = rejected + excluded.rejected,
+    quarantined = quarantined + excluded.quarantined, duplicate = duplicate + excluded.duplicate
+"""
+
+
+def _spooled(row: sqlite3.Row) -> Spooled:
+    return Spooled(
+        id=row["id"],
+        collection=row["collection"],
+        hour=row["hour"],
+        path=row["path"],
+        spooled_ns=row["spooled_ns"],
+        position=row["position"],
+        records=row["records"],
+    )

@@ -1,0 +1,236 @@
+"""Segment's Public API, as far as it is asked: the objects of an hour, and whether a token is good.
+
+One call is one request: what it came to is a value, and what to do about it is the caller's decision. The
+token goes to the configured origin only: redirects are not followed, proxies of the environment not used.
+Answers are read up to a bound and within a time as a whole. (Segment's page "Failure Log Collection", its
+generated Public API SDKs, its page "Rate Limits".)
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import httpx
+import msgspec
+from msgspec import Struct
+
+from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, hour_text, retry_after
+from faillog_otel.config import Secret
+from faillog_otel.segment.quota import Said
+
+MEDIA_TYPE = "application/vnd.segment.v1alpha+json"
+LARGEST_ANSWER_BYTES = 16 * 1024 * 1024
+MOST_URLS = 10_000
+TIMEOUT_SECONDS = 30.0
+WHOLE_ANSWER_SECONDS = 60.0
+LONGEST_PAUSE_NS = DAY_NS
+
+Form = Literal["both", "body"]
+"""How a listing is asked for: in query and body at once, or in the body alone. Segment's page shows the
+query, its SDKs send a body."""
+
+
+class Listing(Struct, frozen=True):
+    """The presigned URLs of an hour's objects; there may be none."""
+
+    urls: tuple[str, ...]
+
+
+class TooMany(Struct, frozen=True):
+    """429: nothing is to be asked for so long."""
+
+    pause_ns: int
+    why: str
+
+
+class Misunderstood(Struct, frozen=True):
+    """400, 415 or 422: perhaps the other form is accepted."""
+
+    why: str
+
+
+class Denied(Struct, frozen=True):
+    """401 or 403: the token is not good for this."""
+
+    why: str
+
+
+class Unknown(Struct, frozen=True):
+    """404: there is no such collection."""
+
+    why: str
+
+
+class Failed(Struct, frozen=True):
+    """No answer, or one that cannot be used: another time, perhaps."""
+
+    why: str
+
+
+Outcome = Listing | TooMany | Misunderstood | Denied | Unknown | Failed
+
+
+class Answered(Struct, frozen=True):
+    """One request's outcome, and what its answer said about the quota."""
+
+    outcome: Outcome
+    said: Said | None = None
+    pause_ns: int = 0
+    """How long Segment wants no request at all."""
+
+
+class SegmentApi:
+    """One origin of the API, used by one thread at a time."""
+
+    def __init__(self, url: str, token: Callable[[], Secret], user_agent: str) -> None:
+        """`url`: the base, such as https://api.segmentapis.com. `token` is asked each time: it may change."""
+        self._url = url.rstrip("/")
+        self._token = token
+        self._client = httpx.Client(
+            timeout=TIMEOUT_SECONDS,
+            trust_env=False,
+            follow_redirects=False,
+            headers={"user-agent": user_agent, "accept": MEDIA_TYPE},
+        )
+
+    def list_hour(self, collection: str, hour: int, form: Form, now_ns: int) -> Answered:
+        """Asks for one hour of a collection. It costs one request of the day's quota."""
+        asked = {"collectionId": collection, "hour": hour_text(hour)}
+        return self._ask(
+            "POST",
+            "/customer-insights/download",
+            now_ns,
+            params=asked if form == "both" else None,
+            content=msgspec.json.encode(asked),
+            headers={"content-type": MEDIA_TYPE},
+        )
+
+    def check_token(self, now_ns: int) -> Answered:
+        """Asks for the workspace, which costs nothing of the quota: a Listing (empty) means a good token."""
+        return self._ask("GET", "/", now_ns)
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._client.close()
+
+    def _ask(
+        self, method: str, path: str, now_ns: int, headers: Mapping[str, str] | None = None, **request: Any
+    ) -> Answered:
+        token = self._token().reveal()
+        sent = {**(headers or {}), "authorization": f"Bearer {token}"}
+        deadline = time.monotonic() + WHOLE_ANSWER_SECONDS
+        try:
+            with self._client.stream(method, self._url + path, headers=sent, **request) as response:
+                body = bytearray()
+                for piece in response.iter_bytes():
+                    body += piece
+                    if len(body) > LARGEST_ANSWER_BYTES:
+                        return Answered(Failed(f"the answer is longer than {LARGEST_ANSWER_BYTES} bytes"))
+                    if time.monotonic() > deadline:
+                        return Answered(Failed(f"no whole answer within {WHOLE_ANSWER_SECONDS:g} s"))
+        except httpx.TimeoutException:
+            return Answered(Failed(f"no answer within {TIMEOUT_SECONDS:g} s"))
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, RuntimeError) as error:
+            return Answered(Failed(f"{self._url}: {error or type(error).__name__}".replace(token, "***")))
+        is_listing = method == "POST"
+        return read_answer(response.status_code, response.headers, bytes(body), now_ns, is_listing=is_listing)
+
+
+def read_answer(
+    status: int, headers: Mapping[str, str], body: bytes, now_ns: int, *, is_listing: bool
+) -> Answered:
+    """What an answer means. Nothing that it says is quoted but the words of its errors."""
+    said = _said(headers, now_ns)
+    if 200 <= status < 300:
+        return Answered(_read_listing(body) if is_listing else Listing(()), said)
+    errors = _errors(body)
+    why = f"HTTP {status}"
+    if message := next((each.message for each in errors if each.message), ""):
+        why += f": {message[:200]}"
+    if status == 429:
+        pause_ns = _pause_ns(headers, errors, now_ns)
+        if said is None:
+            said = Said(now_ns, 0, now_ns + pause_ns)
+        return Answered(TooMany(pause_ns, why), said, pause_ns)
+    asked_ns = _retry_after_ns(headers, now_ns) or 0
+    outcome: Outcome
+    if status in (401, 403):
+        outcome = Denied(f"{why}: is the token right, and good for this workspace?")
+    elif status == 404:
+        outcome = Unknown(f"{why}: is the collection's id right?")
+    elif status in (400, 415, 422):
+        outcome = Misunderstood(why)
+    elif 300 <= status < 400:
+        outcome = Failed(f"{why}: redirects are not followed: is the URL right?")
+    else:
+        outcome = Failed(why)
+    return Answered(outcome, said, asked_ns)
+
+
+class _Download(Struct):
+    urls: list[str]
+
+
+class _Data(Struct):
+    download: _Download
+
+
+class _Good(Struct):
+    data: _Data
+
+
+class _ErrorData(Struct):
+    remaining_points: float | None = msgspec.field(default=None, name="remainingPoints")
+    ms_before_next: float | None = msgspec.field(default=None, name="msBeforeNext")
+
+
+class _Error(Struct):
+    message: str | None = None
+    data: _ErrorData | None = None
+
+
+class _Bad(Struct):
+    errors: list[_Error] = []
+
+
+def _read_listing(body: bytes) -> Outcome:
+    try:
+        urls = msgspec.json.decode(body, type=_Good).data.download.urls
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return Failed("the answer is no list of URLs: is this Segment's API?")
+    if len(urls) > MOST_URLS:
+        return Failed(f"the answer lists {len(urls)} objects, more than {MOST_URLS}")
+    return Listing(tuple(urls))
+
+
+def _errors(body: bytes) -> list[_Error]:
+    try:
+        return msgspec.json.decode(body, type=_Bad).errors
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return []
+
+
+def _said(headers: Mapping[str, str], now_ns: int) -> Said | None:
+    """X-RateLimit-Remaining and -Reset, a date (or a number of seconds, as elsewhere)."""
+    remaining = headers.get("x-ratelimit-remaining", "").strip()
+    if not (remaining.isascii() and remaining.isdigit() and len(remaining) < 10):
+        return None
+    seconds = retry_after(headers.get("x-ratelimit-reset"), now_ns / SECOND_NS)
+    reset_ns = None if seconds is None else now_ns + int(min(seconds, 2 * 86400.0) * SECOND_NS)
+    return Said(now_ns, int(remaining), reset_ns)
+
+
+def _pause_ns(headers: Mapping[str, str], errors: list[_Error], now_ns: int) -> int:
+    """How long a 429 asks to wait; an hour where it does not say, for some requests come back hourly."""
+    asked = [
+        each.data.ms_before_next for each in errors if each.data and each.data.ms_before_next is not None
+    ]
+    pauses = [int(min(max(ms, 0.0), 1e9) * 1_000_000) for ms in asked]
+    if (after := _retry_after_ns(headers, now_ns)) is not None:
+        pauses.append(after)
+    return min(max(pauses), LONGEST_PAUSE_NS) if pauses else HOUR_NS
+
+
+def _retry_after_ns(headers: Mapping[str, str], now_ns: int) -> int | None:
+    seconds = retry_after(headers.get("retry-after"), now_ns / SECOND_NS)
+    return None if seconds is None else min(int(min(seconds, 1e6) * SECOND_NS), LONGEST_PAUSE_NS)
