@@ -129,7 +129,7 @@ class Quota(Struct, frozen=True):
         return max(0, spare)
 
     def next_ns(self, now_ns: int) -> int:
-        """When something changes by itself: a request comes back, a pause ends, a word is old. Later than now."""
+        """When a request comes back, a pause ends or a word is old: later than now, within a day."""
         first_back = bisect_right(self.debits, now_ns - DAY_NS, key=_at_ns)
         changes = [each.at_ns + DAY_NS for each in self.debits[first_back : first_back + 1]]
         changes += [self.not_before_ns, self._may_ask_anew_ns()]

@@ -142,7 +142,7 @@ class _Pool:
 
 
 class _Turns:
-    """Whose turn it is: the collection with the fewest requests in 24 hours; then the one that waits longest."""
+    """Whose turn it is: the one with the fewest requests in 24 hours, then the least recently asked."""
 
     def __init__(self, quota: Quota, now_ns: int) -> None:
         self._now_ns = now_ns
