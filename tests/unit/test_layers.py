@@ -34,6 +34,7 @@ PURE = sorted(
             ROOT / "otlp" / f"{name}.py"
             for name in ("mapping", "extras", "explain", "records", "outcome", "wire", "encoding")
         ),
+        *(ROOT / "segment" / f"{name}.py" for name in ("quota", "schedule")),
         *(
             ROOT / f"{name}.py"
             for name in ("config", "settings", "resolve", "errors", "clock", "propagation")

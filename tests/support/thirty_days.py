@@ -1,0 +1,248 @@
+"""Thirty days of asking in a second: a small model of Segment, and of a program that does what the plan says.
+
+The model counts requests by itself, by true time; the program's clock is set forward and back now and then.
+"""
+
+import random
+from bisect import bisect_right
+from collections import Counter, deque
+from collections.abc import Iterator
+from statistics import quantiles
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS
+from faillog_otel.segment.generator import RETRY_SECONDS
+from faillog_otel.segment.quota import Debit, Quota, Said
+from faillog_otel.segment.schedule import LAST_CALL_NS, RETENTION_NS, HourView, ScheduleConfig, plan
+
+MINUTE_NS = 60 * SECOND_NS
+START_NS = 490_000 * HOUR_NS + 7 * MINUTE_NS
+KINDS_OF_HOUR = 64
+
+
+class Trouble(Struct, frozen=True):
+    """What goes wrong, all of it by seed."""
+
+    failures: float = 0.0
+    """Share of the listings that fail, and cost a request all the same."""
+    refusals: float = 0.0
+    """Share of the listings that are answered with a 429 though there is quota."""
+    restarts_a_day: float = 0.0
+    """The program is away for up to two hours, and forgets the failures of its run."""
+    steps_a_day: float = 0.0
+    """The program's clock is set back or forward by up to an hour; the next step puts it right again."""
+
+
+CALM = Trouble()
+ROUGH = Trouble(failures=0.02, refusals=0.01, restarts_a_day=1.0, steps_a_day=0.5)
+
+
+class Result(Struct, frozen=True):
+    """What came of it."""
+
+    most_in_24_hours: int
+    """By Segment's own count."""
+    over_quota: int
+    """Requests that Segment had to refuse."""
+    expected: int
+    """Hours whose first reading was due a day before the end, or that left before."""
+    missed: int
+    """Those of them that were not read when they were complete, nor can be within a day."""
+    by_collection: dict[str, int]
+    """Requests."""
+    records: float
+    """Share of the records collected, of those that had shown up a day before the end."""
+    median_hours: float
+    slowest_hours: float
+    """From an event to its collection: the median and the 95th percentile."""
+
+
+class _Hour:
+    """When an hour's records were logged, and when they show up: hours from its start."""
+
+    def __init__(self, rng: random.Random) -> None:
+        made = []
+        for _ in range(30):
+            at = rng.uniform(0, 3600)
+            tries = rng.choice((0, 0, 0, 1, 3, len(RETRY_SECONDS)))
+            for delay in (0, *RETRY_SECONDS[:tries]):
+                at += delay * rng.uniform(0.8, 1.2)
+                made.append((at + rng.uniform(3600, 7200), at))
+        made.sort()
+        self.shown_ns = [int(shown * SECOND_NS) for shown, _ in made]
+        self.logged_ns = [int(logged * SECOND_NS) for _, logged in made]
+
+    def shows(self, after_ns: int) -> int:
+        """How many records it shows so long after its start."""
+        return bisect_right(self.shown_ns, after_ns)
+
+
+class Segment:
+    """Grants 120 requests in any 24 hours, by true time."""
+
+    def __init__(self, rng: random.Random, trouble: Trouble) -> None:
+        self.most, self.refused = 0, 0
+        self._rng = rng
+        self._trouble = trouble
+        self._granted: deque[int] = deque()
+        self._kinds = [_Hour(rng) for _ in range(KINDS_OF_HOUR)]
+
+    def hour(self, collection: str, hour: int) -> _Hour:
+        return self._kinds[(hour * 7 + len(collection) * 13 + ord(collection[-1])) % KINDS_OF_HOUR]
+
+    def list_hour(self, now_ns: int, collection: str, hour: int) -> tuple[int | str, int]:
+        """Shown records or what went wrong, and how many requests remain."""
+        while self._granted and self._granted[0] <= now_ns - DAY_NS:
+            self._granted.popleft()
+        if len(self._granted) >= 120:
+            self.refused += 1
+            return "refused", 0
+        chance = self._rng.random()
+        if chance < self._trouble.refusals:
+            return "refused", 120 - len(self._granted)
+        self._granted.append(now_ns)
+        self.most = max(self.most, len(self._granted))
+        if chance < self._trouble.refusals + self._trouble.failures:
+            return "failed", 0
+        age_ns = now_ns - hour * HOUR_NS
+        shown = self.hour(collection, hour).shows(age_ns) if age_ns < RETENTION_NS else 0
+        return shown, 120 - len(self._granted)
+
+
+class Program:
+    """Does what the plan says, and remembers what the ledger would."""
+
+    def __init__(self, segment: Segment, rng: random.Random, config: ScheduleConfig) -> None:
+        self.hours: dict[str, dict[int, HourView]] = {name: {} for name in config.collections}
+        self.seen: dict[tuple[str, int], list[tuple[int, int]]] = {}
+        """(collection, hour) → (true time, records) of the listings that succeeded."""
+        self.asked: Counter[str] = Counter()
+        self.ahead_ns = 0
+        """How far its clock is ahead of the true time."""
+        self._segment = segment
+        self._rng = rng
+        self._config = config
+        self._quota = Quota()
+
+    def go_on(self, true_ns: int) -> int:
+        """Makes the requests of one plan; returns the true time of the next one."""
+        now_ns = true_ns + self.ahead_ns
+        recent = [each for each in self._quota.debits if each.at_ns > now_ns - 2 * DAY_NS]
+        self._quota = replace(self._quota, debits=recent).mended(now_ns)
+        planned = plan(now_ns, self.hours, self._quota, self._config)
+        assert planned.next_ns > now_ns
+        assert len(set(planned.asks)) == len(planned.asks) <= planned.left
+        for ask in planned.asks:
+            true_ns += int(self._rng.uniform(0.2, 2.0) * SECOND_NS)
+            now_ns = true_ns + self.ahead_ns
+            debit = Debit(now_ns, ask.collection, ask.why)
+            self._quota = replace(self._quota, debits=[*self._quota.debits, debit])
+            self.asked[ask.collection] += 1
+            answer, remaining = self._segment.list_hour(true_ns, ask.collection, ask.hour)
+            views = self.hours[ask.collection]
+            view = views.get(ask.hour, HourView())
+            if isinstance(answer, str):
+                views[ask.hour] = replace(view, failures=view.failures + 1, failed_ns=now_ns)
+                if answer == "refused":
+                    said = Said(now_ns, remaining, now_ns + 10 * MINUTE_NS)
+                    pause_ns = int(self._rng.uniform(0.1, 10.0) * MINUTE_NS)
+                    self._quota = replace(self._quota, said=said, not_before_ns=now_ns + pause_ns)
+                    break
+                continue
+            self._quota = replace(self._quota, said=Said(now_ns, remaining))
+            self._note(ask.collection, ask.hour, now_ns, true_ns, answer)
+        return true_ns if planned.asks else max(true_ns, planned.next_ns - self.ahead_ns)
+
+    def restart(self) -> None:
+        """Failures are counted in a run."""
+        for views in self.hours.values():
+            for hour, view in views.items():
+                if view.failures:
+                    views[hour] = replace(view, failures=0)
+
+    def step(self, ahead_ns: int) -> None:
+        """Its clock is set, and it sees that: another one that nobody sets runs beside it."""
+        self._quota = self._quota.moved(ahead_ns - self.ahead_ns)
+        self.ahead_ns = ahead_ns
+
+    def _note(self, collection: str, hour: int, now_ns: int, true_ns: int, shown: int) -> None:
+        listings = self.seen.setdefault((collection, hour), [])
+        view = self.hours[collection].get(hour, HourView())
+        is_same = bool(listings) and listings[-1][1] == shown
+        self.hours[collection][hour] = HourView(
+            listed_ns=now_ns,
+            same_since_ns=view.same_since_ns if is_same else now_ns,
+            closed=now_ns >= hour * HOUR_NS + LAST_CALL_NS,
+        )
+        listings.append((true_ns, shown))
+
+
+def thirty_days(
+    collections: int, *, seed: int = 1, trouble: Trouble = CALM, backlog_days: int = 0, days: int = 30
+) -> Result:
+    """Runs the program so long; `backlog_days`: it may ask for so many days before its first start."""
+    rng = random.Random(seed)
+    config = ScheduleConfig(
+        tuple(f"collection-{chr(97 + number)}" for number in range(collections)),
+        since_ns=START_NS - backlog_days * DAY_NS,
+    )
+    segment = Segment(rng, trouble)
+    program = Program(segment, rng, config)
+    now_ns, end_ns = START_NS, START_NS + days * DAY_NS
+    events = _events(rng, trouble, end_ns)
+    event_ns, event = next(events)
+    while now_ns < end_ns:
+        if now_ns < event_ns:
+            now_ns = min(program.go_on(now_ns), max(event_ns, now_ns + 1))
+        elif event == "restart":
+            program.restart()
+            now_ns += int(rng.uniform(0.001, 2) * HOUR_NS)
+            event_ns, event = next(events)
+        else:
+            program.step(0 if program.ahead_ns else int(rng.uniform(-1, 1) * HOUR_NS))
+            event_ns, event = next(events)
+    return _result(segment, program, config, end_ns)
+
+
+def _events(rng: random.Random, trouble: Trouble, end_ns: int) -> Iterator[tuple[int, str]]:
+    found = [
+        (START_NS + int(rng.random() * (end_ns - START_NS)), name)
+        for name, rate in (("restart", trouble.restarts_a_day), ("step", trouble.steps_a_day))
+        for _ in range(round(rate * (end_ns - START_NS) / DAY_NS))
+    ]
+    yield from sorted(found)
+    yield end_ns, "end"
+
+
+def _result(segment: Segment, program: Program, config: ScheduleConfig, end_ns: int) -> Result:
+    expected = missed = records = collected = 0
+    ages: list[float] = []
+    first = max(config.since_ns, START_NS - RETENTION_NS) // HOUR_NS + 1
+    for collection in config.collections:
+        for hour in range(first, (end_ns - 33 * HOUR_NS) // HOUR_NS):
+            start_ns = hour * HOUR_NS
+            listings = program.seen.get((collection, hour), [])
+            truth = segment.hour(collection, hour)
+            expected += 1
+            can_wait = start_ns + RETENTION_NS > end_ns and start_ns < START_NS  # backfill that goes on
+            missed += not listings and not can_wait
+            shown = truth.shows(end_ns - DAY_NS - start_ns)
+            records += shown
+            before = 0
+            for at_ns, count in listings:
+                ages += [(at_ns - start_ns - logged) / HOUR_NS for logged in truth.logged_ns[before:count]]
+                before = max(before, count)
+            collected += min(before, shown)
+    marks = quantiles(ages, n=20)
+    return Result(
+        most_in_24_hours=segment.most,
+        over_quota=segment.refused,
+        expected=expected,
+        missed=missed,
+        by_collection=dict(program.asked),
+        records=collected / records,
+        median_hours=marks[9],
+        slowest_hours=marks[18],
+    )
