@@ -129,7 +129,8 @@ class World:
         """What the hour consists of at a time; nothing before its first portion and after 28 days."""
         if hour * HOUR_NS + RETENTION_NS <= now_ns:
             return ()
-        return self._objects_of(collection, hour, self.generation(collection, hour, now_ns))
+        generation = self.generation(collection, hour, now_ns)
+        return self._objects_of(collection, hour, generation) if generation else ()
 
     def generation(self, collection: str, hour: int, now_ns: int) -> int:
         """How many portions there are at a time."""
@@ -147,7 +148,7 @@ class World:
             return None
         latest = self.generation(collection, hour, now_ns)
         oldest = self.generation(collection, hour, now_ns - URL_SECONDS * SECOND_NS)
-        for generation in range(latest, oldest - 1, -1):
+        for generation in range(latest, max(oldest, 1) - 1, -1):
             for found in self._objects_of(collection, hour, generation):
                 if found.key == key:
                     return found
@@ -212,8 +213,6 @@ class World:
     def _packed_objects(self, collection: str, hour: int, generation: int) -> tuple[StoredObject, ...]:
         records = self.records(collection, hour)
         portions = _portions(records)[:generation]
-        if not portions:
-            return ()
         there = [record for record in records if record.available_ns <= portions[-1]]
         has_damage = any(record.damaged for record in records)
         growth = self.growth(collection)
@@ -255,8 +254,8 @@ def parse_hour(text: str) -> int | None:
         at = datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
     except ValueError:
         return None
-    seconds = int((at - _EPOCH).total_seconds())
-    return seconds // 3600 if seconds % 3600 == 0 and seconds >= 0 else None
+    hour = int((at - _EPOCH).total_seconds()) // 3600
+    return hour if hour >= 0 and hour_text(hour) == text else None
 
 
 def _available(record: TrueRecord) -> int:
