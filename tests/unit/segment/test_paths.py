@@ -2,8 +2,10 @@
 
 import io
 import os
+import select
 import threading
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,16 @@ def test_a_file_can_be_read_twice(tmp_path: Path) -> None:
         assert file.bytes_read == 7
 
 
+@contextmanager
+def until_readable() -> Iterator[Callable[[int], None]]:
+    """As the program waits for a pipe: without it, one whose writer comes later would be empty."""
+
+    def wait(descriptor: int) -> None:
+        select.select([descriptor], [], [])
+
+    yield wait
+
+
 def test_so_can_standard_input_and_a_pipe(tmp_path: Path) -> None:
     with InputFile("-", io.BytesIO(b"content"), nullcontext) as file:
         assert [b"".join(file.chunks()), b"".join(file.chunks())] == [b"content"] * 2
@@ -78,7 +90,7 @@ def test_so_can_standard_input_and_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     writer = threading.Thread(target=pipe.write_bytes, args=(b"content",))
     writer.start()
-    with InputFile(str(pipe), io.BytesIO(), nullcontext) as file:
+    with InputFile(str(pipe), io.BytesIO(), until_readable) as file:
         assert [b"".join(file.chunks()), b"".join(file.chunks())] == [b"content"] * 2
     writer.join()
 
