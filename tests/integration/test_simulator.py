@@ -5,6 +5,7 @@ import hashlib
 import json
 import ssl
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -186,6 +187,14 @@ def test_the_quota_is_told_with_each_listing_and_refuses_when_it_is_used_up() ->
         assert segment.quota.most_in_24_hours == 5
 
 
+def test_requests_at_the_same_time_do_not_get_more_than_the_quota() -> None:
+    with simulator(quota=QuotaConfig(per_day=20)) as segment, ThreadPoolExecutor(8) as clients:
+        hour = busy_hour(segment)
+        statuses = [each.status_code for each in clients.map(lambda _: ask(segment, hour), range(60))]
+        assert (statuses.count(200), statuses.count(429)) == (20, 40)
+        assert segment.quota.most_in_24_hours == 60
+
+
 # -- downloads -----------------------------------------------------------------------------------------
 
 
@@ -227,6 +236,14 @@ def test_an_unchanged_object_is_304(segment: Simulator) -> None:
         response = get(url, headers={"If-None-Match": condition})
         assert (response.status_code, response.content, response.headers["ETag"]) == (304, b"", etag)
     assert get(url, headers={"If-None-Match": '"other"'}).content == whole.content
+
+
+def test_what_was_listed_and_never_sent_is_told_from_what_was(segment: Simulator) -> None:
+    first, second, *_ = urls(ask(segment))
+    etag = get(first).headers["ETag"]
+    assert get(second, headers={"If-None-Match": "*"}).status_code == 304
+    assert {p.etag for p in segment.manifest() if p.served_at} == {etag}
+    assert all(p.listed_at for p in segment.manifest())
 
 
 @pytest.mark.parametrize(

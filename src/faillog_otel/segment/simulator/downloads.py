@@ -131,7 +131,6 @@ class Downloads:
 
     def _object(self, stored: StoredObject, request: Request) -> Answer:
         """The object, a part of it, or that it is as the client knows it."""
-        self._manifest.served(stored, self._clock.now_ns())
         headers = {
             "ETag": stored.etag,
             "Last-Modified": format_datetime(_at(stored.modified_ns), usegmt=True),
@@ -140,6 +139,7 @@ class Downloads:
         }
         if _matches(request.headers.get("if-none-match"), stored.etag):
             return Answer(304, headers=headers)
+        self._manifest.served(stored, self._clock.now_ns())
         headers["Content-Type"] = _TYPES.get(stored.format, "binary/octet-stream")
         size = len(stored.content)
         wanted = request.headers.get("range", "")
