@@ -1,19 +1,43 @@
-"""Makes a file of failure logs: `python tests/benchmarks/make_file.py --messages 250000 > big.jsonl`."""
+"""Makes a file of failure logs: `python tests/benchmarks/make_file.py --messages 250000 > big.jsonl`.
+
+With `--mix`, of 10 attempts : 3 errors : 1 exchange, as benchmarks of others are made of: batches of ten
+messages on average, of which three fail for good; responses of 1.5 to 4 KB, requests of up to 4 KB.
+"""
 
 import argparse
 import sys
+from typing import Any
 
-from faillog_otel.segment.generator import failure_events
+from faillog_otel.segment.generator import DESTINATIONS, Answer, Destination, failure_events
+
+
+def _report(size: int) -> dict[str, Any]:
+    """A destination's answer of about so many bytes."""
+    why = "'properties.time' is invalid: must be specified as seconds since epoch"
+    return {"code": 400, "failed_records": [{"index": n, "message": why} for n in range(size // 96)]}
+
+
+MIX = Destination(
+    "5f7dd6d21ad74f3842b1fc47",
+    "Mixpanel (Actions)",
+    "https://api.mixpanel.com/import?strict=1",
+    tuple(
+        Answer(weight, status, _report(size))
+        for weight, status in ((7, 200), (3, 400))
+        for size in (1_500, 2_000, 2_500, 3_000, 3_500, 4_000)
+    ),
+    batch=19,
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument(
-        "--messages", type=int, required=True, help="failing messages; about four events each"
-    )
+    parser.add_argument("--messages", type=int, required=True, help="about four events each; 1.4 with --mix")
+    parser.add_argument("--mix", action="store_true", help="10 attempts : 3 errors : 1 exchange")
     chosen = parser.parse_args()
-    for event in failure_events(chosen.seed, chosen.messages):
+    destinations = (MIX,) if chosen.mix else DESTINATIONS
+    for event in failure_events(chosen.seed, chosen.messages, destinations=destinations):
         sys.stdout.buffer.write(event + b"\n")
 
 

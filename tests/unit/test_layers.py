@@ -58,11 +58,18 @@ def room(module: str) -> str | None:
 
 @pytest.mark.parametrize("name", sorted(MAY_IMPORT))
 def test_a_room_imports_only_what_lies_below_it(name: str) -> None:
-    files = [ROOT / f"{name}.py"] if (ROOT / f"{name}.py").exists() else list((ROOT / name).glob("*.py"))
+    files = [ROOT / f"{name}.py"] if (ROOT / f"{name}.py").exists() else list((ROOT / name).rglob("*.py"))
     assert files
     for file in files:
         rooms = {found for module in imports(file) if (found := room(module))}
         assert rooms - {name, "__version__"} <= MAY_IMPORT[name], file
+
+
+def test_the_simulator_shares_only_the_made_up_failures_with_what_it_tests() -> None:
+    for file in (ROOT / "segment" / "simulator").glob("*.py"):
+        shared = {module for module in imports(file) if module.startswith("faillog_otel.segment.")}
+        own = ("faillog_otel.segment.simulator.", "faillog_otel.segment.generator.")
+        assert all(module.startswith(own) for module in shared), file
 
 
 def test_every_room_has_a_rule() -> None:

@@ -19,6 +19,7 @@ SOURCE_ID = "qL9vTgNcd3xW2b5Yp8RkZm"
 RETRY_SECONDS = (30, 90, 300, 900, 2700, 5400, 9000)
 """Delays between attempts: about four hours and a half in all, then the message is discarded."""
 _LATEST_SECONDS = 4 * 3600
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Answer(Struct, frozen=True):
@@ -107,6 +108,13 @@ DESTINATIONS: tuple[Destination, ...] = (
 )
 
 
+class Logged(Struct, frozen=True):
+    """One event, and when Segment logged it (nanoseconds since 1970)."""
+
+    at_ns: int
+    event: bytes
+
+
 class _Message(Struct):
     id: str
     destination: Destination
@@ -123,9 +131,29 @@ def failure_events(
     destinations: Sequence[Destination] = DESTINATIONS,
 ) -> Iterator[bytes]:
     """The events of so many failing messages, begun within `seconds` after `start`: JSON, no newline."""
+    for logged in logged_events(seed, messages, start=start, seconds=seconds, destinations=destinations):
+        yield logged.event
+
+
+def logged_events(
+    seed: int,
+    messages: int,
+    *,
+    start: datetime,
+    seconds: float,
+    destinations: Sequence[Destination],
+    retry_seconds: Sequence[int] = RETRY_SECONDS,
+    none_later: bool = False,
+) -> Iterator[Logged]:
+    """The same events, with the times at which they were logged.
+
+    Messages begin at random, so that the last may begin a little after `seconds`, unless `none_later`:
+    then there may be fewer than `messages`.
+    """
     rng = random.Random(seed)
     queue: list[tuple[datetime, int, list[_Message]]] = []
     left, serial, now = messages, 0, start
+    end = start + timedelta(seconds=seconds)
     while left or queue:
         if left and (not queue or now <= queue[0][0]):
             destination = rng.choice(destinations)
@@ -133,19 +161,25 @@ def failure_events(
             left -= size
             batch = [_Message(_uuid(rng), destination, now) for _ in range(size)]
             now += timedelta(seconds=rng.expovariate(messages / seconds / size))
+            if none_later and now >= end:
+                left = 0
             at = batch[0].occurred
         else:
             at, _, batch = heapq.heappop(queue)
-        again, events = _deliver(rng, at, batch)
-        yield from events
+        again, lag, events = _deliver(rng, at, batch, retries=len(retry_seconds))
+        at_ns = _nanoseconds(at + timedelta(seconds=lag))
+        for event in events:
+            yield Logged(at_ns, event)
         for message in again:  # each comes back by itself or with others: never surely in the same batch
-            delay = RETRY_SECONDS[message.attempt - 2] * rng.uniform(0.8, 1.2)
+            delay = retry_seconds[message.attempt - 2] * rng.uniform(0.8, 1.2)
             serial += 1
             heapq.heappush(queue, (at + timedelta(seconds=delay), serial, [message]))
 
 
-def _deliver(rng: random.Random, at: datetime, batch: list[_Message]) -> tuple[list[_Message], list[bytes]]:
-    """One exchange: the messages to try again, and the events about it."""
+def _deliver(
+    rng: random.Random, at: datetime, batch: list[_Message], *, retries: int
+) -> tuple[list[_Message], float, list[bytes]]:
+    """One exchange: the messages to try again, how many seconds later it was logged, its events."""
     destination = batch[0].destination
     answer = rng.choices(destination.answers, [each.weight for each in destination.answers])[0]
     exchange_id, lag = _uuid(rng), rng.uniform(0.2, 4.0)
@@ -153,7 +187,7 @@ def _deliver(rng: random.Random, at: datetime, batch: list[_Message]) -> tuple[l
     events = [_exchange(rng, at, lag, exchange_id, batch=batch, answer=answer)]
     for message in batch:
         is_ok = answer.status is not None and answer.status < 400
-        may_retry = answer.retried and message.attempt <= len(RETRY_SECONDS)
+        may_retry = answer.retried and message.attempt <= retries
         in_time = (at - message.occurred).total_seconds() < _LATEST_SECONDS
         own = {"messageId": message.id}
         outcome = {
@@ -174,7 +208,7 @@ def _deliver(rng: random.Random, at: datetime, batch: list[_Message]) -> tuple[l
             events.append(_event("Error Logged", at, lag, destination, why))
     if rng.random() < 0.5:  # what belongs together is not always written together
         events.append(events.pop(0))
-    return again, events
+    return again, lag, events
 
 
 def _exchange(
@@ -224,6 +258,10 @@ def _event(name: str, at: datetime, lag: float, destination: Destination, own: d
 
 def _reason(answer: Answer) -> str:
     return str(answer.body.get("error") or answer.body.get("message") or f"HTTP {answer.status}")
+
+
+def _nanoseconds(at: datetime) -> int:
+    return (at - _EPOCH) // timedelta(microseconds=1) * 1000
 
 
 def _rfc3339(at: datetime) -> str:

@@ -1,0 +1,209 @@
+"""`faillog-otel simulate`: a Segment of one's own, for CI."""
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from faillog_otel.segment.simulator.clock import SimulatedClock
+    from faillog_otel.segment.simulator.config import SimulatorConfig
+
+_T = TypeVar("_T")
+
+_HELP = """Simulate Segment's failure-log API on this machine: to try a set-up, or to test it in CI.
+
+    Made-up collections with 28 days of failures, the same for the same --seed: quiet hours and incidents,
+    records that show up 1-2 hours late, hours that go on growing, presigned URLs that expire after two
+    hours, 120 requests a day, and whatever faults you ask for.
+
+    \b
+      faillog-otel simulate --port 8901 --download-port 8902 --token t --manifest truth.jsonl &
+      SEGMENT_TOKEN=t faillog-otel run --once --collection shop-mixpanel \\
+        --segment-url http://127.0.0.1:8901 --download-host 127.0.0.1:8902
+
+    When it is ready it prints one line, a JSON object: segment_url, download_host, token, collections,
+    control. It answers until SIGINT or SIGTERM, writes the manifest, and exits with 0. The manifest has a
+    JSON line for every record of every object that was listed: collection, hour, sha256 of the record's
+    bytes, whether it is damaged, when it became available, where it stood. All that was listed must
+    arrive, nothing else may.
+
+    It listens on 127.0.0.1 only. Whoever can reach that can also move its clock and script faults, without
+    the token:
+
+    \b
+      curl $control/clock -d '{"forward_seconds": 3600}'    # or {"now": "2025-05-07T23:00:00Z"}
+      curl $control/faults -d '[{"fault": "listing:503", "nth": 2}]'  # also collection, hour, times
+      curl $control/manifest; curl $control/requests; curl $control/quota
+"""
+
+
+@click.command(short_help="Simulate Segment's API, for your own CI.", help=_HELP)
+@click.option("--seed", type=int, default=1, show_default=True, help="Decides everything that is made up.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="The API's.  [default: any free one]")
+@click.option(
+    "--download-port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="Where the objects lie.  [default: any free one]",
+)
+@click.option("--token", help="The token to accept.  [default: made up, and printed]")
+@click.option(
+    "--collection",
+    "collections",
+    metavar="ID",
+    multiple=True,
+    help="A collection (repeatable).  [default: shop-mixpanel, shop-braze, shop-webhooks]",
+)
+@click.option(
+    "--messages",
+    type=float,
+    default=20.0,
+    show_default=True,
+    help="Failing messages of a usual hour, on average over the collections; each has several events.",
+)
+@click.option(
+    "--start", metavar="TIME", help="The clock starts there (RFC 3339) and runs on.  [default: now]"
+)
+@click.option(
+    "--growth",
+    metavar="LIST",
+    default="append,rewrite,repack",
+    show_default=True,
+    help="How hours grow; collections take turns.",
+)
+@click.option(
+    "--formats",
+    metavar="LIST",
+    default="gzip,jsonl,zstd,array",
+    show_default=True,
+    help="What objects may look like.",
+)
+@click.option("--damage", type=float, default=0.0, metavar="RATE", help="So many lines are cut off.")
+@click.option(
+    "--duplicates", type=float, default=0.0, metavar="RATE", help="So many records come once more later."
+)
+@click.option("--quota", type=int, default=120, show_default=True, help="Requests a day.")
+@click.option(
+    "--replenish",
+    type=click.Choice(["hourly", "midnight", "rolling"]),
+    default="hourly",
+    show_default=True,
+    help="How requests come back.",
+)
+@click.option("--retry-after", is_flag=True, help="Say Retry-After when the quota is used up.")
+@click.option(
+    "--form",
+    type=click.Choice(["either", "query", "body", "body-only"]),
+    default="either",
+    show_default=True,
+    help="Where a request's arguments are looked for; body-only refuses a query with 415.",
+)
+@click.option(
+    "--fault",
+    "faults",
+    metavar="NAME=RATE",
+    multiple=True,
+    help="A fault and how often it happens, such as listing:503=0.05 (repeatable); a wrong NAME lists all.",
+)
+@click.option("--manifest", metavar="FILE", help="Write there, in the end, what was promised.")
+@click.option("-v", "--verbose", count=True, help="Log requests on standard error.")
+@click.pass_context
+def simulate(ctx: click.Context, /, **flags: Any) -> None:
+    """Reads the options and serves."""
+    import json
+    from pathlib import Path
+
+    import msgspec
+
+    from faillog_otel.cli.shutdown import Shutdown
+    from faillog_otel.errors import ConfigError
+    from faillog_otel.segment.simulator.server import Simulator
+    from faillog_otel.telemetry import start_logging
+
+    start_logging(flags["verbose"], "text")
+    manifest = Path(flags["manifest"]) if flags["manifest"] else None
+    if manifest is not None:
+        try:
+            manifest.write_bytes(b"")  # what cannot be written is better known now than in the end
+        except OSError as error:
+            raise ConfigError(f"--manifest {manifest}: {error.strerror}") from None
+    with Shutdown() as shutdown, Simulator(_config(flags), _clock(flags["start"])) as segment:
+        ready = {
+            "segment_url": segment.url,
+            "download_host": segment.download_host,
+            "token": segment.token,
+            "collections": list(segment.config.world.collections),
+            "control": segment.control_url.rstrip("/"),
+        }
+        click.echo(json.dumps(ready))
+        while not shutdown.wait(3600.0):
+            pass
+        if manifest is not None:
+            with manifest.open("wb") as file:
+                file.writelines(msgspec.json.encode(each) + b"\n" for each in segment.manifest())
+    ctx.exit(0)
+
+
+def _config(flags: dict[str, Any]) -> "SimulatorConfig":
+    """Raises ConfigError."""
+    from faillog_otel.segment.simulator.config import (
+        COLLECTIONS,
+        FORMATS,
+        GROWTHS,
+        QuotaConfig,
+        SimulatorConfig,
+        WorldConfig,
+    )
+
+    world = WorldConfig(
+        seed=flags["seed"],
+        collections=flags["collections"] or COLLECTIONS,
+        messages=flags["messages"],
+        growth=tuple(_chosen("--growth", flags["growth"], GROWTHS)),
+        formats=tuple(_chosen("--formats", flags["formats"], FORMATS)),
+        damage=flags["damage"],
+        duplicates=flags["duplicates"],
+    )
+    quota = QuotaConfig(
+        per_day=flags["quota"], replenish=flags["replenish"], retry_after=flags["retry_after"]
+    )
+    return SimulatorConfig(
+        world=world,
+        quota=quota,
+        token=flags["token"],
+        port=flags["port"],
+        download_port=flags["download_port"],
+        faults=dict(map(_fault, flags["faults"])),
+        form=flags["form"],
+    )
+
+
+def _chosen(option: str, text: str, choices: tuple[_T, ...]) -> list[_T]:
+    by_name = {str(choice): choice for choice in choices}
+    names = [part.strip() for part in text.split(",")]
+    for name in names:
+        if name not in by_name:
+            raise click.UsageError(f"{option}: {name!r} is none of {', '.join(by_name)}")
+    return [by_name[name] for name in names]
+
+
+def _fault(text: str) -> tuple[str, float]:
+    name, _, rate = text.partition("=")
+    try:
+        return name, float(rate)
+    except ValueError:
+        raise click.UsageError(f"--fault {text}: give NAME=RATE, such as listing:503=0.05") from None
+
+
+def _clock(start: str | None) -> "SimulatedClock":
+    """Raises ConfigError."""
+    from faillog_otel.errors import ConfigError
+    from faillog_otel.events.times import parse_rfc3339
+    from faillog_otel.segment.simulator.clock import SimulatedClock
+
+    if start is None:
+        return SimulatedClock()
+    now_ns = parse_rfc3339(start)
+    if now_ns is None:
+        raise ConfigError(f"--start: {start!r} is no RFC 3339 time, such as 2025-05-07T23:00:00Z")
+    return SimulatedClock(now_ns)

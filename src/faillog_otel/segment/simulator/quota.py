@@ -1,0 +1,85 @@
+"""The day's requests as the server counts them: what it grants, what it tells, and what it saw.
+
+Segment: 120 a day for the whole workspace, some of which come back every hour (spec 1). How they come
+back is written nowhere; each way of it keeps its own bound:
+`rolling`: never more than the quota in any 24 hours; `midnight`: never more than the quota in a UTC day;
+`hourly`: never more than the quota at once, and so many come back at each full hour.
+"""
+
+import threading
+from bisect import bisect_right
+from collections import deque
+
+from msgspec import Struct
+
+from faillog_otel.clock import DAY_NS, HOUR_NS
+from faillog_otel.segment.simulator.config import QuotaConfig
+
+
+class Standing(Struct, frozen=True):
+    """How the quota stands after a request."""
+
+    granted: bool
+    consumed: int
+    """One more than there are when the request was refused, as Segment's own limiter counts."""
+    remaining: int
+    reset_ns: int
+    """When more come back."""
+
+
+class ServerQuota:
+    """Safe to use from several threads. A clock that steps back gives nothing and takes nothing."""
+
+    def __init__(self, config: QuotaConfig) -> None:
+        self.config = config
+        self._lock = threading.Lock()
+        self._granted: deque[int] = deque()  # within the last 24 hours, for `rolling`
+        self._left = config.per_day
+        self._filled = -1  # the hour or day that _left was last filled up for
+        self._seen: list[int] = []  # ascending
+        self._most = 0
+
+    @property
+    def most_in_24_hours(self) -> int:
+        """The most requests that came in any 24 hours, granted or refused."""
+        return self._most
+
+    def saw(self, now_ns: int) -> None:
+        """Counts a request that came in, whatever becomes of it."""
+        with self._lock:
+            if self._seen and now_ns < self._seen[-1]:
+                now_ns = self._seen[-1]
+            self._seen.append(now_ns)
+            del self._seen[: bisect_right(self._seen, now_ns - DAY_NS)]
+            self._most = max(self._most, len(self._seen))
+
+    def take(self, now_ns: int) -> Standing:
+        """Grants a request, or refuses it."""
+        with self._lock:
+            self._replenish(now_ns)
+            granted = self._left > 0
+            if granted:
+                self._left -= 1
+                self._granted.append(now_ns)
+            consumed = self.config.per_day - self._left + (not granted)
+            return Standing(granted, consumed, self._left, self._reset_ns(now_ns))
+
+    def _replenish(self, now_ns: int) -> None:
+        per_day = self.config.per_day
+        if self.config.replenish == "rolling":
+            while self._granted and self._granted[0] <= now_ns - DAY_NS:
+                self._granted.popleft()
+            self._left = per_day - len(self._granted)
+            return
+        self._granted.clear()
+        period = now_ns // (HOUR_NS if self.config.replenish == "hourly" else DAY_NS)
+        if self._filled >= 0 and period > self._filled:
+            back = (period - self._filled) * self.config.per_hour
+            self._left = per_day if self.config.replenish == "midnight" else min(per_day, self._left + back)
+        self._filled = max(self._filled, period)
+
+    def _reset_ns(self, now_ns: int) -> int:
+        if self.config.replenish == "rolling":
+            return (self._granted[0] if self._granted else now_ns) + DAY_NS
+        length = HOUR_NS if self.config.replenish == "hourly" else DAY_NS
+        return (now_ns // length + 1) * length

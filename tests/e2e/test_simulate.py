@@ -1,0 +1,115 @@
+"""`faillog-otel simulate`, as CI starts it: ready line, answers, manifest, end."""
+
+import hashlib
+import json
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from support.program import run_program, start_program
+
+START = "2024-10-04T00:17:00Z"
+
+
+@contextmanager
+def simulate(folder: Path, *args: str) -> Iterator[tuple["subprocess.Popen[bytes]", dict[str, Any]]]:
+    """The running program and what its first line says; ended, should the test not do it."""
+    process = start_program("simulate", *args, cwd=folder)
+    assert process.stdout
+    try:
+        yield process, json.loads(process.stdout.readline())
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def ask(ready: dict[str, Any], collection: str, hour: str) -> httpx.Response:
+    return httpx.post(
+        ready["segment_url"] + "/customer-insights/download",
+        headers={"Authorization": f"Bearer {ready['token']}"},
+        params={"collectionId": collection, "hour": hour},
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_from_the_ready_line_to_the_manifest(tmp_path: Path, number: signal.Signals) -> None:
+    options = ("--start", START, "--formats", "jsonl", "--manifest", "truth.jsonl", "-v")
+    with simulate(tmp_path, *options) as (process, ready):
+        assert ready.keys() == {"segment_url", "download_host", "token", "collections", "control"}
+        assert ready["collections"] == ["shop-mixpanel", "shop-braze", "shop-webhooks"]
+        listing = ask(ready, "shop-webhooks", "2024-10-03T12:00:00Z")
+        urls = listing.json()["data"]["download"]["urls"]
+        content = [httpx.get(url).content for url in urls]
+        assert {httpx.URL(url).netloc.decode() for url in urls} == {ready["download_host"]}
+        moved = httpx.post(ready["control"] + "/clock", content='{"forward_seconds": 3600}').json()
+        assert moved["now"] >= "2024-10-04T01:17:00Z"
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=10)
+    assert (process.returncode, stdout) == (0, b"")
+    told = [json.loads(line) for line in tmp_path.joinpath("truth.jsonl").read_text().splitlines()]
+    lines = [line for each in content for line in each.splitlines()]
+    assert {each["sha256"] for each in told} == {hashlib.sha256(line).hexdigest() for line in lines}
+    assert len(told) == len(lines) > 20
+    assert b"POST /customer-insights/download shop-webhooks 2024-10-03T12:00:00Z: 200, counted" in stderr
+    assert ready["token"].encode() not in stderr
+    assert b"X-Amz" not in stderr
+
+
+def test_a_fresh_simulator_has_data_right_away(tmp_path: Path) -> None:
+    """By the real clock: 28 days are there from the beginning."""
+    with simulate(tmp_path, "--collection", "mine", "--token", "t", "--fault", "listing:503=1") as (_, ready):
+        assert (ready["collections"], ready["token"]) == (["mine"], "t")
+        assert ask(ready, "mine", "2024-10-03T12:00:00Z").status_code == 503
+        now = httpx.get(ready["control"] + "/clock").json()["now_ns"]
+        assert now > 1_700_000_000 * 10**9
+
+
+def test_the_same_seed_is_the_same_manifest(tmp_path: Path) -> None:
+    manifests = []
+    for seed in ("7", "7", "8"):
+        options = ("--seed", seed, "--start", START, "--damage", "0.1", "--duplicates", "0.1")
+        with simulate(tmp_path, *options) as (_, ready):
+            for hour in range(8, 14):
+                ask(ready, "shop-mixpanel", f"2024-10-03T{hour:02}:00:00Z")
+            told = httpx.get(ready["control"] + "/manifest").text.splitlines()
+        manifests.append([{**json.loads(each), "listed_at": None} for each in told])
+    assert manifests[0] == manifests[1] != manifests[2]
+    assert any(each["damaged"] for each in manifests[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--fault", "listing:teapot=0.1"), "listing:429-body"),
+        (("--fault", "listing:503=often"), "NAME=RATE"),
+        (("--fault", "listing:503=2"), "rates from 0 to 1"),
+        (("--growth", "shrink"), "append, rewrite, repack"),
+        (("--formats", ""), "gzip, jsonl, zstd, array"),
+        (("--start", "yesterday"), "RFC 3339"),
+        (("--collection", "a/b"), "a/b"),
+        (("--damage", "2"), "damage"),
+        (("--quota", "0"), "quota"),
+        (("--port", "70000"), "--port"),
+        (("--manifest", "missing/truth.jsonl"), "missing/truth.jsonl"),
+        (("--nothing",), "--nothing"),
+    ],
+)
+def test_wrong_options_are_exit_2(tmp_path: Path, options: tuple[str, ...], says: str) -> None:
+    done = run_program("simulate", *options, cwd=tmp_path, timeout=20)
+    assert (done.code, done.stdout) == (2, b"")
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_port_that_is_taken_is_exit_2(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for option in ("--port", "--download-port"):
+            done = run_program("simulate", option, str(port), cwd=tmp_path, timeout=20)
+            assert (done.code, f"port {port}" in done.stderr) == (2, True)

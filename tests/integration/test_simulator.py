@@ -1,0 +1,503 @@
+"""The simulated Segment over real sockets: what specification chapter 1 says of the real one."""
+
+import gzip
+import hashlib
+import json
+import ssl
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx
+import pytest
+
+from faillog_otel.clock import HOUR_NS, SECOND_NS, hour_text
+from faillog_otel.errors import ConfigError
+from faillog_otel.segment.generator import DESTINATIONS
+from faillog_otel.segment.simulator.clock import SimulatedClock
+from faillog_otel.segment.simulator.config import QuotaConfig, SimulatorConfig, WorldConfig
+from faillog_otel.segment.simulator.faults import CATALOGUE, Scripted
+from faillog_otel.segment.simulator.manifest import Promise
+from faillog_otel.segment.simulator.server import Simulator
+
+NOW = 480_000 * HOUR_NS + 17 * 60 * SECOND_NS  # 2024-10-04T00:17:00Z
+LISTING = "/customer-insights/download"
+VENDOR = "application/vnd.segment.v1alpha+json"
+WORLD = WorldConfig(collections=("c",), messages=8.0, growth=("append",), formats=("jsonl",))
+NOTHING = "an answer that never came"
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # all is plain; made once, for making one takes long
+
+
+def get(url: str, **more: Any) -> httpx.Response:
+    return httpx.get(url, verify=NO_TLS, **more)
+
+
+def head(url: str) -> httpx.Response:
+    return httpx.head(url, verify=NO_TLS)
+
+
+def post(url: str, **more: Any) -> httpx.Response:
+    return httpx.post(url, verify=NO_TLS, **more)
+
+
+def simulator(**config: Any) -> Simulator:
+    given = {"world": WORLD, "slow_seconds": 0.05, **config}
+    return Simulator(SimulatorConfig(**given), SimulatedClock(NOW, standing=True))
+
+
+@pytest.fixture
+def segment() -> Iterator[Simulator]:
+    with simulator() as segment:
+        yield segment
+
+
+def busy_hour(segment: Simulator, age: int = 10) -> int:
+    """The newest hour of at least this age that has two objects or more; the clock stands."""
+    now_ns = segment.clock.now_ns()
+    return next(
+        hour
+        for hour in range(now_ns // HOUR_NS - age, 0, -1)
+        if len(segment.world.objects("c", hour, now_ns)) >= 2
+    )
+
+
+def ask(segment: Simulator, hour: int | None = None, **more: Any) -> httpx.Response:
+    """A listing in both forms at once, as spec 1 says."""
+    arguments = {"collectionId": "c", "hour": hour_text(busy_hour(segment) if hour is None else hour)}
+    given = {
+        "headers": {"Authorization": f"Bearer {segment.token}", "Content-Type": VENDOR},
+        "params": arguments,
+        "content": json.dumps(arguments),
+        **more,
+    }
+    return post(segment.url + LISTING, **given)
+
+
+def urls(response: httpx.Response) -> list[str]:
+    assert response.status_code == 200, response.text
+    found: list[str] = response.json()["data"]["download"]["urls"]
+    return found
+
+
+def hashes(content: bytes) -> list[str]:
+    return [hashlib.sha256(line).hexdigest() for line in content.splitlines()]
+
+
+# -- listings ------------------------------------------------------------------------------------------
+
+
+def test_a_listing_gives_urls_whose_content_is_what_the_manifest_says(segment: Simulator) -> None:
+    hour = busy_hour(segment)
+    content = [get(url).content for url in urls(ask(segment, hour))]
+    told = [promise for promise in segment.manifest() if promise.hour == hour_text(hour)]
+    assert sorted(h for each in content for h in hashes(each)) == sorted(p.sha256 for p in told)
+    assert all(p.listed_at == p.served_at == "2024-10-04T00:17:00Z" for p in told)
+    assert not any(promise.damaged for promise in told)
+
+
+@pytest.mark.parametrize("header", ["", "Bearer wrong", "Basic dDp0", "Bearer"])
+def test_without_the_token_nothing_is_said_and_nothing_costs(segment: Simulator, header: str) -> None:
+    response = ask(segment, headers={"Authorization": header})
+    assert response.status_code == 401
+    (error,) = response.json()["errors"]
+    assert error.keys() == {"type", "message", "field", "data", "status"}
+    assert segment.quota.most_in_24_hours == 0
+    assert get(segment.url, headers={"Authorization": header}).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("form", "query", "body", "content_type", "status"),
+    [
+        ("either", True, True, VENDOR, 200),
+        ("either", True, False, None, 200),
+        ("either", False, True, VENDOR, 200),
+        ("either", False, True, "application/json", 422),
+        ("either", False, False, None, 422),
+        ("query", True, True, VENDOR, 200),
+        ("query", False, True, VENDOR, 422),
+        ("body", True, True, VENDOR, 200),
+        ("body", True, False, None, 422),
+        ("body-only", True, True, VENDOR, 422),
+        ("body-only", False, True, VENDOR + "; charset=utf-8", 200),
+    ],
+)
+def test_forms(form: str, query: bool, body: bool, content_type: str | None, status: int) -> None:
+    with simulator(form=form, refusal=422) as segment:
+        arguments = {"collectionId": "c", "hour": hour_text(busy_hour(segment))}
+        headers = {"Authorization": f"Bearer {segment.token}"}
+        response = ask(
+            segment,
+            headers=headers | ({"Content-Type": content_type} if content_type else {}),
+            params=arguments if query else None,
+            content=json.dumps(arguments) if body else None,
+        )
+        assert response.status_code == status
+        assert [each.counted for each in segment.requests()] == [True]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ('{"collectionId": "other", "hour": "2024-10-03T00:00:00Z"}', 404),
+        ('{"collectionId": "c", "hour": "2024-10-03T00:30:00Z"}', 422),
+        ('{"collectionId": "c", "hour": "yesterday"}', 422),
+        ('{"collectionId": "c", "hour": 3}', 422),
+        ('{"hour": "2024-10-03T00:00:00Z"}', 422),
+        ('{"collectionId": "c",', 400),
+        ("[" * 5000, 400),
+        ("[]", 400),
+    ],
+)
+def test_wrong_arguments(segment: Simulator, body: str, status: int) -> None:
+    response = ask(segment, params=None, content=body)
+    assert (response.status_code, response.json()["errors"][0]["status"]) == (status, status)
+
+
+def test_neighbours_cost_nothing(segment: Simulator) -> None:
+    with httpx.Client(base_url=segment.url, headers={"Authorization": f"Bearer {segment.token}"}) as client:
+        assert client.get("/").json()["data"]["workspace"]["slug"] == "simulated"
+        found = client.get(f"/destinations/{DESTINATIONS[0].id}").json()["data"]["destination"]
+        assert found["name"] == DESTINATIONS[0].name
+        assert client.get("/destinations/none").status_code == 404
+        assert client.get(LISTING).status_code == 405
+    assert segment.quota.most_in_24_hours == 0
+
+
+# -- the quota -----------------------------------------------------------------------------------------
+
+
+def test_the_quota_is_told_with_each_listing_and_refuses_when_it_is_used_up() -> None:
+    with simulator(quota=QuotaConfig(per_day=3, retry_after=True)) as segment:
+        left = []
+        for _ in range(3):
+            headers = ask(segment).headers
+            left.append((headers["X-RateLimit-Consumed"], headers["X-RateLimit-Remaining"]))
+            reset = parsedate_to_datetime(headers["X-RateLimit-Reset"])
+            assert reset.isoformat() == "2024-10-04T01:00:00+00:00"
+        assert left == [("1", "2"), ("2", "1"), ("3", "0")]
+        refused = ask(segment)
+        assert refused.status_code == 429
+        (error,) = refused.json()["errors"]
+        assert error["data"] == {"remainingPoints": 0, "msBeforeNext": 43 * 60_000, "consumedPoints": 4}
+        assert (error["type"], error["message"]) == ("RequestError", "Too many requests")
+        assert refused.headers["Retry-After"] == str(43 * 60)
+        segment.clock.forward(43 * 60)
+        assert ask(segment).status_code == 200
+        assert segment.quota.most_in_24_hours == 5
+
+
+def test_requests_at_the_same_time_do_not_get_more_than_the_quota() -> None:
+    with simulator(quota=QuotaConfig(per_day=20)) as segment, ThreadPoolExecutor(8) as clients:
+        hour = busy_hour(segment)
+        statuses = [each.status_code for each in clients.map(lambda _: ask(segment, hour), range(60))]
+        assert (statuses.count(200), statuses.count(429)) == (20, 40)
+        assert segment.quota.most_in_24_hours == 60
+
+
+# -- downloads -----------------------------------------------------------------------------------------
+
+
+def test_a_url_works_for_two_hours_and_each_listing_signs_anew(segment: Simulator) -> None:
+    hour = busy_hour(segment, age=20)
+    first, again = urls(ask(segment, hour)), urls(ask(segment, hour))
+    assert [url.partition("?")[0] for url in first] == [url.partition("?")[0] for url in again]
+    assert not {*first} & {*again}
+    segment.clock.forward(7199)
+    assert get(first[0]).status_code == 200
+    segment.clock.forward(1)
+    expired = get(first[0])
+    assert (expired.status_code, "<Message>Request has expired</Message>" in expired.text) == (403, True)
+    assert "<Code>AccessDenied</Code>" in expired.text
+    assert get(urls(ask(segment, hour))[0]).status_code == 200
+
+
+def test_signatures_are_checked(segment: Simulator) -> None:
+    first, second, *_ = urls(ask(segment))
+    for wrong in (
+        first[:-1] + ("0" if first[-1] != "0" else "1"),
+        first.replace("X-Amz-Expires=7200", "X-Amz-Expires=9999"),
+        second.partition("?")[0] + "?" + first.partition("?")[2],
+    ):
+        response = get(wrong)
+        assert (response.status_code, "SignatureDoesNotMatch" in response.text) == (403, True)
+    assert head(first).status_code == 403
+    assert get(first.partition("?")[0]).status_code == 403
+    assert post(first).status_code == 403
+
+
+def test_an_unchanged_object_is_304(segment: Simulator) -> None:
+    (url, *_) = urls(ask(segment))
+    whole = get(url)
+    etag = whole.headers["ETag"]
+    assert etag == f'"{hashlib.md5(whole.content).hexdigest()}"'  # noqa: S324  # S3's ETag is an MD5
+    assert int(whole.headers["Content-Length"]) == len(whole.content)
+    for condition in (etag, f'"other", {etag}', f"W/{etag}", "*"):
+        response = get(url, headers={"If-None-Match": condition})
+        assert (response.status_code, response.content, response.headers["ETag"]) == (304, b"", etag)
+    assert get(url, headers={"If-None-Match": '"other"'}).content == whole.content
+
+
+def test_what_was_listed_and_never_sent_is_told_from_what_was(segment: Simulator) -> None:
+    first, second, *_ = urls(ask(segment))
+    etag = get(first).headers["ETag"]
+    assert get(second, headers={"If-None-Match": "*"}).status_code == 304
+    assert {p.etag for p in segment.manifest() if p.served_at} == {etag}
+    assert all(p.listed_at for p in segment.manifest())
+
+
+@pytest.mark.parametrize(
+    ("wanted", "status", "begin", "end"),
+    [
+        ("bytes=0-9", 206, 0, 10),
+        ("bytes=10-", 206, 10, None),
+        ("bytes=-7", 206, -7, None),
+        ("bytes=5-99999999", 206, 5, None),
+        ("bytes=9-5", 200, 0, None),
+        ("bytes=0-1,4-5", 200, 0, None),
+        ("lines=1-2", 200, 0, None),
+        ("bytes=-", 200, 0, None),
+    ],
+)
+def test_ranges(segment: Simulator, wanted: str, status: int, begin: int, end: int | None) -> None:
+    (url, *_) = urls(ask(segment))
+    whole = get(url)
+    part = get(url, headers={"Range": wanted, "If-Range": whole.headers["ETag"]})
+    assert (part.status_code, part.content) == (status, whole.content[begin:end])
+    if status == 206:
+        first = begin % len(whole.content)
+        expected = f"bytes {first}-{first + len(part.content) - 1}/{len(whole.content)}"
+        assert part.headers["Content-Range"] == expected
+    changed = get(url, headers={"Range": wanted, "If-Range": '"other"'})
+    assert (changed.status_code, changed.content) == (200, whole.content)
+
+
+@pytest.mark.parametrize("wanted", ["bytes=99999999-", "bytes=-0"])
+def test_a_range_that_cannot_be_had_is_416(segment: Simulator, wanted: str) -> None:
+    (url, *_) = urls(ask(segment))
+    size = len(get(url).content)
+    response = get(url, headers={"Range": wanted})
+    assert (response.status_code, response.headers["Content-Range"]) == (416, f"bytes */{size}")
+
+
+def test_after_28_days_an_hour_is_empty_and_its_objects_are_gone(segment: Simulator) -> None:
+    hour = busy_hour(segment, age=27 * 24 + 22)
+    (url, *_) = urls(ask(segment, hour))
+    assert get(url).status_code == 200
+    segment.clock.move_to((hour + 28 * 24) * HOUR_NS - SECOND_NS)
+    (url, *_) = urls(ask(segment, hour))
+    segment.clock.forward(1)
+    assert urls(ask(segment, hour)) == []
+    gone = get(url)
+    assert (gone.status_code, "NoSuchKey" in gone.text) == (404, True)
+
+
+@pytest.mark.parametrize("growth", ["append", "rewrite", "repack"])
+def test_what_was_listed_can_be_had_for_two_hours_however_the_hour_grows(growth: Any) -> None:
+    world = WorldConfig(collections=("c",), messages=20.0, growth=(growth,), formats=("gzip",))
+    with simulator(world=world) as segment:
+        hour = segment.clock.now_ns() // HOUR_NS
+        before: set[str] = set()
+        for _ in range(14):
+            segment.clock.forward(1800)
+            listed = urls(ask(segment, hour))
+            due = {p.sha256 for p in segment.manifest() if p.listed_at}
+            segment.clock.forward(1800)
+            here = {h for url in listed for h in hashes(gzip.decompress(get(url).content))}
+            assert before <= due <= here <= {p.sha256 for p in segment.manifest()}
+            before = due
+        assert before
+
+
+# -- faults --------------------------------------------------------------------------------------------
+
+LISTING_FAULTS: dict[str, tuple[object, bool]] = {
+    "429-body": (429, False),
+    "429-headers": (429, False),
+    "429-retry-after": (429, False),
+    "429-html": (429, False),
+    "429-absurd": (429, False),
+    "500": (500, True),
+    "502": (502, True),
+    "503": (503, True),
+    "504": (504, True),
+    "reset": (NOTHING, False),
+    "reset-after": (NOTHING, True),
+    "truncated": (NOTHING, True),
+    "slow": (200, True),
+    "html": (200, True),
+    "empty-object": (200, True),
+    "wrong-shape": (200, True),
+    "empty": (200, True),
+    "huge": (200, True),
+    "401": (401, False),
+    "403": (403, False),
+    "404": (404, True),
+    "422": (422, True),
+    "301": (301, False),
+    "302": (302, False),
+    "307": (307, False),
+}
+DOWNLOAD_FAULTS: dict[str, object] = {
+    "reset": NOTHING,
+    "truncated": NOTHING,
+    "slow": 200,
+    "wrong-length": 200,
+    "expired": 403,
+    "404": 404,
+    "500": 500,
+    "503": 503,
+    "html": 200,
+    "301": 301,
+    "302": 302,
+    "307": 307,
+    "no-etag": 200,
+    "changed": 200,
+}
+
+
+def status_of(call: Any) -> object:
+    try:
+        return call().status_code
+    except httpx.TransportError:
+        return NOTHING
+
+
+def test_the_tables_have_every_fault() -> None:
+    names = {f"listing:{name}" for name in LISTING_FAULTS} | {f"download:{name}" for name in DOWNLOAD_FAULTS}
+    assert names == CATALOGUE.keys()
+
+
+@pytest.mark.parametrize("name", LISTING_FAULTS)
+def test_each_listing_fault_happens_once_and_costs_what_it_says(segment: Simulator, name: str) -> None:
+    """And what it did not say is not promised."""
+    status, counted = LISTING_FAULTS[name]
+    segment.faults.script(Scripted(fault=f"listing:{name}"))
+    assert status_of(lambda: ask(segment)) == status
+    (asked,) = segment.requests()
+    assert (asked.fault, asked.counted) == (f"listing:{name}", counted)
+    assert segment.quota.most_in_24_hours == (name != "reset")
+    assert bool(list(segment.manifest())) == (name == "slow")
+    good = ask(segment)
+    assert good.headers["X-RateLimit-Consumed"] == str(1 + counted)
+    assert urls(good)
+
+
+def test_what_listing_faults_say(segment: Simulator) -> None:
+    def answer(name: str) -> httpx.Response:
+        segment.faults.script(Scripted(fault=f"listing:{name}"))
+        return ask(segment)
+
+    assert answer("429-headers").headers["X-RateLimit-Remaining"] == "0"
+    assert answer("429-headers").content == b""
+    assert answer("429-retry-after").headers["Retry-After"] == "30"
+    assert answer("429-body").json()["errors"][0]["data"]["msBeforeNext"] == 57_647
+    assert answer("429-absurd").json()["errors"][0]["data"]["msBeforeNext"] == 10**16
+    assert answer("429-html").headers["Content-Type"].startswith("text/html")
+    assert answer("html").text.startswith("<!DOCTYPE html>")
+    assert urls(answer("empty")) == []
+    assert len({*urls(answer("huge"))}) == 100_000
+    location = answer("307").headers["Location"]
+    assert location == f"http://{segment.download_host}{LISTING}"
+    assert post(location).status_code == 403
+
+
+@pytest.mark.parametrize("name", DOWNLOAD_FAULTS)
+def test_each_download_fault_happens_once(segment: Simulator, name: str) -> None:
+    (url, *_) = urls(ask(segment))
+    segment.faults.script(Scripted(fault=f"download:{name}"))
+    assert status_of(lambda: get(url)) == DOWNLOAD_FAULTS[name]
+    assert segment.requests()[-1].fault == f"download:{name}"
+    assert hashes(get(url).content)
+    assert segment.faults.left() == 0
+
+
+def test_what_download_faults_say(segment: Simulator) -> None:
+    (url, *_) = urls(ask(segment))
+    whole = get(url)
+
+    def answer(name: str) -> httpx.Response:
+        segment.faults.script(Scripted(fault=f"download:{name}"))
+        return get(url)
+
+    half = whole.content[: len(whole.content) // 2]
+    assert answer("wrong-length").content == half
+    assert answer("slow").content == whole.content
+    unnamed = answer("no-etag")
+    assert (unnamed.content, "ETag" in unnamed.headers) == (whole.content, False)
+    changed = answer("changed")
+    assert sorted(hashes(changed.content)) == sorted(hashes(whole.content))
+    assert changed.headers["ETag"] != whole.headers["ETag"]
+    assert {p.etag for p in segment.manifest() if p.served_at and not p.listed_at} == {
+        changed.headers["ETag"]
+    }
+    assert "Request has expired" in answer("expired").text
+    assert answer("302").headers["Location"].startswith(segment.url)
+
+
+def test_a_scripted_fault_waits_for_its_request(segment: Simulator) -> None:
+    hour = busy_hour(segment)
+    segment.faults.script(
+        Scripted(fault="listing:500", nth=3),
+        Scripted(fault="listing:404", collection="other"),
+        Scripted(fault="listing:503", hour=hour_text(hour - 1), times=2),
+    )
+    asked = [hour, hour - 1, hour - 1, hour - 1, hour]
+    assert [ask(segment, each).status_code for each in asked] == [200, 503, 500, 503, 200]
+    assert segment.faults.left() == 1
+
+
+def test_faults_by_rate_are_the_same_for_the_same_seed() -> None:
+    runs = []
+    for _ in range(2):
+        with simulator(faults={"listing:503": 0.3, "listing:404": 0.2}) as segment:
+            runs.append([ask(segment).status_code for _ in range(40)])
+    assert runs[0] == runs[1]
+    assert {*runs[0]} == {200, 503, 404}
+
+
+@pytest.mark.parametrize(
+    "faults", [{"listing:418": 0.1}, {"listing:503": 1.1}, {"listing:503": 0.6, "listing:500": 0.6}]
+)
+def test_faults_that_make_no_sense(faults: dict[str, float]) -> None:
+    with pytest.raises(ConfigError):
+        simulator(faults=faults)
+
+
+# -- control -------------------------------------------------------------------------------------------
+
+
+def test_the_clock_is_moved_from_outside(segment: Simulator) -> None:
+    def move(content: str) -> httpx.Response:
+        return post(segment.control_url + "clock", content=content)
+
+    assert get(segment.control_url + "clock").json()["now"] == "2024-10-04T00:17:00Z"
+    assert move('{"forward_seconds": 3600}').json()["now"] == "2024-10-04T01:17:00Z"
+    assert move('{"now": "2024-12-24T00:00:00Z"}').json()["now"] == "2024-12-24T00:00:00Z"
+    for wrong in ("{}", "[]", '{"now": "soon"}', '{"later": 1}', '{"forward_seconds": 1e300}'):
+        response = move(wrong)
+        assert (response.status_code, "error" in response.json()) == (400, True)
+    assert segment.clock.now_ns() == 1_734_998_400 * SECOND_NS
+
+
+def test_faults_manifest_and_requests_from_outside(segment: Simulator) -> None:
+    control = segment.control_url
+    assert post(control + "faults", content='[{"fault": "listing:503"}]').json() == {"left": 1}
+    assert post(control + "faults", content='[{"fault": "listing:teapot"}]').status_code == 400
+    assert [ask(segment).status_code, ask(segment).status_code] == [503, 200]
+    assert get(control + "quota").json() == {"most_in_24_hours": 2}
+    requests = [json.loads(line) for line in get(control + "requests").text.splitlines()]
+    assert [(each["status"], each["fault"]) for each in requests] == [(503, "listing:503"), (200, None)]
+    assert {each["collection"] for each in requests} == {"c"}
+    told = [json.loads(line) for line in get(control + "manifest").text.splitlines()]
+    assert [Promise(**each) for each in told] == list(segment.manifest())
+    assert get(control + "nothing").status_code == 404
+
+
+def test_the_journal_has_no_secrets(segment: Simulator) -> None:
+    (url, *_) = urls(ask(segment))
+    get(url)
+    told = get(segment.control_url + "requests").text
+    assert segment.token not in told
+    assert "X-Amz-Signature" not in told
+    assert [each.authorized for each in segment.requests()] == [True, False]

@@ -1,0 +1,95 @@
+"""How the simulated server counts: never more than its way of replenishing says."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS
+from faillog_otel.errors import ConfigError
+from faillog_otel.segment.simulator.config import REPLENISHES, QuotaConfig
+from faillog_otel.segment.simulator.quota import ServerQuota
+
+NOW = 20_000 * DAY_NS
+steps = st.lists(st.integers(0, 5 * 3600), max_size=150)  # seconds between requests
+
+
+def granted(replenish: Any, seconds: list[int], per_day: int = 12) -> list[int]:
+    quota, now_ns, times = ServerQuota(QuotaConfig(per_day=per_day, replenish=replenish)), NOW, []
+    for step in seconds:
+        now_ns += step * SECOND_NS
+        standing = quota.take(now_ns)
+        assert 0 <= standing.remaining <= per_day
+        assert standing.reset_ns > now_ns
+        if standing.granted:
+            times.append(now_ns)
+        else:
+            assert (standing.remaining, standing.consumed) == (0, per_day + 1)
+    return times
+
+
+@given(steps)
+def test_rolling_never_grants_more_than_the_quota_in_24_hours(seconds: list[int]) -> None:
+    times = granted("rolling", seconds)
+    assert all(later - first >= DAY_NS for first, later in zip(times, times[12:], strict=False))
+
+
+@given(steps)
+def test_midnight_never_grants_more_than_the_quota_in_a_day(seconds: list[int]) -> None:
+    days = [at // DAY_NS for at in granted("midnight", seconds)]
+    assert all(days.count(day) <= 12 for day in days)
+
+
+@given(steps)
+def test_hourly_never_grants_more_than_the_quota_and_what_came_back(seconds: list[int]) -> None:
+    times = granted("hourly", seconds, per_day=48)
+    for n, first in enumerate(times):
+        for m, last in enumerate(times[n:], 1):
+            assert m <= 48 + 2 * (last // HOUR_NS - first // HOUR_NS)
+
+
+@pytest.mark.parametrize("replenish", REPLENISHES)
+def test_after_the_time_that_it_tells_there_is_more(replenish: Any) -> None:
+    quota = ServerQuota(QuotaConfig(replenish=replenish))
+    for step in range(120):
+        assert quota.take(NOW + step * SECOND_NS).granted
+    refused = quota.take(NOW + 200 * SECOND_NS)
+    assert not refused.granted
+    assert not quota.take(refused.reset_ns - 1).granted
+    assert quota.take(refused.reset_ns).granted
+
+
+def test_five_of_120_come_back_every_hour() -> None:
+    quota = ServerQuota(QuotaConfig())
+    assert [quota.take(NOW).remaining for _ in range(120)] == list(range(119, -1, -1))
+    assert quota.take(NOW + HOUR_NS).remaining == 4
+    assert quota.take(NOW + 3 * HOUR_NS).remaining == 13
+    assert quota.take(NOW + 99 * HOUR_NS).remaining == 119
+
+
+@given(st.lists(st.integers(-3600, 4 * 3600), max_size=100), st.sampled_from(REPLENISHES))
+def test_a_clock_that_steps_back_gives_nothing(seconds: list[int], replenish: Any) -> None:
+    quota, now_ns, count = ServerQuota(QuotaConfig(per_day=12, replenish=replenish)), NOW, 0
+    latest = now_ns
+    for step in seconds:
+        now_ns += step * SECOND_NS
+        latest = max(latest, now_ns)
+        count += quota.take(now_ns).granted
+    days = latest // DAY_NS - NOW // DAY_NS + 1
+    assert count <= 12 * (days + 1)
+
+
+@given(st.lists(st.integers(0, 6 * 3600), min_size=1, max_size=80))
+def test_it_knows_the_most_requests_in_24_hours(seconds: list[int]) -> None:
+    quota, now_ns, times = ServerQuota(QuotaConfig()), NOW, []
+    for step in seconds:
+        now_ns += step * SECOND_NS
+        quota.saw(now_ns)
+        times.append(now_ns)
+    assert quota.most_in_24_hours == max(sum(at - DAY_NS < each <= at for each in times) for at in times)
+
+
+def test_no_quota_makes_no_sense() -> None:
+    with pytest.raises(ConfigError):
+        QuotaConfig(per_day=0)

@@ -1,0 +1,227 @@
+"""The simulated truth: late, growing, the same for the same seed, and nothing that was there goes away."""
+
+import gzip
+import json
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from faillog_otel.clock import HOUR_NS, hour_text
+from faillog_otel.errors import ConfigError
+from faillog_otel.events.decode import decode
+from faillog_otel.events.forms import form_of, read_records
+from faillog_otel.events.model import BadRecord
+from faillog_otel.events.record import Record
+from faillog_otel.events.times import parse_rfc3339
+from faillog_otel.events.unpack import unpack
+from faillog_otel.segment.generator import DESTINATIONS, failure_events, logged_events
+from faillog_otel.segment.simulator.config import FORMATS, GROWTHS, Growth, WorldConfig
+from faillog_otel.segment.simulator.world import RETENTION_NS, StoredObject, World, parse_hour
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+HOUR = 480_000
+COLLECTIONS = ("one", "two", "three")
+
+
+def world(**config: Any) -> World:
+    return World(WorldConfig(**{"collections": COLLECTIONS, "messages": 6.0, **config}))
+
+
+WORLDS = {growth: world(growth=(growth,), damage=0.1, duplicates=0.1) for growth in GROWTHS}
+hours = st.integers(HOUR, HOUR + 40)
+minutes = st.integers(0, 15 * 60)
+
+
+def raws(objects: tuple[StoredObject, ...]) -> list[bytes]:
+    return sorted(record.raw for each in objects for record in each.records)
+
+
+@given(st.sampled_from(GROWTHS), st.sampled_from(COLLECTIONS), hours, minutes, minutes)
+def test_what_is_available_never_shrinks(
+    growth: Growth, collection: str, hour: int, one: int, two: int
+) -> None:
+    early, late = (
+        raws(WORLDS[growth].objects(collection, hour, hour * HOUR_NS + each * HOUR_NS // 60))
+        for each in sorted((one, two))
+    )
+    assert {*early} <= {*late}
+
+
+@given(st.sampled_from(COLLECTIONS), hours, minutes)
+def test_however_an_hour_grows_it_holds_the_same_records(collection: str, hour: int, at: int) -> None:
+    now_ns = hour * HOUR_NS + at * HOUR_NS // 60
+    there = [raws(WORLDS[growth].objects(collection, hour, now_ns)) for growth in GROWTHS]
+    assert there[0] == there[1] == there[2]
+
+
+@pytest.mark.parametrize("collection", COLLECTIONS)
+def test_a_record_is_available_one_to_two_hours_after_it_was_logged(collection: str) -> None:
+    """And no message of another hour is in it."""
+    for hour in range(HOUR, HOUR + 48):
+        for record in world().records(collection, hour):
+            logged_ns = parse_rfc3339(json.loads(record.raw)["properties"]["loggedAt"])
+            assert logged_ns is not None
+            assert HOUR_NS <= record.available_ns - logged_ns <= 2 * HOUR_NS
+            assert hour * HOUR_NS <= logged_ns < (hour + 6) * HOUR_NS
+
+
+def test_an_hour_grows_for_hours() -> None:
+    latest = max(r.available_ns for hour in range(HOUR, HOUR + 24) for r in world().records("three", hour))
+    first = min(r.available_ns for r in world().records("three", HOUR))
+    assert first < (HOUR + 3) * HOUR_NS
+    assert latest > (HOUR + 5) * HOUR_NS
+
+
+@given(st.integers(0, 2**63), st.sampled_from(COLLECTIONS), hours, minutes)
+def test_the_same_seed_gives_the_same_bytes(seed: int, collection: str, hour: int, at: int) -> None:
+    now_ns = hour * HOUR_NS + at * HOUR_NS // 60
+    first, again = (world(seed=seed, damage=0.2).objects(collection, hour, now_ns) for _ in range(2))
+    assert first == again
+
+
+def test_another_seed_gives_other_records() -> None:
+    assert world(seed=1).records("one", HOUR) != world(seed=2).records("one", HOUR)
+
+
+def test_how_each_growth_shows() -> None:
+    hour = next(h for h in range(HOUR, HOUR + 99) if len({r.available_ns for r in records_of(h)}) >= 4)
+    portions = sorted({record.available_ns for record in records_of(hour)})
+    seen = {
+        growth: [{each.key: each.etag for each in WORLDS[growth].objects("one", hour, at)} for at in portions]
+        for growth in GROWTHS
+    }
+    for n in range(len(portions) - 1):
+        appended, later = seen["append"][n], seen["append"][n + 1]
+        assert appended.items() < later.items()
+        assert len(later) == n + 2
+        rewritten, later = seen["rewrite"][n], seen["rewrite"][n + 1]
+        assert rewritten.keys() == later.keys()
+        assert {*rewritten.values()}.isdisjoint(later.values())
+        assert seen["repack"][n].keys().isdisjoint(seen["repack"][n + 1])
+
+
+def records_of(hour: int) -> tuple[Any, ...]:
+    return WORLDS["append"].records("one", hour)
+
+
+@pytest.mark.parametrize("growth", GROWTHS)
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_reader_finds_the_records_and_the_damaged_ones(growth: Any, form: Any) -> None:
+    """As the forwarder reads them: what is damaged is one bad record each, and takes nothing along."""
+    made = world(growth=(growth,), formats=(form,), damage=0.3, duplicates=0.2, messages=12.0)
+    damaged = 0
+    for hour in range(HOUR, HOUR + 12):
+        for at in range(1, 9):
+            for each in made.objects("three", hour, (hour + at) * HOUR_NS):
+                found = [
+                    record
+                    for record in read_records(form_of(unpack([each.content])), unpack([each.content]))
+                    if isinstance(record, Record)
+                ]
+                assert [record.raw for record in found] == [record.raw for record in each.records]
+                bad = [isinstance(record.bad or decode(record.raw), BadRecord) for record in found]
+                assert bad == [record.damaged for record in each.records]
+                damaged += sum(bad)
+    assert damaged
+
+
+def test_objects_look_as_their_format_says() -> None:
+    def content(form: Any) -> bytes:
+        objects = world(formats=(form,), growth=("rewrite",)).objects("three", HOUR, (HOUR + 9) * HOUR_NS)
+        return objects[0].content
+
+    plain = content("jsonl")
+    assert gzip.decompress(content("gzip")) == zstd.decompress(content("zstd")) == plain
+    assert json.loads(content("array")) == [json.loads(line) for line in plain.splitlines()]
+
+
+def test_duplicates_are_the_same_bytes_in_a_later_portion() -> None:
+    made = world(duplicates=0.5)
+    plain = {record.raw: record.available_ns for record in world().records("three", HOUR)}
+    records = made.records("three", HOUR)
+    assert {record.raw for record in records} == plain.keys()
+    again = [record for record in records if record.available_ns != plain[record.raw]]
+    assert len(again) == len(records) - len(plain) > 0
+    assert all(record.available_ns > plain[record.raw] for record in again)
+
+
+def test_an_hour_is_empty_before_its_first_record_and_after_28_days() -> None:
+    made = world(growth=("append",))
+    hour = next(h for h in range(HOUR, HOUR + 99) if made.records("one", h))
+    end_ns = hour * HOUR_NS + RETENTION_NS
+    (key, *_) = [each.key for each in made.objects("one", hour, end_ns - 1)]
+    assert made.find(key, end_ns - 1) is not None
+    for now_ns in (0, hour * HOUR_NS, (hour + 1) * HOUR_NS - 1, end_ns):
+        assert made.objects("one", hour, now_ns) == ()
+        assert made.find(key, now_ns) is None
+
+
+@pytest.mark.parametrize("key", ["", "/", "one", "one/2024-10-04T00/", "one/now/x", "four/2024-10-04T00/x"])
+def test_names_of_nothing(key: str) -> None:
+    assert world().find(key, (HOUR + 9) * HOUR_NS) is None
+
+
+def test_collections_fail_differently_with_quiet_hours_and_incidents() -> None:
+    made = world(messages=40.0)
+    counts = {c: [made.messages(c, h) for h in range(HOUR, HOUR + 28 * 24)] for c in COLLECTIONS}
+    medians = [sorted(counts[c])[14 * 24] for c in COLLECTIONS]
+    assert medians[1] * 2 < medians[0] < medians[2]
+    for collection, found in counts.items():
+        assert found.count(0) > 20
+        incidents = [made.is_incident(collection, HOUR + n) for n in range(len(found))]
+        assert 0 < sum(incidents) < 100
+        assert max(found) == max(n for n, is_one in zip(found, incidents, strict=True) if is_one)
+
+
+def test_no_messages_is_a_world_without_failures() -> None:
+    assert not any(world(messages=0.0).records("one", hour) for hour in range(HOUR, HOUR + 99))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"collections": ()},
+        {"collections": ("one", "one")},
+        {"collections": ("a/b",)},
+        {"collections": ("..",)},
+        {"messages": -1.0},
+        {"messages": float("nan")},
+        {"damage": 1.5},
+        {"duplicates": -0.1},
+        {"formats": ()},
+    ],
+)
+def test_worlds_that_make_no_sense(config: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        world(**config)
+
+
+@given(st.integers(0, 10**6))
+def test_an_hours_text_is_read_back(hour: int) -> None:
+    assert parse_hour(hour_text(hour)) == hour
+
+
+@pytest.mark.parametrize(
+    "text", ["", "2024-10-04T00:30:00Z", "2024-10-4T0:00:00Z", "2024-10-04", "1969-12-31T23:00:00Z"]
+)
+def test_what_is_no_hour(text: str) -> None:
+    assert parse_hour(text) is None
+
+
+def test_logged_events_are_the_failure_events() -> None:
+    start = datetime(2025, 5, 7, 23, tzinfo=UTC)
+    from_log = failure_events(3, 50, start=start)
+    logged = list(logged_events(3, 50, start=start, seconds=3600.0, destinations=DESTINATIONS))
+    assert [each.event for each in logged] == list(from_log)
+    for each in logged:
+        told = parse_rfc3339(json.loads(each.event)["properties"]["loggedAt"])
+        assert told is not None
+        assert 0 <= each.at_ns - told < 1_000_000
