@@ -64,7 +64,7 @@ class Fetcher:
         self._most_content = most_content_bytes
         self._not_before_ns = 0
         self._failures = 0
-        self._denied: set[str] = set()
+        self._unknown_until: dict[str, int] = {}
         self._drift_ns = clock.now_ns() - int(clock.monotonic() * SECOND_NS)
         self._pruned_ns = 0
 
@@ -79,7 +79,7 @@ class Fetcher:
                 self._download(listed[0])
                 return None
             self.plan = plan(now_ns, hour_views(self._ledger.database), self._quota(), self._schedule)
-            asks = [ask for ask in self.plan.asks if ask.collection not in self._denied]
+            asks = [ask for ask in self.plan.asks if self._unknown_until.get(ask.collection, 0) <= now_ns]
             if not asks:
                 return max(self.plan.next_ns, now_ns + SECOND_NS)
             self._list(asks[0])
@@ -144,7 +144,7 @@ class Fetcher:
         if isinstance(outcome, api.Listing):
             _log.info("%s (%s): %d objects", where, ask.why, len(outcome.urls))
             self._failures = 0
-            self.troubles.pop("token", None)
+            self.troubles.clear()
         elif isinstance(outcome, api.TooMany):
             _log.warning("%s: %s; asking again in %d s", where, outcome.why, outcome.pause_ns // SECOND_NS)
         elif isinstance(outcome, api.Denied):
@@ -153,7 +153,7 @@ class Fetcher:
         elif isinstance(outcome, api.Unknown):
             self._trouble("collection", f"{ask.collection}: {outcome.why}")
             self._ledger.listing_failed(ask.collection, ask.hour, outcome.why, now_ns)
-            self._denied.add(ask.collection)
+            self._unknown_until[ask.collection] = now_ns + HOUR_NS
         else:
             _log.warning("%s: %s", where, outcome.why)
             self._ledger.listing_failed(ask.collection, ask.hour, outcome.why, now_ns)

@@ -22,7 +22,7 @@ from faillog_otel.segment.paths import InputFile, Interruptible
 _log = logging.getLogger(__name__)
 
 LOOK_UP_SECONDS = 0.2
-LONGEST_WAIT_SECONDS = 30.0
+LONGEST_WAIT_SECONDS = 300.0
 ROOM_SECONDS = 5.0
 RETRY_NS = 61 * SECOND_NS
 

@@ -16,6 +16,7 @@ from faillog_otel.cli.redact import redact
 from faillog_otel.cli.replay import replay
 from faillog_otel.cli.run import run
 from faillog_otel.cli.simulate import simulate
+from faillog_otel.clock import Clock
 from faillog_otel.errors import ConfigError, InputError, Interrupted, LedgerBroken
 from faillog_otel.events.printable import printable
 
@@ -37,11 +38,11 @@ for _command in (run, replay, redact, demo, simulate, ids):
     cli.add_command(_command)
 
 
-def main() -> None:
-    """The program: runs a command and exits with its code."""
+def main(clock: Clock | None = None) -> None:
+    """The program: runs a command and exits with its code. `clock`: what Segment's hours go by."""
     _open_standard_streams()
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(standalone_mode=False, obj=clock)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else "")
         code = 2

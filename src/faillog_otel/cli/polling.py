@@ -118,7 +118,7 @@ def poll(config: RunConfig, *, once: bool, clock: Clock | None = None) -> dict[s
 
 
 def token_source(config: SegmentConfig) -> Callable[[], Secret]:
-    """Gives the token for each request; one in a file is read anew. Raises ConfigError where there is none."""
+    """Gives the token for each request; a file is read anew. Raises ConfigError where there is none."""
 
     def read() -> Secret:
         if config.token is not None:

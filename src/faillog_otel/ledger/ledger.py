@@ -365,7 +365,8 @@ class Ledger:
             ripe = db.execute(
                 "SELECT collection, hour FROM hours h WHERE closed AND EXISTS (SELECT 1 FROM objects o"
                 " WHERE o.collection = h.collection AND o.hour = h.hour) AND NOT EXISTS"
-                " (SELECT 1 FROM objects o WHERE o.collection = h.collection AND o.hour = h.hour AND o.state != 'done')"
+                " (SELECT 1 FROM objects o WHERE o.collection = h.collection AND o.hour = h.hour"
+                " AND o.state != 'done')"
             ).fetchall()
             for row in ripe:
                 key = (row["collection"], row["hour"])

@@ -96,6 +96,12 @@ class Faults:
         with self._lock:
             self._script += faults
 
+    def stop(self) -> None:
+        """From now on nothing fails."""
+        with self._lock:
+            self._script.clear()
+            self._rates.clear()
+
     def left(self) -> int:
         """How many faults of the script have not happened yet."""
         with self._lock:

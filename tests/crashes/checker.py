@@ -1,0 +1,149 @@
+"""Was anything lost, invented or changed? An independent look at what a sidecar left behind.
+
+Imports nothing of the program: it reads what the simulated Segment had (truth.jsonl), what the collector got
+(received.jsonl), what Segment counted (quota.json) and the state folder, with the standard library and the
+official OTLP messages. The formulas are those of the README. Run it by hand: `checker.py FOLDER`.
+"""
+
+import base64
+import hashlib
+import json
+import sqlite3
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+EVENT_NAMES = {
+    "Error Logged": "segment.error",
+    "Delivery Attempt Logged": "segment.attempt",
+    "Destination Exchange Logged": "segment.exchange",
+}
+HAVE_SPANS = ("segment.attempt", "segment.exchange")
+
+
+class Evidence:
+    """What a sidecar left behind, read from a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.truth = list(_lines(folder / "truth.jsonl"))
+        self.quota = json.loads((folder / "quota.json").read_text())
+        self.logs: dict[str, set[bytes]] = defaultdict(set)  # uid → its records' bytes
+        self.spans: dict[tuple[bytes, bytes], set[bytes]] = defaultdict(set)
+        self.span_of: dict[str, tuple[bytes, bytes]] = {}
+        for each in _lines(folder / "received.jsonl"):
+            body = base64.b64decode(each["body"])
+            if each["signal"] == "logs":
+                self._take_logs(ExportLogsServiceRequest.FromString(body))
+            else:
+                self._take_spans(ExportTraceServiceRequest.FromString(body))
+        with sqlite3.connect(folder / "state" / "ledger.sqlite3") as ledger:
+            ledger.row_factory = sqlite3.Row
+            self.objects = [dict(row) for row in ledger.execute("SELECT * FROM objects")]
+            self.past = [dict(row) for row in ledger.execute("SELECT * FROM past")]
+            self.kept = [dict(row) for row in ledger.execute("SELECT * FROM kept")]
+        self.spool = [path.name for path in (folder / "state" / "spool").iterdir()]
+
+    def _take_logs(self, request: ExportLogsServiceRequest) -> None:
+        for resource in request.resource_logs:
+            for scope in resource.scope_logs:
+                for log in scope.log_records:
+                    [uid] = [
+                        each.value.string_value for each in log.attributes if each.key == "log.record.uid"
+                    ]
+                    self.logs[uid].add(log.SerializeToString(deterministic=True))
+                    if log.event_name in HAVE_SPANS:
+                        self.span_of[uid] = (log.trace_id, log.span_id)
+
+    def _take_spans(self, request: ExportTraceServiceRequest) -> None:
+        for resource in request.resource_spans:
+            for scope in resource.scope_spans:
+                for span in scope.spans:
+                    key = (span.trace_id, span.span_id)
+                    self.spans[key].add(span.SerializeToString(deterministic=True))
+
+
+def problems(folder: Path, per_day: int = 120) -> list[str]:
+    """All that is wrong, in sentences; nothing where all is well."""
+    found = Evidence(folder)
+    wrong = [*_lost_or_invented(found), *_changed(found), *_miscounted(found)]
+    if found.quota["most_in_24_hours"] > per_day:
+        wrong.append(f"the quota was exceeded: {found.quota['most_in_24_hours']} requests in 24 hours")
+    return wrong
+
+
+def _lost_or_invented(found: Evidence) -> Iterator[str]:
+    kept = {_raw(json.loads(row["entry"])) for row in found.kept}
+    known: set[str] = set()
+    whole: set[bytes] = set()
+    for record in found.truth:
+        raw = base64.b64decode(record["raw"])
+        whole.add(raw)
+        where = f"{record['collection']} {record['hour']}"
+        if record["damaged"]:
+            if raw not in kept:
+                yield f"lost: a damaged record of {where} is not in quarantine"
+            continue
+        uid = _uid(raw)
+        known.add(uid)
+        if uid not in found.logs and raw not in kept:
+            yield f"lost: {uid} of {where} is neither received nor kept"
+        elif uid in found.span_of and found.span_of[uid] not in found.spans and raw not in kept:
+            yield f"lost: the span of {uid} of {where}"
+    yield from (f"invented: {uid} was never in a file" for uid in found.logs.keys() - known)
+    yield from ("invented: a kept record was never in a file" for raw in kept - whole)
+
+
+def _changed(found: Evidence) -> Iterator[str]:
+    yield from (
+        f"changed: {uid} was sent in {len(all_)} forms" for uid, all_ in found.logs.items() if len(all_) > 1
+    )
+    yield from (
+        f"changed: span {key[1].hex()} in {len(all_)} forms"
+        for key, all_ in found.spans.items()
+        if len(all_) > 1
+    )
+
+
+def _miscounted(found: Evidence) -> Iterator[str]:
+    for row in found.objects + found.past:
+        ended = row["exported"] + row["rejected"] + row["quarantined"] + row["duplicate"]
+        where = f"{row['collection']}, hour {row['hour']}"
+        if row["records"] != ended:
+            yield f"miscounted: {where}: {row['records']} records, {ended} ended"
+        if row["lines"] and row["lines"] != row["records"] + row["blank"]:
+            yield f"miscounted: {where}: {row['lines']} lines"
+    total = {
+        name: sum(row[name] for row in found.objects + found.past)
+        for name in ("exported", "rejected", "quarantined")
+    }
+    if total["rejected"] + total["quarantined"] != len(found.kept):
+        yield f"miscounted: {total} but {len(found.kept)} are kept"
+    if total["exported"] < len(found.logs) - total["rejected"]:
+        yield f"miscounted: {total['exported']} exported, and {len(found.logs)} received"
+    if found.spool:
+        yield f"left behind in the spool: {found.spool}"
+
+
+def _uid(raw: bytes) -> str:
+    name = EVENT_NAMES[json.loads(raw)["event"]]
+    return hashlib.sha256(name.encode() + b"\n" + raw).digest()[:16].hex()
+
+
+def _raw(entry: dict[str, Any]) -> bytes:
+    return base64.b64decode(entry["raw_base64"]) if "raw_base64" in entry else str(entry["raw"]).encode()
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open() as file:
+        yield from map(json.loads, file)
+
+
+if __name__ == "__main__":
+    wrong = problems(Path(sys.argv[1]))
+    print("\n".join(wrong) or "nothing lost, nothing invented, nothing changed")
+    sys.exit(bool(wrong))

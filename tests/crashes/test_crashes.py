@@ -1,0 +1,100 @@
+"""Killed at any moment, the sidecar loses nothing, invents nothing, and sends nothing in two forms."""
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+import faillog_otel
+from crashes.checker import problems
+from crashes.scene import Scene, crash_often
+from faillog_otel.clock import hour_text
+from faillog_otel.segment.simulator.faults import Scripted
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def checked(scene: Scene) -> list[str]:
+    scene.write_evidence()
+    return problems(scene.folder)
+
+
+def test_nothing_is_lost_invented_or_changed_by_kills_and_faults(tmp_path: Path) -> None:
+    with Scene(tmp_path) as scene:
+        crash_often(scene, kills=15, rng=random.Random(3))
+        assert set(scene.settle()) <= {0, 3}, scene.said()
+        assert checked(scene) == []
+    assert len(scene.kills) >= 3, scene.kills
+
+
+def test_a_collector_that_was_away_gets_everything_when_it_is_back(tmp_path: Path) -> None:
+    with Scene(tmp_path, faults={}) as scene:
+        scene.collector_is_away = True
+        scene.kill_after(3.0)
+        assert scene.collector.received
+        assert not any(each.taken for each in scene.collector.received)
+        assert scene.segment.requests()
+        assert set(scene.settle()) <= {0, 3}, scene.said()
+        assert checked(scene) == []
+
+
+BROKEN_BUILDS: dict[str, tuple[str, str, str]] = {
+    "writes down before the collector acknowledged": (
+        "app/forwarder.py",
+        """
+        self._under_way.append(batch)
+""",
+        """
+        self._under_way.append(batch)
+        batch.stretch.counts.exported += len(batch.sendings)
+        batch.book.write_down(batch.stretch)
+        batch.book.write_down = lambda stretch: True
+""",
+    ),
+    "takes a partial success for a whole one": (
+        "otlp/outcome.py",
+        "PartlyRejected(rejected, message) if rejected > 0 else Acknowledged(message)",
+        "Acknowledged(message)",
+    ),
+    "is done with an object before it is sent": (
+        "app/sidecar.py",
+        """
+        is_done = False
+""",
+        """
+        is_done = False
+        self._ledger.done(spooled)
+""",
+    ),
+    "keeps a high-water mark": (
+        "segment/schedule.py",
+        """
+        never_read = [hour for hour in self._due if hour not in views]
+""",
+        """
+        never_read = [hour for hour in self._due if hour > max(views, default=0)]
+        views = {hour: view for hour, view in views.items() if not view.failures}
+""",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_BUILDS)
+def test_the_checker_catches_a_broken_build(name: str, tmp_path: Path) -> None:
+    where, right, wrong = BROKEN_BUILDS[name]
+    package = tmp_path / "build" / "faillog_otel"
+    shutil.copytree(Path(faillog_otel.__file__).parent, package)
+    source = (package / where).read_text()
+    assert right in source
+    (package / where).write_text(source.replace(right, wrong))
+    with Scene(tmp_path, faults={}, package=package.parent) as scene:
+        busy = next(hour for hour in scene.hours if scene.segment.world.records("a", hour))
+        assert busy < scene.hours[-1]
+        scene.segment.faults.script(
+            Scripted(fault="listing:500", collection="a", hour=hour_text(busy), times=9)
+        )
+        scene.collector_is_away = True
+        scene.kill_after(3.0)
+        scene.settle()
+        assert any(problem.startswith("lost") for problem in checked(scene))
