@@ -5,7 +5,7 @@ FUZZ_RUNS ?= 200000
 FUZZ_EXAMPLES ?= 20000
 SOURCES := $(shell find src -type f -not -name '*.pyc')
 
-.PHONY: demo test lint format requirements collector memory fuzz clean
+.PHONY: demo test lint format requirements collector memory fuzz crashes clean
 
 demo: .venv/installed ## Forward the sample failure logs and show what arrived
 	@$(BIN)/faillog-otel demo
@@ -32,6 +32,9 @@ memory: .venv/installed ## Peak memory for files of different lengths
 fuzz: .venv/installed .venv/fuzz ## Files that nobody would write: hypothesis, then atheris where it has wheels
 	PYTHONPATH=tests $(BIN)/python -m fuzz.with_hypothesis --examples $(FUZZ_EXAMPLES)
 	PYTHONPATH=tests $(BIN)/python -m fuzz.with_atheris -runs=$(FUZZ_RUNS)
+
+crashes: .venv/installed ## Kill the sidecar 200 times, and at every system call that changes something (needs strace)
+	PYTHONPATH=tests $(BIN)/python -m crashes $(CRASHES_ARGS)
 
 requirements: .venv/uv ## Pin the dependencies of pyproject.toml, and uv, again
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -31,6 +31,7 @@ from faillog_otel.segment.simulator.server import Simulator
 START_NS = 1_746_662_400 * 1_000_000_000  # 2025-05-08T00:00:00Z
 TOKEN = "t0ken-of-the-scene"  # noqa: S105  # the simulator's
 PROGRAM = Path(__file__).parents[1] / "support" / "moved_program.py"
+PHASES = ("asking", "listed", "downloading", "spooled", "partly sent", "sent", "idle")
 FAULTS = {
     "listing:503": 0.06,
     "listing:reset-after": 0.04,

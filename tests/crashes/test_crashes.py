@@ -1,5 +1,6 @@
 """Killed at any moment, the sidecar loses nothing, invents nothing, and sends nothing in two forms."""
 
+import os
 import random
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import faillog_otel
 from crashes.checker import problems
 from crashes.scene import Scene, crash_often
+from crashes.system_calls import SYSTEM_CALLS, has_strace, kill_at
 from faillog_otel.clock import hour_text
 from faillog_otel.segment.simulator.faults import Scripted
 
@@ -98,3 +100,19 @@ def test_the_checker_catches_a_broken_build(name: str, tmp_path: Path) -> None:
         scene.kill_after(3.0)
         scene.settle()
         assert any(problem.startswith("lost") for problem in checked(scene))
+
+
+NUMBERS = dict.fromkeys(SYSTEM_CALLS, 3) | {"ftruncate": 1, "fsync": 9, "pwrite64": 40, "sendto": 2}
+"""The how-manieth call is the last one of the sidecar: `make crashes` takes each."""
+
+
+@pytest.mark.parametrize("call", SYSTEM_CALLS)
+def test_a_kill_at_a_system_call_loses_nothing(call: str, tmp_path: Path) -> None:
+    if not has_strace():
+        if os.environ.get("CI"):
+            pytest.fail("strace is missing")
+        pytest.skip("strace is not on this machine: `make crashes` and this test need it")
+    number = NUMBERS[call]
+    was_killed, wrong = kill_at(tmp_path, call, number)
+    assert wrong == []
+    assert was_killed
