@@ -309,13 +309,15 @@ def _spend(now_ns: int, quota: Quota, config: ScheduleConfig, survey: _Survey) -
 
     kept = max(0, quota.kept(now_ns) - len(asks))
     reserve_used = quota.kept(now_ns) - kept
-    spare = min(left, quota.spare(now_ns, needed, patience_ns=PATIENCE_NS) + reserve_used)
-    for pool in (survey.fresh, survey.late):
-        asks += pool.take(spare - len(asks), turns)
+    if 24 * len(config.collections) <= quota.per_day:
+        most = left - kept
+    else:  # evenly over the day, not all collections' at once
+        most = min(left, quota.spare(now_ns, needed, patience_ns=PATIENCE_NS) + reserve_used)
+    asks += survey.fresh.take(most - len(asks), turns)
 
     spare = min(left, quota.spare(now_ns, needed, patience_ns=SLACK_NS) + reserve_used - quota.others())
     pace = -(-(quota.per_day - quota.reserve) // 24) - quota.since(now_ns - HOUR_NS)
-    for pool in survey.pools()[4:]:
+    for pool in survey.pools()[3:]:
         # Backfill goes on evenly, for it takes days: what comes after it finds requests that come back.
         is_paced = pool is survey.backfill and not config.once
         asks += pool.take((min(spare, pace) if is_paced else spare) - len(asks), turns)

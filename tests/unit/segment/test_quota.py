@@ -81,9 +81,7 @@ def test_nothing_is_asked_before_a_pause_ends() -> None:
 def test_spare_is_what_the_coming_hours_do_not_need() -> None:
     needed = [NOW + hours * HOUR_NS for hours in range(1, 24) for _ in range(4)]
     assert Quota().spare(NOW, needed, patience_ns=0) == 116 - 92
-    assert Quota(debits=debits(20)).spare(NOW, needed, patience_ns=0) == 4, (
-        "they come back in an hour too late"
-    )
+    assert Quota(debits=debits(20, HOUR_NS // 2)).spare(NOW, needed, patience_ns=0) == 4, "back too late"
     assert Quota(debits=debits(96, 23 * HOUR_NS)).spare(NOW, needed, patience_ns=0) == 20, "back in time"
 
 

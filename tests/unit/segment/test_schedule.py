@@ -153,7 +153,7 @@ def test_backfill_leaves_what_the_fresh_hours_of_the_next_day_need() -> None:
             debits.append(Debit(now, ask.collection, ask.why))
             hours[ask.collection][ask.hour] = HourView(listed_ns=now, same_since_ns=now)
         on_time = [ask for ask in found.asks if ask.why == "fresh" and ask.due_ns == now]
-        assert len(on_time) == 4
+        assert len(on_time) == 4, hour - HOUR
 
 
 def test_backfill_goes_on_evenly_unless_nobody_asks_later() -> None:
