@@ -5,7 +5,6 @@ from pathlib import Path
 
 from crashes.checker import problems
 from crashes.scene import START_NS, Scene
-
 from faillog_otel.clock import DAY_NS
 
 SYSTEM_CALLS = ("mkdir", "rename", "unlink", "ftruncate", "fsync", "fdatasync", "sendto", "pwrite64", "write")
@@ -19,7 +18,7 @@ def has_strace() -> bool:
 
 
 def kill_at(folder: Path, call: str, number: int) -> tuple[bool, list[str]]:
-    """Kills at the n-th such call of a thread; runs again; returns whether it was killed, and what is wrong."""
+    """Kills at the n-th such call of a thread, runs again; returns whether it was killed, what is wrong."""
     with Scene(folder, hours=2, messages=12.0, faults={}, seed=7) as scene:
         scene.segment.clock.move_to(START_NS + 2 * DAY_NS)
         inject = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}"]

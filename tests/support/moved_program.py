@@ -10,7 +10,7 @@ import urllib.request
 
 from faillog_otel.cli import main
 
-STEP_SECONDS = 300.0
+STEP_SECONDS = 60.0
 
 
 class SimulatorsClock:

@@ -93,8 +93,9 @@ class Fetcher:
 
     @property
     def may_try_again(self) -> bool:
-        """Whether hours that failed are due again within a minute."""
-        return any(failures < MOST_TRIES for failures in self._failed())
+        """Whether hours are due again soon: they failed less than three times, or Segment asked to wait."""
+        waits = bool(self.plan and self.plan.waiting) and not self.troubles
+        return waits or any(failures < MOST_TRIES for failures in self._failed())
 
     @property
     def unread(self) -> int:

@@ -151,5 +151,5 @@ class Sidecar:
         return self._is_stopping() or self._must_end.is_set()
 
     def _comes_soon(self, back_ns: int) -> bool:
-        """Whether a try again is worth the wait: an hour that failed is due again within a minute."""
+        """Whether a try again is worth the wait: what failed or was put off is due again within a minute."""
         return back_ns - self._clock.now_ns() <= RETRY_NS and self._fetcher.may_try_again

@@ -149,7 +149,7 @@ def read_answer(
         why += f": {message[:200]}"
     if status == 429:
         pause_ns = _pause_ns(headers, errors, now_ns)
-        if said is None:
+        if said is None and any(each.data and each.data.remaining_points == 0 for each in errors):
             said = Said(now_ns, 0, now_ns + pause_ns)
         return Answered(TooMany(pause_ns, why), said, pause_ns)
     asked_ns = _retry_after_ns(headers, now_ns) or 0

@@ -90,10 +90,11 @@ class Quota(Struct, frozen=True):
         if now_ns < self.not_before_ns:
             return 0
         own = self._own_left(now_ns) - (0 if with_reserve else self.kept(now_ns))
-        said = own - self.others()
-        if now_ns >= self._may_ask_anew_ns():
-            said = max(said, 1)
-        return max(0, min(own, said))
+        return max(0, min(own, max(own - self.others(now_ns), self.probes(now_ns))))
+
+    def probes(self, now_ns: int) -> int:
+        """Whether the server's word is old, and one request may ask anew: 1, else 0."""
+        return int(self.said is not None and now_ns >= self._may_ask_anew_ns())
 
     def kept(self, now_ns: int) -> int:
         """How much of the reserve was not yet used by those whom it is for."""
@@ -102,11 +103,11 @@ class Quota(Struct, frozen=True):
         used = sum(each.why in RESERVE_IS_FOR for each in self.last_day(now_ns))
         return max(0, self.reserve - used)
 
-    def others(self) -> int:
+    def others(self, now_ns: int) -> int:
         """How many requests others seem to have made: the server said so much less than we should have
-        thought then. Nobody knows when those come back, ours do after 24 hours.
+        thought then. Nobody knows when those come back: after 24 hours at the latest, as ours do.
         """
-        if self.said is None:
+        if self.said is None or now_ns - self.said.at_ns >= DAY_NS:
             return 0
         before = self.since(self.said.at_ns - DAY_NS) - self.since(self.said.at_ns)
         return max(0, self.per_day - before - self.said.remaining)

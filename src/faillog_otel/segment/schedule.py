@@ -304,7 +304,7 @@ def _spend(now_ns: int, quota: Quota, config: ScheduleConfig, survey: _Survey) -
     # Hours that leave come first, but not before the fresh ones have what they need: else, once all hours
     # are late, each would be read on its last day only.
     on_time = min(survey.fresh.size, left)
-    spare = quota.spare(now_ns, needed, patience_ns=SLACK_NS, with_reserve=True) - quota.others()
+    spare = quota.spare(now_ns, needed, patience_ns=SLACK_NS, with_reserve=True) - quota.others(now_ns)
     asks += survey.leaving.take(min(left - on_time, spare - on_time) - len(asks), turns)
 
     kept = max(0, quota.kept(now_ns) - len(asks))
@@ -315,7 +315,8 @@ def _spend(now_ns: int, quota: Quota, config: ScheduleConfig, survey: _Survey) -
         most = min(left, quota.spare(now_ns, needed, patience_ns=PATIENCE_NS) + reserve_used)
     asks += survey.fresh.take(most - len(asks), turns)
 
-    spare = min(left, quota.spare(now_ns, needed, patience_ns=SLACK_NS) + reserve_used - quota.others())
+    spare = quota.spare(now_ns, needed, patience_ns=SLACK_NS) + reserve_used - quota.others(now_ns)
+    spare = min(left, max(spare, quota.probes(now_ns)))
     pace = -(-(quota.per_day - quota.reserve) // 24) - quota.since(now_ns - HOUR_NS)
     for pool in survey.pools()[3:]:
         # Backfill goes on evenly, for it takes days: what comes after it finds requests that come back.
