@@ -76,6 +76,8 @@ class Scene:
         )
         self._rng = random.Random(seed)
         self.collector_is_away = False
+        self.collector_is_moody = True
+        """Whether it sometimes refuses for now, hangs up, or rejects a request whole."""
         self.collector = Receiver(self._answer)
 
     def __enter__(self) -> Self:
@@ -198,10 +200,9 @@ class Scene:
         (self.folder / "quota.json").write_text(json.dumps(quota))
 
     def _answer(self, signal: Signal, _body: bytes) -> Reply | None:
-        """Mostly a success; sometimes it is slow, refuses for now, or rejects all of a request."""
         if self.collector_is_away:
             return Reply(503)
-        luck = self._rng.random()
+        luck = self._rng.random() if self.collector_is_moody else 1.0
         if luck < 0.05:
             return Reply(503, headers={"retry-after": "0"})
         if luck < 0.08:

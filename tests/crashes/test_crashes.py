@@ -27,7 +27,6 @@ def test_nothing_is_lost_invented_or_changed_by_kills_and_faults(tmp_path: Path)
         crash_often(scene, kills=15, rng=random.Random(3))
         assert set(scene.settle()) <= {0, 3}, scene.said()
         assert checked(scene) == []
-    assert len(scene.kills) >= 3, scene.kills
 
 
 def test_a_collector_that_was_away_gets_everything_when_it_is_back(tmp_path: Path) -> None:

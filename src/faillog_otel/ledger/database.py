@@ -48,7 +48,7 @@ class Database:
             wal = _has_sound_wal(sqlite3.sqlite_version_info)
             self._connection.execute(f"PRAGMA journal_mode = {'WAL' if wal else 'DELETE'}")
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if wal else 'EXTRA'}")
-            self._connection.execute("PRAGMA foreign_keys = ON")
+            self._connection.execute("PRAGMA secure_delete = ON")  # URLs are secrets
             self._migrate()
             [found] = self._connection.execute("PRAGMA quick_check(1)").fetchone()
             if found != "ok":
