@@ -51,6 +51,7 @@ MOST_SUSPECTS = 512
 class _Sending(Struct, frozen=True):
     """A record that is mapped: where it stands, what it learned, and what is sent of it."""
 
+    number: int
     place: Place
     raw: bytes
     learned: Learned
@@ -129,6 +130,7 @@ class Forwarder:
         was read until then is handed on.
         """
         self.stopped_at = 0
+        start = book.position
         exchanges = Exchanges()
         try:
             form = form_of(self._content(file))
@@ -136,8 +138,8 @@ class Forwarder:
             if self._batch is not None and self._batch.book is not book:
                 self._flush()
             for number, record in enumerate(self._records(form, file, book, progress)):
-                if number >= book.position:
-                    self._take(file.name, record, book, exchanges, is_line=form.kind == "lines")
+                if number >= start:
+                    self._take(file.name, number, record, book, exchanges, is_line=form.kind == "lines")
                     self.stopped_at = record.offset + len(record.raw)
             self.stopped_at = None
         except _Stopped:
@@ -198,28 +200,30 @@ class Forwarder:
             self._batch = _Batch(book)
         return self._batch
 
-    def _take(self, file: str, record: Record, book: Book, exchanges: Exchanges, *, is_line: bool) -> None:
+    def _take(
+        self, file: str, number: int, record: Record, book: Book, exchanges: Exchanges, *, is_line: bool
+    ) -> None:
         batch = self._current(book)
         batch.stretch.counts.lines += is_line
         batch.stretch.counts.records += 1
         if book.knows(_bytes_of(record)):
             batch.stretch.counts.duplicate += 1
         elif book.holds_entries and (entry := read_entry(record.raw)) is not None:
-            self._take_again(batch, record.raw, entry)
+            self._take_again(batch, number, record.raw, entry)
         else:
             event = record.bad or decode(record.raw)
             learned = Learned(book.reference_ns, exchanges.answer_to(event))
-            self._take_event(batch, event, Place(file, record.line, record.offset), learned)
+            self._take_event(batch, number, event, Place(file, record.line, record.offset), learned)
         self._flush_when_full(batch)
 
-    def _take_again(self, batch: _Batch, line: bytes, entry: Entry) -> None:
+    def _take_again(self, batch: _Batch, number: int, line: bytes, entry: Entry) -> None:
         """A record that an earlier run kept: with all that it learned then, and only what is still owed."""
         record = entry.record()
         is_rejected = entry.reason == "rejected"
         if not entry.replayable and entry.detail:
             _log.warning("an entry is not sent again: %s", entry.detail)
         if record is None or (is_rejected and not self._sends_rejected):
-            batch.keep(Kept("quarantine", entry.reason, line))
+            batch.keep(Kept(number, "quarantine", entry.reason, line))
             batch.stretch.counts.rejected += is_rejected
             batch.stretch.counts.quarantined += not is_rejected
             self.reasons[entry.reason] += 1
@@ -228,15 +232,17 @@ class Forwarder:
         if is_rejected:
             owed = tuple(each.signal for each in learned.rejections)
             learned = replace(learned, signals=owed or None, rejections=())
-        self._take_event(batch, decode(record), entry.place(), learned)
+        self._take_event(batch, number, decode(record), entry.place(), learned)
 
-    def _take_event(self, batch: _Batch, event: Event | BadRecord, place: Place, learned: Learned) -> None:
+    def _take_event(
+        self, batch: _Batch, number: int, event: Event | BadRecord, place: Place, learned: Learned
+    ) -> None:
         if isinstance(event, Event):
-            self._add(batch, place, event, learned)
+            self._add(batch, number, place, event, learned)
             return
         replayable = event.replayable
         entry = write_entry(event.reason, event.detail, place, event.raw, learned, replayable=replayable)
-        batch.keep(Kept("quarantine", event.reason, entry))
+        batch.keep(Kept(number, "quarantine", event.reason, entry))
         batch.stretch.counts.quarantined += 1
         self.reasons[event.reason] += 1
         level = logging.WARNING if self.reasons[event.reason] == 1 else logging.INFO
@@ -244,7 +250,7 @@ class Forwarder:
 
     # -- sending ---------------------------------------------------------------------------------------
 
-    def _add(self, batch: _Batch, place: Place, event: Event, learned: Learned) -> None:
+    def _add(self, batch: _Batch, number: int, place: Place, event: Event, learned: Learned) -> None:
         _count_event(event, batch.stretch.counts)
         item = self._encoder.encode(event, learned)
         unsendable: tuple[Signal, ...] = ()
@@ -252,7 +258,7 @@ class Forwarder:
             owed = item.only(learned.signals)
             item = owed if owed.log or owed.span else item  # mended, it may have become another event
             unsendable = tuple(each for each in learned.signals if each not in self._config.signals)
-        sending = _Sending(place, event.raw, learned, item, unsendable)
+        sending = _Sending(number, place, event.raw, learned, item, unsendable)
         batch.sendings.append(sending)
         batch.largest_request += max(len(item.log), len(item.span))
         batch.held_bytes += sending.held_bytes()
@@ -323,7 +329,7 @@ class Forwarder:
         if untaken:
             why = self._delivery.over or "this run does not send all that is owed"
             entry = write_entry("pending", why, sending.place, sending.raw, learned)
-            batch.keep(Kept("pending", "pending", entry))
+            batch.keep(Kept(sending.number, "pending", "pending", entry))
             counts.pending += 1
             return
         if unfit:
@@ -337,7 +343,7 @@ class Forwarder:
             counts.exported += 1
             return
         entry = write_entry(reason, why, sending.place, sending.raw, learned)
-        batch.keep(Kept("quarantine", reason, entry))
+        batch.keep(Kept(sending.number, "quarantine", reason, entry))
         self.reasons[reason] += 1
 
     def _write_down(self) -> None:
@@ -345,6 +351,7 @@ class Forwarder:
         while self._accounted and not self._accounted[0].suspects:
             batch = self._accounted.popleft()
             self._bytes_accounted -= batch.held_bytes
+            batch.stretch.kept.sort(key=lambda kept: kept.number)
             is_written = True  # what cannot be written down is counted all the same, and the run is broken
             try:
                 is_written = batch.book.write_down(batch.stretch)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from msgspec.structs import replace
 
 from faillog_otel.app.fetcher import Fetcher
 from faillog_otel.app.forwarder import Forwarder, Progress
@@ -33,11 +34,13 @@ _log = logging.getLogger(__name__)
 SINCE = "since"
 
 
-def poll(config: RunConfig, *, once: bool, clock: Clock | None = None) -> dict[str, Any]:
+def poll(
+    config: RunConfig, *, once: bool, clock: Clock | None = None, only_wanted: bool = False
+) -> dict[str, Any]:
     """Polls Segment and forwards; returns the summary. Raises ConfigError, LedgerBroken.
 
     `clock` is the one that Segment's hours go by, the system's by default; to wait for a collector is always
-    the system's business.
+    the system's business. `only_wanted`: nothing but the hours that a person asked for.
     """
     started = time.monotonic()
     if not config.segment.collections:
@@ -56,6 +59,8 @@ def poll(config: RunConfig, *, once: bool, clock: Clock | None = None) -> dict[s
         spool = Spool(folder.spool)
         ledger.recover(clock.now_ns(), spool.clean(ledger.in_spool()))
         schedule = schedule_of(ledger, config.segment, clock.now_ns(), once=once)
+        if only_wanted:
+            schedule = replace(schedule, since_ns=clock.now_ns())
         segment = SegmentApi(config.segment.url, token, USER_AGENT)
         stack.callback(segment.close)
         downloader = Downloader(config.segment.download_hosts, USER_AGENT)

@@ -44,8 +44,12 @@ class Counts(Struct):
 
 
 class Kept(Struct, frozen=True):
-    """A record that is kept, as the line that `events.entry` writes. `reason` is a code."""
+    """A record that is kept, as the line that `events.entry` writes. `reason` is a code.
 
+    `number` is its place among the records of its file, from 0.
+    """
+
+    number: int
     where: Literal["quarantine", "pending"]
     reason: str
     entry: bytes

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from faillog_otel.clock import DAY_NS, HOUR_NS
 from faillog_otel.errors import NoRoom
-from faillog_otel.ledger.counts import Stretch
+from faillog_otel.ledger.counts import Kept, Stretch
 from faillog_otel.ledger.database import Database
 from faillog_otel.ledger.folder import StateFolder
 
@@ -66,6 +66,13 @@ class Content(Struct, frozen=True):
     lines: int
     blank: int
     records: int
+
+
+class Replayed(Struct, frozen=True):
+    """A kept record that was sent again: exported, or `kept` anew."""
+
+    id: int
+    kept: Kept | None
 
 
 class Said(Struct, frozen=True):
@@ -295,23 +302,29 @@ class Ledger:
 
     # -- the quarantine --------------------------------------------------------------------------------------
 
-    def taken_again(self, kept: int, *, rejected: bool, entry: bytes | None) -> None:
-        """What became of a kept record that was sent again: exported, or kept anew as `entry`."""
+    def replayed(self, replayed: Sequence[Replayed]) -> None:
+        """What became of kept records that were sent again: exported and forgotten, or kept anew."""
 
         def steps(db: sqlite3.Connection) -> None:
-            if entry is not None:
-                db.execute("UPDATE kept SET entry = ? WHERE id = ?", (entry, kept))
-                return
-            column = "rejected" if rejected else "quarantined"
-            [row] = db.execute("SELECT object, collection, hour FROM kept WHERE id = ?", (kept,)).fetchall()
-            change = f"SET {column} = {column} - 1, exported = exported + 1"  # of two words, both ours
-            found = db.execute(f"UPDATE objects {change} WHERE id = ?", (row["object"],))  # as above
-            if not found.rowcount:
-                db.execute(
-                    f"UPDATE past {change} WHERE collection = ? AND hour = ?",  # as above
-                    (row["collection"], row["hour"]),
-                )
-            db.execute("DELETE FROM kept WHERE id = ?", (kept,))
+            for each in replayed:
+                [row] = db.execute("SELECT * FROM kept WHERE id = ?", (each.id,)).fetchall()
+                change = {"rejected": 0, "quarantined": 0, "exported": 0}
+                change["rejected" if row["reason"] == "rejected" else "quarantined"] -= 1
+                if each.kept is None:
+                    change["exported"] += 1
+                    db.execute("DELETE FROM kept WHERE id = ?", (each.id,))
+                else:
+                    change["rejected" if each.kept.reason == "rejected" else "quarantined"] += 1
+                    db.execute(
+                        "UPDATE kept SET reason = ?, entry = ? WHERE id = ?",
+                        (each.kept.reason, each.kept.entry, each.id),
+                    )
+                key = {**change, "id": row["object"], "collection": row["collection"], "hour": row["hour"]}
+                if (
+                    not db.execute(_CHANGE_OBJECT, key).rowcount
+                    and not db.execute(_CHANGE_PAST, key).rowcount
+                ):
+                    db.execute(_CHANGE_PAST, {**key, "hour": -1})
 
         self._transact(steps)
 
@@ -440,6 +453,16 @@ def _complete(db: sqlite3.Connection, collection: str, hour: int) -> None:
     )
 
 
+_CHANGE_OBJECT = """
+UPDATE objects SET exported = exported + :exported, rejected = rejected + :rejected,
+    quarantined = quarantined + :quarantined
+WHERE id = :id
+"""
+_CHANGE_PAST = """
+UPDATE past SET exported = exported + :exported, rejected = rejected + :rejected,
+    quarantined = quarantined + :quarantined
+WHERE collection = :collection AND hour = :hour
+"""
 _SUM_UP_OBJECTS = """
 INSERT INTO past SELECT ?, ?, count(*), sum(lines), sum(blank), sum(records), sum(exported), sum(rejected),
     sum(quarantined), sum(duplicate)

@@ -1,0 +1,97 @@
+"""Replays of what a polling run remembers: its quarantine, or whole hours."""
+
+import io
+import logging
+import time
+from contextlib import ExitStack
+from typing import Any
+
+from faillog_otel.app.forwarder import Forwarder
+from faillog_otel.cli.delivering import delivering, sending_client, writing
+from faillog_otel.cli.polling import poll
+from faillog_otel.cli.report import Ending, exit_code, records, summary
+from faillog_otel.cli.shutdown import Shutdown
+from faillog_otel.clock import HOUR_NS, Clock, hour_of
+from faillog_otel.config import Moment, RunConfig
+from faillog_otel.errors import ConfigError, LedgerBroken
+from faillog_otel.ledger.folder import StateFolder
+from faillog_otel.ledger.ledger import Ledger
+from faillog_otel.ledger.objects import digests_path
+from faillog_otel.ledger.quarantine import QuarantineBook
+from faillog_otel.ledger.views import kept_records
+from faillog_otel.otlp.encoding import ProtobufEncoder
+from faillog_otel.segment.paths import InputFile
+from faillog_otel.segment.schedule import RETENTION_NS
+
+_log = logging.getLogger(__name__)
+
+
+def replay_quarantine(config: RunConfig, *, sends_rejected: bool) -> dict[str, Any]:
+    """Sends the records in the state folder's quarantine again; returns the summary."""
+    started = time.monotonic()
+    with ExitStack() as stack:
+        shutdown = stack.enter_context(Shutdown())
+        client = None if config.delivery.writes else sending_client(config)
+        folder = stack.enter_context(StateFolder(config.state_dir))
+        ledger = Ledger(folder)
+        stack.callback(ledger.close)
+        path = folder.spool / "replay"
+        stack.callback(path.unlink, missing_ok=True)
+        book = QuarantineBook(ledger, path, shutdown.now_ns(), config.segment.collections)
+        _log.info("%s in quarantine", records(len(book)))
+        delivery = delivering(client or writing(config, stack), config, shutdown, stack)
+        forwarder = Forwarder(
+            encoder=ProtobufEncoder(config.mapping),
+            delivery=delivery,
+            config=config.delivery,
+            is_stopping=shutdown.is_requested,
+            sends_rejected=sends_rejected,
+        )
+        broken: LedgerBroken | None = None
+        try:
+            with InputFile(str(path), io.BytesIO(), shutdown.interruptible, "quarantine") as file:
+                forwarder.forward(file, book, lambda _: None)
+                forwarder.finish()
+        except LedgerBroken as error:
+            broken = error
+        broken = broken or forwarder.broken
+        if broken:
+            _log.error("%s", broken)
+        if left := kept_records(ledger.database):
+            _log.warning("%s in quarantine still: in %s", records(left), folder.path)
+        ending = Ending(
+            counts=forwarder.counts,
+            fail_on=config.fail_on,
+            ledger_broken=broken is not None,
+            signal=shutdown.requested,
+        )
+    return summary(forwarder.counts, delivery.sent, time.monotonic() - started, exit_code(ending))
+
+
+def replay_hours(
+    config: RunConfig, since: Moment, until: Moment | None, clock: Clock | None
+) -> dict[str, Any]:
+    """Reads whole hours of the collections again, and sends all of their records: the same ids.
+
+    Each costs one request. Hours that Segment has no more cannot be read. Raises ConfigError.
+    """
+    if not config.segment.collections:
+        raise ConfigError("name the collection whose hours are meant: --collection ID")
+    with ExitStack() as stack:
+        shutdown = stack.enter_context(Shutdown())
+        now_ns = (clock or shutdown).now_ns()
+        until_ns = min(now_ns, until.ns(now_ns) if until else now_ns)
+        since_ns = max(since.ns(now_ns), now_ns - RETENTION_NS)
+        hours = range(hour_of(since_ns), -(-until_ns // HOUR_NS))
+        if not hours:
+            raise ConfigError("--since and --until leave no hour that Segment still has")
+        folder = stack.enter_context(StateFolder(config.state_dir))
+        ledger = Ledger(folder)
+        stack.callback(ledger.close)
+        for collection in config.segment.collections:
+            ledger.want(collection, hours)
+            for hour in hours:
+                digests_path(folder.digests, collection, hour).unlink(missing_ok=True)
+    wanted = len(hours) * len(config.segment.collections)
+    _log.info("%s: as many requests of the day's 120", records(wanted, "hour"))
+    return poll(config, once=True, clock=clock, only_wanted=True)
