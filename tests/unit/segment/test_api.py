@@ -1,0 +1,105 @@
+"""What Segment's answers mean."""
+
+import json
+from collections.abc import Mapping
+
+import pytest
+
+from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS
+from faillog_otel.segment.api import (
+    Denied,
+    Failed,
+    Listing,
+    Misunderstood,
+    Outcome,
+    TooMany,
+    Unknown,
+    read_answer,
+)
+from faillog_otel.segment.quota import Said
+
+NOW = 1_746_662_400 * SECOND_NS  # Thu, 08 May 2025 00:00:00 GMT
+GOOD = json.dumps({"data": {"download": {"urls": ["https://x.s3.amazonaws.com/a?X-Amz-Signature=1"]}}})
+TOO_MANY = json.dumps(
+    {
+        "errors": [
+            {
+                "type": "RequestError",
+                "message": "Too many requests",
+                "data": {"remainingPoints": 0, "msBeforeNext": 57647, "consumedPoints": 21},
+            }
+        ]
+    }
+)
+
+
+def outcome(status: int, body: str = "", headers: Mapping[str, str] | None = None) -> Outcome:
+    return read_answer(status, headers or {}, body.encode(), NOW, is_listing=True).outcome
+
+
+def test_a_listing_gives_its_urls() -> None:
+    assert outcome(200, GOOD) == Listing(("https://x.s3.amazonaws.com/a?X-Amz-Signature=1",))
+    assert outcome(200, '{"data": {"download": {"urls": []}}}') == Listing(())
+
+
+@pytest.mark.parametrize(
+    "body", ["", "<html>", "{}", "[]", '{"data": null}', '{"data":{"download":{"urls":[1]}}}']
+)
+def test_a_200_that_is_no_listing_is_a_failure(body: str) -> None:
+    assert isinstance(outcome(200, body), Failed)
+
+
+def test_too_many_urls_are_a_failure_that_says_so() -> None:
+    body = json.dumps({"data": {"download": {"urls": ["u"] * 10_001}}})
+    assert outcome(200, body) == Failed("the answer lists 10001 objects, more than 10000")
+
+
+def test_a_429_says_how_long_to_wait_in_its_body_or_its_header() -> None:
+    found = read_answer(429, {}, TOO_MANY.encode(), NOW, is_listing=True)
+    assert found.pause_ns == 57_647_000_000
+    assert found.outcome == TooMany(57_647_000_000, "HTTP 429: Too many requests")
+    assert found.said == Said(NOW, 0, NOW + 57_647_000_000)
+    assert read_answer(429, {"retry-after": "90"}, b"", NOW, is_listing=True).pause_ns == 90 * SECOND_NS
+    later = {"retry-after": "Thu, 08 May 2025 00:05:00 GMT"}
+    assert read_answer(429, later, TOO_MANY.encode(), NOW, is_listing=True).pause_ns == 300 * SECOND_NS
+
+
+@pytest.mark.parametrize("ms", ["1e300", "-5", "9999999999999999"])
+def test_an_absurd_wait_is_bounded(ms: str) -> None:
+    body = f'{{"errors":[{{"data":{{"msBeforeNext":{ms}}}}}]}}'
+    assert 0 <= read_answer(429, {}, body.encode(), NOW, is_listing=True).pause_ns <= DAY_NS
+
+
+def test_a_429_that_says_nothing_is_waited_out_for_an_hour() -> None:
+    found = read_answer(429, {}, b"<html>", NOW, is_listing=True)
+    assert (found.pause_ns, found.said) == (HOUR_NS, None)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, Misunderstood),
+        (415, Misunderstood),
+        (422, Misunderstood),
+        (401, Denied),
+        (403, Denied),
+        (404, Unknown),
+        (500, Failed),
+        (503, Failed),
+        (302, Failed),
+    ],
+)
+def test_other_answers_are_told_apart(status: int, kind: type[Outcome]) -> None:
+    assert isinstance(outcome(status, '{"errors": [{"message": "no"}]}'), kind)
+
+
+def test_the_headers_say_what_is_left_and_until_when() -> None:
+    headers = {"x-ratelimit-remaining": "7", "x-ratelimit-reset": "Thu, 08 May 2025 01:00:00 GMT"}
+    found = read_answer(200, headers, GOOD.encode(), NOW, is_listing=True)
+    assert found.said == Said(NOW, 7, NOW + HOUR_NS)
+
+
+@pytest.mark.parametrize("remaining", ["", "-1", "many", "1e9", "٣"])
+def test_headers_that_say_nothing_are_left_alone(remaining: str) -> None:
+    found = read_answer(200, {"x-ratelimit-remaining": remaining}, GOOD.encode(), NOW, is_listing=True)
+    assert found.said is None
