@@ -6,6 +6,7 @@ httpx and httpcore log whole URLs, and presigned URLs are secrets: their loggers
 import logging
 import sys
 from datetime import UTC, datetime
+from typing import TextIO
 
 import msgspec
 
@@ -32,9 +33,12 @@ class _Json(logging.Formatter):
         return msgspec.json.encode(entry).decode()
 
 
-def start_logging(verbosity: int, log_format: str) -> None:
-    """Sends our log to standard error. `verbosity`: -1 errors, 0 warnings, 1 what is done, 2 everything."""
-    handler = logging.StreamHandler(sys.stderr)
+def start_logging(verbosity: int, log_format: str, stream: TextIO | None = None) -> None:
+    """Sends our log to standard error, or a stream.
+
+    `verbosity`: -1 errors, 0 warnings, 1 what is done, 2 everything.
+    """
+    handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_Json() if log_format == "json" else _Text())
     logger = logging.getLogger("faillog_otel")
     logger.handlers = [handler]

@@ -19,7 +19,7 @@ def random_kills(kills: int, seed: int) -> list[str]:
     """So many kills at random moments, with all faults on; returns what is wrong."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        Scene(Path(folder), seed=seed, hours=72, messages=150) as scene,
+        Scene(Path(folder), seed=seed, hours=60, messages=300) as scene,
     ):
         crash_often(scene, kills, random.Random(seed))
         codes = scene.settle()

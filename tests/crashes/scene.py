@@ -11,8 +11,10 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -64,6 +66,8 @@ class Scene:
         self.folder = folder
         self.state = state or folder / "state"
         self.kills: Counter[str] = Counter()
+        self.step_seconds = 60
+        """How much Segment's clock moves on while the sidecar has nothing to ask, at once."""
         self.hours = range(START_NS // HOUR_NS - hours, START_NS // HOUR_NS)
         self._package = package
         world = WorldConfig(
@@ -78,6 +82,7 @@ class Scene:
         self.collector_is_away = False
         self.collector_is_moody = True
         """Whether it sometimes refuses for now, hangs up, or rejects a request whole."""
+        self.collector_is_slow = False
         self.collector = Receiver(self._answer)
 
     def __enter__(self) -> Self:
@@ -97,6 +102,7 @@ class Scene:
             sys.executable,
             str(PROGRAM),
             f"{self.segment.control_url}clock",
+            str(self.step_seconds),
             "run",
             *("--segment-url", self.segment.url),
             *("--download-host", self.segment.download_host),
@@ -133,6 +139,18 @@ class Scene:
             process.wait()
             self.kills[self.phase()] += 1
 
+    def kill_in(self, phase: str, seconds: float = 20.0) -> None:
+        """Starts the sidecar, and kills it as soon as it is seen in a phase; the collector takes its time."""
+        self.collector_is_slow = True
+        process = self.start()
+        until = time.monotonic() + seconds
+        while process.poll() is None and time.monotonic() < until and self.phase() != phase:
+            pass
+        process.kill()
+        process.wait()
+        self.collector_is_slow = False
+        self.kills[self.phase()] += 1
+
     def phase(self) -> str:
         """What was under way when the sidecar ended, by what it left behind."""
         ledger = self.state / "ledger.sqlite3"
@@ -140,7 +158,7 @@ class Scene:
             return "starting"
         with tempfile.TemporaryDirectory() as folder:
             for name in ("ledger.sqlite3", "ledger.sqlite3-journal", "ledger.sqlite3-wal"):
-                if (self.state / name).exists():
+                with suppress(FileNotFoundError):
                     shutil.copy(self.state / name, folder)
             database = sqlite3.connect(Path(folder) / "ledger.sqlite3")
             try:
@@ -209,7 +227,7 @@ class Scene:
             return Reply(hangs_up=True)
         if luck < 0.11:
             return Reply(body=_rejection(signal), taken=False)
-        return Reply(delay_seconds=self._rng.choice((0.0, 0.0, 0.02)))
+        return Reply(delay_seconds=0.3 if self.collector_is_slow else self._rng.choice((0.0, 0.0, 0.02)))
 
 
 def _rejection(signal: Signal) -> bytes:
@@ -228,3 +246,5 @@ def crash_often(scene: Scene, kills: int, rng: random.Random) -> None:
         scene.kill_after(0.3 + rng.expovariate(1 / 0.35))
         if scene.segment.clock.now_ns() > START_NS + 20 * DAY_NS:
             raise AssertionError("the sidecar had too little to do")
+        if sum(scene.kills.values()) % 10 == 9:
+            scene.kill_in("partly sent")

@@ -11,8 +11,10 @@ import faillog_otel
 from crashes.checker import problems
 from crashes.scene import Scene, crash_often
 from crashes.system_calls import SYSTEM_CALLS, has_strace, kill_at
-from faillog_otel.clock import hour_text
+from faillog_otel.clock import DAY_NS, HOUR_NS, hour_text
 from faillog_otel.segment.simulator.faults import Scripted
+
+MIB = 1024 * 1024
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -38,6 +40,34 @@ def test_a_collector_that_was_away_gets_everything_when_it_is_back(tmp_path: Pat
         assert scene.segment.requests()
         assert set(scene.settle()) <= {0, 3}, scene.said()
         assert checked(scene) == []
+
+
+def test_while_the_collector_is_away_for_three_days_memory_stays_flat(tmp_path: Path) -> None:
+    """Hours go on being listed and downloaded, and wait on the disk."""
+    with Scene(tmp_path, hours=72, messages=20, faults={}) as scene:
+        scene.segment.clock.move_to(scene.hours.start * HOUR_NS)
+        scene.collector_is_away = True
+        scene.step_seconds = 600
+        process = scene.start()
+        peaks = []
+        for day in (1, 3):
+            while scene.segment.clock.now_ns() < scene.hours.start * HOUR_NS + day * DAY_NS:
+                assert process.poll() is None, scene.said()
+            peaks.append(peak_bytes(process.pid))
+        process.kill()
+        process.wait()
+        assert peaks[1] < peaks[0] + 8 * MIB
+        assert peaks[1] < 120 * MIB
+        listed = {(each.collection, each.hour) for each in scene.segment.requests() if each.counted}
+        assert len(listed) > 100
+        assert set(scene.settle()) <= {0, 3}, scene.said()
+        assert checked(scene) == []
+
+
+def peak_bytes(process: int) -> int:
+    """The most memory that a process has held so far."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 BROKEN_BUILDS: dict[str, tuple[str, str, str]] = {
