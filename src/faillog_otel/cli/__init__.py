@@ -16,6 +16,7 @@ from faillog_otel.cli.redact import redact
 from faillog_otel.cli.replay import replay
 from faillog_otel.cli.run import run
 from faillog_otel.cli.simulate import simulate
+from faillog_otel.cli.status import status
 from faillog_otel.errors import ConfigError, InputError, Interrupted, LedgerBroken
 from faillog_otel.events.printable import printable
 
@@ -33,7 +34,7 @@ def cli() -> None:
     """
 
 
-for _command in (run, replay, redact, demo, simulate, ids):
+for _command in (run, status, replay, redact, demo, simulate, ids):
     cli.add_command(_command)
 
 
