@@ -12,6 +12,7 @@ import click
 from faillog_otel import __version__
 from faillog_otel.cli.demo import demo
 from faillog_otel.cli.ids import ids
+from faillog_otel.cli.plan import plan
 from faillog_otel.cli.redact import redact
 from faillog_otel.cli.replay import replay
 from faillog_otel.cli.run import run
@@ -34,7 +35,7 @@ def cli() -> None:
     """
 
 
-for _command in (run, status, replay, redact, demo, simulate, ids):
+for _command in (run, status, plan, replay, redact, demo, simulate, ids):
     cli.add_command(_command)
 
 

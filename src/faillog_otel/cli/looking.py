@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,6 +21,13 @@ _OPTIONS = {
     "collection": click.option(
         "--collection", "collections", metavar="ID", multiple=True, help="Only this collection (repeatable)."
     ),
+    "polled": click.option(
+        "--collection", "collections", metavar="ID", multiple=True, help="A collection to poll (repeatable)."
+    ),
+    "since": click.option(
+        "--since", metavar="TIME", help="Not what is older: RFC 3339, or -36h.  [default: -7d]"
+    ),
+    "until": click.option("--until", metavar="TIME", help="Not what is newer."),
     "state_dir": click.option(
         "--state-dir",
         metavar="DIR",
@@ -66,6 +73,22 @@ def opened(config: "RunConfig") -> "Iterator[tuple[StateFolder, Database]]":
         yield folder, database
     finally:
         database.close()
+
+
+@contextmanager
+def opened_if_there(config: "RunConfig") -> "Iterator[Database | None]":
+    """The ledger, to be read only; None where there is none yet. Raises LedgerBroken."""
+    from faillog_otel.ledger.folder import StateFolder
+
+    is_there = True
+    try:
+        StateFolder(config.state_dir).ledger.lstat()
+    except FileNotFoundError:
+        is_there = False
+    except OSError:
+        pass  # opening it says what is wrong
+    with opened(config) if is_there else nullcontext((None, None)) as (_, database):
+        yield database
 
 
 def now_ns(ctx: click.Context) -> int:
