@@ -10,6 +10,7 @@ import traceback
 import click
 
 from faillog_otel import __version__
+from faillog_otel.cli.audit import audit
 from faillog_otel.cli.demo import demo
 from faillog_otel.cli.ids import ids
 from faillog_otel.cli.plan import plan
@@ -35,7 +36,7 @@ def cli() -> None:
     """
 
 
-for _command in (run, status, plan, replay, redact, demo, simulate, ids):
+for _command in (run, status, plan, audit, replay, redact, demo, simulate, ids):
     cli.add_command(_command)
 
 
