@@ -12,6 +12,7 @@ import click
 from faillog_otel import __version__
 from faillog_otel.cli.audit import audit
 from faillog_otel.cli.demo import demo
+from faillog_otel.cli.doctor import doctor
 from faillog_otel.cli.ids import ids
 from faillog_otel.cli.plan import plan
 from faillog_otel.cli.redact import redact
@@ -36,7 +37,7 @@ def cli() -> None:
     """
 
 
-for _command in (run, status, plan, audit, replay, redact, demo, simulate, ids):
+for _command in (run, status, plan, audit, doctor, replay, redact, demo, simulate, ids):
     cli.add_command(_command)
 
 

@@ -130,7 +130,10 @@ def _is_whole(line: bytes) -> bool:
     entry = read_entry(line)
     if entry is None or (entry.raw is None and entry.raw_base64 is None):
         return False
-    raw = base64.b64decode(entry.raw_base64 or "") if entry.raw is None else entry.raw.encode()
+    try:
+        raw = base64.b64decode(entry.raw_base64 or "") if entry.raw is None else entry.raw.encode()
+    except ValueError:
+        return False
     return hashlib.sha256(raw).hexdigest() == entry.sha256
 
 
