@@ -99,7 +99,7 @@ def status(
     """
     held_by = folder.holder()
     with database.at_one_moment():
-        since_ns = wanted_since_ns(database, config.since.ns(now_ns))
+        since_ns = wanted_since_ns(database, now_ns)
         seen = views.seen_hours(database)
         quota = quota_of(database)
         hours = hour_views(database)
