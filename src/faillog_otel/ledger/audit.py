@@ -254,10 +254,15 @@ SELECT * FROM (
 WHERE counted != held
 """
 
-# An object that was lost from the spool left none; it and those that are to be read again have no length.
+# Records of which only the beginning is known leave no digest. An object that was lost from the spool left
+# none at all; it and those that are to be read again have no length.
 _DIGESTS = """
 SELECT collection, hour,
-    sum(CASE WHEN state = 'done' AND length IS NOT NULL THEN exported + rejected ELSE 0 END) AS least,
+    sum(CASE WHEN state = 'done' AND length IS NOT NULL
+        THEN exported + rejected + quarantined - coalesce(nameless, 0) ELSE 0 END) AS least,
     sum(exported + rejected + quarantined) AS most
-FROM objects GROUP BY collection, hour
+FROM objects LEFT JOIN (SELECT object, count(*) AS nameless FROM kept
+    WHERE instr(entry, CAST('"replayable":false' AS BLOB)) OR instr(entry, CAST('"raw":""' AS BLOB))
+    GROUP BY object) ON object = objects.id
+GROUP BY collection, hour
 """
