@@ -25,6 +25,8 @@ _HELP = """Count everything in the ledger anew, and look at all of its files.
       5  there is no ledger in the state folder, or it cannot be read
     """
 
+SHOWN = 50
+
 
 @click.command(short_help="Check that no record is unaccounted for.", help=_HELP)
 @looking_options("state_dir", "config", "json")
@@ -44,8 +46,10 @@ def audit(ctx: click.Context, /, *, as_json: bool, **flags: Any) -> None:
 
 
 def _text(found: "Audit") -> Iterator[str]:
-    for problem in found.problems:
+    for problem in found.problems[:SHOWN]:
         yield line(problem.check, f"{problem.where}: {problem.what}", "red")
+    if (more := len(found.problems) - SHOWN) > 0:
+        yield line("", f"... and {more} more (--json lists all)")
     if sums := found.sums:
         fates = f"{sums.exported} exported + {sums.rejected} rejected + {sums.quarantined} quarantined"
         fates += f" + {sums.pending} pending + {sums.duplicate} duplicate"
