@@ -43,6 +43,14 @@ def time_text(ns: int) -> str:
     return at.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def date_ns(header: str | None) -> int | None:
+    """Nanoseconds since 1970 from a Date header (RFC 9110); None where it is none."""
+    try:
+        return int(parsedate_to_datetime(header or "").timestamp()) * SECOND_NS
+    except (ValueError, OverflowError):
+        return None
+
+
 def retry_after(header: str | None, now_seconds: float) -> float | None:
     """Seconds to wait from a Retry-After header, a number or a date (RFC 9110); None where it is neither."""
     if header is None:

@@ -9,7 +9,7 @@ percent-decoded, timeouts are milliseconds, a value that cannot be used is ignor
 import math
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 from urllib.parse import unquote
 
@@ -97,6 +97,16 @@ class Layer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     mapping: MappingSettings = MappingSettings()
     segment: SegmentSettings = SegmentSettings()
     run: RunSettings = RunSettings()
+
+
+def said_in(settings: Struct, within: str = "") -> Iterator[str]:
+    """The settings that a layer says, such as `otlp.traces.endpoint`."""
+    for name in settings.__struct_fields__:
+        value, path = getattr(settings, name), f"{within}{name}"
+        if isinstance(value, Struct):
+            yield from said_in(value, f"{path}.")
+        elif value is not None:
+            yield path
 
 
 LONGEST_SECONDS = 100 * 366 * 86400.0

@@ -281,7 +281,7 @@ def test_the_readmes_config_file_is_valid_and_every_variable_in_it_is_read() -> 
     readme = ROOT.joinpath("README.md").read_text("utf-8")
     (text,) = re.findall(r"^```toml\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
     assert resolve([read_file(text, "README.md")]).fail_on == ("discarded",)
-    named = set(re.findall(r"(?:FAILLOG|OTEL)_[A-Z_]+", text))
+    named = set(re.findall(r"(?:FAILLOG|OTEL|SEGMENT)_[A-Z_]+", text))
     assert named - {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"} <= set(VARIABLES)
     assert {name for name in VARIABLES if not re.search("_(LOGS|TRACES)_", name)} <= named
 

@@ -1,8 +1,18 @@
 """What the planner needs to know, read from the ledger."""
 
 from faillog_otel.ledger.database import Database
+from faillog_otel.ledger.views import fact
 from faillog_otel.segment.quota import Debit, Quota, Said
 from faillog_otel.segment.schedule import CLOSED, HourView
+
+SINCE = "since"
+"""The fact that says since when hours are wanted, in nanoseconds since 1970."""
+
+
+def wanted_since_ns(database: Database, since_ns: int) -> int:
+    """Since when hours are wanted: what an earlier run wanted stays wanted."""
+    noted = fact(database, SINCE)
+    return since_ns if noted is None else min(since_ns, int(noted))
 
 
 def hour_views(database: Database) -> dict[str, dict[int, HourView]]:

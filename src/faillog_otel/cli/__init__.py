@@ -10,12 +10,16 @@ import traceback
 import click
 
 from faillog_otel import __version__
+from faillog_otel.cli.audit import audit
 from faillog_otel.cli.demo import demo
+from faillog_otel.cli.doctor import doctor
 from faillog_otel.cli.ids import ids
+from faillog_otel.cli.plan import plan
 from faillog_otel.cli.redact import redact
 from faillog_otel.cli.replay import replay
 from faillog_otel.cli.run import run
 from faillog_otel.cli.simulate import simulate
+from faillog_otel.cli.status import status
 from faillog_otel.clock import Clock
 from faillog_otel.errors import ConfigError, InputError, Interrupted, LedgerBroken
 from faillog_otel.events.printable import printable
@@ -34,7 +38,7 @@ def cli() -> None:
     """
 
 
-for _command in (run, replay, redact, demo, simulate, ids):
+for _command in (run, status, plan, audit, doctor, replay, redact, demo, simulate, ids):
     cli.add_command(_command)
 
 

@@ -155,27 +155,47 @@ def print_and_code(config: "RunConfig", run: Callable[[], dict[str, Any]]) -> in
 def config_of(flags: dict[str, Any], *, polls_forever: bool = False) -> "RunConfig":
     """The settings of flags, environment and config file. Raises ConfigError, click.UsageError."""
     from faillog_otel.resolve import resolve
-    from faillog_otel.settings import read_environment
 
-    texts = [each for flag in flags.values() for each in (flag if isinstance(flag, tuple) else [flag])]
-    if not all(_is_unicode(text) for text in texts if isinstance(text, str)):
-        raise click.UsageError("an option's value is not UTF-8")
-    environment, warnings = read_environment(os.environ)
-    layers = [_flag_layer(flags), environment]
-    file = flags["config_file"] or os.environ.get("FAILLOG_CONFIG")
-    if not file and Path(DEFAULT_CONFIG_FILE).is_file():
-        file = DEFAULT_CONFIG_FILE
-    if file:
-        layers.append(_file_layer(file))
+    layers, warnings, file = read_layers(flags)
     verbosity = -1 if flags["quiet"] else flags["verbose"]
     return resolve(
-        layers,
+        list(layers.values()),
         verbosity=verbosity,
         config_file=file,
         warnings=warnings,
         polls_forever=polls_forever,
         home=os.environ.get("XDG_STATE_HOME") or str(Path("~/.local/state").expanduser()),
     )
+
+
+def read_layers(flags: dict[str, Any]) -> tuple[dict[str, "Layer"], list[str], str | None]:
+    """Who says what, the first one first; warnings, and the config file. Raises as `config_of` does."""
+    from faillog_otel.settings import read_environment
+
+    texts = [each for flag in flags.values() for each in (flag if isinstance(flag, tuple) else [flag])]
+    if not all(_is_unicode(text) for text in texts if isinstance(text, str)):
+        raise click.UsageError("an option's value is not UTF-8")
+    environment, warnings = read_environment(os.environ)
+    layers = {"flag": _flag_layer(flags), "environment": environment}
+    file = flags["config_file"] or os.environ.get("FAILLOG_CONFIG")
+    if not file and Path(DEFAULT_CONFIG_FILE).is_file():
+        file = DEFAULT_CONFIG_FILE
+    if file:
+        layers[file] = _file_layer(file)
+    return layers, warnings, file
+
+
+def origins(flags: dict[str, Any]) -> dict[str, str]:
+    """Setting → who says it: `flag`, an environment variable, or the config file. Raises as `config_of`."""
+    from faillog_otel.settings import VARIABLES, said_in
+
+    layers, _, _ = read_layers(flags)
+    variables = {path: name for name, (path, _) in VARIABLES.items() if os.environ.get(name, "").strip()}
+    found: dict[str, str] = {}
+    for source, layer in layers.items():
+        for path in said_in(layer):
+            found.setdefault(path, variables.get(path, source) if source == "environment" else source)
+    return dict(sorted(found.items()))
 
 
 def _is_unicode(text: str) -> bool:

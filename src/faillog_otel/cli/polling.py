@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from faillog_otel.app.fetcher import Fetcher
 from faillog_otel.app.forwarder import Forwarder, Progress
+from faillog_otel.app.ledger_view import SINCE
 from faillog_otel.app.sidecar import Sidecar
 from faillog_otel.cli.delivering import USER_AGENT, delivering, sending_client, writing
 from faillog_otel.cli.report import Ending, exit_code, records, summary
@@ -30,8 +31,6 @@ from faillog_otel.segment.download import Downloader
 from faillog_otel.segment.schedule import ScheduleConfig
 
 _log = logging.getLogger(__name__)
-
-SINCE = "since"
 
 
 def poll(

@@ -18,7 +18,7 @@ from faillog_otel.ledger.folder import StateFolder
 from faillog_otel.ledger.ledger import Ledger
 from faillog_otel.ledger.objects import digests_path
 from faillog_otel.ledger.quarantine import QuarantineBook
-from faillog_otel.ledger.views import kept_records
+from faillog_otel.ledger.views import kept_by_reason
 from faillog_otel.otlp.encoding import ProtobufEncoder
 from faillog_otel.segment.paths import InputFile
 from faillog_otel.segment.schedule import RETENTION_NS
@@ -57,7 +57,7 @@ def replay_quarantine(config: RunConfig, *, sends_rejected: bool) -> dict[str, A
         broken = broken or forwarder.broken
         if broken:
             _log.error("%s", broken)
-        if left := kept_records(ledger.database):
+        if left := sum(kept_by_reason(ledger.database).values()):
             _log.warning("%s in quarantine still: in %s", records(left), folder.path)
         ending = Ending(
             counts=forwarder.counts,

@@ -43,9 +43,11 @@ class Database:
             self._connection.row_factory = sqlite3.Row
             if read_only:
                 self._connection.execute("PRAGMA query_only = ON")
-                self._check_version(self._version())
+                self._check_version(found := self.version())
+                if found < len(MIGRATIONS):
+                    raise LedgerBroken(f"{path}: is of an older version; `run` brings it up to date")
                 return
-            wal = _has_sound_wal(sqlite3.sqlite_version_info)
+            wal = has_sound_wal(sqlite3.sqlite_version_info)
             self._connection.execute(f"PRAGMA journal_mode = {'WAL' if wal else 'DELETE'}")
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if wal else 'EXTRA'}")
             self._connection.execute("PRAGMA secure_delete = ON")  # URLs are secrets
@@ -72,13 +74,41 @@ class Database:
         with self._lock, self._named_errors():
             return self._connection.execute(query, values).fetchall()
 
+    @contextmanager
+    def at_one_moment(self) -> Iterator[None]:
+        """All rows that are read inside are of one moment. To be short: whoever writes waits for its end."""
+        with self._lock:
+            with self._named_errors():
+                self._connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                with suppress(sqlite3.Error):  # the first error is the one to tell
+                    self._connection.execute("ROLLBACK")
+
+    def copied(self) -> sqlite3.Connection:
+        """All of it as it is at one moment, to be looked at for as long as it takes. Raises LedgerBroken.
+
+        Whoever writes waits for the copying only: after `BUSY_SECONDS` it would give up.
+        """
+        with self._lock, self._named_errors():
+            copy = sqlite3.connect("")  # SQLite's own temporary file, or memory while it is small
+            self._connection.backup(copy)
+            copy.row_factory = sqlite3.Row
+            return copy
+
+    def version(self) -> int:
+        """Which version of the schema it has. Raises sqlite3.Error."""
+        [version] = self._connection.execute("PRAGMA user_version").fetchone()
+        return int(version)
+
     def close(self) -> None:
         """Closes the connection."""
         with self._lock:
             self._connection.close()
 
     def _migrate(self) -> None:
-        found = self._version()
+        found = self.version()
         self._check_version(found)
         for version, script in enumerate(MIGRATIONS[found:], start=found + 1):
 
@@ -88,10 +118,6 @@ class Database:
                 connection.execute(f"PRAGMA user_version = {version}")
 
             self.transact(step)
-
-    def _version(self) -> int:
-        [version] = self._connection.execute("PRAGMA user_version").fetchone()
-        return int(version)
 
     def _check_version(self, found: int) -> None:
         if found > len(MIGRATIONS):
@@ -123,6 +149,6 @@ class Database:
             raise LedgerBroken(f"{self._path}: {error.strerror}") from None
 
 
-def _has_sound_wal(version: tuple[int, ...]) -> bool:
+def has_sound_wal(version: tuple[int, ...]) -> bool:
     """Whether this SQLite is free of the WAL-reset bug (SQLite's own notes on 3.51.3)."""
     return version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)

@@ -7,6 +7,7 @@ written down what was exported.
 
 import fcntl
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -15,6 +16,7 @@ from faillog_otel.errors import LedgerBroken
 
 BALLAST_BYTES = 8 * 1024 * 1024
 PRIVATE = 0o700
+LOOKS_AT_LOCK = 5
 
 
 class StateFolder:
@@ -34,13 +36,7 @@ class StateFolder:
                 folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
                 folder.chmod(PRIVATE)
             self._lock = private_file(self.path / "lock", os.O_RDWR)
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = os.pread(self._lock, 20, 0).decode(errors="replace").strip()
-                raise LedgerBroken(
-                    f"{self.path}: process {holder} holds it; stop that one, or name another --state-dir"
-                ) from None
+            _take(self._lock, self.path)
             os.ftruncate(self._lock, 0)
             os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
         except OSError as error:
@@ -56,6 +52,22 @@ class StateFolder:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def holder(self) -> str | None:
+        """The id of the process that holds the lock; None where none does. Raises LedgerBroken."""
+        try:
+            lock = os.open(self.path / "lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise LedgerBroken(f"{self.path}: its lock cannot be read: {error.strerror}") from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _said_in(lock)
+        finally:
+            os.close(lock)
+        return None
 
     def has_room(self) -> bool:
         """Whether room is set aside; sets it aside where it is not."""
@@ -82,6 +94,25 @@ class StateFolder:
         except OSError:
             return False
         return True
+
+
+def _take(lock: int, path: Path) -> None:
+    """Takes the lock. Whoever looks at it (`holder`) has it for a moment, too: hence more than one try."""
+    for _ in range(LOOKS_AT_LOCK):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.02)
+        else:
+            return
+    raise LedgerBroken(
+        f"{path}: process {_said_in(lock)} holds it; stop that one, or name another --state-dir"
+    )
+
+
+def _said_in(lock: int) -> str:
+    """Who wrote its process id into the lock."""
+    return os.pread(lock, 20, 0).decode(errors="replace").strip()
 
 
 def private_file(path: Path, flags: int) -> int:

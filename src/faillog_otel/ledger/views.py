@@ -1,6 +1,45 @@
-"""Looking at the ledger: what is pending, and whether the law holds."""
+"""Looking at the ledger, in plain SQL: nothing is changed, and nobody is waited for.
+
+Times are nanoseconds since 1970, hours are whole hours since 1970.
+"""
+
+from typing import Literal
+
+from msgspec import Struct
 
 from faillog_otel.ledger.database import Database
+
+Fate = Literal["exported", "rejected", "quarantined", "pending", "duplicate"]
+
+
+class SeenHour(Struct, frozen=True):
+    """What is remembered of one collection's hour."""
+
+    first_listed_ns: int | None
+    """The first listing of which every object was downloaded; `listed_ns`: the last one."""
+    listed_ns: int | None
+    same_since_ns: int | None
+    """The first of the listings in a row that showed what the last one showed."""
+    failures: int
+    """In a row; `failed_ns` and `failed_why` are the last one's."""
+    failed_ns: int
+    failed_why: str
+    closed: bool
+    under_way: int
+    """Objects that are being downloaded, or lie in the spool."""
+    objects: int
+    """Objects of which every record is written down."""
+
+
+class Totals(Struct, frozen=True):
+    """What became of all records of all objects, those that were pruned included."""
+
+    records: int
+    exported: int
+    rejected: int
+    quarantined: int
+    pending: int
+    duplicate: int
 
 
 def pending_records(database: Database) -> int:
@@ -9,7 +48,73 @@ def pending_records(database: Database) -> int:
     return int(row["pending"])
 
 
-def kept_records(database: Database) -> int:
-    """Records in the quarantine."""
-    [row] = database.rows("SELECT count(*) AS kept FROM kept")
-    return int(row["kept"])
+def fact(database: Database, name: str) -> str | None:
+    """A fact that was noted."""
+    rows = database.rows("SELECT value FROM facts WHERE name = ?", name)
+    return str(rows[0]["value"]) if rows else None
+
+
+def seen_hours(database: Database) -> dict[str, dict[int, SeenHour]]:
+    """Collection → hour → what is remembered of it."""
+    seen: dict[str, dict[int, SeenHour]] = {}
+    for row in database.rows(_HOURS):
+        seen.setdefault(row["collection"], {})[row["hour"]] = SeenHour(
+            first_listed_ns=row["first_listed_ns"],
+            listed_ns=row["last_listed_ns"],
+            same_since_ns=row["same_since_ns"],
+            failures=row["failures"],
+            failed_ns=row["failed_ns"],
+            failed_why=row["failed_why"],
+            closed=bool(row["closed"]),
+            under_way=row["under_way"],
+            objects=row["objects"],
+        )
+    return seen
+
+
+def totals(database: Database) -> Totals:
+    """The sums."""
+    [row] = database.rows(_TOTALS)
+    return Totals(**dict(row))
+
+
+def objects_by_state(database: Database) -> dict[str, int]:
+    """How many objects are `listed`, `spooled` and `done`; `done` without those that were pruned."""
+    rows = database.rows("SELECT state, count(*) AS objects FROM objects GROUP BY state")
+    return {"listed": 0, "spooled": 0, "done": 0, **{row["state"]: row["objects"] for row in rows}}
+
+
+def kept_by_reason(database: Database) -> dict[str, int]:
+    """How many records are in quarantine, by reason; the most frequent first."""
+    rows = database.rows(
+        "SELECT reason, count(*) AS kept FROM kept GROUP BY reason ORDER BY kept DESC, reason"
+    )
+    return {row["reason"]: row["kept"] for row in rows}
+
+
+def newest_hour(database: Database, *, of: Literal["read", "sent"]) -> int | None:
+    """The newest hour that was read, or of which a record was exported; None where there is none."""
+    [row] = database.rows(_NEWEST_READ if of == "read" else _NEWEST_SENT)
+    return None if row["hour"] is None else int(row["hour"])
+
+
+_HOURS = """
+SELECT h.*, coalesce(o.under_way, 0) AS under_way, coalesce(o.done, 0) + coalesce(p.objects, 0) AS objects
+FROM hours h
+LEFT JOIN (SELECT collection, hour, sum(state != 'done') AS under_way, sum(state = 'done') AS done
+    FROM objects GROUP BY collection, hour) o ON o.collection = h.collection AND o.hour = h.hour
+LEFT JOIN past p ON p.collection = h.collection AND p.hour = h.hour
+ORDER BY h.collection, h.hour
+"""
+_TOTALS = """
+SELECT coalesce(sum(records), 0) AS records, coalesce(sum(exported), 0) AS exported,
+    coalesce(sum(rejected), 0) AS rejected, coalesce(sum(quarantined), 0) AS quarantined,
+    coalesce(sum(pending), 0) AS pending, coalesce(sum(duplicate), 0) AS duplicate
+FROM (SELECT records, exported, rejected, quarantined, records - position AS pending, duplicate FROM objects
+    UNION ALL SELECT records, exported, rejected, quarantined, 0, duplicate FROM past)
+"""
+_NEWEST_READ = "SELECT max(hour) AS hour FROM hours WHERE last_listed_ns IS NOT NULL"
+_NEWEST_SENT = """
+SELECT max(hour) AS hour
+FROM (SELECT hour FROM objects WHERE exported > 0 UNION ALL SELECT hour FROM past WHERE exported > 0)
+"""

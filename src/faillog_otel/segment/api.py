@@ -13,8 +13,9 @@ from typing import Any, Literal
 import httpx
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
-from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, hour_text, retry_after
+from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, date_ns, hour_text, retry_after
 from faillog_otel.config import Secret
 from faillog_otel.segment.quota import Said
 
@@ -77,6 +78,8 @@ class Answered(Struct, frozen=True):
     said: Said | None = None
     pause_ns: int = 0
     """How long Segment wants no request at all."""
+    date_ns: int | None = None
+    """What time it is there: the answer's Date, to the second. Nanoseconds since 1970."""
 
 
 class SegmentApi:
@@ -133,7 +136,10 @@ class SegmentApi:
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, RuntimeError) as error:
             return Answered(Failed(f"{self._url}: {error or type(error).__name__}".replace(token, "***")))
         is_listing = method == "POST"
-        return read_answer(response.status_code, response.headers, bytes(body), now_ns, is_listing=is_listing)
+        answered = read_answer(
+            response.status_code, response.headers, bytes(body), now_ns, is_listing=is_listing
+        )
+        return replace(answered, date_ns=date_ns(response.headers.get("date")))
 
 
 def read_answer(

@@ -11,8 +11,12 @@ As a test fixture::
 import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack
+from email.utils import formatdate
 from typing import Self
 
+from msgspec.structs import replace
+
+from faillog_otel.clock import SECOND_NS
 from faillog_otel.segment.simulator.api import Api
 from faillog_otel.segment.simulator.clock import SimulatedClock
 from faillog_otel.segment.simulator.config import SimulatorConfig
@@ -113,7 +117,9 @@ class Simulator:
     def _answer(self, request: Request) -> Answer:
         if request.path.startswith(PREFIX):
             return self._control.answer(request)
-        return self._api.answer(request)
+        now = formatdate(self.clock.now_ns() // SECOND_NS, usegmt=True)
+        answer = self._api.answer(request)
+        return replace(answer, headers={"Date": now, **answer.headers})
 
     def _download(self, request: Request) -> Answer:
         return self._downloads.answer(request)

@@ -123,8 +123,8 @@ class _Handler(BaseHTTPRequestHandler):
         if answer.resets and answer.sent_bytes is None:
             self._reset()
             return
-        self.send_response(answer.status)
-        for name, value in answer.headers.items():
+        self.send_response_only(answer.status)
+        for name, value in ({"Date": self.date_time_string()} | answer.headers).items():
             self.send_header(name, value)
         told = len(answer.body) if answer.told_bytes is None else answer.told_bytes
         if answer.status not in (204, 304):

@@ -1,0 +1,252 @@
+"""Is all there that a run needs? One finding after the other, each with what to do where it is not well.
+
+Nothing is changed, and nothing is asked that costs one of the day's 120 requests.
+"""
+
+import os
+import sqlite3
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from faillog_otel.clock import SECOND_NS, Clock
+from faillog_otel.config import RunConfig, Secret, SegmentConfig
+from faillog_otel.errors import ConfigError, LedgerBroken
+from faillog_otel.ledger.database import Database, has_sound_wal
+from faillog_otel.ledger.folder import StateFolder
+from faillog_otel.otlp.clients import network_client
+from faillog_otel.otlp.hints import backend_of
+from faillog_otel.otlp.outcome import Acknowledged, PartlyRejected, RetryLater
+from faillog_otel.segment import api
+from faillog_otel.segment.quota import Quota
+from faillog_otel.segment.schedule import reads_per_hour
+
+LITTLE_ROOM_BYTES = 1024**3
+NO_ROOM_BYTES = 64 * 1024**2
+CLOCK_IS_WRONG_SECONDS = 60
+
+Health = Literal["ok", "warn", "fail"]
+
+
+class Finding(Struct, frozen=True):
+    """One thing that was looked at."""
+
+    check: str
+    state: Health
+    says: str
+    do: str = ""
+    """What to do; empty where it is ok."""
+
+
+def examine(
+    config: RunConfig, token: Callable[[], Secret], user_agent: str, clock: Clock
+) -> Iterator[Finding]:
+    """Everything but the configuration itself."""
+    yield from _state_folder(StateFolder(config.state_dir))
+    yield from _collections(config.segment)
+    yield from _segment(config.segment, token, user_agent, clock)
+    yield from _collector(config, user_agent)
+    yield from _backends(config)
+
+
+# -- the state folder ----------------------------------------------------------------------------------------
+
+
+def _state_folder(folder: StateFolder) -> Iterator[Finding]:
+    check = "state folder"
+    other = "name another --state-dir, or run as its owner"
+    there = folder.path.absolute()
+    try:
+        while not os.path.lexists(there):
+            there = there.parent
+        found = there.stat()
+    except OSError as error:
+        yield Finding(check, "fail", f"{folder.path}: {error.strerror}", other)
+        return
+    uid = os.geteuid()
+    if not stat.S_ISDIR(found.st_mode):
+        yield Finding(check, "fail", f"{there}: is no folder", "name another --state-dir")
+        return
+    if not os.access(there, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
+        yield Finding(
+            check, "fail", f"{there}: belongs to uid {found.st_uid}, and uid {uid} cannot write there", other
+        )
+        return
+    if there != folder.path.absolute():
+        yield Finding(check, "ok", f"{folder.path}: is not there yet; `run` makes it")
+        yield _room(there)
+        return
+    yield _permissions(folder.path)
+    yield _room(there)
+    yield from _ledger(folder)
+
+
+def _permissions(path: Path) -> Finding:
+    """Of the folder and all that lies in it. Raises nothing: what goes meanwhile is of no interest."""
+    loose, closed = [], []
+    for each in (path, *path.rglob("*")):
+        try:
+            found = each.lstat()
+        except OSError:
+            continue
+        if stat.S_IMODE(found.st_mode) & 0o077:
+            loose.append(each)
+        if not os.access(each, os.R_OK | os.W_OK, effective_ids=True):
+            closed.append(each)
+    if closed:
+        says = f"{closed[0]}: cannot be written by uid {os.geteuid()}" + _and_more(closed)
+        return Finding("state folder", "fail", says, "give all of it to one user: chown -R")
+    if loose:
+        says = f"{loose[0]}: others can look into it" + _and_more(loose)
+        return Finding("state folder", "warn", says, f"chmod -R go= {path}")
+    return Finding("state folder", "ok", f"{path}: is writable, and nobody else's")
+
+
+def _and_more(paths: list[Path]) -> str:
+    return f", and {len(paths) - 1} more" if len(paths) > 1 else ""
+
+
+def _room(path: Path) -> Finding:
+    found = os.statvfs(path)
+    free = found.f_bavail * found.f_frsize
+    says = f"{free / 1024**3:.1f} GiB free"
+    if free < NO_ROOM_BYTES:
+        return Finding("disk", "fail", says, "make room: nothing is taken in while the disk is full")
+    if free < LITTLE_ROOM_BYTES:
+        return Finding("disk", "warn", says, "make room: while the collector is away, the spool grows")
+    return Finding("disk", "ok", says)
+
+
+def _ledger(folder: StateFolder) -> Iterator[Finding]:
+    version = sqlite3.sqlite_version
+    mode = (
+        "WAL, synchronous FULL" if has_sound_wal(sqlite3.sqlite_version_info) else "DELETE, synchronous EXTRA"
+    )
+    why = "its WAL is sound" if mode.startswith("WAL") else "its WAL may be spoilt when it is reset"
+    yield Finding("sqlite", "ok", f"{version}: journal {mode}, for {why}")
+    try:
+        holder = folder.holder()
+        says = f"process {holder} holds it" if holder else "nobody holds it"
+        yield Finding("lock", "ok", says)
+        if not folder.ledger.exists():
+            yield Finding("ledger", "ok", "is not there yet; `run` makes it")
+            return
+        database = Database(folder.ledger, read_only=True)
+        try:
+            yield Finding("ledger", "ok", f"version {database.version()}")
+        finally:
+            database.close()
+    except LedgerBroken as error:
+        yield Finding("ledger", "fail", str(error), "do as it says; `audit` tells more, where it can be read")
+
+
+# -- Segment -------------------------------------------------------------------------------------------------
+
+
+def _collections(config: SegmentConfig) -> Iterator[Finding]:
+    quota, number = Quota(), len(config.collections)
+    covered = quota.per_day // 24
+    if not number:
+        yield Finding(
+            "collections",
+            "warn",
+            "none: only PATHs can be forwarded",
+            "set --collection or FAILLOG_COLLECTIONS",
+        )
+    elif number > covered:
+        missed = f"each misses {24 - quota.per_day / number:.1f} of the 24 hours of a day"
+        says = f"{number}, and the quota covers {covered}: {missed}"
+        yield Finding("collections", "warn", says, "poll fewer, or ask Segment for more requests")
+    else:
+        yield Finding(
+            "collections", "ok", f"{number}; each hour is read {reads_per_hour(quota, number)} times"
+        )
+
+
+def _segment(
+    config: SegmentConfig, token: Callable[[], Secret], user_agent: str, clock: Clock
+) -> Iterator[Finding]:
+    try:
+        token()
+    except ConfigError as error:
+        state: Health = "fail" if config.collections else "warn"
+        yield Finding("token", state, str(error), "make a Public API token in the workspace, and set it")
+        return
+    segment = api.SegmentApi(config.url, token, user_agent)
+    try:
+        before_ns = clock.now_ns()
+        answered = segment.check_token(before_ns)
+        now_ns = (before_ns + clock.now_ns()) // 2
+    finally:
+        segment.close()
+    yield _token(answered.outcome, config)
+    if answered.date_ns is None:
+        yield Finding("clock", "warn", "nobody told the time", "see to it that Segment answers")
+        return
+    ahead = (now_ns - answered.date_ns) // SECOND_NS
+    if abs(ahead) > CLOCK_IS_WRONG_SECONDS:
+        says = f"it is {abs(ahead)} s {'ahead of' if ahead > 0 else 'behind'} Segment's"
+        yield Finding("clock", "warn", says, "set this machine's clock: hours and requests are counted by it")
+    else:
+        yield Finding("clock", "ok", "is Segment's, within a minute")
+
+
+def _token(outcome: api.Outcome, config: SegmentConfig) -> Finding:
+    if isinstance(outcome, api.Listing):
+        return Finding("token", "ok", f"{config.url}: takes it")
+    says = f"{config.url}: {outcome.why}"
+    if isinstance(outcome, api.Denied):
+        return Finding(
+            "token", "fail", says, "make a Public API token in the workspace, and set SEGMENT_TOKEN"
+        )
+    if isinstance(outcome, api.TooMany):
+        return Finding("token", "warn", says, "look again later")
+    return Finding("token", "fail", says, "look at --segment-url (us or eu?) and at the network")
+
+
+# -- the collector -------------------------------------------------------------------------------------------
+
+
+def _collector(config: RunConfig, user_agent: str) -> Iterator[Finding]:
+    if config.delivery.writes:
+        yield Finding("collector", "ok", f"none: records are written ({config.delivery.writes})")
+        return
+    try:
+        client = network_client(config.delivery, config.mapping.resource, user_agent)
+    except ConfigError as error:
+        yield Finding("collector", "fail", str(error), "change the setting")
+        return
+    try:
+        for signal in config.delivery.signals:
+            outcome = client.send(signal, [])
+            url = config.delivery.targets[signal].shown_url
+            why = getattr(outcome, "why", "")
+            where = signal if url in why else f"{signal} to {url}"
+            if isinstance(outcome, Acknowledged | PartlyRejected):
+                state: Health = "warn" if outcome.message else "ok"
+                says = f"{where}: {outcome.message or 'takes an empty request'}"
+                yield Finding("collector", state, says, "ask who runs it" if outcome.message else "")
+            elif isinstance(outcome, RetryLater):
+                do = "does it run, and is --endpoint right?"
+                yield Finding("collector", "fail", f"{where}: {why}", do)
+            else:
+                do = "are --endpoint, --protocol and --header right?"
+                yield Finding("collector", "fail", f"{where}: {why}", do)
+    finally:
+        client.close()
+
+
+def _backends(config: RunConfig) -> Iterator[Finding]:
+    hosts = {urlsplit(target.url).hostname or "" for target in config.delivery.targets.values()}
+    for backend in dict.fromkeys(filter(None, map(backend_of, sorted(hosts)))):
+        says = f"{backend.name}: {backend.hint}"
+        if backend.drops(config.mapping.time_policy):
+            hours = max(1, int(backend.oldest_hours) - 1)
+            age = f"clamp:{hours}h" if backend.oldest_hours > 1 else "arrival"
+            yield Finding("backend", "warn", says, f"set --time-policy {age}")
+        else:
+            yield Finding("backend", "ok", says)

@@ -1,0 +1,117 @@
+"""What would be asked of Segment next, and why: the fetcher's own plan, looked at; nothing is sent.
+
+An Outlook is also what `plan --json` prints.
+"""
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from faillog_otel.app.ledger_view import hour_views, quota_of, wanted_since_ns
+from faillog_otel.app.status import QuotaSeen, quota_seen
+from faillog_otel.clock import hour_text, time_text
+from faillog_otel.config import SegmentConfig
+from faillog_otel.ledger import views
+from faillog_otel.ledger.database import Database
+from faillog_otel.segment.quota import Quota, Why
+from faillog_otel.segment.schedule import READ_AFTER_HOURS, HourView, Plan, ScheduleConfig, plan
+
+MOST_STEPS = 100
+"""So often it is planned again to find the next request: two days of hours, and twice as many changes."""
+
+REASONS: dict[Why, str] = {
+    "wanted": "somebody asked to read it again",
+    "leaving": "was never read, and Segment drops it soon",
+    "fresh": "can be complete by now",
+    "again": "may have grown since it was read",
+    "last_call": "the last reading, before Segment drops it",
+    "backfill": "was never read",
+}
+
+
+class Request(Struct, frozen=True):
+    """One request that would be made now."""
+
+    collection: str
+    hour: str
+    why: Why
+    due: str
+    """Since when it is due."""
+
+
+class Outlook(Struct, frozen=True):
+    """The requests that would be made now, in their order, and what follows from the quota."""
+
+    now: str
+    since: str
+    """Hours since then are wanted."""
+    collections: tuple[str, ...]
+    requests: list[Request]
+    next_request: str | None
+    """When the next request would be made; null: none within two days."""
+    to_download: int
+    """Objects that were listed already: they are downloaded first."""
+    quota: QuotaSeen
+    waiting: dict[Why, int]
+    """Hours that are due, and wait for the quota."""
+    failed: int
+    """Hours whose last reading failed; they are tried again after a pause."""
+    reads_per_hour: int
+    reads_after_hours: tuple[int, ...]
+    """When an hour is read, in hours after its end; with four readings the last one is before it leaves."""
+    collections_covered: int
+    missed_per_day: dict[str, float]
+    """Collection → hours that will be missed each day, where the quota is too small for all."""
+
+
+def outlook(database: Database | None, config: SegmentConfig, now_ns: int, *, once: bool) -> Outlook:
+    """What would be asked now; without a ledger, what a first run would ask. Raises LedgerBroken."""
+    since_ns = config.since.ns(now_ns)
+    hours: Mapping[str, Mapping[int, HourView]] = {}
+    quota, to_download = Quota(), 0
+    if database is not None:
+        with database.at_one_moment():
+            since_ns = wanted_since_ns(database, since_ns)
+            hours, quota = hour_views(database), quota_of(database)
+            to_download = views.objects_by_state(database)["listed"]
+    schedule = ScheduleConfig(
+        collections=config.collections,
+        since_ns=since_ns,
+        until_ns=config.until.ns(now_ns) if config.until else None,
+        once=once,
+    )
+    found = plan(now_ns, hours, quota, schedule)
+    next_ns = _next_request_ns(now_ns, hours, quota, schedule, found)
+    return Outlook(
+        now=time_text(now_ns),
+        since=time_text(since_ns),
+        collections=config.collections,
+        requests=[
+            Request(ask.collection, hour_text(ask.hour), ask.why, time_text(ask.due_ns)) for ask in found.asks
+        ],
+        next_request=None if next_ns is None else time_text(next_ns),
+        to_download=to_download,
+        quota=quota_seen(quota, now_ns),
+        waiting=found.waiting,
+        failed=sum(view.failures > 0 for known in hours.values() for view in known.values()),
+        reads_per_hour=found.reads_per_hour,
+        reads_after_hours=READ_AFTER_HOURS[found.reads_per_hour],
+        collections_covered=found.covered,
+        missed_per_day=found.missed_per_day,
+    )
+
+
+def _next_request_ns(
+    now_ns: int,
+    hours: Mapping[str, Mapping[int, HourView]],
+    quota: Quota,
+    schedule: ScheduleConfig,
+    found: Plan,
+) -> int | None:
+    """When the next request would be made, if nothing else happens: the plan is asked until it has one."""
+    for _ in range(MOST_STEPS):
+        if found.asks:
+            return now_ns
+        now_ns = found.next_ns
+        found = plan(now_ns, hours, quota, schedule)
+    return None

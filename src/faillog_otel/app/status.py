@@ -1,0 +1,173 @@
+"""The ledger as people need it: what was read, what is left of the quota, what waits, how late it all is.
+
+Reads, and never changes anything. A Status is also what `status --json` prints.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from faillog_otel.app.coverage import MARKS, Coverage, State, coverage
+from faillog_otel.app.ledger_view import hour_views, quota_of, wanted_since_ns
+from faillog_otel.clock import HOUR_NS, SECOND_NS, hour_text, time_text
+from faillog_otel.config import SegmentConfig
+from faillog_otel.ledger import views
+from faillog_otel.ledger.database import Database
+from faillog_otel.ledger.folder import StateFolder
+from faillog_otel.segment.quota import Quota
+from faillog_otel.segment.schedule import ScheduleConfig, plan
+
+
+class SaidSeen(Struct, frozen=True):
+    """What Segment said last, and when; what it did not say is null."""
+
+    at: str
+    remaining: int
+    reset: str | None
+
+
+class QuotaSeen(Struct, frozen=True):
+    """The requests of the last 24 hours, and how many are left now."""
+
+    per_day: int
+    used: int
+    left: int
+    not_before: str | None
+    """Segment wants no request until then."""
+    said: SaidSeen | None
+
+
+class Newest(Struct, frozen=True):
+    """An hour, and how many seconds ago it ended."""
+
+    hour: str
+    seconds: int
+
+
+class Objects(Struct, frozen=True):
+    """Objects under way."""
+
+    to_download: int
+    to_forward: int
+
+
+class Lag(Struct, frozen=True):
+    """How late it all is: the newest hour that was read, and the newest of which a record was exported."""
+
+    read: Newest | None
+    sent: Newest | None
+
+
+class Sizes(Struct, frozen=True):
+    """Bytes on the disk."""
+
+    ledger: int
+    spool: int
+    digests: int
+
+
+class Status(Struct, frozen=True):
+    """All of it. Times are RFC 3339."""
+
+    state_dir: str
+    now: str
+    since: str
+    """Hours since then are wanted."""
+    held_by: str | None
+    """The id of the process that runs on the state folder."""
+    collections: dict[str, Coverage]
+    marks: dict[State, str]
+    """The characters of the calendars."""
+    quota: QuotaSeen
+    lag: Lag
+    records: views.Totals
+    quarantine: dict[str, int]
+    """Records that are kept, by reason."""
+    objects: Objects
+    bytes: Sizes
+    missed_per_day: dict[str, float]
+    """Collection → hours that will be missed each day, where the quota is too small for all."""
+
+
+def status(
+    folder: StateFolder, database: Database, config: SegmentConfig, only: Sequence[str], now_ns: int
+) -> Status:
+    """What is so now. `only`: the collections to show; none are all. Raises LedgerBroken.
+
+    Where no collections are configured, those that the ledger knows are taken for it.
+    """
+    held_by = folder.holder()
+    with database.at_one_moment():
+        since_ns = wanted_since_ns(database, now_ns)
+        seen = views.seen_hours(database)
+        quota = quota_of(database)
+        hours = hour_views(database)
+        records = views.totals(database)
+        quarantine = views.kept_by_reason(database)
+        objects = views.objects_by_state(database)
+        read, sent = views.newest_hour(database, of="read"), views.newest_hour(database, of="sent")
+    until_ns = config.until.ns(now_ns) if config.until else None
+    polled = config.collections or tuple(dict.fromkeys((*only, *seen)))
+    schedule = ScheduleConfig(collections=polled, since_ns=since_ns, until_ns=until_ns)
+    names = only or list(dict.fromkeys((*polled, *seen)))
+    return Status(
+        state_dir=str(folder.path),
+        now=time_text(now_ns),
+        since=time_text(since_ns),
+        held_by=held_by,
+        collections={
+            name: coverage(
+                seen.get(name, {}),
+                now_ns=now_ns,
+                since_ns=since_ns,
+                until_ns=until_ns,
+                polled=name in polled,
+            )
+            for name in names
+        },
+        marks=MARKS,
+        quota=quota_seen(quota, now_ns),
+        lag=Lag(_newest(read, now_ns), _newest(sent, now_ns)),
+        records=records,
+        quarantine=quarantine,
+        objects=Objects(to_download=objects["listed"], to_forward=objects["spooled"]),
+        bytes=Sizes(
+            ledger=sum(map(_size, folder.path.glob(f"{folder.ledger.name}*"))),
+            spool=sum(map(_size, folder.spool.glob("*"))),
+            digests=sum(map(_size, folder.digests.glob("*"))),
+        ),
+        missed_per_day=plan(now_ns, hours, quota, schedule).missed_per_day,
+    )
+
+
+def quota_seen(quota: Quota, now_ns: int) -> QuotaSeen:
+    """The quota, for people."""
+    quota = quota.mended(now_ns)
+    said = quota.said
+    return QuotaSeen(
+        per_day=quota.per_day,
+        used=len(quota.last_day(now_ns)),
+        left=quota.left(now_ns, with_reserve=True),
+        not_before=time_text(quota.not_before_ns) if quota.not_before_ns > now_ns else None,
+        said=None
+        if said is None
+        else SaidSeen(
+            at=time_text(said.at_ns),
+            remaining=said.remaining,
+            reset=None if said.reset_ns is None else time_text(said.reset_ns),
+        ),
+    )
+
+
+def _newest(hour: int | None, now_ns: int) -> Newest | None:
+    if hour is None:
+        return None
+    return Newest(hour_text(hour), (now_ns - (hour + 1) * HOUR_NS) // SECOND_NS)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # it was there a moment ago: somebody works here
+        return 0

@@ -1,0 +1,126 @@
+"""What the commands that look have in common: their options, and how they print."""
+
+import sys
+import time
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from faillog_otel.events.printable import printable, printable_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from faillog_otel.config import RunConfig
+    from faillog_otel.ledger.database import Database
+    from faillog_otel.ledger.folder import StateFolder
+
+_OPTIONS = {
+    "collection": click.option(
+        "--collection", "collections", metavar="ID", multiple=True, help="Only this collection (repeatable)."
+    ),
+    "polled": click.option(
+        "--collection", "collections", metavar="ID", multiple=True, help="A collection to poll (repeatable)."
+    ),
+    "since": click.option(
+        "--since", metavar="TIME", help="Not what is older: RFC 3339, or -36h.  [default: -7d]"
+    ),
+    "until": click.option("--until", metavar="TIME", help="Not what is newer."),
+    "state_dir": click.option(
+        "--state-dir",
+        metavar="DIR",
+        help="What polling remembers.  [default: $XDG_STATE_HOME/faillog-otel]",
+    ),
+    "config": click.option(
+        "--config", "config_file", metavar="FILE", help="TOML file.  [default: faillog-otel.toml]"
+    ),
+    "json": click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output."),
+}
+
+
+def looking_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Adds these options."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for name in reversed(names):
+            command = _OPTIONS[name](command)
+        return command
+
+    return add
+
+
+def start(flags: dict[str, Any]) -> "RunConfig":
+    """The settings; our own log goes to standard error. Raises ConfigError, click.UsageError."""
+    from faillog_otel.cli.options import DEFAULT_FLAGS, config_of
+    from faillog_otel.telemetry import start_logging
+
+    config = config_of(DEFAULT_FLAGS | flags, polls_forever=True)
+    start_logging(config.verbosity, config.log_format)
+    return config
+
+
+@contextmanager
+def opened(config: "RunConfig") -> "Iterator[tuple[StateFolder, Database]]":
+    """The state folder, not locked, and its ledger, to be read only. Raises LedgerBroken."""
+    from faillog_otel.ledger.database import Database
+    from faillog_otel.ledger.folder import StateFolder
+
+    folder = StateFolder(config.state_dir)
+    database = Database(folder.ledger, read_only=True)
+    try:
+        yield folder, database
+    finally:
+        database.close()
+
+
+@contextmanager
+def opened_if_there(config: "RunConfig") -> "Iterator[Database | None]":
+    """The ledger, to be read only; None where there is none yet. Raises LedgerBroken."""
+    from faillog_otel.ledger.folder import StateFolder
+
+    is_there = True
+    try:
+        StateFolder(config.state_dir).ledger.lstat()
+    except FileNotFoundError:
+        is_there = False
+    except OSError:
+        pass  # opening it says what is wrong
+    with opened(config) if is_there else nullcontext((None, None)) as (_, database):
+        yield database
+
+
+def now_ns(ctx: click.Context) -> int:
+    """The time that Segment's hours go by: the caller's clock, or the system's."""
+    return time.time_ns() if ctx.obj is None else int(ctx.obj.now_ns())
+
+
+def print_json(found: object) -> None:
+    """One JSON object on a line of its own."""
+    import msgspec
+
+    click.echo(printable_json(msgspec.json.encode(found).decode()))
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Lines that may have colours; click leaves the colours out where no terminal is."""
+    for each in lines:
+        click.echo(each, color=None if sys.stdout.isatty() else False)
+
+
+def line(label: str, text: str, colour: str | None = None) -> str:
+    """A label, and what is so; fit for a terminal, whatever the text holds."""
+    return f"{label:<14}{click.style(printable(text), fg=colour) if colour else printable(text)}"
+
+
+def age(seconds: float) -> str:
+    """`50 s`, `12 min`, `3 h 05 min`, `4 d 2 h`."""
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min"
+    if whole < 2 * 86400:
+        return f"{whole // 3600} h {whole // 60 % 60:02} min"
+    return f"{whole // 86400} d {whole // 3600 % 24} h"

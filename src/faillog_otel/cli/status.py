@@ -1,0 +1,156 @@
+"""`faillog-otel status`: the ledger, for people."""
+
+from collections.abc import Iterator
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from faillog_otel.cli.looking import (
+    age,
+    line,
+    looking_options,
+    now_ns,
+    opened,
+    print_json,
+    print_lines,
+    start,
+)
+from faillog_otel.events.printable import printable
+
+if TYPE_CHECKING:
+    from faillog_otel.app.coverage import Coverage, State
+    from faillog_otel.app.status import QuotaSeen, Status
+
+_HELP = """Show what was read, what is left of the quota, what waits, and how late it all is.
+
+    For each collection a calendar: a row is a day, a character an hour (UTC). Nothing is changed or asked
+    for; it may be called while `run` polls.
+
+    \b
+    Exit codes:
+      0  done
+      2  wrong usage or configuration
+      5  there is no ledger in the state folder, or it cannot be read
+    """
+
+COLOURS: dict["State", str] = {
+    "waiting": "white",
+    "partial": "cyan",
+    "read": "yellow",
+    "settled": "green",
+    "closed": "green",
+    "empty": "blue",
+    "failed": "red",
+    "expired": "magenta",
+}
+_MEANS: dict["State", str] = {
+    "waiting": "not read yet",
+    "partial": "being downloaded, or in the spool",
+    "read": "read, may still grow",
+    "settled": "read twice, the same",
+    "closed": "read for the last time",
+    "empty": "read, no objects",
+    "failed": "could not be read, is tried again",
+    "expired": "left Segment's 28 days unread",
+}
+
+
+@click.command(short_help="Show what was read and what is left.", help=_HELP)
+@looking_options("collection", "state_dir", "config", "json")
+@click.pass_context
+def status(ctx: click.Context, /, *, as_json: bool, **flags: Any) -> None:
+    """Reads the options, looks, prints."""
+    from faillog_otel.app.status import status as seen
+
+    only = flags.pop("collections")  # to be shown: it does not say what is polled
+    config = start(flags)
+    with opened(config) as (folder, database):
+        found = seen(folder, database, config.segment, only, now_ns(ctx))
+    if as_json:
+        print_json(found)
+    else:
+        print_lines(_text(found))
+
+
+def _text(found: "Status") -> Iterator[str]:
+    by = f"process {found.held_by} runs on it" if found.held_by else "nothing runs on it"
+    yield line("state folder", f"{found.state_dir}: {by}")
+    yield from quota_text(found.quota)
+    records = found.records
+    others = ", ".join(
+        f"{number} {name}"
+        for name in ("rejected", "quarantined", "pending", "duplicate")
+        if (number := getattr(records, name))
+    )
+    yield line(
+        "records", f"{records.records}: {records.exported} exported" + (f", {others}" if others else "")
+    )
+    if found.quarantine:
+        reasons = ", ".join(f"{number} {reason}" for reason, number in found.quarantine.items())
+        yield line("quarantine", reasons, "yellow")
+    waiting = f"{found.objects.to_download} to download, {found.objects.to_forward} to forward"
+    yield line("objects", waiting, "yellow" if found.objects.to_forward else None)
+    yield from _lag_text(found)
+    sizes = found.bytes
+    yield line(
+        "on disk",
+        f"ledger {_bytes(sizes.ledger)}, spool {_bytes(sizes.spool)}, digests {_bytes(sizes.digests)}",
+    )
+    yield from missed_text(found.missed_per_day)
+    for name, covered in found.collections.items():
+        yield ""
+        yield from _calendar(name, covered, found)
+
+
+def quota_text(quota: "QuotaSeen") -> Iterator[str]:
+    """What is left of the quota, and what Segment said of it."""
+    text = f"{quota.left} of {quota.per_day} requests left, {quota.used} used in 24 h"
+    if quota.not_before:
+        text += f"; Segment wants none before {quota.not_before}"
+    yield line("quota", text, None if quota.left else "yellow")
+    if quota.said:
+        yield line("", f"Segment said {quota.said.remaining} left, at {quota.said.at}")
+
+
+def missed_text(missed_per_day: dict[str, float]) -> Iterator[str]:
+    """What the quota cannot give."""
+    if missed_per_day:
+        hours = next(iter(missed_per_day.values()))
+        many = f"{len(missed_per_day)} collections are more than the quota covers"
+        yield line("missed", f"{many}: each misses {hours:.1f} of the 24 hours of a day", "red")
+
+
+def _lag_text(found: "Status") -> Iterator[str]:
+    for what, newest in (("read", found.lag.read), ("sent", found.lag.sent)):
+        if newest:
+            yield line(
+                "lag" if what == "read" else "",
+                f"newest hour {what}: {newest.hour}, ended {age(newest.seconds)} ago",
+            )
+
+
+def _calendar(name: str, covered: "Coverage", found: "Status") -> Iterator[str]:
+    yield click.style(printable(name), bold=True) + ("" if covered.polled else "  (is not polled any more)")
+    colours = {mark: COLOURS[state] for state, mark in found.marks.items()}
+    if covered.days:
+        yield f"  {'UTC':<12}0     6     12    18"
+    for day, marks in covered.days.items():
+        cells = "".join(click.style("".join(same), fg=colours.get(mark)) for mark, same in groupby(marks))
+        yield f"  {day:<12}{cells}"
+    for state, number in covered.hours.items():
+        if number:
+            mark = click.style(found.marks[state], fg=COLOURS[state])
+            yield f"  {mark} {number:>5} {state:<8} {_MEANS[state]}"
+    for failed in covered.failed[-3:]:
+        told = f"{failed.hour}: {failed.why} ({failed.times} times, last {failed.at})"
+        yield f"  failed: {printable(told)}"
+
+
+def _bytes(number: int) -> str:
+    size = float(number)
+    for unit in ("bytes", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"

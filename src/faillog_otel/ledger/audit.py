@@ -1,0 +1,268 @@
+"""Does the ledger keep its promise? Everything is counted anew, in plain SQL and by looking at the files.
+
+`records = exported + rejected + quarantined + pending + duplicate` and, for JSON Lines, `lines = records +
+blank`: for every object, every hour and overall (specification 3, "The law"). What is looked at is a copy of
+one moment, for the ledger may be at work meanwhile. Nothing is mended, and nothing of what writes is used.
+"""
+
+import base64
+import hashlib
+import sqlite3
+from array import array
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+from msgspec import Struct
+
+from faillog_otel.clock import hour_text
+from faillog_otel.events.entry import read_entry
+from faillog_otel.ledger.database import Database
+from faillog_otel.ledger.folder import StateFolder
+
+_PIECE = 1 << 19
+_GONE = -1
+_FATES = ("exported", "rejected", "quarantined", "pending", "duplicate")
+
+
+class Problem(Struct, frozen=True):
+    """Something that does not hold."""
+
+    check: str
+    """`object`, `hour`, `overall`, `kept`, `spool`, `digests` or `sqlite`."""
+    where: str
+    what: str
+
+
+class Sums(Struct, frozen=True):
+    """Over all objects, those that were pruned included."""
+
+    objects: int
+    lines: int
+    blank: int
+    records: int
+    exported: int
+    rejected: int
+    quarantined: int
+    pending: int
+    duplicate: int
+    kept: int
+    """Entries in the quarantine: as many as are quarantined and rejected."""
+
+
+class Audit(Struct, frozen=True):
+    """What was found. `sums` is null where the ledger cannot be read that far."""
+
+    holds: bool
+    problems: list[Problem]
+    sums: Sums | None
+    spooled_files: int
+    digests_files: int
+
+
+def audit(folder: StateFolder, database: Database) -> Audit:
+    """Looks at all of it. Raises LedgerBroken where nothing can be read at all.
+
+    While a process is at work, files come and go between two looks: what seems wrong is looked at again.
+    """
+    found = _look(folder, database)
+    if found.problems and folder.holder() is not None:
+        first = {(each.check, each.where) for each in found.problems}
+        found = _look(folder, database)
+        problems = [each for each in found.problems if (each.check, each.where) in first]
+        found = Audit(not problems, problems, found.sums, found.spooled_files, found.digests_files)
+    return found
+
+
+def _look(folder: StateFolder, database: Database) -> Audit:
+    spool, digests = _sizes(folder.spool), _sizes(folder.digests)
+    copy = database.copied()
+    spool_after, digests_after = _sizes(folder.spool), _sizes(folder.digests)
+    problems: list[Problem] = []
+    sums = None
+    try:
+        problems += (Problem("sqlite", folder.ledger.name, said) for said in _integrity(copy))
+        copy.execute(_COUNTED)
+        problems += _counts(copy)
+        problems += _kept(copy)
+        problems += _spool(copy, spool, spool_after)
+        problems += _digests(copy, folder.digests, digests, digests_after)
+        [row] = copy.execute(_SUMS).fetchall()
+        sums = Sums(**dict(row))
+    except sqlite3.DatabaseError as error:
+        problems.append(Problem("sqlite", folder.ledger.name, str(error)))
+    finally:
+        copy.close()
+    return Audit(not problems, problems, sums, len(spool_after), len(digests_after))
+
+
+def _integrity(copy: sqlite3.Connection) -> list[str]:
+    """What SQLite's own check says."""
+    return [row[0] for row in copy.execute("PRAGMA integrity_check") if row[0] != "ok"]
+
+
+def _counts(copy: sqlite3.Connection) -> Iterator[Problem]:
+    for row in copy.execute(_BROKEN_OBJECTS):
+        yield Problem("object", f"{_where(row)}, object {row['id']}", f"{row['state']}: {_told(row)}")
+    for row in copy.execute(_BROKEN_HOURS):
+        yield Problem("hour", _where(row), _told(row))
+    for row in copy.execute(_SUMS):
+        if row["records"] != sum(row[fate] for fate in _FATES):
+            yield Problem("overall", "all objects", _told(row))
+
+
+def _told(row: sqlite3.Row) -> str:
+    counts = " + ".join(f"{row[fate]} {fate}" for fate in _FATES)
+    return f"{row['lines']} lines, {row['blank']} blank, {row['records']} records; {counts}"
+
+
+def _kept(copy: sqlite3.Connection) -> Iterator[Problem]:
+    for row in copy.execute(_BROKEN_KEPT):
+        what = f"{row['counted']} records are quarantined or rejected, and {row['held']} entries are kept"
+        yield Problem("kept", _where(row), what)
+    for row in copy.execute("SELECT id, collection, hour, entry FROM kept"):
+        if not _is_whole(row["entry"]):
+            yield Problem("kept", f"{_where(row)}, entry {row['id']}", "is not what was kept")
+
+
+def _is_whole(line: bytes) -> bool:
+    """Whether an entry can be read, and holds the bytes that it was made of."""
+    entry = read_entry(line)
+    if entry is None or (entry.raw is None and entry.raw_base64 is None):
+        return False
+    try:
+        raw = base64.b64decode(entry.raw_base64 or "") if entry.raw is None else entry.raw.encode()
+    except ValueError:
+        return False
+    return hashlib.sha256(raw).hexdigest() == entry.sha256
+
+
+def _spool(copy: sqlite3.Connection, before: dict[str, int], after: dict[str, int]) -> Iterator[Problem]:
+    """A file may come after the copy was made, or go before: it counts where it was seen once."""
+    known = {str(row["id"]): row for row in copy.execute("SELECT * FROM objects")}
+    for name, row in known.items():
+        if row["state"] == "spooled" and row["length"] not in (found := (before.get(name), after.get(name))):
+            size = next((f"has {each} bytes" for each in found if each is not None), "is missing")
+            where = f"{_where(row)}, object {name}"
+            yield Problem("spool", where, f"its file {size}; it is to have {row['length']}")
+    for name in before.keys() & after.keys():
+        if name.removesuffix(".part") not in known:
+            yield Problem("spool", f"spool/{name}", "there is no object of this number")
+
+
+def _digests(
+    copy: sqlite3.Connection, folder: Path, before: dict[str, int], after: dict[str, int]
+) -> Iterator[Problem]:
+    """Those that are written down are there, no others, in order.
+
+    Digests are saved just before their object is done. So what was saved before the copy was made is counted
+    in it, and what is done in it was saved before.
+    """
+    for row in copy.execute(_DIGESTS):
+        collection = hashlib.sha256(row["collection"].encode()).hexdigest()[:16]
+        name = f"{collection}-{_hour(row['hour']).replace(':', '')}"
+        if (there := after.get(name, 0) // 8) < row["least"]:
+            yield Problem("digests", f"digests/{name}", f"{there} digests; {row['least']} records were taken")
+        if (there := before.get(name, 0) // 8) > row["most"]:
+            yield Problem("digests", f"digests/{name}", f"{there} digests; {row['most']} records were known")
+    for name in before.keys() & after.keys():
+        if not name.endswith(".part") and (wrong := _wrong_with(folder / name)):
+            yield Problem("digests", f"digests/{name}", wrong)
+
+
+def _wrong_with(path: Path) -> str:
+    """What is wrong with a file of digests, as far as it can be seen without knowing the records."""
+    last = -1
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(_PIECE):
+                if len(piece) % 8:
+                    return "its last digest is cut off"
+                digests = array("Q", piece)
+                if last >= digests[0] or any(a >= b for a, b in pairwise(digests)):
+                    return "its digests are not in order"
+                last = digests[-1]
+    except FileNotFoundError:  # its hour was closed meanwhile
+        return ""
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return ""
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Name → bytes, of the files that can be looked at."""
+    sizes = {}
+    for path in folder.glob("*"):
+        try:
+            sizes[path.name] = path.stat().st_size
+        except OSError:  # it went meanwhile
+            continue
+    return sizes
+
+
+def _where(row: sqlite3.Row) -> str:
+    return f"{row['collection']}, {_hour(row['hour'])}"
+
+
+def _hour(hour: int) -> str:
+    try:
+        return "hours long gone" if hour == _GONE else hour_text(hour)
+    except OverflowError:  # no hour at all: somebody wrote it there
+        return str(hour)
+
+
+_BROKEN_OBJECTS = """
+SELECT *, records - position AS pending FROM objects
+WHERE position != exported + rejected + quarantined + duplicate
+    OR min(exported, rejected, quarantined, duplicate, records - position, lines, blank) < 0
+    OR NOT (lines = records + blank OR (lines = 0 AND blank = 0))
+    OR (state != 'spooled' AND position != records)
+    OR (state = 'listed' AND records != 0)
+"""
+# On the copy only: objects and what was pruned of them, alike.
+_COUNTED = """
+CREATE TEMP VIEW counted AS
+SELECT collection, hour, 1 AS objects, lines, blank, records, exported, rejected, quarantined,
+    records - position AS pending, duplicate FROM objects
+UNION ALL SELECT collection, hour, objects, lines, blank, records, exported, rejected, quarantined,
+    0, duplicate FROM past
+"""
+_BROKEN_HOURS = """
+SELECT * FROM (SELECT collection, hour, sum(lines) AS lines, sum(blank) AS blank, sum(records) AS records,
+    sum(exported) AS exported, sum(rejected) AS rejected, sum(quarantined) AS quarantined,
+    sum(pending) AS pending, sum(duplicate) AS duplicate FROM counted GROUP BY collection, hour)
+WHERE records != exported + rejected + quarantined + pending + duplicate
+    OR min(exported, rejected, quarantined, pending, duplicate, blank) < 0
+    OR NOT lines - blank BETWEEN 0 AND records
+"""
+_SUMS = """
+SELECT coalesce(sum(objects), 0) AS objects, coalesce(sum(lines), 0) AS lines,
+    coalesce(sum(blank), 0) AS blank, coalesce(sum(records), 0) AS records,
+    coalesce(sum(exported), 0) AS exported, coalesce(sum(rejected), 0) AS rejected,
+    coalesce(sum(quarantined), 0) AS quarantined, coalesce(sum(pending), 0) AS pending,
+    coalesce(sum(duplicate), 0) AS duplicate, (SELECT count(*) FROM kept) AS kept FROM counted
+"""
+
+# Hours that are long gone are forgotten but for their sums; what was kept of them still says its hour.
+_BROKEN_KEPT = """
+SELECT * FROM (
+    SELECT collection, hour, sum(counted) AS counted, sum(held) AS held
+    FROM (SELECT collection, hour, quarantined + rejected AS counted, 0 AS held FROM counted
+        UNION ALL SELECT k.collection, coalesce(h.hour, -1), 0, 1
+        FROM kept k LEFT JOIN hours h ON h.collection = k.collection AND h.hour = k.hour)
+    GROUP BY collection, hour)
+WHERE counted != held
+"""
+
+# Records of which only the beginning is known leave no digest. An object that was lost from the spool left
+# none at all; it and those that are to be read again have no length.
+_DIGESTS = """
+SELECT collection, hour,
+    sum(CASE WHEN state = 'done' AND length IS NOT NULL
+        THEN exported + rejected + quarantined - coalesce(nameless, 0) ELSE 0 END) AS least,
+    sum(exported + rejected + quarantined) AS most
+FROM objects LEFT JOIN (SELECT object, count(*) AS nameless FROM kept
+    WHERE instr(entry, CAST('"replayable":false' AS BLOB)) OR instr(entry, CAST('"raw":""' AS BLOB))
+    GROUP BY object) ON object = objects.id
+GROUP BY collection, hour
+"""

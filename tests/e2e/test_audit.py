@@ -1,0 +1,167 @@
+"""`audit`: holds after a run, and finds every kind of damage that is done to a real ledger."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.polled import AWAY, Polled, simulated
+from support.program import run_program
+
+from faillog_otel.otlp.receiver import Receiver
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Polled]:
+    """Some of it delivered, some in quarantine, some in the spool."""
+    with simulated(tmp_path_factory.mktemp("audit")) as polled:
+        with Receiver() as receiver:
+            assert polled.run(receiver.http_endpoint).code == 3
+        polled.sql("UPDATE hours SET wanted = 1")
+        polled.sql("UPDATE objects SET etag = NULL, last_modified = NULL, length = NULL WHERE state = 'done'")
+        for digests in polled.state.joinpath("digests").iterdir():
+            digests.rename(digests.with_suffix(".aside"))
+        assert polled.run(AWAY, "--wait", "0s").code == 4
+        for digests in polled.state.joinpath("digests").iterdir():
+            digests.rename(digests.with_suffix(""))
+        yield polled
+
+
+@pytest.fixture
+def polled(original: Polled, tmp_path: Path) -> Polled:
+    """A copy, to be damaged."""
+    shutil.copytree(original.folder, tmp_path, dirs_exist_ok=True)
+    return Polled(original.segment, tmp_path)
+
+
+def test_all_holds_after_runs(original: Polled) -> None:
+    done, found = original.look("audit")
+    assert (done.code, found["holds"], found["problems"]) == (0, True, [])
+    sums = found["sums"]
+    fates = ("exported", "rejected", "quarantined", "pending", "duplicate")
+    assert sums["records"] == sum(sums[fate] for fate in fates)
+    assert all(sums[fate] for fate in ("exported", "quarantined", "pending", "duplicate"))
+    assert sums["kept"] == sums["quarantined"]
+    assert sums["lines"] > 0
+    assert found["spooled_files"] > 0 < found["digests_files"]
+    text = run_program("audit", "--state-dir", original.state, cwd=original.folder).stdout.decode()
+    assert f"{sums['records']} = {sums['exported']} exported + 0 rejected" in text
+    assert "all holds" in text
+
+
+ONE = "(SELECT min(id) FROM objects WHERE state = 'done' AND exported > 1)"
+SPOOLED = "(SELECT min(id) FROM objects WHERE state = 'spooled')"
+
+
+def sql(statement: str) -> Callable[[Polled], object]:
+    statement = statement.replace("= ONE", f"= {ONE}").replace("= SPOOLED", f"= {SPOOLED}")
+    return lambda polled: polled.sql(statement)
+
+
+def a_file(polled: Polled, folder: str, at_least: int = 16) -> Path:
+    files = sorted(polled.state.joinpath(folder).iterdir())
+    return next(path for path in files if path.stat().st_size >= at_least)
+
+
+def cut(folder: str, by: int) -> Callable[[Polled], object]:
+    def damage(polled: Polled) -> None:
+        path = a_file(polled, folder)
+        os.truncate(path, path.stat().st_size - by)
+
+    return damage
+
+
+def swapped(polled: Polled) -> None:
+    path = a_file(polled, "digests")
+    content = path.read_bytes()
+    path.write_bytes(content[8:16] + content[:8] + content[16:])
+
+
+def added(polled: Polled) -> None:
+    path = a_file(polled, "digests")
+    path.write_bytes(path.read_bytes() + b"\xff" * 8)
+
+
+def pruned(polled: Polled) -> None:
+    """As hours are forgotten in the end, but for a record."""
+    polled.sql(
+        "INSERT INTO past SELECT collection, hour, count(*), sum(lines), sum(blank), sum(records),"
+        " sum(exported) - 1, sum(rejected), sum(quarantined), sum(duplicate) FROM objects"
+        " WHERE state = 'done' GROUP BY collection, hour ORDER BY hour LIMIT 1"
+    )
+    polled.sql("DELETE FROM objects WHERE state = 'done' AND hour = (SELECT hour FROM past)")
+
+
+def overwritten(polled: Polled) -> None:
+    """A page in the middle of the file, such as a disk forgets it."""
+    [[page]] = polled.sql("SELECT rootpage FROM sqlite_schema WHERE name = 'objects_by_hour'")
+    with polled.state.joinpath("ledger.sqlite3").open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"\xa5" * 4096)
+
+
+@pytest.mark.parametrize(
+    ("damage", "checks"),
+    [
+        (sql("UPDATE objects SET exported = exported - 1 WHERE id = ONE"), {"object", "hour", "overall"}),
+        (
+            sql("UPDATE objects SET duplicate = duplicate + 1 WHERE id = ONE"),
+            {"object", "hour", "overall"},
+        ),
+        (sql("UPDATE objects SET records = records + 1 WHERE id = ONE"), {"object"}),
+        (sql("UPDATE objects SET lines = lines + 1 WHERE id = ONE"), {"object"}),
+        (sql("UPDATE objects SET blank = blank + 1 WHERE id = ONE"), {"object"}),
+        (sql("UPDATE objects SET position = 1 WHERE id = SPOOLED"), {"object", "hour", "overall"}),
+        (sql("UPDATE objects SET state = 'done' WHERE id = SPOOLED"), {"object"}),
+        (sql("DELETE FROM objects WHERE id = SPOOLED"), {"spool"}),
+        (sql("DELETE FROM objects WHERE quarantined > 0"), {"kept"}),
+        (sql("DELETE FROM kept WHERE id = (SELECT min(id) FROM kept)"), {"kept"}),
+        (sql("UPDATE kept SET hour = hour + 1 WHERE id = (SELECT max(id) FROM kept)"), {"kept"}),
+        (sql("UPDATE kept SET entry = substr(entry, 1, 30) WHERE id = (SELECT min(id) FROM kept)"), {"kept"}),
+        (
+            sql("UPDATE kept SET entry = CAST(replace(entry, 'sha256\":\"', 'sha256\":\"0') AS BLOB)"),
+            {"kept"},
+        ),
+        (lambda polled: a_file(polled, "spool").unlink(), {"spool"}),
+        (cut("spool", 1), {"spool"}),
+        (lambda polled: polled.state.joinpath("spool", "987654").touch(), {"spool"}),
+        (lambda polled: polled.state.joinpath("spool", "stranger").touch(), {"spool"}),
+        (cut("digests", 3), {"digests"}),
+        (swapped, {"digests"}),
+        (added, {"digests"}),
+        (pruned, {"hour", "overall"}),
+        (overwritten, {"sqlite"}),
+    ],
+)
+def test_damage_is_found(polled: Polled, damage: Callable[[Polled], object], checks: set[str]) -> None:
+    damage(polled)
+    done, found = polled.look("audit")
+    assert (done.code, found["holds"]) == (1, False)
+    assert checks <= {problem["check"] for problem in found["problems"]}
+    text = run_program("audit", "--state-dir", polled.state, cwd=polled.folder)
+    assert (text.code, b"do not hold" in text.stdout) == (1, True)
+
+
+@pytest.mark.parametrize("damage", [cut("digests", 8), lambda polled: a_file(polled, "digests").unlink()])
+def test_digests_that_are_missing_are_found(tmp_path: Path, damage: Callable[[Polled], object]) -> None:
+    """Without them records would be sent again. One is enough."""
+    with simulated(tmp_path) as polled, Receiver() as receiver:
+        polled.run(receiver.http_endpoint)
+        assert polled.look("audit")[0].code == 0
+        damage(polled)
+        done, found = polled.look("audit")
+        assert (done.code, {problem["check"] for problem in found["problems"]}) == (1, {"digests"})
+
+
+def test_what_a_crash_leaves_behind_is_no_damage(polled: Polled) -> None:
+    """A download that broke off, and an object that was done before its file was removed."""
+    [[done]] = polled.sql("SELECT max(id) FROM objects WHERE state = 'done'")
+    polled.state.joinpath("spool", str(done)).write_bytes(b"all of it was forwarded")
+    polled.sql(
+        "INSERT INTO objects (id, collection, hour, path, state, url, listed_ns)"
+        " SELECT 100000, collection, hour, 'p', 'listed', 'u', 0 FROM hours LIMIT 1"
+    )
+    polled.state.joinpath("spool", "100000.part").write_bytes(b"half")
+    polled.state.joinpath("digests", "half.part").write_bytes(b"half")
+    assert polled.look("audit")[0].code == 0

@@ -1,0 +1,233 @@
+"""`doctor`: what is well, what is not, and what to do; it costs nothing and tells no secrets."""
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.polled import AWAY, COLLECTION
+from support.program import PROGRAM, environment, run_program
+
+from faillog_otel.ledger.folder import StateFolder
+from faillog_otel.ledger.ledger import Ledger
+from faillog_otel.otlp.receiver import Receiver, Reply
+from faillog_otel.segment.simulator.server import Simulator
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def segment() -> Iterator[Simulator]:
+    with Simulator() as segment:
+        yield segment
+
+
+def settings(folder: Path, segment: Simulator, endpoint: str, **more: str) -> dict[str, Any]:
+    return {
+        "SEGMENT_TOKEN": segment.token,
+        "FAILLOG_SEGMENT_URL": segment.url,
+        "FAILLOG_COLLECTIONS": COLLECTION,
+        "FAILLOG_STATE_DIR": str(folder / "state"),
+        "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+        **more,
+    }
+
+
+def examined(
+    folder: Path, *args: str, **env: Any
+) -> tuple[int, dict[str, list[dict[str, str]]], dict[str, Any]]:
+    """The exit code, the findings by what was checked, and all of it."""
+    done = run_program("doctor", "--json", *args, cwd=folder, **env)
+    found = json.loads(done.stdout)
+    by_check: dict[str, list[dict[str, str]]] = {}
+    for each in found["findings"]:
+        by_check.setdefault(each["check"], []).append(each)
+    return done.code, by_check, found
+
+
+def states(findings: dict[str, list[dict[str, str]]]) -> dict[str, set[str]]:
+    return {check: {each["state"] for each in several} for check, several in findings.items()}
+
+
+def test_all_is_well_before_the_first_run_and_after_it(
+    tmp_path: Path, segment: Simulator, receiver: Receiver
+) -> None:
+    env = settings(tmp_path, segment, receiver.http_endpoint)
+    code, findings, found = examined(tmp_path, **env)
+    assert (code, found["well"]) == (0, True)
+    assert not tmp_path.joinpath("state").exists()
+    assert {"config", "state folder", "disk", "collections", "token", "clock", "collector"} <= findings.keys()
+    with StateFolder(str(tmp_path / "state")) as folder:
+        Ledger(folder).close()
+        code, findings, found = examined(tmp_path, **env)
+        assert (code, findings["lock"][0]["says"]) == (0, f"process {os.getpid()} holds it")
+    code, findings, found = examined(tmp_path, **env)
+    assert (code, findings["lock"][0]["says"]) == (0, "nobody holds it")
+    assert findings["ledger"][0]["says"] == "version 1"
+    assert "journal" in findings["sqlite"][0]["says"]
+    assert {state for each in states(findings).values() for state in each} == {"ok"}
+    assert all(bool(each["do"]) == (each["state"] != "ok") for each in found["findings"])
+
+
+def test_it_costs_no_request_and_sends_no_record(
+    tmp_path: Path, segment: Simulator, receiver: Receiver
+) -> None:
+    examined(tmp_path, **settings(tmp_path, segment, receiver.http_endpoint))
+    assert [each.counted for each in segment.requests()] == [False]
+    assert {each.signal for each in receiver.received} == {"logs", "traces"}
+    assert receiver.logs() + receiver.spans() == []
+
+
+def test_it_says_where_each_setting_comes_from(
+    tmp_path: Path, segment: Simulator, receiver: Receiver
+) -> None:
+    tmp_path.joinpath("faillog-otel.toml").write_text(
+        f"[otlp]\nendpoint = 'http://elsewhere'\nheaders = {{ api-key = 'canary-header' }}\n"
+        f"[segment]\nurl = '{segment.url}'\ntoken = 'canary-token'\ncollections = ['c']\n"
+    )
+    env: dict[str, Any] = {"FAILLOG_COLLECTIONS": COLLECTION, "FAILLOG_STATE_DIR": "state"}
+    args = ("--endpoint", receiver.http_endpoint)
+    code, findings, found = examined(tmp_path, *args, **env)
+    assert found["settings"] == {
+        "otlp.endpoint": "flag",
+        "otlp.headers": "faillog-otel.toml",
+        "run.state_dir": "FAILLOG_STATE_DIR",
+        "segment.collections": "FAILLOG_COLLECTIONS",
+        "segment.token": "faillog-otel.toml",
+        "segment.url": "faillog-otel.toml",
+    }
+    assert (code, states(findings)["token"]) == (1, {"fail"})
+    done = run_program("doctor", *args, cwd=tmp_path, **env)
+    for told in (done.stdout.decode(), done.stderr, json.dumps(found)):
+        assert "canary" not in told
+    assert "otlp.headers (faillog-otel.toml)" in done.stdout.decode()
+
+
+def test_a_wrong_token_or_none(tmp_path: Path, segment: Simulator, receiver: Receiver) -> None:
+    env = settings(tmp_path, segment, receiver.http_endpoint)
+    code, findings, _ = examined(tmp_path, **env | {"SEGMENT_TOKEN": "wrong-token"})
+    [token] = findings["token"]
+    assert (code, token["state"], "401" in token["says"]) == (1, "fail", True)
+    assert "wrong-token" not in json.dumps(findings)
+    code, findings, _ = examined(tmp_path, **env | {"SEGMENT_TOKEN": ""})
+    assert (code, states(findings)["token"]) == (1, {"fail"})
+    code, findings, _ = examined(tmp_path, **env | {"SEGMENT_TOKEN": "", "FAILLOG_COLLECTIONS": ""})
+    assert (code, states(findings)["token"], states(findings)["collections"]) == (0, {"warn"}, {"warn"})
+
+
+def test_a_segment_that_is_away(tmp_path: Path, segment: Simulator, receiver: Receiver) -> None:
+    env = settings(tmp_path, segment, receiver.http_endpoint, FAILLOG_SEGMENT_URL=AWAY)
+    code, findings, _ = examined(tmp_path, **env)
+    assert (code, states(findings)["token"], states(findings)["clock"]) == (1, {"fail"}, {"warn"})
+
+
+@pytest.mark.parametrize(
+    ("moved", "says"),
+    [(3600, "3600 s behind"), (-86400, "86400 s ahead"), (20, "within a minute")],
+)
+def test_a_clock_that_is_wrong(
+    tmp_path: Path, segment: Simulator, receiver: Receiver, moved: int, says: str
+) -> None:
+    """It is this machine's that is wrong: Segment's is moved here."""
+    segment.clock.forward(moved)
+    code, findings, _ = examined(tmp_path, **settings(tmp_path, segment, receiver.http_endpoint))
+    [clock] = findings["clock"]
+    number = abs(moved)
+    near = {says.replace(str(number), str(number + off)) for off in range(-3, 4)}
+    assert any(each in clock["says"] for each in near)
+    assert (code, clock["state"]) == (0, "ok" if moved == 20 else "warn")
+
+
+def test_a_collector_that_is_away_or_refuses(tmp_path: Path, segment: Simulator) -> None:
+    code, findings, _ = examined(tmp_path, **settings(tmp_path, segment, AWAY))
+    assert (code, states(findings)["collector"]) == (1, {"fail"})
+    script = {"logs": Reply(401), "traces": None}
+    with Receiver(lambda signal, _body: script[signal]) as receiver:
+        for protocol, endpoint in (("http/json", receiver.http_endpoint), ("grpc", receiver.grpc_endpoint)):
+            args = ("--protocol", protocol)
+            script["logs"] = Reply(401) if protocol == "http/json" else Reply(code="UNAUTHENTICATED")
+            code, findings, _ = examined(tmp_path, *args, **settings(tmp_path, segment, endpoint))
+            [logs, traces] = findings["collector"]
+            assert (code, logs["state"], traces["state"]) == (1, "fail", "ok")
+            assert "--header" in logs["do"]
+
+
+def test_records_that_are_written_need_no_collector(tmp_path: Path, segment: Simulator) -> None:
+    env = settings(tmp_path, segment, AWAY)
+    code, findings, _ = examined(tmp_path, "--protocol", "file", "--output", "out", **env)
+    assert (code, states(findings)["collector"]) == (0, {"ok"})
+    assert not tmp_path.joinpath("out").exists()
+
+
+def test_a_state_folder_that_others_can_read(tmp_path: Path, segment: Simulator, receiver: Receiver) -> None:
+    env = settings(tmp_path, segment, receiver.http_endpoint)
+    state = tmp_path / "state"
+    with StateFolder(str(state)) as folder:
+        Ledger(folder).close()
+    state.joinpath("ledger.sqlite3").chmod(0o644)
+    code, findings, _ = examined(tmp_path, **env)
+    [found] = findings["state folder"]
+    assert (code, found["state"], found["do"]) == (0, "warn", f"chmod -R go= {state}")
+    assert stat.S_IMODE(state.joinpath("ledger.sqlite3").stat().st_mode) == 0o644
+
+
+def test_a_ledger_that_is_spoilt(tmp_path: Path, segment: Simulator, receiver: Receiver) -> None:
+    env = settings(tmp_path, segment, receiver.http_endpoint)
+    with StateFolder(str(tmp_path / "state")) as folder:
+        Ledger(folder).close()
+        folder.ledger.write_bytes(b"spoilt" * 1000)
+    code, findings, _ = examined(tmp_path, **env)
+    assert (code, states(findings)["ledger"]) == (1, {"fail"})
+    shutil.rmtree(tmp_path / "state")
+    tmp_path.joinpath("state").write_text("a file")
+    code, findings, _ = examined(tmp_path, **env)
+    assert (code, states(findings)["state folder"]) == (1, {"fail"})
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_state_folder_of_another_user(
+    tmp_path: Path, segment: Simulator, receiver: Receiver, *, is_there: bool
+) -> None:
+    state = tmp_path / "of-another" / "state"
+    state.parent.mkdir()
+    if is_there:
+        with StateFolder(str(state)) as folder:
+            Ledger(folder).close()
+    command = [PROGRAM, "doctor", "--json", "--state-dir", str(state)]
+    if (
+        os.geteuid() == 0
+    ):  # root writes everywhere: the folder is another's, and root's privilege is laid down
+        for each in (state.parent, *state.parent.rglob("*")):
+            os.chown(each, NOBODY, NOBODY)
+        privileges = "-dac_override,-dac_read_search"
+        command = ["setpriv", f"--bounding-set={privileges}", f"--inh-caps={privileges}", *command]
+    else:
+        state.chmod(0o500) if is_there else state.parent.chmod(0o500)
+    env = environment(**settings(tmp_path, segment, receiver.http_endpoint))
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, check=False)
+    failed = [each for each in json.loads(done.stdout)["findings"] if each["state"] == "fail"]
+    assert (done.returncode, [each["check"] for each in failed]) == (1, ["state folder"]), done.stderr
+    assert "--state-dir" in failed[0]["do"]
+
+
+@pytest.mark.parametrize(
+    "text", ["[otlp]\nendpont = 'x'\n", "[otlp", "[otlp]\nendpoint = 'localhost:4318'\n"]
+)
+def test_a_wrong_configuration_fails_and_wrong_usage_is_exit_2(tmp_path: Path, text: str) -> None:
+    tmp_path.joinpath("faillog-otel.toml").write_text(text)
+    code, findings, _ = examined(tmp_path)
+    assert (code, states(findings)) == (1, {"config": {"fail"}})
+    done = run_program("doctor", "--nothing", cwd=tmp_path)
+    assert (done.code, done.stdout) == (2, b"")
+
+
+def test_escapes_are_never_raw(tmp_path: Path, segment: Simulator, receiver: Receiver) -> None:
+    env = settings(tmp_path, segment, receiver.http_endpoint, FAILLOG_STATE_DIR="\x1b[31mred")
+    for args in ([], ["--json"]):
+        done = run_program("doctor", *args, cwd=tmp_path, **env)
+        assert (done.code, b"\x1b" in done.stdout, b"[31mred" in done.stdout) == (0, False, True)

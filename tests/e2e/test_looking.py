@@ -1,0 +1,254 @@
+"""`status` and `plan`, as people call them: after a run, during one, and before the first."""
+
+import json
+import os
+import pty
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.polled import AWAY, COLLECTION, Polled, simulated
+from support.program import PROGRAM, environment, run_program, start_program
+
+from faillog_otel.clock import hour_text, time_text
+from faillog_otel.otlp.receiver import Receiver
+
+ESCAPE = "\x1b[31mred"
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Polled]:
+    with simulated(tmp_path_factory.mktemp("looking")) as polled, Receiver() as receiver:
+        done = polled.run(receiver.http_endpoint)
+        assert done.code == 3, done.stderr
+        polled.folder.joinpath("summary").write_text(json.dumps(done.summary))
+        yield polled
+
+
+@pytest.fixture
+def polled(original: Polled, tmp_path: Path) -> Polled:
+    """A copy, to be changed."""
+    shutil.copytree(original.folder, tmp_path, dirs_exist_ok=True)
+    return Polled(original.segment, tmp_path)
+
+
+def test_status_says_what_the_run_did(original: Polled) -> None:
+    done, found = original.look("status")
+    summary = json.loads(original.folder.joinpath("summary").read_text())
+    assert done.code == 0
+    assert found["records"] == {name: summary[name] for name in found["records"]}
+    assert sum(found["quarantine"].values()) == summary["quarantined"] > 0
+    assert found["quota"]["used"] == len(original.segment.requests()) - len(
+        [each for each in original.segment.requests() if not each.counted]
+    )
+    assert found["quota"]["used"] + found["quota"]["left"] == found["quota"]["per_day"] == 120
+    assert found["quota"]["said"]["remaining"] == 120 - found["quota"]["used"]
+    covered = found["collections"][COLLECTION]
+    assert covered["polled"]
+    assert covered["hours"]["read"] + covered["hours"]["empty"] == found["quota"]["used"]
+    cells = "".join(covered["days"].values())
+    assert {mark: cells.count(mark) for mark in found["marks"].values()} == {
+        found["marks"][state]: number for state, number in covered["hours"].items()
+    }
+    assert all(len(cells) == 24 for cells in covered["days"].values())
+    assert 2 * 3600 <= found["lag"]["read"]["seconds"] < 4 * 3600
+    assert found["objects"] == {"to_download": 0, "to_forward": 0}
+    assert (found["bytes"]["spool"], found["held_by"], found["missed_per_day"]) == (0, None, {})
+    assert found["bytes"]["digests"] == 8 * (summary["exported"] + summary["quarantined"])
+
+
+def test_status_for_people_says_the_same(original: Polled) -> None:
+    found = original.look("status")[1]
+    done = run_program("status", "--state-dir", original.state, cwd=original.folder)
+    text = done.stdout.decode()
+    assert done.code == 0
+    for day, cells in found["collections"][COLLECTION]["days"].items():
+        assert f"  {day}  {cells}\n" in text
+    assert f"{found['records']['exported']} exported" in text
+    assert "invalid_json" in text
+    assert "\x1b" not in text
+
+
+def test_what_the_collector_did_not_take_is_in_the_spool(tmp_path: Path) -> None:
+    with simulated(tmp_path) as polled:
+        done = polled.run(AWAY, "--wait", "0s")
+        assert done.code == 4
+        found = polled.look("status")[1]
+        assert found["records"]["pending"] == done.summary["pending"] == found["records"]["records"] > 0
+        assert found["objects"]["to_forward"] == len(list(polled.state.joinpath("spool").iterdir())) > 0
+        assert found["collections"][COLLECTION]["hours"]["partial"] > 0
+        assert found["bytes"]["spool"] > 0
+        assert polled.look("audit")[1]["sums"]["pending"] == done.summary["pending"]
+
+
+def test_plan_after_a_run_asks_for_nothing_that_was_read(original: Polled) -> None:
+    options = ("--collection", COLLECTION, "--since", "-10h")
+    read = original.sql("SELECT hour FROM hours")
+    done, found = original.look("plan", *options)
+    assert (done.code, found["to_download"], found["failed"]) == (0, 0, 0)
+    assert {hour_text(hour) for [hour] in read}.isdisjoint(each["hour"] for each in found["requests"])
+    assert found["next_request"] >= found["now"]
+    assert (found["reads_per_hour"], found["reads_after_hours"]) == (4, [2, 6, 26])
+    assert (found["collections_covered"], found["missed_per_day"]) == (5, {})
+    done = run_program("plan", *options, "--state-dir", original.state, cwd=original.folder)
+    assert (done.code, b"4 of each hour: 2 h, 6 h, 26 h after its end, and before" in done.stdout) == (
+        0,
+        True,
+    )
+
+
+def test_plan_without_a_ledger_is_what_the_first_run_asks(tmp_path: Path) -> None:
+    """In the same order, and nothing is sent or made for it."""
+    with simulated(tmp_path, standing=True) as polled, Receiver() as receiver:
+        options = ("--collection", COLLECTION, "--since", "-10h", "--once")
+        found = polled.at_its_time("plan", "--json", *options)
+        assert (polled.segment.requests(), polled.state.exists()) == ([], False)
+        assert found["next_request"] == found["now"]
+        assert {each["why"] for each in found["requests"]} == {"fresh"}
+        polled.at_its_time("run", *polled.polling(receiver.http_endpoint))
+        asked = [each.hour for each in polled.segment.requests() if each.origin == "api"]
+        assert [each["hour"] for each in found["requests"]] == asked
+
+
+def test_hours_settle_close_and_expire(tmp_path: Path) -> None:
+    """Some hours are read for 28 days, all later ones by nobody."""
+    with simulated(tmp_path, standing=True) as polled, Receiver() as receiver:
+        until = time_text(polled.segment.clock.now_ns())
+        run = ("run", *polled.polling(receiver.http_endpoint), "--until", until)
+        polled.at_its_time(*run)
+        states = [polled.at_its_time("status", "--json")["collections"][COLLECTION]["hours"]]
+        for hours in (25, 630, 10 * 24):
+            polled.segment.clock.forward(hours * 3600)
+            polled.at_its_time(*run)
+            states.append(polled.at_its_time("status", "--json")["collections"][COLLECTION]["hours"])
+            assert polled.at_its_time("audit", "--json")["holds"]
+        first, second, third, last = states
+        assert first["read"] > 0 == first["settled"] + first["closed"] + first["expired"]
+        assert second["settled"] > 0 == second["closed"] + second["expired"]
+        assert third["closed"] > 0 == third["expired"]
+        assert last["expired"] > 9 * 24 > 0 == last["closed"]
+
+
+def test_plan_says_what_will_be_missed(tmp_path: Path) -> None:
+    ids = [f"c{number}" for number in range(20)]
+    more = [word for each in ids for word in ("--collection", each)]
+    done = run_program("plan", "--json", *more, cwd=tmp_path, XDG_STATE_HOME=str(tmp_path))
+    found = json.loads(done.stdout)
+    assert found["missed_per_day"] == dict.fromkeys(ids, 18.0)
+    assert len(found["requests"]) == 120 - sum(found["waiting"].values()) or found["waiting"]
+    done = run_program("plan", *more, cwd=tmp_path, XDG_STATE_HOME=str(tmp_path))
+    assert b"each misses 18.0 of the 24 hours of a day" in done.stdout
+
+
+def test_a_failed_hour_is_named_with_why(polled: Polled) -> None:
+    [[hour]] = polled.sql("SELECT max(hour) FROM hours WHERE last_listed_ns IS NOT NULL")
+    polled.sql(
+        "UPDATE hours SET failures = 2, failed_why = ?, failed_ns = last_listed_ns WHERE hour = ?",
+        f"HTTP 503 {ESCAPE}",
+        hour,
+    )
+    [failed] = polled.look("status")[1]["collections"][COLLECTION]["failed"]
+    assert (failed["times"], failed["why"]) == (2, f"HTTP 503 {ESCAPE}")
+    assert polled.look("plan", "--collection", COLLECTION)[1]["failed"] == 1
+    text = run_program("status", "--state-dir", polled.state, cwd=polled.folder).stdout
+    assert b"!     1 failed" in text
+    assert b"HTTP 503 \\x1b[31mred (2 times" in text
+
+
+def test_all_of_it_works_while_the_sidecar_runs(tmp_path: Path) -> None:
+    with simulated(tmp_path) as polled, Receiver() as receiver:
+        endpoint = ("--endpoint", receiver.http_endpoint)
+        process = start_program(
+            "run", *endpoint, *polled.options, cwd=tmp_path, SEGMENT_TOKEN=polled.segment.token
+        )
+        try:
+            found: dict[str, object] = {}
+            while process.poll() is None and not (found.get("held_by") and receiver.received):
+                found = polled.look("status")[1]
+            assert found["held_by"] == str(process.pid)
+            assert polled.look("plan", "--collection", COLLECTION)[0].code == 0
+            audited = polled.look("audit")
+            assert (audited[0].code, audited[1]["problems"]) == (0, [])
+            done = run_program(
+                "doctor", *endpoint, *polled.options, cwd=tmp_path, SEGMENT_TOKEN=polled.segment.token
+            )
+            assert (done.code, f"process {process.pid} holds it" in done.stdout.decode()) == (0, True)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.communicate()
+        assert process.returncode == 143
+        assert polled.look("status")[1]["held_by"] is None
+        assert polled.look("audit")[0].code == 0
+
+
+def test_looking_changes_nothing(polled: Polled) -> None:
+    def contents() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in polled.state.rglob("*") if path.is_file()}
+
+    before = contents()
+    for command in ("status", "plan", "audit"):
+        more = ("--collection", COLLECTION) if command == "plan" else ()
+        assert polled.look(command, *more)[0].code == 0
+    assert contents() == before
+
+
+def test_colours_are_for_terminals_and_escapes_for_nobody(polled: Polled) -> None:
+    polled.sql("INSERT INTO hours (collection, hour, failures) VALUES (?, 490000, 1)", ESCAPE)
+    reader, writer = pty.openpty()
+    command = [PROGRAM, "status", "--state-dir", str(polled.state)]
+    subprocess.run(command, cwd=polled.folder, env=environment(), stdout=writer, check=True)
+    os.close(writer)
+    shown = b""
+    try:
+        while piece := os.read(reader, 1 << 16):
+            shown += piece
+    except OSError:  # so Linux says that the other end is closed
+        pass
+    os.close(reader)
+    assert b"\x1b[33m+" in shown
+    assert ESCAPE.encode() not in shown
+    assert b"\\x1b[31mred" in shown
+    for args in (["status"], ["plan", "--collection", ESCAPE], ["status", "--json"], ["audit"]):
+        done = run_program(*args, "--state-dir", polled.state, cwd=polled.folder)
+        assert (done.code, b"\x1b" in done.stdout) == (0, False), args
+
+
+@pytest.mark.parametrize("command", ["status", "audit"])
+def test_without_a_ledger_there_is_nothing_to_look_at(tmp_path: Path, command: str) -> None:
+    done = run_program(command, "--state-dir", "missing", cwd=tmp_path)
+    assert (done.code, done.stdout) == (5, b"")
+    assert "holds no ledger" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["plan"], "--collection"),
+        (["plan", "--collection", "c", "--since", "soon"], "soon"),
+        (["status", "--config", "missing.toml"], "missing.toml"),
+        (["audit", "--nothing"], "--nothing"),
+    ],
+)
+def test_wrong_usage_is_exit_2(tmp_path: Path, args: list[str], says: str) -> None:
+    done = run_program(*args, cwd=tmp_path)
+    assert (done.code, done.stdout, says in done.stderr) == (2, b"", True)
+
+
+@pytest.mark.parametrize("command", ["status", "plan", "audit"])
+def test_a_ledger_that_is_none_or_newer_is_exit_5_with_the_way_out(
+    tmp_path: Path, polled: Polled, command: str
+) -> None:
+    more = ("--collection", COLLECTION) if command == "plan" else ()
+    polled.sql("PRAGMA user_version = 99")
+    done, _ = polled.look(command, *more)
+    assert (done.code, "newer faillog-otel" in done.stderr) == (5, True)
+    polled.sql("PRAGMA user_version = 0")
+    done, _ = polled.look(command, *more)
+    assert (done.code, "older" in done.stderr) == (5, True)
+    tmp_path.joinpath("state", "ledger.sqlite3").write_bytes(b"no ledger at all" * 1000)
+    done, _ = polled.look(command, *more)
+    assert (done.code, "Move" in done.stderr) == (5, True)

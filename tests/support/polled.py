@@ -1,0 +1,77 @@
+"""A state folder that the real program filled: `run --once` against the simulated Segment."""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner
+from msgspec import Struct
+
+from faillog_otel.cli import cli
+from faillog_otel.segment.simulator.clock import SimulatedClock
+from faillog_otel.segment.simulator.config import SimulatorConfig, WorldConfig
+from faillog_otel.segment.simulator.server import Simulator
+from support.program import Done, run_program
+
+COLLECTION = "shop-mixpanel"
+AWAY = "http://127.0.0.1:9"  # the port for discarding: nobody listens there
+
+
+class Polled(Struct, frozen=True):
+    """A simulated Segment, and where the program works."""
+
+    segment: Simulator
+    folder: Path
+
+    @property
+    def state(self) -> Path:
+        """The state folder."""
+        return self.folder / "state"
+
+    @property
+    def options(self) -> list[str]:
+        """What polls this Segment."""
+        return [
+            *("--segment-url", self.segment.url, "--download-host", self.segment.download_host),
+            *("--collection", COLLECTION, "--state-dir", str(self.state), "--since", "-10h"),
+        ]
+
+    def polling(self, endpoint: str) -> list[str]:
+        """The options of `run --once`."""
+        return ["--once", "--endpoint", endpoint, "--summary", "json", *self.options]
+
+    def run(self, endpoint: str, *args: str) -> Done:
+        """Polls until nothing is due."""
+        return run_program(
+            *("run", *self.polling(endpoint), *args),
+            cwd=self.folder,
+            SEGMENT_TOKEN=self.segment.token,
+        )
+
+    def at_its_time(self, *args: str) -> dict[str, Any]:
+        """The program in this process, by the clock of the simulated Segment; its last line of JSON."""
+        env = {"SEGMENT_TOKEN": self.segment.token, "FAILLOG_STATE_DIR": str(self.state)}
+        done = CliRunner().invoke(cli, args, obj=self.segment.clock, env=env)
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return found
+
+    def look(self, command: str, *args: str) -> tuple[Done, dict[str, Any]]:
+        """Looks at it, as JSON."""
+        done = run_program(command, "--json", "--state-dir", self.state, *args, cwd=self.folder)
+        return done, json.loads(done.stdout) if done.stdout else {}
+
+    def sql(self, statement: str, *values: object) -> list[Any]:
+        """Does something to the ledger that the program would not do."""
+        with closing(sqlite3.connect(self.state / "ledger.sqlite3")) as database, database:
+            return database.execute(statement, values).fetchall()
+
+
+@contextmanager
+def simulated(folder: Path, *, standing: bool = False) -> Iterator[Polled]:
+    """A Segment whose lines are damaged and repeated now and then; its clock may stand still."""
+    world = WorldConfig(damage=0.05, duplicates=0.05)
+    with Simulator(SimulatorConfig(world=world), SimulatedClock(standing=standing)) as segment:
+        yield Polled(segment, folder)

@@ -1,0 +1,61 @@
+"""The example configuration that is shipped: complete, and true."""
+
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from msgspec import Struct
+
+from faillog_otel.resolve import resolve
+from faillog_otel.settings import VARIABLES, Layer, read_file
+
+TEXT = Path(__file__).parents[2].joinpath("collector-config", "faillog-otel.toml").read_text("utf-8")
+SETTING = re.compile(r"^#(?=[a-z_]+ = )", re.MULTILINE)
+
+
+def keys(settings: Struct, within: str = "") -> Iterator[str]:
+    for name in settings.__struct_fields__:
+        value = getattr(settings, name)
+        if isinstance(value, Struct):
+            yield from keys(value, f"{within}{name}.")
+        else:
+            yield f"{within}{name}"
+
+
+def test_as_it_is_shipped_it_changes_nothing() -> None:
+    assert msgspec.to_builtins(read_file(TEXT, "example")) == msgspec.to_builtins(Layer())
+
+
+def test_it_names_every_setting_and_no_other() -> None:
+    told = tomllib.loads(SETTING.sub("", TEXT))
+    msgspec.convert(told, Layer)
+
+    def named(table: dict[str, object], within: str = "") -> Iterator[str]:
+        for name, value in table.items():
+            if isinstance(value, dict) and (within, name) in {
+                ("", name),
+                ("otlp.", "logs"),
+                ("otlp.", "traces"),
+            }:
+                yield from named(value, f"{within}{name}.")
+            else:
+                yield f"{within}{name}"
+
+    assert set(named(told)) == set(keys(Layer()))
+
+
+def test_what_it_calls_a_default_is_the_default() -> None:
+    told = "\n".join(line for line in SETTING.sub("", TEXT).splitlines() if "<" not in line.partition("#")[0])
+    shown, default = resolve([read_file(told, "example")]), resolve([])
+    assert shown == default
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name for name in VARIABLES if not re.search("_(LOGS|TRACES)_", name) and "OTLP_PROTOCOL" not in name],
+)
+def test_it_names_every_variable(name: str) -> None:
+    assert name in TEXT
