@@ -1,6 +1,8 @@
 """`faillog-otel demo`: everything on this machine, nothing to configure."""
 
+import logging
 import os
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -11,7 +13,7 @@ if TYPE_CHECKING:
 
 START_NS = 1_746_669_600 * 1_000_000_000
 """2025-05-08T02:00:00Z."""
-HOURS_LATER = (0, 1, 4, 20)
+HOURS_LATER = (0, 4, 20)
 """When the demo polls: so many hours after it polled before. The readings of an hour come 2, 6 and 26 hours
 after its end."""
 
@@ -48,7 +50,8 @@ def demo(ctx: click.Context, /, show_all: bool) -> None:  # noqa: FBT001  # clic
     ):
         state = str(Path(folder, "state"))
         config = _config(segment, receiver.http_endpoint, state)
-        start_logging(verbosity=1, log_format="text", stream=click.get_text_stream("stdout"))
+        logging.getLogger("faillog_otel.segment.simulator").setLevel(logging.WARNING)  # one side is enough
+        start_logging(verbosity=1, log_format="text", stream=sys.stdout)
         codes = set()
         for hours in HOURS_LATER:
             segment.clock.forward(hours * 3600)
@@ -64,22 +67,24 @@ def demo(ctx: click.Context, /, show_all: bool) -> None:  # noqa: FBT001  # clic
         if len(shown) < len(trees):
             click.echo(f"... and {len(trees) - len(shown)} more traces (--all shows them)\n")
         here = ["--state-dir", state, "--config", os.devnull]
-        for command in (status, audit):
-            click.secho(f"— {command.name}", bold=True)
-            code = command.main(here, prog_name=command.name, standalone_mode=False, obj=segment.clock)
-            codes.add(code or 0)
+        looks: tuple[click.Command, ...] = (status, audit)
+        for look in looks:
+            click.secho(f"— {look.name}", bold=True)
+            codes.add(look.main(here, look.name, standalone_mode=False, obj=segment.clock) or 0)
             click.echo()
     ctx.exit(max(codes - {Exit.QUARANTINED}))  # the broken line is meant to be
 
 
 def _segment() -> "Simulator":
-    """A collection with two busy hours behind it, on a clock that stands until it is moved."""
+    """A collection whose destination failed for two hours, on a clock that stands until it is moved."""
     from faillog_otel.segment.simulator.clock import SimulatedClock
     from faillog_otel.segment.simulator.config import SimulatorConfig, WorldConfig
     from faillog_otel.segment.simulator.faults import Scripted
     from faillog_otel.segment.simulator.server import Simulator
 
-    world = WorldConfig(seed=11, collections=("shop-mixpanel",), messages=12, damage=0.01, growth=("append",))
+    world = WorldConfig(
+        seed=129, collections=("shop-mixpanel",), messages=3, damage=0.004, growth=("append",)
+    )
     segment = Simulator(SimulatorConfig(world=world), SimulatedClock(START_NS, standing=True))
     segment.faults.script(Scripted(fault="listing:429-retry-after"), Scripted(fault="download:reset"))
     return segment

@@ -146,9 +146,9 @@ def schedule_of(ledger: Ledger, config: SegmentConfig, now_ns: int, *, once: boo
     noted = ledger.fact(SINCE)
     if noted is None or int(noted) > since_ns:
         ledger.note(SINCE, str(since_ns))
+        _log.info("hours since %s are wanted", time_text(since_ns))
     else:
         since_ns = int(noted)
-    _log.info("hours since %s are wanted", time_text(since_ns))
     return ScheduleConfig(
         collections=config.collections,
         since_ns=since_ns,
