@@ -23,7 +23,7 @@ EXCHANGE = exchange(
         "body": '{"user":"jane@shop.example","password":"x"}',
     },
 )
-EVENTS = [error(reason="no mailbox jane@shop.example", nested={"apiKey": [1, 2]}), attempt(), EXCHANGE]
+EVENTS = [error(reason="no mailbox jane@shop.example", nested={"apiKey": ["k-1", 2]}), attempt(), EXCHANGE]
 
 
 @pytest.fixture
