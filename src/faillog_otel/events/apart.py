@@ -79,11 +79,12 @@ _TAG_BEFORE = re.compile(r"<(?:[\w.-]{1,40}:)?\Z")
 TAG = re.compile(r"(?:\s[^<>]{0,512}+)?+>")
 _TO_TAG = re.compile(r"[^<]*+")
 _CDATA, _CDATA_END = "<![CDATA[", "]]>"
+_OPENED = re.compile(r"<\w")
 _TAGS = re.compile(r"<[^<>]*+>")
 _NEXT_ELEMENT = re.compile(r"</(?:key|name|string)>\s*+(?:<[\w:.-]{1,40}+>\s*+){1,3}")
 
 
-def element(plain: Plain, name: TellingName) -> Span | None:
+def element(plain: Plain, name: TellingName) -> Span | None:  # noqa: PLR0911  # one for each way to write it
     """`<password>VALUE</password>`, whatever is inside it; or to the end of a text that is cut off."""
     text = plain.text
     before = _TAG_BEFORE.search(text[max(0, name.start - 42) : name.start])
@@ -94,10 +95,12 @@ def element(plain: Plain, name: TellingName) -> Span | None:
     if text.startswith(_CDATA, at):
         end = text.find(_CDATA_END, at)
         return checked(plain, name, (at + len(_CDATA), end if end >= 0 else len(text), ""))
-    end = text.find(f"</{before[0][1:]}{text[name.start : name.end]}", at, at + 2 * WINDOW)
+    end = text.find(f"</{before[0][1:]}{text[name.start : name.end]}", at, at + WINDOW)
     if end >= 0:
         said = _TAGS.sub(" ", text[at:end])
         return None if is_no_secret(name.name, said) else (at, end, "")
+    if _OPENED.match(text, at) and len(text) - at < WINDOW:
+        return at, len(text), ""
     end = end_of(_TO_TAG, text, at)
     is_cut_off = end == len(text) and not text[at : at + 1].isspace()
     return (at, end, "") if is_cut_off or text.startswith("</", end) else None

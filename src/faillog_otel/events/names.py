@@ -27,7 +27,22 @@ _SECRET_PARTS = (
 )
 _SECRET_WORDS = frozenset(
     (
-        *("auth", "sig", "pwd", "pass", "otp", "pin", "csrf", "xsrf", "hmac", "cvv", "cvc", "sid", "ssn", "pw"),
+        *(
+            "auth",
+            "sig",
+            "pwd",
+            "pass",
+            "otp",
+            "pin",
+            "csrf",
+            "xsrf",
+            "hmac",
+            "cvv",
+            "cvc",
+            "sid",
+            "ssn",
+            "pw",
+        ),
         *("pins", "otps"),
     )
 )

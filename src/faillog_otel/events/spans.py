@@ -38,6 +38,7 @@ _FORM = re.compile(r"[^\s\"'`\\]{1,512}")
 _SCHEME = re.compile(r"[A-Za-z][\w-]{1,30}[ +](?=\S)")
 _LINE_OR_QUOTE = re.compile(r"[\r\n\"']")
 _QUOTES = re.compile(r"[\"']")
+_BEHIND_STRING = re.compile(r"\s{0,8}(?:[}\]]|,\s{0,8}[\"'{\[])")
 _FOLDED = re.compile(r"\r?\n[ \t]++(?=\S)(?![\w.-]++[ \t]*+[:=]|\[)")
 
 
@@ -113,8 +114,16 @@ def _ends_around(plain: Plain, opening: int, at: int) -> bool:
     """Whether the quote here ends the string around; `opening` is its own quote, or a newline inside it."""
     quote = plain.quote(at)
     if plain.text[opening] != "\n":
-        is_end = plain.text[opening + 1 : opening + 2] in (",", ":", "}", "]", ")", ";")
-        return is_end or quote.ends(plain.quote(opening))
+        if plain.text[opening + 1 : opening + 2] in (
+            ",",
+            ":",
+            "}",
+            "]",
+            ")",
+            ";",
+        ):  # that quote ends a string
+            return _BEHIND_STRING.match(plain.text, at + 1) is not None
+        return quote.ends(plain.quote(opening))
     backslashes = len(plain.spelled(opening)) - 1  # before `n`: one more than before the quotes around it
     return quote.character == '"' and quote.backslashes < backslashes
 
