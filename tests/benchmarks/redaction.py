@@ -1,6 +1,6 @@
 """How redaction's time grows with nasty texts: `python tests/benchmarks/redaction.py`.
 
-Ten times the length may take fifteen times as long at the most: each text is linear, and no rule is quadratic.
+Ten times the length may take fifteen times as long at the most: no rule is quadratic.
 """
 
 import sys

@@ -55,21 +55,18 @@ def pair(plain: Plain, name: TellingName) -> Span | None:  # noqa: PLR0911  # on
 
 _NEXT = re.compile(r"\s*+,\s*+(?=[bBuU]?[\"'])")
 _FIRST = re.compile(r"[\[(]\s*+[bBuU]?\Z")
-_IN_HEADERS = re.compile(r"header\w*+[\"']?\s*+[:=]\s*+\[[^\[\]]*+\Z", re.IGNORECASE)
+_HEADER = re.compile(r"authorization|cookie|\w+(?:-\w+)+", re.IGNORECASE)
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z_-]*+")
 
 
 def member(plain: Plain, name: TellingName) -> Span | None:
-    """`["X-Api-Key", VALUE]`, `header("X-Api-Key", VALUE)`, or anywhere in a flat list of headers."""
+    """`["X-Api-Key", VALUE]`, `header("X-Api-Key", VALUE)`; a header's name also anywhere in a list."""
     text = plain.text
     comma = _NEXT.match(text, name.end + 1)
     if comma is None or " " in name.name or name.quote is None:
         return None
-    before = text[max(0, name.quote - WINDOW) : name.quote]
-    opening = before.rfind("[")
-    if not _FIRST.search(before[-8:]) and not (
-        opening >= 0 and _IN_HEADERS.search(before[max(0, opening - 40) :])
-    ):
+    is_first = _FIRST.search(text[max(0, name.quote - 8) : name.quote])
+    if not is_first and not _HEADER.fullmatch(name.name):
         return None
     span = checked(plain, name, string_at(plain, comma.end()))
     return span if span and not _IDENTIFIER.fullmatch(text[span[0] : span[1]]) else None
@@ -84,7 +81,7 @@ _TAGS = re.compile(r"<[^<>]*+>")
 _NEXT_ELEMENT = re.compile(r"</(?:key|name|string)>\s*+(?:<[\w:.-]{1,40}+>\s*+){1,3}")
 
 
-def element(plain: Plain, name: TellingName) -> Span | None:  # noqa: PLR0911  # one for each way to write it
+def element(plain: Plain, name: TellingName) -> Span | None:
     """`<password>VALUE</password>`, whatever is inside it; or to the end of a text that is cut off."""
     text = plain.text
     before = _TAG_BEFORE.search(text[max(0, name.start - 42) : name.start])

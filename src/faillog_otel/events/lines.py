@@ -102,5 +102,5 @@ def _record(number: int, offset: int, line: bytes, length: int) -> Record | None
         line = line.removeprefix(BYTE_ORDER_MARK)
     raw = line.strip(WHITE_SPACE)
     if raw and length > _longest(line):
-        return too_long(number, offset, line, length)
+        return too_long(number, offset, line.lstrip(WHITE_SPACE), length)
     return Record(number, offset, raw) if raw else None

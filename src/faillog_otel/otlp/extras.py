@@ -100,8 +100,8 @@ _RATE_LIMIT = re.compile(
 
 
 def _header_value(name: str, value: str, kind: Kind | None, key: Secret | None) -> Value:
-    if name.startswith("x-ratelimit-") and not _RATE_LIMIT.fullmatch(value):
-        kind = "secret"
+    if name.startswith("x-ratelimit-"):
+        kind = None if _RATE_LIMIT.fullmatch(value) else "secret"
     return _named_value(value, kind, name, key)
 
 
