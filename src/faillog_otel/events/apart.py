@@ -74,9 +74,10 @@ def member(plain: Plain, name: TellingName) -> Span | None:
 
 _TAG_BEFORE = re.compile(r"<(?:[\w.-]{1,40}:)?\Z")
 TAG = re.compile(r"(?:\s[^<>]{0,512}+)?+>")
-_TO_TAG = re.compile(r"[^<]*+")
+_TO_TAG = re.compile(r"[^<\"]*+")
 _CDATA, _CDATA_END = "<![CDATA[", "]]>"
-_OPENED = re.compile(r"<\w")
+_CUT_OFF = re.compile(r"(?:[^<\"]++|<[^<>]{0,512}>)*+")
+_CLOSERS = re.compile(r"[\"}\]\s]*+\Z")
 _TAGS = re.compile(r"<[^<>]*+>")
 _NEXT_ELEMENT = re.compile(r"</(?:key|name|string)>\s*+(?:<[\w:.-]{1,40}+>\s*+){1,3}")
 
@@ -96,11 +97,12 @@ def element(plain: Plain, name: TellingName) -> Span | None:
     if end >= 0:
         said = _TAGS.sub(" ", text[at:end])
         return None if is_no_secret(name.name, said) else (at, end, "")
-    if _OPENED.match(text, at) and len(text) - at < WINDOW:
-        return at, len(text), ""
     end = end_of(_TO_TAG, text, at)
-    is_cut_off = end == len(text) and not text[at : at + 1].isspace()
-    return (at, end, "") if is_cut_off or text.startswith("</", end) else None
+    if text.startswith("</", end):
+        return checked(plain, name, (at, end, ""))
+    end = end_of(_CUT_OFF, text, at, at + WINDOW)
+    is_cut_off = _CLOSERS.match(text, end) and not text[at : at + 1].isspace()
+    return (at, end, "") if is_cut_off else None
 
 
 def after_element(plain: Plain, name: TellingName) -> Span | None:
@@ -114,9 +116,14 @@ def after_element(plain: Plain, name: TellingName) -> Span | None:
 # -- sentences ------------------------------------------------------------------------------------------
 
 _GAP = r"[\s:=|>\"'`(#→-]{1,4}+"
+_OF_AN_ID = (
+    r"(?:[a-z]*(?:message|event|request|user|destination|source|trace|span|batch)|ids?\b|for\b|at\b|since\b"
+    r"|until\b|on\b|(?-i:\w+(?:Id|ID|_id)s?\b))"
+)
+"""What such a word is followed by is no key."""
 _SENTENCE = re.compile(
-    rf"(?:{_GAP}(?!(?:id|ids|for|message|event|request|user|destination|source|trace|span|at|since|until|on)\b)"
-    rf"[A-Za-z']{{1,15}}(?![\w/.-]))" + "{0,3}" + rf"{_GAP}(?P<value>[\w.~+/=|-]++)(?=[\s\"'`,;:)!?<&]|\Z)",
+    rf"(?:{_GAP}(?!{_OF_AN_ID})[A-Za-z']{{1,15}}(?![\w/.-])){{0,3}}"
+    rf"{_GAP}(?P<value>[\w.~+/=|-]++)(?=[\s\"'`,;:)!?<&]|\Z)",
     re.IGNORECASE,
 )
 

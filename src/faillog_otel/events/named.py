@@ -31,7 +31,7 @@ class NamedValue(Struct, frozen=True):
     quote: str = ""
 
 
-_WORD = re.compile(rf"{MARK_PATTERN}|[\w$.-]{{3,}}+")
+_WORD = re.compile(rf"{MARK_PATTERN}|[\w$.-]{{2,}}+")
 _FIRST_WORD = re.compile(
     r"(?<!\w)(?:api|access|secret|private|account|write|signing|license|client)[ ]{1,2}\Z", re.IGNORECASE
 )
@@ -44,7 +44,7 @@ def named_values(plain: Plain) -> Iterator[NamedValue]:
     for word in _WORD.finditer(plain.text):
         if word.start() < done or not may_tell(word[0]):
             continue
-        for name in _names(plain.text, word):
+        for name in _names(plain, word):
             span = _phone(plain, name) if name.kind == "phone" else _secret(plain, name)
             if span and plain.text[span[0] : span[1]].strip():
                 start, end, quote = span
@@ -53,8 +53,9 @@ def named_values(plain: Plain) -> Iterator[NamedValue]:
                 break
 
 
-def _names(text: str, word: re.Match[str]) -> Iterator[TellingName]:
+def _names(plain: Plain, word: re.Match[str]) -> Iterator[TellingName]:
     """What the name may be: all that stands between two quotes, or the word."""
+    text = plain.text
     start, end = word.span()
     before = text[max(0, start - _LONGEST_NAME) : start]
     opening = max(before.rfind('"'), before.rfind("'"))
@@ -62,7 +63,7 @@ def _names(text: str, word: re.Match[str]) -> Iterator[TellingName]:
         first = start - len(before) + opening + 1
         name = text[first : closing.start()]
         kind = kind_of_name(name)
-        if kind and text[first - 1] == closing[0] and "\n" not in name:
+        if kind and "\n" not in name and plain.spelled(first - 1) == plain.spelled(closing.start()):
             yield TellingName(kind, name, first, closing.start(), first - 1)
     if found := _FIRST_WORD.search(before[-9:]):
         start -= len(found[0])
@@ -91,7 +92,7 @@ def _secret(plain: Plain, name: TellingName) -> Span | None:  # noqa: PLR0911  #
         if found := value_at(plain, name, by.end(), by.start("by")):
             return found
     elif call := _CALL.match(text, name.end):
-        return checked(plain, name, string_at(plain, call.end()))
+        return value_at(plain, name, call.end(), None)
     elif name.name.startswith("--") and (option := _OPTION.match(text, name.end)):
         return checked(plain, name, string_at(plain, option.end()) or bare(plain, option.end(), None))
     elif text[name.start - 1 : name.start] == ">" and (found := after_element(plain, name)):
@@ -102,6 +103,7 @@ def _secret(plain: Plain, name: TellingName) -> Span | None:  # noqa: PLR0911  #
 # -- phone numbers ----------------------------------------------------------------------------------------
 
 _BEFORE_PHONE = re.compile(r"[\"']?\s{0,4}")
+_ALONE = re.compile(r"\s*+(?:[,}\]]|\Z)")
 _LONGEST_LIST = 300
 _LONGEST_NUMBER = 64
 
@@ -128,6 +130,8 @@ def _phone(plain: Plain, name: TellingName) -> Span | None:
         found = found if found and found.start() == first else None
     if found is None:
         return None
-    is_string = text[at : found.start()].rstrip().endswith(("'", '"'))
-    quote = "" if name.quote is None or is_string else plain.spelled(name.quote)
+    is_number = text[at : found.start()].rstrip()[-1:] in ("", "[", ",", ":") and _ALONE.match(
+        text, found.end()
+    )
+    quote = "" if name.quote is None or not is_number else plain.spelled(name.quote)
     return found.start(), found.end(), quote

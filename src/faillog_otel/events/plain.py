@@ -14,9 +14,9 @@ _BACKSLASH = r"(?:\\|%(?:25)*+5C)"
 _ESCAPE = re.compile(
     rf"""
     {_BACKSLASH}++(?:(?P<quote>["'])|%(?:25)*+(?P<coded_quote>2[27])|(?P<control>[nrtbf])|(?P<slash>/)
-                    |(?:u00|x)(?P<unit>[0-7][0-9a-f]))?+
+                    |(?:u(?P<unit>[0-9a-f]{{4}})|x(?P<byte>[0-9a-f]{{2}})))?+
     |%(?:u00|(?:25)*+)(?P<percent>[0-9a-f]{{2}})
-    |&(?:amp;)*+(?:(?P<entity>amp|lt|gt|quot|apos)|\#(?:(?P<number>\d{{2,3}})|x(?P<hex>[0-7][0-9a-f])));
+    |&(?:amp;)*+(?:(?P<entity>amp|lt|gt|quot|apos)|\#(?:(?P<number>\d{{2,4}})|x(?P<hex>[0-9a-f]{{2,4}})));
     """,
     re.IGNORECASE | re.VERBOSE,
 )
@@ -25,6 +25,9 @@ _ENTITIES = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
 _SOME_LETTER = "ÿ"
 """For a byte of UTF-8 that is percent-encoded: it is a part of a letter, and which one tells nothing."""
 
+_HALF = "\ufffd"
+"""For half of a character that JSON writes as two: an emoji, say."""
+
 
 class Quote(Struct, frozen=True):
     """How a quote is written: the character, how that is coded (empty: not), the backslashes before it."""
@@ -32,6 +35,10 @@ class Quote(Struct, frozen=True):
     character: str
     coded: str
     backslashes: int
+
+    def is_less_escaped(self, other: "Quote") -> bool:
+        """Whether it stands in a text around the one with the other quote."""
+        return (len(self.coded), self.backslashes) < (len(other.coded), other.backslashes)
 
     def ends(self, opening: "Quote") -> bool:
         """Whether this quote ends the string that the other one opens."""
@@ -99,7 +106,9 @@ def _meaning(escape: re.Match[str]) -> str:
     if kind in ("quote", "slash"):
         return what
     code = int(what, 10 if kind == "number" else 16)
-    return chr(code) if code < 128 else _SOME_LETTER
+    if kind == "percent" and code >= 128:
+        return _SOME_LETTER
+    return _HALF if 0xD800 <= code < 0xE000 else chr(code)
 
 
 def _closes(run: int, level: int) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from faillog_otel.events.names import MARK_PATTERN, Kind, begins_to_say, is_no_secret
-from faillog_otel.events.plain import Plain
+from faillog_otel.events.plain import Plain, Quote
 
 WINDOW = 1000
 """How far around a name is looked for what belongs to it."""
@@ -38,7 +38,8 @@ _FORM = re.compile(r"[^\s\"'`\\]{1,512}")
 _SCHEME = re.compile(r"[A-Za-z][\w-]{1,30}[ +](?=\S)")
 _LINE_OR_QUOTE = re.compile(r"[\r\n\"']")
 _QUOTES = re.compile(r"[\"']")
-_BEHIND_STRING = re.compile(r"\s{0,8}(?:[}\]]|,\s{0,8}[\"'{\[])")
+_BEFORE, _BEHIND = ("", "[", "{", "(", ",", ":", "=", " ", "\n"), (",", ":", "}", "]", ")", ";")
+_BEHIND_STRING = re.compile(r"\s{0,8}(?:\Z|[}\]]|,\s{0,8}(?:[\"'{\[\d-]|true|false|null))")
 _FOLDED = re.compile(r"\r?\n[ \t]++(?=\S)(?![\w.-]++[ \t]*+[:=]|\[)")
 
 
@@ -52,17 +53,17 @@ def value_at(  # noqa: PLR0911  # one for each kind of value
 ) -> Span | None:
     """The value that begins here; `by` is the place of the `:` or `=` between it and its name."""
     text = plain.text
+    if name.quote is None and text[at : at + 1] == '"' and _BEHIND_STRING.match(text, at + 1):
+        return None  # here ends the string that the name stands in
     if string := string_at(plain, at):
-        return checked(plain, name, string)
-    quote = "" if name.quote is None else plain.spelled(name.quote)
+        start, end, _ = string
+        if name.quote is None and end == len(text):
+            end = line_end(plain, name.start, start, one_line=False)
+        return checked(plain, name, (start, end, ""))
     if text.startswith(("{", "["), at) and not text.startswith("[redacted:", at):
-        end = _brackets_end(plain, at)
-        is_harmless = end - at <= WINDOW and all(
-            is_no_secret(name.name, text[s:e]) for s, e in _leaves(plain, at, end)
-        )
-        return None if is_harmless else (at, end, quote)
+        return _structure(plain, name, at)
     if name.quote is not None and (number := _NUMBER.match(text, at)):
-        return checked(plain, name, (at, number.end(), quote))
+        return checked(plain, name, (at, number.end(), plain.spelled(name.quote)))
     if name.quote is None and _TELLS_WHOLE_LINE.search(name.name):
         if by is not None and text[by] == ":":
             return checked(plain, name, (at, line_end(plain, name.start, at), ""))
@@ -74,6 +75,17 @@ def value_at(  # noqa: PLR0911  # one for each kind of value
     if block := _BLOCK.match(text, at):
         at = block.end()
     return checked(plain, name, bare(plain, at, by))
+
+
+def _structure(plain: Plain, name: TellingName, at: int) -> Span | None:
+    """The array or object that begins here, unless all that it holds is said about a secret."""
+    text = plain.text
+    end = _brackets_end(plain, at, None if name.quote is None else plain.quote(name.quote))
+    if name.quote is None and end == len(text):
+        end = line_end(plain, name.start, at, one_line=False)
+    if end - at <= WINDOW and all(is_no_secret(name.name, text[s:e]) for s, e in _leaves(plain, at, end)):
+        return None
+    return at, end, "" if name.quote is None else plain.spelled(name.quote)
 
 
 def bare(plain: Plain, at: int, by: int | None) -> Span:
@@ -90,7 +102,7 @@ def bare(plain: Plain, at: int, by: int | None) -> Span:
     return at, len(text), ""
 
 
-def line_end(plain: Plain, name_at: int, at: int) -> int:
+def line_end(plain: Plain, name_at: int, at: int, *, one_line: bool = True) -> int:
     """Where a header's value ends: with its line, or with the string that the header stands in."""
     text = plain.text
     before = text[max(0, name_at - WINDOW) : name_at]
@@ -105,25 +117,20 @@ def line_end(plain: Plain, name_at: int, at: int) -> int:
                 return found.start()
         elif fold := _FOLDED.match(text, found.start()):
             folded = fold.end()
-        else:
+        elif one_line:
             return found.start()
     return len(text)
 
 
 def _ends_around(plain: Plain, opening: int, at: int) -> bool:
     """Whether the quote here ends the string around; `opening` is its own quote, or a newline inside it."""
-    quote = plain.quote(at)
-    if plain.text[opening] != "\n":
-        if plain.text[opening + 1 : opening + 2] in (
-            ",",
-            ":",
-            "}",
-            "]",
-            ")",
-            ";",
-        ):  # that quote ends a string
-            return _BEHIND_STRING.match(plain.text, at + 1) is not None
-        return quote.ends(plain.quote(opening))
+    quote, text = plain.quote(at), plain.text
+    if text[opening] != "\n":
+        is_opening = text[opening + 1 : opening + 2] not in _BEHIND or text[opening - 1 : opening] in _BEFORE
+        if is_opening and quote.ends(plain.quote(opening)):
+            return True
+        is_sure = is_opening and text[opening] == '"'
+        return not is_sure and text[at] == '"' and _BEHIND_STRING.match(text, at + 1) is not None
     backslashes = len(plain.spelled(opening)) - 1  # before `n`: one more than before the quotes around it
     return quote.character == '"' and quote.backslashes < backslashes
 
@@ -139,12 +146,16 @@ def string_at(plain: Plain, at: int) -> Span | None:
         return None
     start = opening.end() + 1
     mark = text[opening.end()]
-    if mark == "`" or text.startswith(mark * 3, opening.end()):
+    if mark == "`" or _is_triple(plain, opening.end()):
         mark = mark if mark == "`" else mark * 3
         start = opening.end() + len(mark)
         end = text.find(mark, start)
         return start, end if end >= 0 else len(text), ""
     return start, _string_end(plain, opening.end())[0], ""
+
+
+def _is_triple(plain: Plain, at: int) -> bool:
+    return plain.text.startswith(plain.text[at] * 3, at) and plain.spelled(at) == plain.spelled(at + 1)
 
 
 def _string_end(plain: Plain, at: int) -> tuple[int, int]:
@@ -162,14 +173,20 @@ _LEAF = re.compile(r"[^\s,:\[\]{}\"]++")
 _KEY = re.compile(r"\s*+:")
 
 
-def _brackets_end(plain: Plain, at: int) -> int:
-    """Where the array or object ends that begins here; the end of the text where it does not."""
+def _brackets_end(plain: Plain, at: int, around: Quote | None) -> int:
+    """Where the array or object ends that begins here; the end of the text where it does not.
+
+    `around` is how quotes are written there: one that is escaped less often ends a string around all this.
+    """
     depth = 0
     text = plain.text
     while found := _QUOTE_OR_BRACKET.search(text, at):
         at = found.end()
         if found[0] == '"':
-            at = _string_end(plain, found.start())[1]
+            inner, at = _string_end(plain, found.start())
+            for quote in (found.start(), inner):
+                if around and quote < len(text) and plain.quote(quote).is_less_escaped(around):
+                    return quote
         elif found[0] in "[{":
             depth += 1
         else:
