@@ -56,10 +56,7 @@ def value_at(  # noqa: PLR0911  # one for each kind of value
     if name.quote is None and text[at : at + 1] == '"' and _BEHIND_STRING.match(text, at + 1):
         return None  # here ends the string that the name stands in
     if string := string_at(plain, at):
-        start, end, _ = string
-        if name.quote is None and end == len(text):
-            end = line_end(plain, name.start, start, one_line=False)
-        return checked(plain, name, (start, end, ""))
+        return checked(plain, name, _within(plain, name, string))
     if text.startswith(("{", "["), at) and not text.startswith("[redacted:", at):
         return _structure(plain, name, at)
     if name.quote is not None and (number := _NUMBER.match(text, at)):
@@ -77,12 +74,19 @@ def value_at(  # noqa: PLR0911  # one for each kind of value
     return checked(plain, name, bare(plain, at, by))
 
 
+def _within(plain: Plain, name: TellingName, span: Span) -> Span:
+    """What has no end, behind a bare name, goes as far as the string that the name stands in."""
+    start, end, quote = span
+    if name.quote is None and end == len(plain.text):
+        end = line_end(plain, name.start, start, one_line=False)
+    return start, end, quote
+
+
 def _structure(plain: Plain, name: TellingName, at: int) -> Span | None:
     """The array or object that begins here, unless all that it holds is said about a secret."""
     text = plain.text
     end = _brackets_end(plain, at, None if name.quote is None else plain.quote(name.quote))
-    if name.quote is None and end == len(text):
-        end = line_end(plain, name.start, at, one_line=False)
+    _, end, _ = _within(plain, name, (at, end, ""))
     if end - at <= WINDOW and all(is_no_secret(name.name, text[s:e]) for s, e in _leaves(plain, at, end)):
         return None
     return at, end, "" if name.quote is None else plain.spelled(name.quote)
