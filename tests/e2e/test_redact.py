@@ -23,7 +23,7 @@ EXCHANGE = exchange(
         "body": '{"user":"jane@shop.example","password":"x"}',
     },
 )
-EVENTS = [error(reason="no mailbox jane@shop.example", nested={"apiKey": [1, 2]}), attempt(), EXCHANGE]
+EVENTS = [error(reason="no mailbox jane@shop.example", nested={"apiKey": ["k-1", 2]}), attempt(), EXCHANGE]
 
 
 @pytest.fixture
@@ -54,6 +54,22 @@ def test_each_record_says_what_leaves_what_is_redacted_and_what_stays(folder: Pa
     }
     assert (bad["line"], bad["reason"]) == (4, "invalid_json")
     assert "1 not understood" in done.stderr
+
+
+def test_unknown_fields_of_a_request_are_named_among_what_stays(tmp_path: Path) -> None:
+    (tmp_path / "events").write_bytes(exchange(requestToDestination={"path": "/a?b=c", "body": "x"}))
+    for bodies, stays in (
+        (
+            "response",
+            {
+                "requestToDestination.body": "--bodies is response",
+                "requestToDestination.path": "a part of the body, and --bodies is response",
+            },
+        ),
+        ("all", {}),
+    ):
+        shown = json.loads(run_program("redact", "--bodies", bodies, "events", cwd=tmp_path).stdout)
+        assert {field: why for field, why in shown["stays"].items() if "request" in field} == stays
 
 
 def test_explain_says_the_same_for_people(folder: Path) -> None:

@@ -276,14 +276,10 @@ def _take_reason(extras: dict[str, Any]) -> Reason | None:
     """The reason, from any field that by its name holds one.
 
     Segment's page promises such a field and does not show its name. It is looked for beside the other
-    properties, then inside the response and the request. A text that stands beside the other properties
-    is taken out of the extras, for it travels as the reason.
+    properties, then inside the response; what is inside the request is a part of its body. A text that
+    stands beside the other properties is taken out of the extras, for it travels as the reason.
     """
-    for holder in (
-        extras,
-        extras.get("responseFromDestination"),
-        extras.get("requestToDestination"),
-    ):
+    for holder in (extras, extras.get("responseFromDestination")):
         if isinstance(holder, dict) and (found := _reason_in(holder, _TEXTS)):
             key, reason = found
             if holder is extras and extras[key] == reason.text:

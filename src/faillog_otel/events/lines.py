@@ -52,12 +52,13 @@ class _Splitter:
             yield from self._end_line(newline=1)
             self._go_on(other)
         if self._begun_bytes > _longest(self._begun[0]):
-            self._begun = [b"".join(self._begun)[:KEPT_BYTES]]
-            self._passed_over += self._begun_bytes - KEPT_BYTES
-            self._begun_bytes = KEPT_BYTES
+            head = b"".join(self._begun).lstrip(WHITE_SPACE)[:KEPT_BYTES]  # nothing, while the line is blank
+            self._begun = [head]
+            self._passed_over += self._begun_bytes - len(head)
+            self._begun_bytes = len(head)
 
     def end(self) -> Iterator[Record | Blank]:
-        if self._begun_bytes:
+        if self._begun_bytes or self._passed_over:
             yield from self._end_line(newline=0)
         if self._blank:
             yield Blank(self._blank)
@@ -65,9 +66,11 @@ class _Splitter:
     def _after_blank_lines(self, chunk: bytes) -> bytes:
         """Gigabytes of blank lines are counted, not looked at one by one."""
         newlines, end = chunk.count(b"\n"), chunk.rfind(b"\n") + 1
-        self.number += newlines
-        self._blank += newlines
-        self.offset += end
+        if newlines:
+            self.number += newlines
+            self._blank += newlines
+            self.offset += end + self._passed_over
+            self._passed_over = 0
         return chunk[end:]
 
     def _go_on(self, piece: bytes) -> None:
@@ -95,9 +98,9 @@ def _longest(head: bytes) -> int:
 
 def _record(number: int, offset: int, line: bytes, length: int) -> Record | None:
     """The line's record; None where it is blank."""
-    if length > _longest(line):
-        return too_long(number, offset, line, length)
     if number == 1:
         line = line.removeprefix(BYTE_ORDER_MARK)
     raw = line.strip(WHITE_SPACE)
+    if raw and length > _longest(line):
+        return too_long(number, offset, line.lstrip(WHITE_SPACE), length)
     return Record(number, offset, raw) if raw else None

@@ -72,6 +72,8 @@ def _gunzip(data: bytes, source: Iterator[bytes]) -> Iterator[bytes]:
             data = member.unused_data.lstrip(b"\0") or _next_with_content(source)
             if not data:
                 return  # zero bytes behind the last member are padding
+            while len(data) < len(GZIP_MAGIC) and (more := next(source, b"")):
+                data += more
             if not GZIP_MAGIC.startswith(data[:2]):
                 raise DamagedFile("trailing_garbage", "what follows the gzip data is not gzip")
             member = zlib.decompressobj(wbits=31)

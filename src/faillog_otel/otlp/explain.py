@@ -19,6 +19,7 @@ from faillog_otel.otlp.extras import (
     header_pairs,
     is_allowed,
     leaves,
+    leaving,
 )
 from faillog_otel.otlp.mapping import map_event
 from faillog_otel.otlp.records import Value
@@ -102,6 +103,10 @@ def _staying(event: Event, config: MappingConfig, dropped: int) -> Iterator[tupl
             yield f"{name}.body", f"--bodies is {config.bodies}"
         elif carrier.body is not None and _is_long(carrier.body):
             yield f"{name}.body", f"what lies beyond {LONGEST_VALUE_BYTES} bytes of it is cut off"
+    kept = dict.fromkeys(path for path, _, _ in leaves(leaving(event.extras, config.bodies), "segment.extra"))
+    for path, _, _ in leaves(event.extras, "segment.extra"):
+        if path not in kept:
+            yield path.removeprefix("segment.extra."), f"a part of the body, and --bodies is {config.bodies}"
     yield from _staying_headers("requestToDestination", request.headers if request else None, ())
     yield from _staying_headers(
         "responseFromDestination", response.headers if response else None, config.response_headers

@@ -1,5 +1,6 @@
 """Values of any JSON shape → OTLP attributes: redacted, cut and counted."""
 
+import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import islice
@@ -7,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from faillog_otel.config import Secret
-from faillog_otel.events.names import FEWEST_DIGITS, Kind, kind_of_name
+from faillog_otel.config import Bodies, Secret
+from faillog_otel.events.names import Kind, is_no_secret, kind_of_name, phone_number
 from faillog_otel.events.redaction import mark, redact_text
 from faillog_otel.otlp.records import Attributes, Value
 
@@ -47,6 +48,21 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
+_BODIES = {"requestToDestination": ("all",), "responseFromDestination": ("all", "response")}
+"""Unknown fields in there are a part of the body, by another name: they leave where bodies do."""
+
+
+def leaving(extras: dict[str, Any], bodies: Bodies) -> dict[str, Any]:
+    """The extras that `--bodies` lets leave. A status is no part of a body, also one of a wrong type."""
+    kept: dict[str, Any] = {}
+    for name, item in extras.items():
+        if bodies in _BODIES.get(name.rpartition(".")[2], (bodies,)):
+            kept[name] = item
+        elif isinstance(item, dict) and "status" in item and "response" in name:
+            kept[name] = {"status": item["status"]}
+    return kept
+
+
 def extra_attributes(extras: dict[str, Any], key: Secret | None) -> tuple[Attributes, int]:
     """`segment.extra.<dotted path>` for each leaf, the first 64 in the record's order; and how many not.
 
@@ -57,7 +73,7 @@ def extra_attributes(extras: dict[str, Any], key: Secret | None) -> tuple[Attrib
         name = clean(path, key)[0]  # people's data stand in names, too
         while name in found:  # {"a.b": 1, "a": {"b": 2}}
             name += "~"
-        found[name] = _named_value(leaf, kind, key)
+        found[name] = _named_value(leaf, kind, path.rpartition(".")[2], key)
     return list(found.items()), _count_leaves(extras) - len(found)
 
 
@@ -72,9 +88,21 @@ def header_attributes(headers: Any, allowed: Iterable[str], key: Secret | None) 
         if is_allowed(name, allowed):
             kind = kind_of_name(name)
             values = value if isinstance(value, list) else [value]
-            shown = [str(_named_value(as_text(item), kind, key)) for item in values]
+            shown = [str(_header_value(name, as_text(item), kind, key)) for item in values]
             found[name] = (*found.get(name, ()), *shown)
     return [(f"http.response.header.{name}", values) for name, values in found.items()]
+
+
+_RATE_LIMIT = re.compile(
+    r"(?:\d++(?:ms|[smhdTZ])?+(?![A-Za-z])|(?<!\w)[A-Za-z]{1,15}+(?!\w)|[T\s;=,:\"/+.-])*+"
+)
+"""What such headers say: numbers, times, `default;q=100;w=60` (IETF's drafts); no keys and no addresses."""
+
+
+def _header_value(name: str, value: str, kind: Kind | None, key: Secret | None) -> Value:
+    if name.startswith("x-ratelimit-"):
+        kind = None if _RATE_LIMIT.fullmatch(value) else "secret"
+    return _named_value(value, kind, name, key)
 
 
 def is_allowed(header: str, allowed: Iterable[str]) -> bool:
@@ -97,14 +125,27 @@ def _matches(name: str, entry: str) -> bool:
     return name.startswith(entry[:-1]) if entry.endswith("*") else name == entry
 
 
+_NAMES = frozenset(("name", "key", "header", "field", "param", "parameter"))
+_VALUES = frozenset(("value", "values", "val"))
+
+
 def leaves(value: Any, path: str, kind: Kind | None = None) -> Iterator[tuple[str, Any, Kind | None]]:
-    """Path, value and what the path's names tell of it, for each value that is no object."""
+    """Path, value and what the path's names tell of it, for each value that is no object.
+
+    What `{"name": "X-Api-Key", "value": ...}` calls so has that name, too.
+    """
     if isinstance(value, dict) and (value or path == _PREFIX):
+        called = next((kind_of_name(item) for name, item in value.items() if _is_name(name, item)), None)
         for name, item in value.items():
+            own = kind_of_name(name) or (called if name.lower() in _VALUES else None)
             inner = cut(f"{path}.{name}")
-            yield from leaves(item, inner, "secret" if kind == "secret" else kind_of_name(name))
+            yield from leaves(item, inner, "secret" if kind == "secret" else own or kind)
     else:
         yield path, value, kind
+
+
+def _is_name(name: str, item: Any) -> bool:
+    return name.lower() in _NAMES and isinstance(item, str) and kind_of_name(item) is not None
 
 
 def _count_leaves(extras: dict[str, Any]) -> int:
@@ -118,14 +159,31 @@ def _count_leaves(extras: dict[str, Any]) -> int:
     return count
 
 
-def _named_value(leaf: Any, kind: Kind | None, key: Secret | None) -> Value:
+def _named_value(leaf: Any, kind: Kind | None, name: str, key: Secret | None) -> Value:
     """The leaf as an attribute's value; as its name tells what it is."""
-    if kind == "secret" and leaf is not None and not isinstance(leaf, bool):
-        return mark(kind, as_text(leaf), key)
-    if kind == "phone" and sum(map(str.isdigit, as_text(leaf)[:_READ_CHARACTERS])) >= FEWEST_DIGITS:
+    if kind and not isinstance(leaf, bool) and any(_is_meant(kind, name, text) for text in _texts(leaf)):
         return mark(kind, as_text(leaf), key)
     if isinstance(leaf, bool | float) or (isinstance(leaf, int) and -(2**63) <= leaf < 2**63):
         return leaf
     if isinstance(leaf, int):
         return cut(str(leaf))
     return clean(as_text(leaf), key)[0]
+
+
+def _is_meant(kind: Kind, name: str, text: str) -> bool:
+    return (
+        not is_no_secret(name, text)
+        if kind == "secret"
+        else phone_number(text[:_READ_CHARACTERS]) is not None
+    )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts of a list's items, wherever they stand in it; of any other value its own."""
+    if isinstance(value, list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
+    elif isinstance(value, float) and value.is_integer():
+        yield str(int(value))
+    elif value is not None and not isinstance(value, bool):
+        yield as_text(value)

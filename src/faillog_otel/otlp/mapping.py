@@ -26,7 +26,7 @@ from faillog_otel.events.model import (
     Response,
 )
 from faillog_otel.events.printable import printable
-from faillog_otel.otlp.extras import as_text, clean, cut, extra_attributes, header_attributes
+from faillog_otel.otlp.extras import as_text, clean, cut, extra_attributes, header_attributes, leaving
 from faillog_otel.otlp.records import (
     Attributes,
     Link,
@@ -105,7 +105,7 @@ def map_event(event: Event, context: Context, config: MappingConfig) -> Mapped:
             links=_links(event, facts),
             flags=SAMPLED_LOCAL,
         )
-    extras, dropped = extra_attributes(event.extras, config.redaction_key)
+    extras, dropped = extra_attributes(leaving(event.extras, config.bodies), config.redaction_key)
     log = Log(
         time_ns=time_ns,
         observed_ns=event.logged_ns,

@@ -58,6 +58,23 @@ def test_an_over_long_line_is_bad_keeps_its_head_and_the_next_one_is_read() -> N
     assert third.offset == 2 + len(long) + 1
 
 
+@pytest.mark.parametrize("end", [b"", b"\n", b"\nb"])
+def test_a_line_of_nothing_but_white_space_is_blank_however_long(end: bytes) -> None:
+    blank = b" " * (LONGEST_RECORD_BYTES + 5)
+    *_, last = found = list(split_lines(chunked(b"a\n" + blank + end, 1024 * 1024)))
+    assert sum(each.lines for each in found if isinstance(each, Blank)) == 1
+    if isinstance(last, Record):
+        assert (last.raw, last.line, last.offset) == (b"b", 3, 2 + len(blank) + 1) if end else b"a"
+
+
+def test_an_over_long_line_that_begins_blank_keeps_where_its_content_begins() -> None:
+    long = b" " * LONGEST_RECORD_BYTES + b"x" * 100
+    first, second = records(chunked(long + b"\nb", 1024 * 1024))
+    assert first.bad is not None
+    assert (first.bad.reason, first.bad.raw.lstrip()[:3]) == ("too_long", b"xxx")
+    assert second.offset == len(long) + 1
+
+
 def test_the_longest_line_that_is_allowed_is_read() -> None:
     (line,) = records(chunked(b"x" * LONGEST_RECORD_BYTES, 1024 * 1024))
     assert line.bad is None
@@ -95,6 +112,17 @@ def test_a_damaged_file_is_one_bad_line_behind_the_good_ones(packed: bytes, reas
     assert damage.bad.reason == reason
     assert all(line.bad is None for line in good)
     assert damage.line == len(good) + 1
+
+
+@pytest.mark.parametrize(
+    ("behind", "reason"),
+    [(b"\x1f", "truncated_gzip"), (b"\x1f\x8c" + b"x" * 30, "trailing_garbage"), (b"g", "trailing_garbage")],
+)
+@pytest.mark.parametrize("size", [1, 2, 7, 1000])
+def test_what_is_behind_gzip_does_not_depend_on_the_chunks(behind: bytes, reason: str, size: int) -> None:
+    *_, damage = records(unpack(chunked(gzip.compress(b"one\n") + bytes(3) + behind, size)))
+    assert damage.bad is not None
+    assert damage.bad.reason == reason
 
 
 def test_what_stands_before_the_damage_is_all_there() -> None:

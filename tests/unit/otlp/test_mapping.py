@@ -334,6 +334,67 @@ def test_unknown_fields_leave_under_their_dotted_paths() -> None:
     }
 
 
+def test_what_an_extra_is_its_neighbours_may_tell() -> None:
+    log = log_of(
+        error(
+            given={"name": "X-Api-Key", "comment": "", "value": "Foo c4n4ry"},
+            phones={"home": "0171 1234567", "all": [4155552671]},
+            mobile=4155552671.0,
+            errors={"token": ["is invalid"], "api_key": "can't be blank"},
+            usage={"prompt_tokens": 12},
+            rawHeaders=["Host", "x", "Authorization", "Foo c4n4ry"],
+        )
+    )
+    extras = {key.removeprefix("segment.extra."): value for key, value in log.attributes if ".extra." in key}
+    assert extras == {
+        "given.name": "X-Api-Key",
+        "given.comment": "",
+        "given.value": "[redacted:secret]",
+        "phones.home": "[redacted:phone]",
+        "phones.all": "[redacted:phone]",
+        "mobile": "[redacted:phone]",
+        "errors.token": '["is invalid"]',
+        "errors.api_key": "can't be blank",
+        "usage.prompt_tokens": 12,
+        "rawHeaders": '["Host","x","Authorization","[redacted:secret]"]',
+    }
+
+
+@pytest.mark.parametrize("bodies", ["none", "response", "all"])
+def test_unknown_fields_inside_request_and_response_are_a_part_of_their_bodies(bodies: str) -> None:
+    request = {"payload": "REQUEST", "data": {"a": "REQUEST"}, "path": "/REQUEST", "error": "REQUEST"}
+    response = {"status": "odd", "data": "RESPONSE"}
+    inside = {"requestToDestination": request, "responseFromDestination": response}
+    for raw in (exchange(**inside), event("New", **inside, **TIMES)):
+        log = log_of(raw, bodies=bodies)
+        shown = repr(log)
+        assert ("REQUEST" in shown, "RESPONSE" in shown) == (bodies == "all", bodies != "none")
+        assert attributes(log)["segment.extra.responseFromDestination.status"] == "odd"
+        extras = [key for key, _ in log.attributes if ".extra.requestToDestination." in key]
+        assert len(extras) == (4 if bodies == "all" else 0)
+
+
+@pytest.mark.parametrize(
+    ("header", "value", "shown"),
+    [
+        ("x-ratelimit-remaining", "99", "99"),
+        ("x-ratelimit-reset-tokens", "6m0s", "6m0s"),
+        ("x-ratelimit-reset", "Mon, 23 Nov 2026 13:34:45 GMT", "Mon, 23 Nov 2026 13:34:45 GMT"),
+        ("x-ratelimit-reset", "2026-11-23T13:34:45Z", "2026-11-23T13:34:45Z"),
+        ("x-ratelimit-policy", '"default";q=100;w=60, 10;w=1', '"default";q=100;w=60, 10;w=1'),
+        ("x-ratelimit-resource", "core", "core"),
+        ("x-ratelimit-key", "c4n4ry5Xq9ZtK2mW", "[redacted:secret]"),
+        ("x-ratelimit-user", "jane_1", "[redacted:secret]"),
+        ("x-ratelimit-ip", "203.0.113.7", "[redacted:ip]"),
+    ],
+)
+def test_headers_about_rate_limits_leave_with_numbers_times_and_words_only(
+    header: str, value: str, shown: str
+) -> None:
+    log = log_of(exchange(responseFromDestination={"status": 429, "headers": {header: value}}))
+    assert attributes(log)[f"http.response.header.{header}"] == (shown,)
+
+
 @pytest.mark.parametrize("bodies", ["none", "response", "all"])
 def test_the_rules_for_bodies_and_headers_hold_for_every_event_and_shape(bodies: str) -> None:
     inside = {

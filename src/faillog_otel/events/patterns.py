@@ -1,0 +1,314 @@
+"""What secrets and people's data look like: a table of patterns over plain text, and what is none of them."""
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterator
+
+from msgspec import Struct
+
+from faillog_otel.events.names import Kind, looks_random
+
+Judge = Callable[[str, int, int], bool]
+"""Whether what stands from here to there in the text is what the pattern looks for."""
+
+
+class Look(Struct, frozen=True):
+    """What something looks like. The group `value`, if there is one, is what is replaced.
+
+    A text that has it has one of `signs`, if any (in lower case): they are looked for first, being quicker.
+    """
+
+    kind: Kind
+    rule: str
+    signs: tuple[str, ...]
+    pattern: re.Pattern[str]
+    judge: Judge | None = None
+
+    def places(self, text: str) -> Iterator[tuple[int, int]]:
+        """From where to where such things stand."""
+        group = "value" if "value" in self.pattern.groupindex else 0
+        for found in self.pattern.finditer(text):
+            start, end = found.span(group)
+            if self.judge is None or self.judge(text, start, end):
+                yield start, end
+
+
+def looks(text: str) -> Iterator[Look]:
+    """Those patterns that may be in the text, the most telling ones first."""
+    low = text.lower()
+    for look in _LOOKS:
+        if not look.signs:
+            yield look
+        for sign in look.signs:
+            if sign in low:
+                yield look
+                break
+
+
+# -- secrets --------------------------------------------------------------------------------------------
+
+_START = r"(?<![A-Za-z0-9])"
+
+
+def _tokens(table: str) -> re.Pattern[str]:
+    """`PREFIX CHARACTERS FEWEST`, one a line: at the end of a text, which may be cut off, four will do."""
+    kinds = []
+    for line in table.split("\n"):
+        prefix, characters, fewest = line.split()
+        kinds.append(rf"(?:{prefix})(?:{characters}{{{fewest},}}+|{characters}{{4,}}+\Z)")
+    return re.compile(_START + "(?:" + "|".join(kinds) + ")")
+
+
+_VENDORS = _tokens(r"""gh[pousr]_ \w 20
+github_pat_ \w 20
+[srp]k_(?:live|test)_ \w 8
+rzp_(?:live|test)_ \w 10
+whsec_ [\w+/=] 16
+shp(?:at|ss|ca|pa)_ \w 16
+do[opr]_v1_ \w 16
+lin_api_ \w 16
+glsa_ \w 16
+dckr_pat_ [\w-] 16
+ntn_ \w 20
+figd_ [\w-] 20
+sntrys_ [\w+/=] 20
+rubygems_ [0-9a-f] 32
+ph[cx]_ \w 30
+sgp_ \w 30
+tfp_ \w 16
+xox[abeprs] [\w.-] 10
+xapp- [\w-] 10
+gl(?:pat|dt|rt|ptt|cbt|ft)- [\w-] 16
+pypi- [\w-] 16
+sq0(?:atp|csp|idp)- [\w-] 16
+NRAK- [A-Z0-9] 20
+PMAK- [\w-] 24
+xkeysib- [\w-] 32
+ATATT3 [\w=-] 16
+pat-(?:na|eu)1- [\w-] 20
+pul- [0-9a-f] 32
+AGE-SECRET-KEY-1 [A-Z0-9] 32
+hvs\. [\w-] 20
+SG\. [\w.-] 30
+AIza [\w-] 30
+ya29\. [\w-] 20
+1//0 [\w-] 20
+EAA [A-Za-z0-9] 40
+EAAA [\w-] 40
+eyJrIjoi [\w=-] 16
+(?:AKIA|ASIA)(?=[A-Z0-9]{8}) [A-Z0-9] 16""")
+_VENDOR_SIGNS = (
+    *(
+        "gh",
+        "github_pat_",
+        "_live_",
+        "_test_",
+        "whsec_",
+        "shp",
+        "_v1_",
+        "lin_api_",
+        "glsa_",
+        "dckr_",
+        "ntn_",
+        "figd_",
+        "sntrys_",
+    ),
+    *(
+        "rubygems_",
+        "phc_",
+        "phx_",
+        "sgp_",
+        "tfp_",
+        "xox",
+        "xapp-",
+        "glpat-",
+        "gldt-",
+        "glrt-",
+        "glptt-",
+        "glcbt-",
+    ),
+    *("glft-", "pypi-", "sq0", "nrak-", "pmak-", "xkeysib-", "atatt3", "pat-", "pul-", "age-", "hvs.", "sg."),
+    *("aiza", "ya29.", "1//0", "eaa", "eyjrijoi", "akia", "asia"),
+)
+_MAYBE_NAMES = re.compile(
+    _START + r"(?:(?:npm|hf|secret)_(?:\w{20,}+|\w{4,}+\Z)|sk-[\w-]{20,}+"
+    r"|(?:dapi|key-)[0-9a-f]{32}(?!\w)|[0-9a-f]{32}-us\d{1,2}(?!\w)"
+    r"|access_token\$\w++\$\w++\$\w++|amzn\.mws\.[0-9a-f-]{20,}+)"
+)
+_SIGNS_OF_MAYBE = ("npm_", "hf_", "secret_", "sk-", "dapi", "key-", "-us", "token$", "amzn.")
+
+
+def _is_token(text: str, start: int, end: int) -> bool:
+    """These prefixes begin identifiers, too: `npm_config_registry`. A token is more than lower-case words."""
+    value = text[start:end]
+    body = value.partition("_")[2] or value.partition("-")[2] or value
+    return bool(re.search(r"\d", body)) or not (body.islower() or body.isupper())
+
+
+_PLAIN_SCHEME = re.compile(r"[A-Z]?[a-z]+(?:[-_/][A-Za-z]?[a-z]+)*")
+
+
+def _is_credential(text: str, start: int, end: int) -> bool:
+    """`Bearer` and `Basic` are words, too: what follows is a secret unless it is a word as well."""
+    value = text[start:end]
+    return not (len(value) < 32 and _PLAIN_SCHEME.fullmatch(value.rstrip(".")))
+
+
+def _is_random(text: str, start: int, end: int) -> bool:
+    return looks_random(text[start:end])
+
+
+# -- people's data ------------------------------------------------------------------------------------------
+
+_COUNTRIES = re.compile(
+    r"1[2-9]\d\d[2-9]\d{6}\Z|7\d{10}\Z|(?:2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58])\d{6,13}\Z"
+    r"|(?:21[12368]|2[2346]\d|25\d|29[01789]|35\d|37\d|38[0-35-79]|42[013]|50\d|59\d|67\d|68\d|69[0-2]|80[08]|85[02356]"
+    r"|87[0-8]|88[0-368]|96\d|97\d|99[2-68])\d{5,12}\Z"
+)
+"""Country codes (ITU-T E.164, list of assigned ones) with as many digits as may follow."""
+_GAP = r"[ .()/+\u00a0\u2010-\u2015-]"
+_DIGITS = rf"(?:{_GAP}{{0,2}}+\d){{7,14}}(?!\d|[.,]\d)"
+_NO_DIGIT = re.compile(r"\D")
+_DECIMAL = re.compile(r"\+\d{1,3}\.\d{4,}")
+
+
+def _is_international(text: str, start: int, end: int) -> bool:
+    if _DECIMAL.match(text, start, end):
+        return False
+    digits = _NO_DIGIT.sub("", text[start:end].replace("(0)", "")).removeprefix("00")
+    return _COUNTRIES.match(digits) is not None
+
+
+_OF_VERSION = re.compile(
+    r"(?:(?:version|release|build|section|firmware|sdk|rev)[\"']?\s*+[:=]?\s*+[\"']?|(?<![/.\w])[A-Z][A-Za-z]*+/"
+    r"|(?<![/.\w])(?:Firefox|Windows|Chrome|Safari|Opera) )\Z",
+)
+
+
+def _is_ipv4(text: str, start: int, end: int) -> bool:
+    if any(int(part) > 255 for part in re.split(r"[.-]", text[start:end])):
+        return False
+    return not _OF_VERSION.search(text[max(0, start - 24) : start])
+
+
+_IPV6_BEGINS = re.compile(
+    r"[23][0-9a-f]{3}:|f[cd][0-9a-f]{2}:|fe[89ab][0-9a-f]:|ff[0-9a-f]{2}:|64:ff9b:"
+    r"|::(?:1\Z|ffff:|[0-9a-f:]*+\.)|0+:0+:",
+    re.IGNORECASE,
+)
+"""The parts of the address space that are in use (IANA): `a::b` and `1:2:3:4:5:6:7:8` are something else."""
+
+
+def _is_ipv6(text: str, start: int, end: int) -> bool:
+    candidate = text[start:end]
+    if not _IPV6_BEGINS.match(candidate):
+        return False
+    try:
+        ipaddress.IPv6Address(candidate)
+    except ValueError:
+        return False
+    return True
+
+
+_FILE_OR_HASH = re.compile(
+    r"(?:[\w-]++@)?[\w.-]*\.(?:png|jpe?g|gif|svg|webp)|(?=[a-f]*\d)[0-9a-f]{5,8}", re.IGNORECASE
+)
+
+
+def _is_email(text: str, start: int, end: int) -> bool:
+    """`java.lang.Object@7a81197d` and `icon@2x.png` are none."""
+    return _FILE_OR_HASH.fullmatch(re.split("[@＠]", text[start:end])[-1]) is None  # noqa: RUF001  # people type it
+
+
+def _look(  # noqa: PLR0917  # a row of the table below
+    kind: Kind, rule: str, signs: str, pattern: str, flags: int = re.IGNORECASE, judge: Judge | None = None
+) -> Look:
+    return Look(kind, rule, tuple(signs.split()), re.compile(pattern, flags | re.DOTALL), judge)
+
+
+_LOOKS = (
+    _look(
+        "secret",
+        "private key",
+        "-----begin",
+        r"-----BEGIN[ +][^-\r\n]{0,40}?PRIVATE[ +]KEY[^-\r\n]{0,20}+-----.*?(?:-----END[^-]{0,60}+-----|\Z)",
+    ),
+    _look(
+        "secret",
+        "user in a URL",
+        "://",
+        r"://(?P<value>[^\s/?#\"'\\<>@]*+(?:@[^\s/?#\"'\\<>@]*+(?=@))*+)(?=@)",
+    ),
+    _look(
+        "secret",
+        "JSON web token",
+        "eyj eyai ewog ewok ew0k",
+        rf"{_START}e(?:yJ|yAi|wog|woK|w0K)[\w-]{{8,}}+=*+(?:(?:\.{{1,2}}[\w-]++=*+){{1,4}}+|\Z)",
+        0,
+    ),
+    Look("secret", "vendor's token", _VENDOR_SIGNS, _VENDORS),
+    Look("secret", "vendor's token", _SIGNS_OF_MAYBE, _MAYBE_NAMES, _is_token),
+    _look(
+        "secret",
+        "webhook's URL",
+        "hooks.slack.com webhooks/ .com/webhook",
+        r"(?:hooks\.slack\.com/\w{1,20}/|discord(?:app)?\.com/api/(?:v\d+/)?webhooks/\d{1,24}/|\.com/webhook\w*+/"
+        r")(?P<value>[\w@/-]{8,}+)",
+    ),
+    _look("secret", "bot's token", "bot", r"(?<=bot)\d{6,12}:[\w-]{20,}+"),
+    _look("secret", "key in a URL", "?key= &key=", r"[?&]key=(?P<value>[\w.~+-]{12,}+)", judge=_is_random),
+    _look(
+        "secret",
+        "user and password",
+        "-u --user",
+        r"(?<=[\s\"'])(?:-u|--user)[ =]{1,4}[\"']?[^\s:\"']{1,100}:(?P<value>[^\s\"']++)",
+    ),
+    _look(
+        "secret",
+        "authorization",
+        "bearer basic",
+        r"\b(?:bearer|basic)(?:[ \t]++|\+)[\"']?(?!\w++=[\"'])(?:\d{1,9}\|)?"
+        r"(?P<value>[\w.~+/=-]{8,}+|[\w.~+/=-]{4,}+\Z)",
+        judge=_is_credential,
+    ),
+    _look(
+        "email",
+        "email address",
+        "@ ＠",  # noqa: RUF001  # people type it
+        r"[\w.+%-](?<![\w.+%-].)(?<!\w'.)[\w.+%-]*+(?:'[\w.+%-]++)*+[@＠]"  # noqa: RUF001  # people type it
+        r"(?:(?:[^\W_][\w-]*+\.(?=\w))++(?=[^\W\d_])[\w-]++|[^\W\d_][\w-]*+(?!\.\w)"
+        r"|[\w-]*+(?=\.*\Z|…|\.\.\.))",
+        judge=_is_email,
+    ),
+    _look("phone", "phone number", "+", rf"\+(?<![\w+.-].)\d{_DIGITS}", judge=_is_international),
+    _look(
+        "phone", "phone number", "00", rf"00(?<![\w+.#-]..)[1-9]{_DIGITS}(?![\w-])", judge=_is_international
+    ),
+    _look("phone", "phone number", "tel:", r"(?<!\w)tel:(?P<value>\+?[\d().-]{7,20}+)"),
+    _look("phone", "phone number", ")", r"\((?<![\w+.-].)[2-9]\d\d\)[ ]?\d{3}[ .-]?\d{4}(?![\w-])"),
+    _look(
+        "phone",
+        "phone number",
+        "",
+        r"[1-9](?<![\w+.-].)(?:(?<=1)[ .-][2-9]\d\d|(?<!1)\d\d)([ .-])[2-9]\d\d\1\d{4}(?![\w-])",
+    ),
+    _look(
+        "ip",
+        "IPv4 address",
+        ".",
+        r"[0-9](?<![\w.].)\d{0,2}+\.\d{1,3}+\.\d{1,3}+\.\d{1,3}+(?!\w|\.\d)",
+        0,
+        _is_ipv4,
+    ),
+    _look(
+        "ip", "IPv4 address", "ip-", r"(?<!\w)ip-(?P<value>\d{1,3}+(?:-\d{1,3}+){3})(?!\w)", judge=_is_ipv4
+    ),
+    _look(
+        "ip",
+        "IPv6 address",
+        ":",
+        r"[0236fF:](?:(?<![\w:.].)|(?<=[G-Zg-z]:.))[0-9A-Fa-f]{0,3}:[0-9A-Fa-f:.]{0,44}[0-9A-Fa-f:](?![\w:])",
+        0,
+        judge=_is_ipv6,
+    ),
+)

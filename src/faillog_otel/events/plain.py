@@ -1,0 +1,123 @@
+r"""A text as it reads without its escapes, each character with its place in the text as it came.
+
+JSON inside JSON, forms, URLs, XML and HTML write the same character in many ways: `"` is also `\"`, `%22`,
+`&quot;` and `\u0022`. The rules of redaction read the plain text, and so need to know none of this; what
+they find is replaced in the text as it came, and the rest of it stays as it was. Linear in its length.
+"""
+
+import re
+from bisect import bisect_left
+
+from msgspec import Struct
+
+_BACKSLASH = r"(?:\\|%(?:25)*+5C)"
+_ESCAPE = re.compile(
+    rf"""
+    {_BACKSLASH}++(?:(?P<quote>["'])|%(?:25)*+(?P<coded_quote>2[27])|(?P<control>[nrtbf])|(?P<slash>/)
+                    |(?:u(?P<unit>[0-9a-f]{{4}})|x(?P<byte>[0-9a-f]{{2}})))?+
+    |%(?:u00|(?:25)*+)(?P<percent>[0-9a-f]{{2}})
+    |&(?:amp;)*+(?:(?P<entity>amp|lt|gt|quot|apos)|\#(?:(?P<number>\d{{2,4}})|x(?P<hex>[0-9a-f]{{2,4}})));
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_CONTROLS = {"n": "\n", "r": "\r", "t": "\t", "b": " ", "f": " "}
+_ENTITIES = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
+_SOME_LETTER = "ÿ"
+"""For a byte of UTF-8 that is percent-encoded: it is a part of a letter, and which one tells nothing."""
+
+_HALF = "\ufffd"
+"""For half of a character that JSON writes as two: an emoji, say."""
+
+
+class Quote(Struct, frozen=True):
+    """How a quote is written: the character, how that is coded (empty: not), the backslashes before it."""
+
+    character: str
+    coded: str
+    backslashes: int
+
+    def is_less_escaped(self, other: "Quote") -> bool:
+        """Whether it stands in a text around the one with the other quote."""
+        return (len(self.coded), self.backslashes) < (len(other.coded), other.backslashes)
+
+    def ends(self, opening: "Quote") -> bool:
+        """Whether this quote ends the string that the other one opens."""
+        if self.character == opening.character and self.coded == opening.coded:
+            return _closes(self.backslashes, opening.backslashes)
+        return self.character == '"' and len(self.coded) < len(opening.coded)  # an outer string ends
+
+
+class Plain:
+    """`text` is the plain text; `source` the text as it came."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self._at: list[int] = []  # where in the plain text the characters stand that are escaped
+        self._ahead: list[int] = []  # how far the source is ahead behind each of them
+        if "\\" not in source and "%" not in source and "&" not in source:
+            self.text = source
+            return
+        parts: list[str] = []
+        done = ahead = 0
+        for escape in _ESCAPE.finditer(source):
+            start, end = escape.span()
+            parts += (source[done:start], _meaning(escape))
+            self._at.append(start - ahead)
+            ahead += end - start - 1
+            self._ahead.append(ahead)
+            done = end
+        self.text = "".join([*parts, source[done:]])
+
+    def place(self, at: int) -> int:
+        """Where in the source the character stands that is here in the plain text."""
+        passed = bisect_left(self._at, at)
+        return at + (self._ahead[passed - 1] if passed else 0)
+
+    def spelled(self, at: int) -> str:
+        """How the source writes this character."""
+        return self.source[self.place(at) : self.place(at + 1)]
+
+    def quote(self, at: int) -> Quote:
+        """The quote that stands here."""
+        spelled = self.spelled(at)
+        if len(spelled) == 1:
+            return Quote(spelled, "", 0)
+        backslashes = len(spelled) - len(spelled.lstrip("\\"))
+        coded = spelled[backslashes:].lower()
+        while (rest := re.sub(r"^%(?:25)*5c", "", coded)) != coded:
+            backslashes, coded = backslashes + 1, rest
+        return Quote(self.text[at], "" if coded == self.text[at] else coded, backslashes)
+
+    def encodings(self, at: int) -> int:
+        """How many times this character is percent-encoded."""
+        spelled = self.spelled(at)
+        return 1 + spelled.count("25") if spelled.startswith("%") else 0
+
+
+def _meaning(escape: re.Match[str]) -> str:
+    kind = escape.lastgroup
+    if kind is None:
+        return "\\"
+    what = escape[kind]
+    if kind == "control":
+        return _CONTROLS[what.lower()]
+    if kind == "entity":
+        return _ENTITIES[what.lower()]
+    if kind in ("quote", "slash"):
+        return what
+    code = int(what, 10 if kind == "number" else 16)
+    if kind == "percent" and code >= 128:
+        return _SOME_LETTER
+    return _HALF if 0xD800 <= code < 0xE000 else chr(code)
+
+
+def _closes(run: int, level: int) -> bool:
+    """Whether a quote behind so many backslashes ends a string whose opening quote has `level` of them.
+
+    Inside a string that is JSON inside a string, quotes are written with 1, then 3, 7, ... backslashes.
+    """
+    while level > 0:
+        if run % 2 == 0:
+            return True  # an outer string ends here, and all inside it
+        run, level = (run - 1) // 2, (level - 1) // 2
+    return run % 2 == 0
