@@ -15,7 +15,7 @@ from faillog_otel.events.forms import form_of, read_records
 from faillog_otel.events.record import Blank
 from faillog_otel.events.unpack import unpack
 from faillog_otel.ledger.ledger import Content, Identity, Ledger, Listed, Said
-from faillog_otel.ledger.objects import digests_path
+from faillog_otel.ledger.objects import forget_digests
 from faillog_otel.ledger.spool import Spool
 from faillog_otel.segment import api
 from faillog_otel.segment.api import SegmentApi
@@ -32,6 +32,8 @@ FAILURES_IN_A_ROW = 3
 FIRST_PAUSE_NS, LONGEST_PAUSE_NS = 60 * SECOND_NS, HOUR_NS
 NO_ROOM_NS = 10 * SECOND_NS
 CLOCK_WAS_SET_NS = 30 * SECOND_NS
+UNKNOWN_NS = 6 * HOUR_NS
+"""A collection that Segment does not know is asked for so much later: each try costs a request."""
 FORM = "listing form"
 
 Trouble = Literal["token", "collection", "quota", "hours"]
@@ -154,7 +156,7 @@ class Fetcher:
         elif isinstance(outcome, api.Unknown):
             self._trouble("collection", f"{ask.collection}: {outcome.why}")
             self._ledger.listing_failed(ask.collection, ask.hour, outcome.why, now_ns)
-            self._unknown_until[ask.collection] = now_ns + HOUR_NS
+            self._unknown_until[ask.collection] = now_ns + UNKNOWN_NS
         else:
             _log.warning("%s: %s", where, outcome.why)
             self._ledger.listing_failed(ask.collection, ask.hour, outcome.why, now_ns)
@@ -231,7 +233,7 @@ class Fetcher:
         if now_ns - self._pruned_ns >= HOUR_NS:
             self._pruned_ns = now_ns
             for collection, hour in self._ledger.prune(now_ns):
-                digests_path(self._ledger.folder.digests, collection, hour).unlink(missing_ok=True)
+                forget_digests(self._ledger.folder.digests, collection, hour)
 
     def _quota(self) -> Quota:
         return quota_of(self._ledger.database, self._not_before_ns)

@@ -24,6 +24,8 @@ _log = logging.getLogger(__name__)
 LOOK_UP_SECONDS = 0.2
 LONGEST_WAIT_SECONDS = 300.0
 ROOM_SECONDS = 5.0
+GRACE_SECONDS = 4.0
+"""How long the end of the run waits for a request that is under way."""
 RETRY_NS = 61 * SECOND_NS
 
 OfObject = Callable[[int], AbstractContextManager[Progress]]
@@ -81,6 +83,7 @@ class Sidecar:
         except LedgerBroken as error:
             self.broken = self.broken or error
         self._must_end.set()
+        thread.join(GRACE_SECONDS)  # what is under way may end, and be written down
         if self._bug is not None:
             raise self._bug
 

@@ -26,7 +26,7 @@ from faillog_otel.ledger.ledger import Ledger
 from faillog_otel.ledger.spool import Spool
 from faillog_otel.ledger.views import pending_records
 from faillog_otel.otlp.encoding import ProtobufEncoder
-from faillog_otel.segment.api import SegmentApi
+from faillog_otel.segment.api import Denied, SegmentApi
 from faillog_otel.segment.download import Downloader
 from faillog_otel.segment.schedule import ScheduleConfig
 
@@ -62,6 +62,7 @@ def poll(
             schedule = replace(schedule, since_ns=clock.now_ns())
         segment = SegmentApi(config.segment.url, token, USER_AGENT)
         stack.callback(segment.close)
+        denied = segment.check_token(clock.now_ns()).outcome  # costs none of the requests
         downloader = Downloader(config.segment.download_hosts, USER_AGENT)
         stack.callback(downloader.close)
         fetcher = Fetcher(
@@ -94,14 +95,17 @@ def poll(
             once=once,
             progress=_progress(config),
         )
-        sidecar.run()
+        if isinstance(denied, Denied):
+            fetcher.troubles["token"] = denied.why
+        else:
+            sidecar.run()
         counts = forwarder.counts
         if sidecar.broken is None:
             counts.pending = pending_records(ledger.database)
             counts.records += counts.pending
         else:
             _log.error("%s", sidecar.broken)
-        refused = _refusal(fetcher) if once else ""
+        refused = _refusal(fetcher) if once or isinstance(denied, Denied) else ""
         if refused:
             _log.error("%s", refused)
         if counts.pending:

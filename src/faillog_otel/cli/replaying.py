@@ -16,7 +16,7 @@ from faillog_otel.config import Moment, RunConfig
 from faillog_otel.errors import ConfigError, LedgerBroken
 from faillog_otel.ledger.folder import StateFolder
 from faillog_otel.ledger.ledger import Ledger
-from faillog_otel.ledger.objects import digests_path
+from faillog_otel.ledger.objects import forget_digests
 from faillog_otel.ledger.quarantine import QuarantineBook
 from faillog_otel.ledger.views import kept_by_reason
 from faillog_otel.otlp.encoding import ProtobufEncoder
@@ -91,7 +91,7 @@ def replay_hours(
         for collection in config.segment.collections:
             ledger.want(collection, hours)
             for hour in hours:
-                digests_path(folder.digests, collection, hour).unlink(missing_ok=True)
+                forget_digests(folder.digests, collection, hour)
     wanted = len(hours) * len(config.segment.collections)
     _log.info("%s: as many requests of the day's 120", records(wanted, "hour"))
     return poll(config, once=True, clock=clock, only_wanted=True)

@@ -21,6 +21,8 @@ from faillog_otel.ledger.folder import StateFolder
 
 URL_LIFE_NS = 2 * HOUR_NS
 """A presigned URL works for two hours. [Segment's page]"""
+RETENTION_NS = 28 * DAY_NS
+"""Segment keeps hours for so long. [Segment's page]"""
 REQUESTS_KEPT_NS = 2 * DAY_NS
 HOURS_KEPT_NS = 60 * DAY_NS
 
@@ -372,9 +374,17 @@ class Ledger:
         self._transact(steps)
 
     def prune(self, now_ns: int) -> list[tuple[str, int]]:
-        """Sums up the objects of closed hours; returns the hours whose digests are of no use any more."""
+        """Sums up the objects of closed hours; returns the hours whose digests are of no use any more.
+
+        What Segment does not have any more is closed, too.
+        """
+        hour = now_ns // HOUR_NS
 
         def steps(db: sqlite3.Connection) -> list[tuple[str, int]]:
+            db.execute(
+                "UPDATE hours SET closed = 1 WHERE NOT closed AND hour < ? AND last_listed_ns IS NOT NULL",
+                (hour - RETENTION_NS // HOUR_NS,),
+            )
             ripe = db.execute(
                 "SELECT collection, hour FROM hours h WHERE closed AND EXISTS (SELECT 1 FROM objects o"
                 " WHERE o.collection = h.collection AND o.hour = h.hour) AND NOT EXISTS"
@@ -385,9 +395,10 @@ class Ledger:
                 key = (row["collection"], row["hour"])
                 db.execute(_SUM_UP_OBJECTS + _ADDED, (*key, *key))
                 db.execute("DELETE FROM objects WHERE collection = ? AND hour = ?", key)
-            old = now_ns // HOUR_NS - HOURS_KEPT_NS // HOUR_NS
             gone = db.execute(
-                "SELECT collection, hour FROM hours WHERE closed AND hour < ?", (old,)
+                "SELECT collection, hour FROM hours h WHERE hour < ? AND NOT EXISTS (SELECT 1 FROM objects o"
+                " WHERE o.collection = h.collection AND o.hour = h.hour)",
+                (hour - HOURS_KEPT_NS // HOUR_NS,),
             ).fetchall()
             for row in gone:
                 key = (row["collection"], row["hour"])

@@ -85,6 +85,14 @@ class ObjectBook:
             raise LedgerBroken(f"{self._ledger.folder.digests}: {error.strerror}") from None
 
 
+def forget_digests(folder: Path, collection: str, hour: int) -> None:
+    """From now on no record of the hour is known. Raises LedgerBroken."""
+    try:
+        digests_path(folder, collection, hour).unlink(missing_ok=True)
+    except OSError as error:
+        raise LedgerBroken(f"{folder}: {error.strerror}") from None
+
+
 def digests_path(folder: Path, collection: str, hour: int) -> Path:
     """The file of an hour's digests. Collection ids may be anything, so their hash names the file."""
     name = hashlib.sha256(collection.encode()).hexdigest()[:16]

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, date_ns, hour_text, retry_after
 from faillog_otel.config import Secret
+from faillog_otel.errors import ConfigError
 from faillog_otel.segment.quota import Said
 
 MEDIA_TYPE = "application/vnd.segment.v1alpha+json"
@@ -86,7 +87,10 @@ class SegmentApi:
     """One origin of the API, used by one thread at a time."""
 
     def __init__(self, url: str, token: Callable[[], Secret], user_agent: str) -> None:
-        """`url`: the base, such as https://api.segmentapis.com. `token` is asked each time: it may change."""
+        """`url`: the base, such as https://api.segmentapis.com. `token` is asked each time: it may change.
+
+        ConfigError, where there is none, counts as a denial.
+        """
         self._url = url.rstrip("/")
         self._token = token
         self._client = httpx.Client(
@@ -119,7 +123,10 @@ class SegmentApi:
     def _ask(
         self, method: str, path: str, now_ns: int, headers: Mapping[str, str] | None = None, **request: Any
     ) -> Answered:
-        token = self._token().reveal()
+        try:
+            token = self._token().reveal()
+        except ConfigError as error:  # a token that is just being replaced
+            return Answered(Denied(str(error)))
         sent = {**(headers or {}), "authorization": f"Bearer {token}"}
         deadline = time.monotonic() + WHOLE_ANSWER_SECONDS
         try:
