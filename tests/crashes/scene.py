@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +33,7 @@ from faillog_otel.segment.simulator.server import Simulator
 START_NS = 1_746_662_400 * 1_000_000_000  # 2025-05-08T00:00:00Z
 TOKEN = "t0ken-of-the-scene"  # noqa: S105  # the simulator's
 PROGRAM = Path(__file__).parents[1] / "support" / "moved_program.py"
+LOOK_SECONDS = 0.05
 PHASES = ("asking", "listed", "downloading", "spooled", "partly sent", "sent", "idle")
 FAULTS = {
     "listing:503": 0.06,
@@ -128,6 +129,13 @@ class Scene:
                 stdout=said,
                 stderr=said,
             )
+
+    def until(self, is_so: Callable[[], bool], process: "subprocess.Popen[bytes]") -> None:
+        """Waits until something is so, while the sidecar runs."""
+        while not is_so():
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(LOOK_SECONDS)
+                raise AssertionError(f"the sidecar ended with {process.returncode}: {self.said()}")
 
     def kill_after(self, seconds: float) -> None:
         """Starts the sidecar, kills it at some moment, and notes in which phase that was."""

@@ -51,8 +51,8 @@ def test_while_the_collector_is_away_for_three_days_memory_stays_flat(tmp_path: 
         process = scene.start()
         peaks = []
         for day in (1, 3):
-            while scene.segment.clock.now_ns() < scene.hours.start * HOUR_NS + day * DAY_NS:
-                assert process.poll() is None, scene.said()
+            end_ns = scene.hours.start * HOUR_NS + day * DAY_NS
+            scene.until(lambda end_ns=end_ns: scene.segment.clock.now_ns() >= end_ns, process)  # type: ignore[misc]  # a lambda's default
             peaks.append(peak_bytes(process.pid))
         process.kill()
         process.wait()
