@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -51,8 +52,7 @@ def test_while_the_collector_is_away_for_three_days_memory_stays_flat(tmp_path: 
         process = scene.start()
         peaks = []
         for day in (1, 3):
-            end_ns = scene.hours.start * HOUR_NS + day * DAY_NS
-            scene.until(lambda end_ns=end_ns: scene.segment.clock.now_ns() >= end_ns, process)  # type: ignore[misc]  # a lambda's default
+            scene.until(partial(has_come, scene, scene.hours.start * HOUR_NS + day * DAY_NS), process)
             peaks.append(peak_bytes(process.pid))
         process.kill()
         process.wait()
@@ -62,6 +62,10 @@ def test_while_the_collector_is_away_for_three_days_memory_stays_flat(tmp_path: 
         assert len(listed) > 100
         assert set(scene.settle()) <= {0, 3}, scene.said()
         assert checked(scene) == []
+
+
+def has_come(scene: Scene, at_ns: int) -> bool:
+    return scene.segment.clock.now_ns() >= at_ns
 
 
 def peak_bytes(process: int) -> int:

@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -46,8 +47,7 @@ def test_a_second_process_refuses_and_names_the_first(scene: Scene) -> None:
     scene.collector_is_away = True
     first = scene.start()
     try:
-        while not (scene.state / "ledger.sqlite3").exists():
-            assert first.poll() is None, scene.said()
+        scene.until((scene.state / "ledger.sqlite3").exists, first)
         assert run_once(scene) == BROKEN
         assert f"process {first.pid} holds it" in scene.said()
     finally:
@@ -111,19 +111,13 @@ def test_a_full_disk_stops_taking_in_and_goes_on_when_there_is_room(tmp_path: Pa
             scene.segment.clock.move_to(START_NS + 2 * DAY_NS)
             scene.collector_is_away = True
             process = scene.start()
-            while (
-                b"an object of" not in (said := (tmp_path / "said.txt").read_bytes()) and b"503" not in said
-            ):
-                assert process.poll() is None, scene.said()
-            with (disk / "other").open("wb", buffering=0) as other:
-                try:
-                    while True:
-                        other.write(bytes(4096))
-                except OSError:
-                    pass
+            scene.until(lambda: "HTTP 503" in scene.said(), process)
+            with (disk / "other").open("wb", buffering=0) as other, suppress(OSError):
+                while True:
+                    other.write(bytes(4096))
             scene.collector_is_away = False
-            while "the disk is full" not in scene.said():
-                assert process.poll() is None, scene.said()
+            scene.until(lambda: "the disk is full" in scene.said(), process)
+            scene.until(lambda: any(each.taken for each in scene.collector.received), process)
             (disk / "other").unlink()
             process.send_signal(signal.SIGTERM)
             assert process.wait(20) == 143
