@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from faillog_otel.clock import HOUR_NS, hour_text
-from faillog_otel.segment.download import Broken, Downloaded, Downloader, Gone, Got, Known, Same
+from faillog_otel.segment.download import Broken, Downloaded, Downloader, Forbidden, Gone, Got, Known, Same
 from faillog_otel.segment.simulator.clock import SimulatedClock
 from faillog_otel.segment.simulator.config import SimulatorConfig, WorldConfig
 from faillog_otel.segment.simulator.faults import Scripted
@@ -84,7 +84,7 @@ def test_a_url_works_for_two_hours(asked: Presigned) -> None:
 
 def test_a_host_that_was_not_named_is_refused_without_a_connection(asked: Presigned) -> None:
     found = asked.download(hosts=())
-    assert found == Gone("127.0.0.1: is no host of S3; name it by --download-host if it is right")
+    assert found == Forbidden("127.0.0.1: is no host of S3; name it by --download-host if it is right")
     assert len(asked.segment.requests()) == 1  # the listing
 
 
@@ -106,7 +106,7 @@ def test_other_urls_are_refused_and_not_shown(url: str) -> None:
     downloader = Downloader((), "test")
     found = downloader.download(url, None, io.BytesIO(), lambda: False)
     downloader.close()
-    assert isinstance(found, Gone | Broken)
+    assert isinstance(found, Forbidden | Broken)
     assert "geheim" not in found.why
 
 

@@ -19,7 +19,7 @@ from faillog_otel.ledger.objects import forget_digests
 from faillog_otel.ledger.spool import Spool
 from faillog_otel.segment import api
 from faillog_otel.segment.api import SegmentApi
-from faillog_otel.segment.download import Downloader, Gone, Got, Known, Same
+from faillog_otel.segment.download import Downloader, Forbidden, Gone, Got, Known, Same
 from faillog_otel.segment.quota import Quota
 from faillog_otel.segment.schedule import LAST_CALL_NS, Ask, Plan, ScheduleConfig, plan
 
@@ -36,7 +36,7 @@ UNKNOWN_NS = 6 * HOUR_NS
 """A collection that Segment does not know is asked for so much later: each try costs a request."""
 FORM = "listing form"
 
-Trouble = Literal["token", "collection", "quota", "hours"]
+Trouble = Literal["token", "collection", "host"]
 
 
 class Fetcher:
@@ -96,7 +96,9 @@ class Fetcher:
     @property
     def may_try_again(self) -> bool:
         """Whether hours are due again soon: they failed less than three times, or Segment asked to wait."""
-        waits = bool(self.plan and self.plan.waiting) and not self.troubles
+        if self.troubles.keys() & {"token", "host"}:
+            return False
+        waits = bool(self.plan and self.plan.waiting)
         return waits or any(failures < MOST_TRIES for failures in self._failed())
 
     @property
@@ -106,7 +108,10 @@ class Fetcher:
 
     def _failed(self) -> list[int]:
         views = hour_views(self._ledger.database)
-        return [view.failures for hours in views.values() for view in hours.values() if view.failures]
+        asked = [
+            views.get(each, {}) for each in self._schedule.collections if each not in self._unknown_until
+        ]
+        return [view.failures for hours in asked for view in hours.values() if view.failures]
 
     # -- asking ------------------------------------------------------------------------------------------
 
@@ -147,7 +152,7 @@ class Fetcher:
         if isinstance(outcome, api.Listing):
             _log.info("%s (%s): %d objects", where, ask.why, len(outcome.urls))
             self._failures = 0
-            self.troubles.clear()
+            self.troubles.pop("token", None)
         elif isinstance(outcome, api.TooMany):
             _log.warning("%s: %s; asking again in %d s", where, outcome.why, outcome.pause_ns // SECOND_NS)
         elif isinstance(outcome, api.Denied):
@@ -187,6 +192,11 @@ class Fetcher:
             self._ledger.unchanged(listed)
         elif self._is_stopping():
             return
+        elif isinstance(found, Forbidden):
+            self._trouble("host", f"a download is refused: {found.why}")
+            why, now_ns = self.troubles["host"], self._clock.now_ns()
+            self._ledger.listing_failed(listed.collection, listed.hour, why, now_ns)
+            self._not_before_ns = now_ns + HOUR_NS
         elif isinstance(found, Gone) or listed.tries + 1 >= MOST_TRIES:
             _log.warning("%s: a download failed: %s; the hour is listed again", where, found.why)
             why = f"a download failed: {found.why}"

@@ -49,7 +49,13 @@ class Broken(Struct, frozen=True):
     why: str
 
 
-Downloaded = Got | Same | Gone | Broken
+class Forbidden(Struct, frozen=True):
+    """The URL points to where nothing is downloaded from: our settings, or Segment, would have to change."""
+
+    why: str
+
+
+Downloaded = Got | Same | Gone | Broken | Forbidden
 
 
 class Known(Struct, frozen=True):
@@ -80,7 +86,7 @@ class Downloader:
         try:
             target = self._target(url)
         except (ValueError, UnicodeError):
-            return Gone("a URL that cannot be read")
+            return Forbidden("a URL that cannot be read")
         if not isinstance(target, _Target):
             return target
         headers = {"host": target.host_header}
@@ -100,24 +106,26 @@ class Downloader:
         """Closes the connections."""
         self._client.close()
 
-    def _target(self, url: str) -> "_Target | Gone | Broken":
+    def _target(self, url: str) -> "_Target | Forbidden | Broken":
         parts = urlsplit(url)
         host, port = (parts.hostname or "").lower().rstrip("."), parts.port
         scheme: Literal["http", "https"] = "https" if parts.scheme == "https" else "http"
         is_named = bool({host, f"{host}:{port or (443 if scheme == 'https' else 80)}"} & self._hosts)
         if parts.scheme not in ("http", "https") or not host:
-            return Gone("a URL of another kind than https")
+            return Forbidden("a URL of another kind than https")
         if not is_named and not S3_HOST.fullmatch(host):
-            return Gone(f"{host}: is no host of S3; name it by --download-host if it is right")
+            return Forbidden(f"{host}: is no host of S3; name it by --download-host if it is right")
         try:
             found = socket.getaddrinfo(host, port or 443, type=socket.SOCK_STREAM)
         except OSError as error:
             return Broken(f"{host}: {error.strerror}")
         addresses = [ipaddress.ip_address(str(each[4][0]).partition("%")[0]) for each in found]
         if scheme == "http" and not (is_named and all(each.is_loopback for each in addresses)):
-            return Gone(f"{host}: plain http is for loopback hosts that --download-host names")
+            return Forbidden(f"{host}: plain http is for loopback hosts that --download-host names")
         if not is_named and not all(each.is_global for each in addresses):
-            return Gone(f"{host}: has an address inside a network; name it by --download-host if it is right")
+            return Forbidden(
+                f"{host}: has an address inside a network; name it by --download-host if it is right"
+            )
         address = addresses[0]
         shown = f"[{address}]" if address.version == 6 else str(address)
         netloc = f"{shown}:{port}" if port else shown
