@@ -155,7 +155,7 @@ def test_digests_that_are_missing_are_found(tmp_path: Path, damage: Callable[[Po
 
 
 def test_what_a_crash_leaves_behind_is_no_damage(polled: Polled) -> None:
-    """A download that broke off, and an object that was done before its file was removed."""
+    """A download that broke off, an object that was done before its file was removed, a replay."""
     [[done]] = polled.sql("SELECT max(id) FROM objects WHERE state = 'done'")
     polled.state.joinpath("spool", str(done)).write_bytes(b"all of it was forwarded")
     polled.sql(
@@ -163,5 +163,6 @@ def test_what_a_crash_leaves_behind_is_no_damage(polled: Polled) -> None:
         " SELECT 100000, collection, hour, 'p', 'listed', 'u', 0 FROM hours LIMIT 1"
     )
     polled.state.joinpath("spool", "100000.part").write_bytes(b"half")
+    polled.state.joinpath("spool", "replay").write_bytes(b"entries")
     polled.state.joinpath("digests", "half.part").write_bytes(b"half")
     assert polled.look("audit")[0].code == 0

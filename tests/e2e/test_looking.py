@@ -109,7 +109,7 @@ def test_plan_without_a_ledger_is_what_the_first_run_asks(tmp_path: Path) -> Non
         assert found["next_request"] == found["now"]
         assert {each["why"] for each in found["requests"]} == {"fresh"}
         polled.at_its_time("run", *polled.polling(receiver.http_endpoint))
-        asked = [each.hour for each in polled.segment.requests() if each.origin == "api"]
+        asked = [each.hour for each in polled.segment.requests() if each.counted]
         assert [each["hour"] for each in found["requests"]] == asked
 
 

@@ -18,6 +18,7 @@ from faillog_otel.ledger.folder import StateFolder
 from faillog_otel.ledger.ledger import Ledger
 from faillog_otel.ledger.objects import forget_digests
 from faillog_otel.ledger.quarantine import QuarantineBook
+from faillog_otel.ledger.spool import REPLAY
 from faillog_otel.ledger.views import kept_by_reason
 from faillog_otel.otlp.encoding import ProtobufEncoder
 from faillog_otel.segment.paths import InputFile
@@ -35,7 +36,7 @@ def replay_quarantine(config: RunConfig, *, sends_rejected: bool) -> dict[str, A
         folder = stack.enter_context(StateFolder(config.state_dir))
         ledger = Ledger(folder)
         stack.callback(ledger.close)
-        path = folder.spool / "replay"
+        path = folder.spool / REPLAY
         stack.callback(path.unlink, missing_ok=True)
         book = QuarantineBook(ledger, path, shutdown.now_ns(), config.segment.collections)
         _log.info("%s in quarantine", records(len(book)))

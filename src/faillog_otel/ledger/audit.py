@@ -19,6 +19,7 @@ from faillog_otel.clock import hour_text
 from faillog_otel.events.entry import read_entry
 from faillog_otel.ledger.database import Database
 from faillog_otel.ledger.folder import StateFolder
+from faillog_otel.ledger.spool import PART, REPLAY
 
 _PIECE = 1 << 19
 _GONE = -1
@@ -146,7 +147,7 @@ def _spool(copy: sqlite3.Connection, before: dict[str, int], after: dict[str, in
             where = f"{_where(row)}, object {name}"
             yield Problem("spool", where, f"its file {size}; it is to have {row['length']}")
     for name in before.keys() & after.keys():
-        if name.removesuffix(".part") not in known:
+        if name.removesuffix(PART) not in known and name != REPLAY:
             yield Problem("spool", f"spool/{name}", "there is no object of this number")
 
 

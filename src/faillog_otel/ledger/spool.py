@@ -16,6 +16,8 @@ from faillog_otel.errors import LedgerBroken, NoRoom
 from faillog_otel.ledger.folder import private_file, sync_folder
 
 PART = ".part"
+REPLAY = "replay"
+"""The quarantine, as a replay reads it; it goes with the replay, or at the next start."""
 
 
 class Part(Struct):
