@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from faillog_otel.app.ledger_view import hour_views, quota_of
-from faillog_otel.clock import HOUR_NS, SECOND_NS, Clock, hour_text
+from faillog_otel.clock import HOUR_NS, SECOND_NS, Clock, hour_of, hour_text
 from faillog_otel.errors import LedgerBroken, NoRoom
 from faillog_otel.events.forms import form_of, read_records
 from faillog_otel.events.record import Blank
@@ -21,7 +21,7 @@ from faillog_otel.segment import api
 from faillog_otel.segment.api import SegmentApi
 from faillog_otel.segment.download import Downloader, Forbidden, Gone, Got, Known, Same
 from faillog_otel.segment.quota import Quota
-from faillog_otel.segment.schedule import LAST_CALL_NS, Ask, Plan, ScheduleConfig, plan
+from faillog_otel.segment.schedule import LAST_CALL_NS, RETENTION_NS, Ask, Plan, ScheduleConfig, plan
 
 _log = logging.getLogger(__name__)
 
@@ -69,10 +69,16 @@ class Fetcher:
         self._unknown_until: dict[str, int] = {}
         self._drift_ns = clock.now_ns() - int(clock.monotonic() * SECOND_NS)
         self._pruned_ns = 0
+        self._is_first = True
+        self.is_denied = False
+        """Whether the token was refused from the start: then there is nothing to go on with."""
 
     def step(self) -> int | None:
         """Does the next thing; returns when to come back, None for at once. Raises LedgerBroken."""
         now_ns = self._now()
+        if self._is_first:
+            self._is_first = False
+            self._check_token(now_ns)
         try:
             self._tidy(now_ns)
             if not self._ledger.folder.has_room():
@@ -107,11 +113,20 @@ class Fetcher:
         return len(self._failed())
 
     def _failed(self) -> list[int]:
+        """How often those hours failed that Segment still has, and that were not read since."""
+        known = [each for each in self._schedule.collections if each not in self._unknown_until]
+        gone = hour_of(self._clock.now_ns() - RETENTION_NS)
         views = hour_views(self._ledger.database)
-        asked = [
-            views.get(each, {}) for each in self._schedule.collections if each not in self._unknown_until
-        ]
-        return [view.failures for hours in asked for view in hours.values() if view.failures]
+        hours = [(hour, view) for each in known for hour, view in views.get(each, {}).items()]
+        return [view.failures for hour, view in hours if view.failures and hour > gone]
+
+    def _check_token(self, now_ns: int) -> None:
+        """Before the first request is spent on it: this costs none."""
+        outcome = self._segment.check_token(now_ns).outcome
+        if isinstance(outcome, api.Denied) and outcome.is_token_wrong:
+            self._trouble("token", outcome.why)
+            self._not_before_ns = now_ns + HOUR_NS
+            self.is_denied = True
 
     # -- asking ------------------------------------------------------------------------------------------
 

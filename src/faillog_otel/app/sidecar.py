@@ -131,7 +131,7 @@ class Sidecar:
     def _fetch(self) -> None:
         """The other thread."""
         try:
-            while not self._stops():
+            while not self._stops() and not self._fetcher.is_denied:
                 back_ns = self._fetcher.step()
                 if back_ns is None:
                     self._news.set()

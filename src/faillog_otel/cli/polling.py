@@ -23,10 +23,11 @@ from faillog_otel.config import RunConfig, Secret, SegmentConfig
 from faillog_otel.errors import ConfigError
 from faillog_otel.ledger.folder import StateFolder
 from faillog_otel.ledger.ledger import Ledger
+from faillog_otel.ledger.objects import clean_digests
 from faillog_otel.ledger.spool import Spool
 from faillog_otel.ledger.views import pending_records
 from faillog_otel.otlp.encoding import ProtobufEncoder
-from faillog_otel.segment.api import Denied, SegmentApi
+from faillog_otel.segment.api import SegmentApi
 from faillog_otel.segment.download import Downloader
 from faillog_otel.segment.schedule import ScheduleConfig
 
@@ -57,12 +58,12 @@ def poll(
         stack.callback(ledger.close)
         spool = Spool(folder.spool)
         ledger.recover(clock.now_ns(), spool.clean(ledger.in_spool()))
+        clean_digests(folder.digests, ledger.open_hours())
         schedule = schedule_of(ledger, config.segment, clock.now_ns(), once=once)
         if only_wanted:
             schedule = replace(schedule, since_ns=clock.now_ns())
         segment = SegmentApi(config.segment.url, token, USER_AGENT)
         stack.callback(segment.close)
-        denied = segment.check_token(clock.now_ns()).outcome  # costs none of the requests
         downloader = Downloader(config.segment.download_hosts, USER_AGENT)
         stack.callback(downloader.close)
         fetcher = Fetcher(
@@ -95,17 +96,14 @@ def poll(
             once=once,
             progress=_progress(config),
         )
-        if isinstance(denied, Denied):
-            fetcher.troubles["token"] = denied.why
-        else:
-            sidecar.run()
+        sidecar.run()
         counts = forwarder.counts
         if sidecar.broken is None:
             counts.pending = pending_records(ledger.database)
             counts.records += counts.pending
         else:
             _log.error("%s", sidecar.broken)
-        refused = _refusal(fetcher) if once or isinstance(denied, Denied) else ""
+        refused = _refusal(fetcher) if once or fetcher.is_denied else ""
         if refused:
             _log.error("%s", refused)
         if counts.pending:

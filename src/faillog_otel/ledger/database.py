@@ -17,7 +17,8 @@ from faillog_otel.errors import LedgerBroken, NoRoom
 from faillog_otel.ledger.folder import private_file
 from faillog_otel.ledger.schema import MIGRATIONS
 
-BUSY_SECONDS = 10.0
+BUSY_SECONDS = 30.0
+"""So long a transaction waits for somebody who reads the ledger."""
 
 Result = TypeVar("Result")
 

@@ -334,6 +334,14 @@ class Ledger:
         """The objects whose records are not all written down."""
         return {row["id"] for row in self.database.rows("SELECT id FROM objects WHERE state = 'spooled'")}
 
+    def open_hours(self) -> list[tuple[str, int]]:
+        """The hours that may still grow, or whose objects are not summed up yet."""
+        rows = self.database.rows(
+            "SELECT collection, hour FROM hours WHERE NOT closed OR wanted"
+            " UNION SELECT collection, hour FROM objects"
+        )
+        return [(row["collection"], row["hour"]) for row in rows]
+
     # -- coming back, and forgetting -----------------------------------------------------------------------
 
     def recover(self, now_ns: int, in_spool: set[int]) -> None:

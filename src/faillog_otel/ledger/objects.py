@@ -6,7 +6,7 @@ after it is written down, and another try begins with it.
 
 import errno
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from faillog_otel.clock import hour_text
@@ -89,6 +89,17 @@ def forget_digests(folder: Path, collection: str, hour: int) -> None:
     """From now on no record of the hour is known. Raises LedgerBroken."""
     try:
         digests_path(folder, collection, hour).unlink(missing_ok=True)
+    except OSError as error:
+        raise LedgerBroken(f"{folder}: {error.strerror}") from None
+
+
+def clean_digests(folder: Path, hours: Iterable[tuple[str, int]]) -> None:
+    """Removes the files of all hours but these. Raises LedgerBroken."""
+    wanted = {digests_path(folder, collection, hour).name for collection, hour in hours}
+    try:
+        for path in folder.iterdir():
+            if path.name not in wanted:
+                path.unlink()
     except OSError as error:
         raise LedgerBroken(f"{folder}: {error.strerror}") from None
 

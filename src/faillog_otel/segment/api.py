@@ -52,9 +52,10 @@ class Misunderstood(Struct, frozen=True):
 
 
 class Denied(Struct, frozen=True):
-    """401 or 403: the token is not good for this."""
+    """401 or 403: the token is not good for this. `is_token_wrong`: nor for anything else."""
 
     why: str
+    is_token_wrong: bool = False
 
 
 class Unknown(Struct, frozen=True):
@@ -168,7 +169,7 @@ def read_answer(
     asked_ns = _retry_after_ns(headers, now_ns) or 0
     outcome: Outcome
     if status in (401, 403):
-        outcome = Denied(f"{why}: is the token right, and good for this workspace?")
+        outcome = Denied(f"{why}: is the token right, and good for this workspace?", status == 401)
     elif status == 404:
         outcome = Unknown(f"{why}: is the collection's id right?")
     elif status in (400, 415, 422):
