@@ -20,11 +20,12 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Polled]:
             assert polled.run(receiver.http_endpoint).code == 3
         polled.sql("UPDATE hours SET wanted = 1")
         polled.sql("UPDATE objects SET etag = NULL, last_modified = NULL, length = NULL WHERE state = 'done'")
-        for digests in polled.state.joinpath("digests").iterdir():
-            digests.rename(digests.with_suffix(".aside"))
+        digests, aside = polled.state / "digests", polled.folder / "aside"
+        shutil.copytree(digests, aside)
+        for file in digests.iterdir():
+            file.unlink()
         assert polled.run(AWAY, "--wait", "0s").code == 4
-        for digests in polled.state.joinpath("digests").iterdir():
-            digests.rename(digests.with_suffix(""))
+        shutil.copytree(aside, digests, dirs_exist_ok=True)
         yield polled
 
 
