@@ -24,7 +24,7 @@ def demo(ctx: click.Context, /, show_all: bool) -> None:  # noqa: FBT001  # clic
     from faillog_otel.resolve import resolve
     from faillog_otel.segment.generator import DESTINATIONS
     from faillog_otel.settings import Layer, MappingSettings, OtlpSettings, RunSettings
-    from faillog_otel.telemetry import start_logging
+    from faillog_otel.telemetry.logs import start_logging
 
     names = {destination.id: destination.name for destination in DESTINATIONS}
     samples = files("faillog_otel").joinpath("samples")

@@ -10,10 +10,13 @@ from typing import Any
 
 import click
 
+from faillog_otel.app.answers import Answers
 from faillog_otel.app.fetcher import Fetcher
 from faillog_otel.app.forwarder import Forwarder, Progress
 from faillog_otel.app.sidecar import Sidecar
+from faillog_otel.app.standing import Standing
 from faillog_otel.cli.delivering import USER_AGENT, delivering, sending_client, writing
+from faillog_otel.cli.observing import pulse_of, serve_health, telemetry_of, watch_delivery
 from faillog_otel.cli.report import Ending, exit_code, records, summary
 from faillog_otel.cli.shutdown import Shutdown
 from faillog_otel.clock import Clock, time_text
@@ -56,6 +59,9 @@ def poll(config: RunConfig, *, once: bool, clock: Clock | None = None) -> dict[s
         spool = Spool(folder.spool)
         ledger.recover(clock.now_ns(), spool.clean(ledger.in_spool()))
         schedule = schedule_of(ledger, config.segment, clock.now_ns(), once=once)
+        standing = Standing(ledger.database, schedule, clock)
+        telemetry = telemetry_of(config, stack)
+        pulse = pulse_of(config.health, shutdown.monotonic)
         segment = SegmentApi(config.segment.url, token, USER_AGENT)
         stack.callback(segment.close)
         downloader = Downloader(config.segment.download_hosts, USER_AGENT)
@@ -67,16 +73,22 @@ def poll(config: RunConfig, *, once: bool, clock: Clock | None = None) -> dict[s
             downloader=downloader,
             schedule=schedule,
             clock=clock,
-            is_stopping=shutdown.is_requested,
+            is_stopping=pulse.asking("fetching", shutdown.is_requested),
             most_content_bytes=config.most_content_bytes,
         )
-        delivery = delivering(client or writing(config, stack), config, shutdown, stack)
+        answers = Answers(client or writing(config, stack), telemetry, shutdown)
+        delivery = delivering(answers, config, shutdown, stack, pulse=pulse)
+        watch_delivery(telemetry, delivery)
+        for gauge in standing.gauges():
+            telemetry.watch(gauge)
+        serve_health(config.health, pulse, answers, standing, stack)
         forwarder = Forwarder(
             encoder=ProtobufEncoder(config.mapping),
             delivery=delivery,
             config=config.delivery,
-            is_stopping=shutdown.is_requested,
+            is_stopping=pulse.asking("forwarding", shutdown.is_requested),
             most_content_bytes=config.most_content_bytes,
+            telemetry=telemetry,
         )
         sidecar = Sidecar(
             ledger=ledger,
@@ -89,6 +101,7 @@ def poll(config: RunConfig, *, once: bool, clock: Clock | None = None) -> dict[s
             is_over=lambda: bool(delivery.over),
             once=once,
             progress=_progress(config),
+            pulse=pulse,
         )
         sidecar.run()
         counts = forwarder.counts
