@@ -11,7 +11,7 @@ from faillog_otel.ledger.database import Database
 from faillog_otel.ledger.views import newest_logged, pending_records
 from faillog_otel.segment.coverage import expires_soon, unread_hours
 from faillog_otel.segment.schedule import ScheduleConfig, reads_per_hour
-from faillog_otel.telemetry.health import Check
+from faillog_otel.telemetry.check import Check
 from faillog_otel.telemetry.measuring import Gauge
 from faillog_otel.telemetry.pulse import Pulse
 

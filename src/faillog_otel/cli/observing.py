@@ -12,7 +12,6 @@ from faillog_otel.config import HealthConfig, RunConfig
 from faillog_otel.ledger.counts import Counts
 from faillog_otel.otlp.delivery import Delivery
 from faillog_otel.otlp.tls import tls_context
-from faillog_otel.telemetry.health import HealthServer
 from faillog_otel.telemetry.measuring import NO_TELEMETRY, Gauge, Telemetry
 from faillog_otel.telemetry.pulse import NO_PULSE, FeltPulse, Pulse
 
@@ -72,6 +71,8 @@ def serve_health(
     """Answers `/healthz` and `/readyz` until the stack is left, if an address is set. Raises ConfigError."""
     if config.address is None:
         return
+    from faillog_otel.telemetry.health import HealthServer
+
     host, port = config.address
     server = stack.enter_context(
         HealthServer(

@@ -8,28 +8,17 @@ import logging
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
-from msgspec import Struct
-
 from faillog_otel.errors import ConfigError
+from faillog_otel.telemetry.check import Checks
 
 _log = logging.getLogger(__name__)
 
 SLOWEST_SECONDS = 5.0
 """A client that takes longer to ask is not waited for."""
-
-
-class Check(Struct, frozen=True):
-    """One thing that should be so; `why` says what is wrong, or how it stands."""
-
-    ok: bool
-    why: str
-
-
-Checks = Callable[[], Mapping[str, Check]]
 
 
 class HealthServer:

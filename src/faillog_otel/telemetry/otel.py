@@ -47,6 +47,10 @@ MOST_VALUES = 50
 LONGEST_VALUE = 100
 LATENCY_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
+_FRAME = re.compile(
+    r"^Transient error |^Failed to export metrics (batch |to [^ ]*, )| encountered while exporting .*",
+    re.DOTALL,
+)
 _SHORTEST_SECRET = 4
 _LONGEST_REASON = 300
 
@@ -126,7 +130,7 @@ class OtelTelemetry:
         except Exception as error:  # noqa: BLE001  # the SDK raises Exception itself; a run must not end by it
             self._exporter.warn(str(error))
         if not self._exporter.is_delivered:
-            self._exporter.warn(f"no answer within {FLUSH_SECONDS:g} s")
+            self._exporter.warn(self._exporter.why() or f"no answer within {FLUSH_SECONDS:g} s")
 
 
 class _Bounded:
@@ -180,8 +184,17 @@ class _Exporter(MetricExporter):
         result = self._theirs.export(metrics_data, timeout_millis, **kwargs)
         self.is_delivered = result is MetricExportResult.SUCCESS
         if not self.is_delivered:
-            self.warn(_why(self._words.first, self._target))
+            self.warn(self.why() or "no reason given")
         return result
+
+    def why(self) -> str:
+        """What the SDK said about the last sending: without its frame, and without our header values."""
+        said = _FRAME.sub("", self._words.first)
+        for _, value in self._target.headers:
+            for word in (value.reveal(), *value.reveal().split()):
+                if len(word) >= _SHORTEST_SECRET:
+                    said = said.replace(word, "***")  # a server may say back what we sent it
+        return redact_text(said)[:_LONGEST_REASON]
 
     def warn(self, why: str) -> None:
         with self._lock:
@@ -195,16 +208,6 @@ class _Exporter(MetricExporter):
 
     def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
         self._theirs.shutdown(timeout_millis, **kwargs)
-
-
-def _why(said: str, target: Target) -> str:
-    """What the SDK said, without its frame and without our header values, which a server may say back."""
-    said = re.sub(r"^Transient error (.*) encountered while exporting .*", r"\1", said, flags=re.DOTALL)
-    for _, value in target.headers:
-        for word in (value.reveal(), *value.reveal().split()):
-            if len(word) >= _SHORTEST_SECRET:
-                said = said.replace(word, "***")
-    return redact_text(said)[:_LONGEST_REASON] or "no reason given"
 
 
 def _timeout(target: Target) -> float:
