@@ -120,6 +120,7 @@ class Sidecar:
 
     def _wait_for_room(self) -> bool:
         _log.error("%s: the disk is full: waiting for room", self._ledger.folder.path)
+        self._pulse.turned("forwarding")
         try:
             with self._interruptible():
                 self._ended.wait(ROOM_SECONDS)
