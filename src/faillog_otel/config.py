@@ -132,12 +132,33 @@ class SegmentConfig(Struct, frozen=True, kw_only=True):
     """HOST or HOST:PORT that presigned URLs may point to, besides S3."""
 
 
+class TelemetryConfig(Struct, frozen=True, kw_only=True):
+    """Our own metrics: nothing of it comes from `OTEL_*`, and nothing goes to where forwarded data goes."""
+
+    target: Target | None = None
+    """None: there are none."""
+    interval_seconds: float = 60.0
+    resource: tuple[tuple[str, str], ...] = ()
+    """Beside `service.*`, which it may replace."""
+
+
+class HealthConfig(Struct, frozen=True, kw_only=True):
+    """How a polling run shows that it is alive."""
+
+    address: tuple[str, int] | None = None
+    """Where `/healthz` and `/readyz` are answered: host and port; port 0 is any free one."""
+    file: str | None = None
+    """Is touched as long as the loops turn."""
+
+
 class RunConfig(Struct, frozen=True, kw_only=True):
     """Everything that `run` needs."""
 
     mapping: MappingConfig
     delivery: DeliveryConfig
     segment: SegmentConfig = SegmentConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
+    health: HealthConfig = HealthConfig()
     state_dir: str = ".faillog-otel"
     """The folder of everything that a polling run remembers."""
     fail_on: tuple[FailOn, ...] = ()

@@ -19,6 +19,7 @@ from faillog_otel.config import (
     SEGMENT_URLS,
     SIGNALS,
     DeliveryConfig,
+    HealthConfig,
     MappingConfig,
     NetworkProtocol,
     Protocol,
@@ -27,16 +28,21 @@ from faillog_otel.config import (
     SegmentConfig,
     Signal,
     Target,
+    TelemetryConfig,
 )
 from faillog_otel.errors import ConfigError
 from faillog_otel.settings import (
     Layer,
+    OwnSettings,
     SignalSettings,
     parse_duration,
     parse_moment,
     parse_size,
     parse_time_policy,
 )
+
+SHORTEST_INTERVAL_SECONDS = 0.1
+LARGEST_PORT = 65535
 
 SHORTEST_KEY = 16
 """Characters of the redaction key: a shorter one can be guessed, and then the values, too."""
@@ -72,7 +78,9 @@ def resolve(
     if writes and output is None and summary == "json":
         raise ConfigError(f"--protocol {writes} writes to stdout, and so does --summary json")
     targets = {} if writes else {signal: _target(layers, signal) for signal in signals}
-    unencrypted = {target.shown_url for target in targets.values() if _is_unencrypted(target.url)}
+    telemetry, ignored = _telemetry(first)
+    all_targets = [*targets.values(), *filter(None, [telemetry.target])]
+    unencrypted = {target.shown_url for target in all_targets if _is_unencrypted(target.url)}
     redaction_key = first("mapping", "redaction_key", None)
     if redaction_key and len(redaction_key) < SHORTEST_KEY:
         warnings = (*warnings, f"the redaction key has less than {SHORTEST_KEY} characters: too few")
@@ -94,6 +102,8 @@ def resolve(
             wait_seconds=_named("wait", parse_duration, first("run", "wait", default_wait)),
         ),
         segment=_segment(first),
+        telemetry=telemetry,
+        health=_health(first),
         state_dir=first("run", "state_dir", f"{home}/faillog-otel"),
         fail_on=fail_on,
         quarantine=first("run", "quarantine", "faillog-quarantine.jsonl"),
@@ -103,7 +113,11 @@ def resolve(
         log_format=first("run", "log_format", "text"),
         verbosity=verbosity,
         config_file=config_file,
-        warnings=(*warnings, *(f"{url}: what is sent there is not encrypted" for url in sorted(unencrypted))),
+        warnings=(
+            *warnings,
+            *ignored,
+            *(f"{url}: what is sent there is not encrypted" for url in sorted(unencrypted)),
+        ),
     )
 
 
@@ -128,6 +142,39 @@ def _segment(first: Callable[[str, str, Any], Any]) -> SegmentConfig:
         until=None if until is None else _named("until", parse_moment, until),
         download_hosts=tuple(first("segment", "download_hosts", ())),
     )
+
+
+def _telemetry(first: Callable[[str, str, Any], Any]) -> tuple[TelemetryConfig, list[str]]:
+    """Our own metrics, and warnings."""
+
+    def setting(name: str) -> tuple[Any, bool]:
+        return first("own", name, None), False
+
+    if not setting("endpoint")[0]:
+        given = [name for name in OwnSettings.__struct_fields__ if setting(name)[0] is not None]
+        said = ", ".join(sorted(given))
+        return TelemetryConfig(), [
+            f"[self] says {said}, and no endpoint: no metrics are sent"
+        ] if given else []
+    try:
+        target = _target_of(setting, "metrics")
+        interval = _named("interval", parse_duration, first("own", "interval", "60s"))
+    except ConfigError as error:
+        raise ConfigError(f"[self], FAILLOG_SELF_OTLP_*: {error}") from None
+    if not SHORTEST_INTERVAL_SECONDS <= interval < math.inf:
+        raise ConfigError(f"[self], FAILLOG_SELF_OTLP_INTERVAL: from {SHORTEST_INTERVAL_SECONDS:g} s on")
+    resource = first("own", "resource_attributes", {})
+    return TelemetryConfig(target=target, interval_seconds=interval, resource=tuple(resource.items())), []
+
+
+def _health(first: Callable[[str, str, Any], Any]) -> HealthConfig:
+    file, text = first("run", "health_file", None), first("run", "health_addr", None)
+    if text is None:
+        return HealthConfig(file=file)
+    found = re.fullmatch(r"(?:([^:\[\]]*|\[[0-9A-Fa-f:.]+\]):)?(\d{1,5})", text, re.ASCII)
+    if found is None or int(found[2]) > LARGEST_PORT:
+        raise ConfigError("--health-addr takes HOST:PORT, or a port of this machine only")
+    return HealthConfig(address=((found[1] or "127.0.0.1").strip("[]"), int(found[2])), file=file)
 
 
 def _resource(attributes: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
@@ -169,11 +216,17 @@ def _writes(layers: Sequence[Layer], signals: Sequence[Signal]) -> Literal["file
 
 
 def _target(layers: Sequence[Layer], signal: Signal) -> Target:
+    return _target_of(lambda name: _first(layers, signal, name), signal)
+
+
+def _target_of(setting: Callable[[str], tuple[Any, bool]], path: str) -> Target:
+    """A target from its settings: each its value, and whether it was said for this signal alone."""
+
     def first(name: str) -> Any:
-        return _first(layers, signal, name)[0]
+        return setting(name)[0]
 
     protocol: NetworkProtocol = first("protocol") or "http/protobuf"
-    endpoint, is_own = _first(layers, signal, "endpoint")
+    endpoint, is_own = setting("endpoint")
     url = endpoint or (DEFAULT_GRPC_ENDPOINT if protocol == "grpc" else DEFAULT_HTTP_ENDPOINT)
     if protocol == "grpc" and "://" not in url:  # the specification: only then does INSECURE decide
         url = f"{'http' if first('insecure') else 'https'}://{url}"
@@ -181,7 +234,7 @@ def _target(layers: Sequence[Layer], signal: Signal) -> Target:
     if protocol != "grpc" and not is_own:
         if re.search("[?#]", url):
             raise ConfigError("the endpoint has a query, and v1/<signal> cannot stand behind one")
-        url = f"{url.rstrip('/')}/v1/{signal}"
+        url = f"{url.rstrip('/')}/v1/{path}"
     timeout = _named("timeout", parse_duration, first("timeout") or "10s")
     headers: dict[str, str] = first("headers") or {}
     for name, value in headers.items():

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from urllib.parse import unquote
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from faillog_otel.config import (
     Bodies,
@@ -88,6 +88,16 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     state_dir: str | None = None
     summary: Literal["text", "json"] | None = None
     log_format: Literal["text", "json"] | None = None
+    health_addr: str | None = None
+    health_file: str | None = None
+
+
+class OwnSettings(SignalSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[self]`: where our own metrics go."""
+
+    protocol: Literal["http/protobuf", "grpc"] | None = None  # the SDK's exporters
+    interval: str | None = None
+    resource_attributes: dict[str, str] | None = None
 
 
 class Layer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -97,6 +107,7 @@ class Layer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     mapping: MappingSettings = MappingSettings()
     segment: SegmentSettings = SegmentSettings()
     run: RunSettings = RunSettings()
+    own: OwnSettings = field(default=OwnSettings(), name="self")
 
 
 def said_in(settings: Struct, within: str = "") -> Iterator[str]:
@@ -141,7 +152,7 @@ def read_environment(environ: Mapping[str, str]) -> tuple[Layer, list[str]]:
             warnings.append(f"{problem}; ignored")
             continue
         _merge(said, one)
-        if name.endswith("_TIMEOUT") and int(text) < 100:
+        if name.startswith("OTEL_") and name.endswith("_TIMEOUT") and int(text) < 100:
             warnings.append(f"{name}: {text} means {text} milliseconds")
     if "resource_attributes" not in said.get("mapping", {}):
         try:
@@ -226,6 +237,11 @@ def _milliseconds(text: str) -> str:
     return f"{text}ms"
 
 
+def _duration(text: str) -> str:
+    """A plain number is milliseconds, as it is in the variables of OpenTelemetry that look like this one."""
+    return f"{text}ms" if re.fullmatch(r"\d+", text, re.ASCII) else text
+
+
 def _boolean(text: str) -> bool:
     """OpenTelemetry's booleans: only `true`, in any case, is true; others than `false` are warned about."""
     if text.lower() not in ("true", "false"):
@@ -275,6 +291,14 @@ VARIABLES: dict[str, tuple[str, _Parser]] = {
     "FAILLOG_MAX_CONTENT": ("run.max_content", str),
     "FAILLOG_SUMMARY": ("run.summary", str),
     "FAILLOG_LOG_FORMAT": ("run.log_format", str),
+    "FAILLOG_HEALTH_ADDR": ("run.health_addr", str),
+    "FAILLOG_HEALTH_FILE": ("run.health_file", str),
+    **{
+        f"FAILLOG_SELF_OTLP_{name}": (f"self.{key}", _duration if parse is _milliseconds else parse)
+        for name, (key, parse) in _SIGNAL_VARIABLES.items()
+    },
+    "FAILLOG_SELF_OTLP_INTERVAL": ("self.interval", _duration),
+    "FAILLOG_SELF_OTLP_RESOURCE_ATTRIBUTES": ("self.resource_attributes", _pairs),
 }
 """Each environment variable: the setting that it is, and how its text is read."""
 

@@ -277,6 +277,45 @@ def test_a_whole_config_file() -> None:
     assert (config.fail_on, config.quarantine) == (("discarded",), "q.jsonl")
 
 
+def test_our_own_metrics_have_settings_of_their_own() -> None:
+    assert from_environment(OTEL_EXPORTER_OTLP_ENDPOINT="http://theirs").telemetry.target is None
+    config = from_environment(
+        FAILLOG_SELF_OTLP_ENDPOINT="https://ours/base/",
+        FAILLOG_SELF_OTLP_HEADERS="api-key=a%20b",
+        FAILLOG_SELF_OTLP_TIMEOUT="2500",
+        FAILLOG_SELF_OTLP_INTERVAL="5s",
+        FAILLOG_SELF_OTLP_RESOURCE_ATTRIBUTES="service.instance.id=x",
+    )
+    target = config.telemetry.target
+    assert target
+    assert (target.url, target.timeout_seconds) == ("https://ours/base/v1/metrics", 2.5)
+    assert [(name, value.reveal()) for name, value in target.headers] == [("api-key", "a b")]
+    assert (config.telemetry.interval_seconds, config.telemetry.resource) == (
+        5,
+        (("service.instance.id", "x"),),
+    )
+    assert "a b" not in repr(config)
+    assert url(config, "logs") == "http://localhost:4318/v1/logs"
+    file = read_file('[self]\nendpoint = "ours:4317"\nprotocol = "grpc"\ninsecure = true\n', "f.toml")
+    found = resolve([file]).telemetry.target
+    assert (found and found.url, found and found.protocol) == ("http://ours:4317", "grpc")
+    assert resolve([read_file('[self]\nendpoint = "http://ours"\n', "f")]).warnings
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("8080", ("127.0.0.1", 8080)),
+        (":8080", ("127.0.0.1", 8080)),
+        ("0.0.0.0:80", ("0.0.0.0", 80)),  # noqa: S104  # parsed, not bound
+        ("[::1]:80", ("::1", 80)),
+        ("pod.example:1", ("pod.example", 1)),
+    ],
+)
+def test_health_is_for_this_machine_unless_a_host_is_named(text: str, address: tuple[str, int]) -> None:
+    assert from_environment(FAILLOG_HEALTH_ADDR=text).health.address == address
+
+
 def test_the_readmes_config_file_is_valid_and_every_variable_in_it_is_read() -> None:
     readme = ROOT.joinpath("README.md").read_text("utf-8")
     (text,) = re.findall(r"^```toml\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)

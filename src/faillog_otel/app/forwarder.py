@@ -32,6 +32,7 @@ from faillog_otel.otlp.delivery import Delivery, Fates, Ticket
 from faillog_otel.otlp.encoding import Encoder, Item
 from faillog_otel.otlp.sender import Suspect, Unfit, Untaken
 from faillog_otel.segment.paths import InputFile
+from faillog_otel.telemetry.measuring import NO_TELEMETRY, Telemetry
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +59,9 @@ class _Sending(Struct, frozen=True):
     item: Item
     unsendable: tuple[Signal, ...] = ()
     """Signals that a kept record is still owed, and that this run does not send."""
+    event: str = "other"
+    destination: str = ""
+    logged_ns: int = 0
 
     def held_bytes(self) -> int:
         """How much memory it takes, roughly."""
@@ -81,6 +85,10 @@ class _Batch(Struct):
         self.stretch.kept.append(kept)
         self.held_bytes += len(kept.entry)
 
+    def account(self, sending: _Sending, outcome: str) -> None:
+        """Notes what became of a record that was sent."""
+        self.stretch.became[sending.event, outcome, sending.destination] += 1
+
 
 class _Stopped(Exception):
     """Reading was asked to stop."""
@@ -98,6 +106,7 @@ class Forwarder:
         is_stopping: Callable[[], bool],
         sends_rejected: bool = False,
         most_content_bytes: int | None = None,
+        telemetry: Telemetry = NO_TELEMETRY,
     ) -> None:
         """`sends_rejected`: kept records that a collector rejected partly are sent again, too.
 
@@ -114,6 +123,7 @@ class Forwarder:
         self._is_stopping = is_stopping
         self._sends_rejected = sends_rejected
         self._most_content = most_content_bytes
+        self._telemetry = telemetry
         self._batch: _Batch | None = None
         self._under_way: deque[_Batch] = deque()
         self._bytes_under_way = 0
@@ -208,6 +218,7 @@ class Forwarder:
         batch.stretch.counts.records += 1
         if book.knows(_bytes_of(record)):
             batch.stretch.counts.duplicate += 1
+            batch.stretch.became["", "duplicate", ""] += 1
         elif book.holds_entries and (entry := read_entry(record.raw)) is not None:
             self._take_again(batch, number, record.raw, entry)
         else:
@@ -226,6 +237,7 @@ class Forwarder:
             batch.keep(Kept(number, "quarantine", entry.reason, line))
             batch.stretch.counts.rejected += is_rejected
             batch.stretch.counts.quarantined += not is_rejected
+            batch.stretch.became["", "rejected" if is_rejected else "quarantined", ""] += 1
             self.reasons[entry.reason] += 1
             return
         learned = entry.context or Learned(batch.book.reference_ns)
@@ -244,6 +256,7 @@ class Forwarder:
         entry = write_entry(event.reason, event.detail, place, event.raw, learned, replayable=replayable)
         batch.keep(Kept(number, "quarantine", event.reason, entry))
         batch.stretch.counts.quarantined += 1
+        batch.stretch.became["", "quarantined", ""] += 1
         self.reasons[event.reason] += 1
         level = logging.WARNING if self.reasons[event.reason] == 1 else logging.INFO
         _log.log(level, "%s, line %d: %s: %s", place.file, place.line, event.reason, event.detail)
@@ -251,14 +264,17 @@ class Forwarder:
     # -- sending ---------------------------------------------------------------------------------------
 
     def _add(self, batch: _Batch, number: int, place: Place, event: Event, learned: Learned) -> None:
-        _count_event(event, batch.stretch.counts)
+        kind = _count_event(event, batch.stretch.counts)
         item = self._encoder.encode(event, learned)
         unsendable: tuple[Signal, ...] = ()
         if learned.signals:
             owed = item.only(learned.signals)
             item = owed if owed.log or owed.span else item  # mended, it may have become another event
             unsendable = tuple(each for each in learned.signals if each not in self._config.signals)
-        sending = _Sending(number, place, event.raw, learned, item, unsendable)
+        destination = event.routing.destination_id or ""
+        sending = _Sending(
+            number, place, event.raw, learned, item, unsendable, kind, destination, event.logged_ns
+        )
         batch.sendings.append(sending)
         batch.largest_request += max(len(item.log), len(item.span))
         batch.held_bytes += sending.held_bytes()
@@ -336,11 +352,15 @@ class Forwarder:
             reason = next(iter(unfit.values())).reason
             why = "; ".join(f"{signal}: {fate.why}" for signal, fate in unfit.items())
             counts.quarantined += 1
+            batch.account(sending, "quarantined")
         elif learned.rejections:
             reason, why = "rejected", _told(learned.rejections)
             counts.rejected += 1
+            batch.account(sending, "rejected")
         else:
             counts.exported += 1
+            batch.account(sending, "exported")
+            batch.stretch.newest_ns = max(batch.stretch.newest_ns, sending.logged_ns)
             return
         entry = write_entry(reason, why, sending.place, sending.raw, learned)
         batch.keep(Kept(sending.number, "quarantine", reason, entry))
@@ -359,6 +379,7 @@ class Forwarder:
                 self.broken = self.broken or error
             if is_written:
                 self.counts.add(batch.stretch.counts)
+                self._telemetry.written(batch.stretch.became, batch.stretch.reasons())
 
 
 def _bytes_of(record: Record) -> bytes:
@@ -374,15 +395,19 @@ def _told(rejections: Sequence[Rejection]) -> str:
     )
 
 
-def _count_event(event: Event, counts: Counts) -> None:
+def _count_event(event: Event, counts: Counts) -> str:
+    """Counts the event; returns what kind it is."""
     properties = event.properties
     if isinstance(properties, ErrorProperties):
         counts.events.error += 1
         counts.discarded += properties.discarded is True
-    elif isinstance(properties, AttemptProperties):
+        return "error"
+    if isinstance(properties, AttemptProperties):
         counts.events.attempt += 1
         counts.failures += properties.outcome == "failure"
-    elif isinstance(properties, ExchangeProperties):
+        return "attempt"
+    if isinstance(properties, ExchangeProperties):
         counts.events.exchange += 1
-    else:
-        counts.events.other += 1
+        return "exchange"
+    counts.events.other += 1
+    return "other"

@@ -18,6 +18,7 @@ from faillog_otel.ledger.ledger import Ledger, Spooled
 from faillog_otel.ledger.objects import ObjectBook
 from faillog_otel.ledger.spool import Spool
 from faillog_otel.segment.paths import InputFile, Interruptible
+from faillog_otel.telemetry.pulse import NO_PULSE, Pulse
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Sidecar:
         is_over: Callable[[], bool],
         once: bool,
         progress: OfObject,
+        pulse: Pulse = NO_PULSE,
     ) -> None:
         """`clock` is the one that the hours go by. `is_over`: whether nothing is sent any more."""
         self.broken: LedgerBroken | None = None
@@ -61,6 +63,7 @@ class Sidecar:
         self._is_over = is_over
         self._once = once
         self._progress = progress
+        self._pulse = pulse
         self._bug: BaseException | None = None
         self._news = threading.Event()
         self._ended = threading.Event()
@@ -72,6 +75,7 @@ class Sidecar:
         thread.start()
         try:
             while not self._is_stopping() and self.broken is None:
+                self._pulse.turned("forwarding")
                 fetched = self._ended.is_set()
                 spooled = None if self._is_over() else self._ledger.next_spooled()
                 if spooled is not None:
@@ -119,6 +123,7 @@ class Sidecar:
 
     def _wait_for_room(self) -> bool:
         _log.error("%s: the disk is full: waiting for room", self._ledger.folder.path)
+        self._pulse.turned("forwarding")
         try:
             with self._interruptible():
                 self._ended.wait(ROOM_SECONDS)
@@ -132,6 +137,7 @@ class Sidecar:
         """The other thread."""
         try:
             while not self._stops() and not self._fetcher.is_denied:
+                self._pulse.turned("fetching")
                 back_ns = self._fetcher.step()
                 if back_ns is None:
                     self._news.set()
@@ -147,6 +153,7 @@ class Sidecar:
             self._bug = error
             self.broken = LedgerBroken("a bug ended the run")
         finally:
+            self._pulse.ended("fetching")
             self._ended.set()
             self._news.set()
 

@@ -2,7 +2,8 @@
 
 import random
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -14,6 +15,7 @@ from faillog_otel.otlp.clients import in_flight, network_client, writing_client
 from faillog_otel.otlp.delivery import Delivery
 from faillog_otel.otlp.patience import Patience
 from faillog_otel.otlp.sender import Client
+from faillog_otel.telemetry.pulse import NO_PULSE, Pulse
 
 USER_AGENT = f"faillog-otel/{__version__}"
 
@@ -35,8 +37,21 @@ def writing(config: RunConfig, stack: ExitStack) -> Client:
     return writing_client(config.delivery, config.mapping.resource, file, sys.stdout)
 
 
-def delivering(client: Client, config: RunConfig, shutdown: Shutdown, stack: ExitStack) -> Delivery:
-    """Delivers through the client until the stack is left."""
+def delivering(
+    client: Client,
+    config: RunConfig,
+    shutdown: Shutdown,
+    stack: ExitStack,
+    *,
+    pulse: Pulse = NO_PULSE,
+) -> Delivery:
+    """Delivers through the client until the stack is left; who waits for it rests."""
+
+    @contextmanager
+    def waiting() -> Iterator[None]:
+        with pulse.resting("forwarding"), shutdown.interruptible(GRACE_SECONDS):
+            yield
+
     # What cannot be written stays so; a collector may come back.
     wait_seconds = 0.0 if config.delivery.writes else config.delivery.wait_seconds
     delivery = Delivery(
@@ -44,7 +59,7 @@ def delivering(client: Client, config: RunConfig, shutdown: Shutdown, stack: Exi
         Patience(wait_seconds, shutdown, random.Random()),
         signals=config.delivery.signals,
         in_flight=in_flight(config.delivery),
-        waiting=lambda: shutdown.interruptible(GRACE_SECONDS),
+        waiting=waiting,
     )
     stack.callback(delivery.close)
     return delivery

@@ -40,7 +40,7 @@ def demo(ctx: click.Context, /, show_all: bool) -> None:  # noqa: FBT001  # clic
     from faillog_otel.events.printable import printable
     from faillog_otel.otlp.receiver import Receiver, Reply
     from faillog_otel.otlp.tree import trace_trees
-    from faillog_otel.telemetry import start_logging
+    from faillog_otel.telemetry.logs import start_logging
 
     busy = iter([Reply(503, headers={"retry-after": "0"})])
     with (

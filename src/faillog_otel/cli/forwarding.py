@@ -11,8 +11,10 @@ from typing import Any
 
 import click
 
+from faillog_otel.app.answers import Answers
 from faillog_otel.app.forwarder import Forwarder, Progress
 from faillog_otel.cli.delivering import delivering, sending_client, writing
+from faillog_otel.cli.observing import pending_of, telemetry_of, watch_delivery
 from faillog_otel.cli.report import Ending, exit_code, records, summary
 from faillog_otel.cli.shutdown import Shutdown
 from faillog_otel.config import RunConfig
@@ -39,7 +41,10 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
         client = None if config.delivery.writes else sending_client(config)
         replayed = {path: stack.enter_context(Replayed(path)) for path in _to_replay(paths, config)}
         found = _found(paths, replayed, config)
-        delivery = delivering(client or writing(config, stack), config, shutdown, stack)
+        telemetry = telemetry_of(config, stack)
+        answers = Answers(client or writing(config, stack), telemetry, shutdown)
+        delivery = delivering(answers, config, shutdown, stack)
+        watch_delivery(telemetry, delivery)
         kept = KeptFiles(config.quarantine, config.pending, shutdown.now_ns())
         forwarder = Forwarder(
             encoder=ProtobufEncoder(config.mapping),
@@ -48,7 +53,9 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
             is_stopping=shutdown.is_requested,
             sends_rejected=sends_rejected,
             most_content_bytes=config.most_content_bytes,
+            telemetry=telemetry,
         )
+        telemetry.watch(pending_of(forwarder.counts))
         stopped_at, unreadable = _forward_all(found.files, forwarder, kept, shutdown, config)
         forwarder.finish()
         broken = forwarder.broken

@@ -54,7 +54,7 @@ def looking_options(*names: str) -> Callable[[Callable[..., Any]], Callable[...,
 def start(flags: dict[str, Any]) -> "RunConfig":
     """The settings; our own log goes to standard error. Raises ConfigError, click.UsageError."""
     from faillog_otel.cli.options import DEFAULT_FLAGS, config_of
-    from faillog_otel.telemetry import start_logging
+    from faillog_otel.telemetry.logs import start_logging
 
     config = config_of(DEFAULT_FLAGS | flags, polls_forever=True)
     start_logging(config.verbosity, config.log_format)

@@ -104,6 +104,24 @@ _POLLING_OPTIONS = (
 POLLING_FLAGS = ("collections", "since", "until", "state_dir", "segment_url", "download_hosts")
 
 
+_HEALTH_OPTIONS = (
+    click.option(
+        "--health-addr",
+        metavar="HOST:PORT",
+        help="When polling: answers /healthz and /readyz there; a port alone is this machine's only.",
+    ),
+    click.option("--health-file", metavar="FILE", help="When polling: is touched as long as all goes on."),
+)
+HEALTH_FLAGS = ("health_addr", "health_file")
+
+
+def health_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options of a run that goes on for long."""
+    for option in reversed(_HEALTH_OPTIONS):
+        command = option(command)
+    return command
+
+
 def polling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options of commands that poll, or look at what was polled."""
     for option in reversed(_POLLING_OPTIONS):
@@ -144,7 +162,7 @@ def forward(paths: tuple[str, ...], flags: dict[str, Any], *, sends_rejected: bo
 def print_and_code(config: "RunConfig", run: Callable[[], dict[str, Any]]) -> int:
     """Runs, prints the summary, returns the exit code."""
     from faillog_otel.cli.report import print_summary
-    from faillog_otel.telemetry import start_logging
+    from faillog_otel.telemetry.logs import start_logging
 
     start_logging(config.verbosity, config.log_format)
     ended = run()
@@ -240,6 +258,8 @@ def _flag_layer(flags: dict[str, Any]) -> "Layer":
                 pending=flags.get("pending"),
                 summary=flags["summary"],
                 log_format=flags["log_format"],
+                health_addr=flags.get("health_addr"),
+                health_file=flags.get("health_file"),
             ),
         }
         return msgspec.convert(layer, Layer)

@@ -11,11 +11,14 @@ from typing import Any
 import click
 from msgspec.structs import replace
 
+from faillog_otel.app.answers import Answers
 from faillog_otel.app.fetcher import Fetcher
 from faillog_otel.app.forwarder import Forwarder, Progress
 from faillog_otel.app.ledger_view import SINCE
 from faillog_otel.app.sidecar import Sidecar
+from faillog_otel.app.standing import Standing
 from faillog_otel.cli.delivering import USER_AGENT, delivering, sending_client, writing
+from faillog_otel.cli.observing import pulse_of, serve_health, telemetry_of, watch_delivery
 from faillog_otel.cli.report import Ending, exit_code, records, summary
 from faillog_otel.cli.shutdown import Shutdown
 from faillog_otel.clock import Clock, time_text
@@ -62,6 +65,9 @@ def poll(
         schedule = schedule_of(ledger, config.segment, clock.now_ns(), once=once)
         if only_wanted:
             schedule = replace(schedule, since_ns=clock.now_ns())
+        standing = Standing(ledger.database, schedule, clock)
+        telemetry = telemetry_of(config, stack)
+        pulse = pulse_of(config.health, shutdown.monotonic)
         segment = SegmentApi(config.segment.url, token, USER_AGENT)
         stack.callback(segment.close)
         downloader = Downloader(config.segment.download_hosts, USER_AGENT)
@@ -73,16 +79,22 @@ def poll(
             downloader=downloader,
             schedule=schedule,
             clock=clock,
-            is_stopping=shutdown.is_requested,
+            is_stopping=pulse.asking("fetching", shutdown.is_requested),
             most_content_bytes=config.most_content_bytes,
         )
-        delivery = delivering(client or writing(config, stack), config, shutdown, stack)
+        answers = Answers(client or writing(config, stack), telemetry, shutdown)
+        delivery = delivering(answers, config, shutdown, stack, pulse=pulse)
+        watch_delivery(telemetry, delivery)
+        for gauge in standing.gauges():
+            telemetry.watch(gauge)
+        serve_health(config.health, pulse, answers, standing, stack)
         forwarder = Forwarder(
             encoder=ProtobufEncoder(config.mapping),
             delivery=delivery,
             config=config.delivery,
-            is_stopping=shutdown.is_requested,
+            is_stopping=pulse.asking("forwarding", shutdown.is_requested),
             most_content_bytes=config.most_content_bytes,
+            telemetry=telemetry,
         )
         sidecar = Sidecar(
             ledger=ledger,
@@ -95,24 +107,15 @@ def poll(
             is_over=lambda: bool(delivery.over),
             once=once,
             progress=_progress(config),
+            pulse=pulse,
         )
         sidecar.run()
         counts = forwarder.counts
         if sidecar.broken is None:
             counts.pending = pending_records(ledger.database)
             counts.records += counts.pending
-        else:
-            _log.error("%s", sidecar.broken)
         refused = _refusal(fetcher) if once or fetcher.is_denied else ""
-        if refused:
-            _log.error("%s", refused)
-        if counts.pending:
-            why = f" ({delivery.over})" if delivery.over else ""
-            _log.error("%s not delivered%s: in %s", records(counts.pending), why, folder.path)
-        if kept := counts.quarantined + counts.rejected:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in forwarder.reasons.most_common())
-            what = f"{records(kept)} not understood or not taken ({reasons})"
-            _log.warning("%s: in %s", what, folder.path)
+        _say_how_it_ended(forwarder, str(sidecar.broken or ""), refused, delivery.over, config.state_dir)
         ending = Ending(
             counts=counts,
             fail_on=config.fail_on,
@@ -121,6 +124,18 @@ def poll(
             signal=shutdown.requested,
         )
     return summary(counts, delivery.sent, time.monotonic() - started, exit_code(ending))
+
+
+def _say_how_it_ended(forwarder: Forwarder, broken: str, refused: str, over: str, folder: str) -> None:
+    counts = forwarder.counts
+    for problem in filter(None, (broken, refused)):
+        _log.error("%s", problem)
+    if counts.pending:
+        why = f" ({over})" if over else ""
+        _log.error("%s not delivered%s: in %s", records(counts.pending), why, folder)
+    if kept := counts.quarantined + counts.rejected:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in forwarder.reasons.most_common())
+        _log.warning("%s not understood or not taken (%s): in %s", records(kept), reasons, folder)
 
 
 def token_source(config: SegmentConfig) -> Callable[[], Secret]:

@@ -52,7 +52,7 @@ def redact(ctx: click.Context, /, paths: tuple[str, ...], *, for_people: bool, *
     from faillog_otel.events.model import BadRecord
     from faillog_otel.preview import preview
     from faillog_otel.segment.paths import FoundPaths, InputFile
-    from faillog_otel.telemetry import start_logging
+    from faillog_otel.telemetry.logs import start_logging
 
     config = config_of({**DEFAULT_FLAGS, **flags})
     start_logging(config.verbosity, config.log_format)

@@ -6,9 +6,11 @@ import click
 
 from faillog_otel.cli.options import (
     EXIT_CODES,
+    HEALTH_FLAGS,
     POLLING_FLAGS,
     config_of,
     forwarding_options,
+    health_options,
     polling_options,
     print_and_code,
 )
@@ -28,6 +30,7 @@ _HELP = f"""Forward failure logs to a collector.
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
 @polling_options
 @click.option("--once", is_flag=True, help="Poll until nothing is due, and exit.")
+@health_options
 @forwarding_options
 @click.option(
     "--quarantine",
@@ -45,7 +48,7 @@ def run(ctx: click.Context, /, paths: tuple[str, ...], *, once: bool, **flags: A
     if paths:
         from faillog_otel.cli.forwarding import run_paths
 
-        if once or any(flags[name] for name in POLLING_FLAGS):
+        if once or any(flags[name] for name in (*POLLING_FLAGS, *HEALTH_FLAGS)):
             raise click.UsageError("--once, --collection, --since and the like go without PATHs")
         config = config_of(flags)
         ctx.exit(print_and_code(config, lambda: run_paths(paths, config)))

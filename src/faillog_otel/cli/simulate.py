@@ -118,7 +118,7 @@ def simulate(ctx: click.Context, /, **flags: Any) -> None:
     from faillog_otel.cli.shutdown import Shutdown
     from faillog_otel.errors import ConfigError
     from faillog_otel.segment.simulator.server import Simulator
-    from faillog_otel.telemetry import start_logging
+    from faillog_otel.telemetry.logs import start_logging
 
     start_logging(flags["verbose"], "text")
     manifest = Path(flags["manifest"]) if flags["manifest"] else None

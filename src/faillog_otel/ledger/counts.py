@@ -3,6 +3,7 @@
 `records = exported + rejected + quarantined + pending + duplicate`, and `lines = records + blank`.
 """
 
+from collections import Counter
 from typing import Literal, Protocol
 
 from msgspec import Struct, field
@@ -60,6 +61,16 @@ class Stretch(Struct):
 
     counts: Counts = field(default_factory=Counts)
     kept: list[Kept] = field(default_factory=list)
+    became: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    """(event, outcome, destination id) → records; what is not known of them is empty."""
+    newest_ns: int = 0
+    """When Segment logged the newest of those that were exported, nanoseconds since 1970."""
+
+    def reasons(self) -> Counter[str]:
+        """Why records went to the quarantine; those that were rejected lie there, too, and are none."""
+        return Counter(
+            kept.reason for kept in self.kept if kept.where == "quarantine" and kept.reason != "rejected"
+        )
 
 
 class Book(Protocol):

@@ -18,6 +18,7 @@ from faillog_otel.errors import NoRoom
 from faillog_otel.ledger.counts import Kept, Stretch
 from faillog_otel.ledger.database import Database
 from faillog_otel.ledger.folder import StateFolder
+from faillog_otel.ledger.views import NEWEST
 
 URL_LIFE_NS = 2 * HOUR_NS
 """A presigned URL works for two hours. [Segment's page]"""
@@ -295,6 +296,12 @@ class Ledger:
                     for kept in stretch.kept
                 ),
             )
+            if stretch.newest_ns:
+                db.execute(
+                    "INSERT INTO facts VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value"
+                    " WHERE CAST(excluded.value AS INTEGER) > CAST(value AS INTEGER)",
+                    (NEWEST + spooled.collection, str(stretch.newest_ns)),
+                )
 
         self._transact(steps)
 

@@ -48,6 +48,16 @@ def pending_records(database: Database) -> int:
     return int(row["pending"])
 
 
+NEWEST = "newest "
+"""Before a collection's id: the fact when Segment logged the newest of its exported records, in ns."""
+
+
+def newest_logged(database: Database) -> dict[str, int]:
+    """Collection → when Segment logged the newest record of it that was exported, nanoseconds since 1970."""
+    rows = database.rows("SELECT name, value FROM facts WHERE name GLOB ?", f"{NEWEST}*")
+    return {str(row["name"]).removeprefix(NEWEST): int(row["value"]) for row in rows}
+
+
 def fact(database: Database, name: str) -> str | None:
     """A fact that was noted."""
     rows = database.rows("SELECT value FROM facts WHERE name = ?", name)

@@ -1,0 +1,270 @@
+"""Our own metrics, by OpenTelemetry's SDK and its OTLP exporter: counted here, sent from a thread of theirs.
+
+The run never suffers: an endpoint that is dead gives one warning, and at the end it is waited for
+`FLUSH_SECONDS` at most. Everything is handed to the SDK; what it would read from the environment by itself
+(`OTEL_*` is about the forwarded data) has been taken out there by `cli`. Proxies are not used, redirects not
+followed.
+"""
+
+import logging
+import math
+import re
+import ssl
+import threading
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import grpc
+import requests
+from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
+from opentelemetry.exporter.otlp.proto.http import Compression
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpExporter
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, MeterProvider
+from opentelemetry.sdk.metrics.export import (
+    MetricExporter,
+    MetricExportResult,
+    MetricsData,
+    PeriodicExportingMetricReader,
+)
+from opentelemetry.sdk.resources import Resource
+
+from faillog_otel.config import Target, TelemetryConfig
+from faillog_otel.events.printable import printable
+from faillog_otel.events.redaction import redact_text
+from faillog_otel.telemetry.measuring import Became, Gauge
+
+_log = logging.getLogger(__name__)
+
+FLUSH_SECONDS = 2.0
+"""Of the ten seconds that a run may take to end after a signal."""
+LONGEST_TIMEOUT_SECONDS = 60.0
+MOST_VALUES = 50
+"""So many destinations, and so many reasons, are told apart; all others are `other`."""
+LONGEST_VALUE = 100
+LATENCY_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+_FRAME = re.compile(
+    r"^Transient error |^Failed to export metrics (batch |to [^ ]*, )| encountered while exporting .*",
+    re.DOTALL,
+)
+_SHORTEST_SECRET = 4
+_LONGEST_REASON = 300
+
+
+class OtelTelemetry:
+    """Counts, and sends every `interval_seconds`. `names`: destination id → name, for people."""
+
+    def __init__(
+        self, config: TelemetryConfig, target: Target, names: Mapping[str, str], version: str
+    ) -> None:
+        words = _Words()
+        self._exporter = _Exporter(_exporter_to(target), target, words)
+        reader = PeriodicExportingMetricReader(
+            self._exporter,
+            export_interval_millis=config.interval_seconds * 1000,
+            export_timeout_millis=_timeout(target) * 1000,
+        )
+        instance = {"service.instance.id": str(uuid.uuid4())}
+        ours = {"service.name": "faillog-otel", "service.version": version}
+        self._provider = MeterProvider(
+            [reader],
+            resource=Resource({**ours, **instance, **dict(config.resource)}),
+            exemplar_filter=AlwaysOffExemplarFilter(),
+            shutdown_on_exit=False,
+        )
+        self._names = names
+        self._destinations, self._reasons = _Bounded(), _Bounded()
+        self._meter = meter = self._provider.get_meter("faillog-otel", version)
+        self._records = meter.create_counter("faillog.records", "{record}", "Records, by what became of them")
+        self._exported = meter.create_counter(
+            "faillog.exported", "{record}", "Records that the collector acknowledged in all signals"
+        )
+        self._quarantined = meter.create_counter(
+            "faillog.quarantined", "{record}", "Records that went to the quarantine, by reason"
+        )
+        self._latency = meter.create_histogram(
+            "faillog.export.duration",
+            "s",
+            "How long the collector took to answer a request with forwarded data",
+            explicit_bucket_boundaries_advisory=LATENCY_SECONDS,
+        )
+
+    def written(self, became: Mapping[Became, int], reasons: Mapping[str, int]) -> None:
+        """Counts records."""
+        for (event, outcome, destination), count in became.items():
+            known = {"outcome": outcome}
+            if event:
+                known["event"] = event
+            if destination:
+                known["destination"] = self._destinations.bound(self._names.get(destination, destination))
+            self._records.add(count, known)
+            if outcome == "exported":
+                self._exported.add(count)
+        for reason, count in reasons.items():
+            self._quarantined.add(count, {"reason": self._reasons.bound(reason)})
+
+    def answered(self, signal: str, outcome: str, seconds: float) -> None:
+        """Notes how long a request took."""
+        self._latency.record(seconds, {"signal": signal, "outcome": outcome})
+
+    def watch(self, gauge: Gauge) -> None:
+        """Looks at the gauge before each sending."""
+
+        def observe(_options: CallbackOptions) -> Iterable[Observation]:
+            for value, number in gauge.read().items():
+                yield Observation(number, {gauge.attribute: value} if gauge.attribute else {})
+
+        create = (
+            self._meter.create_observable_counter if gauge.only_grows else self._meter.create_observable_gauge
+        )
+        create(gauge.name, [observe], gauge.unit, gauge.description)
+
+    def close(self) -> None:
+        """Sends once more. What it does not get through in time is given up."""
+        try:
+            self._provider.shutdown(timeout_millis=FLUSH_SECONDS * 1000)
+        except Exception as error:  # noqa: BLE001  # the SDK raises Exception itself; a run must not end by it
+            self._exporter.warn(str(error))
+        if not self._exporter.is_delivered:
+            self._exporter.warn(self._exporter.why() or f"no answer within {FLUSH_SECONDS:g} s")
+
+
+class _Bounded:
+    """Texts that come from outside, as attribute values: not too many different ones, and not too long."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+
+    def bound(self, text: str) -> str:
+        text = printable(text[:LONGEST_VALUE])
+        if text not in self._known:
+            if len(self._known) >= MOST_VALUES:
+                return "other"
+            self._known.add(text)
+        return text
+
+
+class _Words(logging.Handler):
+    """Takes what the SDK logs, for it may quote a header or say the same every minute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = ""
+        """The first word since it was cleared: it says why, the later ones how often."""
+        logger = logging.getLogger("opentelemetry")
+        logger.handlers = [self]
+        logger.propagate = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.first = self.first or record.getMessage()
+
+
+class _Exporter(MetricExporter):
+    """Theirs, but for what it says: that things cannot be sent is said once."""
+
+    def __init__(self, theirs: MetricExporter, target: Target, words: _Words) -> None:
+        super().__init__()
+        self.is_delivered = True
+        """Whether the last sending got through; False while it is under way."""
+        self._theirs = theirs
+        self._target = target
+        self._words = words
+        self._lock = threading.Lock()
+        self._has_warned = False
+
+    def export(
+        self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any
+    ) -> MetricExportResult:
+        self.is_delivered = False
+        self._words.first = ""
+        result = self._theirs.export(metrics_data, timeout_millis, **kwargs)
+        self.is_delivered = result is MetricExportResult.SUCCESS
+        if not self.is_delivered:
+            self.warn(self.why() or "no reason given")
+        return result
+
+    def why(self) -> str:
+        """What the SDK said about the last sending: without its frame, and without our header values."""
+        said = _FRAME.sub("", self._words.first)
+        for _, value in self._target.headers:
+            for word in (value.reveal(), *value.reveal().split()):
+                if len(word) >= _SHORTEST_SECRET:
+                    said = said.replace(word, "***")  # a server may say back what we sent it
+        return redact_text(said)[:_LONGEST_REASON]
+
+    def warn(self, why: str) -> None:
+        with self._lock:
+            has_warned, self._has_warned = self._has_warned, True
+        level = logging.DEBUG if has_warned else logging.WARNING
+        what = "our own metrics do not reach"
+        _log.log(level, "%s %s: %s; nothing else depends on them", what, self._target.shown_url, why)
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        return self._theirs.force_flush(timeout_millis)
+
+    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
+        self._theirs.shutdown(timeout_millis, **kwargs)
+
+
+def _timeout(target: Target) -> float:
+    seconds = target.timeout_seconds
+    return min(seconds, LONGEST_TIMEOUT_SECONDS) if math.isfinite(seconds) else LONGEST_TIMEOUT_SECONDS
+
+
+def _exporter_to(target: Target) -> MetricExporter:
+    """Their exporter, with every argument said: what is left out they would look for elsewhere."""
+    headers = {name: value.reveal() for name, value in target.headers}
+    if target.protocol == "grpc":
+        return _grpc_exporter(target, headers)
+    paths = ssl.get_default_verify_paths()
+    return HttpExporter(
+        target.url,
+        certificate_file=target.certificate or paths.cafile or paths.capath,
+        client_key_file=target.client_key,
+        client_certificate_file=target.client_certificate,
+        headers=headers,
+        timeout=_timeout(target),
+        compression=Compression.Gzip if target.compression == "gzip" else Compression.NoCompression,
+        session=_session(),
+    )
+
+
+def _session() -> requests.Session:
+    session = requests.Session()
+    session.trust_env = False
+    session.hooks["response"].append(_refuse_redirects)
+    return session
+
+
+def _refuse_redirects(response: requests.Response, *_: Any, **__: Any) -> None:
+    """To their exporter, a redirect is a success."""
+    if 300 <= response.status_code < 400:
+        raise requests.RequestException(f"HTTP {response.status_code}: redirects are not followed")
+
+
+def _grpc_exporter(target: Target, headers: dict[str, str]) -> MetricExporter:
+    parts = urlsplit(target.url)
+    host = parts.hostname if ":" not in (parts.hostname or "") else f"[{parts.hostname}]"
+    credentials = None
+    if parts.scheme == "https":
+        credentials = grpc.ssl_channel_credentials(
+            *(Path(name).read_bytes() if name else None for name in _files(target))
+        )
+    options: Any = (("grpc.enable_http_proxy", 0),)
+    return GrpcExporter(
+        f"{parts.scheme}://{host}:{parts.port or 4317}",
+        insecure=parts.scheme == "http",
+        credentials=credentials,
+        headers=headers,
+        timeout=_timeout(target),
+        compression=grpc.Compression.Gzip if target.compression == "gzip" else grpc.Compression.NoCompression,
+        channel_options=options,
+    )
+
+
+def _files(target: Target) -> tuple[str | None, str | None, str | None]:
+    return target.certificate, target.client_key, target.client_certificate

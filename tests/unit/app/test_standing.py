@@ -1,0 +1,103 @@
+"""Ready or not: by a real ledger, and by what a real collector answers."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.clock import MovedClock
+from support.delivering import Scripted, targets
+
+from faillog_otel.app.answers import Answers
+from faillog_otel.app.standing import ANSWERS_LATELY_SECONDS, Standing, collector
+from faillog_otel.clock import DAY_NS, HOUR_NS, hour_of
+from faillog_otel.config import DeliveryConfig
+from faillog_otel.ledger.counts import Stretch
+from faillog_otel.ledger.folder import StateFolder
+from faillog_otel.ledger.ledger import Content, Identity, Ledger, Said
+from faillog_otel.otlp.clients import network_client
+from faillog_otel.otlp.receiver import Receiver, Reply
+from faillog_otel.segment.schedule import ScheduleConfig
+from faillog_otel.telemetry.measuring import NO_TELEMETRY
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with StateFolder(str(tmp_path / "state")) as folder:
+        ledger = Ledger(folder)
+        yield ledger
+        ledger.close()
+
+
+def standing(ledger: Ledger, clock: MovedClock, days: int) -> Standing:
+    config = ScheduleConfig(("a", "b"), since_ns=clock.now_ns() - days * DAY_NS)
+    return Standing(ledger.database, config, clock)
+
+
+def read_gauges(found: Standing) -> dict[str, dict[str, float]]:
+    return {gauge.name: dict(gauge.read()) for gauge in found.gauges()}
+
+
+def test_an_empty_ledger_has_gaps_and_is_ready_until_they_are_about_to_leave(ledger: Ledger) -> None:
+    clock = MovedClock()
+    clock.wait(60 * 86_400)
+    found = standing(ledger, clock, days=7)
+    assert found.ledger().ok
+    assert found.hours().ok
+    gauges = read_gauges(found)
+    assert set(gauges["faillog.coverage.gap.hours"]) == {"a", "b"}
+    assert min(gauges["faillog.coverage.gap.hours"].values()) > 7 * 24 - 10
+    assert gauges["faillog.budget.remaining"] == {"": 120}
+    assert gauges["faillog.lag.seconds"] == gauges["faillog.last_logged_at"] == {}
+    clock.wait(19 * 86_400)
+    assert found.hours().ok
+    clock.wait(2 * 86_400)
+    assert not found.hours().ok
+    assert "unread" in found.hours().why
+
+
+def test_what_was_read_and_exported_shows(ledger: Ledger) -> None:
+    clock = MovedClock()
+    clock.wait(60 * 86_400)
+    now_ns = clock.now_ns()
+    hour = hour_of(now_ns) - 12
+    before = read_gauges(standing(ledger, clock, days=1))
+    request = ledger.debit("a", hour, "fresh", now_ns)
+    ledger.listed(request, "a", hour, ["https://h/x?sig=1"], now_ns=now_ns, closing=False)
+    ledger.heard(request, "listed", Said(now_ns, remaining=90))
+    (listed,) = ledger.to_download()
+    ledger.spooled(listed, Identity("e", None, 9), Content(3, 0, 3), now_ns)
+    spooled = ledger.next_spooled()
+    assert spooled
+    for newest_ns in (5 * HOUR_NS, 9 * HOUR_NS, 7 * HOUR_NS):
+        stretch = Stretch(newest_ns=newest_ns)
+        stretch.counts.records = stretch.counts.exported = 1
+        if newest_ns != 7 * HOUR_NS:
+            ledger.advance(spooled, stretch, now_ns)
+    found = read_gauges(standing(ledger, clock, days=1))
+    gap = "faillog.coverage.gap.hours"
+    assert (before[gap]["a"] - found[gap]["a"], before[gap]["b"] - found[gap]["b"]) == (1, 0)
+    assert found["faillog.pending"] == {"": 1}
+    assert found["faillog.budget.remaining"] == {"": 90}
+    assert found["faillog.last_logged_at"] == {"a": 9 * 3600}
+    assert found["faillog.lag.seconds"] == {"a": clock.monotonic() - 9 * 3600}
+    assert standing(ledger, clock, days=1).ledger().why == "1 records pending"
+
+
+def test_a_collector_that_stays_away_is_told_from_a_hiccup() -> None:
+    clock = MovedClock()
+    with Receiver(Scripted(logs=[Reply(503), Reply(401)])) as receiver:
+        config = DeliveryConfig(targets=targets(receiver.http_endpoint, "http/protobuf"))
+        answers = Answers(network_client(config, (), "tests"), NO_TELEMETRY, clock)
+        assert collector(answers).ok, "nothing was sent so far"
+        answers.send("logs", [])
+        clock.wait(ANSWERS_LATELY_SECONDS - 1)
+        answers.send("logs", [])
+        assert collector(answers).ok
+        clock.wait(2)
+        assert not collector(answers).ok
+        assert "127.0.0.1" not in collector(answers).why
+        answers.send("logs", [])
+        assert collector(answers).ok
+        clock.wait(86_400)
+        assert collector(answers).ok, "nothing is asked for"
+        answers.close()
