@@ -200,9 +200,9 @@ def _token(outcome: api.Outcome, config: SegmentConfig) -> Finding:
         return Finding("token", "ok", f"{config.url}: takes it")
     says = f"{config.url}: {outcome.why}"
     if isinstance(outcome, api.Denied):
-        return Finding(
-            "token", "fail", says, "make a Public API token in the workspace, and set SEGMENT_TOKEN"
-        )
+        remedy = "make a Public API token in the workspace, and set SEGMENT_TOKEN"
+        # Forbidden here, it may still be good for the failure logs.
+        return Finding("token", "fail" if outcome.is_token_wrong else "warn", says, remedy)
     if isinstance(outcome, api.TooMany):
         return Finding("token", "warn", says, "look again later")
     return Finding("token", "fail", says, "look at --segment-url (us or eu?) and at the network")

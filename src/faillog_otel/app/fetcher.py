@@ -53,7 +53,9 @@ class Fetcher:
         clock: Clock,
         is_stopping: Callable[[], bool],
         most_content_bytes: int,
+        to_download: Callable[[int], object] = lambda _: None,
     ) -> None:
+        """`to_download` is told how many objects are still to be downloaded."""
         self.troubles: dict[Trouble, str] = {}
         self.plan: Plan | None = None
         self._ledger = ledger
@@ -64,6 +66,7 @@ class Fetcher:
         self._clock = clock
         self._is_stopping = is_stopping
         self._most_content = most_content_bytes
+        self._to_download = to_download
         self._not_before_ns = 0
         self._failures = 0
         self._unknown_until: dict[str, int] = {}
@@ -83,7 +86,9 @@ class Fetcher:
             self._tidy(now_ns)
             if not self._ledger.folder.has_room():
                 return self._no_room(now_ns)
-            if listed := self._ledger.to_download():
+            listed = self._ledger.to_download()
+            self._to_download(len(listed))
+            if listed:
                 self._download(listed[0])
                 return None
             self.plan = plan(now_ns, hour_views(self._ledger.database), self._quota(), self._schedule)

@@ -295,7 +295,11 @@ class Forwarder:
         self._bytes_under_way += batch.held_bytes
         batch.ticket = self._delivery.submit([sending.item for sending in batch.sendings])
         self._under_way.append(batch)
-        while len(self._under_way) > self._delivery.most_batches or self._bytes_under_way > MOST_HELD_BYTES:
+        while self._under_way and (
+            not self._under_way[0].sendings  # there is nothing to wait for
+            or len(self._under_way) > self._delivery.most_batches
+            or self._bytes_under_way > MOST_HELD_BYTES
+        ):
             self._account_oldest()
 
     # -- accounting ------------------------------------------------------------------------------------

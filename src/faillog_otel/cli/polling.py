@@ -4,11 +4,10 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import click
 from msgspec.structs import replace
 
 from faillog_otel.app.answers import Answers
@@ -19,6 +18,7 @@ from faillog_otel.app.sidecar import Sidecar
 from faillog_otel.app.standing import Standing
 from faillog_otel.cli.delivering import USER_AGENT, delivering, sending_client, writing
 from faillog_otel.cli.observing import pulse_of, serve_health, telemetry_of, watch_delivery
+from faillog_otel.cli.progress import ProgressLine
 from faillog_otel.cli.report import Ending, exit_code, records, summary
 from faillog_otel.cli.shutdown import Shutdown
 from faillog_otel.clock import Clock, time_text
@@ -33,6 +33,7 @@ from faillog_otel.otlp.encoding import ProtobufEncoder
 from faillog_otel.segment.api import SegmentApi
 from faillog_otel.segment.download import Downloader
 from faillog_otel.segment.schedule import ScheduleConfig
+from faillog_otel.telemetry.logs import start_logging
 
 _log = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ def poll(
         stack.callback(segment.close)
         downloader = Downloader(config.segment.download_hosts, USER_AGENT)
         stack.callback(downloader.close)
+        line = _progress_line(config, stack)
         fetcher = Fetcher(
             ledger=ledger,
             spool=spool,
@@ -81,6 +83,7 @@ def poll(
             clock=clock,
             is_stopping=pulse.asking("fetching", shutdown.is_requested),
             most_content_bytes=config.most_content_bytes,
+            to_download=line.to_download if line else lambda _: None,
         )
         answers = Answers(client or writing(config, stack), telemetry, shutdown)
         delivery = delivering(answers, config, shutdown, stack, pulse=pulse)
@@ -106,7 +109,7 @@ def poll(
             is_stopping=shutdown.is_requested,
             is_over=lambda: bool(delivery.over),
             once=once,
-            progress=_progress(config),
+            progress=line.forwarding if line else _not_shown,
             pulse=pulse,
         )
         sidecar.run()
@@ -185,16 +188,17 @@ def _refusal(fetcher: Fetcher) -> str:
     return ""
 
 
-def _progress(config: RunConfig) -> Callable[[int], AbstractContextManager[Progress]]:
-    """A progress bar for each object where standard error is a terminal."""
-    is_shown = sys.stderr.isatty() and config.verbosity >= 0
+def _progress_line(config: RunConfig, stack: ExitStack) -> ProgressLine | None:
+    """The line at the bottom of the terminal, where standard error is one; log lines go above it then."""
+    if not sys.stderr.isatty() or config.verbosity < 0:
+        return None
+    line = ProgressLine(sys.stderr)
+    start_logging(config.verbosity, config.log_format, line)
+    stack.callback(start_logging, config.verbosity, config.log_format)
+    stack.callback(line.close)
+    return line
 
-    @contextmanager
-    def shown(size: int) -> Iterator[Progress]:
-        if not is_shown or not size:
-            yield lambda _: None
-            return
-        with click.progressbar(length=size, label="forwarding", file=sys.stderr) as bar:
-            yield bar.update
 
-    return shown
+@contextmanager
+def _not_shown(_size: int) -> Iterator[Progress]:
+    yield lambda _: None

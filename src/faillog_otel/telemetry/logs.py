@@ -6,7 +6,7 @@ httpx and httpcore log whole URLs, and presigned URLs are secrets: their loggers
 import logging
 import sys
 from datetime import UTC, datetime
-from typing import TextIO
+from typing import Protocol
 
 import msgspec
 
@@ -33,7 +33,17 @@ class _Json(logging.Formatter):
         return msgspec.json.encode(entry).decode()
 
 
-def start_logging(verbosity: int, log_format: str, stream: TextIO | None = None) -> None:
+class LogStream(Protocol):
+    """Where log lines go."""
+
+    def write(self, text: str, /) -> object:
+        """Takes text."""
+
+    def flush(self) -> object:
+        """Lets it be seen."""
+
+
+def start_logging(verbosity: int, log_format: str, stream: LogStream | None = None) -> None:
     """Sends our log to standard error, or a stream.
 
     `verbosity`: -1 errors, 0 warnings, 1 what is done, 2 everything.
