@@ -1,13 +1,17 @@
 """`run` without PATHs: from a simulated Segment to a receiver, as users start it."""
 
 import json
+import os
+import pty
 import sqlite3
+import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.program import Done, run_program
+from support.program import PROGRAM, Done, environment, run_program
 
 from faillog_otel.otlp.receiver import Receiver
 from faillog_otel.segment.simulator.config import QuotaConfig, SimulatorConfig, WorldConfig
@@ -182,3 +186,32 @@ def test_an_hour_that_has_not_changed_is_not_downloaded_again(sidecar: Sidecar) 
     downloads = [each.status for each in sidecar.segment.requests() if each.origin == "downloads"]
     assert downloads.count(304) == downloads.count(200) > 0
     assert len(sidecar.receiver.logs()) == first
+
+
+def test_a_segment_that_is_away_is_exit_6_and_says_so(receiver: Receiver, tmp_path: Path) -> None:
+    with Simulator(SimulatorConfig(token=TOKEN)) as segment:
+        sidecar = Sidecar(segment, receiver, tmp_path)
+    done = sidecar.run("--since", "-9h", collections="shop")
+    assert done.code == 6
+    assert "due could not be read: run again later; shop, " in done.stderr
+    assert "Connection refused" in done.stderr
+
+
+def test_a_terminal_shows_what_is_downloaded_and_forwarded_below_the_log(sidecar: Sidecar) -> None:
+    main, terminal = pty.openpty()
+    env = environment(SEGMENT_TOKEN=TOKEN, TERM="xterm", COLUMNS="120")
+    command = [PROGRAM, "run", "--once", "-v", "--since", "-16h", "--state-dir", "state"]
+    command += ["--endpoint", sidecar.receiver.http_endpoint, "--segment-url", sidecar.segment.url]
+    command += ["--download-host", sidecar.segment.download_host, "--collection", "shop"]
+    process = subprocess.Popen(command, cwd=sidecar.folder, env=env, stderr=terminal)
+    os.close(terminal)
+    shown = b""
+    with suppress(OSError):  # the terminal's end, once the program has let go of it
+        while piece := os.read(main, 65536):
+            shown += piece
+    os.close(main)
+    assert process.wait(60) in (0, 3), shown
+    assert b"\r\x1b[Kdownloading, 1 to go" in shown
+    assert b"forwarding [####" in shown
+    assert b"\r\x1b[Kinfo: " in shown
+    assert b"\r\x1b[K\r\n" not in shown

@@ -58,6 +58,8 @@ class Fetcher:
         """`to_download` is told how many objects are still to be downloaded."""
         self.troubles: dict[Trouble, str] = {}
         self.plan: Plan | None = None
+        self.last_failure = ""
+        """Why the last hour that could not be listed was not."""
         self._ledger = ledger
         self._spool = spool
         self._segment = segment
@@ -107,7 +109,7 @@ class Fetcher:
     @property
     def may_try_again(self) -> bool:
         """Whether hours are due again soon: they failed less than three times, or Segment asked to wait."""
-        if self.troubles.keys() & {"token", "host"}:
+        if self.troubles.keys() & {"token", "host"} or self._failures >= FAILURES_IN_A_ROW:
             return False
         waits = bool(self.plan and self.plan.waiting)
         return waits or any(failures < MOST_TRIES for failures in self._failed())
@@ -183,11 +185,12 @@ class Fetcher:
             self._ledger.listing_failed(ask.collection, ask.hour, outcome.why, now_ns)
             self._unknown_until[ask.collection] = now_ns + UNKNOWN_NS
         else:
-            _log.warning("%s: %s", where, outcome.why)
+            self.last_failure = f"{where}: {outcome.why}"
+            _log.warning("%s", self.last_failure)
             self._ledger.listing_failed(ask.collection, ask.hour, outcome.why, now_ns)
             self._failures += 1
-            if self._failures > FAILURES_IN_A_ROW:
-                pause_ns = FIRST_PAUSE_NS << min(self._failures - FAILURES_IN_A_ROW - 1, 10)
+            if self._failures >= FAILURES_IN_A_ROW:
+                pause_ns = FIRST_PAUSE_NS << min(self._failures - FAILURES_IN_A_ROW, 10)
                 self._not_before_ns = now_ns + min(pause_ns, LONGEST_PAUSE_NS)
 
     def _trouble(self, kind: Trouble, why: str) -> None:

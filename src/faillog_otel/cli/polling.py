@@ -181,10 +181,10 @@ def _refusal(fetcher: Fetcher) -> str:
     """Why hours that were due were not read; empty where all were."""
     if fetcher.troubles:
         return "; ".join(fetcher.troubles.values())
+    if failed := fetcher.unread:
+        return f"{records(failed, 'hour')} due could not be read: run again later; {fetcher.last_failure}"
     if fetcher.plan and (waiting := sum(fetcher.plan.waiting.values())):
         return f"{records(waiting, 'hour')} due, and no request left: run again later, or narrow --since"
-    if failed := fetcher.unread:
-        return f"{records(failed, 'hour')} due could not be read: run again later"
     return ""
 
 
