@@ -28,7 +28,7 @@ class Done(Struct, frozen=True):
 
 def environment(**more: str) -> dict[str, str]:
     """The environment of a started program: nothing of the test's own but the search path."""
-    return {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **more}
+    return {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "XDG_STATE_HOME": "/dev/null", **more}
 
 
 def run_program(*args: str | Path, cwd: Path, stdin: bytes = b"", timeout: float = 100, **env: str) -> Done:
