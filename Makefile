@@ -7,7 +7,7 @@ SOURCES := $(shell find src -type f -not -name '*.pyc')
 
 .PHONY: demo test lint format requirements collector memory fuzz crashes clean
 
-demo: .venv/installed ## Forward the sample failure logs and show what arrived
+demo: .venv/installed ## Poll a simulated Segment for a day, and show what arrived
 	@$(BIN)/faillog-otel demo
 
 test: .venv/installed collector ## Run all tests

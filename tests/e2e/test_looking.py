@@ -168,7 +168,7 @@ def test_all_of_it_works_while_the_sidecar_runs(tmp_path: Path) -> None:
             found: dict[str, object] = {}
             while process.poll() is None and not (found.get("held_by") and receiver.received):
                 found = polled.look("status")[1]
-            assert found["held_by"] == str(process.pid)
+            assert found["held_by"] == process.pid
             assert polled.look("plan", "--collection", COLLECTION)[0].code == 0
             audited = polled.look("audit")
             assert (audited[0].code, audited[1]["problems"]) == (0, [])

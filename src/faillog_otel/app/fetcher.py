@@ -122,10 +122,10 @@ class Fetcher:
     def _failed(self) -> list[int]:
         """How often those hours failed that Segment still has, and that were not read since."""
         known = [each for each in self._schedule.collections if each not in self._unknown_until]
-        gone = hour_of(self._clock.now_ns() - RETENTION_NS)
+        since = max(hour_of(self._schedule.since_ns), hour_of(self._clock.now_ns() - RETENTION_NS) + 1)
         views = hour_views(self._ledger.database)
         hours = [(hour, view) for each in known for hour, view in views.get(each, {}).items()]
-        return [view.failures for hour, view in hours if view.failures and hour > gone]
+        return [view.failures for hour, view in hours if view.failures and (hour >= since or view.wanted)]
 
     def _check_token(self, now_ns: int) -> None:
         """Before the first request is spent on it: this costs none."""

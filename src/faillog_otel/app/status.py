@@ -12,6 +12,7 @@ from faillog_otel.app.coverage import MARKS, Coverage, State, coverage
 from faillog_otel.app.ledger_view import hour_views, quota_of, wanted_since_ns
 from faillog_otel.clock import HOUR_NS, SECOND_NS, hour_text, time_text
 from faillog_otel.config import SegmentConfig
+from faillog_otel.errors import ConfigError
 from faillog_otel.ledger import views
 from faillog_otel.ledger.database import Database
 from faillog_otel.ledger.folder import StateFolder
@@ -74,7 +75,7 @@ class Status(Struct, frozen=True):
     now: str
     since: str
     """Hours since then are wanted."""
-    held_by: str | None
+    held_by: int | None
     """The id of the process that runs on the state folder."""
     collections: dict[str, Coverage]
     marks: dict[State, str]
@@ -93,7 +94,7 @@ class Status(Struct, frozen=True):
 def status(
     folder: StateFolder, database: Database, config: SegmentConfig, only: Sequence[str], now_ns: int
 ) -> Status:
-    """What is so now. `only`: the collections to show; none are all. Raises LedgerBroken.
+    """What is so now. `only`: the collections to show; none are all. Raises LedgerBroken, ConfigError.
 
     Where no collections are configured, those that the ledger knows are taken for it.
     """
@@ -107,15 +108,18 @@ def status(
         quarantine = views.kept_by_reason(database)
         objects = views.objects_by_state(database)
         read, sent = views.newest_hour(database, of="read"), views.newest_hour(database, of="sent")
+    if strangers := [name for name in only if name not in {*seen, *config.collections}]:
+        known = ", ".join(dict.fromkeys((*config.collections, *seen))) or "none"
+        raise ConfigError(f"{', '.join(strangers)}: not in this ledger, which knows {known}")
     until_ns = config.until.ns(now_ns) if config.until else None
-    polled = config.collections or tuple(dict.fromkeys((*only, *seen)))
+    polled = config.collections or tuple(seen)
     schedule = ScheduleConfig(collections=polled, since_ns=since_ns, until_ns=until_ns)
     names = only or list(dict.fromkeys((*polled, *seen)))
     return Status(
         state_dir=str(folder.path),
         now=time_text(now_ns),
         since=time_text(since_ns),
-        held_by=held_by,
+        held_by=int(held_by) if held_by and held_by.isdigit() else None,
         collections={
             name: coverage(
                 seen.get(name, {}),

@@ -112,13 +112,23 @@ def poll(
             progress=line.forwarding if line else _not_shown,
             pulse=pulse,
         )
+        polled = records(len(config.segment.collections), "collection")
+        _log.info("polling %s; state folder %s", polled, folder.path)
+        if line and not once and config.verbosity == 0:
+            line.write(f"polling {polled}; state folder {folder.path}; SIGINT ends it\n")
         sidecar.run()
         counts = forwarder.counts
         if sidecar.broken is None:
             counts.pending = pending_records(ledger.database)
             counts.records += counts.pending
         refused = _refusal(fetcher) if once or fetcher.is_denied else ""
-        _say_how_it_ended(forwarder, str(sidecar.broken or ""), refused, delivery.over, config.state_dir)
+        _say_how_it_ended(
+            forwarder,
+            str(sidecar.broken or ""),
+            "" if fetcher.troubles else refused,
+            delivery.over,
+            config.state_dir,
+        )
         ending = Ending(
             counts=counts,
             fail_on=config.fail_on,
@@ -152,9 +162,9 @@ def token_source(config: SegmentConfig) -> Callable[[], Secret]:
         try:
             text = Path(config.token_file).read_text("utf-8").strip()
         except OSError as error:
-            raise ConfigError(f"{config.token_file}: {error.strerror}") from None
+            raise ConfigError(f"SEGMENT_TOKEN_FILE: {config.token_file}: {error.strerror}") from None
         if not text or not text.isascii() or not text.isprintable() or " " in text:
-            raise ConfigError(f"{config.token_file}: holds no token")
+            raise ConfigError(f"SEGMENT_TOKEN_FILE: {config.token_file}: holds no token")
         return Secret(text)
 
     return read
@@ -182,9 +192,12 @@ def _refusal(fetcher: Fetcher) -> str:
     if fetcher.troubles:
         return "; ".join(fetcher.troubles.values())
     if failed := fetcher.unread:
-        return f"{records(failed, 'hour')} due could not be read: run again later; {fetcher.last_failure}"
+        why = f": {fetcher.last_failure}" if fetcher.last_failure else ""
+        return f"{records(failed, 'hour')} due could not be read{why}; run again later"
     if fetcher.plan and (waiting := sum(fetcher.plan.waiting.values())):
-        return f"{records(waiting, 'hour')} due, and no request left: run again later, or narrow --since"
+        left = records(fetcher.plan.left, "request")
+        kept = " (kept for people, and for what others use of the quota)" if fetcher.plan.left else ""
+        return f"{records(waiting, 'hour')} due, and {left} left{kept}: run again later"
     return ""
 
 

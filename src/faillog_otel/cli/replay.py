@@ -53,10 +53,12 @@ def replay(ctx: click.Context, /, file: str | None, *, rejected: bool, **flags: 
 
 
 def _replay_file(file: str, flags: dict[str, Any], *, sends_rejected: bool) -> int:
-    from faillog_otel.ledger.kept import is_kept_file
+    from faillog_otel.ledger.kept import SET_ASIDE, is_kept_file
 
     if any(flags[name] for name in POLLING_FLAGS):
         raise click.UsageError("--collection, --since and the like go without a FILE")
+    if not Path(file).exists() and not Path(file + SET_ASIDE).exists():
+        raise click.UsageError(f"{file}: no such file")
     if not is_kept_file(file):
         raise click.UsageError(f"{file}: is no quarantine or pending file, with one entry a line")
     if Path(file).is_symlink():

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from faillog_otel.app.forwarder import Forwarder
+from faillog_otel.app.ledger_view import quota_of
 from faillog_otel.cli.delivering import delivering, sending_client, writing
 from faillog_otel.cli.polling import poll
 from faillog_otel.cli.report import Ending, exit_code, records, summary
@@ -33,7 +34,7 @@ def replay_quarantine(config: RunConfig, *, sends_rejected: bool) -> dict[str, A
     with ExitStack() as stack:
         shutdown = stack.enter_context(Shutdown())
         client = None if config.delivery.writes else sending_client(config)
-        folder = stack.enter_context(StateFolder(config.state_dir))
+        folder = stack.enter_context(_existing(config.state_dir))
         ledger = Ledger(folder)
         stack.callback(ledger.close)
         path = folder.spool / REPLAY
@@ -69,6 +70,14 @@ def replay_quarantine(config: RunConfig, *, sends_rejected: bool) -> dict[str, A
     return summary(forwarder.counts, delivery.sent, time.monotonic() - started, exit_code(ending))
 
 
+def _existing(path: str) -> StateFolder:
+    """The folder of a ledger. Raises ConfigError where there is none: nothing was kept there."""
+    folder = StateFolder(path)
+    if not folder.ledger.exists():
+        raise ConfigError(f"{path}: holds no ledger: has `run` polled with this --state-dir?")
+    return folder
+
+
 def replay_hours(
     config: RunConfig, since: Moment, until: Moment | None, clock: Clock | None
 ) -> dict[str, Any]:
@@ -81,7 +90,9 @@ def replay_hours(
     with ExitStack() as stack:
         shutdown = stack.enter_context(Shutdown())
         now_ns = (clock or shutdown).now_ns()
-        until_ns = min(now_ns, until.ns(now_ns) if until else now_ns)
+        until_ns = min(
+            hour_of(now_ns) * HOUR_NS, until.ns(now_ns) if until else now_ns
+        )  # hours that are over
         since_ns = max(since.ns(now_ns), now_ns - RETENTION_NS)
         hours = range(hour_of(since_ns), -(-until_ns // HOUR_NS))
         if not hours:
@@ -89,10 +100,13 @@ def replay_hours(
         folder = stack.enter_context(StateFolder(config.state_dir))
         ledger = Ledger(folder)
         stack.callback(ledger.close)
+        wanted = len(hours) * len(config.segment.collections)
+        left = quota_of(ledger.database).left(now_ns, with_reserve=True)
+        if wanted > left:
+            raise ConfigError(f"asks for {records(wanted, 'hour')}, and {left} of today's requests are left")
         for collection in config.segment.collections:
             ledger.want(collection, hours)
             for hour in hours:
                 forget_digests(folder.digests, collection, hour)
-    wanted = len(hours) * len(config.segment.collections)
     _log.info("%s: as many requests of the day's 120", records(wanted, "hour"))
     return poll(config, once=True, clock=clock, only_wanted=True)

@@ -123,5 +123,7 @@ def print_summary(found: dict[str, Any], config: RunConfig) -> None:
         except OSError as error:
             _log.error("the summary cannot be written: %s", error.strerror)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes once more at its end
+    elif config.verbosity >= 0 and config.log_format == "json":
+        click.echo(json.dumps({"level": "info", "logger": __name__, "message": "ended", **found}), err=True)
     elif config.verbosity >= 0:
         click.echo(summary_text(found), err=True)

@@ -48,8 +48,9 @@ def run(ctx: click.Context, /, paths: tuple[str, ...], *, once: bool, **flags: A
     if paths:
         from faillog_otel.cli.forwarding import run_paths
 
-        if once or any(flags[name] for name in (*POLLING_FLAGS, *HEALTH_FLAGS)):
-            raise click.UsageError("--once, --collection, --since and the like go without PATHs")
+        given = {"once": once, **{name: flags[name] for name in (*POLLING_FLAGS, *HEALTH_FLAGS)}}
+        if named := [f"--{name.removesuffix('s').replace('_', '-')}" for name in given if given[name]]:
+            raise click.UsageError(f"{', '.join(named)}: for polling, without PATHs")
         config = config_of(flags)
         ctx.exit(print_and_code(config, lambda: run_paths(paths, config)))
     if flags["quarantine"] or flags["pending"]:

@@ -17,8 +17,8 @@ _HELP = """Simulate Segment's failure-log API on this machine: to try a set-up, 
     hours, 120 requests a day, and whatever faults you ask for.
 
     \b
-      faillog-otel simulate --port 8901 --download-port 8902 --token t --manifest truth.jsonl &
-      SEGMENT_TOKEN=t faillog-otel run --once --collection shop-mixpanel \\
+      faillog-otel simulate --port 8901 --download-port 8902 --token simulated-token --manifest truth.jsonl &
+      SEGMENT_TOKEN=simulated-token faillog-otel run --once --since -24h --collection shop-mixpanel \\
         --segment-url http://127.0.0.1:8901 --download-host 127.0.0.1:8902
 
     When it is ready it prints one line, a JSON object: segment_url, download_host, token, collections,

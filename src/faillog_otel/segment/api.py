@@ -26,6 +26,8 @@ MOST_URLS = 10_000
 TIMEOUT_SECONDS = 30.0
 WHOLE_ANSWER_SECONDS = 60.0
 LONGEST_PAUSE_NS = DAY_NS
+SHORTEST_SECRET = 8
+"""Characters: to mask a shorter token would garble all words."""
 
 Form = Literal["both", "body"]
 """How a listing is asked for: in query and body at once, or in the body alone. Segment's page shows the
@@ -142,7 +144,8 @@ class SegmentApi:
         except httpx.TimeoutException:
             return Answered(Failed(f"no answer within {TIMEOUT_SECONDS:g} s"))
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, RuntimeError) as error:
-            return Answered(Failed(f"{self._url}: {error or type(error).__name__}".replace(token, "***")))
+            why = f"{self._url}: {error or type(error).__name__}"
+            return Answered(Failed(why.replace(token, "***") if len(token) >= SHORTEST_SECRET else why))
         is_listing = method == "POST"
         answered = read_answer(
             response.status_code, response.headers, bytes(body), now_ns, is_listing=is_listing
