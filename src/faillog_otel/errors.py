@@ -5,6 +5,7 @@ FaillogError
 ├── InputError      a PATH cannot be read: the rest goes on (exit 2 in the end)
 ├── LedgerBroken    what must be remembered cannot be written: stop (exit 5)
 ├── NoRoom          the disk is full: take nothing in until there is room again
+│   └── Busy        another process looks at the ledger: try again
 └── Interrupted     SIGINT or SIGTERM while waiting for input: end cleanly (exit 128 + signal)
 """
 
@@ -27,6 +28,10 @@ class LedgerBroken(FaillogError):
 
 class NoRoom(FaillogError):
     """The disk is full; nothing is spoilt."""
+
+
+class Busy(NoRoom):
+    """Another process looks at the ledger just now: as with a full disk, wait, and try again."""
 
 
 class Interrupted(FaillogError):

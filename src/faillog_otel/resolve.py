@@ -121,6 +121,9 @@ def resolve(
     )
 
 
+_HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?")
+
+
 def _segment(first: Callable[[str, str, Any], Any]) -> SegmentConfig:
     url = first("segment", "url", "us")
     url = SEGMENT_URLS.get(url, url)
@@ -132,15 +135,21 @@ def _segment(first: Callable[[str, str, Any], Any]) -> SegmentConfig:
     token, until = first("segment", "token", None), first("segment", "until", None)
     if token and not re.fullmatch(r"[!-~]+", token):
         raise ConfigError("the token holds blanks or characters that no header can carry")
+    collections = tuple(dict.fromkeys(first("segment", "collections", ())))
+    if not all(each.strip() for each in collections):
+        raise ConfigError("--collection: an id is no empty text")
+    hosts = tuple(first("segment", "download_hosts", ()))
+    if strange := [host for host in hosts if not _HOST_PORT.fullmatch(host)]:
+        raise ConfigError(f"--download-host {strange[0]!r}: is HOST or HOST:PORT")
     since = first("segment", "since", None)
     return SegmentConfig(
         url=url,
         token=Secret(token) if token else None,
         token_file=first("segment", "token_file", None),
-        collections=tuple(dict.fromkeys(first("segment", "collections", ()))),
+        collections=collections,
         since=DEFAULT_SINCE if since is None else _named("since", parse_moment, since),
         until=None if until is None else _named("until", parse_moment, until),
-        download_hosts=tuple(first("segment", "download_hosts", ())),
+        download_hosts=hosts,
     )
 
 

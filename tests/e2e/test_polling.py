@@ -6,18 +6,23 @@ import pty
 import re
 import sqlite3
 import subprocess
+import sys
+import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from support.program import PROGRAM, Done, environment, run_program
 
 from faillog_otel.otlp.receiver import Receiver
 from faillog_otel.segment.simulator.config import QuotaConfig, SimulatorConfig, WorldConfig
+from faillog_otel.segment.simulator.faults import Scripted
 from faillog_otel.segment.simulator.server import Simulator
 
+MOVED = str(Path(__file__).parents[1] / "support" / "moved_program.py")
 TOKEN = "s3gment-t0ken"  # noqa: S105  # the simulator's
 
 
@@ -216,3 +221,140 @@ def test_a_terminal_shows_what_is_downloaded_and_forwarded_below_the_log(sidecar
     assert b"forwarding [####" in shown
     assert b"\r\x1b[Kinfo: " in shown
     assert b"\r\x1b[K\r\n" not in shown
+
+
+def test_what_was_written_to_a_file_stays_there_when_nothing_new_comes(sidecar: Sidecar) -> None:
+    """It counts as exported, and is never exported again."""
+    writes = ("--since", "-16h", "--protocol", "file", "--output", "out.jsonl")
+    first = sidecar.run(*writes, OTEL_EXPORTER_OTLP_ENDPOINT="")
+    assert first.summary["exported"] > 20
+    written = (sidecar.folder / "out.jsonl").read_bytes()
+    assert written.endswith(b"\n")
+    assert sidecar.run(*writes, OTEL_EXPORTER_OTLP_ENDPOINT="").summary["records"] == 0
+    assert (sidecar.folder / "out.jsonl").read_bytes() == written
+
+
+class Answers(BaseHTTPRequestHandler):
+    """A Segment that gives every listing the same answer: what a subclass says."""
+
+    status = 429
+    head: ClassVar[dict[str, str]] = {}
+    body = b""
+    asked: ClassVar[list[bytes]]
+
+    def do_GET(self) -> None:
+        self._answer(200, b"{}")
+
+    def do_POST(self) -> None:
+        self.asked.append(self.rfile.read(int(self.headers["content-length"])))
+        self._answer(self.status, self.body)
+
+    def _answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        for name, value in {**self.head, "content-length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def answering(**said: object) -> Iterator[tuple[str, list[bytes]]]:
+    """The URL of such a Segment, and what it was asked."""
+    asked: list[bytes] = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Said", (Answers,), {**said, "asked": asked}))
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}", asked
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def run_moved(segment: Simulator, folder: Path, *args: str) -> Done:
+    """`run --once` on the simulator's clock: its waits take no time."""
+    command = [
+        sys.executable,
+        MOVED,
+        f"{segment.control_url}clock",
+        "60",
+        "run",
+        "--once",
+        "--state-dir",
+        "state",
+    ]
+    env = environment(SEGMENT_TOKEN=TOKEN)
+    done = subprocess.run(
+        [*command, *args], cwd=folder, env=env, capture_output=True, timeout=60, check=False
+    )
+    return Done(done.returncode, done.stdout, done.stderr.decode())
+
+
+def test_a_segment_that_says_at_once_is_not_asked_at_once(segment: Simulator, tmp_path: Path) -> None:
+    """429 with `Retry-After: 0`, again and again, must not cost the day's quota."""
+    with answering(status=429, head={"retry-after": "0"}) as (url, asked):
+        args = ("--segment-url", url, "--collection", "shop", "--since", "-40h")
+        assert run_moved(segment, tmp_path, *args).code == 6
+    assert 1 <= len(asked) <= 10
+
+
+def test_what_segment_says_back_shows_no_token(segment: Simulator, tmp_path: Path) -> None:
+    said = f"upstream got Bearer {TOKEN} for https://x.s3.amazonaws.com/a?X-Amz-Signature=geheim"
+    body = json.dumps({"errors": [{"message": said}]}).encode()
+    with answering(status=500, body=body) as (url, _):
+        done = run_moved(
+            segment, tmp_path, "--segment-url", url, "--collection", "shop", "--since", "-9h", "-vv"
+        )
+    assert done.code == 6
+    kept = b"".join(path.read_bytes() for path in (tmp_path / "state").rglob("*") if path.is_file())
+    for secret in (TOKEN, "geheim"):
+        assert secret not in done.stderr
+        assert secret.encode() not in kept
+
+
+def test_a_listing_of_no_urls_is_a_failure_and_no_bug(segment: Simulator, tmp_path: Path) -> None:
+    body = json.dumps({"data": {"download": {"urls": ["https://[bad/x"]}}}).encode()
+    with answering(status=200, body=body) as (url, _):
+        done = run_moved(segment, tmp_path, "--segment-url", url, "--collection", "shop", "--since", "-9h")
+    assert done.code == 6
+    assert "lists a URL that is none" in done.stderr
+
+
+def test_a_collection_that_is_forbidden_does_not_stop_the_others(segment: Simulator, tmp_path: Path) -> None:
+    segment.faults.script(Scripted(fault="listing:403", collection="shop", times=99))
+    args = ["--segment-url", segment.url, "--download-host", segment.download_host, "--since", "-12h"]
+    done = run_moved(
+        segment, tmp_path, *args, "--collection", "shop", "--collection", "app", "--protocol", "file"
+    )
+    assert done.code == 6
+    assert "shop: HTTP 403" in done.stderr
+    asked = [each.collection for each in segment.requests() if each.method == "POST"]
+    assert asked.count("shop") == 1
+    assert asked.count("app") > 3
+
+
+def test_with_an_end_to_its_patience_the_sidecar_ends(sidecar: Sidecar) -> None:
+    """The collector is away for longer than --wait: what is pending stays in the state folder."""
+    done = run_program(
+        *(
+            "run",
+            "--wait",
+            "1s",
+            "--since",
+            "-16h",
+            "--state-dir",
+            "state",
+            "--endpoint",
+            "http://127.0.0.1:9",
+        ),
+        *("--segment-url", sidecar.segment.url, "--download-host", sidecar.segment.download_host),
+        *("--collection", "shop", "--summary", "json"),
+        cwd=sidecar.folder,
+        SEGMENT_TOKEN=TOKEN,
+    )
+    assert done.code == 4
+    assert done.summary["pending"] > 0

@@ -8,6 +8,8 @@ import logging
 from collections.abc import Callable
 from typing import Literal
 
+from msgspec.structs import replace
+
 from faillog_otel.app.ledger_view import hour_views, quota_of
 from faillog_otel.clock import HOUR_NS, SECOND_NS, Clock, hour_of, hour_text
 from faillog_otel.errors import LedgerBroken, NoRoom
@@ -29,12 +31,14 @@ MOST_TRIES = 3
 """Of one download, one after the other; then the hour is listed again."""
 FAILURES_IN_A_ROW = 3
 """Of whichever hours; after them Segment itself seems to be the trouble, and all of them wait."""
-FIRST_PAUSE_NS, LONGEST_PAUSE_NS = 60 * SECOND_NS, HOUR_NS
+SHORTEST_PAUSE_NS, FIRST_PAUSE_NS, LONGEST_PAUSE_NS = 10 * SECOND_NS, 60 * SECOND_NS, HOUR_NS
 NO_ROOM_NS = 10 * SECOND_NS
 CLOCK_WAS_SET_NS = 30 * SECOND_NS
-UNKNOWN_NS = 6 * HOUR_NS
-"""A collection that Segment does not know is asked for so much later: each try costs a request."""
+REFUSED_NS = 6 * HOUR_NS
+"""A collection that Segment refuses is asked for so much later: each try costs a request."""
 FORM = "listing form"
+REFUSED = "refused until "
+"""Before a collection's id: the fact until when it is not asked for."""
 
 Trouble = Literal["token", "collection", "host"]
 
@@ -71,7 +75,7 @@ class Fetcher:
         self._to_download = to_download
         self._not_before_ns = 0
         self._failures = 0
-        self._unknown_until: dict[str, int] = {}
+        self._pauses = 0
         self._drift_ns = clock.now_ns() - int(clock.monotonic() * SECOND_NS)
         self._pruned_ns = 0
         self._is_first = True
@@ -93,14 +97,23 @@ class Fetcher:
             if listed:
                 self._download(listed[0])
                 return None
-            self.plan = plan(now_ns, hour_views(self._ledger.database), self._quota(), self._schedule)
-            asks = [ask for ask in self.plan.asks if self._unknown_until.get(ask.collection, 0) <= now_ns]
-            if not asks:
+            views, schedule = hour_views(self._ledger.database), self._schedule_of(now_ns)
+            self.plan = plan(now_ns, views, self._quota(), schedule)
+            if not self.plan.asks:
                 return max(self.plan.next_ns, now_ns + SECOND_NS)
-            self._list(asks[0])
-        except NoRoom:
-            return self._no_room(now_ns)
+            self._list(self.plan.asks[0])
+        except NoRoom as error:
+            _log.error("%s: nothing is asked for until that is over", error)
+            return now_ns + NO_ROOM_NS
         return None
+
+    def _schedule_of(self, now_ns: int) -> ScheduleConfig:
+        """Without the collections that Segment refuses, for as long as they are not tried again."""
+        tried = [each for each in self._schedule.collections if self._refused_until(each) <= now_ns]
+        return replace(self._schedule, collections=tuple(tried))
+
+    def _refused_until(self, collection: str) -> int:
+        return int(self._ledger.fact(REFUSED + collection) or 0)
 
     def _no_room(self, now_ns: int) -> int:
         _log.error("%s: the disk is full: nothing is asked for until there is room", self._ledger.folder.path)
@@ -121,7 +134,7 @@ class Fetcher:
 
     def _failed(self) -> list[int]:
         """How often those hours failed that Segment still has, and that were not read since."""
-        known = [each for each in self._schedule.collections if each not in self._unknown_until]
+        known = self._schedule_of(self._clock.now_ns()).collections
         since = max(hour_of(self._schedule.since_ns), hour_of(self._clock.now_ns() - RETENTION_NS) + 1)
         views = hour_views(self._ledger.database)
         hours = [(hour, view) for each in known for hour, view in views.get(each, {}).items()]
@@ -140,17 +153,24 @@ class Fetcher:
     def _list(self, ask: Ask) -> None:
         form: api.Form = "body" if self._ledger.fact(FORM) == "body" else "both"
         answered = self._ask(ask, form)
-        if isinstance(answered.outcome, api.Misunderstood) and form == "both":
-            answered = self._ask(ask, "body")
+        is_left = self._quota().left(self._clock.now_ns(), with_reserve=True) > 0
+        if isinstance(answered.outcome, api.Misunderstood) and is_left:
+            form = "body" if form == "both" else "both"
+            answered = self._ask(ask, form)
             if isinstance(answered.outcome, api.Listing):
-                self._ledger.note(FORM, "body")
+                self._ledger.note(FORM, form)
         self._take_answer(ask, answered)
 
     def _ask(self, ask: Ask, form: api.Form) -> api.Answered:
         request = self._ledger.debit(ask.collection, ask.hour, ask.why, self._clock.now_ns())
         answered = self._segment.list_hour(ask.collection, ask.hour, form, self._clock.now_ns())
         now_ns, outcome, said = self._clock.now_ns(), answered.outcome, answered.said
-        not_before_ns = now_ns + answered.pause_ns if answered.pause_ns else 0
+        self._pauses = self._pauses + 1 if answered.pause_ns or isinstance(outcome, api.TooMany) else 0
+        pause_ns = 0
+        if self._pauses:  # an API that says "at once" each time must not cost the whole quota
+            pause_ns = max(answered.pause_ns, SHORTEST_PAUSE_NS << min(self._pauses - 1, 10))
+            pause_ns = min(pause_ns, max(answered.pause_ns, LONGEST_PAUSE_NS))
+        not_before_ns = now_ns + pause_ns if pause_ns else 0
         if isinstance(outcome, api.Listing):
             closing = now_ns >= ask.hour * HOUR_NS + LAST_CALL_NS
             self._ledger.listed(
@@ -173,25 +193,31 @@ class Fetcher:
         where = f"{ask.collection}, {hour_text(ask.hour)}"
         if isinstance(outcome, api.Listing):
             _log.info("%s (%s): %d objects", where, ask.why, len(outcome.urls))
-            self._failures = 0
+            if not outcome.urls:
+                self._failures = 0
             self.troubles.pop("token", None)
         elif isinstance(outcome, api.TooMany):
             _log.warning("%s: %s; asking again in %d s", where, outcome.why, outcome.pause_ns // SECOND_NS)
-        elif isinstance(outcome, api.Denied):
+        elif isinstance(outcome, api.Denied) and outcome.is_token_wrong:
             self._trouble("token", outcome.why)
             self._not_before_ns = now_ns + HOUR_NS
-        elif isinstance(outcome, api.Unknown):
+        elif isinstance(outcome, api.Denied | api.Unknown):
             self._trouble("collection", f"{ask.collection}: {outcome.why}")
             self._ledger.listing_failed(ask.collection, ask.hour, outcome.why, now_ns)
-            self._unknown_until[ask.collection] = now_ns + UNKNOWN_NS
+            self._ledger.note(REFUSED + ask.collection, str(now_ns + REFUSED_NS))
         else:
-            self.last_failure = f"{where}: {outcome.why}"
-            _log.warning("%s", self.last_failure)
-            self._ledger.listing_failed(ask.collection, ask.hour, outcome.why, now_ns)
-            self._failures += 1
-            if self._failures >= FAILURES_IN_A_ROW:
-                pause_ns = FIRST_PAUSE_NS << min(self._failures - FAILURES_IN_A_ROW, 10)
-                self._not_before_ns = now_ns + min(pause_ns, LONGEST_PAUSE_NS)
+            self._fail(ask.collection, ask.hour, outcome.why)
+
+    def _fail(self, collection: str, hour: int, why: str) -> None:
+        """An hour could not be listed, or not downloaded. After some in a row all of them wait."""
+        self.last_failure = f"{collection}, {hour_text(hour)}: {why}"
+        _log.warning("%s", self.last_failure)
+        now_ns = self._clock.now_ns()
+        self._ledger.listing_failed(collection, hour, why, now_ns)
+        self._failures += 1
+        if self._failures >= FAILURES_IN_A_ROW:
+            pause_ns = FIRST_PAUSE_NS << min(self._failures - FAILURES_IN_A_ROW, 10)
+            self._not_before_ns = now_ns + min(pause_ns, LONGEST_PAUSE_NS)
 
     def _trouble(self, kind: Trouble, why: str) -> None:
         if self.troubles.get(kind) != why:
@@ -210,9 +236,11 @@ class Fetcher:
             content = self._survey(listed.id)
             identity = Identity(found.etag, found.last_modified, found.length)
             self._ledger.spooled(listed, identity, content, self._clock.now_ns())
+            self._failures = 0
             _log.info("%s: an object of %d bytes, %d records", where, found.length, content.records)
         elif isinstance(found, Same):
             self._ledger.unchanged(listed)
+            self._failures = 0
         elif self._is_stopping():
             return
         elif isinstance(found, Forbidden):
@@ -221,9 +249,7 @@ class Fetcher:
             self._ledger.listing_failed(listed.collection, listed.hour, why, now_ns)
             self._not_before_ns = now_ns + HOUR_NS
         elif isinstance(found, Gone) or listed.tries + 1 >= MOST_TRIES:
-            _log.warning("%s: a download failed: %s; the hour is listed again", where, found.why)
-            why = f"a download failed: {found.why}"
-            self._ledger.listing_failed(listed.collection, listed.hour, why, self._clock.now_ns())
+            self._fail(listed.collection, listed.hour, f"a download failed: {found.why}; it is listed again")
         else:
             _log.info("%s: a download broke off: %s; trying again", where, found.why)
             self._ledger.download_failed(listed)

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from faillog_otel.app.fetcher import Fetcher
 from faillog_otel.app.forwarder import Forwarder, Progress
 from faillog_otel.clock import SECOND_NS, Clock, hour_text
-from faillog_otel.errors import FaillogError, InputError, Interrupted, LedgerBroken
+from faillog_otel.errors import InputError, Interrupted, LedgerBroken
 from faillog_otel.ledger.ledger import Ledger, Spooled
 from faillog_otel.ledger.objects import ObjectBook
 from faillog_otel.ledger.spool import Spool
@@ -25,7 +25,9 @@ _log = logging.getLogger(__name__)
 LOOK_UP_SECONDS = 0.2
 LONGEST_WAIT_SECONDS = 300.0
 ROOM_SECONDS = 5.0
-GRACE_SECONDS = 4.0
+MOST_WAITS_FOR_ROOM = 12
+"""With `once`: about a minute."""
+GRACE_SECONDS = 2.5
 """How long the end of the run waits for a request that is under way."""
 RETRY_NS = 61 * SECOND_NS
 
@@ -47,11 +49,15 @@ class Sidecar:
         interruptible: Interruptible,
         is_stopping: Callable[[], bool],
         is_over: Callable[[], bool],
+        end_sending: Callable[[str], object],
         once: bool,
         progress: OfObject,
         pulse: Pulse = NO_PULSE,
     ) -> None:
-        """`clock` is the one that the hours go by. `is_over`: whether nothing is sent any more."""
+        """`clock` is the one that the hours go by. `is_over`: whether nothing is sent any more.
+
+        `end_sending` ends it, for a reason: who waits for the collector is let go.
+        """
         self.broken: LedgerBroken | None = None
         self._ledger = ledger
         self._spool = spool
@@ -61,6 +67,7 @@ class Sidecar:
         self._interruptible = interruptible
         self._is_stopping = is_stopping
         self._is_over = is_over
+        self._end_sending = end_sending
         self._once = once
         self._progress = progress
         self._pulse = pulse
@@ -68,6 +75,7 @@ class Sidecar:
         self._news = threading.Event()
         self._ended = threading.Event()
         self._must_end = threading.Event()
+        self._lacks_room = 0
 
     def run(self) -> None:
         """Goes on until it is stopped; with `once`, until nothing is due. Sets `broken`."""
@@ -77,6 +85,8 @@ class Sidecar:
             while not self._is_stopping() and self.broken is None:
                 self._pulse.turned("forwarding")
                 fetched = self._ended.is_set()
+                if self._is_over() and not self._once:
+                    break
                 spooled = None if self._is_over() else self._ledger.next_spooled()
                 if spooled is not None:
                     self._forward(spooled)
@@ -122,11 +132,15 @@ class Sidecar:
         self._news.clear()
 
     def _wait_for_room(self) -> bool:
-        _log.error("%s: the disk is full: waiting for room", self._ledger.folder.path)
+        if not self._lacks_room:
+            _log.error("%s: the disk is full, or the ledger is busy: waiting", self._ledger.folder.path)
+        self._lacks_room += 1
+        if self._once and self._lacks_room > MOST_WAITS_FOR_ROOM:
+            return True
         self._pulse.turned("forwarding")
         try:
             with self._interruptible():
-                self._ended.wait(ROOM_SECONDS)
+                self._must_end.wait(ROOM_SECONDS)
         except Interrupted:
             return True
         return self._is_stopping()
@@ -147,11 +161,11 @@ class Sidecar:
                     break
         except LedgerBroken as error:
             self.broken = error
-        except FaillogError as error:
-            self._bug = error
+            self._end_sending(str(error))
         except Exception as error:  # noqa: BLE001  # it is raised in the main thread
             self._bug = error
             self.broken = LedgerBroken("a bug ended the run")
+            self._end_sending("a bug ended the run")
         finally:
             self._pulse.ended("fetching")
             self._ended.set()

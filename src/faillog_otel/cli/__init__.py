@@ -21,7 +21,7 @@ from faillog_otel.cli.run import run
 from faillog_otel.cli.simulate import simulate
 from faillog_otel.cli.status import status
 from faillog_otel.clock import Clock
-from faillog_otel.errors import ConfigError, InputError, Interrupted, LedgerBroken
+from faillog_otel.errors import ConfigError, InputError, Interrupted, LedgerBroken, NoRoom
 from faillog_otel.events.printable import printable
 
 BUG = 70
@@ -56,7 +56,7 @@ def main(clock: Clock | None = None) -> None:
     except (ConfigError, InputError) as error:
         click.echo(f"Error: {printable(str(error))}", err=True)
         code = 2
-    except LedgerBroken as error:
+    except (LedgerBroken, NoRoom) as error:
         click.echo(f"Error: {printable(str(error))}", err=True)
         code = 5
     except (Interrupted, click.Abort):

@@ -1,5 +1,6 @@
 """Settings → the way to the collector, for every kind of run."""
 
+import os
 import random
 import sys
 from collections.abc import Iterator
@@ -25,16 +26,31 @@ def sending_client(config: RunConfig) -> Client:
     return network_client(config.delivery, config.mapping.resource, USER_AGENT)
 
 
-def writing(config: RunConfig, stack: ExitStack) -> Client:
-    """The client that writes to a file or the terminal. Raises ConfigError."""
+def writing(config: RunConfig, stack: ExitStack, *, adds: bool = False) -> Client:
+    """The client that writes to a file or the terminal. Raises ConfigError.
+
+    `adds`: what is in the file stays, for what was exported to it is not exported again.
+    """
     file: IO[bytes] = open(1, "wb", buffering=0, closefd=False)  # noqa: SIM115  # standard output
     if config.delivery.output is not None:
         try:
-            output = Path(config.delivery.output).open("wb", buffering=0)  # noqa: SIM115  # until the run ends
+            output = Path(config.delivery.output).open("ab" if adds else "wb", buffering=0)  # noqa: SIM115  # until the run ends
             file = stack.enter_context(output)
+            if adds:
+                _end_last_line(config.delivery.output, file)
         except OSError as error:
             raise ConfigError(f"--output {config.delivery.output}: {error.strerror}") from None
-    return writing_client(config.delivery, config.mapping.resource, file, sys.stdout)
+    return writing_client(config.delivery, config.mapping.resource, file, sys.stdout, durably=adds)
+
+
+def _end_last_line(name: str, file: IO[bytes]) -> None:
+    """A line that a crash cut off must not swallow the next one."""
+    path = Path(name)
+    if path.is_file() and path.stat().st_size:
+        with path.open("rb") as read:
+            read.seek(-1, os.SEEK_END)
+            if read.read() != b"\n":
+                file.write(b"\n")
 
 
 def delivering(

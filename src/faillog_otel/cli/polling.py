@@ -8,8 +8,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from msgspec.structs import replace
-
 from faillog_otel.app.answers import Answers
 from faillog_otel.app.fetcher import Fetcher
 from faillog_otel.app.forwarder import Forwarder, Progress
@@ -63,9 +61,11 @@ def poll(
         spool = Spool(folder.spool)
         ledger.recover(clock.now_ns(), spool.clean(ledger.in_spool()))
         clean_digests(folder.digests, ledger.open_hours())
-        schedule = schedule_of(ledger, config.segment, clock.now_ns(), once=once)
         if only_wanted:
-            schedule = replace(schedule, since_ns=clock.now_ns())
+            now_ns = clock.now_ns()
+            schedule = ScheduleConfig(config.segment.collections, since_ns=now_ns, once=True)
+        else:
+            schedule = schedule_of(ledger, config.segment, clock.now_ns(), once=once)
         standing = Standing(ledger.database, schedule, clock)
         telemetry = telemetry_of(config, stack)
         pulse = pulse_of(config.health, shutdown.monotonic)
@@ -85,7 +85,7 @@ def poll(
             most_content_bytes=config.most_content_bytes,
             to_download=line.to_download if line else lambda _: None,
         )
-        answers = Answers(client or writing(config, stack), telemetry, shutdown)
+        answers = Answers(client or writing(config, stack, adds=True), telemetry, shutdown)
         delivery = delivering(answers, config, shutdown, stack, pulse=pulse)
         watch_delivery(telemetry, delivery)
         for gauge in standing.gauges():
@@ -108,6 +108,7 @@ def poll(
             interruptible=shutdown.interruptible,
             is_stopping=shutdown.is_requested,
             is_over=lambda: bool(delivery.over),
+            end_sending=delivery.end,
             once=once,
             progress=line.forwarding if line else _not_shown,
             pulse=pulse,

@@ -41,7 +41,7 @@ def replay_quarantine(config: RunConfig, *, sends_rejected: bool) -> dict[str, A
         stack.callback(path.unlink, missing_ok=True)
         book = QuarantineBook(ledger, path, shutdown.now_ns(), config.segment.collections)
         _log.info("%s in quarantine", records(len(book)))
-        delivery = delivering(client or writing(config, stack), config, shutdown, stack)
+        delivery = delivering(client or writing(config, stack, adds=True), config, shutdown, stack)
         forwarder = Forwarder(
             encoder=ProtobufEncoder(config.mapping),
             delivery=delivery,
@@ -93,8 +93,9 @@ def replay_hours(
         until_ns = min(
             hour_of(now_ns) * HOUR_NS, until.ns(now_ns) if until else now_ns
         )  # hours that are over
-        since_ns = max(since.ns(now_ns), now_ns - RETENTION_NS)
-        hours = range(hour_of(since_ns), -(-until_ns // HOUR_NS))
+        since_ns = since.ns(now_ns)
+        first = max(hour_of(since_ns), hour_of(now_ns - RETENTION_NS) + 1)
+        hours = range(first, -(-until_ns // HOUR_NS))
         if not hours:
             raise ConfigError("--since and --until leave no hour that Segment still has")
         folder = stack.enter_context(StateFolder(config.state_dir))

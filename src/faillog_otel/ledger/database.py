@@ -13,12 +13,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from faillog_otel.errors import LedgerBroken, NoRoom
+from faillog_otel.errors import Busy, LedgerBroken, NoRoom
 from faillog_otel.ledger.folder import private_file
 from faillog_otel.ledger.schema import MIGRATIONS
 
-BUSY_SECONDS = 30.0
-"""So long a transaction waits for somebody who reads the ledger."""
+BUSY_SECONDS = 2.0
+"""So long a transaction waits at once for somebody who reads the ledger; then it is tried again."""
 
 Result = TypeVar("Result")
 
@@ -141,6 +141,8 @@ class Database:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
             if code == sqlite3.SQLITE_FULL:
                 raise NoRoom(f"{self._path.parent}: the disk is full") from None
+            if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise Busy(f"{self._path}: another process reads it") from None
             if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
                 raise LedgerBroken(self._spoilt(str(error))) from None
             if code in (0, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISUSE):

@@ -40,12 +40,12 @@ class Digests:
         self._runs = [_Run(path.open("rb"))] if path.exists() else []
 
     def add(self, digest: int) -> bool:
-        """Adds one; False where it was there already."""
+        """Adds one; False where it was there already. Raises OSError."""
         if digest in self._new or any(digest in run for run in self._runs):
             return False
         self._new.add(digest)
         if len(self._new) >= self._most_in_memory:
-            run = tempfile.TemporaryFile(prefix="faillog-")  # noqa: SIM115  # until close()
+            run = tempfile.TemporaryFile(dir=self._path.parent)  # noqa: SIM115  # until close()
             array("Q", sorted(self._new)).tofile(run)
             run.flush()
             self._runs.append(_Run(run))

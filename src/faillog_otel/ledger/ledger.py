@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from faillog_otel.clock import DAY_NS, HOUR_NS
-from faillog_otel.errors import NoRoom
+from faillog_otel.errors import Busy, NoRoom
 from faillog_otel.ledger.counts import Kept, Stretch
 from faillog_otel.ledger.database import Database
 from faillog_otel.ledger.folder import StateFolder
@@ -355,6 +355,12 @@ class Ledger:
         """After a crash: what was left unanswered failed; what was spooled and is gone is listed again."""
 
         def steps(db: sqlite3.Connection) -> None:
+            # What a clock that was wrong wrote into the future was written now, at the latest.
+            db.execute("UPDATE requests SET at_ns = min(at_ns, ?)", (now_ns,))
+            db.execute(
+                "UPDATE said SET at_ns = min(at_ns, ?), not_before_ns = min(not_before_ns, ?)",
+                (now_ns, now_ns + DAY_NS),
+            )
             unanswered = db.execute("SELECT * FROM requests WHERE outcome IS NULL").fetchall()
             for row in unanswered:
                 db.execute("UPDATE requests SET outcome = 'unanswered' WHERE id = ?", (row["id"],))
@@ -397,7 +403,7 @@ class Ledger:
 
         def steps(db: sqlite3.Connection) -> list[tuple[str, int]]:
             db.execute(
-                "UPDATE hours SET closed = 1 WHERE NOT closed AND hour < ? AND last_listed_ns IS NOT NULL",
+                "UPDATE hours SET closed = 1 WHERE NOT closed AND hour < ?",
                 (hour - RETENTION_NS // HOUR_NS,),
             )
             ripe = db.execute(
@@ -427,8 +433,8 @@ class Ledger:
     def _transact(self, steps: Callable[[sqlite3.Connection], Result]) -> Result:
         try:
             return self.database.transact(steps)
-        except NoRoom:
-            if not self.folder.give_up_ballast():
+        except NoRoom as error:
+            if isinstance(error, Busy) or not self.folder.give_up_ballast():
                 raise
         return self.database.transact(steps)
 

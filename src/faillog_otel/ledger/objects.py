@@ -45,7 +45,10 @@ class ObjectBook:
 
     def knows(self, raw: bytes) -> bool:
         """Whether these bytes were in this collection-hour before; from now on they are."""
-        return bool(raw) and not self._digests.add(digest_of(raw))
+        try:
+            return bool(raw) and not self._digests.add(digest_of(raw))
+        except OSError as error:
+            raise LedgerBroken(f"{self._ledger.folder.digests}: {error.strerror}") from None
 
     def write_down(self, stretch: Stretch) -> bool:
         """T3, where all of the stretch was taken or kept. Waits for room. Raises LedgerBroken."""
@@ -80,7 +83,7 @@ class ObjectBook:
         try:
             self._digests.save()
         except OSError as error:
-            if error.errno == errno.ENOSPC:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise NoRoom(str(error)) from None
             raise LedgerBroken(f"{self._ledger.folder.digests}: {error.strerror}") from None
 

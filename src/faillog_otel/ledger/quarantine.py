@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from faillog_otel.errors import LedgerBroken
+from faillog_otel.errors import LedgerBroken, NoRoom
 from faillog_otel.ledger.counts import Stretch
 from faillog_otel.ledger.folder import private_file
 from faillog_otel.ledger.ledger import Ledger, Replayed
@@ -52,7 +52,7 @@ class QuarantineBook:
         return False
 
     def write_down(self, stretch: Stretch) -> bool:
-        """What was not taken stays as it is. Raises NoRoom, LedgerBroken."""
+        """What was not taken stays as it is. Raises LedgerBroken."""
         kept = {each.number: each for each in stretch.kept}
         replayed = []
         for number in range(self._written, self._written + stretch.counts.records):
@@ -60,5 +60,8 @@ class QuarantineBook:
             if found is None or found.where == "quarantine":
                 replayed.append(Replayed(row, found))
         self._written += stretch.counts.records
-        self._ledger.replayed(replayed)
+        try:
+            self._ledger.replayed(replayed)
+        except NoRoom as error:
+            raise LedgerBroken(str(error)) from None
         return True

@@ -43,15 +43,20 @@ def network_client(config: DeliveryConfig, resource: Resource, user_agent: str) 
     return PerSignal(clients, targets)
 
 
-def writing_client(config: DeliveryConfig, resource: Resource, file: IO[bytes], terminal: IO[str]) -> Client:
-    """The client that writes OTLP JSON Lines to a file, or trees to a terminal."""
+def writing_client(
+    config: DeliveryConfig, resource: Resource, file: IO[bytes], terminal: IO[str], *, durably: bool = False
+) -> Client:
+    """The client that writes OTLP JSON Lines to a file, or trees to a terminal.
+
+    `durably`: a file's line is acknowledged when it is on the disk.
+    """
     if config.writes == "console":
         from faillog_otel.otlp.console import ConsoleClient
 
         return ConsoleClient(terminal)
     from faillog_otel.otlp.file import FileClient
 
-    return FileClient(file, JsonEnvelope(resource), is_terminal=file.isatty())
+    return FileClient(file, JsonEnvelope(resource), is_terminal=file.isatty(), durably=durably)
 
 
 def in_flight(config: DeliveryConfig) -> int:

@@ -77,6 +77,10 @@ class Delivery:
         """Why nothing is sent any more; empty while things go on."""
         return self._patience.over or ""
 
+    def end(self, why: str) -> None:
+        """Nothing is sent any more; who waits for a result gets it."""
+        self._patience.end(why)
+
     def submit(self, items: Sequence[Item]) -> Ticket:
         """Sends a batch on its way. The caller keeps no more than `most_batches` of them under way."""
         parts = tuple(part for signal in self._signals if (part := _Part(signal, items)).records)

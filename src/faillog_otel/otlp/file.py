@@ -2,6 +2,7 @@
 receiver reads them.
 """
 
+import os
 from collections.abc import Sequence
 from typing import IO
 
@@ -18,8 +19,19 @@ class FileClient:
     is written any more: a part of a line would spoil the next one. One request at a time.
     """
 
-    def __init__(self, file: IO[bytes], envelope: JsonEnvelope, *, is_terminal: bool = False) -> None:
-        """To a terminal, control characters are written as JSON's escapes."""
+    def __init__(
+        self,
+        file: IO[bytes],
+        envelope: JsonEnvelope,
+        *,
+        is_terminal: bool = False,
+        durably: bool = False,
+    ) -> None:
+        """To a terminal, control characters are written as JSON's escapes.
+
+        `durably`: a line is acknowledged when it is on the disk.
+        """
+        self._durably = durably and file.seekable()
         self._file = file
         self._is_terminal = is_terminal
         self._envelope = envelope
@@ -39,6 +51,8 @@ class FileClient:
         try:
             while line:
                 line = line[self._file.write(line) :]
+            if self._durably:
+                os.fsync(self._file.fileno())
         except OSError as error:
             why = f"the output cannot be written: {error.strerror}"
             if start is None:

@@ -6,9 +6,11 @@ Answers are read up to a bound and within a time as a whole. (Segment's page "Fa
 generated Public API SDKs, its page "Rate Limits".)
 """
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import httpx
 import msgspec
@@ -131,9 +133,15 @@ class SegmentApi:
         except ConfigError as error:  # a token that is just being replaced
             return Answered(Denied(str(error)))
         sent = {**(headers or {}), "authorization": f"Bearer {token}"}
+        answered = self._answered(method, path, now_ns, headers=sent, **request)
+        if isinstance(answered.outcome, Listing):
+            return answered
+        return replace(answered, outcome=replace(answered.outcome, why=_masked(answered.outcome.why, token)))
+
+    def _answered(self, method: str, path: str, now_ns: int, **request: Any) -> Answered:
         deadline = time.monotonic() + WHOLE_ANSWER_SECONDS
         try:
-            with self._client.stream(method, self._url + path, headers=sent, **request) as response:
+            with self._client.stream(method, self._url + path, **request) as response:
                 body = bytearray()
                 for piece in response.iter_bytes():
                     body += piece
@@ -144,11 +152,9 @@ class SegmentApi:
         except httpx.TimeoutException:
             return Answered(Failed(f"no answer within {TIMEOUT_SECONDS:g} s"))
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, RuntimeError) as error:
-            why = f"{self._url}: {error or type(error).__name__}"
-            return Answered(Failed(why.replace(token, "***") if len(token) >= SHORTEST_SECRET else why))
-        is_listing = method == "POST"
+            return Answered(Failed(f"{self._url}: {error or type(error).__name__}"))
         answered = read_answer(
-            response.status_code, response.headers, bytes(body), now_ns, is_listing=is_listing
+            response.status_code, response.headers, bytes(body), now_ns, is_listing=method == "POST"
         )
         return replace(answered, date_ns=date_ns(response.headers.get("date")))
 
@@ -184,6 +190,12 @@ def read_answer(
     return Answered(outcome, said, asked_ns)
 
 
+def _masked(why: str, token: str) -> str:
+    """A gateway may say back what we sent it."""
+    why = re.sub(r"(https?://[^\s?]*)\?\S+", r"\1?***", why)
+    return why.replace(token, "***") if len(token) >= SHORTEST_SECRET else why
+
+
 class _Download(Struct):
     urls: list[str]
 
@@ -215,6 +227,11 @@ def _read_listing(body: bytes) -> Outcome:
         urls = msgspec.json.decode(body, type=_Good).data.download.urls
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Failed("the answer is no list of URLs: is this Segment's API?")
+    try:
+        for url in urls:
+            urlsplit(url).port  # noqa: B018  # it is checked by being read
+    except ValueError:
+        return Failed("the answer lists a URL that is none")
     if len(urls) > MOST_URLS:
         return Failed(f"the answer lists {len(urls)} objects, more than {MOST_URLS}")
     return Listing(tuple(urls))
