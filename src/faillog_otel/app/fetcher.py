@@ -19,6 +19,7 @@ from faillog_otel.events.unpack import unpack
 from faillog_otel.ledger.ledger import Content, Identity, Ledger, Listed, Said
 from faillog_otel.ledger.objects import forget_digests
 from faillog_otel.ledger.spool import Spool
+from faillog_otel.ledger.upkeep import prune, wipe_urls
 from faillog_otel.segment import api
 from faillog_otel.segment.api import SegmentApi
 from faillog_otel.segment.download import Downloader, Forbidden, Gone, Got, Known, Same
@@ -288,10 +289,10 @@ class Fetcher:
         return now_ns
 
     def _tidy(self, now_ns: int) -> None:
-        self._ledger.wipe_urls(now_ns)
+        wipe_urls(self._ledger, now_ns)
         if now_ns - self._pruned_ns >= HOUR_NS:
             self._pruned_ns = now_ns
-            for collection, hour in self._ledger.prune(now_ns):
+            for collection, hour in prune(self._ledger, now_ns):
                 forget_digests(self._ledger.folder.digests, collection, hour)
 
     def _quota(self) -> Quota:

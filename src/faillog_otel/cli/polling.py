@@ -26,6 +26,7 @@ from faillog_otel.ledger.folder import StateFolder
 from faillog_otel.ledger.ledger import Ledger
 from faillog_otel.ledger.objects import clean_digests
 from faillog_otel.ledger.spool import Spool
+from faillog_otel.ledger.upkeep import recover
 from faillog_otel.ledger.views import pending_records
 from faillog_otel.otlp.encoding import ProtobufEncoder
 from faillog_otel.segment.api import SegmentApi
@@ -59,7 +60,7 @@ def poll(
         ledger = Ledger(folder)
         stack.callback(ledger.close)
         spool = Spool(folder.spool)
-        ledger.recover(clock.now_ns(), spool.clean(ledger.in_spool()))
+        recover(ledger, clock.now_ns(), spool.clean(ledger.in_spool()))
         clean_digests(folder.digests, ledger.open_hours())
         if only_wanted:
             now_ns = clock.now_ns()

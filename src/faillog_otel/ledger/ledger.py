@@ -5,7 +5,6 @@ T3 what became of a stretch of its records, with those that are kept. Never is a
 that is not durable here. State is per object: there is no mark that all before it is done.
 """
 
-import hashlib
 import sqlite3
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -13,19 +12,15 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from faillog_otel.clock import DAY_NS, HOUR_NS
+from faillog_otel.clock import DAY_NS
 from faillog_otel.errors import Busy, NoRoom
 from faillog_otel.ledger.counts import Kept, Stretch
 from faillog_otel.ledger.database import Database
 from faillog_otel.ledger.folder import StateFolder
+from faillog_otel.ledger.hours import complete, drop_listed, fail
 from faillog_otel.ledger.views import NEWEST
 
-URL_LIFE_NS = 2 * HOUR_NS
-"""A presigned URL works for two hours. [Segment's page]"""
-RETENTION_NS = 28 * DAY_NS
-"""Segment keeps hours for so long. [Segment's page]"""
 REQUESTS_KEPT_NS = 2 * DAY_NS
-HOURS_KEPT_NS = 60 * DAY_NS
 
 Result = TypeVar("Result")
 
@@ -111,7 +106,7 @@ class Ledger:
             )
             return int(added.lastrowid or 0)
 
-        return self._transact(steps)
+        return self.transact(steps)
 
     def heard(self, request: int, outcome: str, said: Said) -> None:
         """How a request was answered, and what the answer said about the quota."""
@@ -129,7 +124,7 @@ class Ledger:
                     (said.at_ns, said.remaining, said.reset_ns),
                 )
 
-        self._transact(steps)
+        self.transact(steps)
 
     def listed(
         self, request: int, collection: str, hour: int, urls: Sequence[str], *, now_ns: int, closing: bool
@@ -138,7 +133,7 @@ class Ledger:
 
         def steps(db: sqlite3.Connection) -> None:
             db.execute("UPDATE requests SET outcome = 'listed' WHERE id = ?", (request,))
-            _drop_listed(db, collection, hour)
+            drop_listed(db, collection, hour)
             db.execute(
                 "INSERT INTO hours (collection, hour, listing_ns, closing) VALUES (?, ?, ?, ?)"
                 " ON CONFLICT DO UPDATE SET listing_ns = excluded.listing_ns, closing = excluded.closing",
@@ -149,13 +144,13 @@ class Ledger:
                 " VALUES (?, ?, ?, 'listed', ?, ?)",
                 ((collection, hour, urlsplit(url).path, url, now_ns) for url in dict.fromkeys(urls)),
             )
-            _complete(db, collection, hour)
+            complete(db, collection, hour)
 
-        self._transact(steps)
+        self.transact(steps)
 
     def listing_failed(self, collection: str, hour: int, why: str, now_ns: int) -> None:
         """An hour could not be listed, or an object of it not downloaded: it is to be listed again."""
-        self._transact(lambda db: _fail(db, collection, hour, why, now_ns))
+        self.transact(lambda db: fail(db, collection, hour, why, now_ns))
 
     def want(self, collection: str, hours: Sequence[int]) -> None:
         """A person asks to read hours again: what was sent of them is sent again, with the same ids."""
@@ -173,7 +168,7 @@ class Ledger:
                     (collection, hour),
                 )
 
-        self._transact(steps)
+        self.transact(steps)
 
     def move_requests(self, by_ns: int) -> None:
         """The clock was set: what was noted moves along, else requests would come back too early or late."""
@@ -186,11 +181,11 @@ class Ledger:
             )
             db.execute("UPDATE hours SET failed_ns = failed_ns + ? WHERE failures > 0", (by_ns,))
 
-        self._transact(steps)
+        self.transact(steps)
 
     def note(self, name: str, value: str) -> None:
         """Remembers a fact."""
-        self._transact(lambda db: db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value)))
+        self.transact(lambda db: db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value)))
 
     def fact(self, name: str) -> str | None:
         """A fact that was noted."""
@@ -239,9 +234,9 @@ class Ledger:
                     listed.id,
                 ),
             )
-            _complete(db, listed.collection, listed.hour)
+            complete(db, listed.collection, listed.hour)
 
-        self._transact(steps)
+        self.transact(steps)
 
     def unchanged(self, listed: Listed) -> None:
         """T2, too: the object is the one that was read at its path before."""
@@ -254,13 +249,13 @@ class Ledger:
                 (listed.listed_ns, listed.collection, listed.hour, listed.id),
             )
             db.execute("DELETE FROM objects WHERE id = ?", (listed.id,))
-            _complete(db, listed.collection, listed.hour)
+            complete(db, listed.collection, listed.hour)
 
-        self._transact(steps)
+        self.transact(steps)
 
     def download_failed(self, listed: Listed) -> None:
         """A download that may be tried again."""
-        self._transact(
+        self.transact(
             lambda db: db.execute("UPDATE objects SET tries = tries + 1 WHERE id = ?", (listed.id,))
         )
 
@@ -303,11 +298,11 @@ class Ledger:
                     (NEWEST + spooled.collection, str(stretch.newest_ns)),
                 )
 
-        self._transact(steps)
+        self.transact(steps)
 
     def done(self, spooled: Spooled) -> None:
         """The object is read to its end, and the digests of its records are saved."""
-        self._transact(lambda db: db.execute("UPDATE objects SET state = 'done' WHERE id = ?", (spooled.id,)))
+        self.transact(lambda db: db.execute("UPDATE objects SET state = 'done' WHERE id = ?", (spooled.id,)))
 
     # -- the quarantine --------------------------------------------------------------------------------------
 
@@ -335,7 +330,7 @@ class Ledger:
                 ):
                     db.execute(_CHANGE_PAST, {**key, "hour": -1})
 
-        self._transact(steps)
+        self.transact(steps)
 
     def in_spool(self) -> set[int]:
         """The objects whose records are not all written down."""
@@ -349,140 +344,14 @@ class Ledger:
         )
         return [(row["collection"], row["hour"]) for row in rows]
 
-    # -- coming back, and forgetting -----------------------------------------------------------------------
-
-    def recover(self, now_ns: int, in_spool: set[int]) -> None:
-        """After a crash: what was left unanswered failed; what was spooled and is gone is listed again."""
-
-        def steps(db: sqlite3.Connection) -> None:
-            # What a clock that was wrong wrote into the future was written now, at the latest.
-            db.execute("UPDATE requests SET at_ns = min(at_ns, ?)", (now_ns,))
-            db.execute(
-                "UPDATE said SET at_ns = min(at_ns, ?), not_before_ns = min(not_before_ns, ?)",
-                (now_ns, now_ns + DAY_NS),
-            )
-            unanswered = db.execute("SELECT * FROM requests WHERE outcome IS NULL").fetchall()
-            for row in unanswered:
-                db.execute("UPDATE requests SET outcome = 'unanswered' WHERE id = ?", (row["id"],))
-                _fail(db, row["collection"], row["hour"], "the answer was not waited for", row["at_ns"])
-            for row in db.execute("SELECT * FROM objects WHERE state = 'spooled'").fetchall():
-                if row["id"] not in in_spool:
-                    db.execute(
-                        "UPDATE objects SET state = 'done', records = position, lines = 0, blank = 0,"
-                        " etag = NULL, last_modified = NULL, length = NULL WHERE id = ?",
-                        (row["id"],),
-                    )
-                    _fail(db, row["collection"], row["hour"], "its spool file is gone", now_ns)
-                    db.execute(
-                        "UPDATE hours SET wanted = 1 WHERE collection = ? AND hour = ?",
-                        (row["collection"], row["hour"]),
-                    )
-
-        self._transact(steps)
-        self.wipe_urls(now_ns)
-
-    def wipe_urls(self, now_ns: int) -> None:
-        """URLs that have expired: their hours are to be listed again."""
-
-        def steps(db: sqlite3.Connection) -> None:
-            expired = db.execute(
-                "SELECT DISTINCT collection, hour FROM objects WHERE state = 'listed' AND listed_ns <= ?",
-                (now_ns - URL_LIFE_NS,),
-            ).fetchall()
-            for row in expired:
-                _fail(db, row["collection"], row["hour"], "its URLs expired before the download", now_ns)
-
-        self._transact(steps)
-
-    def prune(self, now_ns: int) -> list[tuple[str, int]]:
-        """Sums up the objects of closed hours; returns the hours whose digests are of no use any more.
-
-        What Segment does not have any more is closed, too.
-        """
-        hour = now_ns // HOUR_NS
-
-        def steps(db: sqlite3.Connection) -> list[tuple[str, int]]:
-            db.execute(
-                "UPDATE hours SET closed = 1 WHERE NOT closed AND hour < ?",
-                (hour - RETENTION_NS // HOUR_NS,),
-            )
-            ripe = db.execute(
-                "SELECT collection, hour FROM hours h WHERE closed AND EXISTS (SELECT 1 FROM objects o"
-                " WHERE o.collection = h.collection AND o.hour = h.hour) AND NOT EXISTS"
-                " (SELECT 1 FROM objects o WHERE o.collection = h.collection AND o.hour = h.hour"
-                " AND o.state != 'done')"
-            ).fetchall()
-            for row in ripe:
-                key = (row["collection"], row["hour"])
-                db.execute(_SUM_UP_OBJECTS + _ADDED, (*key, *key))
-                db.execute("DELETE FROM objects WHERE collection = ? AND hour = ?", key)
-            gone = db.execute(
-                "SELECT collection, hour FROM hours h WHERE hour < ? AND NOT EXISTS (SELECT 1 FROM objects o"
-                " WHERE o.collection = h.collection AND o.hour = h.hour)",
-                (hour - HOURS_KEPT_NS // HOUR_NS,),
-            ).fetchall()
-            for row in gone:
-                key = (row["collection"], row["hour"])
-                db.execute(_SUM_UP_PAST + _ADDED, (row["collection"], -1, *key))
-                db.execute("DELETE FROM past WHERE collection = ? AND hour = ?", key)
-                db.execute("DELETE FROM hours WHERE collection = ? AND hour = ?", key)
-            return [(row["collection"], row["hour"]) for row in ripe]
-
-        return self._transact(steps)
-
-    def _transact(self, steps: Callable[[sqlite3.Connection], Result]) -> Result:
+    def transact(self, steps: Callable[[sqlite3.Connection], Result]) -> Result:
+        """One durable transaction; where the disk is full, in the room that the ballast gives up."""
         try:
             return self.database.transact(steps)
         except NoRoom as error:
             if isinstance(error, Busy) or not self.folder.give_up_ballast():
                 raise
         return self.database.transact(steps)
-
-
-def _drop_listed(db: sqlite3.Connection, collection: str, hour: int) -> None:
-    db.execute(
-        "DELETE FROM objects WHERE collection = ? AND hour = ? AND state = 'listed'", (collection, hour)
-    )
-
-
-def _fail(db: sqlite3.Connection, collection: str, hour: int, why: str, now_ns: int) -> None:
-    _drop_listed(db, collection, hour)
-    db.execute(
-        "INSERT INTO hours (collection, hour, failures, failed_ns, failed_why) VALUES (?, ?, 1, ?, ?)"
-        " ON CONFLICT DO UPDATE SET failures = failures + 1, failed_ns = excluded.failed_ns,"
-        " failed_why = excluded.failed_why, listing_ns = NULL",
-        (collection, hour, now_ns, why),
-    )
-
-
-def _complete(db: sqlite3.Connection, collection: str, hour: int) -> None:
-    """Where all objects of the listing are there, the listing counts."""
-    key = (collection, hour)
-    [row] = db.execute("SELECT * FROM hours WHERE collection = ? AND hour = ?", key).fetchall()
-    of_hour = "FROM objects WHERE collection = ? AND hour = ? AND"
-    if (
-        row["listing_ns"] is None or db.execute(f"SELECT 1 {of_hour} state = 'listed'", key).fetchone()
-    ):  # our own words
-        return
-    shown = db.execute(
-        f"SELECT path, etag, last_modified, length {of_hour} listed_ns = ? ORDER BY 1, 2, 3, 4",  # as above
-        (*key, row["listing_ns"]),
-    ).fetchall()
-    identity = hashlib.sha256(repr([tuple(each) for each in shown]).encode()).hexdigest()
-    is_same = identity == row["identity"] and row["same_since_ns"] is not None
-    db.execute(
-        "UPDATE hours SET listing_ns = NULL, first_listed_ns = coalesce(first_listed_ns, :at),"
-        " last_listed_ns = :at, listings = listings + 1, identity = :identity, same_since_ns = :same,"
-        " failures = 0, failed_why = '', closed = max(closed, closing), wanted = 0"
-        " WHERE collection = :collection AND hour = :hour",
-        {
-            "at": row["listing_ns"],
-            "identity": identity,
-            "same": row["same_since_ns"] if is_same else row["listing_ns"],
-            "collection": collection,
-            "hour": hour,
-        },
-    )
 
 
 _CHANGE_OBJECT = """
@@ -494,21 +363,6 @@ _CHANGE_PAST = """
 UPDATE past SET exported = exported + :exported, rejected = rejected + :rejected,
     quarantined = quarantined + :quarantined
 WHERE collection = :collection AND hour = :hour
-"""
-_SUM_UP_OBJECTS = """
-INSERT INTO past SELECT ?, ?, count(*), sum(lines), sum(blank), sum(records), sum(exported), sum(rejected),
-    sum(quarantined), sum(duplicate)
-FROM objects WHERE collection = ? AND hour = ? HAVING count(*) > 0
-"""
-_SUM_UP_PAST = """
-INSERT INTO past SELECT ?, ?, objects, lines, blank, records, exported, rejected, quarantined, duplicate
-FROM past WHERE collection = ? AND hour = ?
-"""
-_ADDED = """
-ON CONFLICT DO UPDATE SET objects = objects + excluded.objects, lines = lines + excluded.lines,
-    blank = blank + excluded.blank, records = records + excluded.records,
-    exported = exported + excluded.exported, rejected = rejected + excluded.rejected,
-    quarantined = quarantined + excluded.quarantined, duplicate = duplicate + excluded.duplicate
 """
 
 

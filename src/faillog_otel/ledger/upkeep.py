@@ -1,0 +1,115 @@
+"""The ledger after a crash, and over months: what was left unanswered, what has expired, what is over.
+
+All raise NoRoom and LedgerBroken.
+"""
+
+import sqlite3
+
+from faillog_otel.clock import DAY_NS, HOUR_NS
+from faillog_otel.ledger.hours import fail
+from faillog_otel.ledger.ledger import Ledger
+
+URL_LIFE_NS = 2 * HOUR_NS
+"""A presigned URL works for two hours. [Segment's page]"""
+RETENTION_NS = 28 * DAY_NS
+"""Segment keeps hours for so long. [Segment's page]"""
+HOURS_KEPT_NS = 60 * DAY_NS
+
+
+def recover(ledger: Ledger, now_ns: int, in_spool: set[int]) -> None:
+    """After a crash: what was left unanswered failed; what was spooled and is gone is listed again."""
+
+    def steps(db: sqlite3.Connection) -> None:
+        # What a clock that was wrong wrote into the future was written now, at the latest.
+        db.execute("UPDATE requests SET at_ns = min(at_ns, ?)", (now_ns,))
+        db.execute(
+            "UPDATE said SET at_ns = min(at_ns, ?), not_before_ns = min(not_before_ns, ?)",
+            (now_ns, now_ns + DAY_NS),
+        )
+        unanswered = db.execute("SELECT * FROM requests WHERE outcome IS NULL").fetchall()
+        for row in unanswered:
+            db.execute("UPDATE requests SET outcome = 'unanswered' WHERE id = ?", (row["id"],))
+            fail(db, row["collection"], row["hour"], "the answer was not waited for", row["at_ns"])
+        for row in db.execute("SELECT * FROM objects WHERE state = 'spooled'").fetchall():
+            if row["id"] not in in_spool:
+                db.execute(
+                    "UPDATE objects SET state = 'done', records = position, lines = 0, blank = 0,"
+                    " etag = NULL, last_modified = NULL, length = NULL WHERE id = ?",
+                    (row["id"],),
+                )
+                fail(db, row["collection"], row["hour"], "its spool file is gone", now_ns)
+                db.execute(
+                    "UPDATE hours SET wanted = 1 WHERE collection = ? AND hour = ?",
+                    (row["collection"], row["hour"]),
+                )
+
+    ledger.transact(steps)
+    wipe_urls(ledger, now_ns)
+
+
+def wipe_urls(ledger: Ledger, now_ns: int) -> None:
+    """URLs that have expired: their hours are to be listed again."""
+
+    def steps(db: sqlite3.Connection) -> None:
+        expired = db.execute(
+            "SELECT DISTINCT collection, hour FROM objects WHERE state = 'listed' AND listed_ns <= ?",
+            (now_ns - URL_LIFE_NS,),
+        ).fetchall()
+        for row in expired:
+            fail(db, row["collection"], row["hour"], "its URLs expired before the download", now_ns)
+
+    ledger.transact(steps)
+
+
+def prune(ledger: Ledger, now_ns: int) -> list[tuple[str, int]]:
+    """Sums up the objects of closed hours; returns the hours whose digests are of no use any more.
+
+    What Segment does not have any more is closed, too.
+    """
+    hour = now_ns // HOUR_NS
+
+    def steps(db: sqlite3.Connection) -> list[tuple[str, int]]:
+        db.execute(
+            "UPDATE hours SET closed = 1 WHERE NOT closed AND hour < ?",
+            (hour - RETENTION_NS // HOUR_NS,),
+        )
+        ripe = db.execute(
+            "SELECT collection, hour FROM hours h WHERE closed AND EXISTS (SELECT 1 FROM objects o"
+            " WHERE o.collection = h.collection AND o.hour = h.hour) AND NOT EXISTS"
+            " (SELECT 1 FROM objects o WHERE o.collection = h.collection AND o.hour = h.hour"
+            " AND o.state != 'done')"
+        ).fetchall()
+        for row in ripe:
+            key = (row["collection"], row["hour"])
+            db.execute(_SUM_UP_OBJECTS + _ADDED, (*key, *key))
+            db.execute("DELETE FROM objects WHERE collection = ? AND hour = ?", key)
+        gone = db.execute(
+            "SELECT collection, hour FROM hours h WHERE hour < ? AND NOT EXISTS (SELECT 1 FROM objects o"
+            " WHERE o.collection = h.collection AND o.hour = h.hour)",
+            (hour - HOURS_KEPT_NS // HOUR_NS,),
+        ).fetchall()
+        for row in gone:
+            key = (row["collection"], row["hour"])
+            db.execute(_SUM_UP_PAST + _ADDED, (row["collection"], -1, *key))
+            db.execute("DELETE FROM past WHERE collection = ? AND hour = ?", key)
+            db.execute("DELETE FROM hours WHERE collection = ? AND hour = ?", key)
+        return [(row["collection"], row["hour"]) for row in ripe]
+
+    return ledger.transact(steps)
+
+
+_SUM_UP_OBJECTS = """
+INSERT INTO past SELECT ?, ?, count(*), sum(lines), sum(blank), sum(records), sum(exported), sum(rejected),
+    sum(quarantined), sum(duplicate)
+FROM objects WHERE collection = ? AND hour = ? HAVING count(*) > 0
+"""
+_SUM_UP_PAST = """
+INSERT INTO past SELECT ?, ?, objects, lines, blank, records, exported, rejected, quarantined, duplicate
+FROM past WHERE collection = ? AND hour = ?
+"""
+_ADDED = """
+ON CONFLICT DO UPDATE SET objects = objects + excluded.objects, lines = lines + excluded.lines,
+    blank = blank + excluded.blank, records = records + excluded.records,
+    exported = exported + excluded.exported, rejected = rejected + excluded.rejected,
+    quarantined = quarantined + excluded.quarantined, duplicate = duplicate + excluded.duplicate
+"""
