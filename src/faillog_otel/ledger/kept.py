@@ -134,6 +134,8 @@ class Replayed:
             return
         with Path(self.aside).open("rb") as left, _open_to_add(self.path) as file:
             left.seek(read_to)
+            if left.read(1) != b"\n":  # the end of the last line that was read
+                left.seek(read_to)
             _copy(left, file)
 
 
