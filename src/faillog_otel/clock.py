@@ -10,6 +10,8 @@ from typing import Protocol
 SECOND_NS = 1_000_000_000
 HOUR_NS = 3600 * SECOND_NS
 DAY_NS = 24 * HOUR_NS
+RETENTION_NS = 28 * DAY_NS
+"""Segment keeps an hour for so long, from its start. [Segment's page]"""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -32,6 +32,10 @@ RESPONSE_HEADERS = (
 """The response headers that leave by default; a `*` at the end stands for any rest."""
 
 
+SHORTEST_SECRET = 4
+"""Characters of a header value's word: to mask shorter ones would garble all messages."""
+
+
 class Secret:
     """A text that shows itself only to who calls `reveal()`: not in a repr, log, f-string or comparison."""
 
@@ -81,6 +85,14 @@ class Target(Struct, frozen=True, kw_only=True):
     """A file of CA certificates, PEM; None are the system's."""
     client_certificate: str | None = None
     client_key: str | None = None
+
+    def masked(self, text: str) -> str:
+        """The text without our header values: a server may say back what we sent it, "invalid key ..."."""
+        for _, value in self.headers:
+            for word in (value.reveal(), *value.reveal().split()):
+                if len(word) >= SHORTEST_SECRET:
+                    text = text.replace(word, "***")
+        return text
 
     @property
     def shown_url(self) -> str:

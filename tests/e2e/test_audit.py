@@ -32,8 +32,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Polled]:
 @pytest.fixture
 def polled(original: Polled, tmp_path: Path) -> Polled:
     """A copy, to be damaged."""
-    shutil.copytree(original.folder, tmp_path, dirs_exist_ok=True)
-    return Polled(original.segment, tmp_path)
+    return original.copied_to(tmp_path)
 
 
 def test_all_holds_after_runs(original: Polled) -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 import pty
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -31,8 +30,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Polled]:
 @pytest.fixture
 def polled(original: Polled, tmp_path: Path) -> Polled:
     """A copy, to be changed."""
-    shutil.copytree(original.folder, tmp_path, dirs_exist_ok=True)
-    return Polled(original.segment, tmp_path)
+    return original.copied_to(tmp_path)
 
 
 def test_status_says_what_the_run_did(original: Polled) -> None:

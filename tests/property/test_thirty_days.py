@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from support.thirty_days import CALM, ROUGH, Result, Trouble, thirty_days
 
-from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS
+from faillog_otel.clock import DAY_NS, HOUR_NS, RETENTION_NS, SECOND_NS
 from faillog_otel.segment.quota import Debit, Quota, Said
-from faillog_otel.segment.schedule import RETENTION_NS, HourView, ScheduleConfig, plan
+from faillog_otel.segment.schedule import HourView, ScheduleConfig, plan
 
 NOW = 490_000 * HOUR_NS + 1234 * SECOND_NS
 

@@ -1,6 +1,7 @@
 """A state folder that the real program filled: `run --once` against the simulated Segment."""
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -30,6 +31,11 @@ class Polled(Struct, frozen=True):
     def state(self) -> Path:
         """The state folder."""
         return self.folder / "state"
+
+    def copied_to(self, folder: Path) -> "Polled":
+        """The same in another folder, to be changed or damaged."""
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        return Polled(self.segment, folder)
 
     @property
     def options(self) -> list[str]:

@@ -12,10 +12,10 @@ from statistics import quantiles
 from msgspec import Struct
 from msgspec.structs import replace
 
-from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS
+from faillog_otel.clock import DAY_NS, HOUR_NS, RETENTION_NS, SECOND_NS
 from faillog_otel.segment.generator import RETRY_SECONDS
 from faillog_otel.segment.quota import Debit, Quota, Said
-from faillog_otel.segment.schedule import LAST_CALL_NS, RETENTION_NS, HourView, ScheduleConfig, plan
+from faillog_otel.segment.schedule import LAST_CALL_NS, HourView, ScheduleConfig, plan
 
 MINUTE_NS = 60 * SECOND_NS
 START_NS = 490_000 * HOUR_NS + 7 * MINUTE_NS

@@ -9,10 +9,10 @@ from typing import Literal
 
 from msgspec import Struct
 
-from faillog_otel.clock import HOUR_NS, hour_of, hour_text, time_text
+from faillog_otel.clock import HOUR_NS, RETENTION_NS, hour_of, hour_text, time_text
 from faillog_otel.ledger.upkeep import HOURS_KEPT_NS
 from faillog_otel.ledger.views import SeenHour
-from faillog_otel.segment.schedule import RETENTION_NS, SETTLED_AFTER_NS
+from faillog_otel.segment.schedule import SETTLED_AFTER_NS
 
 State = Literal["waiting", "partial", "read", "settled", "closed", "empty", "failed", "expired"]
 

@@ -8,10 +8,10 @@ import logging
 from collections.abc import Callable
 from typing import Literal
 
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from faillog_otel.app.ledger_view import hour_views, quota_of
-from faillog_otel.clock import HOUR_NS, SECOND_NS, Clock, hour_of, hour_text
+from faillog_otel.clock import HOUR_NS, RETENTION_NS, SECOND_NS, Clock, hour_of, hour_text
 from faillog_otel.errors import LedgerBroken, NoRoom
 from faillog_otel.events.forms import form_of, read_records
 from faillog_otel.events.record import Blank
@@ -20,11 +20,12 @@ from faillog_otel.ledger.ledger import Content, Identity, Ledger, Listed, Said
 from faillog_otel.ledger.objects import forget_digests
 from faillog_otel.ledger.spool import Spool
 from faillog_otel.ledger.upkeep import prune, wipe_urls
+from faillog_otel.ledger.views import fact
 from faillog_otel.segment import api
 from faillog_otel.segment.api import SegmentApi
 from faillog_otel.segment.download import Downloader, Forbidden, Gone, Got, Known, Same
 from faillog_otel.segment.quota import Quota
-from faillog_otel.segment.schedule import LAST_CALL_NS, RETENTION_NS, Ask, Plan, ScheduleConfig, plan
+from faillog_otel.segment.schedule import LAST_CALL_NS, Ask, Plan, ScheduleConfig, plan
 
 _log = logging.getLogger(__name__)
 
@@ -93,10 +94,9 @@ class Fetcher:
             self._tidy(now_ns)
             if not self._ledger.folder.has_room():
                 return self._no_room(now_ns)
-            listed = self._ledger.to_download()
-            self._to_download(len(listed))
-            if listed:
-                self._download(listed[0])
+            self._to_download(self._ledger.to_download())
+            if listed := self._ledger.next_listed():
+                self._download(listed)
                 return None
             views, schedule = hour_views(self._ledger.database), self._schedule_of(now_ns)
             self.plan = plan(now_ns, views, self._quota(), schedule)
@@ -114,7 +114,7 @@ class Fetcher:
         return replace(self._schedule, collections=tuple(tried))
 
     def _refused_until(self, collection: str) -> int:
-        return int(self._ledger.fact(REFUSED + collection) or 0)
+        return int(fact(self._ledger.database, REFUSED + collection) or 0)
 
     def _no_room(self, now_ns: int) -> int:
         _log.error("%s: the disk is full: nothing is asked for until there is room", self._ledger.folder.path)
@@ -152,7 +152,7 @@ class Fetcher:
     # -- asking ------------------------------------------------------------------------------------------
 
     def _list(self, ask: Ask) -> None:
-        form: api.Form = "body" if self._ledger.fact(FORM) == "body" else "both"
+        form: api.Form = "body" if fact(self._ledger.database, FORM) == "body" else "both"
         answered = self._ask(ask, form)
         is_left = self._quota().left(self._clock.now_ns(), with_reserve=True) > 0
         if isinstance(answered.outcome, api.Misunderstood) and is_left:
@@ -229,7 +229,7 @@ class Fetcher:
 
     def _download(self, listed: Listed) -> None:
         where = f"{listed.collection}, {hour_text(listed.hour)}"
-        known = Known(*_fields(listed.known)) if listed.known else None
+        known = Known(*astuple(listed.known)) if listed.known else None
         with self._spool.download(listed.id) as part:
             found = self._downloader.download(listed.url, known, part.file, self._is_stopping)
             part.is_whole = isinstance(found, Got)
@@ -297,7 +297,3 @@ class Fetcher:
 
     def _quota(self) -> Quota:
         return quota_of(self._ledger.database, self._not_before_ns)
-
-
-def _fields(identity: Identity) -> tuple[str | None, str | None, int | None]:
-    return identity.etag, identity.last_modified, identity.length

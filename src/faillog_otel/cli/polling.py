@@ -11,7 +11,7 @@ from typing import Any
 from faillog_otel.app.answers import Answers
 from faillog_otel.app.fetcher import Fetcher
 from faillog_otel.app.forwarder import Forwarder, Progress
-from faillog_otel.app.ledger_view import SINCE
+from faillog_otel.app.ledger_view import SINCE, wanted_since_ns
 from faillog_otel.app.sidecar import Sidecar
 from faillog_otel.app.standing import Standing
 from faillog_otel.cli.delivering import USER_AGENT, delivering, sending_client, writing
@@ -27,7 +27,7 @@ from faillog_otel.ledger.ledger import Ledger
 from faillog_otel.ledger.objects import clean_digests
 from faillog_otel.ledger.spool import Spool
 from faillog_otel.ledger.upkeep import recover
-from faillog_otel.ledger.views import pending_records
+from faillog_otel.ledger.views import fact, pending_records
 from faillog_otel.otlp.encoding import ProtobufEncoder
 from faillog_otel.segment.api import SegmentApi
 from faillog_otel.segment.download import Downloader
@@ -174,13 +174,10 @@ def token_source(config: SegmentConfig) -> Callable[[], Secret]:
 
 def schedule_of(ledger: Ledger, config: SegmentConfig, now_ns: int, *, once: bool) -> ScheduleConfig:
     """What is asked for. What an earlier run wanted stays wanted: a restart must not lose hours."""
-    since_ns = config.since.ns(now_ns)
-    noted = ledger.fact(SINCE)
-    if noted is None or int(noted) > since_ns:
+    since_ns = wanted_since_ns(ledger.database, config.since.ns(now_ns))
+    if fact(ledger.database, SINCE) != str(since_ns):
         ledger.note(SINCE, str(since_ns))
         _log.info("hours since %s are wanted", time_text(since_ns))
-    else:
-        since_ns = int(noted)
     return ScheduleConfig(
         collections=config.collections,
         since_ns=since_ns,

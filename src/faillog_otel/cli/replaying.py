@@ -12,7 +12,7 @@ from faillog_otel.cli.delivering import delivering, sending_client, writing
 from faillog_otel.cli.polling import poll
 from faillog_otel.cli.report import Ending, exit_code, records, summary
 from faillog_otel.cli.shutdown import Shutdown
-from faillog_otel.clock import HOUR_NS, Clock, hour_of
+from faillog_otel.clock import HOUR_NS, RETENTION_NS, Clock, hour_of
 from faillog_otel.config import Moment, RunConfig
 from faillog_otel.errors import ConfigError, LedgerBroken
 from faillog_otel.ledger.folder import StateFolder
@@ -23,7 +23,6 @@ from faillog_otel.ledger.spool import REPLAY
 from faillog_otel.ledger.views import kept_by_reason
 from faillog_otel.otlp.encoding import ProtobufEncoder
 from faillog_otel.segment.paths import InputFile
-from faillog_otel.segment.schedule import RETENTION_NS
 
 _log = logging.getLogger(__name__)
 
@@ -90,9 +89,8 @@ def replay_hours(
     with ExitStack() as stack:
         shutdown = stack.enter_context(Shutdown())
         now_ns = (clock or shutdown).now_ns()
-        until_ns = min(
-            hour_of(now_ns) * HOUR_NS, until.ns(now_ns) if until else now_ns
-        )  # hours that are over
+        over_ns = hour_of(now_ns) * HOUR_NS
+        until_ns = min(over_ns, until.ns(now_ns)) if until else over_ns
         since_ns = since.ns(now_ns)
         first = max(hour_of(since_ns), hour_of(now_ns - RETENTION_NS) + 1)
         hours = range(first, -(-until_ns // HOUR_NS))

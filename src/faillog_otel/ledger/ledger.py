@@ -187,34 +187,34 @@ class Ledger:
         """Remembers a fact."""
         self.transact(lambda db: db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value)))
 
-    def fact(self, name: str) -> str | None:
-        """A fact that was noted."""
-        rows = self.database.rows("SELECT value FROM facts WHERE name = ?", name)
-        return str(rows[0]["value"]) if rows else None
-
     # -- T2: downloads -------------------------------------------------------------------------------------
 
-    def to_download(self) -> list[Listed]:
-        """The objects that were listed and neither spooled nor given up, the oldest listing first."""
+    def next_listed(self) -> Listed | None:
+        """The next object to download, of the oldest listing; None when nothing is left."""
         rows = self.database.rows(
             "SELECT o.*, k.id AS known, k.etag AS k_etag, k.last_modified AS k_modified, k.length AS k_length"
             " FROM objects o LEFT JOIN objects k ON k.id = ("
             "   SELECT max(id) FROM objects WHERE collection = o.collection AND hour = o.hour"
             "   AND path = o.path AND state != 'listed' AND length IS NOT NULL)"
-            " WHERE o.state = 'listed' ORDER BY o.listed_ns, o.id"
+            " WHERE o.id = (SELECT id FROM objects WHERE state = 'listed' ORDER BY listed_ns, id LIMIT 1)"
         )
-        return [
-            Listed(
-                id=row["id"],
-                collection=row["collection"],
-                hour=row["hour"],
-                url=row["url"],
-                listed_ns=row["listed_ns"],
-                tries=row["tries"],
-                known=Identity(row["k_etag"], row["k_modified"], row["k_length"]) if row["known"] else None,
-            )
-            for row in rows
-        ]
+        if not rows:
+            return None
+        [row] = rows
+        return Listed(
+            id=row["id"],
+            collection=row["collection"],
+            hour=row["hour"],
+            url=row["url"],
+            listed_ns=row["listed_ns"],
+            tries=row["tries"],
+            known=Identity(row["k_etag"], row["k_modified"], row["k_length"]) if row["known"] else None,
+        )
+
+    def to_download(self) -> int:
+        """How many objects were listed, and neither spooled nor given up."""
+        [row] = self.database.rows("SELECT count(*) AS objects FROM objects WHERE state = 'listed'")
+        return int(row["objects"])
 
     def spooled(self, listed: Listed, identity: Identity, content: Content, now_ns: int) -> None:
         """T2: the object lies in the spool, durably. The secret part of its URL is wiped."""

@@ -5,14 +5,12 @@ All raise NoRoom and LedgerBroken.
 
 import sqlite3
 
-from faillog_otel.clock import DAY_NS, HOUR_NS
+from faillog_otel.clock import DAY_NS, HOUR_NS, RETENTION_NS
 from faillog_otel.ledger.hours import fail
 from faillog_otel.ledger.ledger import Ledger
 
 URL_LIFE_NS = 2 * HOUR_NS
 """A presigned URL works for two hours. [Segment's page]"""
-RETENTION_NS = 28 * DAY_NS
-"""Segment keeps hours for so long. [Segment's page]"""
 HOURS_KEPT_NS = 60 * DAY_NS
 
 

@@ -14,8 +14,6 @@ from faillog_otel.otlp.sender import Client
 IN_FLIGHT: dict[Protocol, int] = {"http/protobuf": 4, "http/json": 4, "grpc": 8, "file": 1, "console": 1}
 """Requests in flight at once; a file and a terminal take one after the other."""
 
-_SHORTEST_SECRET = 4
-
 Resource = tuple[tuple[str, str], ...]
 
 
@@ -67,14 +65,10 @@ def in_flight(config: DeliveryConfig) -> int:
 
 
 def _masked(outcome: Outcome, target: Target) -> Outcome:
-    """A server may say back what we sent it: "invalid key ..."."""
+    """The outcome without our header values in its words."""
     name = "message" if isinstance(outcome, Acknowledged | PartlyRejected) else "why"
     said: str = getattr(outcome, name)
-    shown = said
-    for _, value in target.headers:
-        for word in (value.reveal(), *value.reveal().split()):
-            if len(word) >= _SHORTEST_SECRET:
-                shown = shown.replace(word, "***")
+    shown = target.masked(said)
     return outcome if shown == said else replace(outcome, **{name: shown})
 
 

@@ -5,8 +5,8 @@ A pure function of the time and the ledger's view, by the schedule's own rule of
 
 from collections.abc import Mapping
 
-from faillog_otel.clock import DAY_NS, HOUR_NS, hour_of
-from faillog_otel.segment.schedule import READ_AFTER_HOURS, RETENTION_NS, HourView, ScheduleConfig
+from faillog_otel.clock import DAY_NS, HOUR_NS, RETENTION_NS, hour_of
+from faillog_otel.segment.schedule import READ_AFTER_HOURS, HourView, ScheduleConfig
 
 EXPIRES_SOON_NS = DAY_NS
 """With less than this left, an hour that was not read is about to be lost."""

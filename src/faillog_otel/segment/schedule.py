@@ -14,11 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, hour_of
+from faillog_otel.clock import DAY_NS, HOUR_NS, RETENTION_NS, SECOND_NS, hour_of
 from faillog_otel.segment.quota import Quota, Why
 
-RETENTION_NS = 28 * DAY_NS
-"""From the start of an hour."""
 LAST_CALL_NS = 27 * DAY_NS + 12 * HOUR_NS
 """From the start of an hour: half a day is left for failures."""
 LEAVING_NS = 36 * HOUR_NS

@@ -51,7 +51,6 @@ _FRAME = re.compile(
     r"^Transient error |^Failed to export metrics (batch |to [^ ]*, )| encountered while exporting .*",
     re.DOTALL,
 )
-_SHORTEST_SECRET = 4
 _LONGEST_REASON = 300
 
 
@@ -189,12 +188,7 @@ class _Exporter(MetricExporter):
 
     def why(self) -> str:
         """What the SDK said about the last sending: without its frame, and without our header values."""
-        said = _FRAME.sub("", self._words.first)
-        for _, value in self._target.headers:
-            for word in (value.reveal(), *value.reveal().split()):
-                if len(word) >= _SHORTEST_SECRET:
-                    said = said.replace(word, "***")  # a server may say back what we sent it
-        return redact_text(said)[:_LONGEST_REASON]
+        return redact_text(self._target.masked(_FRAME.sub("", self._words.first)))[:_LONGEST_REASON]
 
     def warn(self, why: str) -> None:
         with self._lock:

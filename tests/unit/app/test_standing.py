@@ -64,7 +64,9 @@ def test_what_was_read_and_exported_shows(ledger: Ledger) -> None:
     request = ledger.debit("a", hour, "fresh", now_ns)
     ledger.listed(request, "a", hour, ["https://h/x?sig=1"], now_ns=now_ns, closing=False)
     ledger.heard(request, "listed", Said(now_ns, remaining=90))
-    (listed,) = ledger.to_download()
+    assert ledger.to_download() == 1
+    listed = ledger.next_listed()
+    assert listed is not None
     ledger.spooled(listed, Identity("e", None, 9), Content(3, 0, 3), now_ns)
     spooled = ledger.next_spooled()
     assert spooled

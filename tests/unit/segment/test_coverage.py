@@ -3,10 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from faillog_otel.clock import HOUR_NS
+from faillog_otel.clock import HOUR_NS, RETENTION_NS
 from faillog_otel.segment.coverage import expires_soon, unread_hours
 from faillog_otel.segment.quota import Quota
-from faillog_otel.segment.schedule import RETENTION_NS, HourView, ScheduleConfig, plan, reads_per_hour
+from faillog_otel.segment.schedule import HourView, ScheduleConfig, plan, reads_per_hour
 
 HOUR = 490_000
 QUOTA = Quota(per_day=1_000_000, reserve=0)
