@@ -90,6 +90,7 @@ def resolve(
             bodies=first("mapping", "bodies", "response"),
             response_headers=RESPONSE_HEADERS + tuple(first("mapping", "response_headers", ())),
             time_policy=_named("time policy", parse_time_policy, first("mapping", "time_policy", "occurred")),
+            join=first("mapping", "join", "parent"),
             destination_names=first("mapping", "destination_names", {}),
             resource=_resource(first("mapping", "resource_attributes", {})),
             redaction_key=Secret(redaction_key) if redaction_key else None,

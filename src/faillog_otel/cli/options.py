@@ -57,6 +57,11 @@ _OPTIONS = (
         help="The time of a record: occurred, arrival, or clamp:AGE (never older).  [default: occurred]",
     ),
     click.option(
+        "--join",
+        type=click.Choice(["parent", "link", "off"]),
+        help="How failures join the application's own trace, where it is known.  [default: parent]",
+    ),
+    click.option(
         "--fail-on",
         type=click.Choice(["never", "discarded", "failure", "quarantined"]),
         multiple=True,
@@ -138,7 +143,7 @@ def forwarding_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 DEFAULT_FLAGS: dict[str, Any] = {
     **dict.fromkeys(
-        ("endpoint", "protocol", "output", "signals", "bodies", "time_policy", "wait", "summary")
+        ("endpoint", "protocol", "output", "signals", "bodies", "time_policy", "join", "wait", "summary")
     ),
     **dict.fromkeys(("config_file", "log_format", "since", "until", "state_dir", "segment_url")),
     "collections": (),
@@ -242,7 +247,7 @@ def _flag_layer(flags: dict[str, Any]) -> "Layer":
                 output=flags["output"],
                 signals=[part.strip() for part in signals.split(",")] if signals is not None else None,
             ),
-            "mapping": given(bodies=flags["bodies"], time_policy=flags["time_policy"]),
+            "mapping": given(bodies=flags["bodies"], time_policy=flags["time_policy"], join=flags["join"]),
             "segment": given(
                 url=flags["segment_url"],
                 collections=list(flags["collections"]) or None,
