@@ -23,7 +23,7 @@ HOUR = 480_000
 NOW = HOUR * HOUR_NS + 17 * 60 * SECOND_NS
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 FULL = f"{TRACEPARENT}-5f0c6a51-33b2-4a3e-a7a5-2d4b1c9f0e77"
-COMPACT = "tr1-0KbAbiUsIIDQlRRm2ULRyAq7Yx03LmZt5"
+COMPACT = "tr1-0Kgywt6S99MKiCkM5FLT48q7Yx03LmZt"
 EVENT = {"userId": "user-1", "event": "Order Completed", "messageId": "message-1"}
 WORLD = WorldConfig(collections=("a", "b", "c"), messages=0.0, growth=("append",), formats=("jsonl",))
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # all is plain; made once, for making one takes long
