@@ -147,7 +147,7 @@ class World:
             return ()
         self._inbox.shown(now_ns)  # before it is counted, so that none that comes now can be in it
         generation = self.generation(collection, hour, now_ns)
-        return self._generation(collection, hour, generation) if generation else ()
+        return self._of_generation(collection, hour, generation) if generation else ()
 
     def generation(self, collection: str, hour: int, now_ns: int) -> int:
         """How many portions there are at a time."""
@@ -167,12 +167,12 @@ class World:
         latest = self.generation(collection, hour, now_ns)
         oldest = self.generation(collection, hour, now_ns - URL_SECONDS * SECOND_NS)
         for generation in range(latest, max(oldest, 1) - 1, -1):
-            for found in self._generation(collection, hour, generation):
+            for found in self._of_generation(collection, hour, generation):
                 if found.key == key:
                     return found
         return None
 
-    def _generation(self, collection: str, hour: int, generation: int) -> tuple[StoredObject, ...]:
+    def _of_generation(self, collection: str, hour: int, generation: int) -> tuple[StoredObject, ...]:
         return self._objects_of(collection, hour, generation, self._inbox.count(hour))
 
     # -- what happened ---------------------------------------------------------------------------------
