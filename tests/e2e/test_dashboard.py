@@ -6,7 +6,6 @@ spells them as Prometheus does.
 
 import json
 import re
-import socket
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from support.events import attempt, error, exchange, lines
 from support.polled import COLLECTION
 from support.polling import TOKEN, simulator
 from support.program import run_program
-from support.server import Server
+from support.server import Server, unused_port
 
 from faillog_otel.otlp.receiver import Receiver
 from faillog_otel.segment.generator import failure_events
@@ -58,11 +57,6 @@ def pairs(attributes: Any) -> Iterator[tuple[str, str]]:
     for pair in attributes:
         value = getattr(pair.value, pair.value.WhichOneof("value"))
         yield pair.key, str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def unused_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +135,7 @@ def query_of(target: dict[str, Any]) -> str:
 
 def names_in(query: str) -> set[str]:
     """Its words, but for texts, variables and durations."""
-    bare = re.sub(r'"[^"]*"|\$\w+|\[[^\]]*\]', " ", query)
+    bare = re.sub(r'"[^"]*"|`[^`]*`|\$\w+|\[[^\]]*\]', " ", query)
     return set(re.findall(r"[A-Za-z_][\w.]*", bare))
 
 
@@ -171,7 +165,7 @@ def test_a_panel_asks_for_what_is_emitted(target: dict[str, Any], emitted: Emitt
 
 @pytest.mark.parametrize("target", TARGETS, ids=query_of)
 def test_a_panel_uses_variables_that_there_are(target: dict[str, Any]) -> None:
-    used = re.findall(r"\$(\w+)", query_of(target))
+    used = re.findall(r"\$\{?(\w+)", query_of(target))
     assert set(used) <= VARIABLES | {"__auto", "__range", "__rate_interval"}
 
 
