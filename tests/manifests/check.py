@@ -1,4 +1,4 @@
-"""Checks docker/compose.yaml and docker/kubernetes.yaml by the program in main.go, built once for its sources.
+"""Checks docker/compose.yaml and docker/kubernetes.yaml by main.go, built once for its content.
 
 `python tests/manifests/check.py -compose FILE -kubernetes FILE`. The program lies in
 `$XDG_CACHE_HOME/faillog-otel/manifests/<hash>/` (default `~/.cache`), outside the tree, so a second call is
