@@ -188,6 +188,21 @@ def test_every_service_of_compose_is_hardened_pinned_and_asked_for_its_health(na
     assert "healthcheck" in service or name in {"faillog-otel", "collector"}  # its image's; none can be had
 
 
+@pytest.mark.parametrize("name", ["collector", "tempo", "loki"])
+def test_what_stays_on_one_machine_by_default_is_told_otherwise_in_compose(name: str) -> None:
+    """Unless variables say more, our configurations listen on loopback and write where they run."""
+    service = services()[name]
+    (config,) = (each["source"] for each in service["volumes"] if isinstance(each, dict))
+    text = (ROOT / "docker" / config).read_text("utf-8")
+    local = set(re.findall(r"\$\{(?:env:)?(\w+):-(?:127\.0\.0\.1|\./)", text))
+    assert local
+    assert local <= set(service["environment"])
+    writable = [each.partition(":")[2] for each in service["volumes"] if isinstance(each, str)]
+    folders = [value for value in service["environment"].values() if value.startswith("/")]
+    assert folders
+    assert all(any(folder.startswith(place) for place in writable) for folder in folders)
+
+
 def asked(service: dict[str, Any]) -> list[str]:
     how, *command = map(str, service["healthcheck"]["test"])
     assert how == "CMD"
