@@ -24,7 +24,7 @@ DOCKERFILE = ROOT / "docker" / "Dockerfile"
 PYTHON = Path(sys.base_prefix)
 IS_IN_USR = Path("/usr") == PYTHON
 PATH = "/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin"
-HIDDEN = ("/root", "/home", "/tmp", "/work", "/mnt", "/var/tmp", "/run", "/dev")  # noqa: S108  # hidden, not used
+HIDDEN = ("/root", "/home", "/tmp", "/mnt", "/var/tmp", "/run", "/dev")  # noqa: S108  # hidden, not used
 DEVICES = ("null", "zero", "random", "urandom")
 FROM_OUTSIDE = (
     "PIP_",
@@ -124,7 +124,7 @@ def _note(step: Instruction, image: Image) -> None:
 
 
 def _copy(step: Instruction, image: Image, built: dict[str, Image]) -> None:
-    assert set(step.flags) <= {"from", "chown", "chmod"}, step
+    assert set(step.flags) <= {"from"}, step
     *sources, target = step.rest.split()
     for source in sources:
         to = image.inside(target)
@@ -140,9 +140,7 @@ def _copy(step: Instruction, image: Image, built: dict[str, Image]) -> None:
                 end.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / file, end)
         for path in (to, *to.rglob("*")):
-            os.chown(path, *map(int, step.flags.get("chown", "0:0").split(":")), follow_symlinks=False)
-            if mode := step.flags.get("chmod"):
-                path.chmod(int(mode, 8))
+            os.chown(path, 0, 0, follow_symlinks=False)
 
 
 def _run(image: Image, command: Sequence[str]) -> None:
@@ -166,6 +164,8 @@ def _rooted(image: Image, volumes: Sequence[tuple[Path, str]], command: Sequence
     for folder in (work, root):
         folder.mkdir(exist_ok=True)
     hidden = [folder for folder in HIDDEN if Path(folder).is_dir()]
+    if not any(ROOT.is_relative_to(folder) for folder in hidden):
+        hidden.append(str(ROOT))
     lines = [
         f"mount -t overlay overlay -o lowerdir=/,upperdir={image.layer},workdir={work},index=off {root}",
         f"mount -t proc proc {root}/proc",
