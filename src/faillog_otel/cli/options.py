@@ -187,8 +187,16 @@ def config_of(flags: dict[str, Any], *, polls_forever: bool = False) -> "RunConf
         config_file=file,
         warnings=warnings,
         polls_forever=polls_forever,
-        home=os.environ.get("XDG_STATE_HOME") or str(Path("~/.local/state").expanduser()),
+        home=os.environ.get("XDG_STATE_HOME") or _state_home(),
     )
+
+
+def _state_home() -> str:
+    """Where state lies by default; here, for a user without a home, as a container's may be."""
+    try:
+        return str(Path("~/.local/state").expanduser())
+    except RuntimeError:
+        return "."
 
 
 def read_layers(flags: dict[str, Any]) -> tuple[dict[str, "Layer"], list[str], str | None]:
