@@ -6,7 +6,9 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from support.collector import Collector, build_collector
+from collector.build import build
+from support.building import CannotBuild
+from support.collector import Collector
 
 from faillog_otel.otlp.receiver import Receiver
 
@@ -24,12 +26,12 @@ def receiver() -> Iterator[Receiver]:
 @pytest.fixture(scope="session")
 def collector_program() -> Path:
     """The built OpenTelemetry Collector."""
-    program, why_not = build_collector()
-    if program is None:
+    try:
+        return build()
+    except CannotBuild as error:
         if os.environ.get("CI"):
-            pytest.fail(why_not)
-        pytest.skip(why_not)
-    return program
+            raise
+        pytest.skip(f"the Collector could not be built: {error}")
 
 
 @pytest.fixture

@@ -45,7 +45,8 @@ def build(name: str) -> Path:
         source = _source(workshop, recipe)
         for each in recipe.keep:
             workshop.go("mod", "edit", f"-dropreplace={each}", cwd=source)
-        workshop.go("build", "-mod=mod", "-o", program, recipe.package, cwd=source)
+        new_sums = ("-mod=mod",) if recipe.keep else ()
+        workshop.go("build", *new_sums, "-o", program, recipe.package, cwd=source)
         return program
 
     return build_once(name, msgspec.json.encode(recipe), make)
@@ -53,12 +54,12 @@ def build(name: str) -> Path:
 
 def _source(workshop: Workshop, recipe: Recipe) -> Path:
     """A folder with the module's files, to build in: only there do the module's replace lines count."""
-    name = f"{recipe.module} {recipe.version}"
-    (workshop.bench / "go.mod").write_text(f"module backends\n\nrequire {name}\n")
+    (workshop.bench / "go.mod").write_text("module backends\n")  # without it, go reads no go.sum
     if recipe.sum:
+        name = f"{recipe.module} {recipe.version}"
         sums = f"{name} {recipe.sum}\n{name}/go.mod {recipe.go_mod_sum}\n"
         (workshop.bench / "go.sum").write_text(sums)
-    found = workshop.go_json("mod", "download", "-json", recipe.module)
+    found = workshop.go_json("mod", "download", "-json", f"{recipe.module}@{recipe.version}")
     copy = workshop.bench / "source"
     shutil.copytree(found["Dir"], copy)
     for path in (copy, *copy.rglob("*")):  # the module cache is read-only

@@ -1,4 +1,4 @@
-"""Fixtures: built backends. They take minutes to build, so without `make backends` their tests are skipped."""
+"""Fixtures: built backends. Building takes minutes: without `make backends` their tests are skipped."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +28,7 @@ def loki_program() -> Path:
     return program_of("loki")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def jaeger() -> Iterator[Jaeger]:
     """A running Jaeger."""
     with Jaeger(program_of("jaeger")) as jaeger:

@@ -1,11 +1,11 @@
-"""Backends that keep what faillog-otel sends, each in one process on loopback, asked through its own query API."""
+"""Backends that keep what faillog-otel sends, each in one process on loopback, with their query APIs."""
 
 import re
 import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import httpx
 
@@ -44,13 +44,11 @@ def spans_in(trace: dict[str, Any]) -> list[dict[str, Any]]:
         span
         for resource in trace.get("resourceSpans", ())
         for scope in resource["scopeSpans"]
-        for span in scope.get("spans", ())  # Jaeger leaves a scope whose spans it had already
+        for span in scope.get("spans", ())  # Jaeger: none where all were doubles
     ]
 
 
-def forward(
-    content: bytes, endpoint: str, signals: str, folder: Path, *options: str, code: int = 0
-) -> Done:
+def forward(content: bytes, endpoint: str, signals: str, folder: Path, *options: str, code: int = 0) -> Done:
     """Sends a failure log with `faillog-otel run`, straight to a backend."""
     (folder / "events.ndjson").write_bytes(content)
     sent = ("--endpoint", endpoint, "--signals", signals, "--summary", "json")
@@ -98,14 +96,18 @@ class Tempo(Server):
         return {found["traceID"].rjust(32, "0") for found in answer.get("traces", ())}
 
     def flush(self) -> None:
-        """Has it write what it holds to blocks now, which it does by itself within half an hour."""
+        """Has it write what it holds to a block now, which it does by itself within minutes."""
+        before = self._metric("tempo_ingester_blocks_flushed_total")
         self._client.post("/flush").raise_for_status()
+        assert eventually(lambda: self._metric("tempo_ingester_blocks_flushed_total") > before)
 
     def blocks(self) -> int:
         """How many blocks a search looks into."""
+        return self._metric("tempodb_blocklist_length")
+
+    def _metric(self, name: str) -> int:
         metrics = self._client.get("/metrics").raise_for_status().text
-        found = re.findall(r"^tempodb_blocklist_length\{.*\} (\d+)$", metrics, re.MULTILINE)
-        return sum(map(int, found))
+        return sum(int(value) for value in re.findall(rf"^{name}(?:\{{.*\}})? (\d+)$", metrics, re.MULTILINE))
 
 
 class Jaeger(Server):
