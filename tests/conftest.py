@@ -6,7 +6,9 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from support.collector import Collector, build_collector
+from collector.build import build
+from support.building import CannotBuild
+from support.collector import Collector
 from support.sdks import install_sdks
 
 from faillog_otel.otlp.receiver import Receiver
@@ -25,7 +27,10 @@ def receiver() -> Iterator[Receiver]:
 @pytest.fixture(scope="session")
 def collector_program() -> Path:
     """The built OpenTelemetry Collector."""
-    return _there(*build_collector())
+    try:
+        return build()
+    except CannotBuild as error:
+        return _there(None, f"the Collector could not be built: {error}")
 
 
 @pytest.fixture(scope="session")

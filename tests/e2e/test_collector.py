@@ -19,6 +19,7 @@ EXCHANGE = hashlib.sha256(b'["segment.exchange","x"]').hexdigest()
 ATTEMPT_SPAN = hashlib.sha256(b'["segment.attempt","m","abc","ghi",4,"2025-03-23T20:00:00Z"]').hexdigest()[
     :16
 ]
+"""Configurations of backends, not of the collector: tests/backends start those."""
 TIME = "1742760000000000000"
 COMMON = {
     "messaging.system": "segment",

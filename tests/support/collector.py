@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +13,6 @@ ROOT = Path(__file__).parents[2]
 READY = "Everything is ready"
 CONFIGS = ROOT / "collector-config"
 ANY_PORTS = {"FAILLOG_COLLECTOR_HTTP": "127.0.0.1:0", "FAILLOG_COLLECTOR_GRPC": "127.0.0.1:0"}
-
-
-def build_collector() -> tuple[Path | None, str]:
-    """The built program; or None, and why there is none."""
-    build = [sys.executable, str(ROOT / "tests" / "collector" / "build.py")]
-    done = subprocess.run(build, capture_output=True, text=True, check=False)
-    return (Path(done.stdout.strip()), "") if done.returncode == 0 else (None, done.stderr.strip())
 
 
 def endpoint_in(said: list[str], protocol: str) -> str:
