@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Struct, field
 
 from faillog_otel.config import (
+    BackendName,
     Bodies,
     Compression,
     FailOn,
@@ -57,6 +58,7 @@ class OtlpSettings(SignalSettings, frozen=True, kw_only=True, forbid_unknown_fie
 class MappingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[mapping]`: what the forwarded data says."""
 
+    backend: BackendName | None = None
     bodies: Bodies | None = None
     response_headers: list[str] | None = None
     time_policy: str | None = None
@@ -271,6 +273,7 @@ VARIABLES: dict[str, tuple[str, _Parser]] = {
     "FAILLOG_PROTOCOL": ("otlp.protocol", str),
     "FAILLOG_SIGNALS": ("otlp.signals", _list),
     "FAILLOG_OUTPUT": ("otlp.output", str),
+    "FAILLOG_BACKEND": ("mapping.backend", str),
     "FAILLOG_BODIES": ("mapping.bodies", str),
     "FAILLOG_RESPONSE_HEADERS": ("mapping.response_headers", _list),
     "FAILLOG_TIME_POLICY": ("mapping.time_policy", str),
