@@ -14,14 +14,16 @@ test: .venv/installed collector ## Run all tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: .venv/installed ## Formatter, linters, type checker
-	$(BIN)/ruff format --check src tests
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests docker
+	$(BIN)/ruff check src tests docker
 	$(BIN)/mypy
 	$(BIN)/hadolint docker/Dockerfile
+	$(BIN)/kubernetes-validate --strict --quiet docker/kubernetes.yaml
+	$(BIN)/python tests/manifests/check.py -compose docker/compose.yaml -kubernetes docker/kubernetes.yaml
 
 format: .venv/installed ## Let ruff format and mend
-	$(BIN)/ruff format src tests
-	$(BIN)/ruff check --fix src tests
+	$(BIN)/ruff format src tests docker
+	$(BIN)/ruff check --fix src tests docker
 
 collector: .venv/installed ## Build the OpenTelemetry Collector that the tests use (cached in ~/.cache)
 	@$(BIN)/python tests/collector/build.py || [ -z "$$CI" ]
@@ -42,7 +44,9 @@ requirements: .venv/uv ## Pin the dependencies of pyproject.toml, and uv, again
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --custom-compile-command "make requirements" pyproject.toml -o requirements/run.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --custom-compile-command "make requirements" -c requirements/run.txt \
+	  --custom-compile-command "make requirements" --group build -o requirements/build.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --custom-compile-command "make requirements" -c requirements/run.txt -c requirements/build.txt \
 	  pyproject.toml --group dev -o requirements/dev.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --custom-compile-command "make requirements" --group fuzz -o requirements/fuzz.txt

@@ -14,6 +14,7 @@ Signal = Literal["logs", "traces"]
 SIGNALS: tuple[Signal, ...] = ("logs", "traces")
 
 Bodies = Literal["none", "response", "all"]
+Join = Literal["parent", "link", "off"]
 FailOn = Literal["never", "discarded", "failure", "quarantined"]
 NetworkProtocol = Literal["http/protobuf", "http/json", "grpc"]
 Protocol = Literal["http/protobuf", "http/json", "grpc", "file", "console"]
@@ -84,6 +85,8 @@ class MappingConfig(Struct, frozen=True, kw_only=True):
     bodies: Bodies = "response"
     response_headers: tuple[str, ...] = RESPONSE_HEADERS
     time_policy: TimePolicy = TimePolicy()
+    join: Join = "parent"
+    """How failed deliveries join the application's own trace, where it is known."""
     destination_names: dict[str, str] = field(default_factory=dict)
     """Destination id → the name that people know it by."""
     resource: tuple[tuple[str, str], ...] = (("service.name", "segment"),)

@@ -1,15 +1,53 @@
-"""The ids: computed from the events alone, so that anyone can compute them, in any language.
+"""Trace context across Segment: in the messageId, the one thing that comes back with a failed delivery.
 
 `H(kind, *fields)` is the SHA-256 of the compact JSON array `[kind, field, ...]` in UTF-8, exactly the
-bytes that JavaScript's `JSON.stringify` writes; an absent field is `null`. The golden vectors in
-`tests/golden/ids.json` freeze it. An application may import this module alone: it needs nothing but the
-standard library.
+bytes that JavaScript's `JSON.stringify` writes; an absent field is `null`. A messageId may also carry the
+context of the application that made it, in one of two forms:
+
+    00-<trace id, 32 hex>-<span id, 16 hex>-<flags, 2 hex>-<anything unique>     (full)
+    tr1-<trace id, 22 base62><nonce, 10 base62>                                  (compact)
+
+The golden vectors in `tests/golden/ids.json` freeze all of it. An application may import this module
+alone: it needs nothing but the standard library, and opentelemetry-api for the current context.
 """
 
 import hashlib
 import json
+import re
+import secrets
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Link
+
+SAMPLED = 0x01
+"""The flag of W3C's Trace Context that says: the caller may have recorded this."""
 
 _stringify = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+_FULL = re.compile(_TRACEPARENT.pattern + r"(?:-.*)?", re.DOTALL)
+_COMPACT = re.compile(r"tr1-([0-9A-Za-z]{22})[0-9A-Za-z]{10}")
+_BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_TRACE_DIGITS = 22
+_NONCE_DIGITS = 10
+_UNIQUE_BYTES = 16
+
+
+class TraceContext(NamedTuple):
+    """An application's context: 16 bytes of trace id, 8 of span id (none in the compact form), 8 bits."""
+
+    trace_id: bytes
+    span_id: bytes = b""
+    flags: int = SAMPLED
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether the span may have been recorded; of the compact form nobody knows otherwise."""
+        return bool(self.flags & SAMPLED)
+
+
+# -- ids -----------------------------------------------------------------------------------------------
 
 
 def digest(kind: str, *fields: str | int | None) -> bytes:
@@ -20,6 +58,11 @@ def digest(kind: str, *fields: str | int | None) -> bytes:
 def exchange_digest(exchange_id: str | None) -> bytes:
     """The digest that an exchange's trace id (bytes 0-15) and span id (bytes 16-23) are parts of."""
     return digest("segment.exchange", exchange_id)
+
+
+def derived_trace_id(message_id: str) -> bytes:
+    """The 16 bytes of the trace id that a message has by itself, whatever context its id carries."""
+    return part(digest("segment.message", message_id), 0, 16)
 
 
 def part(of: bytes, start: int, stop: int) -> bytes:
@@ -33,9 +76,105 @@ def part(of: bytes, start: int, stop: int) -> bytes:
     return of[start:stop]
 
 
+# -- reading -------------------------------------------------------------------------------------------
+
+
+def parse_traceparent(text: str) -> TraceContext | None:
+    """The context of a `traceparent` (W3C Trace Context, version 00); None where it is not valid."""
+    found = _TRACEPARENT.fullmatch(text)
+    return _checked(found) if found else None
+
+
+def context_in(message_id: str) -> TraceContext | None:
+    """The context that a messageId carries, in either form; None when it carries none that is valid.
+
+    A full one may end after its flags or go on with `-` and anything; nothing is ever half used.
+    """
+    if found := _FULL.fullmatch(message_id):
+        return _checked(found)
+    if found := _COMPACT.fullmatch(message_id):
+        number = 0
+        for digit in found[1]:
+            number = number * 62 + _BASE62.index(digit)
+        return TraceContext(number.to_bytes(16, "big")) if 0 < number < 1 << 128 else None
+    return None
+
+
+def _checked(found: re.Match[str]) -> TraceContext | None:
+    trace_id, span_id = bytes.fromhex(found[1]), bytes.fromhex(found[2])
+    return TraceContext(trace_id, span_id, int(found[3], 16)) if any(trace_id) and any(span_id) else None
+
+
 def trace_id_of(message_id: str) -> str:
     """The trace id, 32 lower-case hex characters, in which the deliveries of this message stand.
 
-    An application that knows the messageId of what it tracked can link forward to this trace.
+    It is the application's own where the messageId carries it, else computed from the messageId: an
+    application that keeps ids of its own can link forward to that trace (`span_link`).
     """
-    return part(digest("segment.message", message_id), 0, 16).hex()
+    context = context_in(message_id)
+    return (context.trace_id if context else derived_trace_id(message_id)).hex()
+
+
+# -- writing -------------------------------------------------------------------------------------------
+
+
+def message_id(context: "Context | None" = None, *, compact: bool = False) -> str:
+    """A fresh messageId that carries this OpenTelemetry context, or the current one.
+
+    The full form (88 characters) puts failed deliveries under the span that is current; the compact one (36
+    characters, letters, digits and `-`) into its trace, for destinations with tight rules for ids, such as
+    Mixpanel. Without a valid span in the context the id carries a fresh random trace id, as not sampled.
+    """
+    return _written(_current(context), compact=compact)
+
+
+def message_id_for(traceparent: str, *, compact: bool = False) -> str:
+    """A fresh messageId that carries this `traceparent`. Raises ValueError when it is not valid."""
+    context = parse_traceparent(traceparent)
+    if context is None:
+        raise ValueError("not a valid traceparent of version 00 (W3C Trace Context)")
+    return _written(context, compact=compact)
+
+
+def span_link(message_id: str) -> "Link":
+    """A link to where the message's failed deliveries would stand, for applications with ids of their own.
+
+    Its span id is that of no span: backends find the trace by it.
+    """
+    from opentelemetry.trace import Link, SpanContext, TraceFlags
+
+    context = SpanContext(
+        int(trace_id_of(message_id), 16),
+        int.from_bytes(part(digest("segment.message", message_id), 16, 24), "big"),
+        is_remote=True,
+        trace_flags=TraceFlags(SAMPLED),
+    )
+    return Link(context, {"segment.link.type": "message", "messaging.message.id": message_id})
+
+
+def _current(context: "Context | None") -> TraceContext:
+    """What OpenTelemetry's context holds; without it, or a valid span in it, a fresh one, not sampled."""
+    try:
+        from opentelemetry.trace import get_current_span
+    except ImportError:  # then there is no current context
+        return _fresh()
+    span = get_current_span(context).get_span_context()
+    if not span.is_valid:
+        return _fresh()
+    return TraceContext(span.trace_id.to_bytes(16, "big"), span.span_id.to_bytes(8, "big"), span.trace_flags)
+
+
+def _fresh() -> TraceContext:
+    random = secrets.token_bytes(32)
+    return TraceContext(part(random, 0, 16), part(random, 16, 24), 0)
+
+
+def _written(context: TraceContext, *, compact: bool) -> str:
+    if not compact:
+        ids = f"{context.trace_id.hex()}-{context.span_id.hex()}-{context.flags & 0xFF:02x}"
+        return f"00-{ids}-{secrets.token_hex(_UNIQUE_BYTES)}"
+    number, digits = int.from_bytes(context.trace_id, "big"), ""
+    for _ in range(_TRACE_DIGITS):
+        number, digit = divmod(number, 62)
+        digits = _BASE62[digit] + digits
+    return f"tr1-{digits}" + "".join(secrets.choice(_BASE62) for _ in range(_NONCE_DIGITS))

@@ -95,6 +95,7 @@ def resolve(
             time_policy=profile.time_policy
             if policy is None
             else _named("time policy", parse_time_policy, policy),
+            join=first("mapping", "join", "parent"),
             destination_names=first("mapping", "destination_names", {}),
             resource=_resource(first("mapping", "resource_attributes", {})),
             limits=profile.limits,

@@ -21,6 +21,7 @@ from faillog_otel.config import (
     Bodies,
     Compression,
     FailOn,
+    Join,
     Moment,
     NetworkProtocol,
     Protocol,
@@ -62,6 +63,7 @@ class MappingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     bodies: Bodies | None = None
     response_headers: list[str] | None = None
     time_policy: str | None = None
+    join: Join | None = None
     destination_names: dict[str, str] | None = None
     resource_attributes: dict[str, str] | None = None
     redaction_key: str | None = None
@@ -283,6 +285,7 @@ VARIABLES: dict[str, tuple[str, _Parser]] = {
     "FAILLOG_BODIES": ("mapping.bodies", str),
     "FAILLOG_RESPONSE_HEADERS": ("mapping.response_headers", _list),
     "FAILLOG_TIME_POLICY": ("mapping.time_policy", str),
+    "FAILLOG_JOIN": ("mapping.join", str),
     "FAILLOG_RESOURCE_ATTRIBUTES": ("mapping.resource_attributes", _pairs),
     "FAILLOG_REDACTION_KEY": ("mapping.redaction_key", str),
     "SEGMENT_TOKEN": ("segment.token", str),

@@ -1,4 +1,4 @@
-"""The OpenTelemetry Collector of tests/collector/manifest.yaml, run with collector-config/local.yaml."""
+"""The OpenTelemetry Collector of tests/collector/manifest.yaml, run with the configurations that we ship."""
 
 import json
 import re
@@ -13,7 +13,8 @@ from support.server import Server
 
 ROOT = Path(__file__).parents[2]
 READY = "Everything is ready"
-CONFIG = ROOT / "collector-config" / "local.yaml"
+CONFIGS = ROOT / "collector-config"
+ANY_PORTS = {"FAILLOG_COLLECTOR_HTTP": "127.0.0.1:0", "FAILLOG_COLLECTOR_GRPC": "127.0.0.1:0"}
 
 
 def build_collector() -> tuple[Path | None, str]:
@@ -38,16 +39,31 @@ class Arrived(Struct, frozen=True):
     """ResourceLogs and ResourceSpans without their records."""
 
 
+def shipped(program: Path, name: str, folder: Path, *more: str, **env: str) -> Server:
+    """A collector with one of the configurations that users get, on ports that the system picks.
+
+    It keeps what it keeps in the folder; `more` are configurations that are laid over it.
+    """
+    configs = [str(CONFIGS / f"{name}.yaml"), *more]
+    return Server(
+        [program, *(f"--config={config}" for config in configs)],
+        READY,
+        **ANY_PORTS,
+        FAILLOG_COLLECTOR_STORAGE=str(folder / "storage"),
+        FAILLOG_COLLECTOR_OUTPUT=str(folder / "output.jsonl"),
+        **env,
+    )
+
+
 class Collector(Server):
     """A running collector on ports that the system picks, with the configuration that users get."""
 
     def __init__(self, program: Path, folder: Path) -> None:
         self._output = folder / "collector-output.jsonl"
         super().__init__(
-            [program, "--config", CONFIG],
+            [program, "--config", CONFIGS / "local.yaml"],
             READY,
-            FAILLOG_COLLECTOR_HTTP="127.0.0.1:0",
-            FAILLOG_COLLECTOR_GRPC="127.0.0.1:0",
+            **ANY_PORTS,
             FAILLOG_COLLECTOR_OUTPUT=str(self._output),
         )
 

@@ -223,7 +223,7 @@ class Forwarder:
             self._take_again(batch, number, record.raw, entry)
         else:
             event = record.bad or decode(record.raw)
-            learned = Learned(book.reference_ns, exchanges.answer_to(event))
+            learned = Learned(book.reference_ns, exchanges.answer_to(event), exchanges.traceparent_of(event))
             self._take_event(batch, number, event, Place(file, record.line, record.offset), learned)
         self._flush_when_full(batch)
 

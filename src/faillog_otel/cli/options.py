@@ -63,6 +63,11 @@ _OPTIONS = (
         " what --backend needs]",
     ),
     click.option(
+        "--join",
+        type=click.Choice(["parent", "link", "off"]),
+        help="How failures join the application's own trace, where it is known.  [default: parent]",
+    ),
+    click.option(
         "--fail-on",
         type=click.Choice(["never", "discarded", "failure", "quarantined"]),
         multiple=True,
@@ -144,7 +149,7 @@ def forwarding_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 DEFAULT_FLAGS: dict[str, Any] = {
     **dict.fromkeys(
-        ("endpoint", "protocol", "output", "signals", "bodies", "time_policy", "wait", "summary")
+        ("endpoint", "protocol", "output", "signals", "bodies", "time_policy", "join", "wait", "summary")
     ),
     **dict.fromkeys(("config_file", "log_format", "since", "until", "state_dir", "segment_url")),
     "backend": None,
@@ -189,8 +194,16 @@ def config_of(flags: dict[str, Any], *, polls_forever: bool = False) -> "RunConf
         config_file=file,
         warnings=warnings,
         polls_forever=polls_forever,
-        home=os.environ.get("XDG_STATE_HOME") or str(Path("~/.local/state").expanduser()),
+        home=os.environ.get("XDG_STATE_HOME") or _state_home(),
     )
+
+
+def _state_home() -> str:
+    """Where state lies by default; here, for a user without a home, as a container's may be."""
+    try:
+        return str(Path("~/.local/state").expanduser())
+    except RuntimeError:
+        return "."
 
 
 def read_layers(flags: dict[str, Any]) -> tuple[dict[str, "Layer"], list[str], str | None]:
@@ -250,7 +263,10 @@ def _flag_layer(flags: dict[str, Any]) -> "Layer":
                 signals=[part.strip() for part in signals.split(",")] if signals is not None else None,
             ),
             "mapping": given(
-                backend=flags["backend"], bodies=flags["bodies"], time_policy=flags["time_policy"]
+                backend=flags["backend"],
+                bodies=flags["bodies"],
+                time_policy=flags["time_policy"],
+                join=flags["join"],
             ),
             "segment": given(
                 url=flags["segment_url"],

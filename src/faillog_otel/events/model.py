@@ -169,3 +169,5 @@ class Context(Struct, frozen=True):
 
     reference_ns: int
     answer: Answer | None = None
+    traceparent: str | None = None
+    """The application's context, where the exchange's request names it beside the attempt's messageId."""

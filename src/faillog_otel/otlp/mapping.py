@@ -35,6 +35,7 @@ from faillog_otel.otlp.extras import (
     leaving,
     within,
 )
+from faillog_otel.otlp.origin import LOCAL, Origin, link_flags, origin_of
 from faillog_otel.otlp.records import (
     Attributes,
     Link,
@@ -45,9 +46,9 @@ from faillog_otel.otlp.records import (
     StatusCode,
     Value,
 )
+from faillog_otel.propagation import SAMPLED
 
-SAMPLED_LOG = 0x01
-SAMPLED_LOCAL = 0x101
+SAMPLED_LOCAL = LOCAL | SAMPLED
 """Flags of links and root spans made here: sampled, and known not to be remote (SpanFlags)."""
 
 EVENT_NAMES: dict[type[Properties], str] = {
@@ -81,6 +82,8 @@ class _Facts(Struct, frozen=True, kw_only=True):
     destination: str | None
     failed: bool
     message_id: str | None = None
+    origin: Origin | None = None
+    """Where the message's records stand; None where there is no message."""
     exchange_id: str | None = None
     status: int | None = None
     reason: str | None = None
@@ -101,7 +104,7 @@ def map_event(event: Event, context: Context, config: MappingConfig) -> Mapped:
     time_ns = shifted(event.occurred_ns, context.reference_ns, config.time_policy)
     common = _standard_attributes(facts) + _own_attributes(event, facts, time_ns)
     trace_id, span_id = _ids(event, facts)
-    span = None
+    origin, span = facts.origin, None
     if span_id:
         span = Span(
             trace_id=trace_id,
@@ -113,7 +116,8 @@ def map_event(event: Event, context: Context, config: MappingConfig) -> Mapped:
             status=StatusCode.ERROR if facts.failed else StatusCode.UNSET,
             status_message=_status_message(event, facts) if facts.failed else "",
             links=_links(event, facts),
-            flags=SAMPLED_LOCAL,
+            flags=origin.span_flags if origin else SAMPLED_LOCAL,
+            parent_span_id=origin.parent_span_id if origin else b"",
         )
     limits, is_shifted = config.limits, time_ns != event.occurred_ns
     extras, untold = extra_attributes(
@@ -128,9 +132,9 @@ def map_event(event: Event, context: Context, config: MappingConfig) -> Mapped:
         body=printable(_sentence(event, facts) + (_true_time(event) if is_shifted else "")),
         attributes=attributes,
         dropped_attributes=untold + dropped,
-        flags=SAMPLED_LOG,
+        flags=origin.log_flags if origin else SAMPLED,
         trace_id=trace_id,
-        span_id=span_id,
+        span_id=span_id or (origin.log_span_id if origin else b""),
     )
     return Mapped(log, span, is_shifted)
 
@@ -178,6 +182,7 @@ def _facts(event: Event, context: Context, config: MappingConfig) -> _Facts:
         destination=cut(config.destination_names.get(destination, destination)) if destination else None,
         failed=failed,
         message_id=message_id,
+        origin=origin_of(message_id, context.traceparent, config.join) if message_id is not None else None,
         exchange_id=exchange_id,
         status=status,
         reason=cleaned(reason.text) if reason else None,
@@ -205,13 +210,13 @@ def _error_type(status: int | None, reason: Reason | None) -> str:
 
 
 def _ids(event: Event, facts: _Facts) -> tuple[bytes, bytes]:
-    """Trace id and span id; the span id is empty where the event becomes no span."""
+    """Trace id and span id of the event; the span id is empty where it becomes no span."""
     properties, routing = event.properties, event.routing
     if isinstance(properties, ExchangeProperties):
         return _exchange_ids(facts.exchange_id)
-    if facts.message_id is None:
+    if facts.origin is None:
         return b"", b""
-    trace_id = bytes.fromhex(propagation.trace_id_of(facts.message_id))
+    trace_id = facts.origin.trace_id
     if not isinstance(properties, AttemptProperties):
         return trace_id, b""
     digest = propagation.digest(
@@ -231,12 +236,18 @@ def _exchange_ids(exchange_id: str | None) -> tuple[bytes, bytes]:
 
 
 def _links(event: Event, facts: _Facts) -> list[Link]:
-    if not isinstance(event.properties, AttemptProperties) or facts.exchange_id is None:
+    if not isinstance(event.properties, AttemptProperties):
         return []
-    attributes = _present(
-        ("segment.link.type", "exchange"), ("segment.destination_exchange.id", facts.exchange_id)
-    )
-    return [Link(*_exchange_ids(facts.exchange_id), attributes, SAMPLED_LOCAL)]
+    links = []
+    if facts.exchange_id is not None:
+        attributes = _present(
+            ("segment.link.type", "exchange"), ("segment.destination_exchange.id", facts.exchange_id)
+        )
+        links.append(Link(*_exchange_ids(facts.exchange_id), attributes, SAMPLED_LOCAL))
+    if facts.origin and (app := facts.origin.linked):
+        attributes = [("segment.link.type", "message")]
+        links.append(Link(app.trace_id, app.span_id, attributes, link_flags(app)))
+    return links
 
 
 # -- attributes --------------------------------------------------------------------------------------
@@ -271,7 +282,7 @@ def _own_attributes(event: Event, facts: _Facts, time_ns: int) -> Attributes:
         ("segment.delivery.attempt", attempt.attempt if attempt else None),
         ("segment.delivery.outcome", facts.outcome),
         ("segment.discarded", error.discarded if error else None),
-        ("segment.trace.origin", "derived" if facts.message_id is not None else None),
+        ("segment.trace.origin", facts.origin.name if facts.origin else None),
         ("segment.occurred_at", properties.occurred_at),
         ("segment.logged_at", properties.logged_at),
         ("segment.report_lag_ms", lag_ms if properties.logged_at is not None else None),

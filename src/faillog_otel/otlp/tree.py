@@ -18,32 +18,37 @@ class TraceTree(Struct, frozen=True):
 
 
 def trace_trees(spans: Iterable[Span], logs: Iterable[LogRecord]) -> list[TraceTree]:
-    """One tree for each message's trace, in the order of their first times.
+    """One tree for each message in each trace, in the order of their first times.
 
     Under a trace stand its spans, and those logs whose span is not among them. An exchange is shown
     where an attempt links to it; one that nothing links to is a tree of its own.
     """
     by_id = {(span.trace_id, span.span_id): span for span in spans}
     linked = {(link.trace_id, link.span_id) for span in by_id.values() for link in span.links}
-    traces: dict[bytes, list[Span | LogRecord]] = defaultdict(list)
+    trees: dict[tuple[bytes, str], list[Span | LogRecord]] = defaultdict(list)
     for key, span in by_id.items():
         if key not in linked:
-            traces[span.trace_id].append(span)
+            trees[span.trace_id, _message(span)].append(span)
     for log in logs:
         if (log.trace_id, log.span_id) not in by_id:
-            traces[log.trace_id].append(log)
-    ordered = sorted(traces.items(), key=lambda trace: min(map(_time_ns, trace[1])))
-    return [_tree(trace_id, sorted(nodes, key=_time_ns), by_id) for trace_id, nodes in ordered]
+            trees[log.trace_id, _message(log)].append(log)
+    ordered = sorted(trees.items(), key=lambda tree: min(map(_time_ns, tree[1])))
+    return [_tree(trace_id, sorted(nodes, key=_time_ns), by_id) for (trace_id, _), nodes in ordered]
 
 
 def _tree(
     trace_id: bytes, nodes: Sequence[Span | LogRecord], spans: dict[tuple[bytes, bytes], Span]
 ) -> TraceTree:
-    attributes = _attributes(nodes[0].attributes)
-    message = attributes.get("messaging.message.id")
-    title = f"message {message}" if message is not None else "without a message"
-    lines = (f"{title}  trace {trace_id.hex() or '-'}", *_branches(nodes, spans))
-    return TraceTree(attributes.get("messaging.destination.name"), lines)
+    title = f"{_message(nodes[0]) or 'without a message'}  trace {trace_id.hex() or '-'}"
+    parents = {node.parent_span_id.hex() for node in nodes if isinstance(node, Span) and node.parent_span_id}
+    under = f"  under the application's span {', '.join(sorted(parents))}" if parents else ""
+    lines = (title + under, *_branches(nodes, spans))
+    return TraceTree(_attributes(nodes[0].attributes).get("messaging.destination.name"), lines)
+
+
+def _message(node: Span | LogRecord) -> str:
+    message = _attributes(node.attributes).get("messaging.message.id")
+    return f"message {message}" if message is not None else ""
 
 
 def _branches(nodes: Sequence[Span | LogRecord], spans: dict[tuple[bytes, bytes], Span]) -> Iterable[str]:
@@ -51,9 +56,17 @@ def _branches(nodes: Sequence[Span | LogRecord], spans: dict[tuple[bytes, bytes]
         is_last = node is nodes[-1]
         yield f"{'└─' if is_last else '├─'} {_clock(node)}  {_line(node)}"
         for link in node.links if isinstance(node, Span) else ():
-            target = spans.get((link.trace_id, link.span_id))
-            shown = _line(target) if target is not None else "an exchange that is not here"
-            yield f"{'  ' if is_last else '│ '}   ↳ link: {shown}  trace {link.trace_id.hex()}"
+            if link.span_id != getattr(node, "parent_span_id", b""):  # that stands in the title
+                shown = _linked(link, spans.get((link.trace_id, link.span_id)))
+                yield f"{'  ' if is_last else '│ '}   ↳ link: {shown}  trace {link.trace_id.hex()}"
+
+
+def _linked(link: Span.Link, target: Span | None) -> str:
+    if target is not None:
+        return _line(target)
+    if _attributes(link.attributes).get("segment.link.type") == "message":
+        return f"the application's span {link.span_id.hex()}"
+    return "an exchange that is not here"
 
 
 def _line(node: Span | LogRecord) -> str:

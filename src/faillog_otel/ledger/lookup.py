@@ -1,0 +1,78 @@
+"""Hash → a value of a fixed size, for as many as a file may have: bounded memory, then a temporary file.
+
+Entries lie in buckets by the first bits of their hash, each bucket one string of bytes; past the bound all
+buckets move into a temporary file and are looked up there.
+"""
+
+import tempfile
+from array import array
+from typing import BinaryIO
+
+MEMORY_BYTES = 32 * 1024 * 1024
+HASH_BYTES = 12
+_BUCKETS = 4096
+
+
+class Lookup:
+    """The first `HASH_BYTES` of a hash → `value_bytes` bytes. What was added first under a hash counts."""
+
+    def __init__(self, value_bytes: int, memory_bytes: int = MEMORY_BYTES) -> None:
+        self._entry_bytes = HASH_BYTES + value_bytes
+        self._memory_bytes = memory_bytes
+        self._buckets = [bytearray() for _ in range(_BUCKETS)]
+        self._held = 0
+        self._moved: list[array[int]] = []  # where each bucket starts, of each time they were moved
+        self._file: BinaryIO | None = None
+
+    def __bool__(self) -> bool:
+        """Whether it holds anything."""
+        return bool(self._held or self._moved)
+
+    def add(self, digest: bytes, value: bytes) -> None:
+        """Remembers the value."""
+        self._buckets[_bucket_of(digest)] += digest[:HASH_BYTES] + value
+        self._held += self._entry_bytes
+        if self._held >= self._memory_bytes:
+            self._move()
+
+    def find(self, digest: bytes) -> bytes | None:
+        """The value that was added first under this hash; None when there is none."""
+        key, number = digest[:HASH_BYTES], _bucket_of(digest)
+        for starts in self._moved:
+            if found := self._search(self._read(starts, number), key):
+                return found
+        return self._search(self._buckets[number], key)
+
+    def close(self) -> None:
+        """Removes the temporary file, where there is one."""
+        if self._file:
+            self._file.close()
+
+    def _search(self, bucket: bytes | bytearray, key: bytes) -> bytes | None:
+        at = bucket.find(key)
+        while at % self._entry_bytes and at >= 0:  # found across two entries: not this one
+            at = bucket.find(key, at + 1)
+        return bytes(bucket[at + HASH_BYTES : at + self._entry_bytes]) if at >= 0 else None
+
+    def _move(self) -> None:
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(prefix="faillog-")  # noqa: SIM115  # until close()
+        at = self._file.seek(0, 2)
+        starts = array("Q", [at])
+        for bucket in self._buckets:
+            self._file.write(bucket)
+            at += len(bucket)
+            starts.append(at)
+            bucket.clear()
+        self._moved.append(starts)
+        self._held = 0
+
+    def _read(self, starts: "array[int]", number: int) -> bytes:
+        if self._file is None:
+            return b""
+        self._file.seek(starts[number])
+        return self._file.read(starts[number + 1] - starts[number])
+
+
+def _bucket_of(digest: bytes) -> int:
+    return int.from_bytes(digest[:2], "big") >> 4
