@@ -1,7 +1,7 @@
 """From an application's track() to the failed deliveries under its span, in the backend that people use.
 
-Everything is real: OpenTelemetry's and Segment's SDKs in the application, `faillog-otel run` polling a simulated
-Segment, the Collector with the configuration that is shipped, and the backend.
+Everything is real: OpenTelemetry's and Segment's SDKs in the application, `faillog-otel run` that polls a
+simulated Segment, the Collector with the configuration that is shipped, and the backend.
 """
 
 import shutil
@@ -110,6 +110,7 @@ def test_in_tempo_and_loki(
             again = poll(segment, collector, tmp_path).summary
             assert again["exported"] == first["exported"] == RECORDS
             tempo.flush()
+        assert eventually(lambda: tempo.blocks() == 2)  # both sendings are looked into
         check_trace(order, tempo.spans(order.trace_id), tempo.spans)
         now_ns = time.time_ns()
         query = f'{{service_name="segment"}} | trace_id="{order.trace_id}"'
