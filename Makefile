@@ -5,7 +5,7 @@ FUZZ_RUNS ?= 200000
 FUZZ_EXAMPLES ?= 20000
 SOURCES := $(shell find src -type f -not -name '*.pyc')
 
-.PHONY: demo test lint format requirements collector backends e2e-backends memory fuzz crashes clean
+.PHONY: demo test lint format requirements collector backends e2e-backends screenshot memory fuzz crashes clean
 
 demo: .venv/installed ## Poll a simulated Segment for a day, and show what arrived
 	@$(BIN)/faillog-otel demo
@@ -31,8 +31,12 @@ collector: .venv/installed ## Build the OpenTelemetry Collector that the tests u
 backends: .venv/installed ## Build Tempo, Jaeger and Loki (a quarter of an hour and more; cached in ~/.cache)
 	@PYTHONPATH=tests $(BIN)/python -m backends.build
 
-e2e-backends: backends ## What backends make of what is sent, with the configuration that users get
+e2e-backends: backends .venv/browser ## What backends make of what is sent, with the configuration that users get
 	$(BIN)/python -m pytest tests/backends $(PYTEST_ARGS)
+
+screenshot: .venv/installed .venv/browser ## The README's picture: a trace in otel-desktop-viewer (needs Chromium)
+	@PYTHONPATH=tests $(BIN)/python -m backends.build desktop-viewer
+	$(BIN)/python -m pytest tests/backends/test_browser.py --screenshot docs/trace.png $(PYTEST_ARGS)
 
 memory: .venv/installed ## Peak memory for files of different lengths
 	$(BIN)/python tests/benchmarks/memory.py
@@ -56,6 +60,9 @@ requirements: .venv/uv ## Pin the dependencies of pyproject.toml, and uv, again
 	  pyproject.toml --group dev -o requirements/dev.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --custom-compile-command "make requirements" --group fuzz -o requirements/fuzz.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --custom-compile-command "make requirements" -c requirements/dev.txt \
+	  --group browser -o requirements/browser.txt
 
 clean:
 	rm -rf .venv
@@ -67,6 +74,10 @@ clean:
 
 .venv/dependencies: .venv/uv requirements/dev.txt
 	@$(BIN)/uv pip install -q --require-hashes -r requirements/dev.txt
+	@touch $@
+
+.venv/browser: .venv/uv requirements/browser.txt
+	@$(BIN)/uv pip install -q --require-hashes -r requirements/browser.txt
 	@touch $@
 
 .venv/fuzz: .venv/uv requirements/fuzz.txt
