@@ -5,7 +5,7 @@ FUZZ_RUNS ?= 200000
 FUZZ_EXAMPLES ?= 20000
 SOURCES := $(shell find src -type f -not -name '*.pyc')
 
-.PHONY: demo test lint format requirements collector memory fuzz crashes clean
+.PHONY: demo test lint format requirements collector bench bench-quick memory fuzz crashes clean
 
 demo: .venv/installed ## Poll a simulated Segment for a day, and show what arrived
 	@$(BIN)/faillog-otel demo
@@ -26,8 +26,15 @@ format: .venv/installed ## Let ruff format and mend
 collector: .venv/installed ## Build the OpenTelemetry Collector that the tests use (cached in ~/.cache)
 	@$(BIN)/python tests/collector/build.py || [ -z "$$CI" ]
 
+bench: .venv/installed ## Compare with the Collector and the SDK on the same file; memory, lengths, start-up
+	PYTHONPATH=tests $(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+bench-quick: .venv/installed ## The same with small files, once: a minute or two
+	PYTHONPATH=tests $(BIN)/python -m benchmarks --events 20000 --rounds 1 --lengths 20000 60000 --requests 200 \
+	  $(BENCH_ARGS)
+
 memory: .venv/installed ## Peak memory for files of different lengths
-	$(BIN)/python tests/benchmarks/memory.py
+	PYTHONPATH=tests $(BIN)/python -m benchmarks --parts lengths --lengths 20000 200000 1000000
 
 fuzz: .venv/installed .venv/fuzz ## Files that nobody would write: hypothesis, then atheris where it has wheels
 	PYTHONPATH=tests $(BIN)/python -m fuzz.with_hypothesis --examples $(FUZZ_EXAMPLES)

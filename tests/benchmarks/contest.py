@@ -30,7 +30,8 @@ from benchmarks.make_file import Made
 
 SHORT_EVENTS = 2_000
 """Events of the short file; files hold a multiple of it."""
-_QUIET_SECONDS = 2.0
+_QUIET_SECONDS = 1.5
+"""Longer than anybody pauses between two requests; who did would be found to have lost records."""
 _LEAST_SECONDS = 1e-3
 """What is left of a run at least: a file that is hardly longer than the short one may seem to take less."""
 
@@ -82,14 +83,6 @@ class Score(Struct, frozen=True):
     sink_cpu_seconds: float
     """The median of what the sink took beside it."""
     load: float
-
-    def ratios(self, other: "Score") -> list[float]:
-        """How many times as fast as the other, round by round."""
-        return [theirs / own for own, theirs in zip(self.seconds, other.seconds, strict=True)]
-
-    def cpu_ratios(self, other: "Score") -> list[float]:
-        """How many times the other's CPU seconds, round by round."""
-        return [own / theirs for own, theirs in zip(self.cpu_seconds, other.cpu_seconds, strict=True)]
 
 
 def compete(

@@ -19,6 +19,7 @@ from benchmarks.make_file import Made
 HERE = Path(__file__).parent
 COLLECTOR, COLLECTOR_GZIP, SDK = "collector", "collector-gzip", "sdk"
 ONE_WORKER, ONE_WORKER_GZIP, TWO_WORKERS = "1-worker", "1-worker-gzip", "2-workers"
+PROGRAM_TITLE = "faillog-otel"
 
 
 class Contestant(Struct, frozen=True):
@@ -59,7 +60,7 @@ def has_workers() -> bool:
 def contestants(*, with_workers: bool) -> list[Contestant]:
     """All of them, the Collector first: the others are compared with it. Raises CannotBuild."""
     collector = str(build())
-    found = [_collector(collector, "none"), _ours(ONE_WORKER, "1 worker", with_workers=with_workers)]
+    found = [_collector(collector, "none"), one_worker(with_workers=with_workers)]
     if with_workers:
         found.append(_ours(TWO_WORKERS, "2 workers"))
     found += [
@@ -72,13 +73,18 @@ def contestants(*, with_workers: bool) -> list[Contestant]:
     return [*found, _sdk()]
 
 
+def one_worker(*, with_workers: bool) -> Contestant:
+    """The program as a sidecar has it, without compression."""
+    return _ours(ONE_WORKER, "1 worker", with_workers=with_workers)
+
+
 def _ours(
     name: str, title: str, *flags: str, compression: str = "none", with_workers: bool = True
 ) -> Contestant:
     workers = ("--workers", name[0]) if with_workers else ()
     return Contestant(
         name,
-        f"faillog-otel, {title}",
+        f"{PROGRAM_TITLE}, {title}",
         (PROGRAM, "run", "{file}", "--endpoint", "{endpoint}", "-q", *workers, *flags),
         {"OTEL_EXPORTER_OTLP_COMPRESSION": compression},
     )

@@ -43,7 +43,7 @@ class Counts(Struct, frozen=True):
 
 def build_sink() -> Path:
     """The path of the built program; builds it first where needed (seconds). Raises CannotBuild."""
-    parts = sorted(SOURCE.glob("*.go")) + [SOURCE / "go.mod"]
+    parts = [SOURCE / "go.mod", *sorted(SOURCE.glob("*.go"))]
     digest = hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()[:16]
     folder = cache_root() / "sink" / digest
     program = folder / "sink"

@@ -1,8 +1,10 @@
 """The straightforward way in Python: `python sdk_pipeline.py FILE ENDPOINT`.
 
 What a competent user would write in an hour, with opentelemetry-sdk's tracer and logger, its batch
-processors and the stock OTLP exporters: a log record for each event; a span for each attempt and exchange,
-with the ids that make an attempt's link to its exchange work. Prints how many of each were handed over.
+processors and the stock OTLP exporters, all with their defaults: a log record for each event; a span for each
+attempt and exchange, with the ids that make an attempt's link to its exchange work; nearly the attributes
+that faillog-otel writes. Nothing is redacted, an attempt does not learn what its exchange said, and nobody
+notices what the processors drop. Prints how many records were handed over.
 """
 
 import hashlib
@@ -48,20 +50,31 @@ def nanoseconds(text: str) -> int:
     return int(datetime.fromisoformat(text).timestamp() * 1_000_000) * 1000
 
 
-def attributes_of(event: dict[str, Any]) -> dict[str, Any]:
+def attributes_of(event: dict[str, Any], occurred_ns: int, logged_ns: int) -> dict[str, Any]:
     properties = event["properties"]
+    request = properties.get("requestToDestination", {})
+    response = properties.get("responseFromDestination", {})
+    destination = properties["routed"]["to"][0]["id"]
     found = {
         "messaging.system": "segment",
+        "messaging.operation.name": "deliver",
+        "messaging.operation.type": "process",
+        "messaging.destination.name": destination,
         "messaging.message.id": properties.get("messageId"),
+        "http.request.method": request.get("method"),
+        "http.response.status_code": response.get("status"),
+        "url.full": request.get("url"),
         "segment.event": event["event"],
         "segment.source.id": properties["routed"]["from"][0]["id"],
-        "segment.destination.id": properties["routed"]["to"][0]["id"],
+        "segment.destination.id": destination,
         "segment.destination_exchange.id": properties.get("destinationExchangeId"),
         "segment.delivery.attempt": properties.get("attempt"),
         "segment.delivery.outcome": properties.get("outcome"),
         "segment.discarded": properties.get("discarded"),
+        "segment.occurred_at": properties["occurredAt"],
+        "segment.logged_at": properties["loggedAt"],
+        "segment.report_lag_ms": (logged_ns - occurred_ns) // 1_000_000,
         "segment.reason": properties.get("reason"),
-        "http.response.status_code": properties.get("responseFromDestination", {}).get("status"),
     }
     return {key: value for key, value in found.items() if value is not None}
 
@@ -76,8 +89,12 @@ def main() -> None:
     with file.open("rb") as lines:
         for line in lines:
             event = json.loads(line)
-            properties, attributes = event["properties"], attributes_of(event)
-            time_ns = nanoseconds(properties["occurredAt"])
+            properties = event["properties"]
+            time_ns, logged_ns = nanoseconds(properties["occurredAt"]), nanoseconds(properties["loggedAt"])
+            attributes = attributes_of(event, time_ns, logged_ns)
+            more = {"log.record.uid": hashlib.sha256(line).hexdigest()[:32]}
+            if body := properties.get("responseFromDestination", {}).get("body"):
+                more["segment.response.body"] = body[:2048]
             failed = properties.get("outcome") == "failure" or event["event"] == "Error Logged"
             trace_id, span_id = ids("message", properties.get("messageId")), 0
             exchange = ids("exchange", properties.get("destinationExchangeId"))
@@ -99,11 +116,11 @@ def main() -> None:
             logger.emit(
                 LogRecord(
                     timestamp=time_ns,
-                    observed_timestamp=nanoseconds(properties["loggedAt"]),
+                    observed_timestamp=logged_ns,
                     context=trace.set_span_in_context(trace.NonRecordingSpan(context)),
                     severity_number=SeverityNumber.WARN if failed else SeverityNumber.INFO,
                     body=f"{event['event']}: {properties.get('messageId')}",
-                    attributes=attributes,
+                    attributes=attributes | more,
                 )
             )
             handed_over["logs"] += 1
