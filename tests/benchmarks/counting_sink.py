@@ -54,7 +54,7 @@ def build_sink() -> Path:
         with tempfile.TemporaryDirectory(dir=folder) as work:
             fresh = Path(work, "sink")
             go = find_go(go_folder)
-            run_logged([go, "build", "-o", str(fresh), "."], cwd=SOURCE, folder=go_folder)
+            run_logged([go, "build", "-buildvcs=false", "-o", str(fresh), "."], cwd=SOURCE, folder=go_folder)
             fresh.replace(program)
     return program
 

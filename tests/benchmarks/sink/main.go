@@ -7,8 +7,8 @@
 // unpacking would take the CPU from those who are measured. A request that cannot be counted makes the
 // process say so and exit with 1: a benchmark that lost count has no result.
 //
-// GET /counts?quiet=SECONDS answers when something came and then nothing for so long: for senders that do not
-// end by themselves, so that nobody has to ask again and again while they work.
+// GET /counts?quiet=SECONDS answers when something came and then nothing for so long, or when nothing came at
+// all: for senders that do not end by themselves, so that nobody asks again and again while they work.
 package main
 
 import (
@@ -30,6 +30,9 @@ import (
 	"syscall"
 	"time"
 )
+
+// Who waits for quiet waits no longer than this for the first request: its sender may have died.
+const longestStart = 30 * time.Second
 
 // A compressed body is kept for later as long as all of them take no more than this.
 const mostKeptBytes = 1 << 30
@@ -199,11 +202,14 @@ func (s *sink) answerCounts(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *sink) waitUntilQuiet(asked context.Context, quiet time.Duration) {
+	latestFirst := time.Now().Add(longestStart)
 	for left := quiet; left > 0 && asked.Err() == nil; {
 		time.Sleep(left)
 		s.lock.Lock()
 		if s.counts.Requests > 0 {
 			left = quiet - time.Since(s.last)
+		} else {
+			left = min(quiet, time.Until(latestFirst))
 		}
 		s.lock.Unlock()
 	}
