@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 
 import msgspec
-from collector.build import CannotBuild
+from support.building import CannotBuild
 from support.program import PROGRAM
 
 from benchmarks import contestants as field

@@ -3,9 +3,7 @@
 It is asked once, when all was sent; or before, and answers when nothing has come for a while.
 """
 
-import hashlib
 import http.client
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -15,8 +13,8 @@ from urllib.parse import urlsplit
 
 import grpc
 import msgspec
-from collector.build import cache_folder, cache_root, find_go, run_logged
 from msgspec import Struct
+from support.building import Workshop, build
 from support.server import Server
 
 from faillog_otel.otlp.requests import GRPC_METHODS
@@ -43,19 +41,13 @@ class Counts(Struct, frozen=True):
 
 def build_sink() -> Path:
     """The path of the built program; builds it first where needed (seconds). Raises CannotBuild."""
-    parts = [SOURCE / "go.mod", *sorted(SOURCE.glob("*.go"))]
-    digest = hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()[:16]
-    folder = cache_root() / "sink" / digest
-    program = folder / "sink"
-    if not program.exists():
-        go_folder = cache_folder()  # the Collector's: one `go` serves both
-        for each in (folder, go_folder):
-            each.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as work:
-            fresh = Path(work, "sink")
-            go = find_go(go_folder)
-            run_logged([go, "build", "-buildvcs=false", "-o", str(fresh), "."], cwd=SOURCE, folder=go_folder)
-            fresh.replace(program)
+    parts = (SOURCE / "go.mod", *sorted(SOURCE.glob("*.go")))
+    return build("sink", b"".join(part.read_bytes() for part in parts), _make)
+
+
+def _make(workshop: Workshop) -> Path:
+    program = workshop.bench / "program"
+    workshop.go("build", "-buildvcs=false", "-o", program, ".", cwd=SOURCE)
     return program
 
 

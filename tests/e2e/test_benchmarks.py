@@ -16,7 +16,7 @@ from benchmarks.contestants import Contestant
 from benchmarks.counting_sink import Counts, Sink, build_sink
 from benchmarks.in_process import ready_request
 from benchmarks.make_file import Made, make_mix
-from collector.build import CannotBuild
+from support.building import CannotBuild
 
 from faillog_otel.otlp.requests import GRPC_METHODS
 

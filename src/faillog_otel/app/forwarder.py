@@ -364,6 +364,9 @@ class Forwarder:
         else:
             counts.exported += 1
             batch.account(sending, "exported")
+            if sending.item.is_shifted:
+                counts.time_shifted += 1
+                batch.stretch.shifted.add(sending.number)
             batch.stretch.newest_ns = max(batch.stretch.newest_ns, sending.logged_ns)
             return
         entry = write_entry(reason, why, sending.place, sending.raw, learned)
@@ -383,7 +386,8 @@ class Forwarder:
                 self.broken = self.broken or error
             if is_written:
                 self.counts.add(batch.stretch.counts)
-                self._telemetry.written(batch.stretch.became, batch.stretch.reasons())
+                shifted = len(batch.stretch.shifted)
+                self._telemetry.written(batch.stretch.became, batch.stretch.reasons(), shifted)
 
 
 def _bytes_of(record: Record) -> bytes:

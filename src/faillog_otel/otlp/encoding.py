@@ -33,6 +33,8 @@ class Item(Struct, frozen=True):
 
     log: bytes
     span: bytes
+    is_shifted: bool = False
+    """Whether they carry another time than their own."""
 
     def record(self, signal: Signal) -> bytes:
         """The record of this signal."""
@@ -40,7 +42,8 @@ class Item(Struct, frozen=True):
 
     def only(self, signals: Sequence[Signal]) -> "Item":
         """The item without the records of other signals."""
-        return Item(self.log if "logs" in signals else b"", self.span if "traces" in signals else b"")
+        log = self.log if "logs" in signals else b""
+        return Item(log, self.span if "traces" in signals else b"", self.is_shifted)
 
 
 class Encoder(Protocol):
@@ -60,7 +63,7 @@ class ProtobufEncoder:
         """The event's records in this context."""
         mapped = map_event(event, context, self._config)
         span = encode_span(mapped.span) if mapped.span else b""
-        return Item(encode_log(mapped.log), span)
+        return Item(encode_log(mapped.log), span, mapped.is_shifted)
 
 
 def encode_log(log: Log) -> bytes:

@@ -26,7 +26,15 @@ from faillog_otel.events.model import (
     Response,
 )
 from faillog_otel.events.printable import printable
-from faillog_otel.otlp.extras import as_text, clean, cut, extra_attributes, header_attributes, leaving
+from faillog_otel.otlp.extras import (
+    as_text,
+    clean,
+    cut,
+    extra_attributes,
+    header_attributes,
+    leaving,
+    within,
+)
 from faillog_otel.otlp.origin import LOCAL, Origin, link_flags, origin_of
 from faillog_otel.otlp.records import (
     Attributes,
@@ -60,6 +68,8 @@ class Mapped(Struct, frozen=True):
 
     log: Log
     span: Span | None
+    is_shifted: bool
+    """Whether the time policy gave them another time than their own."""
 
 
 class _Facts(Struct, frozen=True, kw_only=True):
@@ -109,20 +119,24 @@ def map_event(event: Event, context: Context, config: MappingConfig) -> Mapped:
             flags=origin.span_flags if origin else SAMPLED_LOCAL,
             parent_span_id=origin.parent_span_id if origin else b"",
         )
-    extras, dropped = extra_attributes(leaving(event.extras, config.bodies), config.redaction_key)
+    limits, is_shifted = config.limits, time_ns != event.occurred_ns
+    extras, untold = extra_attributes(
+        leaving(event.extras, config.bodies), config.redaction_key, limits.extra_bytes
+    )
+    attributes, dropped = within(common + _log_attributes(event, facts, config) + extras, limits)
     log = Log(
         time_ns=time_ns,
         observed_ns=event.logged_ns,
         severity=_severity(event, facts),
         event_name=facts.name,
-        body=printable(_sentence(event, facts)),
-        attributes=common + _log_attributes(event, facts, config) + extras,
-        dropped_attributes=dropped,
+        body=printable(_sentence(event, facts) + (_true_time(event) if is_shifted else "")),
+        attributes=attributes,
+        dropped_attributes=untold + dropped,
         flags=origin.log_flags if origin else SAMPLED,
         trace_id=trace_id,
         span_id=span_id or (origin.log_span_id if origin else b""),
     )
-    return Mapped(log, span)
+    return Mapped(log, span, is_shifted)
 
 
 def shifted(occurred_ns: int, reference_ns: int, policy: TimePolicy) -> int:
@@ -293,7 +307,7 @@ def _log_attributes(event: Event, facts: _Facts, config: MappingConfig) -> Attri
         ("segment.response.body", facts.response, config.bodies != "none"),
     ):
         if allowed and carrier and carrier.body is not None:
-            text, was_cut = clean(as_text(carrier.body), config.redaction_key)
+            text, was_cut = clean(as_text(carrier.body), config.redaction_key, config.limits.body_bytes)
             attributes.append((name, text))
             truncated = truncated or was_cut
     if truncated:
@@ -371,3 +385,8 @@ def _sentence(event: Event, facts: _Facts) -> str:
     about = f": message {message}{to}" if message is not None else to
     name = cut(facts.other_name or "event without a name", _SHORT_BYTES)
     return f"{name}{about}{why}"
+
+
+def _true_time(event: Event) -> str:
+    """Behind a shifted record's sentence: at one and the same time, Loki drops all but one of equal lines."""
+    return f", occurred {cut(event.properties.occurred_at or event.properties.logged_at or '', _SHORT_BYTES)}"
