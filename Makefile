@@ -5,7 +5,8 @@ FUZZ_RUNS ?= 200000
 FUZZ_EXAMPLES ?= 20000
 SOURCES := $(shell find src -type f -not -name '*.pyc')
 
-.PHONY: demo test lint format requirements collector backends e2e-backends screenshot memory fuzz crashes clean
+.PHONY: demo test lint format requirements collector backends e2e-backends screenshot bench bench-quick memory \
+  fuzz crashes clean
 
 demo: .venv/installed ## Poll a simulated Segment for a day, and show what arrived
 	@$(BIN)/faillog-otel demo
@@ -38,8 +39,15 @@ screenshot: .venv/installed .venv/browser ## The README's picture: a trace in ot
 	@PYTHONPATH=tests $(BIN)/python -m backends.build desktop-viewer
 	$(BIN)/python -m pytest tests/backends/test_browser.py --screenshot docs/trace.png $(PYTEST_ARGS)
 
+bench: .venv/installed ## Compare with the Collector and the SDK on the same file; memory, lengths, start-up
+	PYTHONPATH=tests $(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+bench-quick: .venv/installed ## The same with small files, once: a minute or two
+	PYTHONPATH=tests $(BIN)/python -m benchmarks --events 20000 --rounds 1 --lengths 20000 60000 --requests 200 \
+	  $(BENCH_ARGS)
+
 memory: .venv/installed ## Peak memory for files of different lengths
-	$(BIN)/python tests/benchmarks/memory.py
+	PYTHONPATH=tests $(BIN)/python -m benchmarks --parts lengths --lengths 20000 200000 1000000
 
 fuzz: .venv/installed .venv/fuzz ## Files that nobody would write: hypothesis, then atheris where it has wheels
 	PYTHONPATH=tests $(BIN)/python -m fuzz.with_hypothesis --examples $(FUZZ_EXAMPLES)
