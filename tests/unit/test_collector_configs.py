@@ -127,7 +127,7 @@ def test_both_manifests_name_the_backend_of_the_collector_configuration_that_the
 
 @each_path
 def test_files_are_written_at_once_and_added_to_and_none_is_removed(path: Path) -> None:
-    """The exporter buffers and empties its file at each start, unless it rotates; 0 backups are all of them."""
+    """Unless it rotates, the exporter buffers, and empties its file at each start; 0 backups are all."""
     for name, exporter in load(path)["exporters"].items():
         if plain(name) == "file":
             assert exporter["rotation"]["max_backups"] == 0
