@@ -121,10 +121,14 @@ class Jaeger(Server):
         """Its base URL for OTLP/HTTP."""
         return f"http://{self._said('endpoint')}"
 
-    def spans(self, trace_id: str) -> list[dict[str, Any]]:
-        """The spans of a trace, as OTLP JSON; none while there is no such trace."""
+    def spans(self, trace_id: str, *, raw: bool = False) -> list[dict[str, Any]]:
+        """The spans of a trace, as OTLP JSON; none while there is no such trace.
+
+        `raw`: as they are stored, with those that came more than once.
+        """
         url = f"http://{self._said('http_addr')}/api/v3/traces/{trace_id}"
-        answer = httpx.get(url, trust_env=False, timeout=30)
+        asked = {"raw_traces": "true"} if raw else {}
+        answer = httpx.get(url, params=asked, trust_env=False, timeout=30)
         if answer.status_code == httpx.codes.NOT_FOUND:
             return []
         return spans_in(answer.raise_for_status().json()["result"])
