@@ -155,15 +155,23 @@ class Loki(Server):
 
     def lines(self, query: str, *, start_ns: int, end_ns: int) -> list[tuple[int, str, dict[str, str]]]:
         """What LogQL finds between two times: time, line, and labels with structured metadata."""
-        asked: dict[str, str | int] = {"query": query, "start": start_ns, "end": end_ns, "limit": 5000}
-        answer = httpx.get(
-            f"{self._url}/loki/api/v1/query_range", params=asked, trust_env=False, timeout=30
-        ).raise_for_status()
         return [
             (int(when), line, stream["stream"])
-            for stream in answer.json()["data"]["result"]
+            for stream in self._ask("query_range", query=query, start=start_ns, end=end_ns, limit=5000)
             for when, line, *_ in stream["values"]
         ]
+
+    def counts(self, query: str, *, end_ns: int) -> list[tuple[dict[str, str], float]]:
+        """What a LogQL metric query says of one moment: labels and number of each series."""
+        found = self._ask("query", query=query, time=end_ns)
+        return [(series["metric"], float(series["value"][1])) for series in found]
+
+    def _ask(self, what: str, **asked: str | int) -> list[dict[str, Any]]:
+        url = f"{self._url}/loki/api/v1/{what}"
+        answer = httpx.get(url, params=asked, trust_env=False, timeout=30)
+        assert answer.status_code == httpx.codes.OK, answer.text
+        found: list[dict[str, Any]] = answer.json()["data"]["result"]
+        return found
 
 
 class DesktopViewer(Server):
