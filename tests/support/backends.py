@@ -174,6 +174,34 @@ class Loki(Server):
         return found
 
 
+class Prometheus(Server):
+    """A running Prometheus that scrapes nothing, and takes OTLP as docker/compose.yaml has it."""
+
+    def __init__(self, program: Path, folder: Path) -> None:
+        (port,) = free_ports(1)
+        self._url = f"http://127.0.0.1:{port}"
+        self.otlp_endpoint = f"{self._url}/api/v1/otlp"
+        config = folder / "prometheus.yml"
+        config.touch()
+        super().__init__(
+            [
+                *(program, "--config.file", config, "--storage.tsdb.path", folder / "prometheus"),
+                *("--web.enable-otlp-receiver", f"--web.listen-address=127.0.0.1:{port}"),
+            ],
+            "Server is ready to receive web requests",
+        )
+
+    def numbers(self, query: str, at_seconds: float | None = None) -> dict[tuple[str, ...], float]:
+        """What PromQL says of one moment, of now if no other is given: the labels' values → the number."""
+        asked: dict[str, str | float] = {"query": query}
+        if at_seconds is not None:
+            asked["time"] = at_seconds
+        answer = httpx.get(f"{self._url}/api/v1/query", params=asked, trust_env=False, timeout=30)
+        assert answer.status_code == httpx.codes.OK, answer.text
+        found = answer.json()["data"]["result"]
+        return {tuple(series["metric"].values()): float(series["value"][1]) for series in found}
+
+
 class DesktopViewer(Server):
     """A running otel-desktop-viewer, which keeps in memory what it is sent and shows it as web pages."""
 
