@@ -29,7 +29,7 @@ format: .venv/installed ## Let ruff format and mend
 collector: .venv/installed ## Build the OpenTelemetry Collector that the tests use (cached in ~/.cache)
 	@PYTHONPATH=tests $(BIN)/python -m collector.build || [ -z "$$CI" ]
 
-backends: .venv/installed ## Build Tempo, Jaeger and Loki (a quarter of an hour and more; cached in ~/.cache)
+backends: .venv/installed ## Build Tempo, Loki, Prometheus and Jaeger (a quarter of an hour and more; cached in ~/.cache)
 	@PYTHONPATH=tests $(BIN)/python -m backends.build
 
 e2e-backends: backends .venv/browser ## What backends make of what is sent, with the configuration that users get

@@ -6,6 +6,7 @@ a proxy of the environment is not used.
 
 import os
 import sys
+from contextlib import closing
 from http.client import HTTPConnection, HTTPException
 
 SLOWEST_SECONDS = 4.0
@@ -14,17 +15,18 @@ SLOWEST_SECONDS = 4.0
 
 def why_not(address: str) -> str:
     """Empty when the run at HOST:PORT, or at a port of this machine, is alive."""
+    if not address:
+        return "FAILLOG_HEALTH_ADDR does not say where the run listens"
     host = address if ":" in address else f"127.0.0.1:{address}"
-    connection = HTTPConnection(host, timeout=SLOWEST_SECONDS)
     try:
-        connection.request("GET", "/healthz")
-        answer = connection.getresponse()
-        return "" if answer.status == 200 else answer.read(2048).decode(errors="replace")
-    except (OSError, HTTPException) as error:
-        return f"{host}: {error or type(error).__name__}"
-    finally:
-        connection.close()
+        with closing(HTTPConnection(host, timeout=SLOWEST_SECONDS)) as connection:
+            connection.request("GET", "/healthz")
+            answer = connection.getresponse()
+            said = answer.read(2048).decode(errors="replace")
+    except (OSError, HTTPException, ValueError, OverflowError) as error:  # the latter: no host, no port
+        return f"FAILLOG_HEALTH_ADDR {host}: {str(error) or type(error).__name__}"
+    return "" if answer.status == 200 else f"HTTP {answer.status} {said}"
 
 
 if __name__ == "__main__":
-    sys.exit(why_not(os.environ["FAILLOG_HEALTH_ADDR"]) or 0)
+    sys.exit(why_not(os.environ.get("FAILLOG_HEALTH_ADDR", "")) or 0)

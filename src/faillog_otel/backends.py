@@ -27,6 +27,8 @@ class Backend(Struct, frozen=True, kw_only=True):
     """It is known by these, and all below them."""
     oldest_seconds: float = math.inf
     """Records of this age and more are dropped, or never found."""
+    raised_by: str = ""
+    """The setting by which its operator raises that age, where nothing is lost for good by a wrong guess."""
     time_policy: TimePolicy = TimePolicy()
     limits: Limits = Limits()
 
@@ -66,6 +68,7 @@ _JAEGER = Backend(
     # The age counts when somebody looks: under clamp:71h an old span would be gone after an hour, and this
     # leaves 48.
     oldest_seconds=72 * _HOUR,
+    raised_by="max_span_age",
     time_policy=TimePolicy("clamp", _DAY),
 )
 _HONEYCOMB = Backend(

@@ -15,14 +15,15 @@ from support.building import built as built_before
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A program of a Go module.
 
-    `cgo`: it has parts in C. `keep`: modules whose replace lines do not count. `sum` and `go_mod_sum` stand
-    in where Go's checksum database has none.
+    `cgo`: it has parts in C. `tags`: Go's build tags. `keep`: modules whose replace lines do not count. `sum`
+    and `go_mod_sum` stand in where Go's checksum database has none.
     """
 
     module: str
     version: str
     package: str
     cgo: bool = False
+    tags: str = ""
     keep: tuple[str, ...] = ()
     sum: str = ""
     go_mod_sum: str = ""
@@ -47,7 +48,16 @@ def build(name: str) -> Path:
         for each in recipe.keep:
             workshop.go("mod", "edit", f"-dropreplace={each}", cwd=source)
         new_sums = ("-mod=mod",) if recipe.keep else ()
-        workshop.go("build", *new_sums, "-o", program, recipe.package, cwd=source, cgo=recipe.cgo)
+        workshop.go(
+            "build",
+            *new_sums,
+            f"-tags={recipe.tags}",
+            "-o",
+            program,
+            recipe.package,
+            cwd=source,
+            cgo=recipe.cgo,
+        )
         return program
 
     return build_once(name, msgspec.json.encode(recipe), make)

@@ -41,6 +41,12 @@ def loki_program() -> Path:
 
 
 @pytest.fixture(scope="session")
+def prometheus_program() -> Path:
+    """The built Prometheus."""
+    return program_of("prometheus")
+
+
+@pytest.fixture(scope="session")
 def jaeger() -> Iterator[Jaeger]:
     """A running Jaeger."""
     with Jaeger(program_of("jaeger")) as jaeger:

@@ -1,16 +1,35 @@
 """What Loki has of a message that could not be delivered, with the configuration that users get."""
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.backends import LOKI_CONFIG, Loki, forward
+from support.collector import CONFIGS
+from support.events import error, lines
 from support.failing import FailingMessage
 
-from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS
+from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, time_text
 
 SHARDING = "    time_sharding_enabled: true\n"
+DASHBOARD = json.loads((CONFIGS / "grafana" / "dashboards" / "faillog-otel.json").read_text("utf-8"))
+PANELS = {
+    f"{panel['title']} {target['refId']}": target["expr"]
+    for panel in DASHBOARD["panels"]
+    for target in panel.get("targets", ())
+    if target["datasource"]["uid"] == "${loki}"
+}
+"""Title and letter of each of the dashboard's queries → LogQL with Grafana's variables in it."""
+CHOSEN = {"$service": "segment", "$destination": ".*", "$__auto": "2d", "$__range": "2d"}
+"""What Grafana puts in their places, for the last two days."""
+
+
+def chosen(query: str) -> str:
+    for variable, value in CHOSEN.items():
+        query = query.replace(variable, value)
+    return query
 
 
 def lines_of(loki: Loki, message: FailingMessage, having: str) -> list[tuple[int, str, dict[str, str]]]:
@@ -72,3 +91,34 @@ def test_what_is_sent_twice_is_there_once(loki: Loki, tmp_path: Path) -> None:
     for _ in range(2):
         forward(message.content(), loki.otlp_endpoint, "logs", tmp_path)
     assert len(lines_of(loki, message, f'trace_id="{message.trace_id}"')) == message.attempts + 1
+
+
+@pytest.fixture(scope="module")
+def many_reasons(loki: Loki, tmp_path_factory: pytest.TempPathFactory) -> Loki:
+    """One that has, of the last two days, more reasons than Loki takes for a query if not told otherwise."""
+    at = time_text(time.time_ns() - 3 * HOUR_NS)
+    times = {"occurredAt": at, "loggedAt": at}
+    content = [
+        error(messageId=f"reason-{number}", reason=f"Profile {number} not found", **times)
+        for number in range(600)
+    ]
+    shifted = FailingMessage("shifted", time.time_ns() - 26 * HOUR_NS)
+    folder = tmp_path_factory.mktemp("many")
+    forward(lines(*content), loki.otlp_endpoint, "logs", folder)
+    forward(shifted.content(), loki.otlp_endpoint, "logs", folder, "--time-policy", "clamp:20h")
+    return loki
+
+
+@pytest.mark.parametrize("panel", PANELS)
+def test_the_dashboards_panels_show_what_loki_has(many_reasons: Loki, panel: str) -> None:
+    query, now_ns = chosen(PANELS[panel]), time.time_ns()
+    if panel.startswith("Discarded messages"):
+        assert many_reasons.lines(query, start_ns=now_ns - 2 * DAY_NS, end_ns=now_ns)
+    else:
+        assert many_reasons.counts(query, end_ns=now_ns)
+
+
+def test_the_top_reasons_are_shown_however_many_there_are(many_reasons: Loki) -> None:
+    found = many_reasons.counts(chosen(PANELS["Top reasons A"]), end_ns=time.time_ns())
+    assert len(found) == 20
+    assert any(labels.get("segment_reason", "").startswith("Profile ") for labels, _ in found)

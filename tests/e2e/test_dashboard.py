@@ -34,7 +34,7 @@ VARIABLES = {variable["name"] for variable in DASHBOARD["templating"]["list"]}
 
 WORDS = {
     "loki": "sum by topk count_over_time quantile_over_time unwrap __error__",
-    "prometheus": "sum min max by increase rate histogram_quantile le",
+    "prometheus": "sum min max by increase rate histogram_quantile le or unless offset",
     "tempo": "kind consumer client status error resource span",
 }
 """What the query languages themselves say."""

@@ -56,6 +56,7 @@ def test_a_run_over_paths_sends_what_became_of_its_records_when_it_ends(
             "faillog.records": "{record}",
             "faillog.exported": "{record}",
             "faillog.quarantined": "{record}",
+            "faillog.time_shifted": "{record}",
             "faillog.pending": "{record}",
             "faillog.export.duration": "s",
             "faillog.export.retries": "{request}",
@@ -65,7 +66,11 @@ def test_a_run_over_paths_sends_what_became_of_its_records_when_it_ends(
             ("attempt", "exported", "abc"): 2,
             ("error", "exported", "abc"): 1,
             ("", "quarantined", ""): 1,
+            ("", "exported", ""): 0,
+            ("", "rejected", ""): 0,
+            ("", "duplicate", ""): 0,
         }
+        assert by(metrics.numbers("faillog.time_shifted")) == {(): 0}, "nothing is a 0, not a gap"
         assert by(metrics.numbers("faillog.exported")) == {(): 4}
         assert by(metrics.numbers("faillog.quarantined"), "reason") == {("invalid_json",): 1}
         assert by(metrics.numbers("faillog.pending")) == {(): 0}
@@ -87,7 +92,12 @@ def test_what_was_not_delivered_is_pending_and_the_tries_again_are_counted(tmp_p
         flags = ("--endpoint", receiver.http_endpoint, "--wait", "1s")
         done = run_program("run", "events", *flags, "--summary", "json", cwd=tmp_path, **own(metrics))
         assert by(metrics.numbers("faillog.pending")) == {(): 4}
-        assert by(metrics.numbers("faillog.records"), "outcome") == {("quarantined",): 1}
+        assert by(metrics.numbers("faillog.records"), "outcome") == {
+            ("exported",): 0,
+            ("rejected",): 0,
+            ("quarantined",): 1,
+            ("duplicate",): 0,
+        }
         retries = by(metrics.numbers("faillog.export.retries"))[()]
         assert retries == done.summary["retries"] > 0
         assert ("retry_later",) in by(metrics.numbers("faillog.export.duration"), "outcome")
@@ -106,6 +116,7 @@ def test_destinations_have_their_names_and_there_is_a_bound_to_them(
         run_program("run", "events", "--endpoint", receiver.http_endpoint, cwd=tmp_path, **own(metrics))
         found = by(metrics.numbers("faillog.records"), "destination")
     assert found[("Mixpanel",)] == 1
+    assert found.pop(("",)) == 0
     assert (len(found), sum(found.values())) == (51, 82)
     assert found[("other",)] == 32
 

@@ -80,6 +80,21 @@ def forward(server: Server, folder: Path) -> Done:
     return done
 
 
+def requests_in(file: Path) -> list[dict[str, Any]]:
+    """What an exporter wrote: OTLP JSON Lines."""
+    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+
+
+def logs_in(file: Path) -> list[Any]:
+    return [
+        record
+        for request in requests_in(file)
+        for resource in request.get("resourceLogs", ())
+        for scope in resource["scopeLogs"]
+        for record in scope["logRecords"]
+    ]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_each_is_valid(collector_program: Path, name: str) -> None:
     env = {SECRETS[name]: KEY} if name in SECRETS else {}
@@ -139,6 +154,17 @@ def test_what_a_collector_took_over_survives_its_end_while_the_backend_is_away(
             backend.wait_for(sent)
 
 
+def test_local_keeps_in_its_file_what_it_acknowledged_however_it_ends_and_starts(
+    collector_program: Path, tmp_path: Path
+) -> None:
+    sent = 0
+    for _ in range(2):
+        with shipped(collector_program, "local", tmp_path) as server:
+            sent += forward(server, tmp_path).summary["sent"]["logs"]
+            server.kill()
+        assert len(logs_in(tmp_path / "output.jsonl")) == sent
+
+
 def test_honeycomb_gets_the_key_and_a_dataset_for_metrics_only(
     collector_program: Path, tmp_path: Path
 ) -> None:
@@ -190,13 +216,5 @@ def test_jaeger_gets_spans_and_a_file_the_rest(collector_program: Path, tmp_path
         with server:
             sent = forward(server, tmp_path).summary["sent"]
             backend.wait_for({"logs": 0, "spans": sent["spans"]})
-    kept = [json.loads(line) for line in (tmp_path / "output.jsonl").read_text("utf-8").splitlines()]
-    logs = [
-        record
-        for request in kept
-        for resource in request.get("resourceLogs", ())
-        for scope in resource["scopeLogs"]
-        for record in scope["logRecords"]
-    ]
-    assert len(logs) == sent["logs"]
-    assert sum("resourceMetrics" in request for request in kept) == 1
+    assert len(logs_in(tmp_path / "output.jsonl")) == sent["logs"]
+    assert sum("resourceMetrics" in request for request in requests_in(tmp_path / "output.jsonl")) == 1

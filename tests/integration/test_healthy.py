@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,10 @@ from faillog_otel.telemetry.health import HealthServer
 HEALTHY = Path(__file__).parents[2] / "docker" / "healthy.py"
 
 
-def ask(address: str) -> tuple[int, str]:
-    env = {"FAILLOG_HEALTH_ADDR": address, "http_proxy": "http://127.0.0.1:1"}
+def ask(address: str | None) -> tuple[int, str]:
+    env = {"http_proxy": "http://127.0.0.1:1"}
+    if address is not None:
+        env["FAILLOG_HEALTH_ADDR"] = address
     done = subprocess.run([sys.executable, HEALTHY], env=env, capture_output=True, text=True, check=False)
     return done.returncode, done.stderr
 
@@ -41,3 +45,30 @@ def test_who_is_not_alive_is_not_healthy_and_it_says_why() -> None:
     assert (code, "fetching: 700 s late" in said) == (1, True)
     code, said = ask(f"127.0.0.1:{server.port}")
     assert (code, "Connection refused" in said) == (1, True)
+
+
+class _Refuses(BaseHTTPRequestHandler):
+    """Somebody else, who says nothing more."""
+
+    def do_GET(self) -> None:
+        self.send_response(503)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+
+def test_a_refusal_without_a_word_is_one() -> None:
+    with HTTPServer(("127.0.0.1", 0), _Refuses) as server:
+        answering = threading.Thread(target=server.handle_request)
+        answering.start()
+        assert ask(f"127.0.0.1:{server.server_port}") == (1, "HTTP 503 \n")
+        answering.join()
+
+
+@pytest.mark.parametrize(
+    "address", [None, "", "localhost:http", "127.0.0.1:99999", "a..b:80", "a b:80", "x:-1"]
+)
+def test_a_wrong_address_is_not_healthy_and_named(address: str | None) -> None:
+    code, said = ask(address)
+    assert (code, "Traceback" in said) == (1, False), said
+    assert said.startswith("FAILLOG_HEALTH_ADDR ")
+    assert (address or "") in said

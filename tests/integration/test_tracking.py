@@ -141,9 +141,11 @@ def test_a_write_key_is_asked_for_and_forgotten(segment: Simulator) -> None:
     [
         ("/v1/track", b"{", "not JSON"),
         ("/v1/track", b"[" * 5000, "not JSON"),
+        ("/v1/track", b'{"userId": "\xff"}', "not JSON"),
         ("/v1/track", b"[]", "no object"),
         ("/v1/track", b"{}", "userId or anonymousId"),
         ("/v1/track", b'{"userId": ""}', "userId or anonymousId"),
+        ("/v1/track", b'{"userId": true}', "userId or anonymousId"),
         ("/v1/track", b'{"userId": "u"}', "track requires event"),
         ("/v1/group", b'{"userId": "u"}', "group requires groupId"),
         ("/v1/alias", b'{"userId": "u"}', "alias requires previousId"),

@@ -121,10 +121,14 @@ class Jaeger(Server):
         """Its base URL for OTLP/HTTP."""
         return f"http://{self._said('endpoint')}"
 
-    def spans(self, trace_id: str) -> list[dict[str, Any]]:
-        """The spans of a trace, as OTLP JSON; none while there is no such trace."""
+    def spans(self, trace_id: str, *, raw: bool = False) -> list[dict[str, Any]]:
+        """The spans of a trace, as OTLP JSON; none while there is no such trace.
+
+        `raw`: as they are stored, with those that came more than once.
+        """
         url = f"http://{self._said('http_addr')}/api/v3/traces/{trace_id}"
-        answer = httpx.get(url, trust_env=False, timeout=30)
+        asked = {"raw_traces": "true"} if raw else {}
+        answer = httpx.get(url, params=asked, trust_env=False, timeout=30)
         if answer.status_code == httpx.codes.NOT_FOUND:
             return []
         return spans_in(answer.raise_for_status().json()["result"])
@@ -151,15 +155,51 @@ class Loki(Server):
 
     def lines(self, query: str, *, start_ns: int, end_ns: int) -> list[tuple[int, str, dict[str, str]]]:
         """What LogQL finds between two times: time, line, and labels with structured metadata."""
-        asked: dict[str, str | int] = {"query": query, "start": start_ns, "end": end_ns, "limit": 5000}
-        answer = httpx.get(
-            f"{self._url}/loki/api/v1/query_range", params=asked, trust_env=False, timeout=30
-        ).raise_for_status()
         return [
             (int(when), line, stream["stream"])
-            for stream in answer.json()["data"]["result"]
+            for stream in self._ask("query_range", query=query, start=start_ns, end=end_ns, limit=5000)
             for when, line, *_ in stream["values"]
         ]
+
+    def counts(self, query: str, *, end_ns: int) -> list[tuple[dict[str, str], float]]:
+        """What a LogQL metric query says of one moment: labels and number of each series."""
+        found = self._ask("query", query=query, time=end_ns)
+        return [(series["metric"], float(series["value"][1])) for series in found]
+
+    def _ask(self, what: str, **asked: str | int) -> list[dict[str, Any]]:
+        url = f"{self._url}/loki/api/v1/{what}"
+        answer = httpx.get(url, params=asked, trust_env=False, timeout=30)
+        assert answer.status_code == httpx.codes.OK, answer.text
+        found: list[dict[str, Any]] = answer.json()["data"]["result"]
+        return found
+
+
+class Prometheus(Server):
+    """A running Prometheus that scrapes nothing, and takes OTLP as docker/compose.yaml has it."""
+
+    def __init__(self, program: Path, folder: Path) -> None:
+        (port,) = free_ports(1)
+        self._url = f"http://127.0.0.1:{port}"
+        self.otlp_endpoint = f"{self._url}/api/v1/otlp"
+        config = folder / "prometheus.yml"
+        config.touch()
+        super().__init__(
+            [
+                *(program, "--config.file", config, "--storage.tsdb.path", folder / "prometheus"),
+                *("--web.enable-otlp-receiver", f"--web.listen-address=127.0.0.1:{port}"),
+            ],
+            "Server is ready to receive web requests",
+        )
+
+    def numbers(self, query: str, at_seconds: float | None = None) -> dict[tuple[str, ...], float]:
+        """What PromQL says of one moment, of now if no other is given: the labels' values → the number."""
+        asked: dict[str, str | float] = {"query": query}
+        if at_seconds is not None:
+            asked["time"] = at_seconds
+        answer = httpx.get(f"{self._url}/api/v1/query", params=asked, trust_env=False, timeout=30)
+        assert answer.status_code == httpx.codes.OK, answer.text
+        found = answer.json()["data"]["result"]
+        return {tuple(series["metric"].values()): float(series["value"][1]) for series in found}
 
 
 class DesktopViewer(Server):

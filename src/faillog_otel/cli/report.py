@@ -11,6 +11,7 @@ from typing import Any
 import click
 from msgspec import Struct, to_builtins
 
+from faillog_otel.backends import BACKENDS
 from faillog_otel.config import FailOn, RunConfig
 from faillog_otel.ledger.counts import Counts
 from faillog_otel.otlp.sender import Sent
@@ -113,7 +114,8 @@ def say_what_was_shifted(counts: Counts, config: RunConfig) -> None:
     """No record gets another time without a word."""
     if counts.time_shifted:
         number, policy = records(counts.time_shifted), config.mapping.time_policy
-        why = f"time policy {policy}" + (f" of --backend {config.backend}" if config.backend else "")
+        is_backends = config.backend is not None and BACKENDS[config.backend].time_policy == policy
+        why = f"time policy {policy}" + (f" of --backend {config.backend}" if is_backends else "")
         _log.warning("%s sent with another time (%s); the true one is segment.occurred_at", number, why)
 
 

@@ -42,6 +42,8 @@ _log = logging.getLogger(__name__)
 FLUSH_SECONDS = 2.0
 """Of the ten seconds that a run may take to end after a signal."""
 LONGEST_TIMEOUT_SECONDS = 60.0
+OUTCOMES = ("exported", "rejected", "quarantined", "duplicate")
+"""What becomes of a record."""
 MOST_VALUES = 50
 """So many destinations, and so many reasons, are told apart; all others are `other`."""
 LONGEST_VALUE = 100
@@ -94,6 +96,11 @@ class OtelTelemetry:
             "How long the collector took to answer a request with forwarded data",
             explicit_bucket_boundaries_advisory=LATENCY_SECONDS,
         )
+        # What is known beforehand is there from the first sending on: nothing is a 0, not a gap.
+        for outcome in OUTCOMES:
+            self._records.add(0, {"outcome": outcome})
+        self._exported.add(0)
+        self._shifted.add(0)
 
     def written(self, became: Mapping[Became, int], reasons: Mapping[str, int], shifted: int) -> None:
         """Counts records."""

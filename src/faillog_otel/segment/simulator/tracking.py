@@ -87,7 +87,7 @@ def _content(request: Request) -> dict[str, Any] | Answer:
         return _refusal(400, "bad_request", f"the body has more than {most // 1024} KB")
     try:
         body = msgspec.json.decode(content)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _refusal(400, "invalid_json", "the body is not JSON")
     return body if isinstance(body, dict) else _refusal(400, "invalid_json", "the body is no object")
 
@@ -146,7 +146,7 @@ def _fault(event: dict[str, Any]) -> str | None:
 
 
 def _is_name(value: Any) -> bool:
-    return value != "" and isinstance(value, str | int | float)
+    return value != "" and isinstance(value, str | int | float) and not isinstance(value, bool)
 
 
 def _refusal(status: int, code: str, message: str) -> Answer:
