@@ -23,7 +23,9 @@ CONFIGS = st.builds(
     bodies=st.sampled_from(("none", "response", "all")),
     time_policy=st.sampled_from((TimePolicy(), TimePolicy("arrival"), TimePolicy("clamp", 60.0))),
     join=st.sampled_from(("parent", "link", "off")),
-    destination_names=st.sampled_from(({}, {"abc": "Mixpanel (Actions)"}, {"abc": ""}, {"abc": "é\n" * 2000})),
+    destination_names=st.sampled_from(
+        ({}, {"abc": "Mixpanel (Actions)"}, {"abc": ""}, {"abc": "é\n" * 2000})
+    ),
     redaction_key=st.sampled_from((None, Secret("key"))),
 )
 CONTEXTS = st.builds(
@@ -88,12 +90,12 @@ def test_any_event_becomes_what_the_official_classes_write(
 ) -> None:
     """One after the other and once more: what was remembered of one event never tells in another."""
     ours, reference = WireEncoder(config), ProtobufEncoder(config)
-    events = [found for raw in raws if isinstance(found := decode(raw), Event)]
+    events = [each for each in map(decode, raws) if isinstance(each, Event)]
     for each in (*events, *events):
-        found, expected = ours.encode(each, context), reference.encode(each, context)
-        assert LogRecord.FromString(found.log) == LogRecord.FromString(expected.log)
-        assert Span.FromString(found.span) == Span.FromString(expected.span)
-        assert found == expected
+        written, expected = ours.encode(each, context), reference.encode(each, context)
+        assert LogRecord.FromString(written.log) == LogRecord.FromString(expected.log)
+        assert Span.FromString(written.span) == Span.FromString(expected.span)
+        assert written == expected
 
 
 @pytest.mark.parametrize("make", [error, attempt, exchange])

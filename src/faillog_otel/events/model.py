@@ -6,7 +6,7 @@ it travels on as extras. Source: Segment's page "Failure Log Collection".
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Raw, Struct
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Status = Annotated[int, Meta(ge=100, le=999)]
@@ -36,6 +36,8 @@ class _Properties(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     logged_at: str | None = None
     request_to_destination: Request | None = None
     response_from_destination: Response | None = None
+    reason: str | UnsetType = UNSET
+    """The likeliest name of the field that Segment's page promises and does not show; see `Event.reason`."""
 
 
 class ErrorProperties(_Properties, frozen=True, kw_only=True):

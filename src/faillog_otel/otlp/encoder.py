@@ -5,12 +5,13 @@ are encoded once and remembered, in two small caches; ids, times and the event's
 each. The bytes are those that the official classes write of `map_event`'s records, to the last one.
 """
 
+import struct
 from functools import lru_cache
 
 from msgspec import Struct
 
 from faillog_otel.config import MappingConfig
-from faillog_otel.events.model import Context, Event, Routing
+from faillog_otel.events.model import AttemptProperties, Context, Event, Routing
 from faillog_otel.events.printable import printable
 from faillog_otel.otlp import messages
 from faillog_otel.otlp.encoding import Item
@@ -19,7 +20,8 @@ from faillog_otel.otlp.mapping import (
     SPAN_KINDS,
     UID,
     ids,
-    links,
+    link_to_exchange,
+    link_to_message,
     log_attributes,
     message_origin,
     record_uid,
@@ -35,13 +37,12 @@ from faillog_otel.otlp.messages import (
     text_attribute_heads,
 )
 from faillog_otel.otlp.origin import REMOTE, Origin
-from faillog_otel.otlp.parts import EVENT_NAMES, OWN, Case, case_of, destined, judged, own_values
+from faillog_otel.otlp.parts import EVENT_NAMES, OWN, Case, Own, case_of, destined, judged, own_values
 from faillog_otel.otlp.records import StatusCode
 from faillog_otel.otlp.wire import (
     FIXED64,
     VARINT,
     Heads,
-    fixed64,
     int64,
     message_field,
     tag,
@@ -55,24 +56,37 @@ REMEMBERED = 1024
 LONGEST_REMEMBERED = 1024
 """Characters; what is longer is encoded each time, so that the caches stay within some MiB."""
 
-_LOG_TIME = tag(messages.LOG_TIME, FIXED64)
+_log_time = struct.Struct("<BQ").pack
+_span_times = struct.Struct("<BQBQ").pack
+_LOG_TIME, _LOG_OBSERVED_TIME, _SPAN_START_TIME, _SPAN_END_TIME = (
+    ord(tag(number, FIXED64))
+    for number in (
+        messages.LOG_TIME,
+        messages.LOG_OBSERVED_TIME,
+        messages.SPAN_START_TIME,
+        messages.SPAN_END_TIME,
+    )
+)
 _LOG_BODY = Heads(tag(messages.LOG_BODY), tag(messages.ANY_STRING))
 _LOG_UID = text_attribute_heads(messages.LOG_ATTRIBUTES, UID)[32]
 _LOG_TRACE_ID = tag(messages.LOG_TRACE_ID) + varint(16)
 _LOG_SPAN_ID = tag(messages.LOG_SPAN_ID) + varint(8)
-_LOG_OBSERVED = tag(messages.LOG_OBSERVED_TIME, FIXED64)
 _SPAN_TRACE_ID = tag(messages.SPAN_TRACE_ID) + varint(16)
 _SPAN_SPAN_ID = tag(messages.SPAN_SPAN_ID) + varint(8)
-_SPAN_START = tag(messages.SPAN_START_TIME, FIXED64)
-_SPAN_END = tag(messages.SPAN_END_TIME, FIXED64)
-
-_OWN_TEXTS = tuple(
-    (text_attribute_heads(messages.LOG_ATTRIBUTES, key), text_attribute_heads(messages.SPAN_ATTRIBUTES, key))
-    for key in OWN[:-1]
+_OWN = (
+    *(
+        (
+            text_attribute_heads(messages.LOG_ATTRIBUTES, key),
+            text_attribute_heads(messages.SPAN_ATTRIBUTES, key),
+        )
+        for key in OWN[:-1]
+    ),
+    (
+        int_attribute_heads(messages.LOG_ATTRIBUTES, OWN[-1]),
+        int_attribute_heads(messages.SPAN_ATTRIBUTES, OWN[-1]),
+    ),
 )
-_LOG_LAG = int_attribute_heads(messages.LOG_ATTRIBUTES, OWN[-1])
-_SPAN_LAG = int_attribute_heads(messages.SPAN_ATTRIBUTES, OWN[-1])
-
+"""What stands before each own value, in a log record and in a span."""
 _LOG_FLAGS = {flags: flags_field(messages.LOG_FLAGS, flags) for flags in (0, SAMPLED)}
 _SPAN_FLAGS = {flags: flags_field(messages.SPAN_FLAGS, flags) for flags in (SAMPLED_LOCAL, REMOTE | SAMPLED)}
 _EVENT_NAME_FIELDS = {name: text_field(messages.LOG_EVENT_NAME, name) for name in EVENT_NAMES.values()}
@@ -86,6 +100,7 @@ class _Where(Struct, frozen=True):
     name_and_kind: bytes
     before: bytes
     after: bytes
+    words_length: int
 
 
 class _How(Struct, frozen=True):
@@ -97,6 +112,7 @@ class _How(Struct, frozen=True):
     status: bytes
     opening: bytes
     ending: bytes
+    words_length: int
     verb: str
 
 
@@ -120,56 +136,60 @@ class WireEncoder:
         case = case_of(
             event, context.answer, origin.name if origin else None, is_shifted=time_ns != event.occurred_ns
         )
-        how = self._remembered_how(case) if case.length() <= LONGEST_REMEMBERED else self._how(case)
+        how = self._how_of(case, event)
         where = self._where_of(name, how.verb, event.routing)
         trace_id, span_id = ids(event, origin)
-        *texts, lag_ms = own_values(event)
-        log_own: list[bytes] = []
-        span_own: list[bytes] = []
-        for text, (log_heads, span_heads) in zip(texts, _OWN_TEXTS, strict=True):
-            if text is not None:
-                value = text.encode()
-                log_own += (log_heads[len(value)], value)
-                span_own += (span_heads[len(value)], value)
-        if lag_ms is not None:
-            value = int64(lag_ms)
-            log_own += (_LOG_LAG[len(value)], value)
-            span_own += (_SPAN_LAG[len(value)], value)
-        time = fixed64(time_ns) if time_ns else b""
+        own = own_values(event)
+        log_own, span_own = _own_fields(own)
         span = b""
         if span_id:
             span = b"".join(
                 (
-                    *(_SPAN_TRACE_ID, trace_id, _SPAN_SPAN_ID, span_id),
-                    bytes_field(messages.SPAN_PARENT_SPAN_ID, origin.parent_span_id) if origin else b"",
+                    _SPAN_TRACE_ID,
+                    trace_id,
+                    _SPAN_SPAN_ID,
+                    span_id,
+                    bytes_field(messages.SPAN_PARENT_SPAN_ID, origin.parent_span_id)
+                    if origin and origin.parent_span_id
+                    else b"",
                     where.name_and_kind,
-                    *((_SPAN_START, time, _SPAN_END, time) if time else ()),
-                    *(where.span, how.span),
-                    *span_own,
-                    *self._links(event, origin),
+                    _span_times(_SPAN_START_TIME, time_ns, _SPAN_END_TIME, time_ns) if time_ns else b"",
+                    where.span,
+                    how.span,
+                    span_own,
+                    _links(event, origin),
                     how.status,
                     _SPAN_FLAGS[origin.span_flags if origin else SAMPLED_LOCAL],
                 )
             )
         elif origin is not None:
             span_id = origin.log_span_id
-        about = printable(texts[name == "segment.exchange"] or "").encode()
-        length = len(how.opening) + len(where.before) + len(about) + len(where.after) + len(how.ending)
+        about = own[1] if name == "segment.exchange" else own[0]
+        about_bytes = printable(about).encode() if about else b""
         alone, dropped = log_attributes(event, config)
         log = b"".join(
             (
-                *((_LOG_TIME, time) if time else ()),
-                *(how.severity, _LOG_BODY[length]),
-                *(how.opening, where.before, about, where.after, how.ending),
-                *(where.log, how.log),
-                *log_own,
-                *(_LOG_UID, record_uid(name, event.raw).encode()),
+                _log_time(_LOG_TIME, time_ns) if time_ns else b"",
+                how.severity,
+                _LOG_BODY[how.words_length + where.words_length + len(about_bytes)],
+                how.opening,
+                where.before,
+                about_bytes,
+                where.after,
+                how.ending,
+                where.log,
+                how.log,
+                log_own,
+                _LOG_UID,
+                record_uid(name, event.raw).encode(),
                 attribute_fields(messages.LOG_ATTRIBUTES, alone) if alone else b"",
                 tag(messages.LOG_DROPPED_ATTRIBUTES, VARINT) + varint(dropped) if dropped else b"",
                 _LOG_FLAGS[origin.log_flags if origin else SAMPLED],
-                *((_LOG_TRACE_ID, trace_id) if trace_id else ()),
-                *((_LOG_SPAN_ID, span_id) if span_id else ()),
-                *((_LOG_OBSERVED, fixed64(event.logged_ns)) if event.logged_ns else ()),
+                _LOG_TRACE_ID if trace_id else b"",
+                trace_id,
+                _LOG_SPAN_ID if span_id else b"",
+                span_id,
+                _log_time(_LOG_OBSERVED_TIME, event.logged_ns) if event.logged_ns else b"",
                 _EVENT_NAME_FIELDS[name],
             )
         )
@@ -177,14 +197,20 @@ class WireEncoder:
 
     # -- parts -----------------------------------------------------------------------------------------
 
+    def _how_of(self, case: Case, event: Event) -> _How:
+        reason = case.reason
+        if (reason is None or len(reason.text) <= LONGEST_REMEMBERED) and (
+            len(event.raw) <= LONGEST_REMEMBERED or case.length() <= LONGEST_REMEMBERED
+        ):
+            return self._remembered_how(case)
+        return self._how(case)
+
     def _where_of(self, name: str, verb: str, routing: Routing) -> _Where:
         to, source = routing.destination_id, routing.from_id
-        is_usual = len(routing.destination_ids) <= 1 and (
-            len(to or "") + len(source or "") <= LONGEST_REMEMBERED
-        )
-        if is_usual:
-            return self._remembered_where(name, verb, to, source, routing.destination_ids)
-        return self._where(name, verb, to, source, routing.destination_ids)
+        ids = routing.destination_ids
+        if len(ids) <= 1 and len(to or "") + len(source or "") <= LONGEST_REMEMBERED:
+            return self._remembered_where(name, verb, to, source, ids)
+        return self._where(name, verb, to, source, ids)
 
     def _where(
         self, name: str, verb: str, to: str | None, source: str | None, ids: tuple[str, ...]
@@ -192,17 +218,20 @@ class WireEncoder:
         routing = Routing(from_id=source, destination_id=to, destination_ids=ids)
         part = destined(name, routing, self._config.destination_names)
         kind = SPAN_KINDS.get(name)
+        before, after = part.before.encode(), part.after.encode()
         return _Where(
             log=attribute_fields(messages.LOG_ATTRIBUTES, part.attributes),
             span=attribute_fields(messages.SPAN_ATTRIBUTES, part.attributes),
             name_and_kind=text_field(messages.SPAN_NAME, span_name(verb, part.destination))
             + (tag(messages.SPAN_KIND, VARINT) + varint(kind) if kind else b""),
-            before=part.before.encode(),
-            after=part.after.encode(),
+            before=before,
+            after=after,
+            words_length=len(before) + len(after),
         )
 
     def _how(self, case: Case) -> _How:
         part = judged(case, self._config.redaction_key)
+        opening, ending = part.opening.encode(), part.ending.encode()
         code = StatusCode.ERROR if part.failed else StatusCode.UNSET
         status = text_field(messages.STATUS_MESSAGE, part.status_message)
         if code:
@@ -214,10 +243,56 @@ class WireEncoder:
             + varint(part.severity)
             + text_field(messages.LOG_SEVERITY_TEXT, part.severity.name),
             status=message_field(messages.SPAN_STATUS, status),
-            opening=part.opening.encode(),
-            ending=part.ending.encode(),
+            opening=opening,
+            ending=ending,
+            words_length=len(opening) + len(ending),
             verb=part.verb,
         )
 
-    def _links(self, event: Event, origin: Origin | None) -> list[bytes]:
-        return [link_field(link) for link in links(event, origin)]
+
+def _own_fields(own: Own) -> tuple[bytes, bytes]:
+    """The event's own attributes, for a log record and for a span."""
+    message_id, exchange_id, occurred_at, logged_at, lag_ms = own
+    message = b"" if message_id is None else message_id.encode()
+    exchange = b"" if exchange_id is None else exchange_id.encode()
+    occurred = b"" if occurred_at is None else occurred_at.encode()
+    logged = b"" if logged_at is None else logged_at.encode()
+    lag = b"" if lag_ms is None else int64(lag_ms)
+    log, span = _own_templates(
+        None if message_id is None else len(message),
+        None if exchange_id is None else len(exchange),
+        None if occurred_at is None else len(occurred),
+        None if logged_at is None else len(logged),
+        None if lag_ms is None else len(lag),
+    )
+    values = (message, exchange, occurred, logged, lag)
+    return log % values, span % values
+
+
+@lru_cache(maxsize=REMEMBERED)  # ids and times are mostly as long as those of the event before
+def _own_templates(*lengths: int | None) -> tuple[bytes, bytes]:
+    """What stands around own values of so many bytes, with `%b` for each; None is an absent one."""
+    log, span = b"", b""
+    for length, (log_heads, span_heads) in zip(lengths, _OWN, strict=True):
+        log += b"%b" if length is None else log_heads[length].replace(b"%", b"%%") + b"%b"
+        span += b"%b" if length is None else span_heads[length].replace(b"%", b"%%") + b"%b"
+    return log, span
+
+
+@lru_cache(maxsize=REMEMBERED)  # the attempts of one exchange mostly stand together
+def _link_to_exchange(exchange_id: str) -> bytes:
+    return link_field(link_to_exchange(exchange_id))
+
+
+def _links(event: Event, origin: Origin | None) -> bytes:
+    """An attempt's links; the one to its exchange comes first."""
+    properties = event.properties
+    if not isinstance(properties, AttemptProperties):
+        return b""
+    found, exchange_id = b"", properties.destination_exchange_id
+    if exchange_id is not None:
+        is_usual = len(exchange_id) <= LONGEST_REMEMBERED
+        found = _link_to_exchange(exchange_id) if is_usual else link_field(link_to_exchange(exchange_id))
+    if origin is not None and origin.linked is not None:
+        found += link_field(link_to_message(origin.linked))
+    return found

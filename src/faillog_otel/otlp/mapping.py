@@ -6,7 +6,7 @@ semantic conventions 1.44.0, `segment.*` is ours; the README has the table. The 
 words are in `parts`; `encoder` writes the same records as bytes.
 """
 
-import hashlib
+from hashlib import sha256
 
 from msgspec import Struct
 
@@ -31,6 +31,7 @@ SAMPLED_LOCAL = LOCAL | SAMPLED
 
 SPAN_KINDS = {"segment.attempt": SpanKind.CONSUMER, "segment.exchange": SpanKind.CLIENT}
 UID = "log.record.uid"
+_UID_STARTS = {name: name.encode() + b"\n" for name in EVENT_NAMES.values()}
 
 
 class Mapped(Struct, frozen=True):
@@ -114,8 +115,7 @@ def ids(event: Event, origin: Origin | None) -> tuple[bytes, bytes]:
     """Trace id and span id of the event; the span id is empty where it becomes no span."""
     properties, routing = event.properties, event.routing
     if isinstance(properties, AttemptProperties) and origin is not None:
-        digest = propagation.digest(
-            "segment.attempt",
+        digest = propagation.attempt_digest(
             properties.message_id,
             routing.to_id,
             routing.from_id,
@@ -158,7 +158,7 @@ def link_to_message(app: TraceContext) -> Link:
 
 def record_uid(name: str, raw: bytes) -> str:
     """`log.record.uid`: 32 hex characters, the same for the same bytes of the same kind of event."""
-    return hashlib.sha256(name.encode() + b"\n" + raw).hexdigest()[:32]
+    return sha256(_UID_STARTS[name] + raw).hexdigest()[:32]
 
 
 # -- what only logs carry ------------------------------------------------------------------------------
@@ -169,6 +169,8 @@ def log_attributes(event: Event, config: MappingConfig) -> tuple[Attributes, int
     attributes: Attributes = []
     request = event.properties.request_to_destination
     response = event.properties.response_from_destination
+    if request is None and response is None and not event.extras:
+        return attributes, 0
     if response is not None and response.headers:
         attributes += header_attributes(response.headers, config.response_headers, config.redaction_key)
     truncated = False
