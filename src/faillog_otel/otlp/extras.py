@@ -16,7 +16,7 @@ from faillog_otel.otlp.records import Attributes, Value
 LONGEST_VALUE_BYTES = 2048
 MOST_EXTRAS = 64
 _PREFIX = "segment.extra"
-_REMEMBERED_CHARACTERS = 1024
+_SHORT_CHARACTERS = 1024
 _READ_CHARACTERS = 16 * 1024
 """How much of a text is looked at: a body of megabytes costs no more than one of these."""
 
@@ -31,7 +31,9 @@ def cut(text: str, most_bytes: int = LONGEST_VALUE_BYTES) -> str:
 
 def clean(text: str, key: Secret | None) -> tuple[str, bool]:
     """The text redacted (equal values comparable under the key) and cut; True when something was cut off."""
-    return _remembered(text, key) if len(text) <= _REMEMBERED_CHARACTERS else _clean(text, key)
+    if len(text) <= _SHORT_CHARACTERS:
+        return _remembered(text, key)
+    return _remembered_long(text, key) if len(text) <= _READ_CHARACTERS else _clean(text, key)
 
 
 def _clean(text: str, key: Secret | None) -> tuple[str, bool]:
@@ -40,7 +42,9 @@ def _clean(text: str, key: Secret | None) -> tuple[str, bool]:
     return short, len(short) < len(redacted) or len(text) > _READ_CHARACTERS
 
 
-_remembered = lru_cache(maxsize=1024)(_clean)  # reasons, URLs and short answers come again and again
+# Reasons, URLs and answers come again and again. Both caches together hold a few MiB at the most.
+_remembered = lru_cache(maxsize=1024)(_clean)
+_remembered_long = lru_cache(maxsize=64)(_clean)
 
 
 def as_text(value: Any) -> str:
