@@ -7,6 +7,7 @@ the file; a record is counted in exactly one of exported, rejected, quarantined,
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -15,7 +16,7 @@ from faillog_otel.config import DeliveryConfig, Signal
 from faillog_otel.errors import LedgerBroken
 from faillog_otel.events.decode import decode
 from faillog_otel.events.entry import Entry, Learned, Rejection, read_entry, write_entry
-from faillog_otel.events.forms import Form, form_of, read_records
+from faillog_otel.events.forms import Form, form_of, read_exchanges, read_records
 from faillog_otel.events.model import (
     AttemptProperties,
     BadRecord,
@@ -79,6 +80,8 @@ class _Batch(Struct):
     suspects: int = 0
     """So many of its records are not cleared up yet."""
     largest_request: int = 0
+    is_plain: bool = True
+    """Whether none of its records was kept before: none of them owes or has suffered anything."""
 
     def keep(self, kept: Kept) -> None:
         """Notes a record that is kept, and why."""
@@ -174,15 +177,12 @@ class Forwarder:
             yield chunk
 
     def _index(self, form: Form, file: InputFile, book: Book, exchanges: Exchanges) -> None:
-        number = 0
-        for record in read_records(form, self._content(file)):
-            if self._is_stopping():
-                raise _Stopped
-            if isinstance(record, Record):
-                exchanges.learn(record.raw)
-                if number < book.position:
-                    book.knows(_bytes_of(record))
-                number += 1
+        for raw in read_exchanges(form, self._content(file)):
+            exchanges.learn(raw)
+        if book.position:
+            records = (each for each in read_records(form, self._content(file)) if isinstance(each, Record))
+            for record in islice(records, book.position):
+                book.knows(_bytes_of(record))
 
     def _records(self, form: Form, file: InputFile, book: Book, progress: Progress) -> Iterator[Record]:
         told = 0
@@ -213,11 +213,12 @@ class Forwarder:
     def _take(
         self, file: str, number: int, record: Record, book: Book, exchanges: Exchanges, *, is_line: bool
     ) -> None:
-        batch = self._current(book)
-        batch.stretch.counts.lines += is_line
-        batch.stretch.counts.records += 1
+        batch = self._batch or self._current(book)
+        counts = batch.stretch.counts
+        counts.lines += is_line
+        counts.records += 1
         if book.knows(_bytes_of(record)):
-            batch.stretch.counts.duplicate += 1
+            counts.duplicate += 1
             batch.stretch.became["", "duplicate", ""] += 1
         elif book.holds_entries and (entry := read_entry(record.raw)) is not None:
             self._take_again(batch, number, record.raw, entry)
@@ -240,6 +241,7 @@ class Forwarder:
             batch.stretch.became["", "rejected" if is_rejected else "quarantined", ""] += 1
             self.reasons[entry.reason] += 1
             return
+        batch.is_plain = False
         learned = entry.context or Learned(batch.book.reference_ns)
         if is_rejected:
             owed = tuple(each.signal for each in learned.rejections)
@@ -309,7 +311,9 @@ class Forwarder:
         batch = self._under_way.popleft()
         self._accounted.append(batch)
         self._bytes_accounted += batch.held_bytes
-        if batch.ticket is not None:
+        if batch.ticket is not None and batch.is_plain and self._delivery.took_all(batch.ticket):
+            self._account_all(batch)
+        elif batch.ticket is not None:
             for sending, fates in zip(batch.sendings, self._delivery.result(batch.ticket), strict=True):
                 if any(isinstance(fate, Suspect) for fate in fates.values()):
                     self._suspects.append((batch, sending, fates))
@@ -334,6 +338,15 @@ class Forwarder:
             self._suspects.popleft()
             batch.suspects -= 1
             self._account(batch, sending, self._delivery.settle(sending.item, fates))
+
+    @staticmethod
+    def _account_all(batch: _Batch) -> None:
+        """All records of the batch are exported: the ordinary case, without a look at each fate."""
+        sendings, stretch = batch.sendings, batch.stretch
+        stretch.counts.exported += len(sendings)
+        for (event, destination), count in Counter((s.event, s.destination) for s in sendings).items():
+            stretch.became[event, "exported", destination] += count
+        stretch.newest_ns = max([stretch.newest_ns, *[sending.logged_ns for sending in sendings]])
 
     def _account(self, batch: _Batch, sending: _Sending, fates: Fates) -> None:
         counts = batch.stretch.counts

@@ -119,9 +119,13 @@ def _refuse(word: str) -> Any:
     raise ValueError(f"{word} is no JSON")
 
 
+EXCHANGE_MARKS = (b"Exchange Logged", b"\\u")
+"""An exchange holds one of these: its name, or an escape in it."""
+
+
 def may_be_exchange(raw: bytes) -> bool:
     """False only for records that are no exchange: a first look that spares decoding most of them."""
-    return b"Exchange Logged" in raw or b"\\u" in raw
+    return any(mark in raw for mark in EXCHANGE_MARKS)
 
 
 def answer_of(event: Event) -> tuple[str, Answer] | None:

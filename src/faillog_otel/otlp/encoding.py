@@ -13,7 +13,7 @@ from faillog_otel.config import Signal
 from faillog_otel.events.model import Context, Event
 from faillog_otel.otlp.messages import attribute_fields
 from faillog_otel.otlp.records import SCHEMA_URL
-from faillog_otel.otlp.wire import message_field, repeated_field, text_field
+from faillog_otel.otlp.wire import Heads, message_field, repeated_field, tag, text_field
 
 SCOPE_NAME = "faillog-otel"
 
@@ -61,12 +61,13 @@ class Envelope:
         attributes = attribute_fields(self._RESOURCE_ATTRIBUTES, list(resource))
         self._before = message_field(self._RESOURCE, attributes)
         self._scope = message_field(self._SCOPE, text_field(self._SCOPE_NAME, SCOPE_NAME))
+        self._records = Heads(tag(self._RECORDS))
         self._after = message_field(self._SCHEMA_URL, SCHEMA_URL.encode())
 
     def request(self, _signal: Signal, records: Sequence[bytes]) -> bytes:
         """An ExportLogsServiceRequest of LogRecords, or an ExportTraceServiceRequest of Spans: alike."""
         if not records:
             return b""
-        scoped = self._scope + repeated_field(self._RECORDS, records) + self._after
+        scoped = self._scope + repeated_field(self._records, records) + self._after
         inside = self._before + message_field(self._SCOPE_RECORDS, scoped) + self._after
         return message_field(self._RESOURCE_RECORDS, inside)

@@ -78,7 +78,6 @@ class Heads(dict[int, bytes]):
         return head
 
 
-def repeated_field(field_number: int, payloads: Iterable[bytes]) -> bytes:
-    """A repeated field: each payload with its own tag."""
-    heads = Heads(tag(field_number))
+def repeated_field(heads: Heads, payloads: Iterable[bytes]) -> bytes:
+    """A repeated field: each payload with its own tag. `heads`: those of the field."""
     return b"".join([part for each in payloads for part in (heads[len(each)], each)])
