@@ -50,7 +50,7 @@ MOST_SUSPECTS = 512
 """So many records may wait for the proof that it is they whom the collector refuses."""
 
 
-class _Sending(Struct, frozen=True):
+class _Sending(Struct, frozen=True, gc=False):
     """A record that is mapped: where it stands, what it learned, and what is sent of it."""
 
     number: int
@@ -63,10 +63,6 @@ class _Sending(Struct, frozen=True):
     event: str = "other"
     destination: str = ""
     logged_ns: int = 0
-
-    def held_bytes(self) -> int:
-        """How much memory it takes, roughly."""
-        return len(self.raw) + len(self.item.log) + len(self.item.span)
 
 
 class _Batch(Struct):
@@ -217,7 +213,7 @@ class Forwarder:
         counts = batch.stretch.counts
         counts.lines += is_line
         counts.records += 1
-        if book.knows(_bytes_of(record)):
+        if book.knows(record.raw if record.bad is None else _bytes_of(record)):
             counts.duplicate += 1
             batch.stretch.became["", "duplicate", ""] += 1
         elif book.holds_entries and (entry := read_entry(record.raw)) is not None:
@@ -226,7 +222,12 @@ class Forwarder:
             event = record.bad or decode(record.raw)
             learned = Learned(book.reference_ns, exchanges.answer_to(event), exchanges.traceparent_of(event))
             self._take_event(batch, number, event, Place(file, record.line, record.offset), learned)
-        self._flush_when_full(batch)
+        if (
+            counts.records >= self._config.batch_records
+            or batch.largest_request >= self._config.batch_bytes
+            or batch.held_bytes >= self._config.batch_bytes * HELD_BYTES_PER_BATCH_BYTE
+        ):
+            self._flush()
 
     def _take_again(self, batch: _Batch, number: int, line: bytes, entry: Entry) -> None:
         """A record that an earlier run kept: with all that it learned then, and only what is still owed."""
@@ -278,17 +279,9 @@ class Forwarder:
             number, place, event.raw, learned, item, unsendable, kind, destination, event.logged_ns
         )
         batch.sendings.append(sending)
-        batch.largest_request += max(len(item.log), len(item.span))
-        batch.held_bytes += sending.held_bytes()
-
-    def _flush_when_full(self, batch: _Batch) -> None:
-        limit = self._config.batch_bytes
-        if (
-            batch.stretch.counts.records >= self._config.batch_records
-            or batch.largest_request >= limit
-            or batch.held_bytes >= limit * HELD_BYTES_PER_BATCH_BYTE
-        ):
-            self._flush()
+        log_bytes, span_bytes = len(item.log), len(item.span)
+        batch.largest_request += max(log_bytes, span_bytes)
+        batch.held_bytes += len(event.raw) + log_bytes + span_bytes  # roughly
 
     def _flush(self) -> None:
         batch, self._batch = self._batch, None

@@ -31,6 +31,8 @@ class Exchanges:
         self._reasons: list[Reason | None] = [None]
         self._reason_numbers: dict[Reason, int] = {}
         self._reason_bytes = 0
+        self._asked: str | None = None
+        self._told: Answer | None = None
 
     def learn(self, raw: bytes) -> None:
         """Remembers what this record says, where it is an exchange."""
@@ -48,7 +50,12 @@ class Exchanges:
     def answer_to(self, event: Event | BadRecord) -> Answer | None:
         """What its exchange said to an attempt; also to one that is not understood and may be mended."""
         exchange_id, _ = _ids(event)
-        return self.find(propagation.exchange_digest(exchange_id)) if exchange_id else None
+        if not exchange_id:
+            return None
+        if exchange_id == self._asked:  # the attempts of one exchange mostly stand together
+            return self._told
+        self._asked, self._told = exchange_id, self.find(propagation.exchange_digest(exchange_id))
+        return self._told
 
     def traceparent_of(self, event: Event | BadRecord) -> str | None:
         """The `traceparent` that the request of an attempt's exchange names beside its messageId."""
@@ -65,6 +72,7 @@ class Exchanges:
 
     def add(self, digest: bytes, answer: Answer) -> None:
         """Remembers what the exchange with this hash (32 bytes) said."""
+        self._asked = None
         self._answers.add(digest, _ANSWER.pack(answer.status or 0, self._number_of(answer.reason)))
 
     def find(self, digest: bytes) -> Answer | None:
