@@ -10,13 +10,14 @@ import math
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from urllib.parse import unquote
 
 import msgspec
 from msgspec import Struct, field
 
 from faillog_otel.config import (
+    BackendName,
     Bodies,
     Compression,
     FailOn,
@@ -58,6 +59,7 @@ class OtlpSettings(SignalSettings, frozen=True, kw_only=True, forbid_unknown_fie
 class MappingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[mapping]`: what the forwarded data says."""
 
+    backend: BackendName | None = None
     bodies: Bodies | None = None
     response_headers: list[str] | None = None
     time_policy: str | None = None
@@ -231,6 +233,12 @@ def _pairs(text: str) -> dict[str, str]:
     return {unquote(name.strip()): unquote(value.strip()) for name, _, value in pairs}
 
 
+def _backend(text: str) -> str:
+    if text not in get_args(BackendName):
+        raise ConfigError(f"{text[:40]!r} is none of {', '.join(get_args(BackendName))}")
+    return text
+
+
 def _milliseconds(text: str) -> str:
     if not re.fullmatch(r"\d+", text, re.ASCII):
         raise ConfigError(f"{text!r} is no number of milliseconds")
@@ -273,6 +281,7 @@ VARIABLES: dict[str, tuple[str, _Parser]] = {
     "FAILLOG_PROTOCOL": ("otlp.protocol", str),
     "FAILLOG_SIGNALS": ("otlp.signals", _list),
     "FAILLOG_OUTPUT": ("otlp.output", str),
+    "FAILLOG_BACKEND": ("mapping.backend", _backend),
     "FAILLOG_BODIES": ("mapping.bodies", str),
     "FAILLOG_RESPONSE_HEADERS": ("mapping.response_headers", _list),
     "FAILLOG_TIME_POLICY": ("mapping.time_policy", str),

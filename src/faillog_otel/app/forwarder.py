@@ -339,6 +339,9 @@ class Forwarder:
         stretch.counts.exported += len(sendings)
         for (event, destination), count in Counter((s.event, s.destination) for s in sendings).items():
             stretch.became[event, "exported", destination] += count
+        if shifted := [sending.number for sending in sendings if sending.item.is_shifted]:
+            stretch.counts.time_shifted += len(shifted)
+            stretch.shifted.update(shifted)
         stretch.newest_ns = max([stretch.newest_ns, *[sending.logged_ns for sending in sendings]])
 
     def _account(self, batch: _Batch, sending: _Sending, fates: Fates) -> None:
@@ -370,6 +373,9 @@ class Forwarder:
         else:
             counts.exported += 1
             batch.account(sending, "exported")
+            if sending.item.is_shifted:
+                counts.time_shifted += 1
+                batch.stretch.shifted.add(sending.number)
             batch.stretch.newest_ns = max(batch.stretch.newest_ns, sending.logged_ns)
             return
         entry = write_entry(reason, why, sending.place, sending.raw, learned)
@@ -389,7 +395,8 @@ class Forwarder:
                 self.broken = self.broken or error
             if is_written:
                 self.counts.add(batch.stretch.counts)
-                self._telemetry.written(batch.stretch.became, batch.stretch.reasons())
+                shifted = len(batch.stretch.shifted)
+                self._telemetry.written(batch.stretch.became, batch.stretch.reasons(), shifted)
 
 
 def _bytes_of(record: Record) -> bytes:

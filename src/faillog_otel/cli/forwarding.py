@@ -15,7 +15,7 @@ from faillog_otel.app.answers import Answers
 from faillog_otel.app.forwarder import Forwarder, Progress
 from faillog_otel.cli.delivering import delivering, sending_client, writing
 from faillog_otel.cli.observing import pending_of, telemetry_of, watch_delivery
-from faillog_otel.cli.report import Ending, exit_code, records, summary
+from faillog_otel.cli.report import Ending, exit_code, records, say_what_was_shifted, summary
 from faillog_otel.cli.shutdown import Shutdown
 from faillog_otel.config import RunConfig
 from faillog_otel.errors import ConfigError, InputError, Interrupted, LedgerBroken
@@ -70,6 +70,7 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
         for problem in [*problems, *filter(None, [broken])]:
             _log.error("%s", problem)
         _say_what_is_kept(forwarder, delivery.over, kept)
+        say_what_was_shifted(forwarder.counts, config)
         ending = Ending(
             counts=forwarder.counts,
             fail_on=config.fail_on,

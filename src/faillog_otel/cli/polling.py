@@ -17,7 +17,7 @@ from faillog_otel.app.standing import Standing
 from faillog_otel.cli.delivering import USER_AGENT, delivering, sending_client, writing
 from faillog_otel.cli.observing import pulse_of, serve_health, telemetry_of, watch_delivery
 from faillog_otel.cli.progress import ProgressLine
-from faillog_otel.cli.report import Ending, exit_code, records, summary
+from faillog_otel.cli.report import Ending, exit_code, records, say_what_was_shifted, summary
 from faillog_otel.cli.shutdown import Shutdown
 from faillog_otel.clock import Clock, time_text
 from faillog_otel.config import RunConfig, Secret, SegmentConfig
@@ -129,7 +129,7 @@ def poll(
             str(sidecar.broken or ""),
             "" if fetcher.troubles else refused,
             delivery.over,
-            config.state_dir,
+            config,
         )
         ending = Ending(
             counts=counts,
@@ -141,8 +141,8 @@ def poll(
     return summary(counts, delivery.sent, time.monotonic() - started, exit_code(ending))
 
 
-def _say_how_it_ended(forwarder: Forwarder, broken: str, refused: str, over: str, folder: str) -> None:
-    counts = forwarder.counts
+def _say_how_it_ended(forwarder: Forwarder, broken: str, refused: str, over: str, config: RunConfig) -> None:
+    counts, folder = forwarder.counts, config.state_dir
     for problem in filter(None, (broken, refused)):
         _log.error("%s", problem)
     if counts.pending:
@@ -151,6 +151,7 @@ def _say_how_it_ended(forwarder: Forwarder, broken: str, refused: str, over: str
     if kept := counts.quarantined + counts.rejected:
         reasons = ", ".join(f"{count} {reason}" for reason, count in forwarder.reasons.most_common())
         _log.warning("%s not understood or not taken (%s): in %s", records(kept), reasons, folder)
+    say_what_was_shifted(counts, config)
 
 
 def token_source(config: SegmentConfig) -> Callable[[], Secret]:
