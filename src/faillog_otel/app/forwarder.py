@@ -219,8 +219,8 @@ class Forwarder:
         elif book.holds_entries and (entry := read_entry(record.raw)) is not None:
             self._take_again(batch, number, record.raw, entry)
         else:
-            event = record.bad or decode(record.raw)
-            learned = Learned(book.reference_ns, exchanges.answer_to(event), exchanges.traceparent_of(event))
+            event = decode(record.raw) if record.bad is None else record.bad
+            learned = exchanges.learned_by(event, book.reference_ns)
             self._take_event(batch, number, event, Place(file, record.line, record.offset), learned)
         if (
             counts.records >= self._config.batch_records
@@ -415,14 +415,14 @@ def _told(rejections: Sequence[Rejection]) -> str:
 def _count_event(event: Event, counts: Counts) -> str:
     """Counts the event; returns what kind it is."""
     properties = event.properties
-    if isinstance(properties, ErrorProperties):
-        counts.events.error += 1
-        counts.discarded += properties.discarded is True
-        return "error"
     if isinstance(properties, AttemptProperties):
         counts.events.attempt += 1
         counts.failures += properties.outcome == "failure"
         return "attempt"
+    if isinstance(properties, ErrorProperties):
+        counts.events.error += 1
+        counts.discarded += properties.discarded is True
+        return "error"
     if isinstance(properties, ExchangeProperties):
         counts.events.exchange += 1
         return "exchange"

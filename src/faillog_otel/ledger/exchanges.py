@@ -10,6 +10,7 @@ import struct
 from faillog_otel import propagation
 from faillog_otel.events.contexts import traceparents
 from faillog_otel.events.decode import answer_of, decode, may_be_exchange
+from faillog_otel.events.entry import Learned
 from faillog_otel.events.model import Answer, AttemptProperties, BadRecord, Event, Reason
 from faillog_otel.ledger.lookup import MEMORY_BYTES, Lookup
 
@@ -33,6 +34,7 @@ class Exchanges:
         self._reason_bytes = 0
         self._asked: str | None = None
         self._told: Answer | None = None
+        self._learned = Learned(0)
 
     def learn(self, raw: bytes) -> None:
         """Remembers what this record says, where it is an exchange."""
@@ -46,6 +48,19 @@ class Exchanges:
                 for message_id, traceparent in traceparents(request.body).items():
                     if context := propagation.parse_traceparent(traceparent):
                         self._contexts.add(_context_digest(exchange_id, message_id), _CONTEXT.pack(*context))
+
+    def learned_by(self, event: Event | BadRecord, reference_ns: int) -> Learned:
+        """All that an event learns from its file, to be kept with it; events that learn the same share it."""
+        answer: Answer | None = None
+        traceparent: str | None = None
+        if isinstance(event, BadRecord) or isinstance(event.properties, AttemptProperties):
+            answer = self.answer_to(event)
+            traceparent = self.traceparent_of(event) if self._contexts else None
+        last = self._learned
+        if last.answer is answer and last.traceparent == traceparent and last.reference_ns == reference_ns:
+            return last
+        self._learned = Learned(reference_ns, answer, traceparent)
+        return self._learned
 
     def answer_to(self, event: Event | BadRecord) -> Answer | None:
         """What its exchange said to an attempt; also to one that is not understood and may be mended."""
