@@ -29,6 +29,7 @@ class Exchanges:
     def __init__(self, memory_bytes: int = MEMORY_BYTES) -> None:
         self._answers = Lookup(_ANSWER.size, memory_bytes)
         self._contexts = Lookup(_CONTEXT.size, memory_bytes)
+        self._names_contexts = False
         self._reasons: list[Reason | None] = [None]
         self._reason_numbers: dict[Reason, int] = {}
         self._reason_bytes = 0
@@ -47,6 +48,7 @@ class Exchanges:
             if b"traceparent" in raw and (request := event.properties.request_to_destination):
                 for message_id, traceparent in traceparents(request.body).items():
                     if context := propagation.parse_traceparent(traceparent):
+                        self._names_contexts = True
                         self._contexts.add(_context_digest(exchange_id, message_id), _CONTEXT.pack(*context))
 
     def learned_by(self, event: Event | BadRecord, reference_ns: int) -> Learned:
@@ -55,7 +57,7 @@ class Exchanges:
         traceparent: str | None = None
         if isinstance(event, BadRecord) or isinstance(event.properties, AttemptProperties):
             answer = self.answer_to(event)
-            traceparent = self.traceparent_of(event) if self._contexts else None
+            traceparent = self.traceparent_of(event) if self._names_contexts else None
         last = self._learned
         if last.answer is answer and last.traceparent == traceparent and last.reference_ns == reference_ns:
             return last
@@ -74,7 +76,7 @@ class Exchanges:
 
     def traceparent_of(self, event: Event | BadRecord) -> str | None:
         """The `traceparent` that the request of an attempt's exchange names beside its messageId."""
-        if not self._contexts:
+        if not self._names_contexts:
             return None
         exchange_id, message_id = _ids(event)
         if exchange_id is None or message_id is None:
