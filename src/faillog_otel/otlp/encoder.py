@@ -66,7 +66,7 @@ from faillog_otel.propagation import SAMPLED
 
 REMEMBERED = 1024
 """Entries in each cache."""
-LONGEST_REMEMBERED = 1024
+LONGEST_REMEMBERED = 512
 """Characters; what is longer is encoded each time, so that the caches stay within some MiB."""
 
 _log_time = struct.Struct("<BQ").pack
