@@ -11,10 +11,11 @@ The golden vectors in `tests/golden/ids.json` freeze all of it. An application m
 alone: it needs nothing but the standard library, and opentelemetry-api for the current context.
 """
 
-import hashlib
-import json
+import json.encoder
 import re
 import secrets
+from functools import lru_cache
+from hashlib import sha256 as _sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 SAMPLED = 0x01
 """The flag of W3C's Trace Context that says: the caller may have recorded this."""
 
-_stringify = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_quoted = json.encoder.encode_basestring  # as JSON.stringify does: nothing but controls, " and \ is escaped
 _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 _FULL = re.compile(_TRACEPARENT.pattern + r"(?:-.*)?", re.DOTALL)
 _COMPACT = re.compile(r"tr1-([0-9A-Za-z]{22})[0-9A-Za-z]{10}")
@@ -32,6 +33,9 @@ _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _TRACE_DIGITS = 22
 _NONCE_DIGITS = 10
 _UNIQUE_BYTES = 16
+_ZEROS = bytes(8)
+_LONGEST_REMEMBERED = 128
+"""Characters of an exchange's id."""
 
 
 class TraceContext(NamedTuple):
@@ -52,17 +56,41 @@ class TraceContext(NamedTuple):
 
 def digest(kind: str, *fields: str | int | None) -> bytes:
     """The 32 bytes of `H(kind, *fields)`."""
-    return hashlib.sha256(_stringify([kind, *fields]).encode()).digest()
+    return _sha256(f"[{','.join(map(_as_json, (kind, *fields)))}]".encode()).digest()
+
+
+def attempt_digest(
+    message_id: str | None,
+    to_id: str | None,
+    from_id: str | None,
+    attempt: int | None,
+    occurred_at: str | None,
+) -> bytes:
+    """The digest that an attempt's span id (bytes 0-7) is a part of."""
+    # H("segment.attempt", ...), spelled out: every attempt needs one.
+    text = (
+        f'["segment.attempt",{"null" if message_id is None else _quoted(message_id)},'
+        f"{'null' if to_id is None else _quoted(to_id)},{'null' if from_id is None else _quoted(from_id)},"
+        f"{'null' if attempt is None else attempt},{'null' if occurred_at is None else _quoted(occurred_at)}]"
+    )
+    return _sha256(text.encode()).digest()
 
 
 def exchange_digest(exchange_id: str | None) -> bytes:
     """The digest that an exchange's trace id (bytes 0-15) and span id (bytes 16-23) are parts of."""
+    if exchange_id is not None and len(exchange_id) <= _LONGEST_REMEMBERED:
+        return _exchange_digest(exchange_id)
+    return digest("segment.exchange", exchange_id)
+
+
+@lru_cache(maxsize=1024)  # the attempts of one exchange mostly stand together
+def _exchange_digest(exchange_id: str) -> bytes:
     return digest("segment.exchange", exchange_id)
 
 
 def derived_trace_id(message_id: str) -> bytes:
     """The 16 bytes of the trace id that a message has by itself, whatever context its id carries."""
-    return part(digest("segment.message", message_id), 0, 16)
+    return part(_sha256(f'["segment.message",{_quoted(message_id)}]'.encode()).digest(), 0, 16)
 
 
 def part(of: bytes, start: int, stop: int) -> bytes:
@@ -71,9 +99,18 @@ def part(of: bytes, start: int, stop: int) -> bytes:
     W3C forbids an all-zero id, and some backends drop a trace id of which either half is zero. So while
     any eight bytes of the id are zero, the SHA-256 of the digest takes the digest's place.
     """
-    while not all(any(of[at : at + 8]) for at in range(start, stop, 8)):
-        of = hashlib.sha256(of).digest()
-    return of[start:stop]
+    while _ZEROS in (found := of[start:stop]) and not all(
+        any(of[at : at + 8]) for at in range(start, stop, 8)
+    ):
+        of = _sha256(of).digest()
+    return found
+
+
+def _as_json(field: str | int | None) -> str:
+    """A field as JSON.stringify writes it."""
+    if isinstance(field, str):
+        return _quoted(field)
+    return "null" if field is None else str(field)
 
 
 # -- reading -------------------------------------------------------------------------------------------
@@ -90,6 +127,8 @@ def context_in(message_id: str) -> TraceContext | None:
 
     A full one may end after its flags or go on with `-` and anything; nothing is ever half used.
     """
+    if not message_id.startswith(("00-", "tr1-")):
+        return None
     if found := _FULL.fullmatch(message_id):
         return _checked(found)
     if found := _COMPACT.fullmatch(message_id):

@@ -17,7 +17,8 @@ from msgspec import Struct
 from faillog_otel.config import MappingConfig
 from faillog_otel.events.decode import answer_of, decode
 from faillog_otel.events.model import Answer, AttemptProperties, BadRecord, Context, Event
-from faillog_otel.otlp.encoding import Envelope, ProtobufEncoder
+from faillog_otel.otlp.encoder import WireEncoder
+from faillog_otel.otlp.encoding import Envelope
 
 _TRIES = 5
 
@@ -43,7 +44,7 @@ def stages(file: Path) -> Stages:
             decode(raw)
 
     def encode_all() -> None:
-        encode = ProtobufEncoder(MappingConfig()).encode
+        encode = WireEncoder(MappingConfig()).encode
         for event, context in zip(events, contexts, strict=True):
             encode(event, context)
 
@@ -69,7 +70,7 @@ def _us_each(work: Callable[[], None], events: int) -> float:
 
 def ready_request(file: Path) -> bytes:
     """All log records of a file as one request, encoded as they are sent."""
-    encoder = ProtobufEncoder(MappingConfig())
+    encoder = WireEncoder(MappingConfig())
     events = [decode(raw) for raw in file.read_bytes().splitlines()]
     records = [
         encoder.encode(event, Context(event.logged_ns)).log

@@ -20,7 +20,7 @@ from faillog_otel.events.record import BYTE_ORDER_MARK, KEPT_BYTES, Blank, Recor
 from faillog_otel.events.redaction import redact_text
 from faillog_otel.events.syntax import WHITE_SPACE
 from faillog_otel.events.unpack import DamagedFile, unpack
-from faillog_otel.otlp.encoding import ProtobufEncoder
+from faillog_otel.otlp.encoder import WireEncoder
 
 MOST_BYTES = 4 * 1024 * 1024
 """What a packed input may unpack to: a bomb is slow because it is large, and that is no find."""
@@ -154,7 +154,7 @@ def _check_is_kept(bad: BadRecord) -> None:
 
 
 def _check_leaves(event: Event, learned: Learned, config: MappingConfig) -> None:
-    item = ProtobufEncoder(config).encode(event, learned)
+    item = WireEncoder(config).encode(event, learned)
     log = LogRecord.FromString(item.log)
     keys = [pair.key for pair in log.attributes]
     assert len(set(keys)) == len(keys)

@@ -7,7 +7,7 @@ from pathlib import Path
 from faillog_otel.app.forwarder import Forwarder
 from faillog_otel.config import DeliveryConfig, MappingConfig
 from faillog_otel.ledger.kept import KeptFiles
-from faillog_otel.otlp.encoding import ProtobufEncoder
+from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.otlp.receiver import Receiver
 from faillog_otel.segment.paths import InputFile
 from support.clock import MovedClock
@@ -20,7 +20,7 @@ def forwarded(packed: bytes, folder: Path, receiver: Receiver, batch_records: in
     path.write_bytes(packed)
     with delivery_to(receiver.http_endpoint, MovedClock(), wait_seconds=0) as delivery:
         forwarder = Forwarder(
-            encoder=ProtobufEncoder(MappingConfig()),
+            encoder=WireEncoder(MappingConfig()),
             delivery=delivery,
             config=DeliveryConfig(batch_records=batch_records),
             is_stopping=lambda: False,

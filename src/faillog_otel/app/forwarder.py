@@ -7,6 +7,7 @@ the file; a record is counted in exactly one of exported, rejected, quarantined,
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -15,7 +16,7 @@ from faillog_otel.config import DeliveryConfig, Signal
 from faillog_otel.errors import LedgerBroken
 from faillog_otel.events.decode import decode
 from faillog_otel.events.entry import Entry, Learned, Rejection, read_entry, write_entry
-from faillog_otel.events.forms import Form, form_of, read_records
+from faillog_otel.events.forms import Form, form_of, read_exchanges, read_records
 from faillog_otel.events.model import (
     AttemptProperties,
     BadRecord,
@@ -49,7 +50,7 @@ MOST_SUSPECTS = 512
 """So many records may wait for the proof that it is they whom the collector refuses."""
 
 
-class _Sending(Struct, frozen=True):
+class _Sending(Struct, frozen=True, gc=False):
     """A record that is mapped: where it stands, what it learned, and what is sent of it."""
 
     number: int
@@ -63,10 +64,6 @@ class _Sending(Struct, frozen=True):
     destination: str = ""
     logged_ns: int = 0
 
-    def held_bytes(self) -> int:
-        """How much memory it takes, roughly."""
-        return len(self.raw) + len(self.item.log) + len(self.item.span)
-
 
 class _Batch(Struct):
     """Records that are sent together, and those between them that are not sent."""
@@ -79,6 +76,8 @@ class _Batch(Struct):
     suspects: int = 0
     """So many of its records are not cleared up yet."""
     largest_request: int = 0
+    is_plain: bool = True
+    """Whether none of its records was kept before: none of them owes or has suffered anything."""
 
     def keep(self, kept: Kept) -> None:
         """Notes a record that is kept, and why."""
@@ -174,15 +173,12 @@ class Forwarder:
             yield chunk
 
     def _index(self, form: Form, file: InputFile, book: Book, exchanges: Exchanges) -> None:
-        number = 0
-        for record in read_records(form, self._content(file)):
-            if self._is_stopping():
-                raise _Stopped
-            if isinstance(record, Record):
-                exchanges.learn(record.raw)
-                if number < book.position:
-                    book.knows(_bytes_of(record))
-                number += 1
+        for raw in read_exchanges(form, self._content(file)):
+            exchanges.learn(raw)
+        if book.position:
+            records = (each for each in read_records(form, self._content(file)) if isinstance(each, Record))
+            for record in islice(records, book.position):
+                book.knows(_bytes_of(record))
 
     def _records(self, form: Form, file: InputFile, book: Book, progress: Progress) -> Iterator[Record]:
         told = 0
@@ -213,19 +209,25 @@ class Forwarder:
     def _take(
         self, file: str, number: int, record: Record, book: Book, exchanges: Exchanges, *, is_line: bool
     ) -> None:
-        batch = self._current(book)
-        batch.stretch.counts.lines += is_line
-        batch.stretch.counts.records += 1
-        if book.knows(_bytes_of(record)):
-            batch.stretch.counts.duplicate += 1
+        batch = self._batch or self._current(book)
+        counts = batch.stretch.counts
+        counts.lines += is_line
+        counts.records += 1
+        if book.knows(record.raw if record.bad is None else _bytes_of(record)):
+            counts.duplicate += 1
             batch.stretch.became["", "duplicate", ""] += 1
         elif book.holds_entries and (entry := read_entry(record.raw)) is not None:
             self._take_again(batch, number, record.raw, entry)
         else:
-            event = record.bad or decode(record.raw)
-            learned = Learned(book.reference_ns, exchanges.answer_to(event), exchanges.traceparent_of(event))
+            event = decode(record.raw) if record.bad is None else record.bad
+            learned = exchanges.learned_by(event, book.reference_ns)
             self._take_event(batch, number, event, Place(file, record.line, record.offset), learned)
-        self._flush_when_full(batch)
+        if (
+            counts.records >= self._config.batch_records
+            or batch.largest_request >= self._config.batch_bytes
+            or batch.held_bytes >= self._config.batch_bytes * HELD_BYTES_PER_BATCH_BYTE
+        ):
+            self._flush()
 
     def _take_again(self, batch: _Batch, number: int, line: bytes, entry: Entry) -> None:
         """A record that an earlier run kept: with all that it learned then, and only what is still owed."""
@@ -240,6 +242,7 @@ class Forwarder:
             batch.stretch.became["", "rejected" if is_rejected else "quarantined", ""] += 1
             self.reasons[entry.reason] += 1
             return
+        batch.is_plain = False
         learned = entry.context or Learned(batch.book.reference_ns)
         if is_rejected:
             owed = tuple(each.signal for each in learned.rejections)
@@ -276,17 +279,9 @@ class Forwarder:
             number, place, event.raw, learned, item, unsendable, kind, destination, event.logged_ns
         )
         batch.sendings.append(sending)
-        batch.largest_request += max(len(item.log), len(item.span))
-        batch.held_bytes += sending.held_bytes()
-
-    def _flush_when_full(self, batch: _Batch) -> None:
-        limit = self._config.batch_bytes
-        if (
-            batch.stretch.counts.records >= self._config.batch_records
-            or batch.largest_request >= limit
-            or batch.held_bytes >= limit * HELD_BYTES_PER_BATCH_BYTE
-        ):
-            self._flush()
+        log_bytes, span_bytes = len(item.log), len(item.span)
+        batch.largest_request += max(log_bytes, span_bytes)
+        batch.held_bytes += len(event.raw) + log_bytes + span_bytes  # roughly
 
     def _flush(self) -> None:
         batch, self._batch = self._batch, None
@@ -309,7 +304,9 @@ class Forwarder:
         batch = self._under_way.popleft()
         self._accounted.append(batch)
         self._bytes_accounted += batch.held_bytes
-        if batch.ticket is not None:
+        if batch.ticket is not None and batch.is_plain and self._delivery.took_all(batch.ticket):
+            self._account_all(batch)
+        elif batch.ticket is not None:
             for sending, fates in zip(batch.sendings, self._delivery.result(batch.ticket), strict=True):
                 if any(isinstance(fate, Suspect) for fate in fates.values()):
                     self._suspects.append((batch, sending, fates))
@@ -334,6 +331,18 @@ class Forwarder:
             self._suspects.popleft()
             batch.suspects -= 1
             self._account(batch, sending, self._delivery.settle(sending.item, fates))
+
+    @staticmethod
+    def _account_all(batch: _Batch) -> None:
+        """All records of the batch are exported: the ordinary case, without a look at each fate."""
+        sendings, stretch = batch.sendings, batch.stretch
+        stretch.counts.exported += len(sendings)
+        for (event, destination), count in Counter((s.event, s.destination) for s in sendings).items():
+            stretch.became[event, "exported", destination] += count
+        if shifted := [sending.number for sending in sendings if sending.item.is_shifted]:
+            stretch.counts.time_shifted += len(shifted)
+            stretch.shifted.update(shifted)
+        stretch.newest_ns = max([stretch.newest_ns, *[sending.logged_ns for sending in sendings]])
 
     def _account(self, batch: _Batch, sending: _Sending, fates: Fates) -> None:
         counts = batch.stretch.counts
@@ -406,14 +415,14 @@ def _told(rejections: Sequence[Rejection]) -> str:
 def _count_event(event: Event, counts: Counts) -> str:
     """Counts the event; returns what kind it is."""
     properties = event.properties
-    if isinstance(properties, ErrorProperties):
-        counts.events.error += 1
-        counts.discarded += properties.discarded is True
-        return "error"
     if isinstance(properties, AttemptProperties):
         counts.events.attempt += 1
         counts.failures += properties.outcome == "failure"
         return "attempt"
+    if isinstance(properties, ErrorProperties):
+        counts.events.error += 1
+        counts.discarded += properties.discarded is True
+        return "error"
     if isinstance(properties, ExchangeProperties):
         counts.events.exchange += 1
         return "exchange"

@@ -20,7 +20,7 @@ from faillog_otel.cli.shutdown import Shutdown
 from faillog_otel.config import RunConfig
 from faillog_otel.errors import ConfigError, InputError, Interrupted, LedgerBroken
 from faillog_otel.ledger.kept import SET_ASIDE, KeptFiles, Replayed, is_kept_file
-from faillog_otel.otlp.encoding import ProtobufEncoder
+from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.segment.paths import STDIN, FoundPaths, InputFile
 
 _log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
         watch_delivery(telemetry, delivery)
         kept = KeptFiles(config.quarantine, config.pending, shutdown.now_ns())
         forwarder = Forwarder(
-            encoder=ProtobufEncoder(config.mapping),
+            encoder=WireEncoder(config.mapping),
             delivery=delivery,
             config=config.delivery,
             is_stopping=shutdown.is_requested,

@@ -28,7 +28,7 @@ from faillog_otel.ledger.objects import clean_digests
 from faillog_otel.ledger.spool import Spool
 from faillog_otel.ledger.upkeep import recover
 from faillog_otel.ledger.views import fact, pending_records
-from faillog_otel.otlp.encoding import ProtobufEncoder
+from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.segment.api import SegmentApi
 from faillog_otel.segment.download import Downloader
 from faillog_otel.segment.schedule import ScheduleConfig
@@ -93,7 +93,7 @@ def poll(
             telemetry.watch(gauge)
         serve_health(config.health, pulse, answers, standing, stack)
         forwarder = Forwarder(
-            encoder=ProtobufEncoder(config.mapping),
+            encoder=WireEncoder(config.mapping),
             delivery=delivery,
             config=config.delivery,
             is_stopping=pulse.asking("forwarding", shutdown.is_requested),

@@ -21,7 +21,7 @@ from faillog_otel.ledger.objects import forget_digests
 from faillog_otel.ledger.quarantine import QuarantineBook
 from faillog_otel.ledger.spool import REPLAY
 from faillog_otel.ledger.views import kept_by_reason
-from faillog_otel.otlp.encoding import ProtobufEncoder
+from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.segment.paths import InputFile
 
 _log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def replay_quarantine(config: RunConfig, *, sends_rejected: bool) -> dict[str, A
         _log.info("%s in quarantine", records(len(book)))
         delivery = delivering(client or writing(config, stack, adds=True), config, shutdown, stack)
         forwarder = Forwarder(
-            encoder=ProtobufEncoder(config.mapping),
+            encoder=WireEncoder(config.mapping),
             delivery=delivery,
             config=config.delivery,
             is_stopping=shutdown.is_requested,

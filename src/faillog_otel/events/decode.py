@@ -13,6 +13,7 @@ from functools import cache, lru_cache
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec import UNSET
 
 from faillog_otel.events.model import (
     Answer,
@@ -74,7 +75,7 @@ def decode(raw: bytes) -> Event | BadRecord:
             return BadRecord("too_many_values", f"the record holds more than {MOST_VALUES} values", raw)
         try:
             properties: Properties = _known.decode(raw).properties
-            extras: dict[str, Any] = {}
+            extras: dict[str, Any] = {} if properties.reason is UNSET else {"reason": properties.reason}
             routing = _routing(bytes(properties.routed))
         except msgspec.ValidationError:
             value = _read_anything(raw)
@@ -118,9 +119,13 @@ def _refuse(word: str) -> Any:
     raise ValueError(f"{word} is no JSON")
 
 
+EXCHANGE_MARKS = (b"Exchange Logged", b"\\u")
+"""An exchange holds one of these: its name, or an escape in it."""
+
+
 def may_be_exchange(raw: bytes) -> bool:
     """False only for records that are no exchange: a first look that spares decoding most of them."""
-    return b"Exchange Logged" in raw or b"\\u" in raw
+    return any(mark in raw for mark in EXCHANGE_MARKS)
 
 
 def answer_of(event: Event) -> tuple[str, Answer] | None:
@@ -151,7 +156,12 @@ def _complete(
         return BadRecord("bad_time", f"{name} is no RFC 3339 time from 1970 to 2262", raw)
     if routing.leftover is not None:
         extras["routed"] = routing.leftover
-    reason = _take_reason(extras) if extras else None
+    reason = None
+    if len(extras) == 1 and properties.reason is not UNSET and properties.reason.strip():
+        reason = _plain_reason(properties.reason)
+        extras = {}
+    elif extras:
+        reason = _take_reason(extras)
     return Event(properties, raw, occurred_ns, logged_ns, routing, reason, extras)
 
 
@@ -209,7 +219,10 @@ def _fit(of_type: type[Fitting], value: dict[str, Any]) -> tuple[Fitting, dict[s
 
 @cache
 def _fields(of_type: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
-    return {field.encode_name: field for field in msgspec.structs.fields(of_type)}
+    """By their names in JSON; a reason is looked for among the extras, see `_take_reason`."""
+    fields = {field.encode_name: field for field in msgspec.structs.fields(of_type)}
+    fields.pop("reason", None)
+    return fields
 
 
 _NESTED: dict[str, type[Request] | type[Response]] = {
@@ -270,6 +283,15 @@ _TEXTS = ("reason", "discardreason", "failurereason", "errorreason", "errormessa
 _INNER_TEXTS = ("message", *_TEXTS)
 _CODES = ("reasoncode", "errorcode", "failurecode", "code")
 _CODE = re.compile(r"[A-Z][A-Z0-9_]{1,63}")
+
+
+def _plain_reason(text: str) -> Reason:
+    return _cached_reason(text) if len(text) <= 256 else Reason(text, _as_code(text))
+
+
+@lru_cache(maxsize=1024)
+def _cached_reason(text: str) -> Reason:
+    return Reason(text, _as_code(text))
 
 
 def _take_reason(extras: dict[str, Any]) -> Reason | None:

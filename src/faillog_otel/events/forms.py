@@ -6,7 +6,8 @@ from typing import Literal
 
 from msgspec import Struct
 
-from faillog_otel.events.lines import split_lines
+from faillog_otel.events.decode import EXCHANGE_MARKS, may_be_exchange
+from faillog_otel.events.lines import lines_with, split_lines
 from faillog_otel.events.model import BadRecord
 from faillog_otel.events.record import BYTE_ORDER_MARK, KEPT_BYTES, Blank, Record, UntilDamage
 from faillog_otel.events.syntax import WHITE_SPACE, is_json
@@ -83,6 +84,14 @@ def read_records(form: Form, chunks: Iterable[bytes]) -> Iterator[Record | Blank
     if form.kind == "foreign":
         return iter([_foreign(form, chunks)])
     return read_values(chunks, in_arrays=form.kind == "array")
+
+
+def read_exchanges(form: Form, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The records that may be exchanges, in their order; most others are not looked at."""
+    if form.kind == "lines":
+        return lines_with(*EXCHANGE_MARKS, chunks)
+    records = (each for each in read_records(form, chunks) if isinstance(each, Record))
+    return (record.raw for record in records if may_be_exchange(record.raw))
 
 
 def _is_complete(line: Record) -> bool:

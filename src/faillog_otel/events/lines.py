@@ -1,6 +1,7 @@
 """Chunks of JSON Lines → records, each with its place. Memory holds one chunk and one line at the most."""
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
 from faillog_otel.events.record import (
     BYTE_ORDER_MARK,
@@ -32,6 +33,46 @@ def split_lines(chunks: Iterable[bytes]) -> Iterator[Record | Blank]:
         yield damaged(splitter.number + 1, splitter.offset, source.damage)
 
 
+def lines_with(mark: bytes, escape: bytes, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Those lines that hold a mark or an escape, without outer white space; the others are not looked at.
+
+    Lines of more than LONGEST_RECORD_BYTES are left out. Where the content breaks off, so does this.
+    """
+    begun, is_first = b"", True
+    is_passed_over = False  # the rest of a line that is too long
+    for chunk in chain(UntilDamage(chunks), [b"\n"]):
+        end = chunk.rfind(b"\n") + 1
+        lines, rest = begun + chunk[:end], chunk[end:]
+        if not end:
+            begun += rest
+            if len(begun) > LONGEST_RECORD_BYTES:
+                begun, is_passed_over = b"", True
+            continue
+        if is_passed_over:
+            lines, is_passed_over = lines[lines.index(b"\n") + 1 :], False
+        elif is_first:
+            lines = lines.removeprefix(BYTE_ORDER_MARK)
+        begun, is_first = rest, False
+        yield from _found(mark, escape, lines)
+
+
+def _found(mark: bytes, escape: bytes, lines: bytes) -> Iterator[bytes]:
+    at, marked = 0, -1
+    while at < len(lines):
+        if marked < at and (marked := lines.find(mark, at)) < 0:
+            marked = len(lines)
+        # One byte is found many times quicker than two, and few lines without the mark have an escape.
+        place = lines.find(escape[:1], at, marked)
+        if place >= 0:
+            place = lines.find(escape, place, marked)
+        if place < 0 and (place := marked) == len(lines):
+            return
+        start, end = max(at, lines.rfind(b"\n", at, place) + 1), lines.index(b"\n", place)
+        if end - start <= LONGEST_RECORD_BYTES:
+            yield lines[start:end].strip(WHITE_SPACE)
+        at = end + 1
+
+
 class _Splitter:
     """Where splitting stands: `number` lines have ended, at `offset`; one more may have begun."""
 
@@ -48,9 +89,11 @@ class _Splitter:
             chunk = self._after_blank_lines(chunk)
         first, *others = chunk.split(b"\n")
         self._go_on(first)
-        for other in others:
+        if others:
             yield from self._end_line(newline=1)
-            self._go_on(other)
+            begun = others.pop()
+            yield from self._whole_lines(others)
+            self._go_on(begun)
         if self._begun_bytes > _longest(self._begun[0]):
             head = b"".join(self._begun).lstrip(WHITE_SPACE)[:KEPT_BYTES]  # nothing, while the line is blank
             self._begun = [head]
@@ -62,6 +105,25 @@ class _Splitter:
             yield from self._end_line(newline=0)
         if self._blank:
             yield Blank(self._blank)
+
+    def _whole_lines(self, lines: Iterable[bytes]) -> Iterator[Record | Blank]:
+        """Lines that begin and end in one chunk, and of which none is the first: nearly all of them."""
+        number, offset = self.number, self.offset
+        for line in lines:
+            number += 1
+            raw = line.strip(WHITE_SPACE)
+            if raw:
+                if self._blank:
+                    yield Blank(self._blank)
+                    self._blank = 0
+                if len(line) > LONGEST_RECORD_BYTES and (record := _record(number, offset, line, len(line))):
+                    yield record
+                else:
+                    yield Record(number, offset, raw)
+            else:
+                self._blank += 1
+            offset += len(line) + 1
+        self.number, self.offset = number, offset
 
     def _after_blank_lines(self, chunk: bytes) -> bytes:
         """Gigabytes of blank lines are counted, not looked at one by one."""

@@ -40,9 +40,12 @@ _QUOTES = re.compile(r"[\"']")
 
 def named_values(plain: Plain) -> Iterator[NamedValue]:
     """The values with telling names. A mark is passed over: it is no name."""
+    telling = {word for word in set(_WORD.findall(plain.text)) if may_tell(word)}
+    if not telling:
+        return
     done = 0
     for word in _WORD.finditer(plain.text):
-        if word.start() < done or not may_tell(word[0]):
+        if word[0] not in telling or word.start() < done:
             continue
         for name in _names(plain, word):
             span = _phone(plain, name) if name.kind == "phone" else _secret(plain, name)

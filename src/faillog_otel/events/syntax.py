@@ -40,6 +40,10 @@ def is_too_deep(raw: bytes) -> bool:
     """Whether more than DEEPEST_NESTING brackets are open at once: said here, not by the stack's size."""
     if raw.count(b"{") + raw.count(b"[") <= DEEPEST_NESTING:
         return False
+    # Bodies are JSON in texts, with as many brackets: first without all texts, and without a pattern.
+    bare = b"".join(raw.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
+    if bare.count(b"{") + bare.count(b"[") <= DEEPEST_NESTING:
+        return False
     depth = 0
     for bracket in _BRACKET.finditer(_STRINGS.sub(b"", raw)):
         depth += 1 if bracket[0] in b"[{" else -1

@@ -7,11 +7,17 @@ from functools import lru_cache
 LATEST_NS = 2**63 - 1
 """2262-04-11T23:47:16.854775807Z: the last instant that an int64 of nanoseconds can hold."""
 
+_LATEST_SECOND_NS = LATEST_NS - LATEST_NS % 1_000_000_000
+
 _RFC3339 = re.compile(
     r"(?P<minute>\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d):(?P<second>\d\d)(?:\.(?P<fraction>\d+))?"
     r"(?P<zone>[Zz]|[+-]\d\d:\d\d)?",
     re.ASCII,
 )
+
+
+_MILLISECONDS = {f".{number:03}Z": number * 1_000_000 for number in range(1000)} | {"Z": 0}
+"""What Segment writes behind a second, in nanoseconds."""
 
 
 def parse_rfc3339(text: str) -> int | None:
@@ -21,6 +27,21 @@ def parse_rfc3339(text: str) -> int | None:
     first instant of the next minute. None also for times before 1970 or after `LATEST_NS`, which OTLP's
     readers cannot hold.
     """
+    within = _MILLISECONDS.get(text[19:])
+    if within is not None:
+        second = _second_start(text[:19])
+        if second is not None and second < _LATEST_SECOND_NS:
+            return second + within
+    return _parse(text)
+
+
+@lru_cache(maxsize=4096)
+def _second_start(text: str) -> int | None:
+    """When a second begins that is written as Segment does; a file's events are of one hour."""
+    return _parse(f"{text}Z")
+
+
+def _parse(text: str) -> int | None:
     found = _RFC3339.fullmatch(text)
     if found is None:
         return None

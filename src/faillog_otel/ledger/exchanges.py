@@ -10,6 +10,7 @@ import struct
 from faillog_otel import propagation
 from faillog_otel.events.contexts import traceparents
 from faillog_otel.events.decode import answer_of, decode, may_be_exchange
+from faillog_otel.events.entry import Learned
 from faillog_otel.events.model import Answer, AttemptProperties, BadRecord, Event, Reason
 from faillog_otel.ledger.lookup import MEMORY_BYTES, Lookup
 
@@ -28,9 +29,13 @@ class Exchanges:
     def __init__(self, memory_bytes: int = MEMORY_BYTES) -> None:
         self._answers = Lookup(_ANSWER.size, memory_bytes)
         self._contexts = Lookup(_CONTEXT.size, memory_bytes)
+        self._names_contexts = False
         self._reasons: list[Reason | None] = [None]
         self._reason_numbers: dict[Reason, int] = {}
         self._reason_bytes = 0
+        self._asked: str | None = None
+        self._told: Answer | None = None
+        self._learned = Learned(0)
 
     def learn(self, raw: bytes) -> None:
         """Remembers what this record says, where it is an exchange."""
@@ -43,16 +48,35 @@ class Exchanges:
             if b"traceparent" in raw and (request := event.properties.request_to_destination):
                 for message_id, traceparent in traceparents(request.body).items():
                     if context := propagation.parse_traceparent(traceparent):
+                        self._names_contexts = True
                         self._contexts.add(_context_digest(exchange_id, message_id), _CONTEXT.pack(*context))
+
+    def learned_by(self, event: Event | BadRecord, reference_ns: int) -> Learned:
+        """All that an event learns from its file, to be kept with it; events that learn the same share it."""
+        answer: Answer | None = None
+        traceparent: str | None = None
+        if isinstance(event, BadRecord) or isinstance(event.properties, AttemptProperties):
+            answer = self.answer_to(event)
+            traceparent = self.traceparent_of(event) if self._names_contexts else None
+        last = self._learned
+        if last.answer is answer and last.traceparent == traceparent and last.reference_ns == reference_ns:
+            return last
+        self._learned = Learned(reference_ns, answer, traceparent)
+        return self._learned
 
     def answer_to(self, event: Event | BadRecord) -> Answer | None:
         """What its exchange said to an attempt; also to one that is not understood and may be mended."""
         exchange_id, _ = _ids(event)
-        return self.find(propagation.exchange_digest(exchange_id)) if exchange_id else None
+        if not exchange_id:
+            return None
+        if exchange_id == self._asked:  # the attempts of one exchange mostly stand together
+            return self._told
+        self._asked, self._told = exchange_id, self.find(propagation.exchange_digest(exchange_id))
+        return self._told
 
     def traceparent_of(self, event: Event | BadRecord) -> str | None:
         """The `traceparent` that the request of an attempt's exchange names beside its messageId."""
-        if not self._contexts:
+        if not self._names_contexts:
             return None
         exchange_id, message_id = _ids(event)
         if exchange_id is None or message_id is None:
@@ -65,6 +89,7 @@ class Exchanges:
 
     def add(self, digest: bytes, answer: Answer) -> None:
         """Remembers what the exchange with this hash (32 bytes) said."""
+        self._asked = None
         self._answers.add(digest, _ANSWER.pack(answer.status or 0, self._number_of(answer.reason)))
 
     def find(self, digest: bytes) -> Answer | None:

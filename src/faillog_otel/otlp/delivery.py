@@ -15,7 +15,7 @@ from faillog_otel.config import Signal
 from faillog_otel.errors import Interrupted
 from faillog_otel.otlp.encoding import Item
 from faillog_otel.otlp.patience import Patience
-from faillog_otel.otlp.sender import UNTAKEN, Client, Fate, Sender, Sent, Suspect
+from faillog_otel.otlp.sender import TAKEN, UNTAKEN, Client, Fate, Sender, Sent, Suspect
 
 LOOK_UP_SECONDS = 0.2
 
@@ -28,8 +28,11 @@ class _Part:
 
     def __init__(self, signal: Signal, items: Sequence[Item]) -> None:
         self.signal = signal
-        self.positions = [at for at, item in enumerate(items) if item.record(signal)]
-        self.records = [items[at].record(signal) for at in self.positions]
+        every = [item.log for item in items] if signal == "logs" else [item.span for item in items]
+        self.records = [record for record in every if record]
+        self.positions: Sequence[int] = range(len(every))
+        if len(self.records) < len(every):
+            self.positions = [at for at, record in enumerate(every) if record]
         self.fates: list[Fate] = [UNTAKEN] * len(self.records)
         self.error: BaseException | None = None
         self.done = threading.Event()
@@ -88,21 +91,31 @@ class Delivery:
             self._queue.put(part)
         return Ticket(len(items), parts)
 
+    def took_all(self, ticket: Ticket) -> bool:
+        """Whether all items were taken in all signals; waits until that is known."""
+        self._wait(ticket)
+        return all(part.fates.count(TAKEN) == len(part.fates) for part in ticket.parts)
+
     def result(self, ticket: Ticket) -> list[Fates]:
         """What became of each item; waits until that is known. Suspects are left for `settle`."""
+        self._wait(ticket)
         found: list[Fates] = [{} for _ in range(ticket.size)]
         for part in ticket.parts:
-            try:
-                with self._waiting():
-                    while not part.done.wait(LOOK_UP_SECONDS):
-                        pass  # a signal that came just before the wait is seen now
-            except Interrupted:
-                self._patience.end("interrupted")
-            if part.error is not None:
-                raise part.error
             for position, fate in zip(part.positions, part.fates, strict=True):
                 found[position][part.signal] = fate
         return found
+
+    def _wait(self, ticket: Ticket) -> None:
+        for part in ticket.parts:
+            if not part.done.is_set():
+                try:
+                    with self._waiting():
+                        while not part.done.wait(LOOK_UP_SECONDS):
+                            pass  # a signal that came just before the wait is seen now
+                except Interrupted:
+                    self._patience.end("interrupted")
+            if part.error is not None:
+                raise part.error
 
     def is_ripe(self, fates: Fates) -> bool:
         """Whether it is known by now that the collector takes others than these suspects."""

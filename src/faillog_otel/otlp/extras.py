@@ -17,7 +17,7 @@ from faillog_otel.otlp.records import Attributes, Value
 LONGEST_VALUE_BYTES = 2048
 MOST_EXTRAS = 64
 _PREFIX = "segment.extra"
-_REMEMBERED_CHARACTERS = 1024
+_SHORT_CHARACTERS = 1024
 _READ_CHARACTERS = 16 * 1024
 """So much of a text is looked at, or what may leave: a body of megabytes costs no more than one of these."""
 _EDGE_CHARACTERS = 1024
@@ -34,8 +34,10 @@ def cut(text: str, most_bytes: int = LONGEST_VALUE_BYTES) -> str:
 
 def clean(text: str, key: Secret | None, most_bytes: int = LONGEST_VALUE_BYTES) -> tuple[str, bool]:
     """The text redacted (equal values comparable under the key) and cut; True when something was cut off."""
-    if len(text) <= _REMEMBERED_CHARACTERS:
+    if len(text) <= _SHORT_CHARACTERS:
         return _remembered(text, key, most_bytes)
+    if len(text) <= _READ_CHARACTERS:
+        return _remembered_long(text, key, most_bytes)
     return _clean(text, key, most_bytes)
 
 
@@ -48,7 +50,9 @@ def _clean(text: str, key: Secret | None, most_bytes: int) -> tuple[str, bool]:
     return short, len(short) < len(redacted)
 
 
-_remembered = lru_cache(maxsize=1024)(_clean)  # reasons, URLs and short answers come again and again
+# Reasons, URLs and answers come again and again. Both caches together hold a few MiB at the most.
+_remembered = lru_cache(maxsize=1024)(_clean)
+_remembered_long = lru_cache(maxsize=64)(_clean)
 
 
 def as_text(value: Any) -> str:
@@ -93,17 +97,18 @@ def within(attributes: Attributes, limits: Limits) -> tuple[Attributes, int]:
         return attributes, 0
     kept: Attributes = []
     room = limits.attribute_bytes
-    for name, value in attributes:
-        size = len(name.encode()) + _size(value)
+    for attribute in attributes:
+        size = size_of(attribute)
         if size <= room and len(kept) < limits.attributes:
-            kept.append((name, value))
+            kept.append(attribute)
             room -= size
     return kept, len(attributes) - len(kept)
 
 
-def _size(value: Value) -> int:
-    """Bytes of the value as text, as backends count it: a list is its JSON."""
-    return len(as_text(list(value) if isinstance(value, tuple) else value).encode())
+def size_of(attribute: tuple[str, Value]) -> int:
+    """Bytes of the name, and of the value as text, as backends count it: a list is its JSON."""
+    name, value = attribute
+    return len(name.encode()) + len(as_text(list(value) if isinstance(value, tuple) else value).encode())
 
 
 def header_attributes(headers: Any, allowed: Iterable[str], key: Secret | None) -> Attributes:

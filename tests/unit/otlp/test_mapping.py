@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.events import ABSENT, TIMES, attempt, error, event, exchange
+from support.reference import encode_log, encode_span
 
 from faillog_otel import propagation
 from faillog_otel.config import MappingConfig, TimePolicy
 from faillog_otel.events.decode import decode
 from faillog_otel.events.model import Answer, Context, Event, Reason
-from faillog_otel.otlp.encoding import encode_log, encode_span
 from faillog_otel.otlp.mapping import Mapped, map_event
 from faillog_otel.otlp.records import Link, Log, Severity, Span, SpanKind, StatusCode
 
@@ -206,20 +206,20 @@ def test_all_attributes_of_an_attempt_in_their_order() -> None:
         ("messaging.operation.name", "deliver"),
         ("messaging.operation.type", "process"),
         ("messaging.destination.name", "abc"),
-        ("messaging.message.id", "m"),
-        ("http.response.status_code", 418),
-        ("error.type", "418"),
         ("segment.event", "segment.attempt"),
         ("segment.source.id", "ghi"),
         ("segment.destination.id", "abc"),
-        ("segment.destination_exchange.id", "x"),
+        ("http.response.status_code", 418),
+        ("error.type", "418"),
         ("segment.delivery.attempt", 4),
         ("segment.delivery.outcome", "failure"),
         ("segment.trace.origin", "derived"),
+        ("segment.reason", "I'm a teapot"),
+        ("messaging.message.id", "m"),
+        ("segment.destination_exchange.id", "x"),
         ("segment.occurred_at", "2025-03-23T20:00:00Z"),
         ("segment.logged_at", "2025-03-23T20:00:01.5Z"),
         ("segment.report_lag_ms", 1500),
-        ("segment.reason", "I'm a teapot"),
     ]
 
 

@@ -1,0 +1,124 @@
+"""OTLP's messages as fields on the wire: which number each has, and how values of ours become its bytes.
+
+Source of the numbers: opentelemetry-proto 1.x, common.proto, logs.proto and trace.proto (the messages are
+named below). Fields are written in the order of their numbers, as the official classes do; what has its
+default value is absent, unless it stands in a oneof.
+"""
+
+from faillog_otel.otlp.records import Attributes, Link, Value
+from faillog_otel.otlp.wire import (
+    FIXED32,
+    FIXED64,
+    VARINT,
+    Heads,
+    double,
+    fixed32,
+    int64,
+    message_field,
+    tag,
+    text_field,
+    varint,
+)
+
+# common.proto: KeyValue, AnyValue, ArrayValue
+KEY_VALUE_KEY = 1
+KEY_VALUE_VALUE = 2
+ANY_STRING = 1
+ANY_BOOL = 2
+ANY_INT = 3
+ANY_DOUBLE = 4
+ANY_ARRAY = 5
+ARRAY_VALUES = 1
+
+# logs.proto: LogRecord
+LOG_TIME = 1  # time_unix_nano
+LOG_SEVERITY_NUMBER = 2
+LOG_SEVERITY_TEXT = 3
+LOG_BODY = 5
+LOG_ATTRIBUTES = 6
+LOG_DROPPED_ATTRIBUTES = 7  # dropped_attributes_count
+LOG_FLAGS = 8
+LOG_TRACE_ID = 9
+LOG_SPAN_ID = 10
+LOG_OBSERVED_TIME = 11  # observed_time_unix_nano
+LOG_EVENT_NAME = 12
+
+# trace.proto: Span, Span.Link, Status
+SPAN_TRACE_ID = 1
+SPAN_SPAN_ID = 2
+SPAN_PARENT_SPAN_ID = 4
+SPAN_NAME = 5
+SPAN_KIND = 6
+SPAN_START_TIME = 7  # start_time_unix_nano
+SPAN_END_TIME = 8  # end_time_unix_nano
+SPAN_ATTRIBUTES = 9
+SPAN_LINKS = 13
+SPAN_STATUS = 15
+SPAN_FLAGS = 16
+LINK_TRACE_ID = 1
+LINK_SPAN_ID = 2
+LINK_ATTRIBUTES = 4
+LINK_FLAGS = 6
+STATUS_MESSAGE = 2
+STATUS_CODE = 3
+
+
+def any_value(value: Value) -> bytes:
+    """An AnyValue message."""
+    if isinstance(value, str):
+        return message_field(ANY_STRING, value.encode())
+    if isinstance(value, bool):
+        return tag(ANY_BOOL, VARINT) + varint(value)
+    if isinstance(value, int):
+        return tag(ANY_INT, VARINT) + int64(value)
+    if isinstance(value, float):
+        return tag(ANY_DOUBLE, FIXED64) + double(value)
+    values = b"".join([message_field(ARRAY_VALUES, any_value(each)) for each in value])
+    return message_field(ANY_ARRAY, values)
+
+
+def attribute_fields(field_number: int, attributes: Attributes) -> bytes:
+    """The KeyValues of a record, as its repeated field of this number."""
+    return b"".join(
+        [
+            message_field(
+                field_number,
+                text_field(KEY_VALUE_KEY, key) + message_field(KEY_VALUE_VALUE, any_value(value)),
+            )
+            for key, value in attributes
+        ]
+    )
+
+
+def text_attribute_heads(field_number: int, key: str) -> Heads:
+    """What stands before a text of so many bytes that is an attribute of this key."""
+    inside = text_field(KEY_VALUE_KEY, key) + tag(KEY_VALUE_VALUE)
+    return Heads(tag(field_number), inside, tag(ANY_STRING))
+
+
+def int_attribute_heads(field_number: int, key: str) -> Heads:
+    """What stands before a varint of so many bytes that is an attribute of this key."""
+    # The varint has no length of its own: its tag is the end of what stands before it.
+    inside = text_field(KEY_VALUE_KEY, key) + tag(KEY_VALUE_VALUE)
+    return Heads(tag(field_number), inside, behind=tag(ANY_INT, VARINT))
+
+
+def flags_field(field_number: int, flags: int) -> bytes:
+    """A fixed32 field."""
+    return tag(field_number, FIXED32) + fixed32(flags) if flags else b""
+
+
+def bytes_field(field_number: int, value: bytes) -> bytes:
+    """A field of bytes; none are absent."""
+    return message_field(field_number, value) if value else b""
+
+
+def link_field(link: Link) -> bytes:
+    """One link of a span."""
+    return message_field(
+        SPAN_LINKS,
+        bytes_field(LINK_TRACE_ID, link.trace_id)
+        + bytes_field(LINK_SPAN_ID, link.span_id)
+        + attribute_fields(LINK_ATTRIBUTES, link.attributes)
+        + flags_field(LINK_FLAGS, link.flags),
+    )

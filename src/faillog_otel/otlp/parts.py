@@ -1,0 +1,291 @@
+"""What records are made of: parts that follow from where an event went and from how it went, which many
+events have in common, and values of its own.
+
+Each rule stands here once, as plain data. `mapping` puts the parts together; `encoder` encodes the common
+ones once and writes the same. All texts but ids are redacted; all are cut.
+"""
+
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from faillog_otel.config import Secret
+from faillog_otel.events.model import (
+    Answer,
+    AttemptProperties,
+    ErrorProperties,
+    Event,
+    ExchangeProperties,
+    OtherProperties,
+    Properties,
+    Reason,
+    Response,
+    Routing,
+)
+from faillog_otel.events.printable import printable
+from faillog_otel.otlp.extras import LONGEST_VALUE_BYTES, clean, cut
+from faillog_otel.otlp.origin import TraceOrigin
+from faillog_otel.otlp.records import Attributes, Severity, Value
+
+EVENT_NAMES: dict[type[Properties], str] = {
+    ErrorProperties: "segment.error",
+    AttemptProperties: "segment.attempt",
+    ExchangeProperties: "segment.exchange",
+    OtherProperties: "segment.other",
+}
+_METHODS = frozenset(
+    ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY")
+)
+_SHORT_BYTES = 256
+
+
+# -- where it went ---------------------------------------------------------------------------------------
+
+
+class Destined(Struct, frozen=True):
+    """What follows from an event's name and routing. `before` and `after` stand around its id in the body."""
+
+    attributes: Attributes
+    destination: str
+    """As people know it; empty where there is none."""
+    before: str
+    after: str
+
+
+def destined(name: str, routing: Routing, destination_names: dict[str, str]) -> Destined:
+    """The part for all events of this name with this routing."""
+    known = routing.destination_id
+    shown = cut(destination_names.get(known, known)) if known else None
+    attributes = present(
+        ("messaging.system", "segment"),
+        ("messaging.operation.name", "deliver"),
+        ("messaging.operation.type", "process"),
+        ("messaging.destination.name", shown),
+        ("segment.event", name),
+        ("segment.source.id", routing.from_id),
+        ("segment.destination.id", known),
+        (
+            "segment.destination.ids",
+            routing.destination_ids if len(routing.destination_ids) > 1 else None,
+        ),
+    )
+    before, after = "", f" to {shown}" if shown else ""
+    if name == "segment.exchange":
+        before, after = f"{shown or 'destination'}: exchange ", ""
+    return Destined(attributes, shown or "", printable(before), printable(after))
+
+
+# -- how it went -----------------------------------------------------------------------------------------
+
+
+class Case(Struct, frozen=True, gc=False):
+    """How it went: all that an event and its context say besides the routing, the ids and the times."""
+
+    name: str
+    attempt: int | None = None
+    outcome: str | None = None
+    discarded: bool | None = None
+    status: int | None = None
+    reason: Reason | None = None
+    origin: TraceOrigin | None = None
+    """None where there is no message."""
+    is_shifted: bool = False
+    is_unanswered: bool = False
+    """Whether it is an exchange that was given no response: one without status is a response."""
+    request: tuple[str | None, str | None] | None = None
+    """The request's method and URL."""
+    other_name: str | None = None
+    """What an unknown event calls itself."""
+
+    def length(self) -> int:
+        """Characters in it that somebody else chose."""
+        texts = (self.outcome, self.reason and self.reason.text, *(self.request or ()), self.other_name)
+        return sum(len(text) for text in texts if text)
+
+
+def case_of(event: Event, answer: Answer | None, origin: TraceOrigin | None, *, is_shifted: bool) -> Case:
+    """How it went with the event. `answer`: what its exchange said, where the attempt itself says nothing."""
+    properties, reason = event.properties, event.reason
+    request, response = properties.request_to_destination, properties.response_from_destination
+    status = response.status if response else None
+    asked = (request.method, request.url) if request else None
+    if isinstance(properties, AttemptProperties):
+        if answer is not None:
+            status = answer.status if status is None else status
+            reason = answer.reason if reason is None else reason
+        return Case(
+            "segment.attempt",
+            *(properties.attempt, properties.outcome, None, status, reason, origin, is_shifted, False, asked),
+        )
+    if isinstance(properties, ErrorProperties):
+        return Case(
+            "segment.error",
+            *(None, None, properties.discarded, status, reason, origin, is_shifted, False, asked),
+        )
+    if isinstance(properties, ExchangeProperties):
+        is_unanswered = response in (None, Response()) and "responseFromDestination" not in event.extras
+        return Case(
+            "segment.exchange", *(None, None, None, status, reason, None, is_shifted, is_unanswered, asked)
+        )
+    name = event.extras.get("event")
+    return Case(
+        "segment.other",
+        *(None, None, None, status, reason, origin, is_shifted, False, asked),
+        name if isinstance(name, str) else None,
+    )
+
+
+class Judged(Struct, frozen=True):
+    """What follows from a case. `opening` and `ending` are the first and the last words of the body."""
+
+    attributes: Attributes
+    failed: bool
+    severity: Severity
+    verb: str
+    """The first word of the span's name."""
+    status_message: str
+    opening: str
+    ending: str
+
+
+def judged(case: Case, key: Secret | None) -> Judged:
+    """The part for all events with which it went like this."""
+
+    def cleaned(text: str | None) -> str | None:
+        return clean(text, key)[0] if text else None
+
+    failed = _failed(case)
+    reason, outcome = cleaned(case.reason.text) if case.reason else None, cleaned(case.outcome)
+    method, url = case.request or (None, None)
+    method = _method(case.name, method)
+    host, port = _server(url)
+    attributes = present(
+        ("http.request.method", method),
+        ("http.response.status_code", case.status),
+        ("url.full", cleaned(url)),
+        ("server.address", cleaned(host)),
+        ("server.port", port),
+        ("error.type", cleaned(_error_type(case)) if failed else None),
+        ("segment.delivery.attempt", case.attempt),
+        ("segment.delivery.outcome", outcome),
+        ("segment.discarded", case.discarded),
+        ("segment.trace.origin", case.origin),
+        ("segment.reason", reason),
+        ("segment.time_shifted", True if case.is_shifted else None),
+    )
+    return Judged(
+        attributes=attributes,
+        failed=failed,
+        severity=_severity(case) if failed else Severity.INFO,
+        verb=_verb(case.name, method),
+        status_message=_status_message(case, reason) if failed else "",
+        opening=printable(_opening(case, outcome, cleaned(case.other_name))),
+        ending=printable(f": {cut(reason, _SHORT_BYTES)}" if reason else ""),
+    )
+
+
+def _failed(case: Case) -> bool:
+    if case.name == "segment.attempt":
+        return case.outcome == "failure"
+    if case.name == "segment.exchange":
+        return case.is_unanswered or (case.status is not None and case.status >= 400)
+    return case.name == "segment.error"
+
+
+def _error_type(case: Case) -> str:
+    if case.status is not None and case.status >= 400:
+        return str(case.status)
+    return case.reason.code if case.reason and case.reason.code else "_OTHER"
+
+
+def _severity(case: Case) -> Severity:
+    return Severity.ERROR if case.name == "segment.exchange" or case.discarded else Severity.WARN
+
+
+def _method(name: str, method: str | None) -> str | None:
+    if method is None and name != "segment.exchange":
+        return None
+    return method.upper() if method and method.upper() in _METHODS else "_OTHER"
+
+
+def _server(url: str | None) -> tuple[str | None, int | None]:
+    try:
+        parts = urlsplit(url or "")
+        return parts.hostname, parts.port
+    except ValueError:
+        return None, None
+
+
+def _verb(name: str, method: str | None) -> str:
+    if name != "segment.exchange":
+        return "deliver"
+    return "HTTP" if method in (None, "_OTHER") else str(method)
+
+
+def _status_message(case: Case, reason: str | None) -> str:
+    if reason:
+        return cut(reason, _SHORT_BYTES)
+    if case.status is not None:
+        return f"HTTP {case.status}"
+    return "failure" if case.name == "segment.attempt" else "no response"
+
+
+def _opening(case: Case, outcome: str | None, other_name: str | None) -> str:
+    if case.name == "segment.error":
+        return f"{'discarded' if case.discarded else 'error'}: message "
+    if case.name == "segment.attempt":
+        status = f" (HTTP {case.status})" if case.status is not None else ""
+        return f"attempt {case.attempt}: {outcome or 'unknown outcome'}{status}: message "
+    if case.name == "segment.exchange":
+        said = "no response" if case.is_unanswered else "an answer without status"
+        return f"HTTP {case.status} from " if case.status is not None else f"{said} from "
+    about = cut(other_name or "event without a name", _SHORT_BYTES)
+    return f"{about}: message " if case.origin else about
+
+
+def true_time(event: Event) -> str:
+    """Behind a shifted record's body: at one and the same time, Loki drops all but one of equal lines."""
+    properties = event.properties
+    return printable(f", occurred {cut(properties.occurred_at or properties.logged_at or '', _SHORT_BYTES)}")
+
+
+# -- what is its own ---------------------------------------------------------------------------------------
+
+OWN = (
+    "messaging.message.id",
+    "segment.destination_exchange.id",
+    "segment.occurred_at",
+    "segment.logged_at",
+    "segment.report_lag_ms",
+)
+"""The attributes that `own_values` are, in their order."""
+
+Own = tuple[str | None, str | None, str | None, str | None, int | None]
+
+
+def own_values(event: Event) -> Own:
+    """The event's own values: four texts and a number; None is an absent one."""
+    properties = event.properties
+    message_id = exchange_id = None
+    if isinstance(properties, AttemptProperties):
+        message_id, exchange_id = properties.message_id, properties.destination_exchange_id
+    elif isinstance(properties, ExchangeProperties):
+        exchange_id = properties.destination_exchange_id
+    else:
+        message_id = properties.message_id
+    logged_at = properties.logged_at
+    lag_ms = None if logged_at is None else (event.logged_ns - event.occurred_ns) // 1_000_000
+    if len(event.raw) <= LONGEST_VALUE_BYTES:
+        return message_id, exchange_id, properties.occurred_at, logged_at, lag_ms
+    return _cut(message_id), _cut(exchange_id), _cut(properties.occurred_at), _cut(logged_at), lag_ms
+
+
+def _cut(text: str | None) -> str | None:
+    return None if text is None else cut(text)
+
+
+def present(*pairs: tuple[str, Value | None]) -> Attributes:
+    """Those that are there. Ids and times are cut, too: somebody else chose them."""
+    return [
+        (key, cut(value) if isinstance(value, str) else value) for key, value in pairs if value is not None
+    ]
