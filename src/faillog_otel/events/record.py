@@ -27,6 +27,13 @@ class Record(Struct, frozen=True):
     bad: BadRecord | None = None
 
 
+class Start(Struct, frozen=True):
+    """Where reading begins in the content: behind so many lines, and so many bytes."""
+
+    lines: int = 0
+    offset: int = 0
+
+
 class Blank(Struct, frozen=True):
     """So many blank lines."""
 
