@@ -26,7 +26,7 @@ class Rejection(Struct, frozen=True):
     message: str
 
 
-class Learned(Context, frozen=True, kw_only=True, omit_defaults=True):
+class Learned(Context, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """An entry's `context`: what its record learned, and what became of it so far.
 
     `signals` are those that are still to be sent; None are all. `rejections` says which requests with
@@ -103,12 +103,16 @@ def write_entry(
     )
 
 
+_EVENT_START = b'{"type":"observability","event":'
+"""So Segment's own lines begin, and what has an `event` is no entry: most need no closer look."""
+
+
 def read_entry(line: bytes) -> Entry | None:
     """The entry, where the line is one; None for all other lines, such as Segment's own events.
 
     One that is spoilt comes as an entry that cannot be replayed, and says why in its `detail`.
     """
-    if b'"raw' not in line or holds_too_much(line):
+    if line.startswith(_EVENT_START) or b'"raw' not in line or holds_too_much(line):
         return None
     try:
         value = msgspec.json.decode(line)

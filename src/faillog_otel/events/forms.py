@@ -7,9 +7,17 @@ from typing import Literal
 from msgspec import Struct
 
 from faillog_otel.events.decode import EXCHANGE_MARKS, may_be_exchange
-from faillog_otel.events.lines import FROM_THE_START, lines_with, split_lines
+from faillog_otel.events.lines import lines_with, split_lines
 from faillog_otel.events.model import BadRecord
-from faillog_otel.events.record import BYTE_ORDER_MARK, KEPT_BYTES, Blank, Record, Start, UntilDamage
+from faillog_otel.events.record import (
+    BYTE_ORDER_MARK,
+    FROM_THE_START,
+    KEPT_BYTES,
+    Blank,
+    Record,
+    Start,
+    UntilDamage,
+)
 from faillog_otel.events.syntax import WHITE_SPACE, is_json
 from faillog_otel.events.values import read_values
 
@@ -45,6 +53,9 @@ class Form(Struct, frozen=True):
     kind: Literal["lines", "array", "values", "foreign"]
     detail: str = ""
     """For people: what else it is."""
+
+
+JSON_LINES = Form("lines")
 
 
 def form_of(chunks: Iterable[bytes]) -> Form:

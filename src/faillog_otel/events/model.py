@@ -1,7 +1,8 @@
 """Segment's three observability events as typed structs, and what is known of one event besides.
 
 The structs refuse what they do not know, so that `decode` notices it; nothing that they refuse is lost:
-it travels on as extras. Source: Segment's page "Failure Log Collection".
+it travels on as extras. Source: Segment's page "Failure Log Collection". None of them can be a part of a
+cycle, so the garbage collector need not look at them (`gc=False`).
 """
 
 from typing import Annotated, Any, Literal
@@ -13,7 +14,7 @@ Status = Annotated[int, Meta(ge=100, le=999)]
 """An HTTP status code has three digits (RFC 9110, section 15)."""
 
 
-class Request(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Request(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """`requestToDestination`: Segment's page shows body and headers; method and URL may come."""
 
     method: str | None = None
@@ -22,7 +23,7 @@ class Request(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     body: Any = None
 
 
-class Response(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Response(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """`responseFromDestination`."""
 
     status: Status | None = None
@@ -30,7 +31,7 @@ class Response(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     body: Any = None
 
 
-class _Properties(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+class _Properties(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False, rename="camel"):
     routed: Raw = Raw()
     occurred_at: str | None = None
     logged_at: str | None = None
@@ -68,7 +69,7 @@ class OtherProperties(_Properties, frozen=True, kw_only=True):
     message_id: str | None = None
 
 
-class _Envelope(Struct, frozen=True, kw_only=True, tag_field="event", forbid_unknown_fields=True):
+class _Envelope(Struct, frozen=True, kw_only=True, gc=False, tag_field="event", forbid_unknown_fields=True):
     type: Literal["observability"] = "observability"
     version: Literal["v1"] = "v1"
 
@@ -100,7 +101,7 @@ class DeliveryExchangeLogged(
 Properties = ErrorProperties | AttemptProperties | ExchangeProperties | OtherProperties
 
 
-class Routing(Struct, frozen=True):
+class Routing(Struct, frozen=True, gc=False):
     """`properties.routed`, read: where an event was going and where it came from."""
 
     to_id: str | None = None
@@ -114,14 +115,14 @@ class Routing(Struct, frozen=True):
     """All of `routed`, where it says more than ids (or something else entirely); else None."""
 
 
-class Reason(Struct, frozen=True):
+class Reason(Struct, frozen=True, gc=False):
     """Why something failed: a text for people, and a code where the text is one or one stands beside it."""
 
     text: str
     code: str | None = None
 
 
-class Event(Struct, frozen=True):
+class Event(Struct, frozen=True, gc=False):
     """One event that was understood.
 
     `raw` are its own JSON bytes as they came, without outer white space. Times are nanoseconds since
@@ -138,7 +139,7 @@ class Event(Struct, frozen=True):
     extras: dict[str, Any]
 
 
-class BadRecord(Struct, frozen=True):
+class BadRecord(Struct, frozen=True, gc=False):
     """One record that was not understood: a reason code for machines, and a sentence for people."""
 
     reason: str
@@ -148,7 +149,7 @@ class BadRecord(Struct, frozen=True):
     """False where `raw` is not the whole record: it was too long to keep."""
 
 
-class Place(Struct, frozen=True):
+class Place(Struct, frozen=True, gc=False):
     """Where a record stands. `line` counts from 1; `offset` is in bytes of the decompressed file."""
 
     file: str
@@ -156,14 +157,14 @@ class Place(Struct, frozen=True):
     offset: int
 
 
-class Answer(Struct, frozen=True):
+class Answer(Struct, frozen=True, gc=False):
     """What a destination said in one exchange."""
 
     status: int | None
     reason: Reason | None
 
 
-class Context(Struct, frozen=True):
+class Context(Struct, frozen=True, gc=False):
     """What a record learns from its surroundings, needed to make the same bytes of it again.
 
     `reference_ns` is the "now" of the time policy, nanoseconds since 1970, fixed once for each file.

@@ -14,7 +14,7 @@ KEPT_BYTES = 64 * 1024
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-class Record(Struct, frozen=True):
+class Record(Struct, frozen=True, gc=False):
     """One record without its outer white space.
 
     `line` counts from 1, `offset` is in bytes of the decompressed file: where the record's line begins
@@ -32,6 +32,9 @@ class Start(Struct, frozen=True):
 
     lines: int = 0
     offset: int = 0
+
+
+FROM_THE_START = Start()
 
 
 class Blank(Struct, frozen=True):

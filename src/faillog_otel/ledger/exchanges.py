@@ -57,6 +57,8 @@ class Exchanges:
         self._reasons: list[Reason | None] = [None]
         self._reason_numbers: dict[Reason, int] = {}
         self._reason_bytes = 0
+        self._asked: str | None = None
+        self._told: Answer | None = None
         self._most_reason_bytes = reasons_bytes
 
     @classmethod
@@ -74,6 +76,7 @@ class Exchanges:
 
     def take(self, lessons: Lessons) -> None:
         """Learns what was learned elsewhere, from the part of the file that follows."""
+        self._asked = None
         numbers = [self._number_of(reason) for reason in lessons.reasons]
         for at in range(0, len(lessons.answers), HASH_BYTES + _ANSWER.size):
             status, reason = _ANSWER.unpack_from(lessons.answers, at + HASH_BYTES)
@@ -100,7 +103,12 @@ class Exchanges:
     def answer_to(self, event: Event | BadRecord) -> Answer | None:
         """What its exchange said to an attempt; also to one that is not understood and may be mended."""
         exchange_id, _ = _ids(event)
-        return self.find(propagation.exchange_digest(exchange_id)) if exchange_id else None
+        if not exchange_id:
+            return None
+        if exchange_id == self._asked:  # the attempts of one exchange mostly stand together
+            return self._told
+        self._asked, self._told = exchange_id, self.find(propagation.exchange_digest(exchange_id))
+        return self._told
 
     def traceparent_of(self, event: Event | BadRecord) -> str | None:
         """The `traceparent` that the request of an attempt's exchange names beside its messageId."""
@@ -117,6 +125,7 @@ class Exchanges:
 
     def add(self, digest: bytes, answer: Answer) -> None:
         """Remembers what the exchange with this hash (32 bytes) said."""
+        self._asked = None
         self._answers.add(digest, _ANSWER.pack(answer.status or 0, self._number_of(answer.reason)))
 
     def find(self, digest: bytes) -> Answer | None:

@@ -66,7 +66,7 @@ class Lookup:
         return [starts.tobytes() for starts in self._moved]
 
     def look_into(self, file: BinaryIO, tables: Sequence[bytes]) -> None:
-        """Finds what another lookup moved to this file; it is read into memory at once where that holds it."""
+        """Finds what another lookup moved to this file; reads it into memory at once, where that holds it."""
         self._file = file
         self._moved = [array("Q", table) for table in tables]
         sizes = [starts[-1] - starts[0] for starts in self._moved]
@@ -75,7 +75,7 @@ class Lookup:
         for starts, size in zip(self._moved, sizes, strict=True):
             whole = os.pread(file.fileno(), size, starts[0])
             for bucket, (start, end) in zip(self._buckets, pairwise(starts), strict=True):
-                bucket += whole[start - starts[0] : end - starts[0]]
+                bucket.extend(whole[start - starts[0] : end - starts[0]])
         self._held = sum(sizes)
         self._moved.clear()
 

@@ -13,12 +13,12 @@ from faillog_otel.config import Signal
 from faillog_otel.events.model import Context, Event
 from faillog_otel.otlp.messages import attribute_fields
 from faillog_otel.otlp.records import SCHEMA_URL
-from faillog_otel.otlp.wire import Heads, message_field, repeated_field, tag, text_field
+from faillog_otel.otlp.wire import Heads, message_field, tag, text_field, varint
 
 SCOPE_NAME = "faillog-otel"
 
 
-class Item(Struct, frozen=True):
+class Item(Struct, frozen=True, gc=False):
     """One event's records, encoded: LogRecord and Span messages. `span` is empty where there is none."""
 
     log: bytes
@@ -68,6 +68,11 @@ class Envelope:
         """An ExportLogsServiceRequest of LogRecords, or an ExportTraceServiceRequest of Spans: alike."""
         if not records:
             return b""
-        scoped = self._scope + repeated_field(self._records, records) + self._after
-        inside = self._before + message_field(self._SCOPE_RECORDS, scoped) + self._after
-        return message_field(self._RESOURCE_RECORDS, inside)
+        heads = self._records
+        parts = [part for each in records for part in (heads[len(each)], each)]
+        # The lengths first, then one copy of everything: a request is large.
+        scoped = len(self._scope) + sum(map(len, parts)) + len(self._after)
+        head = tag(self._SCOPE_RECORDS) + varint(scoped)
+        inside = len(self._before) + len(head) + scoped + len(self._after)
+        before = (tag(self._RESOURCE_RECORDS), varint(inside), self._before, head, self._scope)
+        return b"".join([*before, *parts, self._after, self._after])

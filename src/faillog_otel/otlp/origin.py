@@ -21,7 +21,7 @@ REMOTE = 0x300
 """SpanFlags: it is known, and it is remote."""
 
 
-class Origin(Struct, frozen=True):
+class Origin(Struct, frozen=True, gc=False):
     """Where a message's records stand."""
 
     name: TraceOrigin

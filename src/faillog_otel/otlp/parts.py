@@ -78,7 +78,7 @@ def destined(name: str, routing: Routing, destination_names: dict[str, str]) -> 
 # -- how it went -----------------------------------------------------------------------------------------
 
 
-class Case(Struct, frozen=True):
+class Case(Struct, frozen=True, gc=False):
     """How it went: all that an event and its context say besides the routing, the ids and the times."""
 
     name: str

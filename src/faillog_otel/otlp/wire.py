@@ -5,7 +5,6 @@ is already encoded can be put into a message, taken out of it and sent again wit
 """
 
 import struct
-from collections.abc import Iterable
 
 VARINT = 0
 FIXED64 = 1
@@ -76,8 +75,3 @@ class Heads(dict[int, bytes]):
         if length <= self.LONGEST:
             self[length] = head
         return head
-
-
-def repeated_field(heads: Heads, payloads: Iterable[bytes]) -> bytes:
-    """A repeated field: each payload with its own tag. `heads`: those of the field."""
-    return b"".join([part for each in payloads for part in (heads[len(each)], each)])
