@@ -144,6 +144,15 @@ class InputFile:
         """The open file's descriptor."""
         return self._file.fileno()
 
+    def line_after(self, offset: int) -> int:
+        """The first position from this one on where a line begins, else the length. Raises InputError."""
+        at = offset - 1
+        for chunk in Passage(self.fileno(), self.name, at, self.length).chunks():
+            if (found := chunk.find(b"\n")) >= 0:
+                return at + found + 1
+            at += len(chunk)
+        return self.length
+
     def grown_bytes(self) -> int:
         """How much was added to the file since it was opened, and is not read."""
         return max(0, self.size() - self.length)
@@ -156,6 +165,10 @@ class InputFile:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file."""
         self._file.close()
 
     def _copied(self, once: BinaryIO) -> BinaryIO:
