@@ -33,7 +33,10 @@ class Channel:
 
     def receive(self) -> tuple[bytes, list[int]] | None:
         """Waits for a message and the open files beside it; None when the other end is closed."""
-        length, descriptors, _, _ = socket.recv_fds(self._socket, _LENGTH_BYTES, _MOST_DESCRIPTORS)
+        try:
+            length, descriptors, _, _ = socket.recv_fds(self._socket, _LENGTH_BYTES, _MOST_DESCRIPTORS)
+        except ConnectionError:  # the other end was closed, and had not read everything
+            return None
         if len(length) < _LENGTH_BYTES:  # it was sent at once, and comes at once
             return None
         size = int.from_bytes(length, "big")

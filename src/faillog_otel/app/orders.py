@@ -90,6 +90,8 @@ class Written(Struct, frozen=True, tag=True, kw_only=True):
     """With the last one: where reading stopped, in bytes of the content; None: it was read to its end."""
     problems: list[str] = field(default_factory=list)
     """With the last one: what could not be read."""
+    bytes_in: int = 0
+    """With the last one: so much content the part has."""
     read: int = 0
     """So many bytes of files were read since the last report."""
     sent: Sent
@@ -101,6 +103,7 @@ class Written(Struct, frozen=True, tag=True, kw_only=True):
 
     def stretch(self) -> Stretch:
         """It once more, as books take it."""
+        self.counts.bytes_in = self.bytes_in
         return Stretch(self.counts, self.kept, Counter(dict(self.became)), is_last=self.is_last)
 
 

@@ -185,8 +185,6 @@ class Worker:
 
     def _report(self, book: PartBook, stretch: Stretch) -> None:
         read, self._read = self._read, 0
-        if stretch.is_last:
-            stretch.counts.bytes_in = book.bytes_in
         self._send(
             Written(
                 part=book.part,
@@ -195,6 +193,7 @@ class Worker:
                 became=list(stretch.became.items()),
                 is_last=stretch.is_last,
                 stopped_at=book.stopped_at,
+                bytes_in=book.bytes_in if stretch.is_last else 0,
                 problems=book.problems if stretch.is_last else [],
                 read=read,
                 sent=self._delivery.sent,

@@ -44,6 +44,8 @@ _log = logging.getLogger(__name__)
 
 MOST_DEATHS = 3
 """So many workers may die over a task, one after the other, before it is given up."""
+MOST_FAILED_STARTS = 10
+"""So many workers may die one after the other before any of them has reported anything."""
 MOST_AHEAD_BYTES = 16 * 1024 * 1024
 """So much may be held of parts that are ahead of their turn."""
 STOP_SECONDS = 7.5
@@ -251,9 +253,10 @@ class Workers:
         part = next(each for each in worker.parts if each.number == report.part)
         part.position += report.counts.records
         part.deaths = 0
-        part.held.add(report.stretch())
+        stretch = report.stretch()
+        part.held.add(stretch)
         if part is not self._parts[0]:
-            self._ahead_bytes += _kept_bytes(report.stretch())
+            self._ahead_bytes += _kept_bytes(stretch)
         if report.is_last:
             part.is_done = True
             worker.parts.remove(part)
@@ -314,7 +317,7 @@ class Workers:
                 part.is_done = True
             return
         self._failed_starts += not worker.has_reported
-        if self._failed_starts >= MOST_DEATHS:
+        if self._failed_starts >= MOST_FAILED_STARTS:
             raise RuntimeError(f"workers end as soon as they are started ({how})")
         for task in reversed(tasks):
             task.deaths += 1

@@ -52,6 +52,8 @@ def poll(
     token()
     for warning in config.warnings:
         _log.warning("%s", warning)
+    if config.workers is not None and config.workers > 1:
+        _log.warning("--workers %d: is for PATHs; polling uses one process", config.workers)
     with ExitStack() as stack:
         shutdown = stack.enter_context(Shutdown())
         clock = clock or shutdown

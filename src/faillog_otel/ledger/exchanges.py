@@ -62,9 +62,9 @@ class Exchanges:
         self._most_reason_bytes = reasons_bytes
 
     @classmethod
-    def of(cls, index: Index, file: BinaryIO) -> Self:
+    def of(cls, index: Index, file: BinaryIO, memory_bytes: int = MEMORY_BYTES) -> Self:
         """What another process learned and wrote out to the file, to be asked here. Closes the file."""
-        found = cls(file=file)
+        found = cls(memory_bytes, file=file)
         found._answers.look_into(file, index.answers)
         found._contexts.look_into(file, index.contexts)
         found._reasons = index.reasons
