@@ -5,7 +5,7 @@ FUZZ_RUNS ?= 200000
 FUZZ_EXAMPLES ?= 20000
 SOURCES := $(shell find src -type f -not -name '*.pyc')
 
-.PHONY: demo test lint format requirements collector memory fuzz crashes clean
+.PHONY: demo test lint format requirements collector backends e2e-backends memory fuzz crashes clean
 
 demo: .venv/installed ## Poll a simulated Segment for a day, and show what arrived
 	@$(BIN)/faillog-otel demo
@@ -14,17 +14,25 @@ test: .venv/installed collector ## Run all tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: .venv/installed ## Formatter, linters, type checker
-	$(BIN)/ruff format --check src tests
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests docker
+	$(BIN)/ruff check src tests docker
 	$(BIN)/mypy
 	$(BIN)/hadolint docker/Dockerfile
+	$(BIN)/kubernetes-validate --strict --quiet docker/kubernetes.yaml
+	PYTHONPATH=tests $(BIN)/python -m manifests.check -compose docker/compose.yaml -kubernetes docker/kubernetes.yaml
 
 format: .venv/installed ## Let ruff format and mend
-	$(BIN)/ruff format src tests
-	$(BIN)/ruff check --fix src tests
+	$(BIN)/ruff format src tests docker
+	$(BIN)/ruff check --fix src tests docker
 
 collector: .venv/installed ## Build the OpenTelemetry Collector that the tests use (cached in ~/.cache)
-	@$(BIN)/python tests/collector/build.py || [ -z "$$CI" ]
+	@PYTHONPATH=tests $(BIN)/python -m collector.build || [ -z "$$CI" ]
+
+backends: .venv/installed ## Build Tempo, Jaeger and Loki (a quarter of an hour and more; cached in ~/.cache)
+	@PYTHONPATH=tests $(BIN)/python -m backends.build
+
+e2e-backends: backends ## What backends make of what is sent, with the configuration that users get
+	$(BIN)/python -m pytest tests/backends $(PYTEST_ARGS)
 
 memory: .venv/installed ## Peak memory for files of different lengths
 	$(BIN)/python tests/benchmarks/memory.py
@@ -42,7 +50,9 @@ requirements: .venv/uv ## Pin the dependencies of pyproject.toml, and uv, again
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --custom-compile-command "make requirements" pyproject.toml -o requirements/run.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --custom-compile-command "make requirements" -c requirements/run.txt \
+	  --custom-compile-command "make requirements" --group build -o requirements/build.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --custom-compile-command "make requirements" -c requirements/run.txt -c requirements/build.txt \
 	  pyproject.toml --group dev -o requirements/dev.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --custom-compile-command "make requirements" --group fuzz -o requirements/fuzz.txt

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from support.collector import Collector, build_collector
+from collector.build import build
+from support.building import CannotBuild
+from support.collector import Collector
+from support.sdks import install_sdks
 
 from faillog_otel.otlp.receiver import Receiver
 
@@ -24,12 +27,16 @@ def receiver() -> Iterator[Receiver]:
 @pytest.fixture(scope="session")
 def collector_program() -> Path:
     """The built OpenTelemetry Collector."""
-    program, why_not = build_collector()
-    if program is None:
-        if os.environ.get("CI"):
-            pytest.fail(why_not)
-        pytest.skip(why_not)
-    return program
+    try:
+        return build()
+    except CannotBuild as error:
+        return _there(None, f"the Collector could not be built: {error}")
+
+
+@pytest.fixture(scope="session")
+def node_modules() -> Path:
+    """Where Segment's SDKs for Node are installed."""
+    return _there(*install_sdks())
 
 
 @pytest.fixture
@@ -37,3 +44,12 @@ def collector(collector_program: Path, tmp_path: Path) -> Iterator[Collector]:
     """A running OpenTelemetry Collector."""
     with Collector(collector_program, tmp_path) as collector:
         yield collector
+
+
+def _there(path: Path | None, why_not: str) -> Path:
+    """What could be had; CI must have it all."""
+    if path is None:
+        if os.environ.get("CI"):
+            pytest.fail(why_not)
+        pytest.skip(why_not)
+    return path

@@ -4,6 +4,7 @@ Each part of the program is handed its branch only. Units are in the names. Wher
 `settings.py`'s business.
 """
 
+import math
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ FailOn = Literal["never", "discarded", "failure", "quarantined"]
 NetworkProtocol = Literal["http/protobuf", "http/json", "grpc"]
 Protocol = Literal["http/protobuf", "http/json", "grpc", "file", "console"]
 Compression = Literal["gzip", "none"]
+BackendName = Literal["tempo", "loki", "jaeger", "honeycomb", "datadog", "newrelic", "dynatrace"]
 
 DEFAULT_HTTP_ENDPOINT = "http://localhost:4318"
 DEFAULT_GRPC_ENDPOINT = "http://localhost:4317"
@@ -61,6 +63,23 @@ class TimePolicy(Struct, frozen=True):
     kind: Literal["occurred", "clamp", "arrival"] = "occurred"
     age_seconds: float = 0.0
 
+    def __str__(self) -> str:
+        """As `--time-policy` takes it."""
+        return f"clamp:{self.age_seconds / 3600:g}h" if self.kind == "clamp" else self.kind
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """How much a log record takes along; sizes are bytes of UTF-8. Other texts have 2,048 at most."""
+
+    body_bytes: int = 2048
+    """Of a request's or a response's body."""
+    extra_bytes: int = 2048
+    """Of the value of a field that has no place of its own (`segment.extra.*`)."""
+    attributes: float = math.inf
+    """All attributes of a log record; of the last ones, those go that are too many."""
+    attribute_bytes: float = math.inf
+    """The names and values of all attributes of a log record, together."""
+
 
 class MappingConfig(Struct, frozen=True, kw_only=True):
     """How events become records."""
@@ -73,6 +92,7 @@ class MappingConfig(Struct, frozen=True, kw_only=True):
     destination_names: dict[str, str] = field(default_factory=dict)
     """Destination id → the name that people know it by."""
     resource: tuple[tuple[str, str], ...] = (("service.name", "segment"),)
+    limits: Limits = Limits()
     redaction_key: Secret | None = None
     """Under it equal redacted values stay comparable; without it they cannot be told apart."""
 
@@ -172,6 +192,8 @@ class RunConfig(Struct, frozen=True, kw_only=True):
     """Everything that `run` needs."""
 
     mapping: MappingConfig
+    backend: BackendName | None = None
+    """Whose profile it is that `mapping` follows, where nothing else was said."""
     delivery: DeliveryConfig
     segment: SegmentConfig = SegmentConfig()
     telemetry: TelemetryConfig = TelemetryConfig()

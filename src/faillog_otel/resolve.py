@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
+from faillog_otel.backends import BACKENDS, NO_BACKEND
 from faillog_otel.config import (
     DEFAULT_GRPC_ENDPOINT,
     DEFAULT_HTTP_ENDPOINT,
@@ -84,17 +85,23 @@ def resolve(
     redaction_key = first("mapping", "redaction_key", None)
     if redaction_key and len(redaction_key) < SHORTEST_KEY:
         warnings = (*warnings, f"the redaction key has less than {SHORTEST_KEY} characters: too few")
+    backend, policy = first("mapping", "backend", None), first("mapping", "time_policy", None)
+    profile = BACKENDS[backend] if backend else NO_BACKEND
     fail_on = tuple(dict.fromkeys(each for each in first("run", "fail_on", ()) if each != "never"))
     return RunConfig(
         mapping=MappingConfig(
             bodies=first("mapping", "bodies", "response"),
             response_headers=RESPONSE_HEADERS + tuple(first("mapping", "response_headers", ())),
-            time_policy=_named("time policy", parse_time_policy, first("mapping", "time_policy", "occurred")),
+            time_policy=profile.time_policy
+            if policy is None
+            else _named("time policy", parse_time_policy, policy),
             join=first("mapping", "join", "parent"),
             destination_names=first("mapping", "destination_names", {}),
             resource=_resource(first("mapping", "resource_attributes", {})),
+            limits=profile.limits,
             redaction_key=Secret(redaction_key) if redaction_key else None,
         ),
+        backend=backend,
         delivery=DeliveryConfig(
             signals=signals,
             writes=writes,

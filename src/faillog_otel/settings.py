@@ -10,7 +10,7 @@ import math
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import unquote
 
 import msgspec
@@ -18,6 +18,7 @@ from msgspec import Meta, Struct, field
 
 from faillog_otel.config import (
     MOST_WORKERS,
+    BackendName,
     Bodies,
     Compression,
     FailOn,
@@ -59,6 +60,7 @@ class OtlpSettings(SignalSettings, frozen=True, kw_only=True, forbid_unknown_fie
 class MappingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[mapping]`: what the forwarded data says."""
 
+    backend: BackendName | None = None
     bodies: Bodies | None = None
     response_headers: list[str] | None = None
     time_policy: str | None = None
@@ -233,6 +235,12 @@ def _pairs(text: str) -> dict[str, str]:
     return {unquote(name.strip()): unquote(value.strip()) for name, _, value in pairs}
 
 
+def _backend(text: str) -> str:
+    if text not in get_args(BackendName):
+        raise ConfigError(f"{text[:40]!r} is none of {', '.join(get_args(BackendName))}")
+    return text
+
+
 def _milliseconds(text: str) -> str:
     if not re.fullmatch(r"\d+", text, re.ASCII):
         raise ConfigError(f"{text!r} is no number of milliseconds")
@@ -281,6 +289,7 @@ VARIABLES: dict[str, tuple[str, _Parser]] = {
     "FAILLOG_PROTOCOL": ("otlp.protocol", str),
     "FAILLOG_SIGNALS": ("otlp.signals", _list),
     "FAILLOG_OUTPUT": ("otlp.output", str),
+    "FAILLOG_BACKEND": ("mapping.backend", _backend),
     "FAILLOG_BODIES": ("mapping.bodies", str),
     "FAILLOG_RESPONSE_HEADERS": ("mapping.response_headers", _list),
     "FAILLOG_TIME_POLICY": ("mapping.time_policy", str),

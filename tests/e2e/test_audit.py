@@ -87,7 +87,7 @@ def pruned(polled: Polled) -> None:
     """As hours are forgotten in the end, but for a record."""
     polled.sql(
         "INSERT INTO past SELECT collection, hour, count(*), sum(lines), sum(blank), sum(records),"
-        " sum(exported) - 1, sum(rejected), sum(quarantined), sum(duplicate) FROM objects"
+        " sum(exported) - 1, sum(rejected), sum(quarantined), sum(duplicate), sum(time_shifted) FROM objects"
         " WHERE state = 'done' GROUP BY collection, hour ORDER BY hour LIMIT 1"
     )
     polled.sql("DELETE FROM objects WHERE state = 'done' AND hour = (SELECT hour FROM past)")

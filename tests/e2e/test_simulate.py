@@ -7,6 +7,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,24 @@ def test_the_same_seed_is_the_same_manifest(tmp_path: Path) -> None:
         manifests.append([{**json.loads(each), "listed_at": None} for each in told])
     assert manifests[0] == manifests[1] != manifests[2]
     assert any(each["damaged"] for each in manifests[0])
+
+
+def test_a_message_that_is_tracked_is_forwarded_hours_later(tmp_path: Path) -> None:
+    """As the README says: the simulated clock starts eight hours ago, and is moved to the real time."""
+    start = (datetime.now(UTC) - timedelta(hours=8)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    with simulate(tmp_path, "--start", start, "--messages", "0") as (_, ready):
+        event = {"userId": "user-1", "event": "Order Completed", "messageId": "order-4711"}
+        response = httpx.post(ready["segment_url"] + "/v1/track", auth=("key", ""), json=event)
+        assert response.json() == {"success": True}
+        httpx.post(ready["control"] + "/clock", json={"forward_seconds": 8 * 3600})
+        where = ("--segment-url", ready["segment_url"], "--download-host", ready["download_host"])
+        what = ("--once", "--since", "-9h", "--collection", "shop-webhooks", "--state-dir", "state")
+        forward = ("--protocol", "file", "--output", "out.jsonl", "--summary", "json")
+        done = run_program("run", *what, *where, *forward, cwd=tmp_path, SEGMENT_TOKEN=ready["token"])
+        promised = httpx.get(ready["control"] + "/manifest").text.splitlines()
+    assert (done.code, done.summary["events"]) == (0, {"error": 2, "attempt": 8, "exchange": 8, "other": 0})
+    assert done.summary["records"] == len({json.loads(each)["sha256"] for each in promised})
+    assert tmp_path.joinpath("out.jsonl").read_text().count("order-4711") > 8
 
 
 @pytest.mark.parametrize(

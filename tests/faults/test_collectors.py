@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import os
-import socket
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 from support.collector import READY, ROOT, endpoint_in
 from support.program import run_program, start_program
-from support.server import Server
+from support.server import Server, unused_port
 
 from faillog_otel.config import NetworkProtocol, Signal
 from faillog_otel.otlp.receiver import Receiver
@@ -23,11 +22,6 @@ CONFIG = ROOT / "tests" / "collector" / "forward.yaml"
 
 def uid(record: Any) -> str:
     return next(str(pair.value.string_value) for pair in record.attributes if pair.key == "log.record.uid")
-
-
-def unused_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def expected(events: Path, folder: Path) -> tuple[dict[str, bytes], dict[bytes, bytes]]:

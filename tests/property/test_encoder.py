@@ -12,7 +12,7 @@ from support.events import attempt, error, event, exchange
 from support.reference import ProtobufEncoder
 
 from faillog_otel import propagation
-from faillog_otel.config import MappingConfig, Secret, TimePolicy
+from faillog_otel.config import Limits, MappingConfig, Secret, TimePolicy
 from faillog_otel.events.decode import decode
 from faillog_otel.events.model import Answer, Context, Event, Reason
 from faillog_otel.otlp.encoder import REMEMBERED, WireEncoder
@@ -25,6 +25,12 @@ CONFIGS = st.builds(
     join=st.sampled_from(("parent", "link", "off")),
     destination_names=st.sampled_from(
         ({}, {"abc": "Mixpanel (Actions)"}, {"abc": ""}, {"abc": "é\n" * 2000})
+    ),
+    limits=st.sampled_from(
+        (
+            *(Limits(), Limits(attributes=20), Limits(attribute_bytes=700), Limits(attributes=100)),
+            *(Limits(attributes=100, attribute_bytes=4000), Limits(body_bytes=5000, extra_bytes=10)),
+        )
     ),
     redaction_key=st.sampled_from((None, Secret("key"))),
 )

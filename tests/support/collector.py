@@ -1,9 +1,7 @@
-"""The OpenTelemetry Collector of tests/collector/manifest.yaml, run with collector-config/local.yaml."""
+"""The OpenTelemetry Collector of tests/collector/manifest.yaml, run with the configurations that we ship."""
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +11,8 @@ from support.server import Server
 
 ROOT = Path(__file__).parents[2]
 READY = "Everything is ready"
-CONFIG = ROOT / "collector-config" / "local.yaml"
-
-
-def build_collector() -> tuple[Path | None, str]:
-    """The built program; or None, and why there is none."""
-    build = [sys.executable, str(ROOT / "tests" / "collector" / "build.py")]
-    done = subprocess.run(build, capture_output=True, text=True, check=False)
-    return (Path(done.stdout.strip()), "") if done.returncode == 0 else (None, done.stderr.strip())
+CONFIGS = ROOT / "collector-config"
+ANY_PORTS = {"FAILLOG_COLLECTOR_HTTP": "127.0.0.1:0", "FAILLOG_COLLECTOR_GRPC": "127.0.0.1:0"}
 
 
 def endpoint_in(said: list[str], protocol: str) -> str:
@@ -38,16 +30,31 @@ class Arrived(Struct, frozen=True):
     """ResourceLogs and ResourceSpans without their records."""
 
 
+def shipped(program: Path, name: str, folder: Path, *more: str, **env: str) -> Server:
+    """A collector with one of the configurations that users get, on ports that the system picks.
+
+    It keeps what it keeps in the folder; `more` are configurations that are laid over it.
+    """
+    configs = [str(CONFIGS / f"{name}.yaml"), *more]
+    return Server(
+        [program, *(f"--config={config}" for config in configs)],
+        READY,
+        **ANY_PORTS,
+        FAILLOG_COLLECTOR_STORAGE=str(folder / "storage"),
+        FAILLOG_COLLECTOR_OUTPUT=str(folder / "output.jsonl"),
+        **env,
+    )
+
+
 class Collector(Server):
     """A running collector on ports that the system picks, with the configuration that users get."""
 
     def __init__(self, program: Path, folder: Path) -> None:
         self._output = folder / "collector-output.jsonl"
         super().__init__(
-            [program, "--config", CONFIG],
+            [program, "--config", CONFIGS / "local.yaml"],
             READY,
-            FAILLOG_COLLECTOR_HTTP="127.0.0.1:0",
-            FAILLOG_COLLECTOR_GRPC="127.0.0.1:0",
+            **ANY_PORTS,
             FAILLOG_COLLECTOR_OUTPUT=str(self._output),
         )
 

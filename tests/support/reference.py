@@ -22,7 +22,7 @@ class ProtobufEncoder:
         """The event's records in this context."""
         mapped = map_event(event, context, self._config)
         span = encode_span(mapped.span) if mapped.span else b""
-        return Item(encode_log(mapped.log), span)
+        return Item(encode_log(mapped.log), span, mapped.is_shifted)
 
 
 def encode_log(log: Log) -> bytes:

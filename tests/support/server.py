@@ -1,5 +1,6 @@
 """A server program: started, listened to until it is ready, ended by its own process id."""
 
+import socket
 import subprocess
 import threading
 from collections.abc import Sequence
@@ -8,6 +9,12 @@ from pathlib import Path
 from typing import Self
 
 from support.program import environment
+
+
+def unused_port() -> int:
+    """For programs that cannot say which port the system gave them."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 class Server:

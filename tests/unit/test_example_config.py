@@ -32,7 +32,6 @@ def test_as_it_is_shipped_it_changes_nothing() -> None:
 
 def test_it_names_every_setting_and_no_other() -> None:
     told = tomllib.loads(SETTING.sub("", TEXT))
-    msgspec.convert(told, Layer)
 
     def named(table: dict[str, object], within: str = "") -> Iterator[str]:
         for name, value in table.items():

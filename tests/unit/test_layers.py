@@ -15,15 +15,16 @@ MAY_IMPORT = {
     "config": set[str](),
     "errors": set[str](),
     "clock": set[str](),
+    "backends": {"config"},
     "settings": {"events", "config", "errors"},
-    "resolve": {"settings", "config", "errors"},
+    "resolve": {"settings", "backends", "config", "errors"},
     "events": LEAVES,
     "segment": {"events", *LEAVES},
     "ledger": {"events", *LEAVES},
     "otlp": {"events", *LEAVES},
     "telemetry": {"events", *LEAVES},
     "preview": {"segment", "ledger", "otlp", "events", *LEAVES},
-    "app": {"segment", "ledger", "otlp", "telemetry", "events", *LEAVES},
+    "app": {"segment", "ledger", "otlp", "telemetry", "events", "backends", *LEAVES},
 }
 IO_MODULES = {"os", "pathlib", "io", "socket", "ssl", "time", "random", "sqlite3", "tempfile", "subprocess"}
 PURE = sorted(
@@ -36,7 +37,7 @@ PURE = sorted(
         *(ROOT / "segment" / f"{name}.py" for name in ("quota", "schedule")),
         *(
             ROOT / f"{name}.py"
-            for name in ("config", "settings", "resolve", "errors", "clock", "propagation")
+            for name in ("backends", "config", "settings", "resolve", "errors", "clock", "propagation")
         ),
     ]
 )

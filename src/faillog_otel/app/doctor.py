@@ -13,13 +13,13 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from faillog_otel.backends import BACKENDS, backend_of
 from faillog_otel.clock import SECOND_NS, Clock
 from faillog_otel.config import RunConfig, Secret, SegmentConfig
 from faillog_otel.errors import ConfigError, LedgerBroken
 from faillog_otel.ledger.database import Database, has_sound_wal
 from faillog_otel.ledger.folder import StateFolder
 from faillog_otel.otlp.clients import network_client
-from faillog_otel.otlp.hints import backend_of
 from faillog_otel.otlp.outcome import Acknowledged, PartlyRejected, RetryLater
 from faillog_otel.segment import api
 from faillog_otel.segment.quota import Quota
@@ -240,13 +240,21 @@ def _collector(config: RunConfig, user_agent: str) -> Iterator[Finding]:
         client.close()
 
 
+# -- the backend ---------------------------------------------------------------------------------------------
+
+
 def _backends(config: RunConfig) -> Iterator[Finding]:
+    """That of `--backend`, and those that the endpoints' hosts tell."""
+    mapping, named = config.mapping, BACKENDS[config.backend] if config.backend else None
     hosts = {urlsplit(target.url).hostname or "" for target in config.delivery.targets.values()}
-    for backend in dict.fromkeys(filter(None, map(backend_of, sorted(hosts)))):
-        says = f"{backend.name}: {backend.hint}"
-        if backend.drops(config.mapping.time_policy):
-            hours = max(1, int(backend.oldest_hours) - 1)
-            age = f"clamp:{hours}h" if backend.oldest_hours > 1 else "arrival"
-            yield Finding("backend", "warn", says, f"set --time-policy {age}")
+    for backend in dict.fromkeys(filter(None, [named, *map(backend_of, sorted(hosts))])):
+        says = f"{backend.name}: {backend.needs}"
+        if backend is named:
+            limits = f"bodies up to {mapping.limits.body_bytes} bytes"
+            says = f"{says} (set here: time policy {mapping.time_policy}, {limits})"
+        if backend.profile and backend.drops(mapping.time_policy):
+            says = f"{says}; older records are lost under the time policy {mapping.time_policy}"
+            do = f"leave it to --backend {backend.profile}: {BACKENDS[backend.profile].time_policy}"
+            yield Finding("backend", "warn", says, do)
         else:
             yield Finding("backend", "ok", says)

@@ -251,8 +251,8 @@ class Forwarder:
         elif book.holds_entries and (entry := read_entry(record.raw)) is not None:
             self._take_again(batch, number, record.raw, entry)
         else:
-            event = record.bad or decode(record.raw)
-            learned = Learned(book.reference_ns, exchanges.answer_to(event), exchanges.traceparent_of(event))
+            event = decode(record.raw) if record.bad is None else record.bad
+            learned = exchanges.learned_by(event, book.reference_ns)
             self._take_event(batch, number, event, Place(file, record.line, record.offset), learned)
         if (
             counts.records >= self._config.batch_records
@@ -371,6 +371,9 @@ class Forwarder:
         stretch.counts.exported += len(sendings)
         for (event, destination), count in Counter((s.event, s.destination) for s in sendings).items():
             stretch.became[event, "exported", destination] += count
+        if shifted := [sending.number for sending in sendings if sending.item.is_shifted]:
+            stretch.counts.time_shifted += len(shifted)
+            stretch.shifted.update(shifted)
         stretch.newest_ns = max([stretch.newest_ns, *[sending.logged_ns for sending in sendings]])
 
     def _account(self, batch: _Batch, sending: _Sending, fates: Fates) -> None:
@@ -402,6 +405,9 @@ class Forwarder:
         else:
             counts.exported += 1
             batch.account(sending, "exported")
+            if sending.item.is_shifted:
+                counts.time_shifted += 1
+                batch.stretch.shifted.add(sending.number)
             batch.stretch.newest_ns = max(batch.stretch.newest_ns, sending.logged_ns)
             return
         entry = write_entry(reason, why, sending.place, sending.raw, learned)
@@ -421,7 +427,8 @@ class Forwarder:
                 self.broken = self.broken or error
             if is_written:
                 self.counts.add(batch.stretch.counts)
-                self._telemetry.written(batch.stretch.became, batch.stretch.reasons())
+                shifted = len(batch.stretch.shifted)
+                self._telemetry.written(batch.stretch.became, batch.stretch.reasons(), shifted)
 
 
 def _bytes_of(record: Record) -> bytes:
@@ -440,14 +447,14 @@ def _told(rejections: Sequence[Rejection]) -> str:
 def _count_event(event: Event, counts: Counts) -> str:
     """Counts the event; returns what kind it is."""
     properties = event.properties
-    if isinstance(properties, ErrorProperties):
-        counts.events.error += 1
-        counts.discarded += properties.discarded is True
-        return "error"
     if isinstance(properties, AttemptProperties):
         counts.events.attempt += 1
         counts.failures += properties.outcome == "failure"
         return "attempt"
+    if isinstance(properties, ErrorProperties):
+        counts.events.error += 1
+        counts.discarded += properties.discarded is True
+        return "error"
     if isinstance(properties, ExchangeProperties):
         counts.events.exchange += 1
         return "exchange"

@@ -85,6 +85,7 @@ class Written(Struct, frozen=True, tag=True, kw_only=True):
     counts: Counts
     kept: list[Kept]
     became: list[tuple[tuple[str, str, str], int]]
+    shifted: set[int]
     is_last: bool
     stopped_at: int | None = None
     """With the last one: where reading stopped, in bytes of the content; None: it was read to its end."""
@@ -104,7 +105,13 @@ class Written(Struct, frozen=True, tag=True, kw_only=True):
     def stretch(self) -> Stretch:
         """It once more, as books take it."""
         self.counts.bytes_in = self.bytes_in
-        return Stretch(self.counts, self.kept, Counter(dict(self.became)), is_last=self.is_last)
+        return Stretch(
+            counts=self.counts,
+            kept=self.kept,
+            became=Counter(dict(self.became)),
+            shifted=self.shifted,
+            is_last=self.is_last,
+        )
 
 
 Report = Wanting | Learned | Written

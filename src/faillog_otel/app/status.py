@@ -83,6 +83,8 @@ class Status(Struct, frozen=True):
     quota: QuotaSeen
     lag: Lag
     records: views.Totals
+    time_shifted: int
+    """Exported records that carry another time than their own."""
     quarantine: dict[str, int]
     """Records that are kept, by reason."""
     objects: Objects
@@ -104,7 +106,7 @@ def status(
         seen = views.seen_hours(database)
         quota = quota_of(database)
         hours = hour_views(database)
-        records = views.totals(database)
+        records, time_shifted = views.totals(database), views.time_shifted(database)
         quarantine = views.kept_by_reason(database)
         objects = views.objects_by_state(database)
         read, sent = views.newest_hour(database, of="read"), views.newest_hour(database, of="sent")
@@ -134,6 +136,7 @@ def status(
         quota=quota_seen(quota, now_ns),
         lag=Lag(_newest(read, now_ns), _newest(sent, now_ns)),
         records=records,
+        time_shifted=time_shifted,
         quarantine=quarantine,
         objects=Objects(to_download=objects["listed"], to_forward=objects["spooled"]),
         bytes=Sizes(

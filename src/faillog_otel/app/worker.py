@@ -191,6 +191,7 @@ class Worker:
                 counts=stretch.counts,
                 kept=stretch.kept,
                 became=list(stretch.became.items()),
+                shifted=stretch.shifted,
                 is_last=stretch.is_last,
                 stopped_at=book.stopped_at,
                 bytes_in=book.bytes_in if stretch.is_last else 0,

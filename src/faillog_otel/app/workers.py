@@ -178,7 +178,7 @@ class Workers:
 
     def _give_orders(self) -> None:
         for worker in self._workers:
-            if not worker.wants:
+            if not worker.wants or any(part.deaths for part in worker.parts):
                 continue
             try:
                 task = self._supply.next()
@@ -187,6 +187,8 @@ class Workers:
             if task is not None:
                 worker.wants = worker.is_settled = False
                 self._give(worker, task)
+                if task.deaths:  # it is done alone: no other one is to be blamed for the next death
+                    worker.order(Settle())
             elif not worker.is_settled:
                 worker.is_settled = True
                 worker.order(Settle())
@@ -286,7 +288,7 @@ class Workers:
                     self.broken = self.broken or error
                 self.counts.add(stretch.counts)
                 self.reasons.update(each.reason for each in stretch.kept if each.where == "quarantine")
-                self._telemetry.written(stretch.became, stretch.reasons())
+                self._telemetry.written(stretch.became, stretch.reasons(), len(stretch.shifted))
             if not part.is_done:
                 return
             self._parts.popleft()

@@ -20,7 +20,7 @@ from faillog_otel.app.supply import Supply
 from faillog_otel.app.workers import Workers
 from faillog_otel.cli.delivering import delivering, sending_client, writing
 from faillog_otel.cli.observing import pending_of, telemetry_of, watch_delivery
-from faillog_otel.cli.report import Ending, exit_code, records, summary
+from faillog_otel.cli.report import Ending, exit_code, records, say_what_was_shifted, summary
 from faillog_otel.cli.shutdown import Shutdown
 from faillog_otel.cli.working import number_of_workers, only_forwarding, working
 from faillog_otel.config import RunConfig
@@ -93,6 +93,7 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
         for problem in [*problems, *filter(None, [broken])]:
             _log.error("%s", problem)
         _say_what_is_kept(forwarded, kept)
+        say_what_was_shifted(forwarded.counts, config)
         ending = Ending(
             counts=forwarded.counts,
             fail_on=config.fail_on,

@@ -52,9 +52,15 @@ _OPTIONS = (
         help="Which bodies of an exchange leave, redacted and cut.  [default: response]",
     ),
     click.option(
+        "--backend",
+        type=click.Choice(["tempo", "loki", "jaeger", "honeycomb", "datadog", "newrelic", "dynatrace"]),
+        help="Where the records end up: sets the time policy and the limits that it needs.",
+    ),
+    click.option(
         "--time-policy",
         metavar="POLICY",
-        help="The time of a record: occurred, arrival, or clamp:AGE (never older).  [default: occurred]",
+        help="The time of a record: occurred, arrival, or clamp:AGE (never older).  [default: occurred, or"
+        " what --backend needs]",
     ),
     click.option(
         "--join",
@@ -146,6 +152,7 @@ DEFAULT_FLAGS: dict[str, Any] = {
         ("endpoint", "protocol", "output", "signals", "bodies", "time_policy", "join", "wait", "summary")
     ),
     **dict.fromkeys(("config_file", "log_format", "since", "until", "state_dir", "segment_url")),
+    "backend": None,
     "collections": (),
     "download_hosts": (),
     "headers": (),
@@ -187,8 +194,16 @@ def config_of(flags: dict[str, Any], *, polls_forever: bool = False) -> "RunConf
         config_file=file,
         warnings=warnings,
         polls_forever=polls_forever,
-        home=os.environ.get("XDG_STATE_HOME") or str(Path("~/.local/state").expanduser()),
+        home=os.environ.get("XDG_STATE_HOME") or _state_home(),
     )
+
+
+def _state_home() -> str:
+    """Where state lies by default; here, for a user without a home, as a container's may be."""
+    try:
+        return str(Path("~/.local/state").expanduser())
+    except RuntimeError:
+        return "."
 
 
 def read_layers(flags: dict[str, Any]) -> tuple[dict[str, "Layer"], list[str], str | None]:
@@ -247,7 +262,12 @@ def _flag_layer(flags: dict[str, Any]) -> "Layer":
                 output=flags["output"],
                 signals=[part.strip() for part in signals.split(",")] if signals is not None else None,
             ),
-            "mapping": given(bodies=flags["bodies"], time_policy=flags["time_policy"], join=flags["join"]),
+            "mapping": given(
+                backend=flags["backend"],
+                bodies=flags["bodies"],
+                time_policy=flags["time_policy"],
+                join=flags["join"],
+            ),
             "segment": given(
                 url=flags["segment_url"],
                 collections=list(flags["collections"]) or None,

@@ -17,7 +17,7 @@ from faillog_otel.app.standing import Standing
 from faillog_otel.cli.delivering import USER_AGENT, delivering, sending_client, writing
 from faillog_otel.cli.observing import pulse_of, serve_health, telemetry_of, watch_delivery
 from faillog_otel.cli.progress import ProgressLine
-from faillog_otel.cli.report import Ending, exit_code, records, summary
+from faillog_otel.cli.report import Ending, exit_code, records, say_what_was_shifted, summary
 from faillog_otel.cli.shutdown import Shutdown
 from faillog_otel.clock import Clock, time_text
 from faillog_otel.config import RunConfig, Secret, SegmentConfig
@@ -50,10 +50,7 @@ def poll(
         raise ConfigError("name a PATH, or a collection to poll: --collection ID or FAILLOG_COLLECTIONS")
     token = token_source(config.segment)
     token()
-    for warning in config.warnings:
-        _log.warning("%s", warning)
-    if config.workers is not None and config.workers > 1:
-        _log.warning("--workers %d: is for PATHs; polling uses one process", config.workers)
+    _say_what_is_ignored(config)
     with ExitStack() as stack:
         shutdown = stack.enter_context(Shutdown())
         clock = clock or shutdown
@@ -131,7 +128,7 @@ def poll(
             str(sidecar.broken or ""),
             "" if fetcher.troubles else refused,
             delivery.over,
-            config.state_dir,
+            config,
         )
         ending = Ending(
             counts=counts,
@@ -143,8 +140,15 @@ def poll(
     return summary(counts, delivery.sent, time.monotonic() - started, exit_code(ending))
 
 
-def _say_how_it_ended(forwarder: Forwarder, broken: str, refused: str, over: str, folder: str) -> None:
-    counts = forwarder.counts
+def _say_what_is_ignored(config: RunConfig) -> None:
+    for warning in config.warnings:
+        _log.warning("%s", warning)
+    if config.workers is not None and config.workers > 1:
+        _log.warning("--workers %d: is for PATHs; polling uses one process", config.workers)
+
+
+def _say_how_it_ended(forwarder: Forwarder, broken: str, refused: str, over: str, config: RunConfig) -> None:
+    counts, folder = forwarder.counts, config.state_dir
     for problem in filter(None, (broken, refused)):
         _log.error("%s", problem)
     if counts.pending:
@@ -153,6 +157,7 @@ def _say_how_it_ended(forwarder: Forwarder, broken: str, refused: str, over: str
     if kept := counts.quarantined + counts.rejected:
         reasons = ", ".join(f"{count} {reason}" for reason, count in forwarder.reasons.most_common())
         _log.warning("%s not understood or not taken (%s): in %s", records(kept), reasons, folder)
+    say_what_was_shifted(counts, config)
 
 
 def token_source(config: SegmentConfig) -> Callable[[], Secret]:

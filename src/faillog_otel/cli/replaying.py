@@ -10,7 +10,7 @@ from faillog_otel.app.forwarder import Forwarder
 from faillog_otel.app.ledger_view import quota_of
 from faillog_otel.cli.delivering import delivering, sending_client, writing
 from faillog_otel.cli.polling import poll
-from faillog_otel.cli.report import Ending, exit_code, records, summary
+from faillog_otel.cli.report import Ending, exit_code, records, say_what_was_shifted, summary
 from faillog_otel.cli.shutdown import Shutdown
 from faillog_otel.clock import HOUR_NS, RETENTION_NS, Clock, hour_of
 from faillog_otel.config import Moment, RunConfig
@@ -60,6 +60,7 @@ def replay_quarantine(config: RunConfig, *, sends_rejected: bool) -> dict[str, A
             _log.error("%s", broken)
         if left := sum(kept_by_reason(ledger.database).values()):
             _log.warning("%s in quarantine still: in %s", records(left), folder.path)
+        say_what_was_shifted(forwarder.counts, config)
         ending = Ending(
             counts=forwarder.counts,
             fail_on=config.fail_on,

@@ -109,6 +109,14 @@ def summary_text(found: dict[str, Any]) -> str:
     )
 
 
+def say_what_was_shifted(counts: Counts, config: RunConfig) -> None:
+    """No record gets another time without a word."""
+    if counts.time_shifted:
+        number, policy = records(counts.time_shifted), config.mapping.time_policy
+        why = f"time policy {policy}" + (f" of --backend {config.backend}" if config.backend else "")
+        _log.warning("%s sent with another time (%s); the true one is segment.occurred_at", number, why)
+
+
 def records(number: int, what: str = "record") -> str:
     """`1 record`, `2 records`."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"

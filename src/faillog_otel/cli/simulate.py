@@ -27,13 +27,19 @@ _HELP = """Simulate Segment's failure-log API on this machine: to try a set-up, 
     bytes, whether it is damaged, when it became available, where it stood. All that was listed must
     arrive, nothing else may.
 
+    Applications can send it messages, as to Segment: the host of an SDK is segment_url, any write key does.
+    Each message fails for some four hours in every collection, from the simulated time at which it came:
+
+    \b
+      curl $segment_url/v1/track -u key: -d '{"userId": "u", "event": "e", "messageId": "my-message"}'
+
     It listens on 127.0.0.1 only. Whoever can reach that can also move its clock and script faults, without
     the token:
 
     \b
       curl $control/clock -d '{"forward_seconds": 3600}'    # or {"now": "2025-05-07T23:00:00Z"}
       curl $control/faults -d '[{"fault": "listing:503", "nth": 2}]'  # also collection, hour, times
-      curl $control/manifest; curl $control/requests; curl $control/quota
+      curl $control/manifest; curl $control/requests; curl $control/quota; curl $control/tracked
 """
 
 

@@ -86,6 +86,8 @@ def _text(found: "Status") -> Iterator[str]:
     yield line(
         "records", f"{records.records}: {records.exported} exported" + (f", {others}" if others else "")
     )
+    if found.time_shifted:
+        yield line("time shifted", f"{found.time_shifted} exported with another time than their own")
     if found.quarantine:
         reasons = ", ".join(f"{number} {reason}" for reason, number in found.quarantine.items())
         yield line("quarantine", reasons, "yellow")

@@ -35,6 +35,8 @@ class Counts(Struct):
     """Error Logged events whose message was discarded."""
     failures: int = 0
     """Delivery attempts with outcome `failure`."""
+    time_shifted: int = 0
+    """Exported records that carry another time than their own."""
 
     def add(self, more: "Counts") -> None:
         """Adds what another part came to."""
@@ -63,6 +65,8 @@ class Stretch(Struct):
     kept: list[Kept] = field(default_factory=list)
     became: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     """(event, outcome, destination id) → records; what is not known of them is empty."""
+    shifted: set[int] = field(default_factory=set)
+    """The exported records that carry another time than their own, by their number in the file, from 0."""
     newest_ns: int = 0
     """When Segment logged the newest of those that were exported, nanoseconds since 1970."""
     is_last: bool = False
@@ -73,6 +77,7 @@ class Stretch(Struct):
         self.counts.add(more.counts)
         self.kept += more.kept
         self.became.update(more.became)
+        self.shifted |= more.shifted
         self.newest_ns = max(self.newest_ns, more.newest_ns)
         self.is_last = more.is_last
 

@@ -13,6 +13,7 @@ from msgspec import Struct
 from faillog_otel import propagation
 from faillog_otel.events.contexts import traceparents
 from faillog_otel.events.decode import answer_of, decode, may_be_exchange
+from faillog_otel.events.entry import Learned
 from faillog_otel.events.model import Answer, AttemptProperties, BadRecord, Event, Reason
 from faillog_otel.ledger.lookup import HASH_BYTES, MEMORY_BYTES, Lookup
 
@@ -54,12 +55,14 @@ class Exchanges:
         """`file`: where what memory does not hold is kept; temporary ones by default."""
         self._answers = Lookup(_ANSWER.size, memory_bytes, file)
         self._contexts = Lookup(_CONTEXT.size, memory_bytes, file)
+        self._names_contexts = False
         self._reasons: list[Reason | None] = [None]
         self._reason_numbers: dict[Reason, int] = {}
         self._reason_bytes = 0
         self._asked: str | None = None
         self._told: Answer | None = None
         self._most_reason_bytes = reasons_bytes
+        self._learned = Learned(0)
 
     @classmethod
     def of(cls, index: Index, file: BinaryIO, memory_bytes: int = MEMORY_BYTES) -> Self:
@@ -67,6 +70,7 @@ class Exchanges:
         found = cls(memory_bytes, file=file)
         found._answers.look_into(file, index.answers)
         found._contexts.look_into(file, index.contexts)
+        found._names_contexts = bool(index.contexts)
         found._reasons = index.reasons
         return found
 
@@ -98,7 +102,21 @@ class Exchanges:
             if b"traceparent" in raw and (request := event.properties.request_to_destination):
                 for message_id, traceparent in traceparents(request.body).items():
                     if context := propagation.parse_traceparent(traceparent):
+                        self._names_contexts = True
                         self._contexts.add(_context_digest(exchange_id, message_id), _CONTEXT.pack(*context))
+
+    def learned_by(self, event: Event | BadRecord, reference_ns: int) -> Learned:
+        """All that an event learns from its file, to be kept with it; events that learn the same share it."""
+        answer: Answer | None = None
+        traceparent: str | None = None
+        if isinstance(event, BadRecord) or isinstance(event.properties, AttemptProperties):
+            answer = self.answer_to(event)
+            traceparent = self.traceparent_of(event) if self._names_contexts else None
+        last = self._learned
+        if last.answer is answer and last.traceparent == traceparent and last.reference_ns == reference_ns:
+            return last
+        self._learned = Learned(reference_ns, answer, traceparent)
+        return self._learned
 
     def answer_to(self, event: Event | BadRecord) -> Answer | None:
         """What its exchange said to an attempt; also to one that is not understood and may be mended."""
@@ -112,7 +130,7 @@ class Exchanges:
 
     def traceparent_of(self, event: Event | BadRecord) -> str | None:
         """The `traceparent` that the request of an attempt's exchange names beside its messageId."""
-        if not self._contexts:
+        if not self._names_contexts:
             return None
         exchange_id, message_id = _ids(event)
         if exchange_id is None or message_id is None:

@@ -71,6 +71,8 @@ class Replayed(Struct, frozen=True):
 
     id: int
     kept: Kept | None
+    is_shifted: bool = False
+    """Whether it was exported with another time than its own."""
 
 
 class Said(Struct, frozen=True):
@@ -273,13 +275,15 @@ class Ledger:
         def steps(db: sqlite3.Connection) -> None:
             db.execute(
                 "UPDATE objects SET position = position + ?, exported = exported + ?, rejected ="
-                " rejected + ?, quarantined = quarantined + ?, duplicate = duplicate + ? WHERE id = ?",
+                " rejected + ?, quarantined = quarantined + ?, duplicate = duplicate + ?,"
+                " time_shifted = time_shifted + ? WHERE id = ?",
                 (
                     counts.records,
                     counts.exported,
                     counts.rejected,
                     counts.quarantined,
                     counts.duplicate,
+                    counts.time_shifted,
                     spooled.id,
                 ),
             )
@@ -312,10 +316,11 @@ class Ledger:
         def steps(db: sqlite3.Connection) -> None:
             for each in replayed:
                 [row] = db.execute("SELECT * FROM kept WHERE id = ?", (each.id,)).fetchall()
-                change = {"rejected": 0, "quarantined": 0, "exported": 0}
+                change = {"rejected": 0, "quarantined": 0, "exported": 0, "time_shifted": 0}
                 change["rejected" if row["reason"] == "rejected" else "quarantined"] -= 1
                 if each.kept is None:
                     change["exported"] += 1
+                    change["time_shifted"] += each.is_shifted
                     db.execute("DELETE FROM kept WHERE id = ?", (each.id,))
                 else:
                     change["rejected" if each.kept.reason == "rejected" else "quarantined"] += 1
@@ -356,12 +361,12 @@ class Ledger:
 
 _CHANGE_OBJECT = """
 UPDATE objects SET exported = exported + :exported, rejected = rejected + :rejected,
-    quarantined = quarantined + :quarantined
+    quarantined = quarantined + :quarantined, time_shifted = time_shifted + :time_shifted
 WHERE id = :id
 """
 _CHANGE_PAST = """
 UPDATE past SET exported = exported + :exported, rejected = rejected + :rejected,
-    quarantined = quarantined + :quarantined
+    quarantined = quarantined + :quarantined, time_shifted = time_shifted + :time_shifted
 WHERE collection = :collection AND hour = :hour
 """
 

@@ -30,10 +30,6 @@ class Lookup:
         self._moved: list[array[int]] = []  # where each bucket starts, of each time they were moved
         self._file = file
 
-    def __bool__(self) -> bool:
-        """Whether it holds anything."""
-        return bool(self._held or self._moved)
-
     def add(self, digest: bytes, value: bytes) -> None:
         """Remembers the value."""
         self._buckets[_bucket_of(digest)] += digest[:HASH_BYTES] + value

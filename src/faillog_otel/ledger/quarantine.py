@@ -58,7 +58,7 @@ class QuarantineBook:
         for number in range(self._written, self._written + stretch.counts.records):
             found, row = kept.get(number), self._left.popleft()
             if found is None or found.where == "quarantine":
-                replayed.append(Replayed(row, found))
+                replayed.append(Replayed(row, found, number in stretch.shifted))
         self._written += stretch.counts.records
         try:
             self._ledger.replayed(replayed)

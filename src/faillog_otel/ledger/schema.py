@@ -99,4 +99,9 @@ CREATE TABLE past (  -- the sums of objects that were pruned, by hour; of hours 
     PRIMARY KEY (collection, hour)
 ) STRICT, WITHOUT ROWID
 """,
+    """
+ALTER TABLE objects ADD COLUMN time_shifted INTEGER NOT NULL DEFAULT 0;
+
+ALTER TABLE past ADD COLUMN time_shifted INTEGER NOT NULL DEFAULT 0
+""",
 )

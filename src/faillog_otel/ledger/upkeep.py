@@ -98,16 +98,18 @@ def prune(ledger: Ledger, now_ns: int) -> list[tuple[str, int]]:
 
 _SUM_UP_OBJECTS = """
 INSERT INTO past SELECT ?, ?, count(*), sum(lines), sum(blank), sum(records), sum(exported), sum(rejected),
-    sum(quarantined), sum(duplicate)
+    sum(quarantined), sum(duplicate), sum(time_shifted)
 FROM objects WHERE collection = ? AND hour = ? HAVING count(*) > 0
 """
 _SUM_UP_PAST = """
-INSERT INTO past SELECT ?, ?, objects, lines, blank, records, exported, rejected, quarantined, duplicate
+INSERT INTO past SELECT ?, ?, objects, lines, blank, records, exported, rejected, quarantined, duplicate,
+    time_shifted
 FROM past WHERE collection = ? AND hour = ?
 """
 _ADDED = """
 ON CONFLICT DO UPDATE SET objects = objects + excluded.objects, lines = lines + excluded.lines,
     blank = blank + excluded.blank, records = records + excluded.records,
     exported = exported + excluded.exported, rejected = rejected + excluded.rejected,
-    quarantined = quarantined + excluded.quarantined, duplicate = duplicate + excluded.duplicate
+    quarantined = quarantined + excluded.quarantined, duplicate = duplicate + excluded.duplicate,
+    time_shifted = time_shifted + excluded.time_shifted
 """

@@ -88,6 +88,12 @@ def totals(database: Database) -> Totals:
     return Totals(**dict(row))
 
 
+def time_shifted(database: Database) -> int:
+    """How many of all exported records carry another time than their own."""
+    [row] = database.rows(_TIME_SHIFTED)
+    return int(row["time_shifted"])
+
+
 def objects_by_state(database: Database) -> dict[str, int]:
     """How many objects are `listed`, `spooled` and `done`; `done` without those that were pruned."""
     rows = database.rows("SELECT state, count(*) AS objects FROM objects GROUP BY state")
@@ -122,6 +128,10 @@ SELECT coalesce(sum(records), 0) AS records, coalesce(sum(exported), 0) AS expor
     coalesce(sum(pending), 0) AS pending, coalesce(sum(duplicate), 0) AS duplicate
 FROM (SELECT records, exported, rejected, quarantined, records - position AS pending, duplicate FROM objects
     UNION ALL SELECT records, exported, rejected, quarantined, 0, duplicate FROM past)
+"""
+_TIME_SHIFTED = """
+SELECT coalesce(sum(time_shifted), 0) AS time_shifted
+FROM (SELECT time_shifted FROM objects UNION ALL SELECT time_shifted FROM past)
 """
 _NEWEST_READ = "SELECT max(hour) AS hour FROM hours WHERE last_listed_ns IS NOT NULL"
 _NEWEST_SENT = """

@@ -5,6 +5,7 @@ are encoded once and remembered, in two small caches; ids, times and the event's
 each. The bytes are those that the official classes write of `map_event`'s records, to the last one.
 """
 
+import math
 import struct
 from functools import lru_cache
 
@@ -15,6 +16,7 @@ from faillog_otel.events.model import AttemptProperties, Context, Event, Routing
 from faillog_otel.events.printable import printable
 from faillog_otel.otlp import messages
 from faillog_otel.otlp.encoding import Item
+from faillog_otel.otlp.extras import size_of, within
 from faillog_otel.otlp.mapping import (
     SAMPLED_LOCAL,
     SPAN_KINDS,
@@ -37,8 +39,19 @@ from faillog_otel.otlp.messages import (
     text_attribute_heads,
 )
 from faillog_otel.otlp.origin import REMOTE, Origin
-from faillog_otel.otlp.parts import EVENT_NAMES, OWN, Case, Own, case_of, destined, judged, own_values
-from faillog_otel.otlp.records import StatusCode
+from faillog_otel.otlp.parts import (
+    EVENT_NAMES,
+    OWN,
+    Case,
+    Own,
+    case_of,
+    destined,
+    judged,
+    own_values,
+    present,
+    true_time,
+)
+from faillog_otel.otlp.records import Attributes, StatusCode
 from faillog_otel.otlp.wire import (
     FIXED64,
     VARINT,
@@ -53,7 +66,7 @@ from faillog_otel.propagation import SAMPLED
 
 REMEMBERED = 1024
 """Entries in each cache."""
-LONGEST_REMEMBERED = 1024
+LONGEST_REMEMBERED = 512
 """Characters; what is longer is encoded each time, so that the caches stay within some MiB."""
 
 _log_time = struct.Struct("<BQ").pack
@@ -93,11 +106,14 @@ _EVENT_NAME_FIELDS = {name: text_field(messages.LOG_EVENT_NAME, name) for name i
 
 
 class _Where(Struct, frozen=True):
-    """Where events went, encoded. `name_and_kind` are the span's."""
+    """Where events went, encoded. `name_and_kind` are the span's, `size` is what limits count."""
 
     log: bytes
     span: bytes
     name_and_kind: bytes
+    event_name: str
+    attributes: Attributes
+    size: int
     before: bytes
     after: bytes
     words_length: int
@@ -108,6 +124,8 @@ class _How(Struct, frozen=True):
 
     log: bytes
     span: bytes
+    attributes: Attributes
+    size: int
     severity: bytes
     status: bytes
     opening: bytes
@@ -121,6 +139,7 @@ class WireEncoder:
 
     def __init__(self, config: MappingConfig) -> None:
         self._config = config
+        self._is_limited = config.limits.attributes != math.inf or config.limits.attribute_bytes != math.inf
         self._shifts = config.time_policy.kind != "occurred"
         self._remembered_where = lru_cache(REMEMBERED)(self._where)
         self._remembered_how = lru_cache(REMEMBERED)(self._how)
@@ -133,9 +152,8 @@ class WireEncoder:
         if self._shifts:
             time_ns = shifted(time_ns, context.reference_ns, config.time_policy)
         origin = message_origin(event, context, config)
-        case = case_of(
-            event, context.answer, origin.name if origin else None, is_shifted=time_ns != event.occurred_ns
-        )
+        is_shifted = time_ns != event.occurred_ns
+        case = case_of(event, context.answer, origin.name if origin else None, is_shifted=is_shifted)
         how = self._how_of(case, event)
         where = self._where_of(name, how.verb, event.routing)
         trace_id, span_id = ids(event, origin)
@@ -166,24 +184,19 @@ class WireEncoder:
             span_id = origin.log_span_id
         about = own[1] if name == "segment.exchange" else own[0]
         about_bytes = printable(about).encode() if about else b""
-        alone, dropped = log_attributes(event, config)
+        when = true_time(event).encode() if is_shifted else b""
         log = b"".join(
             (
                 _log_time(_LOG_TIME, time_ns) if time_ns else b"",
                 how.severity,
-                _LOG_BODY[how.words_length + where.words_length + len(about_bytes)],
+                _LOG_BODY[how.words_length + where.words_length + len(about_bytes) + len(when)],
                 how.opening,
                 where.before,
                 about_bytes,
                 where.after,
                 how.ending,
-                where.log,
-                how.log,
-                log_own,
-                _LOG_UID,
-                record_uid(name, event.raw).encode(),
-                attribute_fields(messages.LOG_ATTRIBUTES, alone) if alone else b"",
-                tag(messages.LOG_DROPPED_ATTRIBUTES, VARINT) + varint(dropped) if dropped else b"",
+                when,
+                *self._log_attributes(event, where, how, own, log_own),
                 _LOG_FLAGS[origin.log_flags if origin else SAMPLED],
                 _LOG_TRACE_ID if trace_id else b"",
                 trace_id,
@@ -193,7 +206,35 @@ class WireEncoder:
                 _EVENT_NAME_FIELDS[name],
             )
         )
-        return Item(log, span)
+        return Item(log, span, is_shifted)
+
+    def _log_attributes(
+        self, event: Event, where: _Where, how: _How, own: Own, own_fields: bytes
+    ) -> tuple[bytes, ...]:
+        """A log record's attributes, and how many were left out."""
+        alone, dropped = log_attributes(event, self._config)
+        uid = record_uid(where.event_name, event.raw)
+        limits = self._config.limits
+        if self._is_limited and (alone or not self._has_room(where, how, own_fields)):
+            every = [*where.attributes, *how.attributes, *present(*zip(OWN, own, strict=True)), (UID, uid)]
+            kept, more = within([*every, *alone], limits)
+            fields: tuple[bytes, ...] = (attribute_fields(messages.LOG_ATTRIBUTES, kept),)
+            dropped += more
+        else:
+            fields = (where.log, how.log, own_fields, _LOG_UID, uid.encode())
+            if alone:
+                fields += (attribute_fields(messages.LOG_ATTRIBUTES, alone),)
+        if dropped:
+            fields += (tag(messages.LOG_DROPPED_ATTRIBUTES, VARINT) + varint(dropped),)
+        return fields
+
+    def _has_room(self, where: _Where, how: _How, own_fields: bytes) -> bool:
+        """Whether the log record of an event without more of its own is surely within the limits."""
+        limits = self._config.limits
+        # An own field takes more bytes on the wire than its name and value have.
+        size = where.size + how.size + len(own_fields) + len(_LOG_UID) + 32
+        count = len(where.attributes) + len(how.attributes) + len(OWN) + 1
+        return size <= limits.attribute_bytes and count <= limits.attributes
 
     # -- parts -----------------------------------------------------------------------------------------
 
@@ -222,8 +263,11 @@ class WireEncoder:
         return _Where(
             log=attribute_fields(messages.LOG_ATTRIBUTES, part.attributes),
             span=attribute_fields(messages.SPAN_ATTRIBUTES, part.attributes),
+            attributes=part.attributes,
+            size=sum(map(size_of, part.attributes)),
             name_and_kind=text_field(messages.SPAN_NAME, span_name(verb, part.destination))
             + (tag(messages.SPAN_KIND, VARINT) + varint(kind) if kind else b""),
+            event_name=name,
             before=before,
             after=after,
             words_length=len(before) + len(after),
@@ -239,6 +283,8 @@ class WireEncoder:
         return _How(
             log=attribute_fields(messages.LOG_ATTRIBUTES, part.attributes),
             span=attribute_fields(messages.SPAN_ATTRIBUTES, part.attributes),
+            attributes=part.attributes,
+            size=sum(map(size_of, part.attributes)),
             severity=tag(messages.LOG_SEVERITY_NUMBER, VARINT)
             + varint(part.severity)
             + text_field(messages.LOG_SEVERITY_TEXT, part.severity.name),

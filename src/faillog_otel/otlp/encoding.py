@@ -23,6 +23,8 @@ class Item(Struct, frozen=True, gc=False):
 
     log: bytes
     span: bytes
+    is_shifted: bool = False
+    """Whether they carry another time than their own."""
 
     def record(self, signal: Signal) -> bytes:
         """The record of this signal."""
@@ -30,7 +32,8 @@ class Item(Struct, frozen=True, gc=False):
 
     def only(self, signals: Sequence[Signal]) -> "Item":
         """The item without the records of other signals."""
-        return Item(self.log if "logs" in signals else b"", self.span if "traces" in signals else b"")
+        log = self.log if "logs" in signals else b""
+        return Item(log, self.span if "traces" in signals else b"", self.is_shifted)
 
 
 class Encoder(Protocol):

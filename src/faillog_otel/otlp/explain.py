@@ -13,7 +13,6 @@ from faillog_otel.events.model import Context, Event
 from faillog_otel.events.names import MARK
 from faillog_otel.events.redaction import findings, redact_text
 from faillog_otel.otlp.extras import (
-    LONGEST_VALUE_BYTES,
     MOST_EXTRAS,
     as_text,
     header_pairs,
@@ -101,8 +100,8 @@ def _staying(event: Event, config: MappingConfig, dropped: int) -> Iterator[tupl
             continue
         if carrier.body is not None and not allowed:
             yield f"{name}.body", f"--bodies is {config.bodies}"
-        elif carrier.body is not None and _is_long(carrier.body):
-            yield f"{name}.body", f"what lies beyond {LONGEST_VALUE_BYTES} bytes of it is cut off"
+        elif carrier.body is not None and _is_longer(carrier.body, config.limits.body_bytes):
+            yield f"{name}.body", f"what lies beyond {config.limits.body_bytes} bytes of it is cut off"
     kept = dict.fromkeys(path for path, _, _ in leaves(leaving(event.extras, config.bodies), "segment.extra"))
     for path, _, _ in leaves(event.extras, "segment.extra"):
         if path not in kept:
@@ -112,7 +111,8 @@ def _staying(event: Event, config: MappingConfig, dropped: int) -> Iterator[tupl
         "responseFromDestination", response.headers if response else None, config.response_headers
     )
     if dropped:
-        yield f"{dropped} unknown fields", f"only {MOST_EXTRAS} leave, the others are counted"
+        why = f"only {MOST_EXTRAS} leave, or as many as the backend takes; the others are counted"
+        yield f"{dropped} unknown fields", why
 
 
 def _staying_headers(name: str, headers: Any, allowed: tuple[str, ...]) -> Iterator[tuple[str, str]]:
@@ -125,5 +125,5 @@ def _staying_headers(name: str, headers: Any, allowed: tuple[str, ...]) -> Itera
             yield f"{name}.headers.{header}", why
 
 
-def _is_long(body: Any) -> bool:
-    return len(as_text(body).encode(errors="replace")) > LONGEST_VALUE_BYTES
+def _is_longer(body: Any, most_bytes: int) -> bool:
+    return len(as_text(body).encode(errors="replace")) > most_bytes

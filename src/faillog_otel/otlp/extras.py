@@ -1,5 +1,6 @@
 """Values of any JSON shape → OTLP attributes: redacted, cut and counted."""
 
+import math
 import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -8,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from faillog_otel.config import Bodies, Secret
+from faillog_otel.config import Bodies, Limits, Secret
 from faillog_otel.events.names import Kind, is_no_secret, kind_of_name, phone_number
 from faillog_otel.events.redaction import mark, redact_text
 from faillog_otel.otlp.records import Attributes, Value
@@ -29,16 +30,18 @@ def cut(text: str, most_bytes: int = LONGEST_VALUE_BYTES) -> str:
     return text if len(encoded) <= most_bytes else encoded[:most_bytes].decode(errors="ignore")
 
 
-def clean(text: str, key: Secret | None) -> tuple[str, bool]:
+def clean(text: str, key: Secret | None, most_bytes: int = LONGEST_VALUE_BYTES) -> tuple[str, bool]:
     """The text redacted (equal values comparable under the key) and cut; True when something was cut off."""
     if len(text) <= _SHORT_CHARACTERS:
-        return _remembered(text, key)
-    return _remembered_long(text, key) if len(text) <= _READ_CHARACTERS else _clean(text, key)
+        return _remembered(text, key, most_bytes)
+    if len(text) <= _READ_CHARACTERS:
+        return _remembered_long(text, key, most_bytes)
+    return _clean(text, key, most_bytes)
 
 
-def _clean(text: str, key: Secret | None) -> tuple[str, bool]:
+def _clean(text: str, key: Secret | None, most_bytes: int) -> tuple[str, bool]:
     redacted = redact_text(text[:_READ_CHARACTERS], key)
-    short = cut(redacted)
+    short = cut(redacted, most_bytes)
     return short, len(short) < len(redacted) or len(text) > _READ_CHARACTERS
 
 
@@ -67,7 +70,9 @@ def leaving(extras: dict[str, Any], bodies: Bodies) -> dict[str, Any]:
     return kept
 
 
-def extra_attributes(extras: dict[str, Any], key: Secret | None) -> tuple[Attributes, int]:
+def extra_attributes(
+    extras: dict[str, Any], key: Secret | None, most_bytes: int = LONGEST_VALUE_BYTES
+) -> tuple[Attributes, int]:
     """`segment.extra.<dotted path>` for each leaf, the first 64 in the record's order; and how many not.
 
     A list is one leaf, as its JSON text; so are an empty object and null: nothing unknown is dropped.
@@ -77,8 +82,28 @@ def extra_attributes(extras: dict[str, Any], key: Secret | None) -> tuple[Attrib
         name = clean(path, key)[0]  # people's data stand in names, too
         while name in found:  # {"a.b": 1, "a": {"b": 2}}
             name += "~"
-        found[name] = _named_value(leaf, kind, path.rpartition(".")[2], key)
+        found[name] = _named_value(leaf, kind, path.rpartition(".")[2], key, most_bytes)
     return list(found.items()), _count_leaves(extras) - len(found)
+
+
+def within(attributes: Attributes, limits: Limits) -> tuple[Attributes, int]:
+    """The attributes that a log record has room for, the first ones first; and how many it has none for."""
+    if limits.attributes == limits.attribute_bytes == math.inf:
+        return attributes, 0
+    kept: Attributes = []
+    room = limits.attribute_bytes
+    for attribute in attributes:
+        size = size_of(attribute)
+        if size <= room and len(kept) < limits.attributes:
+            kept.append(attribute)
+            room -= size
+    return kept, len(attributes) - len(kept)
+
+
+def size_of(attribute: tuple[str, Value]) -> int:
+    """Bytes of the name, and of the value as text, as backends count it: a list is its JSON."""
+    name, value = attribute
+    return len(name.encode()) + len(as_text(list(value) if isinstance(value, tuple) else value).encode())
 
 
 def header_attributes(headers: Any, allowed: Iterable[str], key: Secret | None) -> Attributes:
@@ -163,7 +188,9 @@ def _count_leaves(extras: dict[str, Any]) -> int:
     return count
 
 
-def _named_value(leaf: Any, kind: Kind | None, name: str, key: Secret | None) -> Value:
+def _named_value(
+    leaf: Any, kind: Kind | None, name: str, key: Secret | None, most_bytes: int = LONGEST_VALUE_BYTES
+) -> Value:
     """The leaf as an attribute's value; as its name tells what it is."""
     if kind and not isinstance(leaf, bool) and any(_is_meant(kind, name, text) for text in _texts(leaf)):
         return mark(kind, as_text(leaf), key)
@@ -171,7 +198,7 @@ def _named_value(leaf: Any, kind: Kind | None, name: str, key: Secret | None) ->
         return leaf
     if isinstance(leaf, int):
         return cut(str(leaf))
-    return clean(as_text(leaf), key)[0]
+    return clean(as_text(leaf), key, most_bytes)[0]
 
 
 def _is_meant(kind: Kind, name: str, text: str) -> bool:

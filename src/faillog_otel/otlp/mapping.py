@@ -20,9 +20,19 @@ from faillog_otel.otlp.extras import (
     extra_attributes,
     header_attributes,
     leaving,
+    within,
 )
 from faillog_otel.otlp.origin import LOCAL, Origin, link_flags, origin_of
-from faillog_otel.otlp.parts import EVENT_NAMES, OWN, case_of, destined, judged, own_values, present
+from faillog_otel.otlp.parts import (
+    EVENT_NAMES,
+    OWN,
+    case_of,
+    destined,
+    judged,
+    own_values,
+    present,
+    true_time,
+)
 from faillog_otel.otlp.records import Attributes, Link, Log, Span, SpanKind, StatusCode
 from faillog_otel.propagation import SAMPLED, TraceContext
 
@@ -39,18 +49,19 @@ class Mapped(Struct, frozen=True):
 
     log: Log
     span: Span | None
+    is_shifted: bool
+    """Whether the time policy gave them another time than their own."""
 
 
 def map_event(event: Event, context: Context, config: MappingConfig) -> Mapped:
     """The records of one event. Pure: no clock but `context.reference_ns`, no memory between events."""
     name = EVENT_NAMES[type(event.properties)]
     time_ns = shifted(event.occurred_ns, context.reference_ns, config.time_policy)
+    is_shifted = time_ns != event.occurred_ns
     own = own_values(event)
     message_id, exchange_id, *_ = own
     origin = message_origin(event, context, config)
-    case = case_of(
-        event, context.answer, origin.name if origin else None, is_shifted=time_ns != event.occurred_ns
-    )
+    case = case_of(event, context.answer, origin.name if origin else None, is_shifted=is_shifted)
     where, how = destined(name, event.routing, config.destination_names), judged(case, config.redaction_key)
     common = where.attributes + how.attributes + present(*zip(OWN, own, strict=True))
     trace_id, span_id = ids(event, origin)
@@ -69,21 +80,23 @@ def map_event(event: Event, context: Context, config: MappingConfig) -> Mapped:
             flags=origin.span_flags if origin else SAMPLED_LOCAL,
             parent_span_id=origin.parent_span_id if origin else b"",
         )
-    alone, dropped = log_attributes(event, config)
+    alone, untold = log_attributes(event, config)
+    attributes, dropped = within([*common, (UID, record_uid(name, event.raw)), *alone], config.limits)
     about = exchange_id if name == "segment.exchange" else message_id
+    ending = how.ending + (true_time(event) if is_shifted else "")
     log = Log(
         time_ns=time_ns,
         observed_ns=event.logged_ns,
         severity=how.severity,
         event_name=name,
-        body=f"{how.opening}{where.before}{printable(about or '')}{where.after}{how.ending}",
-        attributes=[*common, (UID, record_uid(name, event.raw)), *alone],
-        dropped_attributes=dropped,
+        body=f"{how.opening}{where.before}{printable(about or '')}{where.after}{ending}",
+        attributes=attributes,
+        dropped_attributes=untold + dropped,
         flags=origin.log_flags if origin else SAMPLED,
         trace_id=trace_id,
         span_id=span_id or (origin.log_span_id if origin else b""),
     )
-    return Mapped(log, span)
+    return Mapped(log, span, is_shifted)
 
 
 def shifted(occurred_ns: int, reference_ns: int, policy: TimePolicy) -> int:
@@ -179,10 +192,12 @@ def log_attributes(event: Event, config: MappingConfig) -> tuple[Attributes, int
         ("segment.response.body", response, config.bodies != "none"),
     ):
         if allowed and carrier and carrier.body is not None:
-            text, was_cut = clean(as_text(carrier.body), config.redaction_key)
+            text, was_cut = clean(as_text(carrier.body), config.redaction_key, config.limits.body_bytes)
             attributes.append((name, text))
             truncated = truncated or was_cut
     if truncated:
         attributes.append(("segment.body_truncated", True))
-    extras, dropped = extra_attributes(leaving(event.extras, config.bodies), config.redaction_key)
+    extras, dropped = extra_attributes(
+        leaving(event.extras, config.bodies), config.redaction_key, config.limits.extra_bytes
+    )
     return attributes + extras, dropped

@@ -243,6 +243,12 @@ def _opening(case: Case, outcome: str | None, other_name: str | None) -> str:
     return f"{about}: message " if case.origin else about
 
 
+def true_time(event: Event) -> str:
+    """Behind a shifted record's body: at one and the same time, Loki drops all but one of equal lines."""
+    properties = event.properties
+    return printable(f", occurred {cut(properties.occurred_at or properties.logged_at or '', _SHORT_BYTES)}")
+
+
 # -- what is its own ---------------------------------------------------------------------------------------
 
 OWN = (

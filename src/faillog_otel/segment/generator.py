@@ -45,6 +45,8 @@ class Destination(Struct, frozen=True):
     answers: tuple[Answer, ...]
     batch: int = 1
     """At most so many messages travel in one exchange."""
+    passes_through: bool = False
+    """It gets an event that was tracked as it is, and not a mapping of it."""
 
 
 _OK = {"status": "ok"}
@@ -82,6 +84,7 @@ DESTINATIONS: tuple[Destination, ...] = (
             Answer(5, 500, {"error": "Internal Server Error"}, retried=True),
             Answer(4, None, {}, retried=True, reason="ETIMEDOUT"),
         ),
+        passes_through=True,
     ),
     Destination(
         "62e184d4fa0e3c4a1f0d4b11",
@@ -104,6 +107,7 @@ DESTINATIONS: tuple[Destination, ...] = (
         "Teapot Function",
         "https://fn.shop.example/brew",
         (Answer(1, 418, {"error": "I'm a teapot", "contact": "barista@shop.example"}),),
+        passes_through=True,
     ),
 )
 
@@ -120,6 +124,8 @@ class _Message(Struct):
     destination: Destination
     occurred: datetime
     attempt: int = 1
+    tracked: dict[str, Any] | None = None
+    """The event, where somebody tracked it; else it is made up."""
 
 
 def failure_events(
@@ -176,6 +182,27 @@ def logged_events(
             heapq.heappush(queue, (at + timedelta(seconds=delay), serial, [message]))
 
 
+def logged_story(
+    seed: int,
+    message_id: str,
+    tracked: dict[str, Any],
+    *,
+    start: datetime,
+    destination: Destination,
+    retry_seconds: Sequence[int] = RETRY_SECONDS,
+) -> Iterator[Logged]:
+    """The events of one message that was tracked at `start`, in the order in which they were logged."""
+    rng = random.Random(seed)
+    at, left = start, [_Message(message_id, destination, start, tracked=tracked)]
+    while left:
+        left, lag, events = _deliver(rng, at, left, retries=len(retry_seconds))
+        at_ns = _nanoseconds(at + timedelta(seconds=lag))
+        for event in events:
+            yield Logged(at_ns, event)
+        for message in left:
+            at += timedelta(seconds=retry_seconds[message.attempt - 2] * rng.uniform(0.8, 1.2))
+
+
 def _deliver(
     rng: random.Random, at: datetime, batch: list[_Message], *, retries: int
 ) -> tuple[list[_Message], float, list[bytes]]:
@@ -215,22 +242,13 @@ def _exchange(
     rng: random.Random, at: datetime, lag: float, exchange_id: str, *, batch: list[_Message], answer: Answer
 ) -> bytes:
     destination = batch[0].destination
-    sent = [
-        {
-            "event": rng.choice(("Order Completed", "Cart Viewed", "Signed Up")),
-            "messageId": message.id,
-            "userId": f"user-{rng.randrange(10_000)}",
-            "context": {"ip": "203.0.113.7", "traits": {"email": "jane@shop.example"}},
-        }
-        for message in batch
-    ]
     own: dict[str, Any] = {
         "destinationExchangeId": exchange_id,
         "requestToDestination": {
             "method": "POST",
             "url": destination.url,
             "headers": {"Content-Type": "application/json", "Authorization": "Basic c2VjcmV0OnNlY3JldA=="},
-            "body": msgspec.json.encode({"batch": sent}).decode()[:4096],
+            "body": msgspec.json.encode(_sent(rng, batch)).decode()[:4096],
         },
     }
     if answer.status is not None:
@@ -242,6 +260,30 @@ def _exchange(
     elif answer.reason:
         own["reason"] = answer.reason
     return _event("Destination Exchange Logged", at, lag, destination, own)
+
+
+def _sent(rng: random.Random, batch: list[_Message]) -> dict[str, Any]:
+    """What the destination gets."""
+    if batch[0].tracked is not None:
+        return _mapped(batch[0].tracked, passes_through=batch[0].destination.passes_through)
+    sent = [
+        {
+            "event": rng.choice(("Order Completed", "Cart Viewed", "Signed Up")),
+            "messageId": message.id,
+            "userId": f"user-{rng.randrange(10_000)}",
+            "context": {"ip": "203.0.113.7", "traits": {"email": "jane@shop.example"}},
+        }
+        for message in batch
+    ]
+    return {"batch": sent}
+
+
+def _mapped(tracked: dict[str, Any], *, passes_through: bool) -> dict[str, Any]:
+    """The event as it is, or the little that a destination with a mapping of its own takes of it."""
+    if passes_through:
+        return tracked
+    taken = ("type", "event", "messageId", "userId", "anonymousId")
+    return {"batch": [{name: tracked[name] for name in taken if tracked.get(name) is not None}]}
 
 
 def _event(name: str, at: datetime, lag: float, destination: Destination, own: dict[str, Any]) -> bytes:

@@ -29,8 +29,11 @@ class Gauge(Struct, frozen=True):
 class Telemetry(Protocol):
     """Whoever counts. Safe to use from several threads; never raises, never waits."""
 
-    def written(self, became: Mapping[Became, int], reasons: Mapping[str, int]) -> None:
-        """It was written down what became of so many records; `reasons` of those in quarantine."""
+    def written(self, became: Mapping[Became, int], reasons: Mapping[str, int], shifted: int) -> None:
+        """It was written down what became of so many records; `reasons` of those in quarantine.
+
+        `shifted` of those that were exported carry another time than their own.
+        """
 
     def answered(self, signal: str, outcome: str, seconds: float) -> None:
         """A request with forwarded data ended so, after so many seconds."""
@@ -45,7 +48,7 @@ class Telemetry(Protocol):
 class NoTelemetry:
     """Nobody listens."""
 
-    def written(self, became: Mapping[Became, int], reasons: Mapping[str, int]) -> None:
+    def written(self, became: Mapping[Became, int], reasons: Mapping[str, int], shifted: int) -> None:
         """Nothing."""
 
     def answered(self, signal: str, outcome: str, seconds: float) -> None:

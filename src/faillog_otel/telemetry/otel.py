@@ -85,6 +85,9 @@ class OtelTelemetry:
         self._quarantined = meter.create_counter(
             "faillog.quarantined", "{record}", "Records that went to the quarantine, by reason"
         )
+        self._shifted = meter.create_counter(
+            "faillog.time_shifted", "{record}", "Exported records that carry another time than their own"
+        )
         self._latency = meter.create_histogram(
             "faillog.export.duration",
             "s",
@@ -92,7 +95,7 @@ class OtelTelemetry:
             explicit_bucket_boundaries_advisory=LATENCY_SECONDS,
         )
 
-    def written(self, became: Mapping[Became, int], reasons: Mapping[str, int]) -> None:
+    def written(self, became: Mapping[Became, int], reasons: Mapping[str, int], shifted: int) -> None:
         """Counts records."""
         for (event, outcome, destination), count in became.items():
             known = {"outcome": outcome}
@@ -105,6 +108,8 @@ class OtelTelemetry:
                 self._exported.add(count)
         for reason, count in reasons.items():
             self._quarantined.add(count, {"reason": self._reasons.bound(reason)})
+        if shifted:
+            self._shifted.add(shifted)
 
     def answered(self, signal: str, outcome: str, seconds: float) -> None:
         """Notes how long a request took."""

@@ -2,7 +2,7 @@
 
 `GET clock`, `POST clock` (`{"now": "2025-05-07T23:00:00Z"}` or `{"forward_seconds": 3600}`), `POST faults`
 (a list of `{"fault", "nth"?, "collection"?, "hour"?, "times"?}`), `GET faults` (how many are left),
-`GET quota` (the most requests in 24 hours), `GET manifest` and `GET requests` (JSON Lines).
+`GET quota` (the most requests in 24 hours), `GET manifest`, `GET requests` and `GET tracked` (JSON Lines).
 It listens on loopback, as all of the simulator does.
 """
 
@@ -16,6 +16,7 @@ from faillog_otel.errors import ConfigError
 from faillog_otel.events.times import parse_rfc3339
 from faillog_otel.segment.simulator.clock import SimulatedClock
 from faillog_otel.segment.simulator.faults import Faults, Scripted
+from faillog_otel.segment.simulator.inbox import Inbox
 from faillog_otel.segment.simulator.journal import Journal
 from faillog_otel.segment.simulator.manifest import Manifest
 from faillog_otel.segment.simulator.quota import ServerQuota
@@ -42,6 +43,7 @@ class Control:
         quota: ServerQuota,
         manifest: Manifest,
         journal: Journal,
+        inbox: Inbox,
     ) -> None:
         self._clock = clock
         self._faults = faults
@@ -53,6 +55,7 @@ class Control:
             ("GET", "quota"): lambda _: json_answer(200, {"most_in_24_hours": quota.most_in_24_hours}),
             ("GET", "manifest"): lambda _: _lines(manifest.promises()),
             ("GET", "requests"): lambda _: _lines(journal.requests()),
+            ("GET", "tracked"): lambda _: _lines(message.event for message in inbox.messages()),
         }
 
     def answer(self, request: Request) -> Answer:

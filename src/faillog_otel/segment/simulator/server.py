@@ -23,9 +23,11 @@ from faillog_otel.segment.simulator.config import SimulatorConfig
 from faillog_otel.segment.simulator.control import PREFIX, Control
 from faillog_otel.segment.simulator.downloads import Downloads, Signer
 from faillog_otel.segment.simulator.faults import Faults
+from faillog_otel.segment.simulator.inbox import Inbox, Tracked
 from faillog_otel.segment.simulator.journal import Asked, Journal
 from faillog_otel.segment.simulator.manifest import Manifest, Promise
 from faillog_otel.segment.simulator.quota import ServerQuota
+from faillog_otel.segment.simulator.tracking import PATHS, Tracking
 from faillog_otel.segment.simulator.web import Answer, Origin, Request
 from faillog_otel.segment.simulator.world import World
 
@@ -41,7 +43,8 @@ class Simulator:
         self.config = config or SimulatorConfig()
         self.clock = clock or SimulatedClock()
         self.token = self.config.token or secrets.token_urlsafe(24)
-        self.world = World(self.config.world)
+        self._inbox = Inbox(self.config.world.seed)
+        self.world = World(self.config.world, self._inbox)
         self.quota = ServerQuota(self.config.quota)
         self.faults = Faults(self.config.faults, self.config.world.seed)
         self._manifest = Manifest(self.world)
@@ -74,17 +77,19 @@ class Simulator:
             clock=self.clock,
             download_host=self.download_host,
         )
+        self._tracking = Tracking(inbox=self._inbox, journal=self._journal, clock=self.clock)
         self._control = Control(
             clock=self.clock,
             faults=self.faults,
             quota=self.quota,
             manifest=self._manifest,
             journal=self._journal,
+            inbox=self._inbox,
         )
 
     @property
     def url(self) -> str:
-        """The API's base URL."""
+        """The API's base URL; an SDK's `host`, too."""
         return f"http://{self._api_origin.host}"
 
     @property
@@ -105,6 +110,10 @@ class Simulator:
         """All that was asked so far, but for the control."""
         return self._journal.requests()
 
+    def tracked(self) -> list[Tracked]:
+        """All messages that were taken so far."""
+        return self._inbox.messages()
+
     def __enter__(self) -> Self:
         self._api_origin.__enter__()
         self._download_origin.__enter__()
@@ -118,7 +127,7 @@ class Simulator:
         if request.path.startswith(PREFIX):
             return self._control.answer(request)
         now = formatdate(self.clock.now_ns() // SECOND_NS, usegmt=True)
-        answer = self._api.answer(request)
+        answer = (self._tracking if request.path in PATHS else self._api).answer(request)
         return replace(answer, headers={"Date": now, **answer.headers})
 
     def _download(self, request: Request) -> Answer:

@@ -117,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
         )
         self._send(type(self).answer(request))
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = _respond  # noqa: N815  # http.server's names
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = _respond  # noqa: N815  # http.server's names
 
     def _send(self, answer: Answer) -> None:
         if answer.resets and answer.sent_bytes is None:

@@ -2,7 +2,8 @@
 
 An hour's records depend on the seed, the collection and the hour only; how they are packed depends on the
 collection's growth, too. A record is available 1-2 hours after Segment logged it, from a half hour on;
-portions come at half hours. Nothing is kept but a few hours that were looked at lately.
+portions come at half hours. Nothing is kept but a few hours that were looked at lately, and what was
+tracked: that is added to what is made up, and changes nothing that anybody can have seen.
 """
 
 import gzip
@@ -14,13 +15,22 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import chain
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, hour_of, hour_text
-from faillog_otel.segment.generator import DESTINATIONS, Answer, Destination, logged_events
+from faillog_otel.segment.generator import (
+    DESTINATIONS,
+    Answer,
+    Destination,
+    Logged,
+    logged_events,
+    logged_story,
+)
 from faillog_otel.segment.simulator.config import Format, Growth, WorldConfig
+from faillog_otel.segment.simulator.inbox import Inbox, Tracked
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -46,6 +56,7 @@ _OUTAGE = (
     Answer(19, 503, {"error": "Service Unavailable"}, retried=True, headers={"Retry-After": "120"}),
     Answer(1, 200, {"status": "ok"}),
 )
+_DOWN = _OUTAGE[:1]
 _KEPT_HOURS, _KEPT_GENERATIONS = 32, 16
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SUFFIXES: dict[Format, str] = {"gzip": "jsonl.gz", "zstd": "jsonl.zst", "jsonl": "jsonl", "array": "json"}
@@ -88,12 +99,17 @@ class StoredObject(Struct, frozen=True):
 
 
 class World:
-    """All collections and hours. Safe to use from several threads."""
+    """All collections and hours, and what was tracked. Safe to use from several threads."""
 
-    def __init__(self, config: WorldConfig) -> None:
+    def __init__(self, config: WorldConfig, inbox: Inbox | None = None) -> None:
         self.config = config
-        self.records = lru_cache(_KEPT_HOURS)(self._records)
+        self._inbox = inbox or Inbox(config.seed)
+        self._records_of = lru_cache(_KEPT_HOURS)(self._records)
         self._objects_of = lru_cache(_KEPT_GENERATIONS)(self._packed_objects)
+
+    def records(self, collection: str, hour: int) -> tuple[TrueRecord, ...]:
+        """All records that an hour will ever have, as far as is known, in the order in which they come."""
+        return self._records_of(collection, hour, self._inbox.count(hour))
 
     def growth(self, collection: str) -> Growth:
         """How the collection's hours grow."""
@@ -129,8 +145,9 @@ class World:
         """What the hour consists of at a time; nothing before its first portion and after 28 days."""
         if hour * HOUR_NS + RETENTION_NS <= now_ns:
             return ()
+        self._inbox.shown(now_ns)  # before it is counted, so that none that comes now can be in it
         generation = self.generation(collection, hour, now_ns)
-        return self._objects_of(collection, hour, generation) if generation else ()
+        return self._of_generation(collection, hour, generation) if generation else ()
 
     def generation(self, collection: str, hour: int, now_ns: int) -> int:
         """How many portions there are at a time."""
@@ -146,18 +163,46 @@ class World:
         collection, hour = parts[0], parse_hour(f"{parts[1]}:00:00Z")
         if hour is None or hour * HOUR_NS + RETENTION_NS <= now_ns:
             return None
+        self._inbox.shown(now_ns)
         latest = self.generation(collection, hour, now_ns)
         oldest = self.generation(collection, hour, now_ns - URL_SECONDS * SECOND_NS)
         for generation in range(latest, max(oldest, 1) - 1, -1):
-            for found in self._objects_of(collection, hour, generation):
+            for found in self._of_generation(collection, hour, generation):
                 if found.key == key:
                     return found
         return None
 
+    def _of_generation(self, collection: str, hour: int, generation: int) -> tuple[StoredObject, ...]:
+        return self._objects_of(collection, hour, generation, self._inbox.count(hour))
+
     # -- what happened ---------------------------------------------------------------------------------
 
-    def _records(self, collection: str, hour: int) -> tuple[TrueRecord, ...]:
-        """All records that an hour will ever have, in the order in which they become available."""
+    def _records(self, collection: str, hour: int, tracked: int) -> tuple[TrueRecord, ...]:
+        """What is made up, then the stories of the first so many messages that were tracked in the hour."""
+        whole = self._failures(collection, hour)
+        made_up = self._repeated(self._damaged(whole, collection, hour), collection, hour)
+        stories = [self._story(collection, message) for message in self._inbox.of(hour, tracked)]
+        return tuple(sorted(chain(made_up, *stories), key=_available))
+
+    def _story(self, collection: str, message: Tracked) -> Iterator[TrueRecord]:
+        """The destination is down for it, until Segment gives it up. Neither damaged nor repeated: whoever
+        tracked it looks for it.
+        """
+        name = f"{collection}/{message.id}"
+        logged = logged_story(
+            _number(self.config.seed, name, 0, "story"),
+            message.id,
+            message.event,
+            start=_EPOCH + timedelta(microseconds=message.at_ns // 1000),
+            destination=replace(self.destination(collection), answers=_DOWN),
+            retry_seconds=_RETRY_SECONDS,
+        )
+        rng = self._random(name, 0, "lateness")
+        not_before_ns = (message.after_ns // PORTION_NS + 1) * PORTION_NS
+        return (TrueRecord(each.event, max(_ready_ns(each, rng), not_before_ns)) for each in logged)
+
+    def _failures(self, collection: str, hour: int) -> list[TrueRecord]:
+        """What is made up, in the order in which it becomes available."""
         destination = self.destination(collection)
         if self.is_incident(collection, hour):
             destination = replace(destination, answers=_OUTAGE)
@@ -171,12 +216,7 @@ class World:
             retry_seconds=_RETRY_SECONDS,
             none_later=True,
         )
-        records = []
-        for each in logged:
-            ready_ns = each.at_ns + round(rng.uniform(*_LAG_SECONDS) * SECOND_NS)
-            records.append(TrueRecord(each.event, -(-ready_ns // PORTION_NS) * PORTION_NS))
-        records.sort(key=_available)
-        return tuple(self._repeated(self._damaged(records, collection, hour), collection, hour))
+        return sorted((TrueRecord(each.event, _ready_ns(each, rng)) for each in logged), key=_available)
 
     def _damaged(self, records: list[TrueRecord], collection: str, hour: int) -> list[TrueRecord]:
         """Some cut off. Never the first of a portion and never two in a row: that is what tells broken
@@ -210,8 +250,10 @@ class World:
 
     # -- how it is packed ------------------------------------------------------------------------------
 
-    def _packed_objects(self, collection: str, hour: int, generation: int) -> tuple[StoredObject, ...]:
-        records = self.records(collection, hour)
+    def _packed_objects(
+        self, collection: str, hour: int, generation: int, tracked: int
+    ) -> tuple[StoredObject, ...]:
+        records = self._records_of(collection, hour, tracked)
         portions = _portions(records)[:generation]
         there = [record for record in records if record.available_ns <= portions[-1]]
         has_damage = any(record.damaged for record in records)
@@ -256,6 +298,12 @@ def parse_hour(text: str) -> int | None:
         return None
     hour = int((at - _EPOCH).total_seconds()) // 3600
     return hour if hour >= 0 and hour_text(hour) == text else None
+
+
+def _ready_ns(logged: Logged, rng: random.Random) -> int:
+    """When the first portion comes that has it."""
+    ready_ns = logged.at_ns + round(rng.uniform(*_LAG_SECONDS) * SECOND_NS)
+    return -(-ready_ns // PORTION_NS) * PORTION_NS
 
 
 def _available(record: TrueRecord) -> int:

@@ -1,0 +1,141 @@
+"""What the usual backends need: on their side, and of the records that are sent there.
+
+One piece of data for each. Read in their sources and documentation in 2026 (specification 5). Our data is an
+hour old at best and 28 days at worst, so the time policies stand between a backend's limit and now, with room
+for the hours that a record may wait after its time was fixed.
+"""
+
+import math
+
+from msgspec import Struct
+
+from faillog_otel.config import BackendName, Limits, TimePolicy
+
+_HOUR = 3600.0
+_DAY = 24 * _HOUR
+
+
+class Backend(Struct, frozen=True, kw_only=True):
+    """A backend, and what `--backend` sets for it."""
+
+    name: str
+    profile: BackendName | None = None
+    """The `--backend` that is for it."""
+    needs: str = ""
+    """What its operator is to know and to set, for people."""
+    hosts: tuple[str, ...] = ()
+    """It is known by these, and all below them."""
+    oldest_seconds: float = math.inf
+    """Records of this age and more are dropped, or never found."""
+    time_policy: TimePolicy = TimePolicy()
+    limits: Limits = Limits()
+
+    def drops(self, policy: TimePolicy) -> bool:
+        """Whether records of this time policy may be too old."""
+        if policy.kind == "clamp":
+            return policy.age_seconds >= self.oldest_seconds
+        return policy.kind == "occurred" and math.isfinite(self.oldest_seconds)
+
+
+NO_BACKEND = Backend(name="any")
+"""Nothing is known of where the records end up."""
+
+_TEMPO = Backend(
+    name="Grafana Tempo",
+    profile="tempo",
+    needs="storage.trace.wal.ingestion_time_range_slack: 48h, or its search finds no span that is older than "
+    "2 minutes (by id, all are found); it cuts attributes at 2,048 bytes, and takes no logs",
+)
+_LOKI = Backend(
+    name="Grafana Loki",
+    profile="loki",
+    needs="limits_config.shard_streams.time_sharding_enabled: true, or it refuses a line that is more than "
+    "an hour older than the newest of its stream; lines older than reject_old_samples_max_age, a week, are "
+    "refused; it takes no spans",
+    oldest_seconds=7 * _DAY,
+    time_policy=TimePolicy("clamp", 6 * _DAY),
+    # Of its 128 entries and 64 KiB of structured metadata, the resource, the ids, the severity and the scope
+    # take some; one entry or byte too many, and Loki refuses the whole record.
+    limits=Limits(body_bytes=8192, attributes=100, attribute_bytes=48 * 1024),
+)
+_JAEGER = Backend(
+    name="Jaeger",
+    profile="jaeger",
+    needs="with Elasticsearch, a span is found, by id too, until it is as old as max_span_age, 72 hours: "
+    "raise that to a month, and set --time-policy occurred, to see true times; it takes no logs",
+    # The age counts when somebody looks: under clamp:71h an old span would be gone after an hour, and this
+    # leaves 48.
+    oldest_seconds=72 * _HOUR,
+    time_policy=TimePolicy("clamp", _DAY),
+)
+_HONEYCOMB = Backend(
+    name="Honeycomb",
+    profile="honeycomb",
+    needs="takes old data; does not recognise re-sends: count COUNT_DISTINCT(messaging.message.id)",
+    hosts=("honeycomb.io",),
+    # 2,000 fields and 64 KB.
+    limits=Limits(body_bytes=16384, extra_bytes=8192, attributes=2000, attribute_bytes=64_000),
+)
+_DATADOG = Backend(
+    name="Datadog",
+    profile="datadog",
+    needs="takes spans and logs of the last 18 hours; keep these spans away from datadog/connector: they "
+    "would skew APM's statistics",
+    hosts=("datadoghq.com", "datadoghq.eu", "ddog-gov.com"),
+    oldest_seconds=18 * _HOUR,
+    time_policy=TimePolicy("clamp", 17 * _HOUR),
+    # A value of 5,000 characters; a log of 256 attributes and 1 MB.
+    limits=Limits(body_bytes=5000, extra_bytes=5000, attributes=250),
+)
+_NEW_RELIC = Backend(
+    name="New Relic",
+    profile="newrelic",
+    needs="takes data of the last 24 hours",
+    hosts=("newrelic.com", "nr-data.net"),
+    oldest_seconds=_DAY,
+    time_policy=TimePolicy("clamp", 23 * _HOUR),
+    # A value of 4,094 characters can be searched; a log has 255 attributes, some of them New Relic's own.
+    limits=Limits(body_bytes=4094, extra_bytes=4094, attributes=240),
+)
+_DYNATRACE = Backend(
+    name="Dynatrace",
+    profile="dynatrace",
+    needs="takes logs of the last 24 hours, and spans of the last hour: next to all records get another time",
+    hosts=("dynatrace.com",),
+    oldest_seconds=_HOUR,
+    # No record is younger than an hour; this leaves them all of that hour to arrive.
+    time_policy=TimePolicy("arrival"),
+    # A value of 32 kB, of which what is extracted has 4,096 bytes; a log of 500 attributes.
+    limits=Limits(body_bytes=16384, extra_bytes=4096, attributes=500),
+)
+
+BACKENDS: dict[BackendName, Backend] = {
+    each.profile: each
+    for each in (_TEMPO, _LOKI, _JAEGER, _HONEYCOMB, _DATADOG, _NEW_RELIC, _DYNATRACE)
+    if each.profile
+}
+
+_GRAFANA_CLOUD = Backend(
+    name="Grafana Cloud",
+    profile="loki",  # stricter than Tempo
+    needs="its Loki refuses lines older than a week, and, without time sharding, a line that is an hour "
+    "older than the newest of its stream; its Tempo finds old spans by id, and by search only within "
+    "ingestion_time_range_slack",
+    hosts=("grafana.net", "grafana.com"),
+    oldest_seconds=_LOKI.oldest_seconds,
+)
+_COLLECTOR = Backend(
+    name="a collector on this machine",
+    needs="a receiver and pipelines of their own, without tail_sampling and spanmetrics; exporters with "
+    "sending_queue.storage and retry_on_failure.max_elapsed_time: 0, for what it took is queued, no more",
+    hosts=("localhost", "127.0.0.1", "::1"),
+)
+
+
+def backend_of(host: str) -> Backend | None:
+    """The backend that a host belongs to."""
+    host = host.lower().rstrip(".")
+    for backend in (*BACKENDS.values(), _GRAFANA_CLOUD, _COLLECTOR):
+        if any(host == each or host.endswith(f".{each}") for each in backend.hosts):
+            return backend
+    return None

@@ -1,0 +1,59 @@
+"""A ledger of an older version is brought up to date, with all that is in it; sums outlive their objects."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from faillog_otel.clock import DAY_NS, HOUR_NS, hour_of
+from faillog_otel.ledger.counts import Stretch
+from faillog_otel.ledger.database import Database
+from faillog_otel.ledger.folder import StateFolder
+from faillog_otel.ledger.ledger import Content, Identity, Ledger
+from faillog_otel.ledger.schema import MIGRATIONS
+from faillog_otel.ledger.upkeep import prune
+from faillog_otel.ledger.views import Totals, time_shifted, totals
+
+NOW_NS = 20_000 * DAY_NS
+
+
+def test_a_ledger_of_version_1_keeps_its_counts(tmp_path: Path) -> None:
+    with StateFolder(str(tmp_path / "state")) as folder:
+        with closing(sqlite3.connect(folder.ledger)) as old, old:
+            old.executescript(MIGRATIONS[0])
+            old.execute(
+                "INSERT INTO objects (collection, hour, path, state, listed_ns, records, position, exported)"
+                " VALUES ('c', 1, '/p', 'done', 1, 5, 5, 5)"
+            )
+            old.execute("INSERT INTO past VALUES ('c', -1, 1, 0, 0, 7, 6, 0, 1, 0)")
+            old.execute("PRAGMA user_version = 1")
+        ledger = Ledger(folder)
+        assert ledger.database.version() == len(MIGRATIONS) == 2
+        assert totals(ledger.database) == Totals(12, 11, 0, 1, 0, 0)
+        assert time_shifted(ledger.database) == 0
+        ledger.close()
+
+
+def test_shifted_records_are_summed_up_with_the_objects_that_are_pruned(tmp_path: Path) -> None:
+    with StateFolder(str(tmp_path / "state")) as folder:
+        ledger = Ledger(folder)
+        hour = hour_of(NOW_NS) - 10
+        request = ledger.debit("c", hour, "last_call", NOW_NS)
+        ledger.listed(request, "c", hour, ["https://h/x"], now_ns=NOW_NS, closing=True)
+        listed = ledger.next_listed()
+        assert listed
+        ledger.spooled(listed, Identity("e", None, 9), Content(3, 0, 3), NOW_NS)
+        spooled = ledger.next_spooled()
+        assert spooled
+        stretch = Stretch()
+        stretch.counts.records = stretch.counts.exported = 3
+        stretch.counts.time_shifted = 2
+        ledger.advance(spooled, stretch, NOW_NS)
+        ledger.done(spooled)
+        for later_ns in (0, 30 * DAY_NS, 90 * DAY_NS):
+            prune(ledger, NOW_NS + later_ns + HOUR_NS)
+            assert time_shifted(ledger.database) == 2
+        assert ledger.database.rows("SELECT * FROM objects") == []
+        ledger.close()
+        looked = Database(folder.ledger, read_only=True)
+        assert time_shifted(looked) == 2
+        looked.close()
