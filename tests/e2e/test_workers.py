@@ -180,7 +180,8 @@ def test_what_every_worker_dies_over_is_given_up_and_the_rest_is_delivered(tmp_p
 
     with Receiver(killing) as receiver:
         done = worked([deadly, others], receiver.http_endpoint, tmp_path, workers=1, size=5000)
-        assert done.problems == [f"deadly: {MOST_DEATHS} workers died over it (signal 9): given up"]
+        (problem,) = done.problems
+        assert problem.startswith(f"deadly: {MOST_DEATHS} workers died over the same records (signal 9): ")
         assert 30 <= done.counts.records == done.counts.exported < 60
         said = {record.body.string_value for record in receiver.logs()}
         assert sum("message o" in each for each in said) == 30

@@ -43,11 +43,15 @@ class LookInto(Struct, frozen=True, tag=True):
 
 
 class Forward(Struct, frozen=True, tag=True):
-    """Forward a part, from its record `position` on: those before it are written down."""
+    """Forward a part, from its record `position` on: those before it are written down.
+
+    `carefully`: in small batches, so that little is done again when this worker dies, too.
+    """
 
     part: int
     pieces: list[Piece]
     position: int = 0
+    carefully: bool = False
 
 
 class Settle(Struct, frozen=True, tag=True):

@@ -89,14 +89,19 @@ class Worker:
         channel: Channel,
         start: Start,
         forwarder: Forwarder,
+        careful: Forwarder,
         delivery: Delivery,
         answered: Answered,
         stop: Callable[[], None],
     ) -> None:
-        """`stop` lets everybody in this process know that the run was asked to stop."""
+        """`careful` is a forwarder with small batches.
+
+        `stop` lets everybody in this process know that the run was asked to stop.
+        """
         self._channel = channel
         self._start = start
         self._forwarder = forwarder
+        self._careful = careful
         self._delivery = delivery
         self._answered = answered
         self._stop = stop
@@ -134,6 +139,7 @@ class Worker:
                 self._exchanges = Exchanges.of(order.index, os.fdopen(descriptors[0], "rb"))
             elif isinstance(order, Settle | Stop):
                 self._forwarder.finish()
+                self._careful.finish()
             else:
                 return order, descriptors
 
@@ -166,19 +172,20 @@ class Worker:
 
     def _forward(self, order: Forward, descriptors: Sequence[int]) -> None:
         book = PartBook(order, self._start.reference_ns, self._report)
-        before = self._forwarder.counts.bytes_in
+        forwarder = self._careful if order.carefully else self._forwarder
+        before = forwarder.counts.bytes_in
         for piece, descriptor in zip(order.pieces, descriptors, strict=True):
             lines: Lines | None = None
             if piece.lines is not None and self._exchanges is not None:
                 lines = Lines(record.Start(piece.lines, piece.start), self._exchanges)
             passage = Passage(descriptor, piece.name, piece.start, piece.end)
             try:
-                self._forwarder.forward(passage, book, self._progress, lines)
+                forwarder.forward(passage, book, self._progress, lines)
             except InputError as error:
                 book.problems.append(str(error))
-            book.stopped_at = self._forwarder.stopped_at
-        book.bytes_in = self._forwarder.counts.bytes_in - before
-        self._forwarder.end(book)
+            book.stopped_at = forwarder.stopped_at
+        book.bytes_in = forwarder.counts.bytes_in - before
+        forwarder.end(book)
 
     def _progress(self, more: int) -> None:
         self._read += more

@@ -184,14 +184,22 @@ class Workers:
                 task = self._supply.next()
             except Interrupted:
                 return
-            if task is not None:
+            if task is not None and task.deaths and worker.parts:
+                self._supply.give_back(task)
+                self._settle(worker)
+            elif task is not None:
                 worker.wants = worker.is_settled = False
                 self._give(worker, task)
                 if task.deaths:  # it is done alone: no other one is to be blamed for the next death
-                    worker.order(Settle())
-            elif not worker.is_settled:
-                worker.is_settled = True
-                worker.order(Settle())
+                    self._settle(worker)
+            else:
+                self._settle(worker)
+
+    @staticmethod
+    def _settle(worker: _Worker) -> None:
+        if not worker.is_settled:
+            worker.is_settled = True
+            worker.order(Settle())
 
     def _give(self, worker: _Worker, task: Part | Lesson) -> None:
         if isinstance(task, Lesson):
@@ -206,7 +214,7 @@ class Workers:
         if source.index is not None and worker.source is not source:
             worker.source = source
             worker.order(LookInto(source.index[0]), [source.index[1]])
-        order = Forward(task.number, task.pieces, task.position)
+        order = Forward(task.number, task.pieces, task.position, carefully=task.deaths > 0)
         worker.order(order, [each.file.fileno() for each in task.sources])
 
     def _stop(self) -> None:
@@ -327,14 +335,15 @@ class Workers:
                 _log.warning("a worker died (%s) over %s: another one goes on with it", how, task.name())
                 self._supply.give_back(task)
             else:
-                self._give_up(task, f"{task.name()}: {MOST_DEATHS} workers died over it ({how}): given up")
+                self._give_up(task, f"{MOST_DEATHS} workers died over the same records ({how})")
         self._workers.append(self._new())
 
     def _give_up(self, task: Part | Lesson, why: str) -> None:
         if isinstance(task, Lesson):
-            self._supply.give_up(task, why)
+            self._supply.give_up(task, f"{task.name()}: {why}: nothing of it was read")
             return
-        self.problems.append(why)
+        read = f"{task.position} records of it were read, the others were not"
+        self.problems.append(f"{task.name()}: {why}: {read}")
         task.is_done = True
         self._write_down()
 

@@ -6,6 +6,8 @@ import socket
 import sys
 from contextlib import ExitStack
 
+from msgspec.structs import replace
+
 from faillog_otel.app.answers import Answers
 from faillog_otel.app.channel import Channel
 from faillog_otel.app.forwarder import Forwarder
@@ -13,8 +15,11 @@ from faillog_otel.app.orders import Start, read_order
 from faillog_otel.app.worker import Answered, Worker
 from faillog_otel.cli.delivering import delivering, sending_client
 from faillog_otel.cli.shutdown import Shutdown
+from faillog_otel.config import DeliveryConfig
 from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.telemetry.logs import start_logging
+
+CAREFUL_RECORDS = 16
 
 
 def main() -> None:
@@ -32,18 +37,23 @@ def main() -> None:
         answered = Answered()
         client = Answers(sending_client(config), answered, shutdown)
         delivery = delivering(client, config, shutdown, stack)
-        forwarder = Forwarder(
-            encoder=WireEncoder(config.mapping),
-            delivery=delivery,
-            config=config.delivery,
-            is_stopping=shutdown.is_requested,
-            sends_rejected=start.sends_rejected,
-            most_content_bytes=config.most_content_bytes,
-        )
+        encoder = WireEncoder(config.mapping)
+
+        def forwarder(delivery_config: DeliveryConfig) -> Forwarder:
+            return Forwarder(
+                encoder=encoder,
+                delivery=delivery,
+                config=delivery_config,
+                is_stopping=shutdown.is_requested,
+                sends_rejected=start.sends_rejected,
+                most_content_bytes=config.most_content_bytes,
+            )
+
         worker = Worker(
             channel=channel,
             start=start,
-            forwarder=forwarder,
+            forwarder=forwarder(config.delivery),
+            careful=forwarder(replace(config.delivery, batch_records=CAREFUL_RECORDS)),
             delivery=delivery,
             answered=answered,
             stop=lambda: os.kill(os.getpid(), signal.SIGUSR1),
