@@ -187,6 +187,31 @@ def test_what_every_worker_dies_over_is_given_up_and_the_rest_is_delivered(tmp_p
         assert sum("message o" in each for each in said) == 30
 
 
+def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
+    tmp_path.joinpath("events").write_bytes(events(4000))
+    started: set[int] = set()
+
+    def killing(_request: int, pid: int) -> Reply | None:
+        if not started:
+            started.update(children(pid))
+            os.kill(pid, signal.SIGKILL)
+        return Reply(delay_seconds=60)
+
+    requests = itertools.count()
+    pid: list[int] = []
+    with (
+        Receiver(lambda _signal, _body: killing(next(requests), pid[0])) as receiver,
+        start_program(
+            *("run", "events", "--endpoint", receiver.http_endpoint, "--workers", "2"), cwd=tmp_path
+        ) as process,
+    ):
+        pid.append(process.pid)
+        _, stderr = process.communicate(timeout=60)  # they hold standard error open as long as they live
+    assert process.returncode == -signal.SIGKILL
+    assert len(started) == 2
+    assert stderr.count(b"Traceback") == 0
+
+
 def test_sigterm_ends_all_workers_and_keeps_the_law(tmp_path: Path) -> None:
     """What was under way is pending or exported; nothing more is taken in, and no process stays."""
     tmp_path.joinpath("events").write_bytes(events(6000))
