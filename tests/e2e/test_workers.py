@@ -274,14 +274,13 @@ def test_the_pending_file_is_replayed_by_workers_too(tmp_path: Path) -> None:
     pending = tmp_path / "faillog-pending.jsonl"
     before = len(entries(pending))
     tmp_path.joinpath("more").write_bytes(lines(*[error(messageId=f"o{n}") for n in range(10)]))
-    with Receiver() as receiver:
-        done = run_program(
-            *("run", pending.name, "more", "--endpoint", receiver.http_endpoint, "--summary", "json"),
-            *("--workers", "2"),
-            cwd=tmp_path,
-        )
-        assert done.code == 0
-        assert done.summary["exported"] == len(uids(receiver)) == before + 10
+    started: set[int] = set()
+    done, found = run_with(
+        tmp_path, lambda _request, pid: started.update(children(pid)), pending.name, "more"
+    )
+    assert done.code == 0
+    assert done.summary["exported"] == len(found) == before + 10
+    assert len(started) == 2
     assert not pending.exists()
 
 

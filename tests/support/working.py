@@ -3,6 +3,7 @@
 import io
 import select
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
@@ -45,6 +46,7 @@ def worked(
             COMMAND,
             Start(config, 0),
             is_stopping=is_stopping,
+            monotonic=time.monotonic,
             readable=lambda ours, seconds: select.select(ours, [], [], seconds)[0],
         ) as running,
         closing(Supply(list(map(str, files)), opened, workers=workers, size=size)) as supply,

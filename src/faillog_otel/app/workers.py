@@ -10,7 +10,6 @@ import logging
 import signal
 import socket
 import subprocess
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -99,8 +98,12 @@ class Workers:
         *,
         is_stopping: Callable[[], bool],
         readable: Readable,
+        monotonic: Callable[[], float],
     ) -> None:
-        """`command` starts a worker, with a socket's descriptor as its last argument."""
+        """`command` starts a worker, with a socket's descriptor as its last argument.
+
+        `monotonic`: seconds that never run backwards.
+        """
         self.counts = Counts()
         self.reasons: Counter[str] = Counter()
         """How many records are in quarantine, by reason code."""
@@ -116,6 +119,7 @@ class Workers:
         self._start = start
         self._is_stopping = is_stopping
         self._readable = readable
+        self._monotonic = monotonic
         self._sent_by_the_dead = Sent()
         self._failed_starts = 0
         self._parts: deque[Part] = deque()  # given out, and not written down to their ends
@@ -220,10 +224,10 @@ class Workers:
     def _stop(self) -> None:
         """Nothing more is taken in; what is under way may end."""
         if self._until is None:
-            self._until = time.monotonic() + STOP_SECONDS
+            self._until = self._monotonic() + STOP_SECONDS
             for worker in self._workers:
                 worker.order(Stop())
-        elif time.monotonic() > self._until:
+        elif self._monotonic() > self._until:
             for worker in self._workers:
                 worker.process.kill()
         given = {part.number for worker in self._workers for part in worker.parts}

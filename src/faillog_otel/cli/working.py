@@ -33,8 +33,9 @@ def number_of_workers(paths: Sequence[str], config: RunConfig) -> int:
         return 1
     asked = config.workers or _cores()
     parts, size = 0, 0
-    for name in FoundPaths(paths, (config.quarantine, config.pending)).files:
-        more, length = _parts(name)
+    replayed = {os.path.realpath(config.quarantine), os.path.realpath(config.pending)}
+    for name in FoundPaths(paths, ()).files:
+        more, length = (1, 0) if os.path.realpath(name) in replayed else _parts(name)
         parts, size = parts + (more or asked), size + length
     if config.workers is None and size < LARGE_BYTES:
         return 1
@@ -58,6 +59,7 @@ def working(number: int, start: Start, shutdown: Shutdown, stack: ExitStack) -> 
             start,
             is_stopping=shutdown.is_requested,
             readable=shutdown.readable,
+            monotonic=shutdown.monotonic,
         )
     )
 
