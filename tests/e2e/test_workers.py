@@ -187,6 +187,25 @@ def test_what_every_worker_dies_over_is_given_up_and_the_rest_is_delivered(tmp_p
         assert sum("message o" in each for each in said) == 30
 
 
+def test_a_record_that_the_collector_refuses_is_told_from_all_others(tmp_path: Path) -> None:
+    """By the worker that sends it: another record of its part was taken."""
+    tmp_path.joinpath("events").write_bytes(lines(*[error(messageId=f"m{n}.") for n in range(9000)]))
+
+    def refusing(_signal: Signal, body: bytes) -> Reply | None:
+        if b"m77. to" in body or b"m8888. to" in body:
+            return Reply(400, b"no", {"content-type": "text/plain"})
+        return None
+
+    with Receiver(refusing) as receiver:
+        done = run_program(
+            *("run", "events", "--endpoint", receiver.http_endpoint, "--summary", "json", "--workers", "2"),
+            cwd=tmp_path,
+        )
+        assert (done.code, done.summary["exported"], done.summary["quarantined"]) == (3, 8998, 2)
+    kept = entries(tmp_path / "faillog-quarantine.jsonl")
+    assert [(each["reason"], each["line"]) for each in kept] == [("refused", 78), ("refused", 8889)]
+
+
 def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
     tmp_path.joinpath("events").write_bytes(events(4000))
     started: set[int] = set()
