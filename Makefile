@@ -5,7 +5,8 @@ FUZZ_RUNS ?= 200000
 FUZZ_EXAMPLES ?= 20000
 SOURCES := $(shell find src -type f -not -name '*.pyc')
 
-.PHONY: demo test lint format requirements collector backends e2e-backends memory fuzz crashes clean
+.PHONY: demo test lint format requirements collector backends e2e-backends screenshot bench bench-quick memory \
+  fuzz crashes clean
 
 demo: .venv/installed ## Poll a simulated Segment for a day, and show what arrived
 	@$(BIN)/faillog-otel demo
@@ -31,11 +32,22 @@ collector: .venv/installed ## Build the OpenTelemetry Collector that the tests u
 backends: .venv/installed ## Build Tempo, Jaeger and Loki (a quarter of an hour and more; cached in ~/.cache)
 	@PYTHONPATH=tests $(BIN)/python -m backends.build
 
-e2e-backends: backends ## What backends make of what is sent, with the configuration that users get
+e2e-backends: backends .venv/browser ## What backends make of what is sent, with the configuration that users get
 	$(BIN)/python -m pytest tests/backends $(PYTEST_ARGS)
 
+screenshot: .venv/installed .venv/browser ## The README's picture: a trace in otel-desktop-viewer (needs Chromium)
+	@PYTHONPATH=tests $(BIN)/python -m backends.build desktop-viewer
+	$(BIN)/python -m pytest tests/backends/test_browser.py --screenshot docs/trace.png $(PYTEST_ARGS)
+
+bench: .venv/installed ## Compare with the Collector and the SDK on the same file; memory, lengths, start-up
+	PYTHONPATH=tests $(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+bench-quick: .venv/installed ## The same with small files, once: a minute or two
+	PYTHONPATH=tests $(BIN)/python -m benchmarks --events 20000 --rounds 1 --lengths 20000 60000 --requests 200 \
+	  $(BENCH_ARGS)
+
 memory: .venv/installed ## Peak memory for files of different lengths
-	$(BIN)/python tests/benchmarks/memory.py
+	PYTHONPATH=tests $(BIN)/python -m benchmarks --parts lengths --lengths 20000 200000 1000000
 
 fuzz: .venv/installed .venv/fuzz ## Files that nobody would write: hypothesis, then atheris where it has wheels
 	PYTHONPATH=tests $(BIN)/python -m fuzz.with_hypothesis --examples $(FUZZ_EXAMPLES)
@@ -56,6 +68,9 @@ requirements: .venv/uv ## Pin the dependencies of pyproject.toml, and uv, again
 	  pyproject.toml --group dev -o requirements/dev.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --custom-compile-command "make requirements" --group fuzz -o requirements/fuzz.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --custom-compile-command "make requirements" -c requirements/dev.txt \
+	  --group browser -o requirements/browser.txt
 
 clean:
 	rm -rf .venv
@@ -67,6 +82,10 @@ clean:
 
 .venv/dependencies: .venv/uv requirements/dev.txt
 	@$(BIN)/uv pip install -q --require-hashes -r requirements/dev.txt
+	@touch $@
+
+.venv/browser: .venv/uv requirements/browser.txt
+	@$(BIN)/uv pip install -q --require-hashes -r requirements/browser.txt
 	@touch $@
 
 .venv/fuzz: .venv/uv requirements/fuzz.txt

@@ -41,7 +41,7 @@ def preview(
             if isinstance(event, BadRecord):
                 yield place, event
             else:
-                learned = Context(reference_ns, exchanges.answer_to(event))
+                learned = Context(reference_ns, exchanges.answer_to(event), exchanges.traceparent_of(event))
                 yield place, explain(event, entry.context if entry and entry.context else learned, config)
     finally:
         exchanges.close()

@@ -5,7 +5,19 @@ from pathlib import Path
 
 import pytest
 from backends.build import built
-from support.backends import Jaeger
+from support.backends import DesktopViewer, Jaeger
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--screenshot FILE`: where the picture for the README goes."""
+    parser.addoption("--screenshot", type=Path, metavar="FILE", help="write what the browser shows to FILE")
+
+
+@pytest.fixture
+def screenshot(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Where a picture of the browser's window goes."""
+    chosen: Path | None = request.config.getoption("--screenshot")
+    return chosen or tmp_path / "trace.png"
 
 
 def program_of(name: str) -> Path:
@@ -33,3 +45,10 @@ def jaeger() -> Iterator[Jaeger]:
     """A running Jaeger."""
     with Jaeger(program_of("jaeger")) as jaeger:
         yield jaeger
+
+
+@pytest.fixture
+def viewer() -> Iterator[DesktopViewer]:
+    """A running otel-desktop-viewer, with nothing in it."""
+    with DesktopViewer(program_of("desktop-viewer")) as viewer:
+        yield viewer

@@ -4,7 +4,6 @@ Everything is real: OpenTelemetry's and Segment's SDKs in the application, `fail
 simulated Segment, the Collector with the configuration that is shipped, and the backend.
 """
 
-import shutil
 import time
 from base64 import b64decode
 from collections.abc import Callable, Iterator
@@ -14,47 +13,21 @@ from typing import Any
 import pytest
 from support.app import Order, complete_order
 from support.backends import Jaeger, Loki, Tempo, eventually
-from support.collector import endpoint_in, shipped
-from support.program import Done, run_program
-from support.server import Server, unused_port
+from support.collector import shipped
+from support.failing_later import ATTEMPTS, RECORDS, hours_ago, hours_later, poll
+from support.server import unused_port
 
 from faillog_otel.clock import HOUR_NS
-from faillog_otel.segment.simulator.clock import SimulatedClock
-from faillog_otel.segment.simulator.config import SimulatorConfig, WorldConfig
 from faillog_otel.segment.simulator.server import Simulator
 
-HOURS_AGO = 8
-ATTEMPTS = 8
-RECORDS = 2 * ATTEMPTS + 2
-"""Each attempt has an exchange; an error stands at the beginning, and one at the end: discarded."""
 Spans = list[dict[str, Any]]
 
 
 @pytest.fixture
 def segment() -> Iterator[Simulator]:
-    """By a clock that is hours behind."""
-    world = WorldConfig(collections=("shop-webhooks",), messages=0.0)
-    clock = SimulatedClock(time.time_ns() - HOURS_AGO * HOUR_NS)
-    with Simulator(SimulatorConfig(world=world), clock) as segment:
+    """What failed comes in several files."""
+    with hours_ago("append") as segment:
         yield segment
-
-
-def hours_later(segment: Simulator) -> None:
-    segment.clock.move_to(time.time_ns())
-
-
-def poll(segment: Simulator, collector: Server, folder: Path) -> Done:
-    """As the README says; what it remembers is new each time."""
-    shutil.rmtree(folder / "state", ignore_errors=True)
-    done = run_program(
-        *("run", "--once", "--since", f"-{HOURS_AGO + 1}h", "--collection", "shop-webhooks"),
-        *("--segment-url", segment.url, "--download-host", segment.download_host),
-        *("--endpoint", endpoint_in(collector.said, "HTTP"), "--state-dir", "state", "--summary", "json"),
-        cwd=folder,
-        SEGMENT_TOKEN=segment.token,
-    )
-    assert done.code == 0, done.stderr
-    return done
 
 
 def ids(span: dict[str, Any], name: str) -> str:

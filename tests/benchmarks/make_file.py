@@ -6,9 +6,16 @@ messages on average, of which three fail for good; responses of 1.5 to 4 KB, req
 
 import argparse
 import sys
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+
 from faillog_otel.segment.generator import DESTINATIONS, Answer, Destination, failure_events
+
+FEWEST_EVENTS_PER_MESSAGE = 1.1
+"""Each message has an attempt, every nineteen or fewer of them an exchange: so many messages surely do."""
 
 
 def _report(size: int) -> dict[str, Any]:
@@ -28,6 +35,26 @@ MIX = Destination(
     ),
     batch=19,
 )
+
+
+class Made(Struct, frozen=True):
+    """A file of failure logs, and what has to arrive of it: a log record for each event, so many spans."""
+
+    path: Path
+    events: int
+    spans: int
+    bytes: int
+
+
+def make_mix(path: Path, events: int, seed: int = 1) -> Made:
+    """Writes exactly so many events of the mix. Memory stays flat: nothing in it is tried again."""
+    spans = size = 0
+    messages = int(events / FEWEST_EVENTS_PER_MESSAGE) + MIX.batch
+    with path.open("wb") as file:
+        for event in islice(failure_events(seed, messages, destinations=(MIX,)), events):
+            spans += b'"event":"Error Logged"' not in event
+            size += file.write(event + b"\n")
+    return Made(path, events, spans, size)
 
 
 def main() -> None:

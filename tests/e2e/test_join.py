@@ -178,3 +178,13 @@ def test_trees_tell_the_apps_span_and_keep_messages_apart(tmp_path: Path) -> Non
     for name in "ab":
         assert f"message {TRACEPARENT}-{name}  trace {TRACE}  under the application's span {SPAN}" in shown
     assert f"↳ link: the application's span {1:016x}  trace {TRACE}" in shown
+
+
+@pytest.mark.parametrize("message", ["m", f"{TRACEPARENT}-x", "other"])
+def test_redact_shows_where_the_trace_comes_from_as_run_does(tmp_path: Path, message: str) -> None:
+    events = lines(attempt(messageId=message), exchange(requestToDestination=passed_through("m")))
+    receiver = arrived(events, tmp_path)
+    (log,) = (log for log in receiver.logs() if log.event_name == "segment.attempt")
+    (sent,) = (pair.value.string_value for pair in log.attributes if pair.key == "segment.trace.origin")
+    shown = run_program("redact", "events", cwd=tmp_path).stdout.decode()
+    assert f'"segment.trace.origin":"{sent}"' in shown.splitlines()[0].replace('": "', '":"')

@@ -69,6 +69,21 @@ def test_the_time_of_a_time_policy_is_the_first_runs(tmp_path: Path) -> None:
         assert {log.time_unix_nano for log in receiver.logs()} == {reference}
 
 
+@pytest.mark.parametrize("reference", [-5, 10**20])
+def test_an_entry_with_a_time_that_cannot_be_stays_and_those_behind_it_are_sent(
+    tmp_path: Path, reference: int
+) -> None:
+    tmp_path.joinpath("events").write_bytes(THREE)
+    assert go("run", "events", away(), tmp_path, "--wait", "100ms", "--time-policy", "arrival").code == 4
+    kept = entries(tmp_path, PENDING)
+    kept[0]["context"]["reference_ns"] = reference
+    tmp_path.joinpath(PENDING).write_text("".join(json.dumps(each) + "\n" for each in kept))
+    with Receiver() as receiver:
+        done = go("replay", PENDING, receiver.http_endpoint, tmp_path, "--time-policy", "arrival")
+        assert (done.code, done.summary["exported"], done.summary["quarantined"]) == (3, 2, 1)
+        assert "reference_ns" in done.stderr
+
+
 def test_only_the_span_is_sent_again_when_only_the_span_was_not_taken(tmp_path: Path) -> None:
     tmp_path.joinpath("events").write_bytes(THREE)
     logs, spans = expected(tmp_path)

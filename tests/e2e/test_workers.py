@@ -4,6 +4,7 @@ import gzip
 import itertools
 import json
 import os
+import resource
 import signal
 import socket
 from collections.abc import Callable
@@ -185,6 +186,20 @@ def test_what_every_worker_dies_over_is_given_up_and_the_rest_is_delivered(tmp_p
         assert 30 <= done.counts.records == done.counts.exported < 60
         said = {record.body.string_value for record in receiver.logs()}
         assert sum("message o" in each for each in said) == 30
+
+
+def test_without_room_for_temporary_files_a_file_is_not_cut(tmp_path: Path) -> None:
+    path = tmp_path / "events"
+    path.write_bytes(lines(*[attempt(messageId=f"m{n}") for n in range(300)], exchange()))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Receiver() as receiver:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+        try:
+            done = worked([path], receiver.http_endpoint, tmp_path, workers=2, size=2000)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert (done.problems, done.counts.exported) == ([], 301)
+        assert {span.status.message for span in receiver.spans()} == {"HTTP 418"}
 
 
 def test_a_record_that_the_collector_refuses_is_told_from_all_others(tmp_path: Path) -> None:

@@ -4,8 +4,9 @@ import importlib.util
 import json
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from support.collector import READY, ROOT, endpoint_in
@@ -24,10 +25,10 @@ def uid(record: Any) -> str:
     return next(str(pair.value.string_value) for pair in record.attributes if pair.key == "log.record.uid")
 
 
-def expected(events: Path, folder: Path) -> tuple[dict[str, bytes], dict[bytes, bytes]]:
+def expected(files: Sequence[Path], folder: Path) -> tuple[dict[str, bytes], dict[bytes, bytes]]:
     """What arrives when nothing stands between: logs by uid, spans by id."""
     with Receiver() as receiver:
-        assert run_program("run", events, "--endpoint", receiver.http_endpoint, cwd=folder).code == 0
+        assert run_program("run", *files, "--endpoint", receiver.http_endpoint, cwd=folder).code == 0
         return arrived(receiver)
 
 
@@ -46,16 +47,26 @@ def arrived(receiver: Receiver) -> tuple[dict[str, bytes], dict[bytes, bytes]]:
 
 
 @pytest.fixture
-def events(tmp_path: Path) -> Path:
-    path = tmp_path / "events"
-    path.write_bytes(b"\n".join(failure_events(11, 5_000)))
-    return path
+def events(tmp_path: Path) -> tuple[Path, Path]:
+    """Two files."""
+    found = list(failure_events(11, 5_000))
+    half = len(found) // 2
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_bytes(b"\n".join(found[:half]))
+    second.write_bytes(b"\n".join(found[half:]))
+    return first, second
+
+
+def feed(pipe: IO[bytes], file: Path) -> None:
+    with pipe:
+        pipe.write(file.read_bytes())
 
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 def test_a_collector_that_is_killed_and_started_again_in_the_middle_costs_no_record(
-    collector_program: Path, events: Path, tmp_path: Path, protocol: NetworkProtocol
+    collector_program: Path, events: tuple[Path, Path], tmp_path: Path, protocol: NetworkProtocol
 ) -> None:
+    """The second half is read when the first collector is gone, and tried before the second one is there."""
     some_came, all_there = threading.Event(), threading.Event()
     wanted_logs, wanted_spans = expected(events, tmp_path)
     seen: set[object] = set()
@@ -84,15 +95,21 @@ def test_a_collector_that_is_killed_and_started_again_in_the_middle_costs_no_rec
                     ports = {name: endpoint_in(server.said, name).removeprefix("http://") for name in ports}
                     endpoint = f"http://{ports['GRPC' if protocol == 'grpc' else 'HTTP']}"
                     process = start_program(
-                        *("run", events, "--endpoint", endpoint, "--protocol", protocol),
-                        *("--wait", "60s", "--summary", "json", "-q"),
+                        *("run", events[0], "-", "--endpoint", endpoint, "--protocol", protocol),
+                        *("--wait", "60s", "--summary", "json"),
                         cwd=tmp_path,
                     )
                     assert some_came.wait(60)
                     server.kill()
-                    assert process.poll() is None, "killed in the middle, not at the end"
+                    assert process.stdin is not None
+                    assert process.stderr is not None
+                    feeding = threading.Thread(target=feed, args=(process.stdin, events[1]))
+                    feeding.start()
+                    process.stdin = None  # communicate() leaves it alone then
+                    assert any(b"trying again" in line for line in process.stderr)
                 else:
                     stdout, stderr = process.communicate(timeout=90)
+                    feeding.join()
                     assert process.returncode == 0, stderr
                     assert all_there.wait(60), "what the collector acknowledged, its queue delivers"
         summary = json.loads(stdout.splitlines()[-1])
@@ -104,7 +121,7 @@ def test_a_collector_that_is_killed_and_started_again_in_the_middle_costs_no_rec
 def test_the_collector_reads_what_protocol_file_writes(collector_program: Path, tmp_path: Path) -> None:
     events = tmp_path / "events"
     events.write_bytes(b"\n".join(failure_events(13, 300)))
-    wanted = expected(events, tmp_path)
+    wanted = expected([events], tmp_path)
     done = run_program("run", events, "--protocol", "file", "--output", "out.jsonl", cwd=tmp_path)
     assert done.code == 0, done.stderr
     all_there, seen = threading.Event(), set[object]()
@@ -156,5 +173,5 @@ def test_rotel_passes_on_exactly_what_we_send(tmp_path: Path, protocol: NetworkP
                 cwd=tmp_path,
             )
             assert done.code == 0, done.stderr
-        assert arrived(receiver) == expected(events, tmp_path)
+        assert arrived(receiver) == expected([events], tmp_path)
         assert done.summary["sent"] == {"logs": len(receiver.logs()), "spans": len(receiver.spans())}

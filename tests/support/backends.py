@@ -160,3 +160,29 @@ class Loki(Server):
             for stream in answer.json()["data"]["result"]
             for when, line, *_ in stream["values"]
         ]
+
+
+class DesktopViewer(Server):
+    """A running otel-desktop-viewer, which keeps in memory what it is sent and shows it as web pages."""
+
+    def __init__(self, program: Path) -> None:
+        otlp_http, otlp_grpc, pages = free_ports(3)
+        self.otlp_endpoint = f"http://127.0.0.1:{otlp_http}"
+        self._pages = f"http://127.0.0.1:{pages}"
+        super().__init__(
+            [
+                *(program, "--open-browser=false", "--host", "127.0.0.1"),
+                *("--http", otlp_http, "--grpc", otlp_grpc, "--browser-port", pages),
+            ],
+            "Everything is ready",
+        )
+
+    def page(self, trace_id: str, span_id: str = "") -> str:
+        """The address where a person sees a trace, with one of its spans in full."""
+        return f"{self._pages}/traces/{trace_id}?span={span_id}"
+
+    def spans(self) -> int:
+        """How many spans it has, of all traces."""
+        asked = {"jsonrpc": "2.0", "id": 1, "method": "getStats"}
+        answer = httpx.post(f"{self._pages}/rpc", json=asked, trust_env=False, timeout=30)
+        return int(answer.raise_for_status().json()["result"]["traces"]["spanCount"])

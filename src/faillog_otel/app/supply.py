@@ -7,6 +7,7 @@ in another range than its exchange. Only few files are open at a time.
 import tempfile
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 
 from msgspec import Struct, field
 
@@ -109,7 +110,6 @@ class Cut:
     def close(self) -> None:
         """Forgets what was learned."""
         self._exchanges.close()
-        self._file.close()
 
 
 class Supply:
@@ -154,12 +154,20 @@ class Supply:
 
     def learned(self, lesson: Lesson, learned: Learned) -> None:
         """A lesson is learned."""
-        if lesson.cut is self._cut and lesson.cut.learned(lesson, learned):
-            self._cut = None
-            source, pieces = lesson.cut.source, lesson.cut.pieces()
-            source.parts_left = len(pieces)
-            for piece in pieces:
-                self._add_part([piece], [source])
+        cut = lesson.cut
+        if cut is not self._cut:
+            return
+        try:
+            if not cut.learned(lesson, learned):
+                return
+            pieces = cut.pieces()
+        except InputError:  # there is no room for what is learned: one worker learns it for itself
+            self._forget(cut)
+            pieces = [Piece(cut.source.file.name, 0, cut.source.file.length)]
+        self._cut = None
+        cut.source.parts_left = len(pieces)
+        for piece in pieces:
+            self._add_part([piece], [cut.source])
 
     def give_back(self, task: Part | Lesson) -> None:
         """A task is to be done once more, before all others."""
@@ -169,7 +177,7 @@ class Supply:
         """Nothing is read of a file that nothing can be learned from."""
         if lesson.cut is self._cut:
             self.problems.append(why)
-            self._tasks = deque(task for task in self._tasks if isinstance(task, Part))
+            self._forget(lesson.cut)
             self._cut = None
             self.done(lesson.cut.source)
 
@@ -189,6 +197,12 @@ class Supply:
         source.file.close()
         if cut := self._cuts.pop(source, None):
             cut.close()
+
+    def _forget(self, cut: Cut) -> None:
+        """Nothing more is to be learned here."""
+        self._tasks = deque(task for task in self._tasks if isinstance(task, Part))
+        del self._cuts[cut.source]
+        cut.close()
 
     def _grouped(self, paths: Iterator[str]) -> Iterator[list[Source]]:
         """Files that are one part together, or one file."""
@@ -226,9 +240,10 @@ class Supply:
                 self.done(source)
                 return
             if len(ranges) > 1:
-                self._cut = self._cuts[source] = Cut(source, ranges)
-                self._tasks += self._cut.lessons
-                return
+                with suppress(OSError):  # no room for what is to be learned
+                    self._cut = self._cuts[source] = Cut(source, ranges)
+                    self._tasks += self._cut.lessons
+                    return
         self._add_part([Piece(each.file.name, 0, each.file.length) for each in group], group)
 
     def _ranges(self, file: InputFile) -> list[tuple[int, int]]:

@@ -32,7 +32,8 @@ def traceparents(body: Any) -> dict[str, str]:
         except (msgspec.DecodeError, UnicodeDecodeError):
             return {}
     found: dict[str, str] = {}
-    _look(body, found)
+    if isinstance(body, dict | list):
+        _look(body, found)
     return found
 
 
@@ -40,25 +41,29 @@ def _look(value: Any, found: dict[str, str]) -> tuple[set[str], list[str]]:
     """The messageIds in a value, and the contexts in it that belong to none of them yet."""
     messages: set[str] = set()
     free: list[str] = []
-    if isinstance(value, dict | list):
-        for each in value.values() if isinstance(value, dict) else value:
-            if isinstance(each, dict | list):
-                inner, unclaimed = _look(each, found)
-                messages, smaller = (messages, inner) if len(messages) > len(inner) else (inner, messages)
-                messages |= smaller
-                free += unclaimed
-    if not isinstance(value, dict):
-        return messages, free
+    for each in value.values() if isinstance(value, dict) else value:
+        if isinstance(each, dict | list):
+            inner, unclaimed = _look(each, found)
+            messages, fewer = (messages, inner) if len(messages) > len(inner) else (inner, messages)
+            messages |= fewer
+            free += unclaimed
+    if isinstance(value, dict):
+        free = _claimed(value, messages, free, found)
+    return messages, free
+
+
+def _claimed(value: dict[str, Any], messages: set[str], free: list[str], found: dict[str, str]) -> list[str]:
+    """Adds an object's own messageId, gives it, or the only one inside, its context; returns the rest."""
     message, context = value.get(_MESSAGE_ID), value.get(_TRACEPARENT)
-    if isinstance(message, str):
-        messages.add(message)
     if isinstance(context, str) and propagation.parse_traceparent(context):
         if isinstance(message, str):
             found.setdefault(message, context)
         else:
-            free.append(context)
-    if free and messages:
-        if len(messages) == 1:
-            found.setdefault(next(iter(messages)), free[0])
-        free = []
-    return messages, free
+            free = [*free, context]
+    if isinstance(message, str):
+        messages.add(message)
+    elif _MESSAGE_ID in value:
+        return []  # they are of a message that has no id, and of no other
+    if free and len(messages) == 1:
+        found.setdefault(next(iter(messages)), free[0])
+    return [] if messages else free

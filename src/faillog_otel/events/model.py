@@ -170,7 +170,7 @@ class Context(Struct, frozen=True, gc=False):
     `reference_ns` is the "now" of the time policy, nanoseconds since 1970, fixed once for each file.
     """
 
-    reference_ns: int
+    reference_ns: Annotated[int, Meta(ge=0, le=2**63 - 1)]
     answer: Answer | None = None
     traceparent: str | None = None
     """The application's context, where the exchange's request names it beside the attempt's messageId."""

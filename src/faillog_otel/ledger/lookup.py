@@ -8,8 +8,11 @@ import os
 import tempfile
 from array import array
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import BinaryIO
+
+from faillog_otel.errors import InputError
 
 MEMORY_BYTES = 32 * 1024 * 1024
 HASH_BYTES = 12
@@ -31,7 +34,7 @@ class Lookup:
         self._file = file
 
     def add(self, digest: bytes, value: bytes) -> None:
-        """Remembers the value."""
+        """Remembers the value. Raises InputError when there is no room for the temporary file."""
         self._buckets[_bucket_of(digest)] += digest[:HASH_BYTES] + value
         self._held += self._entry_bytes
         if self._held >= self._memory_bytes:
@@ -56,7 +59,10 @@ class Lookup:
             self.add(entry, entry[HASH_BYTES:])
 
     def move_all(self) -> list[bytes]:
-        """Moves what memory holds to the file, too; returns where all of it is there, for `look_into`."""
+        """Moves what memory holds to the file, too; returns where all of it is there, for `look_into`.
+
+        Raises InputError when there is no room.
+        """
         if self._held:
             self._move()
         return [starts.tobytes() for starts in self._moved]
@@ -78,7 +84,8 @@ class Lookup:
     def close(self) -> None:
         """Removes the temporary file, where there is one."""
         if self._file:
-            self._file.close()
+            with suppress(OSError):  # what it did not hold is of no use any more
+                self._file.close()
 
     def _search(self, bucket: bytes | bytearray, key: bytes) -> bytes | None:
         at = bucket.find(key)
@@ -87,16 +94,21 @@ class Lookup:
         return bytes(bucket[at + HASH_BYTES : at + self._entry_bytes]) if at >= 0 else None
 
     def _move(self) -> None:
-        if self._file is None:
-            self._file = tempfile.TemporaryFile(prefix="faillog-")  # noqa: SIM115  # until close()
-        at = self._file.seek(0, 2)
-        starts = array("Q", [at])
+        try:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(prefix="faillog-")  # noqa: SIM115  # until close()
+            at = self._file.seek(0, 2)
+            starts = array("Q", [at])
+            for bucket in self._buckets:
+                self._file.write(bucket)
+                at += len(bucket)
+                starts.append(at)
+            self._file.flush()
+        except OSError as error:
+            where = f"a temporary file in {tempfile.gettempdir()}"
+            raise InputError(f"{where} cannot be written: {error.strerror}") from None
         for bucket in self._buckets:
-            self._file.write(bucket)
-            at += len(bucket)
-            starts.append(at)
             bucket.clear()
-        self._file.flush()
         self._moved.append(starts)
         self._held = 0
 

@@ -241,7 +241,7 @@ class WireEncoder:
     def _how_of(self, case: Case, event: Event) -> _How:
         reason = case.reason
         if (reason is None or len(reason.text) <= LONGEST_REMEMBERED) and (
-            len(event.raw) <= LONGEST_REMEMBERED or case.length() <= LONGEST_REMEMBERED
+            len(event.raw) <= 2 * LONGEST_REMEMBERED or case.length() <= LONGEST_REMEMBERED
         ):
             return self._remembered_how(case)
         return self._how(case)

@@ -19,7 +19,9 @@ MOST_EXTRAS = 64
 _PREFIX = "segment.extra"
 _SHORT_CHARACTERS = 1024
 _READ_CHARACTERS = 16 * 1024
-"""How much of a text is looked at: a body of megabytes costs no more than one of these."""
+"""So much of a text is looked at, or what may leave: a body of megabytes costs no more than one of these."""
+_EDGE_CHARACTERS = 1024
+"""What was cut within the last ones before the end cannot be recognised, so they do not leave."""
 
 
 def cut(text: str, most_bytes: int = LONGEST_VALUE_BYTES) -> str:
@@ -40,9 +42,12 @@ def clean(text: str, key: Secret | None, most_bytes: int = LONGEST_VALUE_BYTES) 
 
 
 def _clean(text: str, key: Secret | None, most_bytes: int) -> tuple[str, bool]:
-    redacted = redact_text(text[:_READ_CHARACTERS], key)
+    window = max(_READ_CHARACTERS, most_bytes) + _EDGE_CHARACTERS
+    redacted = redact_text(text[:window], key)
+    if len(text) > window:
+        return cut(redacted[:-_EDGE_CHARACTERS], most_bytes), True
     short = cut(redacted, most_bytes)
-    return short, len(short) < len(redacted) or len(text) > _READ_CHARACTERS
+    return short, len(short) < len(redacted)
 
 
 # Reasons, URLs and answers come again and again. Both caches together hold a few MiB at the most.

@@ -37,6 +37,8 @@ B = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203332-00"
         ({"messageId": "m", "traceparent": "00-" + "0" * 32 + "-b7ad6b7169203331-01"}, {}),
         ({"messageId": "m", "traceparent": 1}, {}),
         ({"messageId": 1, "traceparent": A}, {}),
+        ({"batch": [{"messageId": 5, "traceparent": A}, {"messageId": "m"}]}, {}),
+        ({"batch": [{"messageId": None, "context": {"traceparent": A}}, {"messageId": "m"}]}, {}),
         ({"messageId": "m"}, {}),
         ({"traceparent": A}, {}),
         (A, {}),

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import random
+import resource
 import tempfile
 import tracemalloc
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from faillog_otel.errors import InputError
 from faillog_otel.events.model import Answer, Reason
 from faillog_otel.ledger.exchanges import LARGEST_REASONS_BYTES, Exchanges
 
@@ -88,6 +90,23 @@ def test_past_its_memory_it_goes_on_in_a_file() -> None:
     assert all(exchanges.find(digest(n)) == Answer(100 + n % 900, None) for n in range(5_000))
     assert exchanges.find(digest("another")) is None
     exchanges.close()
+
+
+def add_many(exchanges: Exchanges) -> None:
+    for number in range(5_000):
+        exchanges.add(digest(number), Answer(500, None))
+
+
+def test_without_room_for_its_file_it_says_so_and_can_be_closed() -> None:
+    exchanges = Exchanges(memory_bytes=10_000)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(InputError, match=r"temporary file in .* cannot be written"):
+            add_many(exchanges)
+        exchanges.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("size", [1000])

@@ -1,0 +1,115 @@
+"""Who is compared: the command of each, and what it must deliver of a file.
+
+All read the same file and send to the same sink, without compression unless the name says otherwise. The
+Collector sends log records only; everyone else logs, spans and links.
+"""
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from collector.build import build
+from msgspec import Struct
+from support.program import PROGRAM
+
+from benchmarks.counting_sink import Counts
+from benchmarks.make_file import Made
+
+HERE = Path(__file__).parent
+COLLECTOR, COLLECTOR_GZIP, SDK = "collector", "collector-gzip", "sdk"
+TUNED, TUNED_GZIP = "collector-tuned", "collector-tuned-gzip"
+ONE_WORKER, ONE_WORKER_GZIP, TWO_WORKERS = "1-worker", "1-worker-gzip", "2-workers"
+PROGRAM_TITLE = "faillog-otel"
+
+
+class Contestant(Struct, frozen=True):
+    """`{file}` and `{endpoint}` in its command and environment are filled in for each run."""
+
+    name: str
+    title: str
+    """For people."""
+    command: tuple[str, ...]
+    env: Mapping[str, str] = {}
+    ends: bool = True
+    """False: it goes on waiting for more, and is ended when nothing more comes."""
+    sends_spans: bool = True
+    may_drop: bool = False
+
+    def filled(self, file: Path, endpoint: str) -> tuple[list[str], dict[str, str]]:
+        """The command and the environment for this file and this sink."""
+        return (
+            [part.format(file=file, endpoint=endpoint) for part in self.command],
+            {name: value.format(file=file, endpoint=endpoint) for name, value in self.env.items()},
+        )
+
+    def wrong(self, made: Made, counts: Counts) -> str:
+        """What is wrong with what came of the file; empty if nothing is."""
+        wanted = (made.events, made.spans if self.sends_spans else 0)
+        came = (counts.logs, counts.spans)
+        if came == wanted or (self.may_drop and came[0] <= wanted[0] and came[1] <= wanted[1]):
+            return ""
+        return f"{self.name}: {came} log records and spans came instead of {wanted}"
+
+
+def has_workers() -> bool:
+    """Whether this version of the program has `--workers` yet."""
+    shown = subprocess.run([PROGRAM, "run", "--help"], capture_output=True, text=True, check=True)
+    return "--workers" in shown.stdout
+
+
+def contestants(*, with_workers: bool) -> list[Contestant]:
+    """All of them, the Collector first: the others are compared with it. Raises CannotBuild."""
+    collector = str(build())
+    found = [_collector(collector, COLLECTOR), one_worker(with_workers=with_workers)]
+    if with_workers:
+        found.append(_ours(TWO_WORKERS, "2 workers"))
+    found += [
+        _ours("1-worker-grpc", "1 worker, gRPC", "--protocol", "grpc", with_workers=with_workers),
+        _collector(collector, TUNED),
+        _collector(collector, COLLECTOR_GZIP, "gzip"),
+        _collector(collector, TUNED_GZIP, "gzip"),
+        _ours(ONE_WORKER_GZIP, "1 worker, gzip", compression="gzip", with_workers=with_workers),
+    ]
+    if with_workers:
+        found.append(_ours("2-workers-gzip", "2 workers, gzip", compression="gzip"))
+    return [*found, _sdk()]
+
+
+def one_worker(*, with_workers: bool) -> Contestant:
+    """The program as a sidecar has it, without compression."""
+    return _ours(ONE_WORKER, "1 worker", with_workers=with_workers)
+
+
+def _ours(
+    name: str, title: str, *flags: str, compression: str = "none", with_workers: bool = True
+) -> Contestant:
+    workers = ("--workers", name[0]) if with_workers else ()
+    return Contestant(
+        name,
+        f"{PROGRAM_TITLE}, {title}",
+        (PROGRAM, "run", "{file}", "--endpoint", "{endpoint}", "-q", *workers, *flags),
+        {"OTEL_EXPORTER_OTLP_COMPRESSION": compression},
+    )
+
+
+def _collector(program: str, name: str, compression: str = "none") -> Contestant:
+    is_tuned = name in (TUNED, TUNED_GZIP)
+    words = [*(["batches tuned"] if is_tuned else []), *([compression] if compression != "none" else [])]
+    return Contestant(
+        name,
+        ", ".join(["OpenTelemetry Collector", *words]),
+        (program, "--config", str(HERE / ("collector-tuned.yaml" if is_tuned else "collector.yaml"))),
+        {"BENCH_FILE": "{file}", "BENCH_ENDPOINT": "{endpoint}", "BENCH_COMPRESSION": compression},
+        ends=False,
+        sends_spans=False,
+    )
+
+
+def _sdk() -> Contestant:
+    return Contestant(
+        SDK,
+        "OpenTelemetry SDK for Python",
+        (sys.executable, str(HERE / "sdk_pipeline.py"), "{file}", "{endpoint}"),
+        may_drop=True,
+    )

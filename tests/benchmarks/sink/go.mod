@@ -1,0 +1,3 @@
+module faillog-otel/sink
+
+go 1.24

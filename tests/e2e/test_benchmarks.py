@@ -1,0 +1,131 @@
+"""The benchmarks run, count what arrives, and refuse a result where something was lost."""
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import grpc
+import httpx
+import pytest
+from benchmarks.contest import Lost, Run, run_once, score
+from benchmarks.contestants import Contestant
+from benchmarks.counting_sink import Counts, Sink, build_sink
+from benchmarks.in_process import ready_request
+from benchmarks.make_file import Made, make_mix
+from support.building import CannotBuild
+
+from faillog_otel.otlp.requests import GRPC_METHODS
+
+ROOT = Path(__file__).parents[2]
+COLLECTORS = {"collector", "collector-tuned", "collector-gzip", "collector-tuned-gzip"}
+EVERYONE = {*COLLECTORS, "1-worker", "1-worker-grpc", "1-worker-gzip", "sdk"}
+SMALLEST = ("--events", "4000", "--rounds", "1", "--lengths", "2000", "4000", "--requests", "4")
+CONTESTANT = Contestant("nobody", "Nobody", ("true",))
+
+
+@pytest.fixture(scope="module")
+def sink_program(collector_program: Path) -> Path:
+    """The built sink; where there is a Collector, there is a `go`."""
+    assert collector_program.exists()
+    try:
+        return build_sink()
+    except CannotBuild as error:
+        pytest.fail(str(error))
+
+
+def post(sink: Sink, body: bytes, **headers: str) -> None:
+    answer = httpx.post(f"{sink.endpoint}/v1/logs", content=body, headers=headers, trust_env=False)
+    assert answer.status_code == 200
+
+
+def test_all_contestants_deliver_and_are_compared(collector_program: Path, tmp_path: Path) -> None:
+    """A run with the smallest file there is: each contestant once, and every figure is there."""
+    assert collector_program.exists()
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--folder", tmp_path, *SMALLEST],
+        cwd=ROOT / "tests",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads((tmp_path / "bench.json").read_bytes())
+    scores = {each["name"]: each for each in found["scores"]}
+    assert scores.keys() >= EVERYONE
+    assert all(each["delivered"] == 1 for name, each in scores.items() if name != "sdk")
+    assert found["ratios"].keys() == scores.keys()
+    assert found["ratios"]["collector"] == {"events_per_second": [1], "cpu_seconds": [1]}
+    assert found["limits"].keys() == {"http/protobuf", "grpc"}
+    assert [each["events"] for each in found["lengths"]] == [2000, 4000]
+    assert found["stages"]["events"] == 4000
+    assert len(found["bars"]) >= 8
+    picture = ET.parse(tmp_path / "bench.svg")  # noqa: S314  # we drew it
+    assert len(picture.findall(".//{*}rect")) == len(scores)
+    assert all(each["title"] in done.stdout for each in scores.values())
+
+
+def test_the_sink_counts_what_is_compressed_or_not_over_http_and_grpc(
+    sink_program: Path, tmp_path: Path
+) -> None:
+    made = make_mix(tmp_path / "events", 100)
+    request = ready_request(made.path)
+    with Sink(sink_program) as sink:
+        post(sink, request)
+        post(sink, gzip.compress(request), **{"content-encoding": "gzip"})
+        with grpc.insecure_channel(sink.endpoint.removeprefix("http://")) as channel:
+            for compression in (grpc.Compression.NoCompression, grpc.Compression.Gzip):
+                export: Any = channel.unary_unary(GRPC_METHODS["logs"])  # no serialisers: bytes as they are
+                export(request, compression=compression)
+        counts = sink.counts()
+    assert (counts.requests, counts.logs, counts.spans) == (4, 400, 0)
+
+
+def test_a_sink_that_cannot_count_a_request_ends(sink_program: Path) -> None:
+    with Sink(sink_program) as sink:
+        with pytest.raises(httpx.TransportError):
+            post(sink, b"\x0a\x7fshorter than it says")
+        with pytest.raises(ConnectionError):
+            sink.counts()
+
+
+def test_who_delivers_nothing_has_no_result(sink_program: Path, tmp_path: Path) -> None:
+    made = make_mix(tmp_path / "events", 10)
+    with pytest.raises(Lost, match=r"nobody: .* came instead of"):
+        run_once(CONTESTANT, made, sink_program)
+
+
+def test_who_fails_has_no_result(sink_program: Path, tmp_path: Path) -> None:
+    failing = Contestant("failing", "Failing", ("sh", "-c", "echo why; exit 7"))
+    made = make_mix(tmp_path / "events", 10)
+    with pytest.raises(Lost, match=r"ended with 7:\nwhy"):
+        run_once(failing, made, sink_program)
+
+
+def test_a_file_of_the_mix_is_the_same_for_the_same_seed(tmp_path: Path) -> None:
+    one, other = make_mix(tmp_path / "one", 3_000), make_mix(tmp_path / "other", 3_000)
+    assert one.path.read_bytes() == other.path.read_bytes()
+    attempts, errors, exchanges = (
+        one.path.read_bytes().count(f'"event":"{name} Logged"'.encode())
+        for name in ("Delivery Attempt", "Error", "Destination Exchange")
+    )
+    assert one.events == attempts + errors + exchanges == 3_000
+    assert one.spans == attempts + exchanges
+    assert attempts / exchanges == pytest.approx(10, rel=0.2)
+    assert errors / exchanges == pytest.approx(3, rel=0.3)
+
+
+def test_what_the_short_file_takes_counts_for_nobody() -> None:
+    def run(seconds: float, cpu_seconds: float) -> Run:
+        return Run(seconds, cpu_seconds, 50, Counts(1, 120, 80, 1200, 0.1, 0), 0)
+
+    made = Made(Path("events"), 120, 80, 1000)
+    shorts, runs = [run(1, 0.5), run(2, 0.5), run(9, 0.5)], [run(4, 1), run(6, 2.5), run(12, 3)]
+    found = score(CONTESTANT, made, 100, shorts, runs)
+    assert (found.seconds, found.cpu_seconds) == ([2, 4, 10], [0.5, 2, 2.5])
+    assert found.events_per_second == 100 / 4
+    assert found.cpu_us_per_event == 20_000
+    assert (found.delivered, found.bytes_per_event) == (1, 10)
