@@ -106,6 +106,8 @@ def _secret(plain: Plain, name: TellingName) -> Span | None:  # noqa: PLR0911  #
 # -- phone numbers ----------------------------------------------------------------------------------------
 
 _BEFORE_PHONE = re.compile(r"[\"']?\s{0,4}")
+_NEGATIVE = re.compile(r"[\[,:]\s*+-\Z")
+"""What stands before a negative number, which is no phone number."""
 _ALONE = re.compile(r"\s*+(?:[,}\]]|\Z)")
 _LONGEST_LIST = 300
 _LONGEST_NUMBER = 64
@@ -131,7 +133,7 @@ def _phone(plain: Plain, name: TellingName) -> Span | None:
         first = end_of(_BEFORE_PHONE, text, at)
         found = phone_number(text, first, first + _LONGEST_NUMBER)
         found = found if found and found.start() == first else None
-    if found is None:
+    if found is None or _NEGATIVE.search(text[at : found.start()]):
         return None
     is_number = text[at : found.start()].rstrip()[-1:] in ("", "[", ",", ":") and _ALONE.match(
         text, found.end()

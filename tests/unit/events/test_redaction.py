@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.canaries import CANARIES
 
@@ -509,6 +509,8 @@ VALUES = st.recursive(
 
 
 @settings(max_examples=500)
+@example({"phone": [-1_000_000]})
+@example({"phone": [1.5, -1_000_000.5]})
 @given(VALUES)
 def test_json_stays_json(value: object) -> None:
     text = json.dumps(value)
