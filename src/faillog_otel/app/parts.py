@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 
 SMALLEST_BYTES = 1024 * 1024
 LARGEST_BYTES = 16 * 1024 * 1024
-PARTS_PER_WORKER = 8
-"""So many parts of a file for each worker: the last one is an eighth of its work at the most."""
+PARTS_PER_WORKER = 16
+"""So many parts of a file for each worker: while one does the last part, the others have nothing to do."""
 
 MOST_FILES = 16
 """So many small files are one part at the most: all of them are open at once."""
