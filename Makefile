@@ -60,12 +60,12 @@ requirements: .venv/uv ## Pin the dependencies of pyproject.toml, and uv, again
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --custom-compile-command "make requirements" --no-annotate requirements/uv.in -o requirements/uv.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --custom-compile-command "make requirements" pyproject.toml -o requirements/run.txt
+	  --custom-compile-command "make requirements" pyproject.toml --extra isal -o requirements/run.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --custom-compile-command "make requirements" --group build -o requirements/build.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --custom-compile-command "make requirements" -c requirements/run.txt -c requirements/build.txt \
-	  pyproject.toml --group dev -o requirements/dev.txt
+	  pyproject.toml --extra isal --group dev -o requirements/dev.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --custom-compile-command "make requirements" --group fuzz -o requirements/fuzz.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

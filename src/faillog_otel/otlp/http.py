@@ -4,7 +4,6 @@ Redirects are not followed, proxies of the environment are not used, an answer's
 bound and within the timeout as a whole. httpx's errors are translated here and nowhere else.
 """
 
-import gzip
 import math
 import threading
 import time
@@ -16,6 +15,7 @@ from faillog_otel.config import Signal, Target
 from faillog_otel.otlp.encoding import Envelope
 from faillog_otel.otlp.json import JsonEnvelope
 from faillog_otel.otlp.outcome import Outcome, Refused, RetryLater, read_http_answer
+from faillog_otel.otlp.packing import packed
 from faillog_otel.otlp.tls import Rotating, tls_context
 
 LARGEST_ANSWER_BYTES = 4 * 1024 * 1024
@@ -42,7 +42,7 @@ class HttpClient:
         target = self._target
         body = self._envelope.request(signal, records)
         if target.compression == "gzip":
-            body = gzip.compress(body, compresslevel=1, mtime=0)
+            body = packed(body)
         with self._lock:
             client = self._client.get()
         deadline = time.monotonic() + target.timeout_seconds
