@@ -35,6 +35,8 @@ RESPONSE_HEADERS = (
 """The response headers that leave by default; a `*` at the end stands for any rest."""
 
 
+MOST_WORKERS = 256
+
 SHORTEST_SECRET = 4
 """Characters of a header value's word: to mask shorter ones would garble all messages."""
 
@@ -203,6 +205,8 @@ class RunConfig(Struct, frozen=True, kw_only=True):
     pending: str
     most_content_bytes: int = 16 * 1024**3
     """What one compressed file may unpack to."""
+    workers: int | None = None
+    """How many processes share the work of a run over PATHs; None: as many as pay."""
     summary: Literal["text", "json"] = "text"
     log_format: Literal["text", "json"] = "text"
     verbosity: int = 0

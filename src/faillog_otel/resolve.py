@@ -117,6 +117,7 @@ def resolve(
         quarantine=first("run", "quarantine", "faillog-quarantine.jsonl"),
         pending=first("run", "pending", "faillog-pending.jsonl"),
         most_content_bytes=_named("max_content", parse_size, first("run", "max_content", "16GiB")),
+        workers=first("run", "workers", None),
         summary=summary,
         log_format=first("run", "log_format", "text"),
         verbosity=verbosity,

@@ -10,13 +10,14 @@ import math
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import unquote
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from faillog_otel.config import (
+    MOST_WORKERS,
     BackendName,
     Bodies,
     Compression,
@@ -94,6 +95,7 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     log_format: Literal["text", "json"] | None = None
     health_addr: str | None = None
     health_file: str | None = None
+    workers: Annotated[int, Meta(ge=1, le=MOST_WORKERS)] | None = None
 
 
 class OwnSettings(SignalSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -259,6 +261,12 @@ def _boolean(text: str) -> bool:
     return text.lower() == "true"
 
 
+def _number(text: str) -> int:
+    if not re.fullmatch(r"\d{1,9}", text, re.ASCII):
+        raise ConfigError(f"{text[:40]!r} is no number")
+    return int(text)
+
+
 _Parser = Callable[[str], Any]
 
 _SIGNAL_VARIABLES: dict[str, tuple[str, _Parser]] = {
@@ -305,6 +313,7 @@ VARIABLES: dict[str, tuple[str, _Parser]] = {
     "FAILLOG_LOG_FORMAT": ("run.log_format", str),
     "FAILLOG_HEALTH_ADDR": ("run.health_addr", str),
     "FAILLOG_HEALTH_FILE": ("run.health_file", str),
+    "FAILLOG_WORKERS": ("run.workers", _number),
     **{
         f"FAILLOG_SELF_OTLP_{name}": (f"self.{key}", _duration if parse is _milliseconds else parse)
         for name, (key, parse) in _SIGNAL_VARIABLES.items()

@@ -81,6 +81,21 @@ def test_a_run_over_paths_sends_what_became_of_its_records_when_it_ends(
         assert resource == {"service.name": "s", "k8s.pod.name": "p"}
 
 
+def test_what_workers_do_is_told_as_if_one_process_did_it(tmp_path: Path, receiver: Receiver) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(EVENTS + b" " * 2**20)
+    with MetricsReceiver() as metrics:
+        flags = ("--endpoint", receiver.http_endpoint, "--workers", "2", "--summary", "json")
+        done = run_program("run", "a", "b", *flags, cwd=tmp_path, **own(metrics))
+        assert (done.code, done.summary["requests"]) == (3, 4)
+        assert by(metrics.numbers("faillog.exported")) == {(): 8}
+        assert by(metrics.numbers("faillog.quarantined"), "reason") == {("invalid_json",): 2}
+        assert by(metrics.numbers("faillog.export.duration"), "signal", "outcome") == {
+            ("logs", "acknowledged"): 2,
+            ("traces", "acknowledged"): 2,
+        }
+
+
 def test_what_was_not_delivered_is_pending_and_the_tries_again_are_counted(tmp_path: Path) -> None:
     (tmp_path / "events").write_bytes(EVENTS)
     with MetricsReceiver() as metrics, Receiver(lambda _signal, _body: Reply(503)) as receiver:

@@ -316,6 +316,15 @@ def test_health_is_for_this_machine_unless_a_host_is_named(text: str, address: t
     assert from_environment(FAILLOG_HEALTH_ADDR=text).health.address == address
 
 
+def test_workers_are_a_number_from_one_on() -> None:
+    assert resolve([]).workers is None
+    assert from_environment(FAILLOG_WORKERS="3").workers == 3
+    assert resolve([read_file("[run]\nworkers = 2\n", "f")]).workers == 2
+    for text in ("0", "-1", "two", "1.5", "257", "9" * 30):
+        with pytest.raises(ConfigError, match="FAILLOG_WORKERS"):
+            from_environment(FAILLOG_WORKERS=text)
+
+
 def test_the_readmes_config_file_is_valid_and_every_variable_in_it_is_read() -> None:
     readme = ROOT.joinpath("README.md").read_text("utf-8")
     (text,) = re.findall(r"^```toml\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)

@@ -16,7 +16,7 @@ from faillog_otel.config import DeliveryConfig, Signal
 from faillog_otel.errors import LedgerBroken
 from faillog_otel.events.decode import decode
 from faillog_otel.events.entry import Entry, Learned, Rejection, read_entry, write_entry
-from faillog_otel.events.forms import Form, form_of, read_exchanges, read_records
+from faillog_otel.events.forms import JSON_LINES, Form, form_of, read_exchanges, read_records
 from faillog_otel.events.model import (
     AttemptProperties,
     BadRecord,
@@ -25,14 +25,14 @@ from faillog_otel.events.model import (
     ExchangeProperties,
     Place,
 )
-from faillog_otel.events.record import Blank, Record
+from faillog_otel.events.record import FROM_THE_START, Blank, Record, Start
 from faillog_otel.events.unpack import unpack
 from faillog_otel.ledger.counts import Book, Counts, Kept, Stretch
 from faillog_otel.ledger.exchanges import Exchanges
 from faillog_otel.otlp.delivery import Delivery, Fates, Ticket
 from faillog_otel.otlp.encoding import Encoder, Item
 from faillog_otel.otlp.sender import Suspect, Unfit, Untaken
-from faillog_otel.segment.paths import InputFile
+from faillog_otel.segment.paths import InputFile, Passage
 from faillog_otel.telemetry.measuring import NO_TELEMETRY, Telemetry
 
 _log = logging.getLogger(__name__)
@@ -63,6 +63,13 @@ class _Sending(Struct, frozen=True, gc=False):
     event: str = "other"
     destination: str = ""
     logged_ns: int = 0
+
+
+class Lines(Struct, frozen=True):
+    """Where a passage of JSON Lines begins, and what the exchanges of the whole file say."""
+
+    start: Start
+    exchanges: Exchanges
 
 
 class _Batch(Struct):
@@ -131,30 +138,46 @@ class Forwarder:
         self._bytes_accounted = 0
         self.stopped_at: int | None = 0
         """Where reading the last file stopped, in bytes of its content; None when all of it was read."""
+        self._book: Book | None = None
+        self._start = 0  # the first record of the book that is not written down yet
+        self._number = 0  # of the book's next record, from 0
 
-    def forward(self, file: InputFile, book: Book, progress: Progress) -> None:
+    def forward(
+        self, file: InputFile | Passage, book: Book, progress: Progress, lines: Lines | None = None
+    ) -> None:
         """Reads a file twice, first for what its exchanges say, and hands its records on.
 
-        What becomes of them is written into `book`. Raises InputError when the file cannot be read on; what
-        was read until then is handed on.
+        With `lines`, it is a passage of JSON Lines, and known already what the exchanges of all of them say.
+        What becomes of the records is written into `book`, which may be one for several files. Raises
+        InputError when the file cannot be read on; what was read until then is handed on.
         """
         self.stopped_at = 0
-        start = book.position
-        exchanges = Exchanges()
+        if self._book is not book:
+            self._flush()
+            self._book, self._start, self._number = book, book.position, 0
+        exchanges = lines.exchanges if lines else Exchanges()
         try:
-            form = form_of(self._content(file))
-            self._index(form, file, book, exchanges)
-            if self._batch is not None and self._batch.book is not book:
-                self._flush()
-            for number, record in enumerate(self._records(form, file, book, progress)):
-                if number >= start:
+            form = JSON_LINES if lines else form_of(self._content(file))
+            if lines is None:
+                self._index(form, file, book, exchanges)
+            for record in self._records(form, file, progress, lines):
+                number, self._number = self._number, self._number + 1
+                if number >= self._start:
                     self._take(file.name, number, record, book, exchanges, is_line=form.kind == "lines")
                     self.stopped_at = record.offset + len(record.raw)
             self.stopped_at = None
         except _Stopped:
             pass
         finally:
-            exchanges.close()
+            if lines is None:
+                exchanges.close()
+
+    def end(self, book: Book) -> None:
+        """Nothing more comes of this book: its last stretch, perhaps an empty one, says so."""
+        if self._book is not book:
+            self._flush()
+        self._current(book).stretch.is_last = True
+        self._flush()
 
     def finish(self) -> None:
         """Sends what is left, and waits until everything that was read is written down."""
@@ -166,35 +189,44 @@ class Forwarder:
 
     # -- reading ---------------------------------------------------------------------------------------
 
-    def _content(self, file: InputFile) -> Iterator[bytes]:
-        for chunk in unpack(file.chunks(), self._most_content):
+    def _content(self, file: InputFile | Passage, *, is_bare: bool = False) -> Iterator[bytes]:
+        chunks = file.chunks()
+        for chunk in chunks if is_bare else unpack(chunks, self._most_content):
             if self._is_stopping() or self.broken:
                 raise _Stopped
             yield chunk
 
-    def _index(self, form: Form, file: InputFile, book: Book, exchanges: Exchanges) -> None:
+    def _index(self, form: Form, file: InputFile | Passage, book: Book, exchanges: Exchanges) -> None:
         for raw in read_exchanges(form, self._content(file)):
             exchanges.learn(raw)
-        if book.position:
+        if known := self._start - self._number:
             records = (each for each in read_records(form, self._content(file)) if isinstance(each, Record))
-            for record in islice(records, book.position):
+            for record in islice(records, max(known, 0)):
                 book.knows(_bytes_of(record))
 
-    def _records(self, form: Form, file: InputFile, book: Book, progress: Progress) -> Iterator[Record]:
+    def _records(
+        self, form: Form, file: InputFile | Passage, progress: Progress, lines: Lines | None
+    ) -> Iterator[Record]:
         told = 0
-        for record in read_records(form, self._counted(self._content(file))):
+        content = self._counted(self._content(file, is_bare=lines is not None))
+        for record in read_records(form, content, lines.start if lines else FROM_THE_START):
             if file.bytes_read != told:
                 progress(file.bytes_read - told)
                 told = file.bytes_read
             if isinstance(record, Blank):
-                counts = self._current(book).stretch.counts
-                counts.lines += record.lines
-                counts.blank += record.lines
+                self._take_blank(record.lines)
                 continue
             if self._is_stopping() or self.broken:
                 self.stopped_at = record.offset
                 raise _Stopped
             yield record
+
+    def _take_blank(self, lines: int) -> None:
+        """Blank lines are written down with the record behind them: a book goes on with both or neither."""
+        if self._number >= self._start and self._book is not None:
+            counts = self._current(self._book).stretch.counts
+            counts.lines += lines
+            counts.blank += lines
 
     def _counted(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         for chunk in chunks:

@@ -4,24 +4,34 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
+from msgspec import Struct
 
 from faillog_otel.app.answers import Answers
 from faillog_otel.app.forwarder import Forwarder, Progress
+from faillog_otel.app.orders import Start
+from faillog_otel.app.supply import Supply
+from faillog_otel.app.workers import Workers
 from faillog_otel.cli.delivering import delivering, sending_client, writing
 from faillog_otel.cli.observing import pending_of, telemetry_of, watch_delivery
 from faillog_otel.cli.report import Ending, exit_code, records, say_what_was_shifted, summary
 from faillog_otel.cli.shutdown import Shutdown
+from faillog_otel.cli.working import number_of_workers, only_forwarding, working
 from faillog_otel.config import RunConfig
 from faillog_otel.errors import ConfigError, InputError, Interrupted, LedgerBroken
+from faillog_otel.ledger.counts import Counts
 from faillog_otel.ledger.kept import SET_ASIDE, KeptFiles, Replayed, is_kept_file
+from faillog_otel.otlp.delivery import Delivery
 from faillog_otel.otlp.encoder import WireEncoder
+from faillog_otel.otlp.sender import Sent
 from faillog_otel.segment.paths import STDIN, FoundPaths, InputFile
+from faillog_otel.telemetry.measuring import Telemetry
 
 _log = logging.getLogger(__name__)
 
@@ -37,59 +47,173 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
         _log.warning("%s", warning)
     with ExitStack() as stack:
         shutdown = stack.enter_context(Shutdown())
+        start = Start(only_forwarding(config), shutdown.now_ns(), sends_rejected)
+        workers = working(number_of_workers(paths, config), start, shutdown, stack)
         # Certificates are looked at before any file is touched.
         client = None if config.delivery.writes else sending_client(config)
         replayed = {path: stack.enter_context(Replayed(path)) for path in _to_replay(paths, config)}
         found = _found(paths, replayed, config)
         telemetry = telemetry_of(config, stack)
-        answers = Answers(client or writing(config, stack), telemetry, shutdown)
-        delivery = delivering(answers, config, shutdown, stack)
-        watch_delivery(telemetry, delivery)
-        kept = KeptFiles(config.quarantine, config.pending, shutdown.now_ns())
-        forwarder = Forwarder(
-            encoder=WireEncoder(config.mapping),
-            delivery=delivery,
-            config=config.delivery,
-            is_stopping=shutdown.is_requested,
-            sends_rejected=sends_rejected,
-            most_content_bytes=config.most_content_bytes,
-            telemetry=telemetry,
-        )
-        telemetry.watch(pending_of(forwarder.counts))
-        stopped_at, unreadable = _forward_all(found.files, forwarder, kept, shutdown, config)
-        forwarder.finish()
-        broken = forwarder.broken
+        kept = KeptFiles(config.quarantine, config.pending, start.reference_ns)
+        with _progress(found.files, config) as progress:
+            if workers is None:
+                answers = Answers(client or writing(config, stack), telemetry, shutdown)
+                delivery = delivering(answers, config, shutdown, stack)
+                forwarded = _forwarded_here(
+                    found.files,
+                    start,
+                    delivery,
+                    kept,
+                    shutdown=shutdown,
+                    telemetry=telemetry,
+                    progress=progress,
+                )
+            else:
+                if client is not None:
+                    client.close()
+                aside = {each.aside for each in replayed.values()}
+                forwarded = _forwarded_by(
+                    workers,
+                    found.files,
+                    aside,
+                    kept,
+                    shutdown=shutdown,
+                    telemetry=telemetry,
+                    progress=progress,
+                )
+        broken = forwarded.broken
         try:
             kept.close()
         except LedgerBroken as error:
             broken = broken or error
         if broken is None:
             for each in replayed.values():
-                each.read_to = stopped_at.get(each.aside, 0)
-        problems = found.problems + unreadable
+                each.read_to = forwarded.stopped_at.get(each.aside, 0)
+        problems = found.problems + forwarded.problems
         for problem in [*problems, *filter(None, [broken])]:
             _log.error("%s", problem)
-        _say_what_is_kept(forwarder, delivery.over, kept)
-        say_what_was_shifted(forwarder.counts, config)
+        _say_what_is_kept(forwarded, kept)
+        say_what_was_shifted(forwarded.counts, config)
         ending = Ending(
-            counts=forwarder.counts,
+            counts=forwarded.counts,
             fail_on=config.fail_on,
             unreadable=bool(problems),
             ledger_broken=broken is not None,
             signal=shutdown.requested,
         )
-    return summary(forwarder.counts, delivery.sent, time.monotonic() - started, exit_code(ending))
+    return summary(forwarded.counts, forwarded.sent, time.monotonic() - started, exit_code(ending))
 
 
-def _say_what_is_kept(forwarder: Forwarder, why: str, kept: KeptFiles) -> None:
-    counts, quarantine, pending = forwarder.counts, kept.quarantine, kept.pending
+class _Forwarded(Struct, frozen=True, kw_only=True):
+    """What became of the files, whoever forwarded them."""
+
+    counts: Counts
+    reasons: Counter[str]
+    sent: Sent
+    over: str
+    """Why nothing was sent any more."""
+    broken: LedgerBroken | None
+    stopped_at: dict[str, int | None]
+    """How far each file was read."""
+    problems: list[str]
+    """What could not be read."""
+
+
+def _forwarded_here(
+    files: Sequence[str],
+    start: Start,
+    delivery: Delivery,
+    kept: KeptFiles,
+    *,
+    shutdown: Shutdown,
+    telemetry: Telemetry,
+    progress: Progress,
+) -> _Forwarded:
+    """Forwards one file after the other, in this process."""
+    config = start.config
+    watch_delivery(telemetry, delivery)
+    forwarder = Forwarder(
+        encoder=WireEncoder(config.mapping),
+        delivery=delivery,
+        config=config.delivery,
+        is_stopping=shutdown.is_requested,
+        sends_rejected=start.sends_rejected,
+        most_content_bytes=config.most_content_bytes,
+        telemetry=telemetry,
+    )
+    telemetry.watch(pending_of(forwarder.counts))
+    stopped_at: dict[str, int | None] = {}
+    problems = []
+    for name in files:
+        if shutdown.is_requested() or forwarder.broken:
+            break
+        _log.info("reading %s", name)
+        try:
+            with InputFile(name, sys.stdin.buffer, shutdown.interruptible) as file:
+                forwarder.forward(file, kept, progress)
+                if grown := file.grown_bytes():
+                    _log.warning(
+                        "%s grew by %d bytes that were not read: run it again when it is whole",
+                        file.name,
+                        grown,
+                    )
+            stopped_at[name] = forwarder.stopped_at
+        except InputError as error:
+            problems.append(str(error))
+        except Interrupted:
+            break
+    forwarder.finish()
+    return _Forwarded(
+        counts=forwarder.counts,
+        reasons=forwarder.reasons,
+        sent=delivery.sent,
+        over=delivery.over,
+        broken=forwarder.broken,
+        stopped_at=stopped_at,
+        problems=problems,
+    )
+
+
+def _forwarded_by(
+    workers: Workers,
+    files: Sequence[str],
+    whole: Collection[str],
+    kept: KeptFiles,
+    *,
+    shutdown: Shutdown,
+    telemetry: Telemetry,
+    progress: Progress,
+) -> _Forwarded:
+    """Lets workers forward parts of the files; those of `whole` are not cut."""
+    watch_delivery(telemetry, workers)
+    telemetry.watch(pending_of(workers.counts))
+
+    def opened(name: str) -> InputFile:
+        _log.info("reading %s", name)
+        return InputFile(name, sys.stdin.buffer, shutdown.interruptible)
+
+    with closing(Supply(files, opened, workers=len(workers), whole=whole)) as supply:
+        workers.run(supply, kept, progress, telemetry)
+    return _Forwarded(
+        counts=workers.counts,
+        reasons=workers.reasons,
+        sent=workers.sent,
+        over=workers.over,
+        broken=workers.broken,
+        stopped_at=workers.stopped_at,
+        problems=workers.problems,
+    )
+
+
+def _say_what_is_kept(forwarded: _Forwarded, kept: KeptFiles) -> None:
+    counts, quarantine, pending = forwarded.counts, kept.quarantine, kept.pending
     number = counts.quarantined + counts.rejected
     if number and quarantine.count:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in forwarder.reasons.most_common())
+        reasons = ", ".join(f"{count} {reason}" for reason, count in forwarded.reasons.most_common())
         what = f"{records(number)} not understood or not taken ({reasons})"
         _log.warning("%s: see %s", what, quarantine.path)
     if counts.pending and pending.count:
-        reason = f" ({why})" if why else ""
+        reason = f" ({forwarded.over})" if forwarded.over else ""
         _log.error("%s not delivered%s: see %s", records(counts.pending), reason, pending.path)
 
 
@@ -115,34 +239,6 @@ def _found(paths: Sequence[str], replayed: dict[str, Replayed], config: RunConfi
             if Path(output).samefile("/dev/stdin" if file == STDIN else file):
                 raise ConfigError(f"--output {output}: is one of the files to read; name another")
     return found
-
-
-def _forward_all(
-    files: Sequence[str], forwarder: Forwarder, kept: KeptFiles, shutdown: Shutdown, config: RunConfig
-) -> tuple[dict[str, int | None], list[str]]:
-    """Forwards one file after the other; returns how far each was read, and what could not be read."""
-    stopped_at: dict[str, int | None] = {}
-    problems = []
-    with _progress(files, config) as progress:
-        for name in files:
-            if shutdown.is_requested() or forwarder.broken:
-                break
-            _log.info("reading %s", name)
-            try:
-                with InputFile(name, sys.stdin.buffer, shutdown.interruptible) as file:
-                    forwarder.forward(file, kept, progress)
-                    if grown := file.grown_bytes():
-                        _log.warning(
-                            "%s grew by %d bytes that were not read: run it again when it is whole",
-                            file.name,
-                            grown,
-                        )
-                stopped_at[name] = forwarder.stopped_at
-            except InputError as error:
-                problems.append(str(error))
-            except Interrupted:
-                break
-    return stopped_at, problems
 
 
 @contextmanager

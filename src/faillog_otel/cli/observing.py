@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from faillog_otel import __version__
 from faillog_otel.app.answers import Answers
 from faillog_otel.app.standing import Standing, collector, loops
+from faillog_otel.app.workers import Workers
 from faillog_otel.config import HealthConfig, RunConfig
 from faillog_otel.ledger.counts import Counts
 from faillog_otel.otlp.delivery import Delivery
@@ -35,7 +36,7 @@ def telemetry_of(config: RunConfig, stack: ExitStack) -> Telemetry:
     return telemetry
 
 
-def watch_delivery(telemetry: Telemetry, delivery: Delivery) -> None:
+def watch_delivery(telemetry: Telemetry, delivery: Delivery | Workers) -> None:
     """The gauges of every run."""
     telemetry.watch(
         Gauge(

@@ -285,6 +285,7 @@ def _flag_layer(flags: dict[str, Any]) -> "Layer":
                 log_format=flags["log_format"],
                 health_addr=flags.get("health_addr"),
                 health_file=flags.get("health_file"),
+                workers=flags.get("workers"),
             ),
         }
         return msgspec.convert(layer, Layer)

@@ -50,8 +50,7 @@ def poll(
         raise ConfigError("name a PATH, or a collection to poll: --collection ID or FAILLOG_COLLECTIONS")
     token = token_source(config.segment)
     token()
-    for warning in config.warnings:
-        _log.warning("%s", warning)
+    _say_what_is_ignored(config)
     with ExitStack() as stack:
         shutdown = stack.enter_context(Shutdown())
         clock = clock or shutdown
@@ -139,6 +138,13 @@ def poll(
             signal=shutdown.requested,
         )
     return summary(counts, delivery.sent, time.monotonic() - started, exit_code(ending))
+
+
+def _say_what_is_ignored(config: RunConfig) -> None:
+    for warning in config.warnings:
+        _log.warning("%s", warning)
+    if config.workers is not None and config.workers > 1:
+        _log.warning("--workers %d: is for PATHs; polling uses one process", config.workers)
 
 
 def _say_how_it_ended(forwarder: Forwarder, broken: str, refused: str, over: str, config: RunConfig) -> None:

@@ -42,6 +42,12 @@ _HELP = f"""Forward failure logs to a collector.
     metavar="FILE",
     help="With PATHs: keeps records that were not delivered.  [default: faillog-pending.jsonl]",
 )
+@click.option(
+    "--workers",
+    metavar="N",
+    type=click.IntRange(1, 256),
+    help="With PATHs: so many processes share the work.  [default: 1, for large files one a core]",
+)
 @click.pass_context
 def run(ctx: click.Context, /, paths: tuple[str, ...], *, once: bool, **flags: Any) -> None:
     """Reads the options and runs."""

@@ -12,7 +12,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Self
@@ -26,7 +26,9 @@ AGAIN_SECONDS = 0.5
 class Shutdown:
     """Also the run's Clock, for a signal must end its waits. A context manager for the main thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, signals: Sequence[int] = (signal.SIGINT, signal.SIGTERM)) -> None:
+        """`signals` are those that ask for the end."""
+        self._signals = signals
         self.requested: int | None = None
         """The number of the signal that asked for the end."""
         self._grace: float | None = None  # within interruptible(): how long after a signal it may go on
@@ -36,11 +38,8 @@ class Shutdown:
     def __enter__(self) -> Self:
         self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._wakeup_before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        for number, handler in (
-            (signal.SIGINT, self._on_signal),
-            (signal.SIGTERM, self._on_signal),
-            (signal.SIGALRM, self._on_alarm),
-        ):
+        handlers = dict.fromkeys(self._signals, self._on_signal) | {signal.SIGALRM: self._on_alarm}
+        for number, handler in handlers.items():
             self._before[number] = signal.signal(number, handler)
         return self
 
@@ -82,6 +81,12 @@ class Shutdown:
         while descriptor not in select.select([descriptor, self._reader], [], [])[0]:
             if self.requested is not None:
                 raise Interrupted
+
+    def readable(self, descriptors: Sequence[int], seconds: float) -> list[int]:
+        """Those that can be read, as soon as there is one; none after so long, or when a signal comes."""
+        signals = [] if self.is_requested() else [self._reader]
+        found: list[int] = select.select([*descriptors, *signals], [], [], seconds)[0]
+        return [descriptor for descriptor in found if descriptor not in signals]
 
     def wait(self, seconds: float) -> bool:
         """Waits so long; returns True at once when the run was asked to stop."""

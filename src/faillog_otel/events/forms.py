@@ -9,7 +9,15 @@ from msgspec import Struct
 from faillog_otel.events.decode import EXCHANGE_MARKS, may_be_exchange
 from faillog_otel.events.lines import lines_with, split_lines
 from faillog_otel.events.model import BadRecord
-from faillog_otel.events.record import BYTE_ORDER_MARK, KEPT_BYTES, Blank, Record, UntilDamage
+from faillog_otel.events.record import (
+    BYTE_ORDER_MARK,
+    FROM_THE_START,
+    KEPT_BYTES,
+    Blank,
+    Record,
+    Start,
+    UntilDamage,
+)
 from faillog_otel.events.syntax import WHITE_SPACE, is_json
 from faillog_otel.events.values import read_values
 
@@ -47,6 +55,9 @@ class Form(Struct, frozen=True):
     """For people: what else it is."""
 
 
+JSON_LINES = Form("lines")
+
+
 def form_of(chunks: Iterable[bytes]) -> Form:
     """Reads as far as the second line that is not blank.
 
@@ -77,19 +88,24 @@ def form_of(chunks: Iterable[bytes]) -> Form:
     return Form("values")
 
 
-def read_records(form: Form, chunks: Iterable[bytes]) -> Iterator[Record | Blank]:
-    """The records of the content, in their order. Blank lines are told of JSON Lines only."""
+def read_records(
+    form: Form, chunks: Iterable[bytes], start: Start = FROM_THE_START
+) -> Iterator[Record | Blank]:
+    """The records of the content, in their order. Blank lines are told of JSON Lines only.
+
+    Only of JSON Lines may the chunks start elsewhere: at the beginning of a line.
+    """
     if form.kind == "lines":
-        return split_lines(chunks)
+        return split_lines(chunks, start)
     if form.kind == "foreign":
         return iter([_foreign(form, chunks)])
     return read_values(chunks, in_arrays=form.kind == "array")
 
 
-def read_exchanges(form: Form, chunks: Iterable[bytes]) -> Iterator[bytes]:
+def read_exchanges(form: Form, chunks: Iterable[bytes], start: Start = FROM_THE_START) -> Iterator[bytes]:
     """The records that may be exchanges, in their order; most others are not looked at."""
     if form.kind == "lines":
-        return lines_with(*EXCHANGE_MARKS, chunks)
+        return lines_with(*EXCHANGE_MARKS, chunks, start)
     records = (each for each in read_records(form, chunks) if isinstance(each, Record))
     return (record.raw for record in records if may_be_exchange(record.raw))
 

@@ -5,10 +5,12 @@ from itertools import chain
 
 from faillog_otel.events.record import (
     BYTE_ORDER_MARK,
+    FROM_THE_START,
     KEPT_BYTES,
     LONGEST_RECORD_BYTES,
     Blank,
     Record,
+    Start,
     UntilDamage,
     damaged,
     too_long,
@@ -19,13 +21,13 @@ LONGEST_ENTRY_BYTES = 3 * LONGEST_RECORD_BYTES
 """An entry of a kept file holds a record's bytes once more as text, with its quotes escaped."""
 
 
-def split_lines(chunks: Iterable[bytes]) -> Iterator[Record | Blank]:
+def split_lines(chunks: Iterable[bytes], start: Start = FROM_THE_START) -> Iterator[Record | Blank]:
     """The lines of a file, the last one also without a final newline; blank ones are counted.
 
     A byte order mark and CRLF are understood. Where the file's content breaks off (DamagedFile), what
     came of the last line is a line, and the damage is one more that is bad.
     """
-    source, splitter = UntilDamage(chunks), _Splitter()
+    source, splitter = UntilDamage(chunks), _Splitter(start)
     for chunk in source:
         yield from splitter.take(chunk)
     yield from splitter.end()
@@ -33,12 +35,14 @@ def split_lines(chunks: Iterable[bytes]) -> Iterator[Record | Blank]:
         yield damaged(splitter.number + 1, splitter.offset, source.damage)
 
 
-def lines_with(mark: bytes, escape: bytes, chunks: Iterable[bytes]) -> Iterator[bytes]:
+def lines_with(
+    mark: bytes, escape: bytes, chunks: Iterable[bytes], start: Start = FROM_THE_START
+) -> Iterator[bytes]:
     """Those lines that hold a mark or an escape, without outer white space; the others are not looked at.
 
     Lines of more than LONGEST_RECORD_BYTES are left out. Where the content breaks off, so does this.
     """
-    begun, is_first = b"", True
+    begun, is_first = b"", start.offset == 0
     is_passed_over = False  # the rest of a line that is too long
     for chunk in chain(UntilDamage(chunks), [b"\n"]):
         end = chunk.rfind(b"\n") + 1
@@ -76,9 +80,9 @@ def _found(mark: bytes, escape: bytes, lines: bytes) -> Iterator[bytes]:
 class _Splitter:
     """Where splitting stands: `number` lines have ended, at `offset`; one more may have begun."""
 
-    def __init__(self) -> None:
-        self.number = 0
-        self.offset = 0
+    def __init__(self, start: Start) -> None:
+        self.number = start.lines
+        self.offset = start.offset
         self._blank = 0
         self._begun: list[bytes] = []  # pieces of a line without its end; joined when that comes
         self._begun_bytes = 0

@@ -27,6 +27,16 @@ class Record(Struct, frozen=True, gc=False):
     bad: BadRecord | None = None
 
 
+class Start(Struct, frozen=True):
+    """Where reading begins in the content: behind so many lines, and so many bytes."""
+
+    lines: int = 0
+    offset: int = 0
+
+
+FROM_THE_START = Start()
+
+
 class Blank(Struct, frozen=True):
     """So many blank lines."""
 

@@ -47,6 +47,11 @@ def unpack(chunks: Iterable[bytes], most_bytes: int | None = None) -> Iterator[b
         yield from source
 
 
+def is_packed(start: bytes) -> bool:
+    """Whether the content is compressed, by the first bytes of a file."""
+    return start.startswith(GZIP_MAGIC) or _is_zstd(start)
+
+
 def _limited(content: Iterator[bytes], most_bytes: int | None) -> Iterator[bytes]:
     left = most_bytes
     for chunk in content:

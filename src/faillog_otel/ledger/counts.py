@@ -49,7 +49,7 @@ class Counts(Struct):
 class Kept(Struct, frozen=True):
     """A record that is kept, as the line that `events.entry` writes. `reason` is a code.
 
-    `number` is its place among the records of its file, from 0.
+    `number` is its place among the records of its book, from 0.
     """
 
     number: int
@@ -69,6 +69,17 @@ class Stretch(Struct):
     """The exported records that carry another time than their own, by their number in the file, from 0."""
     newest_ns: int = 0
     """When Segment logged the newest of those that were exported, nanoseconds since 1970."""
+    is_last: bool = False
+    """Whether nothing more comes of its book; said only to books that ask for their end."""
+
+    def add(self, more: "Stretch") -> None:
+        """Adds the stretch that follows."""
+        self.counts.add(more.counts)
+        self.kept += more.kept
+        self.became.update(more.became)
+        self.shifted |= more.shifted
+        self.newest_ns = max(self.newest_ns, more.newest_ns)
+        self.is_last = more.is_last
 
     def reasons(self) -> Counter[str]:
         """Why records went to the quarantine; those that were rejected lie there, too, and are none."""

@@ -6,13 +6,16 @@ one asks. At most 24 bytes of memory an exchange, 37 a message whose context a r
 
 import re
 import struct
+from typing import BinaryIO, Self
+
+from msgspec import Struct
 
 from faillog_otel import propagation
 from faillog_otel.events.contexts import traceparents
 from faillog_otel.events.decode import answer_of, decode, may_be_exchange
 from faillog_otel.events.entry import Learned
 from faillog_otel.events.model import Answer, AttemptProperties, BadRecord, Event, Reason
-from faillog_otel.ledger.lookup import MEMORY_BYTES, Lookup
+from faillog_otel.ledger.lookup import HASH_BYTES, MEMORY_BYTES, Lookup
 
 LARGEST_REASONS_BYTES = 4 * 1024 * 1024
 """Distinct reasons beyond this are not remembered: their attempts say the status alone."""
@@ -23,19 +26,70 @@ _ANSWER = struct.Struct("<HI")  # status (0: none), number of the reason (0: non
 _CONTEXT = struct.Struct("16s8sB")  # trace id, span id, flags
 
 
+class Lessons(Struct, frozen=True):
+    """What was learned from a part of a file: entries of lookups, and the reasons that they number."""
+
+    answers: bytes
+    contexts: bytes
+    reasons: list[Reason | None]
+
+
+class Index(Struct, frozen=True):
+    """All that was learned from a file, where it stands in another file: tables of lookups, and reasons."""
+
+    answers: list[bytes]
+    contexts: list[bytes]
+    reasons: list[Reason | None]
+
+
 class Exchanges:
     """Exchange → Answer; exchange and message → traceparent. Of several with one id the first counts."""
 
-    def __init__(self, memory_bytes: int = MEMORY_BYTES) -> None:
-        self._answers = Lookup(_ANSWER.size, memory_bytes)
-        self._contexts = Lookup(_CONTEXT.size, memory_bytes)
+    def __init__(
+        self,
+        memory_bytes: int = MEMORY_BYTES,
+        *,
+        reasons_bytes: int = LARGEST_REASONS_BYTES,
+        file: BinaryIO | None = None,
+    ) -> None:
+        """`file`: where what memory does not hold is kept; temporary ones by default."""
+        self._answers = Lookup(_ANSWER.size, memory_bytes, file)
+        self._contexts = Lookup(_CONTEXT.size, memory_bytes, file)
         self._names_contexts = False
         self._reasons: list[Reason | None] = [None]
         self._reason_numbers: dict[Reason, int] = {}
         self._reason_bytes = 0
         self._asked: str | None = None
         self._told: Answer | None = None
+        self._most_reason_bytes = reasons_bytes
         self._learned = Learned(0)
+
+    @classmethod
+    def of(cls, index: Index, file: BinaryIO, memory_bytes: int = MEMORY_BYTES) -> Self:
+        """What another process learned and wrote out to the file, to be asked here. Closes the file."""
+        found = cls(memory_bytes, file=file)
+        found._answers.look_into(file, index.answers)
+        found._contexts.look_into(file, index.contexts)
+        found._names_contexts = bool(index.contexts)
+        found._reasons = index.reasons
+        return found
+
+    def lessons(self) -> Lessons:
+        """All that was learned here, as long as memory holds it."""
+        return Lessons(self._answers.entries(), self._contexts.entries(), self._reasons)
+
+    def take(self, lessons: Lessons) -> None:
+        """Learns what was learned elsewhere, from the part of the file that follows."""
+        self._asked = None
+        numbers = [self._number_of(reason) for reason in lessons.reasons]
+        for at in range(0, len(lessons.answers), HASH_BYTES + _ANSWER.size):
+            status, reason = _ANSWER.unpack_from(lessons.answers, at + HASH_BYTES)
+            self._answers.add(lessons.answers[at : at + HASH_BYTES], _ANSWER.pack(status, numbers[reason]))
+        self._contexts.add_entries(lessons.contexts)
+
+    def written_out(self) -> Index:
+        """All that was learned, written out to the file."""
+        return Index(self._answers.move_all(), self._contexts.move_all(), self._reasons)
 
     def learn(self, raw: bytes) -> None:
         """Remembers what this record says, where it is an exchange."""
@@ -111,7 +165,7 @@ class Exchanges:
         number = self._reason_numbers.get(reason)
         if number is None:
             size = len(reason.text.encode()) + len(reason.code or "")
-            if self._reason_bytes + size > LARGEST_REASONS_BYTES:
+            if self._reason_bytes + size > self._most_reason_bytes:
                 return 0
             self._reason_bytes += size
             number = self._reason_numbers[reason] = len(self._reasons)

@@ -74,6 +74,34 @@ class FoundPaths:
         self.problems.append(f"{error.filename}: {error.strerror}")
 
 
+class Passage:
+    """Bytes `start` to `end` of an open file, read by their positions: others may read it meanwhile."""
+
+    def __init__(self, descriptor: int, name: str, start: int, end: int) -> None:
+        """`name` is what the file is called in messages and kept entries."""
+        self.name = name
+        self.start = start
+        self.end = end
+        self.bytes_read = 0
+        """How far the present reading has come, in bytes of the file as it is (compressed or not)."""
+        self._descriptor = descriptor
+
+    def chunks(self) -> Iterator[bytes]:
+        """The bytes from the start. Raises InputError when they cannot be read on, or the file has shrunk."""
+        self.bytes_read = 0
+        try:
+            while left := self.end - self.start - self.bytes_read:
+                chunk = os.pread(self._descriptor, min(CHUNK_BYTES, left), self.start + self.bytes_read)
+                if not chunk:
+                    raise InputError(
+                        f"{self.name}: was cut short while it was read ({left} bytes): run it again"
+                    )
+                self.bytes_read += len(chunk)
+                yield chunk
+        except OSError as error:
+            raise InputError(f"{self.name}: {error.strerror}") from None
+
+
 class InputFile:
     """One input, open for reading, more than once. A context manager; raises InputError.
 
@@ -85,8 +113,6 @@ class InputFile:
     ) -> None:
         """`name` is what it is called in messages and kept entries, its path by default."""
         self.name = name or ("<stdin>" if path == STDIN else os.fsencode(path).decode(errors="replace"))
-        self.bytes_read = 0
-        """How far the present reading has come, in bytes of the file as it is (compressed or not)."""
         self._interruptible = interruptible
         try:
             if path == STDIN:
@@ -96,38 +122,53 @@ class InputFile:
                 if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
                     with self._file as once:
                         self._file = self._copied(once)
-            self._length = self.size()
+            self._whole = Passage(self.fileno(), self.name, 0, self.size())
         except OSError as error:
             raise InputError(f"{self.name}: {error.strerror}") from None
+
+    @property
+    def length(self) -> int:
+        """How many bytes are read of it."""
+        return self._whole.end
+
+    @property
+    def bytes_read(self) -> int:
+        """How far the present reading has come, in bytes of the file as it is (compressed or not)."""
+        return self._whole.bytes_read
 
     def chunks(self) -> Iterator[bytes]:
         """The file's bytes from its start. Raises InputError when it cannot be read on, or has shrunk."""
-        try:
-            self._file.seek(0)
-            self.bytes_read = 0
-            while left := self._length - self.bytes_read:
-                chunk = self._file.read(min(CHUNK_BYTES, left))
-                if not chunk:
-                    raise InputError(
-                        f"{self.name}: was cut short while it was read ({left} bytes): run it again"
-                    )
-                self.bytes_read += len(chunk)
-                yield chunk
-        except OSError as error:
-            raise InputError(f"{self.name}: {error.strerror}") from None
+        return self._whole.chunks()
+
+    def fileno(self) -> int:
+        """The open file's descriptor."""
+        return self._file.fileno()
+
+    def line_after(self, offset: int) -> int:
+        """The first position from this one on where a line begins, else the length. Raises InputError."""
+        at = offset - 1
+        for chunk in Passage(self.fileno(), self.name, at, self.length).chunks():
+            if (found := chunk.find(b"\n")) >= 0:
+                return at + found + 1
+            at += len(chunk)
+        return self.length
 
     def grown_bytes(self) -> int:
         """How much was added to the file since it was opened, and is not read."""
-        return max(0, self.size() - self._length)
+        return max(0, self.size() - self.length)
 
     def size(self) -> int:
         """The file's length in bytes, as it is now."""
-        return os.fstat(self._file.fileno()).st_size
+        return os.fstat(self.fileno()).st_size
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file."""
         self._file.close()
 
     def _copied(self, once: BinaryIO) -> BinaryIO:

@@ -1,8 +1,10 @@
 """The index of a file's exchanges, in memory and past it."""
 
 import hashlib
+import os
 import random
 import resource
+import tempfile
 import tracemalloc
 
 import pytest
@@ -34,6 +36,30 @@ def test_the_first_answer_of_each_exchange_is_found_and_no_other(
     for key in range(60):
         assert exchanges.find(digest(key)) == first.get(key)
     exchanges.close()
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.integers(0, 50), ANSWERS)), max_size=5),
+    st.sampled_from([20, 200, 10**6]),
+    st.sampled_from([20, 10**6]),
+)
+def test_what_is_learned_in_parts_and_asked_elsewhere_is_the_same(
+    parts: list[list[tuple[int, Answer]]], memory_bytes: int, memory_bytes_there: int
+) -> None:
+    """However much of it memory holds here, and there."""
+    with tempfile.TemporaryFile() as file:
+        whole, learned = Exchanges(), Exchanges(memory_bytes, file=file)
+        for part in parts:
+            lesson = Exchanges()
+            for key, answer in part:
+                whole.add(digest(key), answer)
+                lesson.add(digest(key), answer)
+            learned.take(lesson.lessons())
+        index = learned.written_out()
+        there = Exchanges.of(index, os.fdopen(os.dup(file.fileno()), "rb"), memory_bytes_there)
+        for key in range(60):
+            assert there.find(digest(key)) == whole.find(digest(key))
+        there.close()
 
 
 def test_a_key_that_shows_across_two_entries_is_not_found() -> None:

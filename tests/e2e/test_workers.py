@@ -1,0 +1,306 @@
+"""Several processes on the same files: nobody can tell, but from the time it takes."""
+
+import gzip
+import itertools
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import to_builtins
+from support.events import attempt, error, exchange, lines
+from support.program import Done, run_program, start_program
+from support.working import children, worked
+
+from faillog_otel.app.workers import MOST_DEATHS
+from faillog_otel.config import Signal
+from faillog_otel.otlp.receiver import Receiver, Reply
+
+
+def events(count: int, name: str = "") -> bytes:
+    """Attempts before and after their exchanges, exchanges with one id, bad and blank lines."""
+    found = []
+    for n in range(count):
+        found.append(attempt(messageId=f"{name}m{n}", destinationExchangeId=f"{name}x{(n * 7) % count}"))
+        found.append(error(messageId=f"{name}e{n}"))
+        if n % 5 == 0:
+            status = {"status": 400 + n % 99, "body": "no"}
+            name_of = f"{name}x{n % (count // 2)}"
+            again = exchange(destinationExchangeId=name_of, responseFromDestination=status)
+            found += [again] * (1 + n % 2)
+        if n % 11 == 0:
+            found += [b"{ broken", b"", attempt(messageId=f"{name}bad{n}", attempt="four")]
+    return b"\xef\xbb\xbf" + lines(*found)
+
+
+def records(receiver: Receiver) -> tuple[list[bytes], list[bytes]]:
+    logs, spans = receiver.logs(), receiver.spans()
+    return (
+        sorted(log.SerializeToString() for log in logs),
+        sorted(span.SerializeToString() for span in spans),
+    )
+
+
+def uids(receiver: Receiver) -> list[str]:
+    return [
+        pair.value.string_value
+        for log in receiver.logs()
+        for pair in log.attributes
+        if pair.key == "log.record.uid"
+    ]
+
+
+def away() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def keeps_the_law(summary: dict[str, Any]) -> bool:
+    outcomes = ("exported", "rejected", "quarantined", "pending", "duplicate")
+    return summary["records"] == sum(summary[name] for name in outcomes) and (
+        summary["lines"] in (0, summary["records"] + summary["blank"])
+    )
+
+
+def entries(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+
+
+def test_any_number_of_workers_does_the_same(tmp_path: Path) -> None:
+    """Bytes, counts, and the quarantine in the order of the files; cut, packed, whole and small files."""
+    one, two, three = tmp_path / "1.jsonl", tmp_path / "2.gz", tmp_path / "3.json"
+    one.write_bytes(events(60))
+    two.write_bytes(gzip.compress(events(20, "z")))
+    three.write_bytes(b"[" + b",".join([error(messageId=f"a{n}") for n in range(30)]) + b", 5]")
+    small = [tmp_path / f"s{n}" for n in range(5)]
+    for n, each in enumerate(small):
+        each.write_bytes(lines(error(messageId=f"s{n}"), b"x"))
+    found = []
+    for workers, size in ((1, 10**9), (1, 2000), (2, 2000), (3, 5000)):
+        folder = tmp_path / f"{workers}-{size}"
+        folder.mkdir()
+        with Receiver() as receiver:
+            done = worked(
+                [one, *small, two, three], receiver.http_endpoint, folder, workers=workers, size=size
+            )
+            assert done.problems == []
+            kept = folder.joinpath("quarantine").read_bytes()
+            found.append((records(receiver), to_builtins(done.counts), done.reasons, kept))
+    assert found[0][1]["exported"] > 200
+    for other in found[1:]:
+        assert other == found[0]
+
+
+def test_the_program_says_the_same_with_workers(tmp_path: Path) -> None:
+    """Parts are of a MiB at least: a file of 3 MiB has some."""
+    data = events(4500)
+    assert len(data) > 3 * 2**20
+    tmp_path.joinpath("events").write_bytes(data)
+    found = []
+    for number in ("1", "2"):
+        with Receiver() as receiver:
+            done = run_program(
+                *("run", "events", "--endpoint", receiver.http_endpoint, "--summary", "json"),
+                *("--workers", number, "--fail-on", "discarded"),
+                cwd=tmp_path,
+            )
+            summary = done.summary
+            for name in ("requests", "seconds"):
+                del summary[name]
+            found.append((done.code, summary, records(receiver)))
+        (tmp_path / "faillog-quarantine.jsonl").rename(tmp_path / f"kept-{number}")
+    assert found[0] == found[1]
+    assert found[0][0] == 1
+    places = [
+        [(each["line"], each["offset"], each["raw"]) for each in entries(tmp_path / f"kept-{n}")]
+        for n in "12"
+    ]
+    assert places[0] == places[1]
+    assert len(places[0]) > 700
+
+
+def run_with(
+    tmp_path: Path, script: Callable[[int, int], Reply | None], *args: str
+) -> tuple[Done, list[str]]:
+    """Runs two workers; each request is told to `script` with its number and the run's process id."""
+    requests = itertools.count()
+    pid: list[int] = []
+
+    def scripted(_signal: Signal, _body: bytes) -> Reply | None:
+        return script(next(requests), pid[0])
+
+    with Receiver(scripted) as receiver:
+        with start_program(
+            *("run", *args, "--endpoint", receiver.http_endpoint, "--summary", "json", "--workers", "2"),
+            cwd=tmp_path,
+        ) as process:
+            pid.append(process.pid)
+            stdout, stderr = process.communicate(timeout=60)
+        return Done(process.returncode, stdout, stderr.decode()), uids(receiver)
+
+
+def test_a_worker_that_is_killed_loses_nothing(tmp_path: Path) -> None:
+    """Some records may come twice, with the same ids."""
+    tmp_path.joinpath("events").write_bytes(events(4000))
+    with Receiver() as receiver:
+        run_program("run", "events", "--endpoint", receiver.http_endpoint, cwd=tmp_path)
+        expected = uids(receiver)
+    tmp_path.joinpath("faillog-quarantine.jsonl").unlink()
+
+    def killing(request: int, pid: int) -> Reply | None:
+        if request in (4, 9):
+            os.kill(children(pid)[0], signal.SIGKILL)
+        return None
+
+    done, found = run_with(tmp_path, killing, "events")
+    assert done.code == 3
+    assert set(found) == set(expected)
+    assert done.summary["exported"] == len(expected)
+    assert keeps_the_law(done.summary)
+    assert "a worker died (signal 9) over events, bytes" in done.stderr
+    assert len(entries(tmp_path / "faillog-quarantine.jsonl")) == done.summary["quarantined"]
+
+
+def test_what_every_worker_dies_over_is_given_up_and_the_rest_is_delivered(tmp_path: Path) -> None:
+    """As a PATH that cannot be read on: the run ends with 2."""
+    deadly, others = tmp_path / "deadly", tmp_path / "others"
+    deadly.write_bytes(lines(*[error(messageId=f"deadly{n}") for n in range(30)]))
+    others.write_bytes(lines(*[error(messageId=f"o{n}") for n in range(30)]))
+
+    def killing(_signal: Signal, body: bytes) -> Reply | None:
+        if b"deadly29 " in body:
+            for child in children(os.getpid()):
+                os.kill(child, signal.SIGKILL)
+            return Reply(hangs_up=True)
+        return None
+
+    with Receiver(killing) as receiver:
+        done = worked([deadly, others], receiver.http_endpoint, tmp_path, workers=1, size=5000)
+        (problem,) = done.problems
+        assert problem.startswith(f"deadly: {MOST_DEATHS} workers died over the same records (signal 9): ")
+        assert 30 <= done.counts.records == done.counts.exported < 60
+        said = {record.body.string_value for record in receiver.logs()}
+        assert sum("message o" in each for each in said) == 30
+
+
+def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
+    tmp_path.joinpath("events").write_bytes(events(4000))
+    started: set[int] = set()
+
+    def killing(_request: int, pid: int) -> Reply | None:
+        if not started:
+            started.update(children(pid))
+            os.kill(pid, signal.SIGKILL)
+        return Reply(delay_seconds=60)
+
+    requests = itertools.count()
+    pid: list[int] = []
+    with (
+        Receiver(lambda _signal, _body: killing(next(requests), pid[0])) as receiver,
+        start_program(
+            *("run", "events", "--endpoint", receiver.http_endpoint, "--workers", "2"), cwd=tmp_path
+        ) as process,
+    ):
+        pid.append(process.pid)
+        _, stderr = process.communicate(timeout=60)  # they hold standard error open as long as they live
+    assert process.returncode == -signal.SIGKILL
+    assert len(started) == 2
+    assert stderr.count(b"Traceback") == 0
+
+
+def test_sigterm_ends_all_workers_and_keeps_the_law(tmp_path: Path) -> None:
+    """What was under way is pending or exported; nothing more is taken in, and no process stays."""
+    tmp_path.joinpath("events").write_bytes(events(6000))
+    started: set[int] = set()
+
+    def stopping(request: int, pid: int) -> Reply | None:
+        started.update(children(pid))
+        if request == 3:
+            os.kill(pid, signal.SIGTERM)
+        return Reply(delay_seconds=30) if request >= 3 else None
+
+    done, _ = run_with(tmp_path, stopping, "events")
+    assert done.code == 128 + signal.SIGTERM
+    assert keeps_the_law(done.summary)
+    assert 0 < done.summary["records"] < 12_000
+    assert done.summary["pending"] == len(entries(tmp_path / "faillog-pending.jsonl")) > 0
+    assert len(started) == 2
+    assert not any(Path(f"/proc/{each}").exists() for each in started)
+
+
+@pytest.mark.parametrize("size", [2000, 10**9])
+def test_what_is_not_delivered_is_pending_in_the_order_of_the_files(tmp_path: Path, size: int) -> None:
+    files = [tmp_path / "a", tmp_path / "b"]
+    for each in files:
+        each.write_bytes(events(60, each.name))
+    found = []
+    for number in (1, 3):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        done = worked(files, away(), folder, workers=number, size=size)
+        assert done.counts.pending == len(entries(folder / "pending")) > 250
+        assert done.over
+        found.append([each | {"detail": ""} for each in entries(folder / "pending")])
+    assert found[0] == found[1]
+    places = [(each["file"], each["offset"]) for each in found[0]]
+    assert places == sorted(places)
+
+
+def test_standard_input_and_files_that_are_not_there(tmp_path: Path) -> None:
+    tmp_path.joinpath("a").write_bytes(events(1000, "a"))
+    with Receiver() as receiver:
+        done = run_program(
+            *("run", "-", "a", "nowhere", "--endpoint", receiver.http_endpoint, "--summary", "json"),
+            cwd=tmp_path,
+            stdin=events(2000, "stdin"),
+            FAILLOG_WORKERS="2",
+        )
+        assert done.code == 2
+        assert "nowhere: no such file" in done.stderr
+        assert keeps_the_law(done.summary)
+        assert len(uids(receiver)) == done.summary["exported"]
+    files = [each["file"] for each in entries(tmp_path / "faillog-quarantine.jsonl")]
+    assert [name for name, _ in itertools.groupby(files)] == ["<stdin>", "a"]
+
+
+def test_the_pending_file_is_replayed_by_workers_too(tmp_path: Path) -> None:
+    """Beside other files; what was read of it leaves it."""
+    tmp_path.joinpath("events").write_bytes(events(1000))
+    assert run_program("run", "events", "--endpoint", away(), "--wait", "0s", cwd=tmp_path).code == 4
+    pending = tmp_path / "faillog-pending.jsonl"
+    before = len(entries(pending))
+    tmp_path.joinpath("more").write_bytes(lines(*[error(messageId=f"o{n}") for n in range(10)]))
+    with Receiver() as receiver:
+        done = run_program(
+            *("run", pending.name, "more", "--endpoint", receiver.http_endpoint, "--summary", "json"),
+            *("--workers", "2"),
+            cwd=tmp_path,
+        )
+        assert done.code == 0
+        assert done.summary["exported"] == len(uids(receiver)) == before + 10
+    assert not pending.exists()
+
+
+def test_a_module_in_the_working_directory_is_none_of_ours(tmp_path: Path) -> None:
+    tmp_path.joinpath("a").write_bytes(events(10, "a"))
+    tmp_path.joinpath("b").write_bytes(events(10, "b"))
+    tmp_path.joinpath("msgspec.py").write_text("raise SystemExit('not this one')")
+    with Receiver() as receiver:
+        done = run_program(
+            *("run", "a", "b", "--endpoint", receiver.http_endpoint, "--workers", "2"), cwd=tmp_path
+        )
+        assert done.code == 3, done.stderr
+
+
+def test_polling_says_that_it_uses_one_process(tmp_path: Path) -> None:
+    done = run_program(
+        *("run", "--once", "--collection", "c", "--workers", "2"),
+        *("--segment-url", away(), "--state-dir", "state"),
+        cwd=tmp_path,
+        SEGMENT_TOKEN="token",  # noqa: S106  # nobody's
+    )
+    assert "--workers" in done.stderr

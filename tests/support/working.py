@@ -1,0 +1,60 @@
+"""A run by workers, put together as `run` does it, with parts as small as a test wants them."""
+
+import io
+import select
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
+from pathlib import Path
+
+from faillog_otel.app.orders import Start
+from faillog_otel.app.supply import Supply
+from faillog_otel.app.workers import Workers
+from faillog_otel.config import DeliveryConfig, MappingConfig, RunConfig
+from faillog_otel.ledger.kept import KeptFiles
+from faillog_otel.segment.paths import InputFile
+from support.delivering import targets
+
+COMMAND = [sys.executable, "-P", "-m", "faillog_otel.cli.worker"]
+
+
+def worked(
+    files: Sequence[Path],
+    endpoint: str,
+    folder: Path,
+    *,
+    workers: int,
+    size: int,
+    batch_records: int = 20,
+    is_stopping: Callable[[], bool] = lambda: False,
+) -> Workers:
+    """Forwards files in parts of `size` bytes; `folder` then has `quarantine` and `pending`, if need be."""
+    delivery = DeliveryConfig(
+        targets=targets(endpoint, "http/protobuf"), wait_seconds=0, batch_records=batch_records
+    )
+    quarantine, pending = str(folder / "quarantine"), str(folder / "pending")
+    config = RunConfig(mapping=MappingConfig(), delivery=delivery, quarantine=quarantine, pending=pending)
+    kept = KeptFiles(quarantine, pending, reference_ns=0)
+
+    def opened(path: str) -> InputFile:
+        return InputFile(path, io.BytesIO(), nullcontext, Path(path).name)
+
+    with (
+        Workers(
+            workers,
+            COMMAND,
+            Start(config, 0),
+            is_stopping=is_stopping,
+            readable=lambda ours, seconds: select.select(ours, [], [], seconds)[0],
+        ) as running,
+        closing(Supply(list(map(str, files)), opened, workers=workers, size=size)) as supply,
+    ):
+        running.run(supply, kept, lambda _: None)
+        kept.close()
+        return running
+
+
+def children(process: int) -> list[int]:
+    """The processes that a process has started and that are not gone."""
+    tasks = Path(f"/proc/{process}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
