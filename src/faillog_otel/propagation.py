@@ -100,10 +100,10 @@ def part(of: bytes, start: int, stop: int) -> bytes:
     W3C forbids an all-zero id, and some backends drop a trace id of which either half is zero. So while
     any eight bytes of the id are zero, the SHA-256 of the digest takes the digest's place.
     """
-    while _ZEROS in (found := of[start:stop]) and not all(
-        any(of[at : at + 8]) for at in range(start, stop, 8)
-    ):
+    found = of[start:stop]
+    while _ZEROS in found and not all(any(found[at : at + 8]) for at in range(0, stop - start, 8)):
         of = _sha256(of).digest()
+        found = of[start:stop]
     return found
 
 

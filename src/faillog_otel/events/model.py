@@ -128,7 +128,7 @@ class Event(Struct, frozen=True, gc=False):
     `raw` are its own JSON bytes as they came, without outer white space. Times are nanoseconds since
     1970; `logged_ns` equals `occurred_ns` where Segment wrote no `loggedAt`. `extras` holds what the
     structs do not know, as it was: its paths start inside `properties`. `is_plain`: all its texts are
-    printable ASCII without quotes and backslashes, it has no extras, no request and no response, and is short.
+    printable ASCII without quotes and backslashes, it is short, and has no extras, request or response.
     """
 
     properties: Properties

@@ -42,7 +42,7 @@ from faillog_otel.otlp.parts import (
     true_time,
 )
 from faillog_otel.otlp.records import StatusCode
-from faillog_otel.otlp.stencils import Stencils, link_bytes, with_gaps
+from faillog_otel.otlp.stencils import Gap, Stencils, link_bytes, with_gaps
 from faillog_otel.otlp.wire import VARINT, fixed64, int64, message_field, tag, text_field, varint
 
 REMEMBERED = 1024
@@ -60,7 +60,7 @@ class WireEncoder:
         self._shifts = config.time_policy.kind != "occurred"
         self._remembered_where = lru_cache(REMEMBERED)(self._where)
         self._remembered_how = lru_cache(REMEMBERED)(self._how)
-        self._stencils = Stencils(self._parts_with_gaps)
+        self._stencils = Stencils(self._parts_with_gaps, self._alone)
 
     def encode(self, event: Event, context: Context) -> Item:
         """The event's records in this context."""
@@ -68,7 +68,7 @@ class WireEncoder:
         if self._shifts:
             time_ns = shifted(time_ns, context.reference_ns, self._config.time_policy)
         is_shifted = time_ns != event.occurred_ns
-        if event.is_plain and not is_shifted and (item := self._stencils.item(event, context)):
+        if not is_shifted and (item := self._stencils.item(event, context)):
             return item
         log, span = self._parts(event, context, time_ns)
         return Item(b"".join(log), b"".join(span), is_shifted)
@@ -106,6 +106,13 @@ class WireEncoder:
         span = layout.span_parts(values, where, how, origin) if span_id else ()
         return layout.log_parts(values, where, how, attributes, origin, when), span
 
+    def _alone(self, event: Event) -> bytes | None:
+        """The attributes that only the event's log record carries, where all of them surely fit."""
+        alone, dropped = log_attributes(event, self._config)
+        if dropped or (alone and self._is_limited):
+            return None
+        return attribute_fields(messages.LOG_ATTRIBUTES, alone)
+
     def _log_attributes(self, event: Event, where: Where, how: How, own: Own, values: Values) -> Parts:
         """A log record's attributes, and how many were left out."""
         alone, dropped = log_attributes(event, self._config)
@@ -117,7 +124,7 @@ class WireEncoder:
             fields = (attribute_fields(messages.LOG_ATTRIBUTES, kept),)
             dropped += more
         elif alone:
-            fields += (attribute_fields(messages.LOG_ATTRIBUTES, alone),)
+            fields += (Gap(attribute_fields(messages.LOG_ATTRIBUTES, alone)),)
         if dropped:
             fields += (tag(messages.LOG_DROPPED_ATTRIBUTES, VARINT) + varint(dropped),)
         return fields

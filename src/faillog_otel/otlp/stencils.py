@@ -1,4 +1,4 @@
-"""Plain attempts and errors are alike but for ids and times: written once, with gaps where those stand.
+"""Most events are alike but for ids and times: written once, with gaps where those stand.
 
 A stencil is made of the first event of its kind, from the very parts that its records are joined of, so
 there is one layout. An event that fits no stencil is written part by part, and so are all others.
@@ -11,10 +11,10 @@ from hashlib import sha256
 from msgspec import Struct
 
 from faillog_otel import propagation
-from faillog_otel.events.model import AttemptProperties, Context, ErrorProperties, Event
+from faillog_otel.events.model import AttemptProperties, Context, ErrorProperties, Event, ExchangeProperties
 from faillog_otel.otlp.encoding import Item
 from faillog_otel.otlp.layout import Parts, Values
-from faillog_otel.otlp.mapping import UID_STARTS, link_to_exchange
+from faillog_otel.otlp.mapping import UID_STARTS, exchange_ids, link_to_exchange
 from faillog_otel.otlp.messages import link_field
 from faillog_otel.otlp.wire import fixed64, int64
 
@@ -23,10 +23,17 @@ LONGEST_STENCIL_BYTES = 4096
 """Longer ones are not remembered: all of them take some MiB at most."""
 
 _ATTEMPT, _ERROR = UID_STARTS["segment.attempt"], UID_STARTS["segment.error"]
-_ATTEMPT_GAPS, _ERROR_GAPS = (11, 10), (9, 0)
+_EXCHANGE = UID_STARTS["segment.exchange"]
+_ATTEMPT_GAPS, _ERROR_GAPS, _EXCHANGE_GAPS = (11, 10), (9, 0), (11, 8)
 """In the log record, in the span."""
+_LONGEST_OWN = 512
+"""Characters of an exchange's own texts, and of its request's URL, that are surely not cut."""
 
-_trace_id = lru_cache(maxsize=1024)(propagation.derived_trace_id)  # a message has several events
+
+@lru_cache(maxsize=1024)  # a message has several events
+def _trace_id(message: bytes) -> bytes:
+    """`propagation.derived_trace_id` of a plain messageId: JSON writes it as it is."""
+    return propagation.part(sha256(b'["segment.message","%b"]' % message).digest(), 0, 16)
 
 
 def link_bytes(exchange_id: str) -> bytes:
@@ -63,22 +70,34 @@ class Stencil(Struct, frozen=True, gc=False):
 
 
 class Stencils:
-    """Those of one encoder, for plain events whose records carry their own time."""
+    """Those of one encoder, for events whose records carry their own time."""
 
-    def __init__(self, parts_of: Callable[[Event, Context], tuple[Parts, Parts]]) -> None:
-        """`parts_of` gives a log record and a span part by part, with the event's own values as Gaps."""
+    def __init__(
+        self,
+        parts_of: Callable[[Event, Context], tuple[Parts, Parts]],
+        alone_of: Callable[[Event], bytes | None],
+    ) -> None:
+        """`parts_of` gives a log record and a span part by part, with the event's own values as Gaps.
+
+        `alone_of` gives the attributes that only the log record of an exchange carries; None where limits
+        or their number leave some out.
+        """
         self._parts_of = parts_of
+        self._alone_of = alone_of
         self._known: dict[tuple[object, ...], Stencil] = {}
 
     def item(self, event: Event, context: Context) -> Item | None:
         """The event's records; None where they have to be written part by part."""
         properties = event.properties
-        if context.traceparent is not None or not event.occurred_ns or not event.logged_ns:
+        if not event.occurred_ns or not event.logged_ns:
             return None
-        if type(properties) is AttemptProperties:
-            return self._attempt(event, properties, context)
-        if type(properties) is ErrorProperties:
-            return self._error(event, properties, context)
+        if event.is_plain and context.traceparent is None:
+            if type(properties) is AttemptProperties:
+                return self._attempt(event, properties, context)
+            if type(properties) is ErrorProperties:
+                return self._error(event, properties, context)
+        if type(properties) is ExchangeProperties and not event.extras:
+            return self._exchange(event, properties, context)
         return None
 
     def _attempt(self, event: Event, properties: AttemptProperties, context: Context) -> Item | None:
@@ -102,7 +121,7 @@ class Stencils:
             return None
         identity = b'["segment.attempt","%b",%b,"%b"]' % (message, stencil.between, occurred)
         span_id = propagation.part(sha256(identity).digest(), 0, 8)
-        trace_id = _trace_id(message_id)
+        trace_id = _trace_id(message)
         uid = sha256(_ATTEMPT + event.raw).hexdigest()[:32].encode()
         time, observed = fixed64(event.occurred_ns), fixed64(event.logged_ns)
         own = (message, exchange, occurred, logged, lag)
@@ -128,7 +147,39 @@ class Stencils:
         uid = sha256(_ERROR + event.raw).hexdigest()[:32].encode()
         time, observed = fixed64(event.occurred_ns), fixed64(event.logged_ns)
         own = (message, occurred, logged, lag)
-        return Item(stencil.log % (time, message, *own, uid, _trace_id(message_id), observed), b"")
+        return Item(stencil.log % (time, message, *own, uid, _trace_id(message), observed), b"")
+
+    def _exchange(self, event: Event, properties: ExchangeProperties, context: Context) -> Item | None:
+        exchange_id, response = properties.destination_exchange_id, properties.response_from_destination
+        occurred_at, logged_at = properties.occurred_at, properties.logged_at
+        if not exchange_id or occurred_at is None or logged_at is None or response is None:
+            return None
+        request, status = properties.request_to_destination, response.status
+        asked = (request.method, request.url) if request is not None else None
+        own_length = len(exchange_id) + len(occurred_at) + len(logged_at)
+        asked_length = len(request.url or "") + len(request.method or "") if request is not None else 0
+        if status is None or own_length > _LONGEST_OWN or asked_length > _LONGEST_OWN:
+            return None
+        if not exchange_id.isascii() or not exchange_id.isprintable():
+            return None
+        alone = self._alone_of(event)
+        if not alone:
+            return None
+        exchange, occurred, logged = exchange_id.encode(), occurred_at.encode(), logged_at.encode()
+        lag = int64((event.logged_ns - event.occurred_ns) // 1_000_000)
+        shape = (len(exchange), len(occurred), len(logged), len(lag))
+        key = (event.routing, status, asked, event.reason, shape)
+        stencil = self._known.get(key) or self._first(key, event, context, _EXCHANGE_GAPS)
+        if not stencil.log:
+            return None
+        trace_id, span_id = exchange_ids(exchange_id)
+        uid = sha256(_EXCHANGE + event.raw).hexdigest()[:32].encode()
+        time, observed = fixed64(event.occurred_ns), fixed64(event.logged_ns)
+        own = (exchange, occurred, logged, lag)
+        return Item(
+            stencil.log % (time, exchange, *own, uid, alone, trace_id, span_id, observed),
+            stencil.span % (trace_id, span_id, time, time, *own),
+        )
 
     def _first(
         self,
