@@ -89,31 +89,41 @@ def _read_closely(raw: bytes) -> Event | BadRecord:
         # Inside fields that are skipped over, msgspec lets invalid UTF-8 and deep nesting pass.
         raw.isascii() or raw.decode()
         if holds_too_much(raw):
-            return _too_deep(raw) or BadRecord(
-                "too_many_values", f"the record holds more than {MOST_VALUES} values", raw
-            )
-        extras: dict[str, Any] = {}
-        try:
-            properties: Properties = _known.decode(raw).properties
-            routing = _shallow_routing(bytes(properties.routed))
-            if routing is None or not _is_flat(properties):
-                if bad := _too_deep(raw):
-                    return bad
-                routing = routing or _read_routing(bytes(properties.routed))
-        except msgspec.ValidationError:
-            if bad := _too_deep(raw):
-                return bad
-            value = _read_anything(raw)
-            if not isinstance(value, dict):
-                return BadRecord("not_an_object", "a record is a JSON object; this is not", raw)
-            properties, extras = _read_leniently(value)
-            routed = bytes(properties.routed)
-            routing = _shallow_routing(routed) or _read_routing(routed)
+            detail = f"the record holds more than {MOST_VALUES} values"
+            return _too_deep(raw) or BadRecord("too_many_values", detail, raw)
+        read = _read_strictly(raw) or _too_deep(raw) or _read_loosely(raw)
     except UnicodeDecodeError as error:
         return BadRecord("invalid_utf8", f"not UTF-8 at byte {error.start}", raw)
     except (ValueError, RecursionError) as error:  # msgspec.DecodeError is a ValueError
         return _too_deep(raw) or BadRecord("invalid_json", why_not_json(raw, str(error)), raw)
-    return _complete(raw, properties, extras, routing)
+    return read if isinstance(read, BadRecord) else _complete(raw, *read)
+
+
+_Read = tuple[Properties, dict[str, Any], Routing]
+"""With what the structs do not know."""
+
+
+def _read_strictly(raw: bytes) -> _Read | BadRecord | None:
+    """None where the structs refuse it. Raises ValueError and RecursionError."""
+    try:
+        properties: Properties = _known.decode(raw).properties
+    except msgspec.ValidationError:
+        return None
+    routed = bytes(properties.routed)
+    routing = _shallow_routing(routed)
+    if (routing is None or not _is_flat(properties)) and (bad := _too_deep(raw)):
+        return bad
+    return properties, {}, routing or _read_routing(routed)
+
+
+def _read_loosely(raw: bytes) -> _Read | BadRecord:
+    """What fits the structs, and what does not. Raises ValueError."""
+    value = _read_anything(raw)
+    if not isinstance(value, dict):
+        return BadRecord("not_an_object", "a record is a JSON object; this is not", raw)
+    properties, extras = _fitted(value)
+    routed = bytes(properties.routed)
+    return properties, extras, _shallow_routing(routed) or _read_routing(routed)
 
 
 def _too_deep(raw: bytes) -> BadRecord | None:
@@ -216,7 +226,7 @@ def _complete(
 # -- the lenient way ---------------------------------------------------------------------------------
 
 
-def _read_leniently(value: dict[str, Any]) -> tuple[Properties, dict[str, Any]]:
+def _fitted(value: dict[str, Any]) -> tuple[Properties, dict[str, Any]]:
     name, version = value.get("event"), value.get("version")
     of_type = _PROPERTIES.get(name) if isinstance(name, str) else None
     extras = {key: item for key, item in value.items() if key not in _ENVELOPE}

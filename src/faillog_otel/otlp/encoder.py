@@ -98,13 +98,13 @@ class WireEncoder:
             span_id=span_id or (origin.log_span_id if origin else b""),
             observed=fixed64(event.logged_ns) if event.logged_ns else b"",
             links=_links(event, origin),
+            when=true_time(event).encode() if is_shifted else b"",
         )
         if has_gaps:
             values = with_gaps(values)
-        when = true_time(event).encode() if is_shifted else b""
         attributes = self._log_attributes(event, where, how, own, values)
         span = layout.span_parts(values, where, how, origin) if span_id else ()
-        return layout.log_parts(values, where, how, attributes, origin, when), span
+        return layout.log_parts(values, where, how, attributes, origin), span
 
     def _alone(self, event: Event) -> bytes | None:
         """The attributes that only the event's log record carries, where all of them surely fit."""

@@ -77,7 +77,7 @@ class Values(NamedTuple):
     time: bytes
     """Fixed64; so is `observed`."""
     about: bytes
-    """The id that the log's body names."""
+    """The id that the log's body names; `when` are its last words."""
     own: tuple[bytes | None, ...]
     """As OWN names them."""
     uid: bytes
@@ -86,13 +86,12 @@ class Values(NamedTuple):
     """Of the span, or of the span that the log record belongs to."""
     observed: bytes
     links: bytes
+    when: bytes
 
 
-def log_parts(
-    values: Values, where: Where, how: How, attributes: Parts, origin: Origin | None, when: bytes
-) -> Parts:
-    """A LogRecord message. `when` are the last words of its body."""
-    words = (how.opening, where.before, values.about, where.after, how.ending, when)
+def log_parts(values: Values, where: Where, how: How, attributes: Parts, origin: Origin | None) -> Parts:
+    """A LogRecord message."""
+    words = (how.opening, where.before, values.about, where.after, how.ending, values.when)
     return (
         _LOG_TIME if values.time else b"",
         values.time,

@@ -55,7 +55,8 @@ class Gap(bytes):
 def with_gaps(values: Values) -> Values:
     """The values, which can now be told from other parts; what is absent stays so."""
     own = tuple(None if value is None else Gap(value) for value in values.own)
-    return Values(*(own if isinstance(value, tuple) else value and Gap(value) for value in values))
+    others = {name: Gap(value) for name, value in values._asdict().items() if value and name != "own"}
+    return values._replace(own=own, **others)
 
 
 class Stencil(Struct, frozen=True, gc=False):
