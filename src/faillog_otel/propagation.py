@@ -33,6 +33,8 @@ _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _TRACE_DIGITS = 22
 _NONCE_DIGITS = 10
 _UNIQUE_BYTES = 16
+CARRYING = ("00-", "tr1-")
+"""How messageIds begin that carry a context."""
 _ZEROS = bytes(8)
 _LONGEST_REMEMBERED = 128
 """Characters of an exchange's id."""
@@ -67,13 +69,12 @@ def attempt_digest(
     occurred_at: str | None,
 ) -> bytes:
     """The digest that an attempt's span id (bytes 0-7) is a part of."""
-    # H("segment.attempt", ...), spelled out: every attempt needs one.
-    text = (
-        f'["segment.attempt",{"null" if message_id is None else _quoted(message_id)},'
-        f"{'null' if to_id is None else _quoted(to_id)},{'null' if from_id is None else _quoted(from_id)},"
-        f"{'null' if attempt is None else attempt},{'null' if occurred_at is None else _quoted(occurred_at)}]"
-    )
-    return _sha256(text.encode()).digest()
+    return digest("segment.attempt", message_id, to_id, from_id, attempt, occurred_at)
+
+
+def attempt_between(to_id: str | None, from_id: str | None, attempt: int | None) -> bytes:
+    """What stands in the array that is hashed for an attempt between its messageId and its time."""
+    return ",".join(map(_as_json, (to_id, from_id, attempt))).encode()
 
 
 def exchange_digest(exchange_id: str | None) -> bytes:
@@ -99,10 +100,10 @@ def part(of: bytes, start: int, stop: int) -> bytes:
     W3C forbids an all-zero id, and some backends drop a trace id of which either half is zero. So while
     any eight bytes of the id are zero, the SHA-256 of the digest takes the digest's place.
     """
-    while _ZEROS in (found := of[start:stop]) and not all(
-        any(of[at : at + 8]) for at in range(start, stop, 8)
-    ):
+    found = of[start:stop]
+    while _ZEROS in found and not all(any(found[at : at + 8]) for at in range(0, stop - start, 8)):
         of = _sha256(of).digest()
+        found = of[start:stop]
     return found
 
 
@@ -127,7 +128,7 @@ def context_in(message_id: str) -> TraceContext | None:
 
     A full one may end after its flags or go on with `-` and anything; nothing is ever half used.
     """
-    if not message_id.startswith(("00-", "tr1-")):
+    if not message_id.startswith(CARRYING):
         return None
     if found := _FULL.fullmatch(message_id):
         return _checked(found)

@@ -9,28 +9,22 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
-from msgspec import Struct, field
+from msgspec import Struct
 from msgspec.structs import replace
 
+from faillog_otel.app.batch import Batch, Sending, sort_of
 from faillog_otel.config import DeliveryConfig, Signal
 from faillog_otel.errors import LedgerBroken
 from faillog_otel.events.decode import decode
 from faillog_otel.events.entry import Entry, Learned, Rejection, read_entry, write_entry
-from faillog_otel.events.forms import JSON_LINES, Form, form_of, read_exchanges, read_records
-from faillog_otel.events.model import (
-    AttemptProperties,
-    BadRecord,
-    ErrorProperties,
-    Event,
-    ExchangeProperties,
-    Place,
-)
-from faillog_otel.events.record import FROM_THE_START, Blank, Record, Start
+from faillog_otel.events.forms import JSON_LINES, Form, form_of, read_exchanges, read_groups, read_records
+from faillog_otel.events.model import BadRecord, Event, Place
+from faillog_otel.events.record import FROM_THE_START, Blank, Group, Record, Start
 from faillog_otel.events.unpack import unpack
-from faillog_otel.ledger.counts import Book, Counts, Kept, Stretch
+from faillog_otel.ledger.counts import Book, Counts, Kept
 from faillog_otel.ledger.exchanges import Exchanges
-from faillog_otel.otlp.delivery import Delivery, Fates, Ticket
-from faillog_otel.otlp.encoding import Encoder, Item
+from faillog_otel.otlp.delivery import Delivery, Fates
+from faillog_otel.otlp.encoding import Encoder
 from faillog_otel.otlp.sender import Suspect, Unfit, Untaken
 from faillog_otel.segment.paths import InputFile, Passage
 from faillog_otel.telemetry.measuring import NO_TELEMETRY, Telemetry
@@ -50,50 +44,11 @@ MOST_SUSPECTS = 512
 """So many records may wait for the proof that it is they whom the collector refuses."""
 
 
-class _Sending(Struct, frozen=True, gc=False):
-    """A record that is mapped: where it stands, what it learned, and what is sent of it."""
-
-    number: int
-    place: Place
-    raw: bytes
-    learned: Learned
-    item: Item
-    unsendable: tuple[Signal, ...] = ()
-    """Signals that a kept record is still owed, and that this run does not send."""
-    event: str = "other"
-    destination: str = ""
-    logged_ns: int = 0
-
-
 class Lines(Struct, frozen=True):
     """Where a passage of JSON Lines begins, and what the exchanges of the whole file say."""
 
     start: Start
     exchanges: Exchanges
-
-
-class _Batch(Struct):
-    """Records that are sent together, and those between them that are not sent."""
-
-    book: Book
-    stretch: Stretch = field(default_factory=Stretch)
-    sendings: list[_Sending] = field(default_factory=list)
-    ticket: Ticket | None = None
-    held_bytes: int = 0
-    suspects: int = 0
-    """So many of its records are not cleared up yet."""
-    largest_request: int = 0
-    is_plain: bool = True
-    """Whether none of its records was kept before: none of them owes or has suffered anything."""
-
-    def keep(self, kept: Kept) -> None:
-        """Notes a record that is kept, and why."""
-        self.stretch.kept.append(kept)
-        self.held_bytes += len(kept.entry)
-
-    def account(self, sending: _Sending, outcome: str) -> None:
-        """Notes what became of a record that was sent."""
-        self.stretch.became[sending.event, outcome, sending.destination] += 1
 
 
 class _Stopped(Exception):
@@ -130,11 +85,11 @@ class Forwarder:
         self._sends_rejected = sends_rejected
         self._most_content = most_content_bytes
         self._telemetry = telemetry
-        self._batch: _Batch | None = None
-        self._under_way: deque[_Batch] = deque()
+        self._batch: Batch | None = None
+        self._under_way: deque[Batch] = deque()
         self._bytes_under_way = 0
-        self._suspects: deque[tuple[_Batch, _Sending, Fates]] = deque()
-        self._accounted: deque[_Batch] = deque()
+        self._suspects: deque[tuple[Batch, Sending, Fates]] = deque()
+        self._accounted: deque[Batch] = deque()
         self._bytes_accounted = 0
         self.stopped_at: int | None = 0
         """Where reading the last file stopped, in bytes of its content; None when all of it was read."""
@@ -160,11 +115,11 @@ class Forwarder:
             form = JSON_LINES if lines else form_of(self._content(file))
             if lines is None:
                 self._index(form, file, book, exchanges)
-            for record in self._records(form, file, progress, lines):
-                number, self._number = self._number, self._number + 1
-                if number >= self._start:
-                    self._take(file.name, number, record, book, exchanges, is_line=form.kind == "lines")
-                    self.stopped_at = record.offset + len(record.raw)
+            for group in self._groups(form, file, progress, lines):
+                if isinstance(group, Group):
+                    self._take_group(file.name, group, book, exchanges)
+                else:
+                    self._take(file.name, group, book, exchanges, is_line=form.kind == "lines")
             self.stopped_at = None
         except _Stopped:
             pass
@@ -192,8 +147,7 @@ class Forwarder:
     def _content(self, file: InputFile | Passage, *, is_bare: bool = False) -> Iterator[bytes]:
         chunks = file.chunks()
         for chunk in chunks if is_bare else unpack(chunks, self._most_content):
-            if self._is_stopping() or self.broken:
-                raise _Stopped
+            self._stop_if_asked()
             yield chunk
 
     def _index(self, form: Form, file: InputFile | Passage, book: Book, exchanges: Exchanges) -> None:
@@ -204,22 +158,22 @@ class Forwarder:
             for record in islice(records, max(known, 0)):
                 book.knows(_bytes_of(record))
 
-    def _records(
+    def _groups(
         self, form: Form, file: InputFile | Passage, progress: Progress, lines: Lines | None
-    ) -> Iterator[Record]:
+    ) -> Iterator[Group | Record]:
         told = 0
         content = self._counted(self._content(file, is_bare=lines is not None))
-        for record in read_records(form, content, lines.start if lines else FROM_THE_START):
+        for group in read_groups(form, content, lines.start if lines else FROM_THE_START):
             if file.bytes_read != told:
                 progress(file.bytes_read - told)
                 told = file.bytes_read
-            if isinstance(record, Blank):
-                self._take_blank(record.lines)
+            if isinstance(group, Blank):
+                self._take_blank(group.lines)
                 continue
             if self._is_stopping() or self.broken:
-                self.stopped_at = record.offset
+                self.stopped_at = group.offset
                 raise _Stopped
-            yield record
+            yield group
 
     def _take_blank(self, lines: int) -> None:
         """Blank lines are written down with the record behind them: a book goes on with both or neither."""
@@ -233,35 +187,74 @@ class Forwarder:
             self.counts.bytes_in += len(chunk)
             yield chunk
 
-    def _current(self, book: Book) -> _Batch:
+    def _current(self, book: Book) -> Batch:
         if self._batch is None:
-            self._batch = _Batch(book)
+            self._batch = Batch(book)
         return self._batch
 
-    def _take(
-        self, file: str, number: int, record: Record, book: Book, exchanges: Exchanges, *, is_line: bool
-    ) -> None:
+    def _take_group(self, file: str, group: Group, book: Book, exchanges: Exchanges) -> None:
+        """Lines that have nothing odd about them, as nearly all have."""
+        offset, reference_ns = group.offset, book.reference_ns
+        for line, raw in enumerate(group.raws, group.line):
+            number, self._number = self._number, self._number + 1
+            if number >= self._start:
+                batch = self._batch or self._current(book)
+                batch.stretch.counts.lines += 1
+                if not self._took_before(batch, number, raw):
+                    event = decode(raw)
+                    learned = exchanges.learned_by(event, reference_ns)
+                    place = Place(file, line, offset)
+                    if isinstance(event, Event):
+                        item = self._encoder.encode(event, learned)
+                        batch.add(Sending(number, place, raw, learned, item, sort_of(event), event.logged_ns))
+                    else:
+                        self._quarantine(batch, number, event, place, learned)
+                self.stopped_at = offset + len(raw)
+                if self._is_full(batch):
+                    self._flush()
+                    self._stop_if_asked()
+            offset += len(raw) + 1
+
+    def _take(self, file: str, record: Record, book: Book, exchanges: Exchanges, *, is_line: bool) -> None:
+        number, self._number = self._number, self._number + 1
+        if number < self._start:
+            return
         batch = self._batch or self._current(book)
-        counts = batch.stretch.counts
-        counts.lines += is_line
-        counts.records += 1
-        if book.knows(record.raw if record.bad is None else _bytes_of(record)):
-            counts.duplicate += 1
-            batch.stretch.became["", "duplicate", ""] += 1
-        elif book.holds_entries and (entry := read_entry(record.raw)) is not None:
-            self._take_again(batch, number, record.raw, entry)
-        else:
+        batch.stretch.counts.lines += is_line
+        if not self._took_before(batch, number, _bytes_of(record)):
             event = decode(record.raw) if record.bad is None else record.bad
             learned = exchanges.learned_by(event, book.reference_ns)
             self._take_event(batch, number, event, Place(file, record.line, record.offset), learned)
-        if (
-            counts.records >= self._config.batch_records
-            or batch.largest_request >= self._config.batch_bytes
-            or batch.held_bytes >= self._config.batch_bytes * HELD_BYTES_PER_BATCH_BYTE
-        ):
+        self.stopped_at = record.offset + len(record.raw)
+        if self._is_full(batch):
             self._flush()
 
-    def _take_again(self, batch: _Batch, number: int, line: bytes, entry: Entry) -> None:
+    def _took_before(self, batch: Batch, number: int, raw: bytes) -> bool:
+        """Counts a record; takes care of it where this run, or an earlier one, knows it already."""
+        book, counts = batch.book, batch.stretch.counts
+        counts.records += 1
+        if book.knows(raw):
+            counts.duplicate += 1
+            batch.stretch.became["", "duplicate", ""] += 1
+            return True
+        if book.holds_entries and (entry := read_entry(raw)) is not None:
+            self._take_again(batch, number, raw, entry)
+            return True
+        return False
+
+    def _is_full(self, batch: Batch) -> bool:
+        config = self._config
+        return (
+            batch.stretch.counts.records >= config.batch_records
+            or batch.largest_request >= config.batch_bytes
+            or batch.held_bytes >= config.batch_bytes * HELD_BYTES_PER_BATCH_BYTE
+        )
+
+    def _stop_if_asked(self) -> None:
+        if self._is_stopping() or self.broken:
+            raise _Stopped
+
+    def _take_again(self, batch: Batch, number: int, line: bytes, entry: Entry) -> None:
         """A record that an earlier run kept: with all that it learned then, and only what is still owed."""
         record = entry.record()
         is_rejected = entry.reason == "rejected"
@@ -282,11 +275,16 @@ class Forwarder:
         self._take_event(batch, number, decode(record), entry.place(), learned)
 
     def _take_event(
-        self, batch: _Batch, number: int, event: Event | BadRecord, place: Place, learned: Learned
+        self, batch: Batch, number: int, event: Event | BadRecord, place: Place, learned: Learned
     ) -> None:
         if isinstance(event, Event):
             self._add(batch, number, place, event, learned)
-            return
+        else:
+            self._quarantine(batch, number, event, place, learned)
+
+    def _quarantine(
+        self, batch: Batch, number: int, event: BadRecord, place: Place, learned: Learned
+    ) -> None:
         replayable = event.replayable
         entry = write_entry(event.reason, event.detail, place, event.raw, learned, replayable=replayable)
         batch.keep(Kept(number, "quarantine", event.reason, entry))
@@ -298,27 +296,21 @@ class Forwarder:
 
     # -- sending ---------------------------------------------------------------------------------------
 
-    def _add(self, batch: _Batch, number: int, place: Place, event: Event, learned: Learned) -> None:
-        kind = _count_event(event, batch.stretch.counts)
+    def _add(self, batch: Batch, number: int, place: Place, event: Event, learned: Learned) -> None:
         item = self._encoder.encode(event, learned)
         unsendable: tuple[Signal, ...] = ()
         if learned.signals:
             owed = item.only(learned.signals)
             item = owed if owed.log or owed.span else item  # mended, it may have become another event
             unsendable = tuple(each for each in learned.signals if each not in self._config.signals)
-        destination = event.routing.destination_id or ""
-        sending = _Sending(
-            number, place, event.raw, learned, item, unsendable, kind, destination, event.logged_ns
-        )
-        batch.sendings.append(sending)
-        log_bytes, span_bytes = len(item.log), len(item.span)
-        batch.largest_request += max(log_bytes, span_bytes)
-        batch.held_bytes += len(event.raw) + log_bytes + span_bytes  # roughly
+        sort, logged_ns = sort_of(event), event.logged_ns
+        batch.add(Sending(number, place, event.raw, learned, item, sort, logged_ns, unsendable))
 
     def _flush(self) -> None:
         batch, self._batch = self._batch, None
         if batch is None:
             return
+        batch.count()
         self._bytes_under_way += batch.held_bytes
         batch.ticket = self._delivery.submit([sending.item for sending in batch.sendings])
         self._under_way.append(batch)
@@ -337,7 +329,7 @@ class Forwarder:
         self._accounted.append(batch)
         self._bytes_accounted += batch.held_bytes
         if batch.ticket is not None and batch.is_plain and self._delivery.took_all(batch.ticket):
-            self._account_all(batch)
+            batch.account_all()
         elif batch.ticket is not None:
             for sending, fates in zip(batch.sendings, self._delivery.result(batch.ticket), strict=True):
                 if any(isinstance(fate, Suspect) for fate in fates.values()):
@@ -364,19 +356,7 @@ class Forwarder:
             batch.suspects -= 1
             self._account(batch, sending, self._delivery.settle(sending.item, fates))
 
-    @staticmethod
-    def _account_all(batch: _Batch) -> None:
-        """All records of the batch are exported: the ordinary case, without a look at each fate."""
-        sendings, stretch = batch.sendings, batch.stretch
-        stretch.counts.exported += len(sendings)
-        for (event, destination), count in Counter((s.event, s.destination) for s in sendings).items():
-            stretch.became[event, "exported", destination] += count
-        if shifted := [sending.number for sending in sendings if sending.item.is_shifted]:
-            stretch.counts.time_shifted += len(shifted)
-            stretch.shifted.update(shifted)
-        stretch.newest_ns = max([stretch.newest_ns, *[sending.logged_ns for sending in sendings]])
-
-    def _account(self, batch: _Batch, sending: _Sending, fates: Fates) -> None:
+    def _account(self, batch: Batch, sending: Sending, fates: Fates) -> None:
         counts = batch.stretch.counts
         untaken = [signal for signal, fate in fates.items() if isinstance(fate, Untaken)]
         untaken += sending.unsendable
@@ -442,21 +422,3 @@ def _told(rejections: Sequence[Rejection]) -> str:
     return "; ".join(
         f"{each.rejected} of {each.records} {each.signal}: {each.message}" for each in rejections
     )
-
-
-def _count_event(event: Event, counts: Counts) -> str:
-    """Counts the event; returns what kind it is."""
-    properties = event.properties
-    if isinstance(properties, AttemptProperties):
-        counts.events.attempt += 1
-        counts.failures += properties.outcome == "failure"
-        return "attempt"
-    if isinstance(properties, ErrorProperties):
-        counts.events.error += 1
-        counts.discarded += properties.discarded is True
-        return "error"
-    if isinstance(properties, ExchangeProperties):
-        counts.events.exchange += 1
-        return "exchange"
-    counts.events.other += 1
-    return "other"

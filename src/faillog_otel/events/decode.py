@@ -64,30 +64,87 @@ _REQUIRED: dict[type[Properties], tuple[str, ...]] = {
 _ENVELOPE = ("type", "event", "version", "properties")
 
 
+LONGEST_PLAIN_BYTES = 2048
+
+
 def decode(raw: bytes) -> Event | BadRecord:
     """Reads one record. Never raises, whatever the bytes are."""
+    if len(raw) <= LONGEST_PLAIN_BYTES and raw.isascii() and b"\\" not in raw and b"\x7f" not in raw:
+        try:
+            properties: Properties = _known.decode(raw).properties
+            routing = _shallow_routing(bytes(properties.routed))
+        except (ValueError, RecursionError):
+            routing = None  # looked at closely below
+        if (
+            routing is not None
+            and properties.request_to_destination is None
+            and properties.response_from_destination is None
+        ):
+            return _complete(raw, properties, {}, routing, is_plain=True)
+    return _read_closely(raw)
+
+
+def _read_closely(raw: bytes) -> Event | BadRecord:
     try:
         # Inside fields that are skipped over, msgspec lets invalid UTF-8 and deep nesting pass.
         raw.isascii() or raw.decode()
-        if is_too_deep(raw):
-            return BadRecord("too_deep", f"nested more than {DEEPEST_NESTING} levels deep", raw)
         if holds_too_much(raw):
-            return BadRecord("too_many_values", f"the record holds more than {MOST_VALUES} values", raw)
-        try:
-            properties: Properties = _known.decode(raw).properties
-            extras: dict[str, Any] = {} if properties.reason is UNSET else {"reason": properties.reason}
-            routing = _routing(bytes(properties.routed))
-        except msgspec.ValidationError:
-            value = _read_anything(raw)
-            if not isinstance(value, dict):
-                return BadRecord("not_an_object", "a record is a JSON object; this is not", raw)
-            properties, extras = _read_leniently(value)
-            routing = _routing(bytes(properties.routed))
+            detail = f"the record holds more than {MOST_VALUES} values"
+            return _too_deep(raw) or BadRecord("too_many_values", detail, raw)
+        read = _read_strictly(raw) or _too_deep(raw) or _read_loosely(raw)
     except UnicodeDecodeError as error:
         return BadRecord("invalid_utf8", f"not UTF-8 at byte {error.start}", raw)
-    except ValueError as error:  # msgspec.DecodeError is one
-        return BadRecord("invalid_json", why_not_json(raw, str(error)), raw)
-    return _complete(raw, properties, extras, routing)
+    except (ValueError, RecursionError) as error:  # msgspec.DecodeError is a ValueError
+        return _too_deep(raw) or BadRecord("invalid_json", why_not_json(raw, str(error)), raw)
+    return read if isinstance(read, BadRecord) else _complete(raw, *read)
+
+
+_Read = tuple[Properties, dict[str, Any], Routing]
+"""With what the structs do not know."""
+
+
+def _read_strictly(raw: bytes) -> _Read | BadRecord | None:
+    """None where the structs refuse it. Raises ValueError and RecursionError."""
+    try:
+        properties: Properties = _known.decode(raw).properties
+    except msgspec.ValidationError:
+        return None
+    routed = bytes(properties.routed)
+    routing = _shallow_routing(routed)
+    if (routing is None or not _is_flat(properties)) and (bad := _too_deep(raw)):
+        return bad
+    return properties, {}, routing or _read_routing(routed)
+
+
+def _read_loosely(raw: bytes) -> _Read | BadRecord:
+    """What fits the structs, and what does not. Raises ValueError."""
+    value = _read_anything(raw)
+    if not isinstance(value, dict):
+        return BadRecord("not_an_object", "a record is a JSON object; this is not", raw)
+    properties, extras = _fitted(value)
+    routed = bytes(properties.routed)
+    return properties, extras, _shallow_routing(routed) or _read_routing(routed)
+
+
+def _too_deep(raw: bytes) -> BadRecord | None:
+    if not is_too_deep(raw):
+        return None
+    return BadRecord("too_deep", f"nested more than {DEEPEST_NESTING} levels deep", raw)
+
+
+def _is_flat(properties: Properties) -> bool:
+    """Whether nothing is nested where anything may stand: a text has no depth, whatever it holds."""
+    for part in (properties.request_to_destination, properties.response_from_destination):
+        if part is not None and not (
+            (part.body is None or isinstance(part.body, str))
+            and (part.headers is None or _are_texts(part.headers))
+        ):
+            return False
+    return True
+
+
+def _are_texts(headers: Any) -> bool:
+    return isinstance(headers, dict) and all(isinstance(value, str) for value in headers.values())
 
 
 def _read_anything(raw: bytes) -> Any:
@@ -139,7 +196,7 @@ def answer_of(event: Event) -> tuple[str, Answer] | None:
 
 
 def _complete(
-    raw: bytes, properties: Properties, extras: dict[str, Any], routing: Routing
+    raw: bytes, properties: Properties, extras: dict[str, Any], routing: Routing, *, is_plain: bool = False
 ) -> Event | BadRecord:
     for name in _REQUIRED[type(properties)]:
         if getattr(properties, name) is None:
@@ -154,21 +211,22 @@ def _complete(
     if occurred_ns is None or logged_ns is None:
         name = "occurredAt" if occurred_ns is None else "loggedAt"
         return BadRecord("bad_time", f"{name} is no RFC 3339 time from 1970 to 2262", raw)
+    said, reason = properties.reason, None
+    if said is not UNSET:
+        extras["reason"] = said
     if routing.leftover is not None:
         extras["routed"] = routing.leftover
-    reason = None
-    if len(extras) == 1 and properties.reason is not UNSET and properties.reason.strip():
-        reason = _plain_reason(properties.reason)
-        extras = {}
+    if len(extras) == 1 and said is not UNSET and said.strip():
+        reason, extras = _plain_reason(said), {}
     elif extras:
         reason = _take_reason(extras)
-    return Event(properties, raw, occurred_ns, logged_ns, routing, reason, extras)
+    return Event(properties, raw, occurred_ns, logged_ns, routing, reason, extras, is_plain and not extras)
 
 
 # -- the lenient way ---------------------------------------------------------------------------------
 
 
-def _read_leniently(value: dict[str, Any]) -> tuple[Properties, dict[str, Any]]:
+def _fitted(value: dict[str, Any]) -> tuple[Properties, dict[str, Any]]:
     name, version = value.get("event"), value.get("version")
     of_type = _PROPERTIES.get(name) if isinstance(name, str) else None
     extras = {key: item for key, item in value.items() if key not in _ENVELOPE}
@@ -239,9 +297,20 @@ def _camel(name: str) -> str:
 # -- parts ---------------------------------------------------------------------------------------------
 
 
-def _routing(raw: bytes) -> Routing:
-    """`routed`, read once for each of its spellings: a file has few. Raises ValueError."""
-    return _cached_routing(raw) if len(raw) <= 1024 else _read_routing(raw)
+_LONGEST_ROUTING = 1024
+_MOST_BRACKETS = 90
+"""Of these alone, no record that is flat otherwise is too deep."""
+
+
+@lru_cache(maxsize=4096)
+def _shallow_routing(raw: bytes) -> Routing | None:
+    """`routed`, read once for each of its spellings: a file has few. Raises ValueError.
+
+    None where it is long, or may be deep.
+    """
+    if len(raw) > _LONGEST_ROUTING or raw.count(b"[") + raw.count(b"{") > _MOST_BRACKETS:
+        return None
+    return _read_routing(raw)
 
 
 def _read_routing(raw: bytes) -> Routing:
@@ -263,9 +332,6 @@ def _read_routing(raw: bytes) -> Routing:
         destination_ids=tuple(name for _, name in to),
         leftover=None if value == plain else value,
     )
-
-
-_cached_routing = lru_cache(maxsize=4096)(_read_routing)
 
 
 def _parties(routed: Any, key: str) -> list[tuple[Any, str]]:

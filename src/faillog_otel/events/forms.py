@@ -7,13 +7,14 @@ from typing import Literal
 from msgspec import Struct
 
 from faillog_otel.events.decode import EXCHANGE_MARKS, may_be_exchange
-from faillog_otel.events.lines import lines_with, split_lines
+from faillog_otel.events.lines import group_lines, lines_with, split_lines
 from faillog_otel.events.model import BadRecord
 from faillog_otel.events.record import (
     BYTE_ORDER_MARK,
     FROM_THE_START,
     KEPT_BYTES,
     Blank,
+    Group,
     Record,
     Start,
     UntilDamage,
@@ -100,6 +101,13 @@ def read_records(
     if form.kind == "foreign":
         return iter([_foreign(form, chunks)])
     return read_values(chunks, in_arrays=form.kind == "array")
+
+
+def read_groups(
+    form: Form, chunks: Iterable[bytes], start: Start = FROM_THE_START
+) -> Iterator[Group | Record | Blank]:
+    """The same, but lines that are ordinary come many at a time."""
+    return group_lines(chunks, start) if form.kind == "lines" else read_records(form, chunks)
 
 
 def read_exchanges(form: Form, chunks: Iterable[bytes], start: Start = FROM_THE_START) -> Iterator[bytes]:

@@ -9,6 +9,7 @@ from faillog_otel.events.record import (
     KEPT_BYTES,
     LONGEST_RECORD_BYTES,
     Blank,
+    Group,
     Record,
     Start,
     UntilDamage,
@@ -22,6 +23,15 @@ LONGEST_ENTRY_BYTES = 3 * LONGEST_RECORD_BYTES
 
 
 def split_lines(chunks: Iterable[bytes], start: Start = FROM_THE_START) -> Iterator[Record | Blank]:
+    """The lines of a file one by one, as `group_lines` gives them."""
+    for group in group_lines(chunks, start):
+        if isinstance(group, Group):
+            yield from group.records()
+        else:
+            yield group
+
+
+def group_lines(chunks: Iterable[bytes], start: Start = FROM_THE_START) -> Iterator[Group | Record | Blank]:
     """The lines of a file, the last one also without a final newline; blank ones are counted.
 
     A byte order mark and CRLF are understood. Where the file's content breaks off (DamagedFile), what
@@ -88,7 +98,7 @@ class _Splitter:
         self._begun_bytes = 0
         self._passed_over = 0
 
-    def take(self, chunk: bytes) -> Iterator[Record | Blank]:
+    def take(self, chunk: bytes) -> Iterator[Group | Record | Blank]:
         if not self._begun_bytes and not chunk.strip(WHITE_SPACE):
             chunk = self._after_blank_lines(chunk)
         first, *others = chunk.split(b"\n")
@@ -104,18 +114,29 @@ class _Splitter:
             self._passed_over += self._begun_bytes - len(head)
             self._begun_bytes = len(head)
 
-    def end(self) -> Iterator[Record | Blank]:
+    def end(self) -> Iterator[Group | Record | Blank]:
         if self._begun_bytes or self._passed_over:
             yield from self._end_line(newline=0)
         if self._blank:
             yield Blank(self._blank)
 
-    def _whole_lines(self, lines: Iterable[bytes]) -> Iterator[Record | Blank]:
+    def _whole_lines(self, lines: list[bytes]) -> Iterator[Group | Record | Blank]:
         """Lines that begin and end in one chunk, and of which none is the first: nearly all of them."""
+        raws = [line.strip(WHITE_SPACE) for line in lines]
+        if (
+            raws == lines
+            and not self._blank
+            and all(raws)
+            and max(map(len, raws), default=0) <= LONGEST_RECORD_BYTES
+        ):
+            if raws:
+                yield Group(self.number + 1, self.offset, raws)
+                self.number += len(raws)
+                self.offset += sum(map(len, raws)) + len(raws)
+            return
         number, offset = self.number, self.offset
-        for line in lines:
+        for line, raw in zip(lines, raws, strict=True):
             number += 1
-            raw = line.strip(WHITE_SPACE)
             if raw:
                 if self._blank:
                     yield Blank(self._blank)

@@ -101,7 +101,7 @@ class DeliveryExchangeLogged(
 Properties = ErrorProperties | AttemptProperties | ExchangeProperties | OtherProperties
 
 
-class Routing(Struct, frozen=True, gc=False):
+class Routing(Struct, frozen=True, gc=False, cache_hash=True):
     """`properties.routed`, read: where an event was going and where it came from."""
 
     to_id: str | None = None
@@ -115,7 +115,7 @@ class Routing(Struct, frozen=True, gc=False):
     """All of `routed`, where it says more than ids (or something else entirely); else None."""
 
 
-class Reason(Struct, frozen=True, gc=False):
+class Reason(Struct, frozen=True, gc=False, cache_hash=True):
     """Why something failed: a text for people, and a code where the text is one or one stands beside it."""
 
     text: str
@@ -127,7 +127,8 @@ class Event(Struct, frozen=True, gc=False):
 
     `raw` are its own JSON bytes as they came, without outer white space. Times are nanoseconds since
     1970; `logged_ns` equals `occurred_ns` where Segment wrote no `loggedAt`. `extras` holds what the
-    structs do not know, as it was: its paths start inside `properties`.
+    structs do not know, as it was: its paths start inside `properties`. `is_plain`: all its texts are
+    printable ASCII without quotes and backslashes, it is short, and has no extras, request or response.
     """
 
     properties: Properties
@@ -137,6 +138,7 @@ class Event(Struct, frozen=True, gc=False):
     routing: Routing
     reason: Reason | None
     extras: dict[str, Any]
+    is_plain: bool = False
 
 
 class BadRecord(Struct, frozen=True, gc=False):
@@ -157,7 +159,7 @@ class Place(Struct, frozen=True, gc=False):
     offset: int
 
 
-class Answer(Struct, frozen=True, gc=False):
+class Answer(Struct, frozen=True, gc=False, cache_hash=True):
     """What a destination said in one exchange."""
 
     status: int | None

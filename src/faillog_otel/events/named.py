@@ -135,8 +135,9 @@ def _phone(plain: Plain, name: TellingName) -> Span | None:
         found = found if found and found.start() == first else None
     if found is None or _NEGATIVE.search(text[at : found.start()]):
         return None
-    is_number = text[at : found.start()].rstrip()[-1:] in ("", "[", ",", ":") and _ALONE.match(
-        text, found.end()
-    )
-    quote = "" if name.quote is None or not is_number else plain.spelled(name.quote)
-    return found.start(), found.end(), quote
+    start, end = found.span()
+    signed = start - text[at:start].endswith("-")
+    if text[at:signed].rstrip()[-1:] not in ("", "[", ",", ":") or not _ALONE.match(text, end):
+        return start, end, ""
+    # A number, and no string: with its sign, or what is left would be no JSON.
+    return signed, end, "" if name.quote is None else plain.spelled(name.quote)

@@ -37,6 +37,21 @@ class Start(Struct, frozen=True):
 FROM_THE_START = Start()
 
 
+class Group(Struct, frozen=True, gc=False):
+    """Lines one right after the other, from this one on: each is a record, and all of its line."""
+
+    line: int
+    offset: int
+    raws: list[bytes]
+
+    def records(self) -> Iterator[Record]:
+        """One by one."""
+        offset = self.offset
+        for line, raw in enumerate(self.raws, self.line):
+            yield Record(line, offset, raw)
+            offset += len(raw) + 1
+
+
 class Blank(Struct, frozen=True):
     """So many blank lines."""
 

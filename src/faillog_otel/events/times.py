@@ -29,16 +29,26 @@ def parse_rfc3339(text: str) -> int | None:
     """
     within = _MILLISECONDS.get(text[19:])
     if within is not None:
-        second = _second_start(text[:19])
-        if second is not None and second < _LATEST_SECOND_NS:
+        second = _seconds.get(text[:19])
+        if second is not None:
             return second + within
+        return _parse_in_new_second(text, within)
     return _parse(text)
 
 
-@lru_cache(maxsize=4096)
-def _second_start(text: str) -> int | None:
-    """When a second begins that is written as Segment does; a file's events are of one hour."""
-    return _parse(f"{text}Z")
+_seconds: dict[str, int] = {}
+"""When a second begins that is written as Segment does; a file's events are of one hour."""
+_MOST_SECONDS = 4096
+
+
+def _parse_in_new_second(text: str, within: int) -> int | None:
+    second = _parse(f"{text[:19]}Z")
+    if second is None or second >= _LATEST_SECOND_NS:
+        return _parse(text)
+    if len(_seconds) >= _MOST_SECONDS:
+        _seconds.clear()
+    _seconds[text[:19]] = second
+    return second + within
 
 
 def _parse(text: str) -> int | None:

@@ -20,6 +20,9 @@ from faillog_otel.ledger.lookup import HASH_BYTES, MEMORY_BYTES, Lookup
 LARGEST_REASONS_BYTES = 4 * 1024 * 1024
 """Distinct reasons beyond this are not remembered: their attempts say the status alone."""
 
+_MOST_ANSWERS = 1024
+"""So many distinct ones are shared by the events that learn them."""
+
 _EXCHANGE_ID = re.compile(rb'"destinationExchangeId"\s*+:\s*+"([^"\\]+)"')
 _MESSAGE_ID = re.compile(rb'"messageId"\s*+:\s*+"([^"\\]+)"')
 _ANSWER = struct.Struct("<HI")  # status (0: none), number of the reason (0: none)
@@ -62,7 +65,8 @@ class Exchanges:
         self._asked: str | None = None
         self._told: Answer | None = None
         self._most_reason_bytes = reasons_bytes
-        self._learned = Learned(0)
+        self._learned: dict[Answer | None, Learned] = {}
+        self._answered: dict[bytes, Answer] = {}
 
     @classmethod
     def of(cls, index: Index, file: BinaryIO, memory_bytes: int = MEMORY_BYTES) -> Self:
@@ -80,7 +84,7 @@ class Exchanges:
 
     def take(self, lessons: Lessons) -> None:
         """Learns what was learned elsewhere, from the part of the file that follows."""
-        self._asked = None
+        self._asked = self._told = None
         numbers = [self._number_of(reason) for reason in lessons.reasons]
         for at in range(0, len(lessons.answers), HASH_BYTES + _ANSWER.size):
             status, reason = _ANSWER.unpack_from(lessons.answers, at + HASH_BYTES)
@@ -108,25 +112,25 @@ class Exchanges:
     def learned_by(self, event: Event | BadRecord, reference_ns: int) -> Learned:
         """All that an event learns from its file, to be kept with it; events that learn the same share it."""
         answer: Answer | None = None
-        traceparent: str | None = None
         if isinstance(event, BadRecord) or isinstance(event.properties, AttemptProperties):
             answer = self.answer_to(event)
-            traceparent = self.traceparent_of(event) if self._names_contexts else None
-        last = self._learned
-        if last.answer is answer and last.traceparent == traceparent and last.reference_ns == reference_ns:
-            return last
-        self._learned = Learned(reference_ns, answer, traceparent)
-        return self._learned
+            if self._names_contexts and (traceparent := self.traceparent_of(event)):
+                return Learned(reference_ns, answer, traceparent)
+        learned = self._learned.get(answer)
+        if learned is None or learned.reference_ns != reference_ns:
+            if len(self._learned) >= _MOST_ANSWERS:
+                self._learned.clear()
+            learned = self._learned[answer] = Learned(reference_ns, answer)
+        return learned
 
     def answer_to(self, event: Event | BadRecord) -> Answer | None:
         """What its exchange said to an attempt; also to one that is not understood and may be mended."""
         exchange_id, _ = _ids(event)
-        if not exchange_id:
-            return None
         if exchange_id == self._asked:  # the attempts of one exchange mostly stand together
             return self._told
-        self._asked, self._told = exchange_id, self.find(propagation.exchange_digest(exchange_id))
-        return self._told
+        told = self.find(propagation.exchange_digest(exchange_id)) if exchange_id else None
+        self._asked, self._told = exchange_id, told
+        return told
 
     def traceparent_of(self, event: Event | BadRecord) -> str | None:
         """The `traceparent` that the request of an attempt's exchange names beside its messageId."""
@@ -143,7 +147,7 @@ class Exchanges:
 
     def add(self, digest: bytes, answer: Answer) -> None:
         """Remembers what the exchange with this hash (32 bytes) said."""
-        self._asked = None
+        self._asked = self._told = None
         self._answers.add(digest, _ANSWER.pack(answer.status or 0, self._number_of(answer.reason)))
 
     def find(self, digest: bytes) -> Answer | None:
@@ -151,8 +155,13 @@ class Exchanges:
         found = self._answers.find(digest)
         if found is None:
             return None
-        status, reason = _ANSWER.unpack(found)
-        return Answer(status or None, self._reasons[reason])
+        answer = self._answered.get(found)
+        if answer is None:
+            if len(self._answered) >= _MOST_ANSWERS:
+                self._answered.clear()
+            status, reason = _ANSWER.unpack(found)
+            answer = self._answered[found] = Answer(status or None, self._reasons[reason])
+        return answer
 
     def close(self) -> None:
         """Removes the temporary files, where there are some."""

@@ -41,7 +41,8 @@ SAMPLED_LOCAL = LOCAL | SAMPLED
 
 SPAN_KINDS = {"segment.attempt": SpanKind.CONSUMER, "segment.exchange": SpanKind.CLIENT}
 UID = "log.record.uid"
-_UID_STARTS = {name: name.encode() + b"\n" for name in EVENT_NAMES.values()}
+UID_STARTS = {name: name.encode() + b"\n" for name in EVENT_NAMES.values()}
+"""What is hashed before a record's own bytes for its uid."""
 
 
 class Mapped(Struct, frozen=True):
@@ -171,7 +172,7 @@ def link_to_message(app: TraceContext) -> Link:
 
 def record_uid(name: str, raw: bytes) -> str:
     """`log.record.uid`: 32 hex characters, the same for the same bytes of the same kind of event."""
-    return sha256(_UID_STARTS[name] + raw).hexdigest()[:32]
+    return sha256(UID_STARTS[name] + raw).hexdigest()[:32]
 
 
 # -- what only logs carry ------------------------------------------------------------------------------

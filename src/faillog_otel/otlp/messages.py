@@ -5,6 +5,8 @@ named below). Fields are written in the order of their numbers, as the official 
 default value is absent, unless it stands in a oneof.
 """
 
+from functools import lru_cache
+
 from faillog_otel.otlp.records import Attributes, Link, Value
 from faillog_otel.otlp.wire import (
     FIXED32,
@@ -79,21 +81,26 @@ def any_value(value: Value) -> bytes:
 
 def attribute_fields(field_number: int, attributes: Attributes) -> bytes:
     """The KeyValues of a record, as its repeated field of this number."""
-    return b"".join(
-        [
-            message_field(
-                field_number,
-                text_field(KEY_VALUE_KEY, key) + message_field(KEY_VALUE_VALUE, any_value(value)),
-            )
-            for key, value in attributes
-        ]
-    )
+    return b"".join([attribute_field(field_number, key, value) for key, value in attributes])
+
+
+def attribute_field(field_number: int, key: str, value: Value) -> bytes:
+    """One KeyValue of a record, as one of its repeated field of this number."""
+    if isinstance(value, str) and len(key) <= _LONGEST_REMEMBERED_KEY:
+        text = value.encode()
+        return _heads(field_number, key)[len(text)] + text
+    inside = text_field(KEY_VALUE_KEY, key) + message_field(KEY_VALUE_VALUE, any_value(value))
+    return message_field(field_number, inside)
 
 
 def text_attribute_heads(field_number: int, key: str) -> Heads:
     """What stands before a text of so many bytes that is an attribute of this key."""
     inside = text_field(KEY_VALUE_KEY, key) + tag(KEY_VALUE_VALUE)
     return Heads(tag(field_number), inside, tag(ANY_STRING))
+
+
+_LONGEST_REMEMBERED_KEY = 64
+_heads = lru_cache(maxsize=128)(text_attribute_heads)
 
 
 def int_attribute_heads(field_number: int, key: str) -> Heads:

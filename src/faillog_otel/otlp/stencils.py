@@ -1,0 +1,210 @@
+"""Most events are alike but for ids and times: written once, with gaps where those stand.
+
+A stencil is made of the first event of its kind, from the very parts that its records are joined of, so
+there is one layout. An event that fits no stencil is written part by part, and so are all others.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from hashlib import sha256
+
+from msgspec import Struct
+
+from faillog_otel import propagation
+from faillog_otel.events.model import AttemptProperties, Context, ErrorProperties, Event, ExchangeProperties
+from faillog_otel.otlp.encoding import Item
+from faillog_otel.otlp.layout import Parts, Values
+from faillog_otel.otlp.mapping import UID_STARTS, exchange_ids, link_to_exchange
+from faillog_otel.otlp.messages import link_field
+from faillog_otel.otlp.wire import fixed64, int64
+
+MOST_STENCILS = 1024
+LONGEST_STENCIL_BYTES = 4096
+"""Longer ones are not remembered: all of them take some MiB at most."""
+
+_ATTEMPT, _ERROR = UID_STARTS["segment.attempt"], UID_STARTS["segment.error"]
+_EXCHANGE = UID_STARTS["segment.exchange"]
+_ATTEMPT_GAPS, _ERROR_GAPS, _EXCHANGE_GAPS = (11, 10), (9, 0), (11, 8)
+"""In the log record, in the span."""
+_LONGEST_OWN = 512
+"""Characters of an exchange's own texts, and of its request's URL, that are surely not cut."""
+
+
+@lru_cache(maxsize=1024)  # a message has several events
+def _trace_id(message: bytes) -> bytes:
+    """`propagation.derived_trace_id` of a plain messageId: JSON writes it as it is."""
+    return propagation.part(sha256(b'["segment.message","%b"]' % message).digest(), 0, 16)
+
+
+def link_bytes(exchange_id: str) -> bytes:
+    """A span's link to an exchange, encoded."""
+    return _link(exchange_id) if len(exchange_id) <= 512 else link_field(link_to_exchange(exchange_id))
+
+
+@lru_cache(maxsize=1024)  # the attempts of one exchange mostly stand together
+def _link(exchange_id: str) -> bytes:
+    return link_field(link_to_exchange(exchange_id))
+
+
+class Gap(bytes):
+    """A value of the event's own, among the parts that it shares with others."""
+
+    __slots__ = ()
+
+
+def with_gaps(values: Values) -> Values:
+    """The values, which can now be told from other parts; what is absent stays so."""
+    own = tuple(None if value is None else Gap(value) for value in values.own)
+    others = {name: Gap(value) for name, value in values._asdict().items() if value and name != "own"}
+    return values._replace(own=own, **others)
+
+
+class Stencil(Struct, frozen=True, gc=False):
+    """A log record and a span, with `%b` for each gap; without a log record it fits nothing.
+
+    `between` stands between message id and time in what an attempt's span id is a hash of.
+    """
+
+    log: bytes = b""
+    span: bytes = b""
+    between: bytes = b""
+
+
+class Stencils:
+    """Those of one encoder, for events whose records carry their own time."""
+
+    def __init__(
+        self,
+        parts_of: Callable[[Event, Context], tuple[Parts, Parts]],
+        alone_of: Callable[[Event], bytes | None],
+    ) -> None:
+        """`parts_of` gives a log record and a span part by part, with the event's own values as Gaps.
+
+        `alone_of` gives the attributes that only the log record of an exchange carries; None where limits
+        or their number leave some out.
+        """
+        self._parts_of = parts_of
+        self._alone_of = alone_of
+        self._known: dict[tuple[object, ...], Stencil] = {}
+
+    def item(self, event: Event, context: Context) -> Item | None:
+        """The event's records; None where they have to be written part by part."""
+        properties = event.properties
+        if not event.occurred_ns or not event.logged_ns:
+            return None
+        if event.is_plain and context.traceparent is None:
+            if type(properties) is AttemptProperties:
+                return self._attempt(event, properties, context)
+            if type(properties) is ErrorProperties:
+                return self._error(event, properties, context)
+        if type(properties) is ExchangeProperties and not event.extras:
+            return self._exchange(event, properties, context)
+        return None
+
+    def _attempt(self, event: Event, properties: AttemptProperties, context: Context) -> Item | None:
+        message_id, exchange_id = properties.message_id, properties.destination_exchange_id
+        occurred_at, logged_at = properties.occurred_at, properties.logged_at
+        if not message_id or exchange_id is None or occurred_at is None or logged_at is None:
+            return None
+        if message_id.startswith(propagation.CARRYING):
+            return None
+        message, exchange = message_id.encode(), exchange_id.encode()
+        occurred, logged = occurred_at.encode(), logged_at.encode()
+        lag = int64((event.logged_ns - event.occurred_ns) // 1_000_000)
+        routing, attempt = event.routing, properties.attempt
+        shape = (len(message), len(exchange), len(occurred), len(logged), len(lag))
+        key = (routing, attempt, properties.outcome, context.answer, event.reason, shape)
+        stencil = self._known.get(key)
+        if stencil is None:
+            between = propagation.attempt_between(routing.to_id, routing.from_id, attempt)
+            stencil = self._first(key, event, context, _ATTEMPT_GAPS, between)
+        if not stencil.log:
+            return None
+        identity = b'["segment.attempt","%b",%b,"%b"]' % (message, stencil.between, occurred)
+        span_id = propagation.part(sha256(identity).digest(), 0, 8)
+        trace_id = _trace_id(message)
+        uid = sha256(_ATTEMPT + event.raw).hexdigest()[:32].encode()
+        time, observed = fixed64(event.occurred_ns), fixed64(event.logged_ns)
+        own = (message, exchange, occurred, logged, lag)
+        return Item(
+            stencil.log % (time, message, *own, uid, trace_id, span_id, observed),
+            stencil.span % (trace_id, span_id, time, time, *own, _link(exchange_id)),
+        )
+
+    def _error(self, event: Event, properties: ErrorProperties, context: Context) -> Item | None:
+        message_id = properties.message_id
+        occurred_at, logged_at = properties.occurred_at, properties.logged_at
+        if not message_id or occurred_at is None or logged_at is None:
+            return None
+        if message_id.startswith(propagation.CARRYING):
+            return None
+        message, occurred, logged = message_id.encode(), occurred_at.encode(), logged_at.encode()
+        lag = int64((event.logged_ns - event.occurred_ns) // 1_000_000)
+        shape = (len(message), len(occurred), len(logged), len(lag))
+        key = (event.routing, properties.discarded, event.reason, shape)
+        stencil = self._known.get(key) or self._first(key, event, context, _ERROR_GAPS)
+        if not stencil.log:
+            return None
+        uid = sha256(_ERROR + event.raw).hexdigest()[:32].encode()
+        time, observed = fixed64(event.occurred_ns), fixed64(event.logged_ns)
+        own = (message, occurred, logged, lag)
+        return Item(stencil.log % (time, message, *own, uid, _trace_id(message), observed), b"")
+
+    def _exchange(self, event: Event, properties: ExchangeProperties, context: Context) -> Item | None:
+        exchange_id, response = properties.destination_exchange_id, properties.response_from_destination
+        occurred_at, logged_at = properties.occurred_at, properties.logged_at
+        if not exchange_id or occurred_at is None or logged_at is None or response is None:
+            return None
+        request, status = properties.request_to_destination, response.status
+        asked = (request.method, request.url) if request is not None else None
+        own_length = len(exchange_id) + len(occurred_at) + len(logged_at)
+        asked_length = len(request.url or "") + len(request.method or "") if request is not None else 0
+        if status is None or own_length > _LONGEST_OWN or asked_length > _LONGEST_OWN:
+            return None
+        if not exchange_id.isascii() or not exchange_id.isprintable():
+            return None
+        alone = self._alone_of(event)
+        if not alone:
+            return None
+        exchange, occurred, logged = exchange_id.encode(), occurred_at.encode(), logged_at.encode()
+        lag = int64((event.logged_ns - event.occurred_ns) // 1_000_000)
+        shape = (len(exchange), len(occurred), len(logged), len(lag))
+        key = (event.routing, status, asked, event.reason, shape)
+        stencil = self._known.get(key) or self._first(key, event, context, _EXCHANGE_GAPS)
+        if not stencil.log:
+            return None
+        trace_id, span_id = exchange_ids(exchange_id)
+        uid = sha256(_EXCHANGE + event.raw).hexdigest()[:32].encode()
+        time, observed = fixed64(event.occurred_ns), fixed64(event.logged_ns)
+        own = (exchange, occurred, logged, lag)
+        return Item(
+            stencil.log % (time, exchange, *own, uid, alone, trace_id, span_id, observed),
+            stencil.span % (trace_id, span_id, time, time, *own),
+        )
+
+    def _first(
+        self,
+        key: tuple[object, ...],
+        event: Event,
+        context: Context,
+        gaps: tuple[int, int],
+        between: bytes = b"",
+    ) -> Stencil:
+        """The stencil of which this event is the first."""
+        log, span = self._parts_of(event, context)
+        has_all = (_gaps_in(log), _gaps_in(span)) == gaps  # limits may have left some out
+        stencil = Stencil(_text(log), _text(span), between) if has_all else Stencil()
+        if len(stencil.log) + len(stencil.span) > 2 * LONGEST_STENCIL_BYTES:
+            return Stencil()
+        if len(self._known) >= MOST_STENCILS:
+            self._known.clear()
+        self._known[key] = stencil
+        return stencil
+
+
+def _gaps_in(parts: Parts) -> int:
+    return sum(type(part) is Gap for part in parts)
+
+
+def _text(parts: Parts) -> bytes:
+    return b"".join([b"%b" if type(part) is Gap else part.replace(b"%", b"%%") for part in parts])
