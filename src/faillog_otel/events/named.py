@@ -106,8 +106,6 @@ def _secret(plain: Plain, name: TellingName) -> Span | None:  # noqa: PLR0911  #
 # -- phone numbers ----------------------------------------------------------------------------------------
 
 _BEFORE_PHONE = re.compile(r"[\"']?\s{0,4}")
-_NEGATIVE = re.compile(r"[\[,:]\s*+-\Z")
-"""What stands before a negative number, which is no phone number."""
 _ALONE = re.compile(r"\s*+(?:[,}\]]|\Z)")
 _LONGEST_LIST = 300
 _LONGEST_NUMBER = 64
@@ -133,7 +131,7 @@ def _phone(plain: Plain, name: TellingName) -> Span | None:
         first = end_of(_BEFORE_PHONE, text, at)
         found = phone_number(text, first, first + _LONGEST_NUMBER)
         found = found if found and found.start() == first else None
-    if found is None or _NEGATIVE.search(text[at : found.start()]):
+    if found is None:
         return None
     start, end = found.span()
     signed = start - text[at:start].endswith("-")
