@@ -89,8 +89,18 @@ def attribute_field(field_number: int, key: str, value: Value) -> bytes:
     if isinstance(value, str) and len(key) <= _LONGEST_REMEMBERED_KEY:
         text = value.encode()
         return _heads(field_number, key)[len(text)] + text
+    if isinstance(value, tuple) and len(key) + sum(map(len, value)) <= _LONGEST_REMEMBERED_TEXTS:
+        return _texts_field(field_number, key, value)
+    return _any_field(field_number, key, value)
+
+
+def _any_field(field_number: int, key: str, value: Value) -> bytes:
     inside = text_field(KEY_VALUE_KEY, key) + message_field(KEY_VALUE_VALUE, any_value(value))
     return message_field(field_number, inside)
+
+
+_LONGEST_REMEMBERED_TEXTS = 256
+_texts_field = lru_cache(maxsize=256)(_any_field)  # headers say the same again and again
 
 
 def text_attribute_heads(field_number: int, key: str) -> Heads:

@@ -4,6 +4,7 @@ A stencil is made of the first event of its kind, from the very parts that its r
 there is one layout. An event that fits no stencil is written part by part, and so are all others.
 """
 
+from binascii import hexlify
 from collections.abc import Callable
 from functools import lru_cache
 from hashlib import sha256
@@ -123,12 +124,13 @@ class Stencils:
         identity = b'["segment.attempt","%b",%b,"%b"]' % (message, stencil.between, occurred)
         span_id = propagation.part(sha256(identity).digest(), 0, 8)
         trace_id = _trace_id(message)
-        uid = sha256(_ATTEMPT + event.raw).hexdigest()[:32].encode()
+        uid = hexlify(sha256(_ATTEMPT + event.raw).digest()[:16])
         time, observed = fixed64(event.occurred_ns), fixed64(event.logged_ns)
-        own = (message, exchange, occurred, logged, lag)
+        link = _link(exchange_id)
         return Item(
-            stencil.log % (time, message, *own, uid, trace_id, span_id, observed),
-            stencil.span % (trace_id, span_id, time, time, *own, _link(exchange_id)),
+            stencil.log
+            % (time, message, message, exchange, occurred, logged, lag, uid, trace_id, span_id, observed),
+            stencil.span % (trace_id, span_id, time, time, message, exchange, occurred, logged, lag, link),
         )
 
     def _error(self, event: Event, properties: ErrorProperties, context: Context) -> Item | None:
@@ -145,10 +147,11 @@ class Stencils:
         stencil = self._known.get(key) or self._first(key, event, context, _ERROR_GAPS)
         if not stencil.log:
             return None
-        uid = sha256(_ERROR + event.raw).hexdigest()[:32].encode()
+        uid = hexlify(sha256(_ERROR + event.raw).digest()[:16])
         time, observed = fixed64(event.occurred_ns), fixed64(event.logged_ns)
-        own = (message, occurred, logged, lag)
-        return Item(stencil.log % (time, message, *own, uid, _trace_id(message), observed), b"")
+        trace_id = _trace_id(message)
+        values = (time, message, message, occurred, logged, lag, uid, trace_id, observed)
+        return Item(stencil.log % values, b"")
 
     def _exchange(self, event: Event, properties: ExchangeProperties, context: Context) -> Item | None:
         exchange_id, response = properties.destination_exchange_id, properties.response_from_destination
@@ -174,7 +177,7 @@ class Stencils:
         if not stencil.log:
             return None
         trace_id, span_id = exchange_ids(exchange_id)
-        uid = sha256(_EXCHANGE + event.raw).hexdigest()[:32].encode()
+        uid = hexlify(sha256(_EXCHANGE + event.raw).digest()[:16])
         time, observed = fixed64(event.occurred_ns), fixed64(event.logged_ns)
         own = (exchange, occurred, logged, lag)
         return Item(
