@@ -31,10 +31,7 @@ _LONGEST_OWN = 512
 """Characters of an exchange's own texts, and of its request's URL, that are surely not cut."""
 
 
-@lru_cache(maxsize=1024)  # a message has several events
-def _trace_id(message: bytes) -> bytes:
-    """`propagation.derived_trace_id` of a plain messageId: JSON writes it as it is."""
-    return propagation.part(sha256(b'["segment.message","%b"]' % message).digest(), 0, 16)
+_trace_id = lru_cache(maxsize=1024)(propagation.derived_trace_id)  # a message has several events
 
 
 def link_bytes(exchange_id: str) -> bytes:
@@ -123,7 +120,7 @@ class Stencils:
             return None
         identity = b'["segment.attempt","%b",%b,"%b"]' % (message, stencil.between, occurred)
         span_id = propagation.part(sha256(identity).digest(), 0, 8)
-        trace_id = _trace_id(message)
+        trace_id = _trace_id(message_id)
         uid = hexlify(sha256(_ATTEMPT + event.raw).digest()[:16])
         time, observed = fixed64(event.occurred_ns), fixed64(event.logged_ns)
         link = _link(exchange_id)
@@ -149,7 +146,7 @@ class Stencils:
             return None
         uid = hexlify(sha256(_ERROR + event.raw).digest()[:16])
         time, observed = fixed64(event.occurred_ns), fixed64(event.logged_ns)
-        trace_id = _trace_id(message)
+        trace_id = _trace_id(message_id)
         values = (time, message, message, occurred, logged, lag, uid, trace_id, observed)
         return Item(stencil.log % values, b"")
 
