@@ -1,24 +1,23 @@
 """OTLP/HTTP: one request for one portion of records of one signal, and what came of it as an Outcome.
 
-Redirects are not followed, proxies of the environment are not used, an answer's body is read up to a
-bound and within the timeout as a whole. httpx's errors are translated here and nowhere else.
+The errors of connections are translated here and nowhere else.
 """
 
-import math
 import threading
 import time
 from collections.abc import Sequence
-
-import httpx
+from http.client import HTTPException
 
 from faillog_otel.config import Signal, Target
+from faillog_otel.otlp.connections import LARGEST_ANSWER_BYTES, Connections
 from faillog_otel.otlp.encoding import Envelope
 from faillog_otel.otlp.json import JsonEnvelope
 from faillog_otel.otlp.outcome import Outcome, Refused, RetryLater, read_http_answer
 from faillog_otel.otlp.packing import packed
 from faillog_otel.otlp.tls import Rotating, tls_context
 
-LARGEST_ANSWER_BYTES = 4 * 1024 * 1024
+_LONGEST_SAID = 200
+"""Characters of what a server said that is no HTTP."""
 
 
 class HttpClient:
@@ -35,7 +34,8 @@ class HttpClient:
         if target.compression == "gzip":
             self._headers["content-encoding"] = "gzip"
         self._lock = threading.Lock()
-        self._client = Rotating(target, _client)
+        self._rotating = Rotating(target, _connections)
+        self._connections = self._rotating.get()
 
     def send(self, signal: Signal, records: Sequence[bytes]) -> Outcome:
         """Sends one request and reads its answer to the end."""
@@ -43,38 +43,36 @@ class HttpClient:
         body = self._envelope.request(signal, records)
         if target.compression == "gzip":
             body = packed(body)
-        with self._lock:
-            client = self._client.get()
-        deadline = time.monotonic() + target.timeout_seconds
         try:
-            with client.stream("POST", target.url, content=body, headers=self._headers) as response:
-                answer = bytearray()
-                for piece in response.iter_bytes():
-                    answer += piece
-                    if len(answer) > LARGEST_ANSWER_BYTES:
-                        return Refused(f"the answer is longer than {LARGEST_ANSWER_BYTES} bytes")
-                    if time.monotonic() > deadline:
-                        return RetryLater(f"no whole answer within {target.timeout_seconds:g} s")
-                return read_http_answer(
-                    signal, response.status_code, response.headers, bytes(answer), time.time()
-                )
-        except httpx.TimeoutException:
+            answer = self._current().post(body, self._headers)
+        except TimeoutError:
             return RetryLater(f"no answer within {target.timeout_seconds:g} s")
-        except (httpx.InvalidURL, UnicodeError) as error:
+        except (OSError, HTTPException) as error:
+            hint = " (does it speak OTLP/HTTP?)" if isinstance(error, HTTPException) else ""
+            said = str(error)[:_LONGEST_SAID] or type(error).__name__
+            return RetryLater(f"{target.shown_url}: {said}{hint}")
+        except ValueError as error:  # a header that cannot be written
             return Refused(f"{target.shown_url}: {error}")
-        except (httpx.HTTPError, RuntimeError) as error:  # httpx: RuntimeError once the client is closed
-            hint = " (does it speak OTLP/HTTP?)" if isinstance(error, httpx.RemoteProtocolError) else ""
-            return RetryLater(f"{target.shown_url}: {error or type(error).__name__}{hint}")
+        if answer.body is None:
+            return Refused(f"the answer is longer than {LARGEST_ANSWER_BYTES} bytes")
+        return read_http_answer(signal, answer.status, answer.headers, answer.body, time.time())
 
     def close(self) -> None:
-        """Closes the connections."""
-        self._client.get().close()
+        """Closes the connections; a request that is under way fails."""
+        self._connections.close()
+
+    def _current(self) -> Connections:
+        with self._lock:
+            current = self._rotating.get()
+            if current is not self._connections:
+                self._connections.retire()
+                self._connections = current
+        return current
 
 
-def _client(target: Target) -> httpx.Client:
-    return httpx.Client(
-        verify=tls_context(target) if target.url.startswith("https:") else False,
-        timeout=target.timeout_seconds if math.isfinite(target.timeout_seconds) else None,
-        trust_env=False,
-        follow_redirects=False,
-    )
+def _connections(target: Target) -> Connections:
+    context = None
+    if target.url.startswith("https:"):
+        context = tls_context(target)
+        context.set_alpn_protocols(["http/1.1"])
+    return Connections(target.url, timeout_seconds=target.timeout_seconds, context=context)

@@ -1,0 +1,224 @@
+"""Connections to collectors that hang up, drip, or answer before they have heard everything: real sockets."""
+
+import base64
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from http.client import HTTPException
+
+import pytest
+
+from faillog_otel.otlp.connections import LARGEST_ANSWER_BYTES, Connections
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
+LARGE = b"x" * 32 * 1024 * 1024
+"""More than the buffers between two processes hold."""
+
+
+class Peer:
+    """A server that treats each of its connections, one after the other, as the test says."""
+
+    def __init__(self, treat: Callable[[socket.socket], None]) -> None:
+        self.connections = 0
+        self.ending = threading.Event()
+        self._treat = treat
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+        host, port = self._server.getsockname()
+        self.url = f"http://{host}:{port}/v1/logs"
+
+    def _serve(self) -> None:
+        while True:
+            connection, _ = self._server.accept()
+            with connection, suppress(OSError):
+                if self.ending.is_set():
+                    return
+                self.connections += 1
+                self._treat(connection)
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self.ending.set()
+        socket.create_connection(self._server.getsockname()).close()
+        self._thread.join()
+        self._server.close()
+
+
+@contextmanager
+def peer_that(treat: Callable[[socket.socket], None]) -> Iterator[Peer]:
+    peer = Peer(treat)
+    try:
+        yield peer
+    finally:
+        peer.close()
+
+
+@contextmanager
+def connections_to(peer: Peer, url: str = "", timeout_seconds: float = 30) -> Iterator[Connections]:
+    connections = Connections(url or peer.url, timeout_seconds=timeout_seconds)
+    try:
+        yield connections
+    finally:
+        connections.close()
+
+
+def head_of(connection: socket.socket) -> bytes:
+    """Reads one request's head, and what of its body comes along."""
+    got = b""
+    while b"\r\n\r\n" not in got:
+        got += connection.recv(65536) or b"\r\n\r\n"
+    return got
+
+
+def test_requests_follow_each_other_on_one_connection() -> None:
+    def treat(connection: socket.socket) -> None:
+        while len(head_of(connection)) > 4:
+            connection.sendall(OK)
+
+    with peer_that(treat) as peer, connections_to(peer) as connections:
+        for _ in range(3):
+            assert connections.post(b"", {}).body == b"ok"
+        assert peer.connections == 1
+
+
+def test_a_connection_that_was_closed_meanwhile_is_not_used_again() -> None:
+    closed = threading.Semaphore(0)
+
+    def treat(connection: socket.socket) -> None:
+        head_of(connection)
+        connection.sendall(OK)
+        connection.shutdown(socket.SHUT_RDWR)
+        closed.release()
+
+    with peer_that(treat) as peer, connections_to(peer) as connections:
+        for number in range(1, 4):
+            assert connections.post(b"x", {}).body == b"ok"
+            assert peer.connections == number
+            closed.acquire()
+
+
+@pytest.mark.parametrize("ending", ["Connection: close\r\nContent-Length: 2\r\n\r\nok", "\r\nok"])
+def test_a_server_may_say_that_it_closes(ending: str) -> None:
+    def treat(connection: socket.socket) -> None:
+        head_of(connection)
+        connection.sendall(f"HTTP/1.1 200 OK\r\n{ending}".encode())
+
+    with peer_that(treat) as peer, connections_to(peer) as connections:
+        for number in range(1, 3):
+            assert connections.post(b"x", {}).body == b"ok"
+            assert peer.connections == number
+
+
+def test_an_answer_that_comes_before_the_request_is_over_counts() -> None:
+    """As that of a server which sees from the length alone that a request is too large for it."""
+
+    def treat(connection: socket.socket) -> None:
+        head_of(connection)
+        connection.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+
+    with peer_that(treat) as peer, connections_to(peer) as connections:
+        assert connections.post(LARGE, {}).status == 413
+
+
+def test_a_server_that_does_not_read_ends_the_request_in_time() -> None:
+    def treat(_: socket.socket) -> None:
+        peer.ending.wait()
+
+    with peer_that(treat) as peer, connections_to(peer, timeout_seconds=0.3) as connections:
+        with pytest.raises(TimeoutError):
+            connections.post(LARGE, {})
+        peer.ending.set()
+
+
+@pytest.mark.parametrize(
+    "start", ["", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n"]
+)
+def test_what_drips_ends_in_time_wherever_it_began(start: str) -> None:
+    """Each byte comes in time, all of them never do."""
+
+    def treat(connection: socket.socket) -> None:
+        head_of(connection)
+        connection.sendall(start.encode())
+        while not peer.ending.wait(0.02):
+            connection.sendall(b"x")
+
+    with (
+        peer_that(treat) as peer,
+        connections_to(peer, timeout_seconds=0.3) as connections,
+        pytest.raises(TimeoutError),
+    ):
+        connections.post(b"x", {})
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nok",
+        b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n",
+    ],
+)
+def test_what_is_no_whole_answer_is_none(answer: bytes) -> None:
+    def treat(connection: socket.socket) -> None:
+        head_of(connection)
+        connection.sendall(answer)
+
+    with peer_that(treat) as peer, connections_to(peer) as connections, pytest.raises(HTTPException):
+        connections.post(b"x", {})
+
+
+@pytest.mark.parametrize("length", [f"Content-Length: {LARGEST_ANSWER_BYTES + 1}\r\n", ""])
+def test_an_answer_that_is_too_long_is_not_read_to_its_end(length: str) -> None:
+    def treat(connection: socket.socket) -> None:
+        head_of(connection)
+        connection.sendall(f"HTTP/1.1 200 OK\r\n{length}\r\n".encode())
+        while not peer.ending.is_set():
+            connection.sendall(b"x" * 65536)
+
+    with peer_that(treat) as peer, connections_to(peer) as connections:
+        assert connections.post(b"x", {}).body is None
+
+
+def test_closing_ends_what_is_under_way() -> None:
+    asked = threading.Event()
+    ended: list[BaseException] = []
+
+    def treat(connection: socket.socket) -> None:
+        head_of(connection)
+        asked.set()
+        peer.ending.wait()
+
+    def post() -> None:
+        try:
+            connections.post(b"x", {})
+        except (OSError, HTTPException) as error:
+            ended.append(error)
+
+    with peer_that(treat) as peer, connections_to(peer) as connections:
+        thread = threading.Thread(target=post)
+        thread.start()
+        asked.wait()
+        connections.close()
+        thread.join()
+        assert len(ended) == 1
+
+
+def test_user_and_password_of_the_url_and_its_query_are_sent() -> None:
+    heads = []
+
+    def treat(connection: socket.socket) -> None:
+        heads.append(head_of(connection).decode().splitlines())
+        connection.sendall(OK)
+
+    with peer_that(treat) as peer:
+        url = peer.url.replace("//", "//me:p%40ss@") + "?api-version=1"
+        with connections_to(peer, url) as connections:
+            connections.post(b"body", {"x-key": "k"})
+    (head,) = heads
+    assert head[0] == "POST /v1/logs?api-version=1 HTTP/1.1"
+    assert f"authorization: Basic {base64.b64encode(b'me:p@ss').decode()}" in head
+    assert {"x-key: k", "Content-Length: 4", f"Host: {peer.url.split('/')[2]}"} <= set(head)
