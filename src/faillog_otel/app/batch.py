@@ -19,7 +19,9 @@ class Sending(Struct, frozen=True, gc=False):
     """A record that is mapped: where it stands, what it learned, and what is sent of it."""
 
     number: int
-    place: Place
+    file: str
+    line: int
+    offset: int
     raw: bytes
     learned: Learned
     item: Item
@@ -27,6 +29,10 @@ class Sending(Struct, frozen=True, gc=False):
     logged_ns: int
     unsendable: tuple[Signal, ...] = ()
     """Signals that a kept record is still owed, and that this run does not send."""
+
+    def place(self) -> Place:
+        """Where it stands: asked only where something is wrong with it."""
+        return Place(self.file, self.line, self.offset)
 
 
 class Batch(Struct):

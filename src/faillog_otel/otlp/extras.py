@@ -117,14 +117,30 @@ def header_attributes(headers: Any, allowed: Iterable[str], key: Secret | None) 
     Headers are an object, or a list of pairs; of any other shape none leaves.
     """
     found: dict[str, tuple[str, ...]] = {}
+    allowed = tuple(allowed)
     for header, value in header_pairs(headers):
-        name = header.lower()
-        if is_allowed(name, allowed):
-            kind = kind_of_name(name)
-            values = value if isinstance(value, list) else [value]
-            shown = [str(_header_value(name, as_text(item), kind, key)) for item in values]
-            found[name] = (*found.get(name, ()), *shown)
-    return [(f"http.response.header.{name}", values) for name, values in found.items()]
+        attribute = f"{_RESPONSE_HEADER}{header.lower()}"
+        if isinstance(value, str) and len(header) + len(value) <= _SHORT_CHARACTERS:
+            shown = _remembered_header(header, value, allowed, key)
+        else:
+            shown = _header(header, value, allowed, key)
+        if shown is not None:
+            found[attribute] = (*found[attribute], *shown) if attribute in found else shown
+    return list(found.items())
+
+
+def _header(header: str, value: Any, allowed: tuple[str, ...], key: Secret | None) -> tuple[str, ...] | None:
+    """What leaves of a header; None where it stays."""
+    if not is_allowed(header, allowed):
+        return None
+    name = header.lower()
+    kind = kind_of_name(name)
+    values = value if isinstance(value, list) else [value]
+    return tuple(str(_header_value(name, as_text(item), kind, key)) for item in values)
+
+
+_RESPONSE_HEADER = "http.response.header."
+_remembered_header = lru_cache(maxsize=1024)(_header)
 
 
 _RATE_LIMIT = re.compile(

@@ -198,6 +198,8 @@ def log_attributes(event: Event, config: MappingConfig) -> tuple[Attributes, int
             truncated = truncated or was_cut
     if truncated:
         attributes.append(("segment.body_truncated", True))
+    if not event.extras:
+        return attributes, 0
     extras, dropped = extra_attributes(
         leaving(event.extras, config.bodies), config.redaction_key, config.limits.extra_bytes
     )

@@ -31,9 +31,6 @@ _LONGEST_OWN = 512
 """Characters of an exchange's own texts, and of its request's URL, that are surely not cut."""
 
 
-_trace_id = lru_cache(maxsize=1024)(propagation.derived_trace_id)  # a message has several events
-
-
 def link_bytes(exchange_id: str) -> bytes:
     """A span's link to an exchange, encoded."""
     return _link(exchange_id) if len(exchange_id) <= 512 else link_field(link_to_exchange(exchange_id))
@@ -120,7 +117,7 @@ class Stencils:
             return None
         identity = b'["segment.attempt","%b",%b,"%b"]' % (message, stencil.between, occurred)
         span_id = propagation.part(sha256(identity).digest(), 0, 8)
-        trace_id = _trace_id(message_id)
+        trace_id = propagation.derived_trace_id(message_id)
         uid = hexlify(sha256(_ATTEMPT + event.raw).digest()[:16])
         time, observed = fixed64(event.occurred_ns), fixed64(event.logged_ns)
         link = _link(exchange_id)
@@ -146,7 +143,7 @@ class Stencils:
             return None
         uid = hexlify(sha256(_ERROR + event.raw).digest()[:16])
         time, observed = fixed64(event.occurred_ns), fixed64(event.logged_ns)
-        trace_id = _trace_id(message_id)
+        trace_id = propagation.derived_trace_id(message_id)
         values = (time, message, message, occurred, logged, lag, uid, trace_id, observed)
         return Item(stencil.log % values, b"")
 

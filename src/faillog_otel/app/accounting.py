@@ -1,0 +1,155 @@
+"""What becomes of the batches of a run: waited for, counted, and written down in the order of the file.
+
+A batch is written down when the fate of each of its records is known, and all before it are; a record is
+counted in exactly one of exported, rejected, quarantined, pending and duplicate.
+"""
+
+from collections import Counter, deque
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from faillog_otel.app.batch import Batch, Sending
+from faillog_otel.errors import LedgerBroken
+from faillog_otel.events.entry import Rejection, write_entry
+from faillog_otel.ledger.counts import Counts, Kept
+from faillog_otel.otlp.delivery import Delivery, Fates
+from faillog_otel.otlp.sender import Suspect, Unfit, Untaken
+from faillog_otel.telemetry.measuring import Telemetry
+
+MOST_HELD_BYTES = 32 * 1024 * 1024
+"""So much may be held by the batches under way: records of 16 MiB go one by one."""
+
+MOST_SUSPECTS = 512
+"""So many records may wait for the proof that it is they whom the collector refuses."""
+
+
+class Accounting:
+    """Of one run, or of one worker: its batches, and what all of them came to."""
+
+    def __init__(self, delivery: Delivery, telemetry: Telemetry) -> None:
+        self.counts = Counts()
+        self.reasons: Counter[str] = Counter()
+        """How many records are in quarantine, by reason code."""
+        self.broken: LedgerBroken | None = None
+        """Why it cannot be written down what becomes of records."""
+        self._delivery = delivery
+        self._telemetry = telemetry
+        self._under_way: deque[Batch] = deque()
+        self._bytes_under_way = 0
+        self._suspects: deque[tuple[Batch, Sending, Fates]] = deque()
+        self._accounted: deque[Batch] = deque()
+        self._bytes_accounted = 0
+
+    def send(self, batch: Batch) -> None:
+        """Sends a batch on its way; waits for older ones while there are too many."""
+        batch.count()
+        self._bytes_under_way += batch.held_bytes
+        batch.ticket = self._delivery.submit([sending.item for sending in batch.sendings])
+        self._under_way.append(batch)
+        while self._under_way and (
+            not self._under_way[0].sendings  # there is nothing to wait for
+            or len(self._under_way) > self._delivery.most_batches
+            or self._bytes_under_way > MOST_HELD_BYTES
+        ):
+            self._account_oldest()
+
+    def finish(self) -> None:
+        """Waits until everything that was sent is written down."""
+        while self._under_way:
+            self._account_oldest()
+        self._settle_suspects(at_most=0)
+        self._write_down()
+
+    def _account_oldest(self) -> None:
+        """Waits for the oldest batch: results are taken in the order of the file."""
+        batch = self._under_way.popleft()
+        self._accounted.append(batch)
+        self._bytes_accounted += batch.held_bytes
+        if batch.ticket is not None and batch.is_plain and self._delivery.took_all(batch.ticket):
+            batch.account_all()
+        elif batch.ticket is not None:
+            for sending, fates in zip(batch.sendings, self._delivery.result(batch.ticket), strict=True):
+                if any(isinstance(fate, Suspect) for fate in fates.values()):
+                    self._suspects.append((batch, sending, fates))
+                    batch.suspects += 1
+                else:
+                    self._account(batch, sending, fates)
+        self._bytes_under_way -= batch.held_bytes
+        batch.sendings.clear()
+        self._settle_suspects(at_most=MOST_SUSPECTS)
+        self._write_down()
+
+    def _settle_suspects(self, at_most: int) -> None:
+        """Clears up what can be by now; waits for it only where more suspects would be left than `at_most`.
+
+        Reading goes on meanwhile: the record whose success proves the case may not have been read yet.
+        """
+        while self._suspects:
+            batch, sending, fates = self._suspects[0]
+            are_few = len(self._suspects) <= at_most and self._bytes_accounted <= MOST_HELD_BYTES
+            if are_few and not self._delivery.is_ripe(fates):
+                return
+            self._suspects.popleft()
+            batch.suspects -= 1
+            self._account(batch, sending, self._delivery.settle(sending.item, fates))
+
+    def _account(self, batch: Batch, sending: Sending, fates: Fates) -> None:
+        counts = batch.stretch.counts
+        untaken = [signal for signal, fate in fates.items() if isinstance(fate, Untaken)]
+        untaken += sending.unsendable
+        unfit = {signal: fate for signal, fate in fates.items() if isinstance(fate, Unfit)}
+        rejections = [fate for fate in fates.values() if isinstance(fate, Rejection)]
+        learned = replace(
+            sending.learned,
+            signals=(*untaken, *unfit) or None,
+            rejections=(*sending.learned.rejections, *rejections),
+        )
+        if untaken:
+            why = self._delivery.over or "this run does not send all that is owed"
+            entry = write_entry("pending", why, sending.place(), sending.raw, learned)
+            batch.keep(Kept(sending.number, "pending", "pending", entry))
+            counts.pending += 1
+            return
+        if unfit:
+            reason = next(iter(unfit.values())).reason
+            why = "; ".join(f"{signal}: {fate.why}" for signal, fate in unfit.items())
+            counts.quarantined += 1
+            batch.account(sending, "quarantined")
+        elif learned.rejections:
+            reason, why = "rejected", _told(learned.rejections)
+            counts.rejected += 1
+            batch.account(sending, "rejected")
+        else:
+            counts.exported += 1
+            batch.account(sending, "exported")
+            if sending.item.is_shifted:
+                counts.time_shifted += 1
+                batch.stretch.shifted.add(sending.number)
+            batch.stretch.newest_ns = max(batch.stretch.newest_ns, sending.logged_ns)
+            return
+        entry = write_entry(reason, why, sending.place(), sending.raw, learned)
+        batch.keep(Kept(sending.number, "quarantine", reason, entry))
+        self.reasons[reason] += 1
+
+    def _write_down(self) -> None:
+        """Writes down the batches of which everything is known, in their order."""
+        while self._accounted and not self._accounted[0].suspects:
+            batch = self._accounted.popleft()
+            self._bytes_accounted -= batch.held_bytes
+            batch.stretch.kept.sort(key=lambda kept: kept.number)
+            is_written = True  # what cannot be written down is counted all the same, and the run is broken
+            try:
+                is_written = batch.book.write_down(batch.stretch)
+            except LedgerBroken as error:
+                self.broken = self.broken or error
+            if is_written:
+                self.counts.add(batch.stretch.counts)
+                shifted = len(batch.stretch.shifted)
+                self._telemetry.written(batch.stretch.became, batch.stretch.reasons(), shifted)
+
+
+def _told(rejections: Sequence[Rejection]) -> str:
+    return "; ".join(
+        f"{each.rejected} of {each.records} {each.signal}: {each.message}" for each in rejections
+    )
