@@ -6,7 +6,7 @@ from faillog_otel.config import MappingConfig
 from faillog_otel.events.decode import decode
 from faillog_otel.events.entry import read_entry
 from faillog_otel.events.forms import form_of, read_records
-from faillog_otel.events.model import BadRecord, Context, Place
+from faillog_otel.events.model import BadRecord, Place
 from faillog_otel.events.record import Record
 from faillog_otel.events.unpack import unpack
 from faillog_otel.ledger.exchanges import Exchanges
@@ -41,7 +41,7 @@ def preview(
             if isinstance(event, BadRecord):
                 yield place, event
             else:
-                learned = Context(reference_ns, exchanges.answer_to(event), exchanges.traceparent_of(event))
+                learned = exchanges.learned_by(event, reference_ns)
                 yield place, explain(event, entry.context if entry and entry.context else learned, config)
     finally:
         exchanges.close()

@@ -35,7 +35,6 @@ _NONCE_DIGITS = 10
 _UNIQUE_BYTES = 16
 CARRYING = ("00-", "tr1-")
 """How messageIds begin that carry a context."""
-_ZEROS = bytes(8)
 _LONGEST_REMEMBERED = 128
 """Characters of an exchange's id."""
 
@@ -101,7 +100,8 @@ def part(of: bytes, start: int, stop: int) -> bytes:
     any eight bytes of the id are zero, the SHA-256 of the digest takes the digest's place.
     """
     found = of[start:stop]
-    while _ZEROS in found and not all(any(found[at : at + 8]) for at in range(0, stop - start, 8)):
+    # Few ids have a zero byte, and that is seen at once.
+    while 0 in found and not all(any(found[at : at + 8]) for at in range(0, stop - start, 8)):
         of = _sha256(of).digest()
         found = of[start:stop]
     return found

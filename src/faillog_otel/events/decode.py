@@ -65,11 +65,12 @@ _ENVELOPE = ("type", "event", "version", "properties")
 
 
 LONGEST_PLAIN_BYTES = 2048
+_BACKSLASH, _DELETE = b"\\\x7f"  # numbers: looked for as such, a byte is found many times quicker
 
 
 def decode(raw: bytes) -> Event | BadRecord:
     """Reads one record. Never raises, whatever the bytes are."""
-    if len(raw) <= LONGEST_PLAIN_BYTES and raw.isascii() and b"\\" not in raw and b"\x7f" not in raw:
+    if len(raw) <= LONGEST_PLAIN_BYTES and raw.isascii() and _BACKSLASH not in raw and _DELETE not in raw:
         try:
             properties: Properties = _known.decode(raw).properties
             routing = _shallow_routing(bytes(properties.routed))

@@ -111,39 +111,16 @@ class Exchanges:
 
     def learned_by(self, event: Event | BadRecord, reference_ns: int) -> Learned:
         """All that an event learns from its file, to be kept with it; events that learn the same share it."""
-        answer: Answer | None = None
-        if isinstance(event, BadRecord) or isinstance(event.properties, AttemptProperties):
-            answer = self.answer_to(event)
-            if self._names_contexts and (traceparent := self.traceparent_of(event)):
-                return Learned(reference_ns, answer, traceparent)
+        exchange_id, message_id = _ids(event)
+        answer = self._answer_of(exchange_id)
+        if self._names_contexts and (traceparent := self._traceparent_of(exchange_id, message_id)):
+            return Learned(reference_ns, answer, traceparent)
         learned = self._learned.get(answer)
         if learned is None or learned.reference_ns != reference_ns:
             if len(self._learned) >= _MOST_ANSWERS:
                 self._learned.clear()
             learned = self._learned[answer] = Learned(reference_ns, answer)
         return learned
-
-    def answer_to(self, event: Event | BadRecord) -> Answer | None:
-        """What its exchange said to an attempt; also to one that is not understood and may be mended."""
-        exchange_id, _ = _ids(event)
-        if exchange_id == self._asked:  # the attempts of one exchange mostly stand together
-            return self._told
-        told = self.find(propagation.exchange_digest(exchange_id)) if exchange_id else None
-        self._asked, self._told = exchange_id, told
-        return told
-
-    def traceparent_of(self, event: Event | BadRecord) -> str | None:
-        """The `traceparent` that the request of an attempt's exchange names beside its messageId."""
-        if not self._names_contexts:
-            return None
-        exchange_id, message_id = _ids(event)
-        if exchange_id is None or message_id is None:
-            return None
-        found = self._contexts.find(_context_digest(exchange_id, message_id))
-        if found is None:
-            return None
-        trace_id, span_id, flags = _CONTEXT.unpack(found)
-        return f"00-{trace_id.hex()}-{span_id.hex()}-{flags:02x}"
 
     def add(self, digest: bytes, answer: Answer) -> None:
         """Remembers what the exchange with this hash (32 bytes) said."""
@@ -168,6 +145,23 @@ class Exchanges:
         self._answers.close()
         self._contexts.close()
 
+    def _answer_of(self, exchange_id: str | None) -> Answer | None:
+        if exchange_id is None:
+            return None
+        if exchange_id != self._asked:  # the attempts of one exchange mostly stand together
+            self._told = self.find(propagation.exchange_digest(exchange_id)) if exchange_id else None
+            self._asked = exchange_id
+        return self._told
+
+    def _traceparent_of(self, exchange_id: str | None, message_id: str | None) -> str | None:
+        if exchange_id is None or message_id is None:
+            return None
+        found = self._contexts.find(_context_digest(exchange_id, message_id))
+        if found is None:
+            return None
+        trace_id, span_id, flags = _CONTEXT.unpack(found)
+        return f"00-{trace_id.hex()}-{span_id.hex()}-{flags:02x}"
+
     def _number_of(self, reason: Reason | None) -> int:
         if reason is None:
             return 0
@@ -184,13 +178,13 @@ class Exchanges:
 
 def _ids(event: Event | BadRecord) -> tuple[str | None, str | None]:
     """An attempt's exchange and message."""
-    if isinstance(event, BadRecord):
-        exchange, message = (pattern.search(event.raw) for pattern in (_EXCHANGE_ID, _MESSAGE_ID))
-        return _text(exchange), _text(message)
-    attempt = event.properties
-    if not isinstance(attempt, AttemptProperties):
+    if isinstance(event, Event):
+        attempt = event.properties
+        if isinstance(attempt, AttemptProperties):
+            return attempt.destination_exchange_id, attempt.message_id
         return None, None
-    return attempt.destination_exchange_id, attempt.message_id
+    exchange, message = (pattern.search(event.raw) for pattern in (_EXCHANGE_ID, _MESSAGE_ID))
+    return _text(exchange), _text(message)
 
 
 def _text(found: "re.Match[bytes] | None") -> str | None:

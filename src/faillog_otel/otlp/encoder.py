@@ -67,11 +67,10 @@ class WireEncoder:
         time_ns = event.occurred_ns
         if self._shifts:
             time_ns = shifted(time_ns, context.reference_ns, self._config.time_policy)
-        is_shifted = time_ns != event.occurred_ns
-        if not is_shifted and (item := self._stencils.item(event, context)):
+        if time_ns == event.occurred_ns and (item := self._stencils.item(event, context)):
             return item
         log, span = self._parts(event, context, time_ns)
-        return Item(b"".join(log), b"".join(span), is_shifted)
+        return Item(b"".join(log), b"".join(span), time_ns != event.occurred_ns)
 
     def _parts_with_gaps(self, event: Event, context: Context) -> tuple[Parts, Parts]:
         return self._parts(event, context, event.occurred_ns, has_gaps=True)

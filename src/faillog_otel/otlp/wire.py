@@ -32,7 +32,7 @@ def varint(number: int) -> bytes:
 
 def int64(number: int) -> bytes:
     """A signed integer as a varint: a negative one takes ten bytes, as its two's complement."""
-    return varint(number & 0xFFFF_FFFF_FFFF_FFFF)
+    return varint(number if number >= 0 else number & 0xFFFF_FFFF_FFFF_FFFF)
 
 
 fixed32 = struct.Struct("<I").pack
