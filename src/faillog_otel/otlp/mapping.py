@@ -172,7 +172,16 @@ def link_to_message(app: TraceContext) -> Link:
 
 def record_uid(name: str, raw: bytes) -> str:
     """`log.record.uid`: 32 hex characters, the same for the same bytes of the same kind of event."""
-    return sha256(UID_STARTS[name] + raw).hexdigest()[:32]
+    uid = sha256(UID_STARTS[name])
+    step = _HASHED_ALONE if len(raw) <= _SHORT_BYTES else len(raw)
+    for at in range(0, len(raw), step):
+        uid.update(raw[at : at + step])
+    return uid.hexdigest()[:32]
+
+
+_HASHED_ALONE = 2047
+"""hashlib lets other threads run while it hashes more bytes than these: dearer than to hash some KiB."""
+_SHORT_BYTES = 64 * 1024
 
 
 # -- what only logs carry ------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from faillog_otel import propagation
 from faillog_otel.events.model import AttemptProperties, Context, ErrorProperties, Event, ExchangeProperties
 from faillog_otel.otlp.encoding import Item
 from faillog_otel.otlp.layout import Parts, Values
-from faillog_otel.otlp.mapping import UID_STARTS, exchange_ids, link_to_exchange
+from faillog_otel.otlp.mapping import UID_STARTS, exchange_ids, link_to_exchange, record_uid
 from faillog_otel.otlp.messages import link_field
 from faillog_otel.otlp.wire import fixed64, int64
 
@@ -24,7 +24,6 @@ LONGEST_STENCIL_BYTES = 4096
 """Longer ones are not remembered: all of them take some MiB at most."""
 
 _ATTEMPT, _ERROR = UID_STARTS["segment.attempt"], UID_STARTS["segment.error"]
-_EXCHANGE = UID_STARTS["segment.exchange"]
 _ATTEMPT_GAPS, _ERROR_GAPS, _EXCHANGE_GAPS = (11, 10), (9, 0), (11, 8)
 """In the log record, in the span."""
 _LONGEST_OWN = 512
@@ -171,7 +170,7 @@ class Stencils:
         if not stencil.log:
             return None
         trace_id, span_id = exchange_ids(exchange_id)
-        uid = hexlify(sha256(_EXCHANGE + event.raw).digest()[:16])
+        uid = record_uid("segment.exchange", event.raw).encode()
         time, observed = fixed64(event.occurred_ns), fixed64(event.logged_ns)
         own = (exchange, occurred, logged, lag)
         return Item(
