@@ -32,7 +32,10 @@ PURE = sorted(
         *ROOT.glob("events/*.py"),
         *(
             ROOT / "otlp" / f"{name}.py"
-            for name in ("mapping", "origin", "extras", "explain", "records", "outcome", "wire", "encoding")
+            for name in (
+                *("parts", "mapping", "origin", "extras", "explain", "records", "outcome", "packing"),
+                *("wire", "messages", "layout", "stencils", "encoder", "encoding"),
+            )
         ),
         *(ROOT / "segment" / f"{name}.py" for name in ("quota", "schedule")),
         *(
