@@ -20,14 +20,13 @@ from faillog_otel.otlp.mapping import (
     SPAN_KINDS,
     UID,
     ids,
-    link_to_message,
     log_attributes,
     message_origin,
     record_uid,
     shifted,
     span_name,
 )
-from faillog_otel.otlp.messages import attribute_fields, link_field
+from faillog_otel.otlp.messages import attribute_fields
 from faillog_otel.otlp.origin import Origin
 from faillog_otel.otlp.parts import (
     EVENT_NAMES,
@@ -42,7 +41,7 @@ from faillog_otel.otlp.parts import (
     true_time,
 )
 from faillog_otel.otlp.records import StatusCode
-from faillog_otel.otlp.stencils import Gap, Stencils, link_bytes, with_gaps
+from faillog_otel.otlp.stencils import Gap, Stencils, link_fields, with_gaps
 from faillog_otel.otlp.wire import VARINT, fixed64, int64, message_field, tag, text_field, varint
 
 REMEMBERED = 1024
@@ -60,7 +59,7 @@ class WireEncoder:
         self._shifts = config.time_policy.kind != "occurred"
         self._remembered_where = lru_cache(REMEMBERED)(self._where)
         self._remembered_how = lru_cache(REMEMBERED)(self._how)
-        self._stencils = Stencils(self._parts_with_gaps, self._alone)
+        self._stencils = Stencils(config.join, self._parts_with_gaps, self._alone)
 
     def encode(self, event: Event, context: Context) -> Item:
         """The event's records in this context."""
@@ -95,6 +94,7 @@ class WireEncoder:
             uid=record_uid(name, event.raw).encode(),
             trace_id=trace_id,
             span_id=span_id or (origin.log_span_id if origin else b""),
+            parent_span_id=origin.parent_span_id if origin else b"",
             observed=fixed64(event.logged_ns) if event.logged_ns else b"",
             links=_links(event, origin),
             when=true_time(event).encode() if is_shifted else b"",
@@ -199,13 +199,7 @@ def _encoded(own: Own) -> tuple[bytes | None, ...]:
 
 
 def _links(event: Event, origin: Origin | None) -> bytes:
-    """An attempt's links; the one to its exchange comes first."""
     properties = event.properties
-    if not isinstance(properties, AttemptProperties):
-        return b""
-    found, exchange_id = b"", properties.destination_exchange_id
-    if exchange_id is not None:
-        found = link_bytes(exchange_id)
-    if origin is not None and origin.linked is not None:
-        found += link_field(link_to_message(origin.linked))
-    return found
+    if isinstance(properties, AttemptProperties):
+        return link_fields(properties.destination_exchange_id, origin)
+    return b""

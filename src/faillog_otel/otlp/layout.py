@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from faillog_otel.otlp import messages
 from faillog_otel.otlp.mapping import SAMPLED_LOCAL, UID
-from faillog_otel.otlp.messages import bytes_field, flags_field, int_attribute_heads, text_attribute_heads
+from faillog_otel.otlp.messages import flags_field, int_attribute_heads, text_attribute_heads
 from faillog_otel.otlp.origin import REMOTE, Origin
 from faillog_otel.otlp.parts import EVENT_NAMES, OWN
 from faillog_otel.otlp.records import Attributes
@@ -27,6 +27,7 @@ _LOG_TRACE_ID = tag(messages.LOG_TRACE_ID) + varint(16)
 _LOG_SPAN_ID = tag(messages.LOG_SPAN_ID) + varint(8)
 _SPAN_TRACE_ID = tag(messages.SPAN_TRACE_ID) + varint(16)
 _SPAN_SPAN_ID = tag(messages.SPAN_SPAN_ID) + varint(8)
+_SPAN_PARENT_SPAN_ID = tag(messages.SPAN_PARENT_SPAN_ID) + varint(8)
 
 
 def _own_heads(field_number: int) -> tuple[Heads, ...]:
@@ -84,6 +85,7 @@ class Values(NamedTuple):
     trace_id: bytes
     span_id: bytes
     """Of the span, or of the span that the log record belongs to."""
+    parent_span_id: bytes
     observed: bytes
     links: bytes
     when: bytes
@@ -117,13 +119,13 @@ def log_attributes(values: Values, where: Where, how: How) -> Parts:
 
 def span_parts(values: Values, where: Where, how: How, origin: Origin | None) -> Parts:
     """A Span message."""
-    parent = origin.parent_span_id if origin else b""
     return (
         _SPAN_TRACE_ID,
         values.trace_id,
         _SPAN_SPAN_ID,
         values.span_id,
-        bytes_field(messages.SPAN_PARENT_SPAN_ID, parent),
+        _SPAN_PARENT_SPAN_ID if values.parent_span_id else b"",
+        values.parent_span_id,
         where.name_and_kind,
         _SPAN_START_TIME if values.time else b"",
         values.time,

@@ -12,11 +12,19 @@ from hashlib import sha256
 from msgspec import Struct
 
 from faillog_otel import propagation
+from faillog_otel.config import Join
 from faillog_otel.events.model import AttemptProperties, Context, ErrorProperties, Event, ExchangeProperties
 from faillog_otel.otlp.encoding import Item
 from faillog_otel.otlp.layout import Parts, Values
-from faillog_otel.otlp.mapping import UID_STARTS, exchange_ids, link_to_exchange, record_uid
+from faillog_otel.otlp.mapping import (
+    UID_STARTS,
+    exchange_ids,
+    link_to_exchange,
+    link_to_message,
+    record_uid,
+)
 from faillog_otel.otlp.messages import link_field
+from faillog_otel.otlp.origin import Origin, origin_of
 from faillog_otel.otlp.wire import fixed64, int64
 
 MOST_STENCILS = 1024
@@ -25,14 +33,20 @@ LONGEST_STENCIL_BYTES = 4096
 
 _ATTEMPT, _ERROR = UID_STARTS["segment.attempt"], UID_STARTS["segment.error"]
 _ATTEMPT_GAPS, _ERROR_GAPS, _EXCHANGE_GAPS = (11, 10), (9, 0), (11, 8)
-"""In the log record, in the span."""
+"""In the log record, in the span; without the ids that only the application's context gives."""
 _LONGEST_OWN = 512
 """Characters of an exchange's own texts, and of its request's URL, that are surely not cut."""
 
 
-def link_bytes(exchange_id: str) -> bytes:
-    """A span's link to an exchange, encoded."""
-    return _link(exchange_id) if len(exchange_id) <= 512 else link_field(link_to_exchange(exchange_id))
+def link_fields(exchange_id: str | None, origin: Origin | None) -> bytes:
+    """An attempt's links: the one to its exchange, then the one to the application's context."""
+    found = b""
+    if exchange_id is not None:
+        is_short = len(exchange_id) <= _LONGEST_OWN
+        found = _link(exchange_id) if is_short else link_field(link_to_exchange(exchange_id))
+    if origin is not None and origin.linked is not None:
+        found += link_field(link_to_message(origin.linked))
+    return found
 
 
 @lru_cache(maxsize=1024)  # the attempts of one exchange mostly stand together
@@ -69,6 +83,7 @@ class Stencils:
 
     def __init__(
         self,
+        join: Join,
         parts_of: Callable[[Event, Context], tuple[Parts, Parts]],
         alone_of: Callable[[Event], bytes | None],
     ) -> None:
@@ -77,6 +92,7 @@ class Stencils:
         `alone_of` gives the attributes that only the log record of an exchange carries; None where limits
         or their number leave some out.
         """
+        self._join = join
         self._parts_of = parts_of
         self._alone_of = alone_of
         self._known: dict[tuple[object, ...], Stencil] = {}
@@ -86,7 +102,7 @@ class Stencils:
         properties = event.properties
         if not event.occurred_ns or not event.logged_ns:
             return None
-        if event.is_plain and context.traceparent is None:
+        if event.is_plain:
             if type(properties) is AttemptProperties:
                 return self._attempt(event, properties, context)
             if type(properties) is ErrorProperties:
@@ -100,30 +116,36 @@ class Stencils:
         occurred_at, logged_at = properties.occurred_at, properties.logged_at
         if not message_id or exchange_id is None or occurred_at is None or logged_at is None:
             return None
-        if message_id.startswith(propagation.CARRYING):
-            return None
+        parent: tuple[bytes, ...] = ()
+        joined: object = None
+        if message_id.startswith(propagation.CARRYING) or context.traceparent is not None:
+            origin = origin_of(message_id, context.traceparent, self._join)
+            trace_id, links = origin.trace_id, link_fields(exchange_id, origin)
+            parent = (origin.parent_span_id,) if origin.parent_span_id else ()
+            joined = origin.name, origin.span_flags, origin.log_flags, len(parent)
+        else:
+            trace_id, links = propagation.derived_trace_id(message_id), _link(exchange_id)
         message, exchange = message_id.encode(), exchange_id.encode()
         occurred, logged = occurred_at.encode(), logged_at.encode()
         lag = int64((event.logged_ns - event.occurred_ns) // 1_000_000)
         routing, attempt = event.routing, properties.attempt
         shape = (len(message), len(exchange), len(occurred), len(logged), len(lag))
-        key = (routing, attempt, properties.outcome, context.answer, event.reason, shape)
+        key = (routing, attempt, properties.outcome, context.answer, event.reason, shape, joined)
         stencil = self._known.get(key)
         if stencil is None:
             between = propagation.attempt_between(routing.to_id, routing.from_id, attempt)
-            stencil = self._first(key, event, context, _ATTEMPT_GAPS, between)
+            in_log, in_span = _ATTEMPT_GAPS
+            stencil = self._first(key, event, context, (in_log, in_span + len(parent)), between)
         if not stencil.log:
             return None
         identity = b'["segment.attempt","%b",%b,"%b"]' % (message, stencil.between, occurred)
         span_id = propagation.part(sha256(identity).digest(), 0, 8)
-        trace_id = propagation.derived_trace_id(message_id)
         uid = hexlify(sha256(_ATTEMPT + event.raw).digest()[:16])
         time, observed = fixed64(event.occurred_ns), fixed64(event.logged_ns)
-        link = _link(exchange_id)
+        own = (message, exchange, occurred, logged, lag)
         return Item(
-            stencil.log
-            % (time, message, message, exchange, occurred, logged, lag, uid, trace_id, span_id, observed),
-            stencil.span % (trace_id, span_id, time, time, message, exchange, occurred, logged, lag, link),
+            stencil.log % (time, message, *own, uid, trace_id, span_id, observed),
+            stencil.span % (trace_id, span_id, *parent, time, time, *own, links),
         )
 
     def _error(self, event: Event, properties: ErrorProperties, context: Context) -> Item | None:
@@ -131,19 +153,28 @@ class Stencils:
         occurred_at, logged_at = properties.occurred_at, properties.logged_at
         if not message_id or occurred_at is None or logged_at is None:
             return None
-        if message_id.startswith(propagation.CARRYING):
-            return None
+        span_id: tuple[bytes, ...] = ()
+        joined: object = None
+        if message_id.startswith(propagation.CARRYING) or context.traceparent is not None:
+            origin = origin_of(message_id, context.traceparent, self._join)
+            trace_id = origin.trace_id
+            span_id = (origin.log_span_id,) if origin.log_span_id else ()
+            joined = origin.name, origin.log_flags, len(span_id)
+        else:
+            trace_id = propagation.derived_trace_id(message_id)
         message, occurred, logged = message_id.encode(), occurred_at.encode(), logged_at.encode()
         lag = int64((event.logged_ns - event.occurred_ns) // 1_000_000)
         shape = (len(message), len(occurred), len(logged), len(lag))
-        key = (event.routing, properties.discarded, event.reason, shape)
-        stencil = self._known.get(key) or self._first(key, event, context, _ERROR_GAPS)
+        key = (event.routing, properties.discarded, event.reason, shape, joined)
+        stencil = self._known.get(key)
+        if stencil is None:
+            in_log, in_span = _ERROR_GAPS
+            stencil = self._first(key, event, context, (in_log + len(span_id), in_span))
         if not stencil.log:
             return None
         uid = hexlify(sha256(_ERROR + event.raw).digest()[:16])
         time, observed = fixed64(event.occurred_ns), fixed64(event.logged_ns)
-        trace_id = propagation.derived_trace_id(message_id)
-        values = (time, message, message, occurred, logged, lag, uid, trace_id, observed)
+        values = (time, message, message, occurred, logged, lag, uid, trace_id, *span_id, observed)
         return Item(stencil.log % values, b"")
 
     def _exchange(self, event: Event, properties: ExchangeProperties, context: Context) -> Item | None:
