@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from faillog_otel.events.apart import TAG, after_element, element, in_sentence, member, pair
-from faillog_otel.events.names import MARK_PATTERN, Kind, kind_of_name, may_tell, phone_number
-from faillog_otel.events.plain import Plain
+from faillog_otel.events.names import Kind, kind_of_name, may_tell, phone_number
+from faillog_otel.events.plain import WORD, Plain
 from faillog_otel.events.spans import Span, TellingName, bare, checked, end_of, string_at, value_at
 
 _LONGEST_NAME = 128
@@ -31,7 +31,6 @@ class NamedValue(Struct, frozen=True):
     quote: str = ""
 
 
-_WORD = re.compile(rf"{MARK_PATTERN}|[\w$.-]{{2,}}+")
 _FIRST_WORD = re.compile(
     r"(?<!\w)(?:api|access|secret|private|account|write|signing|license|client)[ ]{1,2}\Z", re.IGNORECASE
 )
@@ -40,11 +39,11 @@ _QUOTES = re.compile(r"[\"']")
 
 def named_values(plain: Plain) -> Iterator[NamedValue]:
     """The values with telling names. A mark is passed over: it is no name."""
-    telling = {word for word in set(_WORD.findall(plain.text)) if may_tell(word)}
+    telling = {word for word in plain.words() if may_tell(word)}
     if not telling:
         return
     done = 0
-    for word in _WORD.finditer(plain.text):
+    for word in WORD.finditer(plain.text):
         if word[0] not in telling or word.start() < done:
             continue
         for name in _names(plain, word):

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from msgspec import Struct
 
 from faillog_otel.events.names import Kind, looks_random
+from faillog_otel.events.plain import Plain
+from faillog_otel.events.signs import Glance, Signs
 
 Judge = Callable[[str, int, int], bool]
 """Whether what stands from here to there in the text is what the pattern looks for."""
@@ -15,12 +17,12 @@ Judge = Callable[[str, int, int], bool]
 class Look(Struct, frozen=True):
     """What something looks like. The group `value`, if there is one, is what is replaced.
 
-    A text that has it has one of `signs`, if any (in lower case): they are looked for first, being quicker.
+    A text that has it has one of `signs`, as a Glance reads them: they are looked for first, being quicker.
     """
 
     kind: Kind
     rule: str
-    signs: tuple[str, ...]
+    signs: Signs
     pattern: re.Pattern[str]
     judge: Judge | None = None
 
@@ -33,16 +35,10 @@ class Look(Struct, frozen=True):
                 yield start, end
 
 
-def looks(text: str) -> Iterator[Look]:
+def looks(plain: Plain) -> Iterator[Look]:
     """Those patterns that may be in the text, the most telling ones first."""
-    low = text.lower()
-    for look in _LOOKS:
-        if not look.signs:
-            yield look
-        for sign in look.signs:
-            if sign in low:
-                yield look
-                break
+    glance = Glance(plain)
+    return (look for look in LOOKS if glance.has(look.signs))
 
 
 # -- secrets --------------------------------------------------------------------------------------------
@@ -223,10 +219,10 @@ def _is_email(text: str, start: int, end: int) -> bool:
 def _look(  # noqa: PLR0917  # a row of the table below
     kind: Kind, rule: str, signs: str, pattern: str, flags: int = re.IGNORECASE, judge: Judge | None = None
 ) -> Look:
-    return Look(kind, rule, tuple(signs.split()), re.compile(pattern, flags | re.DOTALL), judge)
+    return Look(kind, rule, Signs.of(*signs.split("|")), re.compile(pattern, flags | re.DOTALL), judge)
 
 
-_LOOKS = (
+LOOKS = (
     _look(
         "secret",
         "private key",
@@ -242,31 +238,31 @@ _LOOKS = (
     _look(
         "secret",
         "JSON web token",
-        "eyj eyai ewog ewok ew0k",
+        "eyj|eyai|ewog|ewok|ew0k",
         rf"{_START}e(?:yJ|yAi|wog|woK|w0K)[\w-]{{8,}}+=*+(?:(?:\.{{1,2}}[\w-]++=*+){{1,4}}+|\Z)",
         0,
     ),
-    Look("secret", "vendor's token", _VENDOR_SIGNS, _VENDORS),
-    Look("secret", "vendor's token", _SIGNS_OF_MAYBE, _MAYBE_NAMES, _is_token),
+    Look("secret", "vendor's token", Signs.of(*_VENDOR_SIGNS), _VENDORS),
+    Look("secret", "vendor's token", Signs.of(*_SIGNS_OF_MAYBE), _MAYBE_NAMES, _is_token),
     _look(
         "secret",
         "webhook's URL",
-        "hooks.slack.com webhooks/ .com/webhook",
+        "hooks.slack.com|webhooks/|.com/webhook",
         r"(?:hooks\.slack\.com/\w{1,20}/|discord(?:app)?\.com/api/(?:v\d+/)?webhooks/\d{1,24}/|\.com/webhook\w*+/"
         r")(?P<value>[\w@/-]{8,}+)",
     ),
-    _look("secret", "bot's token", "bot", r"(?<=bot)\d{6,12}:[\w-]{20,}+"),
-    _look("secret", "key in a URL", "?key= &key=", r"[?&]key=(?P<value>[\w.~+-]{12,}+)", judge=_is_random),
+    _look("secret", "bot's token", "bot000000", r"(?<=bot)\d{6,12}:[\w-]{20,}+"),
+    _look("secret", "key in a URL", "?key=|&key=", r"[?&]key=(?P<value>[\w.~+-]{12,}+)", judge=_is_random),
     _look(
         "secret",
         "user and password",
-        "-u --user",
+        "-u|--user",
         r"(?<=[\s\"'])(?:-u|--user)[ =]{1,4}[\"']?[^\s:\"']{1,100}:(?P<value>[^\s\"']++)",
     ),
     _look(
         "secret",
         "authorization",
-        "bearer basic",
+        "bearer|basic",
         r"\b(?:bearer|basic)(?:[ \t]++|\+)[\"']?(?!\w++=[\"'])(?:\d{1,9}\|)?"
         r"(?P<value>[\w.~+/=-]{8,}+|[\w.~+/=-]{4,}+\Z)",
         judge=_is_credential,
@@ -274,41 +270,43 @@ _LOOKS = (
     _look(
         "email",
         "email address",
-        "@ ＠",  # noqa: RUF001  # people type it
+        "@|＠",  # noqa: RUF001  # people type it
         r"[\w.+%-](?<![\w.+%-].)(?<!\w'.)[\w.+%-]*+(?:'[\w.+%-]++)*+[@＠]"  # noqa: RUF001  # people type it
         r"(?:(?:[^\W_][\w-]*+\.(?=\w))++(?=[^\W\d_])[\w-]++|[^\W\d_][\w-]*+(?!\.\w)"
         r"|[\w-]*+(?=\.*\Z|…|\.\.\.))",
         judge=_is_email,
     ),
-    _look("phone", "phone number", "+", rf"\+(?<![\w+.-].)\d{_DIGITS}", judge=_is_international),
+    _look("phone", "phone number", "+0", rf"\+(?<![\w+.-].)\d{_DIGITS}", judge=_is_international),
     _look(
         "phone", "phone number", "00", rf"00(?<![\w+.#-]..)[1-9]{_DIGITS}(?![\w-])", judge=_is_international
     ),
     _look("phone", "phone number", "tel:", r"(?<!\w)tel:(?P<value>\+?[\d().-]{7,20}+)"),
-    _look("phone", "phone number", ")", r"\((?<![\w+.-].)[2-9]\d\d\)[ ]?\d{3}[ .-]?\d{4}(?![\w-])"),
+    _look("phone", "phone number", "(000)", r"\((?<![\w+.-].)[2-9]\d\d\)[ ]?\d{3}[ .-]?\d{4}(?![\w-])"),
     _look(
         "phone",
         "phone number",
-        "",
+        "000 000 0000|000.000.0000|000-000-0000",
         r"[1-9](?<![\w+.-].)(?:(?<=1)[ .-][2-9]\d\d|(?<!1)\d\d)([ .-])[2-9]\d\d\1\d{4}(?![\w-])",
     ),
     _look(
         "ip",
         "IPv4 address",
-        ".",
+        "0.0",
         r"[0-9](?<![\w.].)\d{0,2}+\.\d{1,3}+\.\d{1,3}+\.\d{1,3}+(?!\w|\.\d)",
         0,
         _is_ipv4,
     ),
     _look(
-        "ip", "IPv4 address", "ip-", r"(?<!\w)ip-(?P<value>\d{1,3}+(?:-\d{1,3}+){3})(?!\w)", judge=_is_ipv4
+        "ip", "IPv4 address", "ip-0", r"(?<!\w)ip-(?P<value>\d{1,3}+(?:-\d{1,3}+){3})(?!\w)", judge=_is_ipv4
     ),
-    _look(
+    Look(
         "ip",
         "IPv6 address",
-        ":",
-        r"[0236fF:](?:(?<![\w:.].)|(?<=[G-Zg-z]:.))[0-9A-Fa-f]{0,3}:[0-9A-Fa-f:.]{0,44}[0-9A-Fa-f:](?![\w:])",
-        0,
-        judge=_is_ipv6,
+        Signs.of("::", colons=6),
+        re.compile(
+            r"[0236fF:](?:(?<![\w:.].)|(?<=[G-Zg-z]:.))[0-9A-Fa-f]{0,3}:[0-9A-Fa-f:.]{0,44}[0-9A-Fa-f:](?![\w:])",
+            re.DOTALL,
+        ),
+        _is_ipv6,
     ),
 )

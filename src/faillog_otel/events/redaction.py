@@ -92,7 +92,7 @@ def _places(plain: Plain) -> Iterator[_Place]:
     """What is to be replaced by any rule, the most telling rules first."""
     for value in named_values(plain):
         yield _Place(value.start, value.end, Finding(value.kind, f"the name {value.name}"), value.quote)
-    for look in looks(plain.text):
+    for look in looks(plain):
         for start, end in look.places(plain.text):
             yield _Place(start, end, Finding(look.kind, look.rule))
 
