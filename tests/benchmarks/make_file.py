@@ -5,7 +5,9 @@ messages on average, of which three fail for good; responses of 1.5 to 4 KB, req
 """
 
 import argparse
+import random
 import sys
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,21 +20,32 @@ FEWEST_EVENTS_PER_MESSAGE = 1.1
 """Each message has an attempt, every nineteen or fewer of them an exchange: so many messages surely do."""
 
 
-def _report(size: int) -> dict[str, Any]:
+REPORTS = 600
+"""So many different answers: far more than are remembered, so nearly each one is as if it were new."""
+
+
+def _report(rng: random.Random, size: int) -> dict[str, Any]:
     """A destination's answer of about so many bytes."""
     why = "'properties.time' is invalid: must be specified as seconds since epoch"
-    return {"code": 400, "failed_records": [{"index": n, "message": why} for n in range(size // 96)]}
+    failed = [
+        {"index": rng.randrange(size), "insert_id": f"{rng.getrandbits(128):032x}", "message": why}
+        for _ in range(size // 141)
+    ]
+    return {"code": 400, "failed_records": failed}
+
+
+def _answers() -> Iterator[Answer]:
+    rng = random.Random(1)
+    for status in [200] * 7 + [400] * 3:
+        for _ in range(REPORTS // 10):
+            yield Answer(1, status, _report(rng, rng.randint(1_500, 4_000)))
 
 
 MIX = Destination(
     "5f7dd6d21ad74f3842b1fc47",
     "Mixpanel (Actions)",
     "https://api.mixpanel.com/import?strict=1",
-    tuple(
-        Answer(weight, status, _report(size))
-        for weight, status in ((7, 200), (3, 400))
-        for size in (1_500, 2_000, 2_500, 3_000, 3_500, 4_000)
-    ),
+    tuple(_answers()),
     batch=19,
 )
 

@@ -37,7 +37,7 @@ class Look(Struct, frozen=True):
 
 def looks(plain: Plain) -> Iterator[Look]:
     """Those patterns that may be in the text, the most telling ones first."""
-    glance = Glance(plain)
+    glance = Glance(plain, _SIGNS_IN_WORDS)
     return (look for look in LOOKS if glance.has(look.signs))
 
 
@@ -280,7 +280,7 @@ LOOKS = (
     _look(
         "phone", "phone number", "00", rf"00(?<![\w+.#-]..)[1-9]{_DIGITS}(?![\w-])", judge=_is_international
     ),
-    _look("phone", "phone number", "tel:", r"(?<!\w)tel:(?P<value>\+?[\d().-]{7,20}+)"),
+    _look("phone", "phone number", "tel", r"(?<!\w)tel:(?P<value>\+?[\d().-]{7,20}+)"),
     _look("phone", "phone number", "(000)", r"\((?<![\w+.-].)[2-9]\d\d\)[ ]?\d{3}[ .-]?\d{4}(?![\w-])"),
     _look(
         "phone",
@@ -302,7 +302,7 @@ LOOKS = (
     Look(
         "ip",
         "IPv6 address",
-        Signs.of("::", colons=6),
+        Signs.of(colons=6),
         re.compile(
             r"[0236fF:](?:(?<![\w:.].)|(?<=[G-Zg-z]:.))[0-9A-Fa-f]{0,3}:[0-9A-Fa-f:.]{0,44}[0-9A-Fa-f:](?![\w:])",
             re.DOTALL,
@@ -310,3 +310,4 @@ LOOKS = (
         _is_ipv6,
     ),
 )
+_SIGNS_IN_WORDS = tuple(sign for look in LOOKS for sign in look.signs.words)

@@ -5,7 +5,7 @@ is a sign of a phone number.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
 from typing import Self
 
 from msgspec import Struct
@@ -13,47 +13,65 @@ from msgspec import Struct
 from faillog_otel.events.plain import Plain
 
 _DIGITS = str.maketrans("123456789", "000000000")
-_IN_A_WORD = re.compile(r"[\w$.-]{2,}")
+_IN_A_WORD = re.compile(r"(?=.*[a-z])[\w$.-]{2,}")
+_ID = re.compile(r"[0-9a-f-]{8,}")
+"""No sign with a letter, and pattern behind it, is in such a word: `EAA` is one only in capitals."""
+_RARE = re.compile(r"[^\w\s:.-]")
+
+_MOST_DULL = 4096
+_LONGEST_DULL = 64
 
 
 class Signs(Struct, frozen=True):
     """Of these a text must have one. `words` can only stand within a word, as `Plain.words` has them."""
 
     words: tuple[str, ...] = ()
-    others: tuple[str, ...] = ()
+    others: tuple[tuple[str, str], ...] = ()
+    """Each behind the character of it that is the rarest."""
     colons: int | None = None
-    """Or so many colons that stand neither behind a quote nor before a blank, as those of JSON do."""
+    """Or `::`, or so many colons that stand neither behind a quote nor before a blank, as JSON's do."""
 
     @classmethod
     def of(cls, *signs: str, colons: int | None = None) -> Self:
         """These literals, in lower case."""
-        read = [sign.translate(_DIGITS) for sign in signs]
-        return cls(
-            tuple(sign for sign in read if _IN_A_WORD.fullmatch(sign)),
-            tuple(sign for sign in read if not _IN_A_WORD.fullmatch(sign)),
-            colons,
-        )
+        words, others = [], []
+        for sign in signs:
+            read = sign.translate(_DIGITS)
+            if _IN_A_WORD.fullmatch(read):
+                words.append(read)
+            else:
+                rare = _RARE.search(read)
+                others.append((rare[0] if rare else read, read))
+        return cls(tuple(words), tuple(others), colons)
 
 
 class Glance:
     """A text, read as signs are."""
 
-    def __init__(self, plain: Plain) -> None:
-        self._words = _read("\n".join(plain.words()))
+    def __init__(self, plain: Plain, all_words: Collection[str]) -> None:
+        """`all_words` are the signs within words that anybody will ask for."""
+        words = [word for word in plain.words() - _dull if not _ID.fullmatch(word)]
+        self._words = _read("\n".join(words))
+        if not _has_one(self._words, all_words):
+            self._words = ""
+            _remember(words)
         self._text = _read(plain.text)
         bare = plain.text.replace('":', "")
         self._colons = bare.count(":") - bare.count(": ")
 
     def has(self, signs: Signs) -> bool:
         """Whether the text has one of the signs."""
-        return (
-            _has_one(self._words, signs.words)
-            or _has_one(self._text, signs.others)
-            or (signs.colons is not None and self._colons >= signs.colons)
-        )
+        if self._words and _has_one(self._words, signs.words):
+            return True
+        for rare, sign in signs.others:
+            if rare in self._text and sign in self._text:
+                return True
+        if signs.colons is None or self._colons < 2:
+            return False
+        return self._colons >= signs.colons or "::" in self._text
 
 
-def _has_one(text: str, signs: Iterable[str]) -> bool:
+def _has_one(text: str, signs: Collection[str]) -> bool:
     for sign in signs:  # noqa: SIM110  # twice as quick as any()
         if sign in text:
             return True
@@ -63,3 +81,13 @@ def _has_one(text: str, signs: Iterable[str]) -> bool:
 def _read(text: str) -> str:
     low = text.lower()  # and other scripts have digits of their own
     return low.translate(_DIGITS) if low.isascii() else re.sub(r"\d", "0", low)
+
+
+_dull: set[str] = set()
+"""Words without a sign, so that those which come again and again are not searched again."""
+
+
+def _remember(words: Sequence[str]) -> None:
+    if len(_dull) + len(words) > _MOST_DULL:
+        _dull.clear()
+    _dull.update([word for word in words if len(word) <= _LONGEST_DULL][:_MOST_DULL])

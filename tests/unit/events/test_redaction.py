@@ -547,6 +547,7 @@ FINDS = st.sampled_from(
             "tel:030123456",
         ),
         *("https://x.example/?key=abcdef012345", "curl -u me:abcdef", "bot123456789:abcdefghijklmnopqrstuv"),
+        *(f"EAA{'Ab1' * 14}", f"eaa{'ab1' * 14}", "880ad87c-ebfa-8800-fff5-3116f72a5f60", "00493012345678"),
         *("Ü", "é ", " ", "\n", '":', '": ', ": ", "12:30:00", "[redacted:ip]", "_", "-", ".", "0"),
     ]
 )
