@@ -53,6 +53,9 @@ WORD = re.compile(rf"{MARK_PATTERN}|[\w$.-]{{2,}}+")
 _NO_WORD = {number: " " for number in range(128) if not re.match(r"[\w$.-]", chr(number))}
 """For ASCII: to split at blanks then takes a quarter of the time."""
 
+_ID = re.compile(r"[0-9a-f-]{8,}")
+"""Nothing is told by such a word, and no token of a vendor begins in one."""
+
 
 class Plain:
     """`text` is the plain text; `source` the text as it came."""
@@ -77,11 +80,11 @@ class Plain:
         self.text = "".join([*parts, source[done:]])
 
     def words(self) -> set[str]:
-        """All that WORD finds, each once; perhaps also what has one character."""
+        """All that WORD finds, each once, but for ids; perhaps also what has one character."""
         if self._words is None:
             is_easy = self.text.isascii() and "[redacted:" not in self.text
             words = self.text.translate(_NO_WORD).split() if is_easy else WORD.findall(self.text)
-            self._words = set(words)
+            self._words = {word for word in set(words) if not _ID.fullmatch(word)}
         return self._words
 
     def place(self, at: int) -> int:

@@ -5,7 +5,7 @@ is a sign of a phone number.
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Self
 
 from msgspec import Struct
@@ -13,9 +13,7 @@ from msgspec import Struct
 from faillog_otel.events.plain import Plain
 
 _DIGITS = str.maketrans("123456789", "000000000")
-_IN_A_WORD = re.compile(r"(?=.*[a-z])[\w$.-]{2,}")
-_ID = re.compile(r"[0-9a-f-]{8,}")
-"""No sign with a letter, and pattern behind it, is in such a word: `EAA` is one only in capitals."""
+_IN_A_WORD = re.compile(r"(?=.*[a-z])[\w$.-]{2,}")  # of digits alone, it may be in an id
 _RARE = re.compile(r"[^\w\s:.-]")
 
 _MOST_DULL = 4096
@@ -50,7 +48,7 @@ class Glance:
 
     def __init__(self, plain: Plain, all_words: Collection[str]) -> None:
         """`all_words` are the signs within words that anybody will ask for."""
-        words = [word for word in plain.words() - _dull if not _ID.fullmatch(word)]
+        words = plain.words() - _dull
         self._words = _read("\n".join(words))
         if not _has_one(self._words, all_words):
             self._words = ""
@@ -87,7 +85,7 @@ _dull: set[str] = set()
 """Words without a sign, so that those which come again and again are not searched again."""
 
 
-def _remember(words: Sequence[str]) -> None:
+def _remember(words: Collection[str]) -> None:
     if len(_dull) + len(words) > _MOST_DULL:
         _dull.clear()
     _dull.update([word for word in words if len(word) <= _LONGEST_DULL][:_MOST_DULL])
