@@ -62,6 +62,7 @@ class Plain:
 
     def __init__(self, source: str) -> None:
         self.source = source
+        self._brief: str | None = None
         self._words: set[str] | None = None
         self._at: list[int] = []  # where in the plain text the characters stand that are escaped
         self._ahead: list[int] = []  # how far the source is ahead behind each of them
@@ -79,12 +80,19 @@ class Plain:
             done = end
         self.text = "".join([*parts, source[done:]])
 
+    def brief(self) -> str:
+        """What stands in it between quotes, each once and in no order: enough to see what may be there."""
+        if self._brief is None:
+            self._brief = '"'.join(set(self.text.split('"')))
+        return self._brief
+
     def words(self) -> set[str]:
-        """All that WORD finds, each once, but for ids; perhaps also what has one character."""
+        """All that WORD finds, each once, but for numbers and ids; perhaps also what has one character."""
         if self._words is None:
-            is_easy = self.text.isascii() and "[redacted:" not in self.text
-            words = self.text.translate(_NO_WORD).split() if is_easy else WORD.findall(self.text)
-            self._words = {word for word in set(words) if not _ID.fullmatch(word)}
+            brief = self.brief()
+            is_easy = brief.isascii() and "[redacted:" not in brief
+            words = brief.translate(_NO_WORD).split() if is_easy else WORD.findall(brief)
+            self._words = {word for word in set(words) if not (word.isdigit() or _ID.fullmatch(word))}
         return self._words
 
     def place(self, at: int) -> int:

@@ -53,8 +53,8 @@ class Glance:
         if not _has_one(self._words, all_words):
             self._words = ""
             _remember(words)
-        self._text = _read(plain.text)
-        bare = plain.text.replace('":', "")
+        self._text = _read(plain.brief())
+        bare = self._text.replace('":', "")
         self._colons = bare.count(":") - bare.count(": ")
 
     def has(self, signs: Signs) -> bool:
