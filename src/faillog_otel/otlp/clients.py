@@ -5,14 +5,14 @@ from typing import IO
 
 from msgspec.structs import replace
 
-from faillog_otel.config import DeliveryConfig, Protocol, Signal, Target
+from faillog_otel.config import DeliveryConfig, Signal, Target
 from faillog_otel.otlp.encoding import Envelope
 from faillog_otel.otlp.json import JsonEnvelope
 from faillog_otel.otlp.outcome import Acknowledged, Outcome, PartlyRejected
 from faillog_otel.otlp.sender import Client
 
-IN_FLIGHT: dict[Protocol, int] = {"http/protobuf": 4, "http/json": 4, "grpc": 8, "file": 1, "console": 1}
-"""Requests in flight at once; a file and a terminal take one after the other."""
+IN_FLIGHT = 4
+"""Requests in flight at once, as long as it is a collector that takes them."""
 
 Resource = tuple[tuple[str, str], ...]
 
@@ -58,10 +58,8 @@ def writing_client(
 
 
 def in_flight(config: DeliveryConfig) -> int:
-    """How many requests may be in flight at once."""
-    if config.writes:
-        return IN_FLIGHT[config.writes]
-    return max(IN_FLIGHT[config.targets[signal].protocol] for signal in config.signals)
+    """How many requests may be in flight at once; a file and a terminal take one after the other."""
+    return 1 if config.writes else IN_FLIGHT
 
 
 def _masked(outcome: Outcome, target: Target) -> Outcome:
