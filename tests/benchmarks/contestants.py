@@ -17,7 +17,8 @@ from benchmarks.counting_sink import Counts
 from benchmarks.make_file import Made
 
 HERE = Path(__file__).parent
-COLLECTOR, COLLECTOR_GZIP, SDK = "collector", "collector-gzip", "sdk"
+COLLECTOR, COLLECTOR_GZIP = "collector", "collector-gzip"
+SDK, SDK_WHOLE = "sdk", "sdk-whole"
 TUNED, TUNED_GZIP = "collector-tuned", "collector-tuned-gzip"
 ONE_WORKER, ONE_WORKER_GZIP, TWO_WORKERS = "1-worker", "1-worker-gzip", "2-workers"
 PROGRAM_TITLE = "faillog-otel"
@@ -73,7 +74,7 @@ def contestants(*, with_workers: bool) -> list[Contestant]:
     ]
     if with_workers:
         found.append(_ours("2-workers-gzip", "2 workers, gzip", compression="gzip"))
-    return [*found, _sdk()]
+    return [*found, _sdk(), _sdk_whole()]
 
 
 def one_worker(*, with_workers: bool) -> Contestant:
@@ -112,4 +113,15 @@ def _sdk() -> Contestant:
         "OpenTelemetry SDK for Python",
         (sys.executable, str(HERE / "sdk_pipeline.py"), "{file}", "{endpoint}"),
         may_drop=True,
+    )
+
+
+def _sdk_whole() -> Contestant:
+    """With queues that hold all of the file: nothing is dropped, and memory pays for it."""
+    queues = dict.fromkeys(("OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BLRP_MAX_QUEUE_SIZE"), str(2**20))
+    return Contestant(
+        SDK_WHOLE,
+        "the same, with queues for everything",
+        (sys.executable, str(HERE / "sdk_pipeline.py"), "{file}", "{endpoint}"),
+        queues,
     )

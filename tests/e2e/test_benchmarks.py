@@ -22,7 +22,7 @@ from faillog_otel.otlp.requests import GRPC_METHODS
 
 ROOT = Path(__file__).parents[2]
 COLLECTORS = {"collector", "collector-tuned", "collector-gzip", "collector-tuned-gzip"}
-EVERYONE = {*COLLECTORS, "1-worker", "1-worker-grpc", "1-worker-gzip", "sdk"}
+EVERYONE = {*COLLECTORS, "1-worker", "1-worker-grpc", "1-worker-gzip", "sdk", "sdk-whole"}
 SMALLEST = ("--events", "4000", "--rounds", "1", "--lengths", "2000", "4000", "--requests", "4")
 CONTESTANT = Contestant("nobody", "Nobody", ("true",))
 
