@@ -1,8 +1,11 @@
 """Connections to collectors that hang up, drip, or answer before they have heard everything: real sockets."""
 
 import base64
+import gzip
 import socket
+import ssl
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPException
@@ -183,12 +186,52 @@ def test_an_answer_that_is_too_long_is_not_read_to_its_end(length: str) -> None:
         assert connections.post(b"x", {}).body is None
 
 
-def test_closing_ends_what_is_under_way() -> None:
+def test_interim_answers_are_passed_over() -> None:
+    """None of them is taken for the answer, and the next request gets its own."""
+    interim = b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
+
+    def treat(connection: socket.socket) -> None:
+        head_of(connection)
+        connection.sendall(interim + OK)
+        head_of(connection)
+        connection.sendall(interim)
+        connection.sendall(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n")
+
+    with peer_that(treat) as peer, connections_to(peer) as connections:
+        assert connections.post(b"", {}).body == b"ok"
+        assert connections.post(b"", {}).status == 503
+        assert peer.connections == 1
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zlib.compress])
+def test_an_answer_that_a_proxy_has_packed_is_unpacked(pack: Callable[[bytes], bytes]) -> None:
+    packed = pack(b"answer")
+
+    def treat(connection: socket.socket) -> None:
+        head_of(connection)
+        head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(packed)}\r\n\r\n"
+        connection.sendall(head.encode() + packed)
+
+    with peer_that(treat) as peer, connections_to(peer) as connections:
+        assert connections.post(b"", {}).body == b"answer"
+
+
+@pytest.mark.parametrize("url", ["http://[2001:db8::abcd]", "https://[2001:db8::99]/otlp"])
+def test_an_ipv6_address_needs_no_port(url: str) -> None:
+    """It is for documentation, and nobody answers; what is no port is none."""
+    connections = Connections(url, timeout_seconds=0.3)
+    with pytest.raises(OSError):  # noqa: PT011  # whatever the network says of it; InvalidURL is none
+        connections.post(b"", {})
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_closing_ends_what_is_under_way(scheme: str) -> None:
+    """A request that waits for its answer, or for the other side's part of the handshake."""
     asked = threading.Event()
     ended: list[BaseException] = []
 
     def treat(connection: socket.socket) -> None:
-        head_of(connection)
+        connection.recv(1)
         asked.set()
         peer.ending.wait()
 
@@ -198,13 +241,18 @@ def test_closing_ends_what_is_under_way() -> None:
         except (OSError, HTTPException) as error:
             ended.append(error)
 
-    with peer_that(treat) as peer, connections_to(peer) as connections:
+    with peer_that(treat) as peer:
+        url = peer.url.replace("http", scheme)
+        connections = Connections(url, timeout_seconds=30, context=ssl.create_default_context)
         thread = threading.Thread(target=post)
         thread.start()
         asked.wait()
         connections.close()
         thread.join()
         assert len(ended) == 1
+        assert not isinstance(ended[0], TimeoutError)
+        with pytest.raises(ConnectionAbortedError):
+            connections.post(b"x", {})
 
 
 def test_user_and_password_of_the_url_and_its_query_are_sent() -> None:

@@ -156,8 +156,7 @@ class Worker:
     def _learn(self, piece: Piece, descriptor: int) -> None:
         passage = Passage(descriptor, piece.name, piece.start, piece.end)
         lines = 0
-        # Which reasons are remembered is decided where all of them are known.
-        exchanges = Exchanges(memory_bytes=2**62, reasons_bytes=2**62)
+        exchanges = Exchanges(memory_bytes=2**62, is_lesson=True)
 
         def counted(chunk: bytes) -> bytes:
             nonlocal lines

@@ -297,7 +297,7 @@ LOOKS = (
         _is_ipv4,
     ),
     _look(
-        "ip", "IPv4 address", "ip-0", r"(?<!\w)ip-(?P<value>\d{1,3}+(?:-\d{1,3}+){3})(?!\w)", judge=_is_ipv4
+        "ip", "IPv4 address", "ip-", r"(?<!\w)ip-(?P<value>\d{1,3}+(?:-\d{1,3}+){3})(?!\w)", judge=_is_ipv4
     ),
     Look(
         "ip",

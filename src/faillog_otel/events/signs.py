@@ -13,6 +13,8 @@ from msgspec import Struct
 from faillog_otel.events.plain import Plain
 
 _DIGITS = str.maketrans("123456789", "000000000")
+_ANY_DIGIT = re.compile(r"\d")  # other scripts have their own, and patterns know them
+_FOLDED = str.maketrans("\u0130\u0131\u017f", "iis")  # patterns that ignore case take them for these letters
 _IN_A_WORD = re.compile(r"(?=.*[a-z])[\w$.-]{2,}")  # of digits alone, it may be in an id
 _RARE = re.compile(r"[^\w\s:.-]")
 
@@ -64,9 +66,7 @@ class Glance:
         for rare, sign in signs.others:
             if rare in self._text and sign in self._text:
                 return True
-        if signs.colons is None or self._colons < 2:
-            return False
-        return self._colons >= signs.colons or "::" in self._text
+        return signs.colons is not None and (self._colons >= signs.colons or "::" in self._text)
 
 
 def _has_one(text: str, signs: Collection[str]) -> bool:
@@ -77,12 +77,14 @@ def _has_one(text: str, signs: Collection[str]) -> bool:
 
 
 def _read(text: str) -> str:
-    low = text.lower()  # and other scripts have digits of their own
-    return low.translate(_DIGITS) if low.isascii() else re.sub(r"\d", "0", low)
+    if text.isascii():
+        return text.lower().translate(_DIGITS)
+    return _ANY_DIGIT.sub("0", text.translate(_FOLDED).lower())
 
 
 _dull: set[str] = set()
-"""Words without a sign, so that those which come again and again are not searched again."""
+"""Words of texts without any sign, so that those which come again and again are not searched again. They may
+be anything that stood in a body: nothing but Glance is to see them."""
 
 
 def _remember(words: Collection[str]) -> None:

@@ -28,6 +28,7 @@ _MOST_ANSWERS = 1024
 _EXCHANGE_ID = re.compile(rb'"destinationExchangeId"\s*+:\s*+"([^"\\]+)"')
 _MESSAGE_ID = re.compile(rb'"messageId"\s*+:\s*+"([^"\\]+)"')
 _ANSWER = struct.Struct("<HH")  # status (0: none), number of the reason (0: none)
+_LESSON = struct.Struct("<HI")  # the same, where all reasons are remembered
 _CONTEXT = struct.Struct("16s8sB")  # trace id, span id, flags
 
 
@@ -54,11 +55,17 @@ class Exchanges:
         self,
         memory_bytes: int = MEMORY_BYTES,
         *,
-        reasons_bytes: int = LARGEST_REASONS_BYTES,
+        is_lesson: bool = False,
         file: BinaryIO | None = None,
     ) -> None:
-        """`file`: where what memory does not hold is kept; temporary ones by default."""
-        self._answers = Lookup(_ANSWER.size, memory_bytes, file)
+        """`file`: where what memory does not hold is kept; temporary ones by default.
+
+        `is_lesson`: it is for `lessons()`; which reasons are remembered is decided where all are known.
+        """
+        self._answer = _LESSON if is_lesson else _ANSWER
+        self._most_reason_bytes = 2**62 if is_lesson else LARGEST_REASONS_BYTES
+        self._most_reasons = 2**31 if is_lesson else _MOST_REASONS
+        self._answers = Lookup(self._answer.size, memory_bytes, file)
         self._contexts = Lookup(_CONTEXT.size, memory_bytes, file)
         self._names_contexts = False
         self._reasons: list[Reason | None] = [None]
@@ -66,7 +73,6 @@ class Exchanges:
         self._reason_bytes = 0
         self._asked: str | None = None
         self._told: Answer | None = None
-        self._most_reason_bytes = reasons_bytes
         self._learned: dict[Answer | None, Learned] = {}
         self._answered: dict[bytes, Answer] = {}
 
@@ -81,16 +87,17 @@ class Exchanges:
         return found
 
     def lessons(self) -> Lessons:
-        """All that was learned here, as long as memory holds it."""
+        """All that was learned here, of one `is_lesson`, as long as memory holds it."""
         return Lessons(self._answers.entries(), self._contexts.entries(), self._reasons)
 
     def take(self, lessons: Lessons) -> None:
         """Learns what was learned elsewhere, from the part of the file that follows."""
         self._asked = self._told = None
         numbers = [self._number_of(reason) for reason in lessons.reasons]
-        for at in range(0, len(lessons.answers), HASH_BYTES + _ANSWER.size):
-            status, reason = _ANSWER.unpack_from(lessons.answers, at + HASH_BYTES)
-            self._answers.add(lessons.answers[at : at + HASH_BYTES], _ANSWER.pack(status, numbers[reason]))
+        for at in range(0, len(lessons.answers), HASH_BYTES + _LESSON.size):
+            status, reason = _LESSON.unpack_from(lessons.answers, at + HASH_BYTES)
+            answer = self._answer.pack(status, numbers[reason])
+            self._answers.add(lessons.answers[at : at + HASH_BYTES], answer)
         self._contexts.add_entries(lessons.contexts)
 
     def written_out(self) -> Index:
@@ -127,7 +134,7 @@ class Exchanges:
     def add(self, digest: bytes, answer: Answer) -> None:
         """Remembers what the exchange with this hash (32 bytes) said."""
         self._asked = self._told = None
-        self._answers.add(digest, _ANSWER.pack(answer.status or 0, self._number_of(answer.reason)))
+        self._answers.add(digest, self._answer.pack(answer.status or 0, self._number_of(answer.reason)))
 
     def find(self, digest: bytes) -> Answer | None:
         """What the exchange with this hash said; None when it is not in the file."""
@@ -138,7 +145,7 @@ class Exchanges:
         if answer is None:
             if len(self._answered) >= _MOST_ANSWERS:
                 self._answered.clear()
-            status, reason = _ANSWER.unpack(found)
+            status, reason = self._answer.unpack(found)
             answer = self._answered[found] = Answer(status or None, self._reasons[reason])
         return answer
 
@@ -170,7 +177,7 @@ class Exchanges:
         number = self._reason_numbers.get(reason)
         if number is None:
             size = len(reason.text.encode()) + len(reason.code or "")
-            if self._reason_bytes + size > self._most_reason_bytes or len(self._reasons) > _MOST_REASONS:
+            if self._reason_bytes + size > self._most_reason_bytes or len(self._reasons) > self._most_reasons:
                 return 0
             self._reason_bytes += size
             number = self._reason_numbers[reason] = len(self._reasons)

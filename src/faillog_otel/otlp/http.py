@@ -3,10 +3,11 @@
 The errors of connections are translated here and nowhere else.
 """
 
-import threading
+import math
+import ssl
 import time
 from collections.abc import Sequence
-from http.client import HTTPException
+from http.client import HTTPException, IncompleteRead
 
 from faillog_otel.config import Signal, Target
 from faillog_otel.otlp.connections import LARGEST_ANSWER_BYTES, Connections
@@ -15,9 +16,6 @@ from faillog_otel.otlp.json import JsonEnvelope
 from faillog_otel.otlp.outcome import Outcome, Refused, RetryLater, read_http_answer
 from faillog_otel.otlp.packing import packed
 from faillog_otel.otlp.tls import Rotating, tls_context
-
-_LONGEST_SAID = 200
-"""Characters of what a server said that is no HTTP."""
 
 
 class HttpClient:
@@ -33,9 +31,10 @@ class HttpClient:
         }
         if target.compression == "gzip":
             self._headers["content-encoding"] = "gzip"
-        self._lock = threading.Lock()
-        self._rotating = Rotating(target, _connections)
-        self._connections = self._rotating.get()
+        context = Rotating(target, _context)
+        self._connections = Connections(
+            target.url, timeout_seconds=target.timeout_seconds, context=context.get
+        )
 
     def send(self, signal: Signal, records: Sequence[bytes]) -> Outcome:
         """Sends one request and reads its answer to the end."""
@@ -44,13 +43,15 @@ class HttpClient:
         if target.compression == "gzip":
             body = packed(body)
         try:
-            answer = self._current().post(body, self._headers)
+            answer = self._connections.post(body, self._headers)
         except TimeoutError:
-            return RetryLater(f"no answer within {target.timeout_seconds:g} s")
-        except (OSError, HTTPException) as error:
-            hint = " (does it speak OTLP/HTTP?)" if isinstance(error, HTTPException) else ""
-            said = str(error)[:_LONGEST_SAID] or type(error).__name__
-            return RetryLater(f"{target.shown_url}: {said}{hint}")
+            is_ours = math.isfinite(target.timeout_seconds)
+            return RetryLater(f"no answer within {target.timeout_seconds:g} s" if is_ours else "no answer")
+        except OSError as error:
+            return RetryLater(f"{target.shown_url}: {error or type(error).__name__}")
+        except HTTPException as error:
+            said = error if isinstance(error, IncompleteRead) else "the answer is no HTTP"
+            return RetryLater(f"{target.shown_url}: {said} (does it speak OTLP/HTTP?)")
         except ValueError as error:  # a header that cannot be written
             return Refused(f"{target.shown_url}: {error}")
         if answer.body is None:
@@ -61,18 +62,10 @@ class HttpClient:
         """Closes the connections; a request that is under way fails."""
         self._connections.close()
 
-    def _current(self) -> Connections:
-        with self._lock:
-            current = self._rotating.get()
-            if current is not self._connections:
-                self._connections.retire()
-                self._connections = current
-        return current
 
-
-def _connections(target: Target) -> Connections:
-    context = None
-    if target.url.startswith("https:"):
-        context = tls_context(target)
-        context.set_alpn_protocols(["http/1.1"])
-    return Connections(target.url, timeout_seconds=target.timeout_seconds, context=context)
+def _context(target: Target) -> ssl.SSLContext | None:
+    if not target.url.startswith("https:"):
+        return None
+    context = tls_context(target)
+    context.set_alpn_protocols(["http/1.1"])
+    return context

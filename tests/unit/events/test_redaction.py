@@ -548,6 +548,15 @@ FINDS = st.sampled_from(
         ),
         *("https://x.example/?key=abcdef012345", "curl -u me:abcdef", "bot123456789:abcdefghijklmnopqrstuv"),
         *(f"EAA{'Ab1' * 14}", f"eaa{'ab1' * 14}", "880ad87c-ebfa-8800-fff5-3116f72a5f60", "00493012345678"),
+        *(
+            "fe80:: ",
+            "2001:: x",
+            '"::1"',
+            '"::1',
+            "{'ip':'::1'}",
+            "x ip- \u0130P-10-0-0-1",
+            "\u0131p-10-0-0-1",
+        ),
         *("Ü", "é ", " ", "\n", '":', '": ', ": ", "12:30:00", "[redacted:ip]", "_", "-", ".", "0"),
     ]
 )

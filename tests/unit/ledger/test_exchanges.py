@@ -50,7 +50,7 @@ def test_what_is_learned_in_parts_and_asked_elsewhere_is_the_same(
     with tempfile.TemporaryFile() as file:
         whole, learned = Exchanges(), Exchanges(memory_bytes, file=file)
         for part in parts:
-            lesson = Exchanges()
+            lesson = Exchanges(is_lesson=True)
             for key, answer in part:
                 whole.add(digest(key), answer)
                 lesson.add(digest(key), answer)
@@ -60,6 +60,21 @@ def test_what_is_learned_in_parts_and_asked_elsewhere_is_the_same(
         for key in range(60):
             assert there.find(digest(key)) == whole.find(digest(key))
         there.close()
+
+
+def test_reasons_that_are_too_many_are_the_same_for_workers_as_for_one_process() -> None:
+    """A lesson forgets none: what was in an earlier part is known."""
+    parts = [[(0, "timeout")], [*((n, f"reason {n}") for n in range(1, 2**16)), (2**16, "timeout")]]
+    whole, learned = Exchanges(), Exchanges()
+    for part in parts:
+        lesson = Exchanges(is_lesson=True)
+        for key, text in part:
+            whole.add(digest(key), Answer(500, Reason(text)))
+            lesson.add(digest(key), Answer(500, Reason(text)))
+        learned.take(lesson.lessons())
+    for key in (0, 1, 2**16 - 2, 2**16 - 1, 2**16):
+        assert learned.find(digest(key)) == whole.find(digest(key))
+    assert learned.find(digest(2**16)) == Answer(500, Reason("timeout"))
 
 
 def test_a_key_that_shows_across_two_entries_is_not_found() -> None:
