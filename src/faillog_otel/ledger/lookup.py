@@ -1,16 +1,20 @@
 """Hash → a value of a fixed size, for as many as a file may have: bounded memory, then a temporary file.
 
-Entries lie in buckets by the first bits of their hash, each bucket one string of bytes; past the bound all
-buckets move into a temporary file and are looked up there.
+Entries are appended as they come, and put in order when the first one is asked for: into buckets by the first
+bits of their hash, one behind the other in one string of bytes. Past the bound they move, in this order, into
+a temporary file and are looked up there.
 """
 
 import os
 import tempfile
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import pairwise
+from itertools import accumulate
 from typing import BinaryIO
+
+from msgspec import Struct
 
 from faillog_otel.errors import InputError
 
@@ -20,67 +24,80 @@ HASH_BYTES = 8
 _BUCKETS = 4096
 
 
+class _Table(Struct, frozen=True, gc=False):
+    """Buckets in their order: where each starts in the file, or in what memory holds of it."""
+
+    starts: "array[int]"
+    held: bytes | bytearray | None = None
+
+    def bucket(self, number: int, file: BinaryIO | None) -> bytes | bytearray:
+        """By its position, also in the file: several processes may look into one."""
+        start, end = self.starts[number], self.starts[number + 1]
+        if self.held is not None:
+            return self.held[start - self.starts[0] : end - self.starts[0]]
+        return os.pread(file.fileno(), end - start, start) if file else b""
+
+
 class Lookup:
     """The first `HASH_BYTES` of a hash → `value_bytes` bytes. What was added first under a hash counts."""
 
     def __init__(
         self, value_bytes: int, memory_bytes: int = MEMORY_BYTES, file: BinaryIO | None = None
     ) -> None:
-        """`file` is where buckets are moved to, behind what is there; a temporary one by default."""
+        """`file` is where entries are moved to, behind what is there; a temporary one by default."""
         self._entry_bytes = HASH_BYTES + value_bytes
         self._memory_bytes = memory_bytes
-        self._buckets = [bytearray() for _ in range(_BUCKETS)]
-        self._held = 0
-        self._moved: list[array[int]] = []  # where each bucket starts, of each time they were moved
+        self._added = bytearray()  # as they came
+        self._tables: list[_Table] = []  # the oldest one first
         self._file = file
 
     def add(self, digest: bytes, value: bytes) -> None:
         """Remembers the value. Raises InputError when there is no room for the temporary file."""
-        self._buckets[_bucket_of(digest)] += digest[:HASH_BYTES] + value
-        self._held += self._entry_bytes
-        if self._held >= self._memory_bytes:
+        self.add_entries(digest[:HASH_BYTES] + value)
+
+    def add_entries(self, entries: bytes) -> None:
+        """Remembers what another lookup's `entries()` gave. Raises InputError like `add`."""
+        self._added += entries
+        if 2 * len(self._added) >= self._memory_bytes:  # to be put in order they are held twice
             self._move()
 
     def find(self, digest: bytes) -> bytes | None:
         """The value that was added first under this hash; None when there is none."""
-        key, number = digest[:HASH_BYTES], _bucket_of(digest)
-        for starts in self._moved:
-            if found := self._search(self._read(starts, number), key):
-                return found
-        return self._search(self._buckets[number], key)
+        if self._added:
+            self._put_in_order()
+        key, number = digest[:HASH_BYTES], _bucket(digest[0], digest[1])
+        for table in self._tables:
+            bucket = table.bucket(number, self._file)
+            at = bucket.find(key)
+            while at % self._entry_bytes and at >= 0:  # found across two entries: not this one
+                at = bucket.find(key, at + 1)
+            if at >= 0:
+                return bytes(bucket[at + HASH_BYTES : at + self._entry_bytes])
+        return None
 
     def entries(self) -> bytes:
         """What memory holds, hash and value one after the other; of one hash in the order of its coming."""
-        return b"".join(self._buckets)
-
-    def add_entries(self, entries: bytes) -> None:
-        """Remembers what another lookup's `entries()` gave."""
-        for at in range(0, len(entries), self._entry_bytes):
-            entry = entries[at : at + self._entry_bytes]
-            self.add(entry, entry[HASH_BYTES:])
+        return b"".join([*(table.held for table in self._tables if table.held is not None), self._added])
 
     def move_all(self) -> list[bytes]:
         """Moves what memory holds to the file, too; returns where all of it is there, for `look_into`.
 
         Raises InputError when there is no room.
         """
-        if self._held:
+        if self._added or self._ends_in_memory():
             self._move()
-        return [starts.tobytes() for starts in self._moved]
+        return [table.starts.tobytes() for table in self._tables]
 
     def look_into(self, file: BinaryIO, tables: Sequence[bytes]) -> None:
         """Finds what another lookup moved to this file; reads it into memory at once, where that holds it."""
         self._file = file
-        self._moved = [array("Q", table) for table in tables]
-        sizes = [starts[-1] - starts[0] for starts in self._moved]
-        if sum(sizes) > self._memory_bytes:
-            return
-        for starts, size in zip(self._moved, sizes, strict=True):
-            whole = os.pread(file.fileno(), size, starts[0])
-            for bucket, (start, end) in zip(self._buckets, pairwise(starts), strict=True):
-                bucket.extend(whole[start - starts[0] : end - starts[0]])
-        self._held = sum(sizes)
-        self._moved.clear()
+        self._tables = [_Table(array("Q", table)) for table in tables]
+        sizes = [table.starts[-1] - table.starts[0] for table in self._tables]
+        if sum(sizes) <= self._memory_bytes:
+            self._tables = [
+                _Table(table.starts, os.pread(file.fileno(), size, table.starts[0]))
+                for table, size in zip(self._tables, sizes, strict=True)
+            ]
 
     def close(self) -> None:
         """Removes the temporary file, where there is one."""
@@ -88,37 +105,40 @@ class Lookup:
             with suppress(OSError):  # what it did not hold is of no use any more
                 self._file.close()
 
-    def _search(self, bucket: bytes | bytearray, key: bytes) -> bytes | None:
-        at = bucket.find(key)
-        while at % self._entry_bytes and at >= 0:  # found across two entries: not this one
-            at = bucket.find(key, at + 1)
-        return bytes(bucket[at + HASH_BYTES : at + self._entry_bytes]) if at >= 0 else None
+    def _ends_in_memory(self) -> bool:
+        return bool(self._tables) and self._tables[-1].held is not None
+
+    def _put_in_order(self) -> None:
+        """Makes one table of the last one, where memory holds it, and of what was added since."""
+        if self._ends_in_memory():
+            self._added[:0] = self._tables.pop().held or b""
+        added, size = self._added, self._entry_bytes
+        buckets = array("H", map(_bucket, added[::size], added[1::size]))
+        sizes = Counter(buckets)
+        starts = array("Q", accumulate((sizes[number] * size for number in range(_BUCKETS)), initial=0))
+        ordered, places = bytearray(len(added)), starts[:]
+        for at, number in zip(range(0, len(added), size), buckets, strict=True):
+            place = places[number]
+            ordered[place : place + size] = added[at : at + size]
+            places[number] = place + size
+        self._tables.append(_Table(starts, ordered))
+        self._added = bytearray()
 
     def _move(self) -> None:
+        self._put_in_order()
+        table = self._tables.pop()
         try:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(prefix="faillog-")  # noqa: SIM115  # until close()
             at = self._file.seek(0, 2)
-            starts = array("Q", [at])
-            for bucket in self._buckets:
-                self._file.write(bucket)
-                at += len(bucket)
-                starts.append(at)
+            self._file.write(table.held or b"")
             self._file.flush()
         except OSError as error:
             where = f"a temporary file in {tempfile.gettempdir()}"
             raise InputError(f"{where} cannot be written: {error.strerror}") from None
-        for bucket in self._buckets:
-            bucket.clear()
-        self._moved.append(starts)
-        self._held = 0
-
-    def _read(self, starts: "array[int]", number: int) -> bytes:
-        """A bucket, by its position: several processes may look into one file."""
-        if self._file is None:
-            return b""
-        return os.pread(self._file.fileno(), starts[number + 1] - starts[number], starts[number])
+        self._tables.append(_Table(array("Q", (at + start for start in table.starts))))
 
 
-def _bucket_of(digest: bytes) -> int:
-    return int.from_bytes(digest[:2], "big") >> 4
+def _bucket(first: int, second: int) -> int:
+    """Which one it is by the first two bytes of a hash."""
+    return first << 4 | second >> 4

@@ -28,11 +28,14 @@ def digest(key: object) -> bytes:
 def test_the_first_answer_of_each_exchange_is_found_and_no_other(
     added: list[tuple[int, Answer]], memory_bytes: int
 ) -> None:
+    """Also when they are asked for in between."""
     exchanges = Exchanges(memory_bytes)
     first: dict[int, Answer] = {}
     for key, answer in added:
         exchanges.add(digest(key), answer)
         first.setdefault(key, answer)
+        if key % 5 == 0:
+            assert exchanges.find(digest(key)) == first[key]
     for key in range(60):
         assert exchanges.find(digest(key)) == first.get(key)
     exchanges.close()
@@ -86,17 +89,20 @@ def test_a_key_that_shows_across_two_entries_is_not_found() -> None:
     assert exchanges.find(bytes(32)) == Answer(500, None)
 
 
-def test_an_exchange_takes_at_most_16_bytes() -> None:
+def test_an_exchange_takes_at_most_14_bytes_and_32_while_they_are_put_in_order() -> None:
     keys = random.Random(1)
     exchanges, answer = Exchanges(), Answer(500, Reason("Internal Server Error"))
     tracemalloc.start()
     try:
         for _ in range(200_000):
             exchanges.add(keys.randbytes(32), answer)
-        held, _ = tracemalloc.get_traced_memory()
+        added, _ = tracemalloc.get_traced_memory()
+        assert exchanges.find(bytes(32)) is None
+        held, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert held / 200_000 <= 16
+    assert max(added, held) / 200_000 <= 14
+    assert most / 200_000 <= 32
 
 
 def test_past_its_memory_it_goes_on_in_a_file() -> None:
