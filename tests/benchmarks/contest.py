@@ -132,8 +132,8 @@ def score(
     """Takes off the runs what the short file took; `extra_events` are left."""
     short = median(each.seconds for each in shorts)
     short_cpu = median(each.cpu_seconds for each in shorts)
-    seconds = _without(short, (each.seconds for each in runs))
-    cpu_seconds = _without(short_cpu, (each.cpu_seconds for each in runs))
+    seconds = without(short, (each.seconds for each in runs))
+    cpu_seconds = without(short_cpu, (each.cpu_seconds for each in runs))
     wanted = made.events + (made.spans if contestant.sends_spans else 0)
     return Score(
         name=contestant.name,
@@ -194,5 +194,6 @@ def _took(result: Path, said: Path) -> Took:
     return took
 
 
-def _without(short: float, measured: Iterable[float]) -> list[float]:
+def without(short: float, measured: Iterable[float]) -> list[float]:
+    """What was measured, without what the short file takes."""
     return [max(each - short, _LEAST_SECONDS) for each in measured]

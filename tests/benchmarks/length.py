@@ -1,21 +1,25 @@
-"""Files of different lengths through one contestant: memory and time an event stay the same."""
+"""Files of different lengths through one contestant: memory and time an event stay the same.
+
+The machine's weather changes while a file of gigabytes is made and read, so each file stands between two runs
+of the shortest one, and is compared with these.
+"""
 
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 from msgspec import Struct
 
-from benchmarks.contest import SHORT_EVENTS, run_once
+from benchmarks.contest import SHORT_EVENTS, run_once, without
 from benchmarks.contestants import Contestant
 from benchmarks.make_file import make_mix
 
-_SHORT_RUNS = 3
+_START_RUNS = 3
 
 
 class Length(Struct, frozen=True):
-    """A file of so many events. Time an event is without what the short file takes."""
+    """A file of so many events. Time an event is without what starting and ending take."""
 
     events: int
     file_bytes: int
@@ -23,25 +27,32 @@ class Length(Struct, frozen=True):
     us_per_event: float
     cpu_us_per_event: float
     peak_bytes: int
+    to_shortest: float
+    """Time an event, divided by that of the shortest file just before and just after."""
 
 
 def lengths(contestant: Contestant, events: Sequence[int], sink: Path) -> Iterator[Length]:
     """Makes the files one after the other, and each is gone before the next: the largest takes 4 GB."""
     with tempfile.TemporaryDirectory() as folder:
-        short = make_mix(Path(folder, "short"), SHORT_EVENTS)
-        shorts = [run_once(contestant, short, sink) for _ in range(_SHORT_RUNS)]
+        start = make_mix(Path(folder, "start"), SHORT_EVENTS)
+        starts = [run_once(contestant, start, sink) for _ in range(_START_RUNS)]
+        shortest = make_mix(Path(folder, "shortest"), events[0])
         for number in events:
             made = make_mix(Path(folder, "events"), number)
-            run = run_once(contestant, made, sink)
+            before, run, after = (run_once(contestant, each, sink) for each in (shortest, made, shortest))
             made.path.unlink()
+            seconds_before, seconds, seconds_after = without(
+                median(each.seconds for each in starts), [each.seconds for each in (before, run, after)]
+            )
+            (cpu_seconds,) = without(median(each.cpu_seconds for each in starts), [run.cpu_seconds])
             extra = max(number - SHORT_EVENTS, 1)
+            extra_of_shortest = max(shortest.events - SHORT_EVENTS, 1)
             yield Length(
                 events=number,
                 file_bytes=made.bytes,
                 seconds=run.seconds,
-                us_per_event=(run.seconds - median(each.seconds for each in shorts)) / extra * 1e6,
-                cpu_us_per_event=(run.cpu_seconds - median(each.cpu_seconds for each in shorts))
-                / extra
-                * 1e6,
+                us_per_event=seconds / extra * 1e6,
+                cpu_us_per_event=cpu_seconds / extra * 1e6,
                 peak_bytes=run.peak_bytes,
+                to_shortest=(seconds / extra) / (mean((seconds_before, seconds_after)) / extra_of_shortest),
             )
