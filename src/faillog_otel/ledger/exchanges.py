@@ -1,7 +1,7 @@
 """What the exchanges of one file tell about its attempts: what was answered, and whose message it was.
 
 An attempt may stand before its exchange in the file, so a first pass learns all exchanges here and a second
-one asks. 12 bytes of memory an exchange, 33 a message whose context a request names.
+one asks. 11 bytes of memory an exchange, 32 a message whose context a request names.
 """
 
 import re

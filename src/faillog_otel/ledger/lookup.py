@@ -1,8 +1,9 @@
 """Hash → a value of a fixed size, for as many as a file may have: bounded memory, then a temporary file.
 
 Entries are appended as they come, and put in order when the first one is asked for: into buckets by the first
-bits of their hash, one behind the other in one string of bytes. Past the bound they move, in this order, into
-a temporary file and are looked up there.
+bits of their hash, one behind the other in one string of bytes. There they are without the first byte of the
+hash, which the bucket tells. Past the bound they move, in this order, into a temporary file and are looked up
+there.
 """
 
 import os
@@ -46,10 +47,13 @@ class Lookup:
     ) -> None:
         """`file` is where entries are moved to, behind what is there; a temporary one by default."""
         self._entry_bytes = HASH_BYTES + value_bytes
+        self._ordered_bytes = self._entry_bytes - 1
         self._memory_bytes = memory_bytes
-        self._added = bytearray()  # as they came
-        self._tables: list[_Table] = []  # the oldest one first
         self._file = file
+        self._in_file: list[_Table] = []  # the oldest one first
+        self._in_memory: list[_Table] = []  # behind these
+        self._added = bytearray()  # what came then, as it came
+        self._held = 0
 
     def add(self, digest: bytes, value: bytes) -> None:
         """Remembers the value. Raises InputError when there is no room for the temporary file."""
@@ -58,45 +62,44 @@ class Lookup:
     def add_entries(self, entries: bytes) -> None:
         """Remembers what another lookup's `entries()` gave. Raises InputError like `add`."""
         self._added += entries
-        if 2 * len(self._added) >= self._memory_bytes:  # to be put in order they are held twice
+        if self._held + 2 * len(self._added) >= self._memory_bytes:  # to be put in order they are held twice
             self._move()
 
     def find(self, digest: bytes) -> bytes | None:
         """The value that was added first under this hash; None when there is none."""
         if self._added:
             self._put_in_order()
-        key, number = digest[:HASH_BYTES], _bucket(digest[0], digest[1])
-        for table in self._tables:
+        key, number = digest[1:HASH_BYTES], _bucket(digest[0], digest[1])
+        for table in self._in_file + self._in_memory:
             bucket = table.bucket(number, self._file)
             at = bucket.find(key)
-            while at % self._entry_bytes and at >= 0:  # found across two entries: not this one
+            while at % self._ordered_bytes and at >= 0:  # found across two entries: not this one
                 at = bucket.find(key, at + 1)
             if at >= 0:
-                return bytes(bucket[at + HASH_BYTES : at + self._entry_bytes])
+                return bytes(bucket[at + len(key) : at + self._ordered_bytes])
         return None
 
     def entries(self) -> bytes:
-        """What memory holds, hash and value one after the other; of one hash in the order of its coming."""
-        return b"".join([*(table.held for table in self._tables if table.held is not None), self._added])
+        """What was added since something was asked for, hash and value one after the other, as it came."""
+        return bytes(self._added)
 
     def move_all(self) -> list[bytes]:
         """Moves what memory holds to the file, too; returns where all of it is there, for `look_into`.
 
         Raises InputError when there is no room.
         """
-        if self._added or self._ends_in_memory():
-            self._move()
-        return [table.starts.tobytes() for table in self._tables]
+        self._move()
+        return [table.starts.tobytes() for table in self._in_file]
 
     def look_into(self, file: BinaryIO, tables: Sequence[bytes]) -> None:
         """Finds what another lookup moved to this file; reads it into memory at once, where that holds it."""
         self._file = file
-        self._tables = [_Table(array("Q", table)) for table in tables]
-        sizes = [table.starts[-1] - table.starts[0] for table in self._tables]
+        self._in_file = [_Table(array("Q", table)) for table in tables]
+        sizes = [table.starts[-1] - table.starts[0] for table in self._in_file]
         if sum(sizes) <= self._memory_bytes:
-            self._tables = [
+            self._in_file = [
                 _Table(table.starts, os.pread(file.fileno(), size, table.starts[0]))
-                for table, size in zip(self._tables, sizes, strict=True)
+                for table, size in zip(self._in_file, sizes, strict=True)
             ]
 
     def close(self) -> None:
@@ -105,38 +108,37 @@ class Lookup:
             with suppress(OSError):  # what it did not hold is of no use any more
                 self._file.close()
 
-    def _ends_in_memory(self) -> bool:
-        return bool(self._tables) and self._tables[-1].held is not None
-
     def _put_in_order(self) -> None:
-        """Makes one table of the last one, where memory holds it, and of what was added since."""
-        if self._ends_in_memory():
-            self._added[:0] = self._tables.pop().held or b""
-        added, size = self._added, self._entry_bytes
+        """Makes a table of what was added."""
+        added, size, ordered_size = self._added, self._entry_bytes, self._ordered_bytes
         buckets = array("H", map(_bucket, added[::size], added[1::size]))
-        sizes = Counter(buckets)
-        starts = array("Q", accumulate((sizes[number] * size for number in range(_BUCKETS)), initial=0))
-        ordered, places = bytearray(len(added)), starts[:]
-        for at, number in zip(range(0, len(added), size), buckets, strict=True):
+        counts = Counter(buckets)
+        starts = array("Q", accumulate((counts[n] * ordered_size for n in range(_BUCKETS)), initial=0))
+        ordered, places = bytearray(starts[-1]), starts[:]
+        for at, number in zip(range(1, len(added), size), buckets, strict=True):
             place = places[number]
-            ordered[place : place + size] = added[at : at + size]
-            places[number] = place + size
-        self._tables.append(_Table(starts, ordered))
+            ordered[place : place + ordered_size] = added[at : at + ordered_size]
+            places[number] = place + ordered_size
+        self._in_memory.append(_Table(starts, ordered))
+        self._held += len(ordered)
         self._added = bytearray()
 
     def _move(self) -> None:
-        self._put_in_order()
-        table = self._tables.pop()
+        if self._added:
+            self._put_in_order()
         try:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(prefix="faillog-")  # noqa: SIM115  # until close()
-            at = self._file.seek(0, 2)
-            self._file.write(table.held or b"")
+            for table in self._in_memory:
+                at = self._file.seek(0, 2)
+                self._file.write(table.held or b"")
+                self._in_file.append(_Table(array("Q", (at + start for start in table.starts))))
             self._file.flush()
         except OSError as error:
             where = f"a temporary file in {tempfile.gettempdir()}"
             raise InputError(f"{where} cannot be written: {error.strerror}") from None
-        self._tables.append(_Table(array("Q", (at + start for start in table.starts))))
+        self._in_memory.clear()
+        self._held = 0
 
 
 def _bucket(first: int, second: int) -> int:
