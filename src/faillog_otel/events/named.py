@@ -6,7 +6,7 @@ is looked at and not redacted is bounded.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from msgspec import Struct
 
@@ -37,9 +37,13 @@ _FIRST_WORD = re.compile(
 _QUOTES = re.compile(r"[\"']")
 
 
-def named_values(plain: Plain) -> Iterator[NamedValue]:
-    """The values with telling names. A mark is passed over: it is no name."""
-    telling = {word for word in plain.words() if may_tell(word)}
+def telling_words(plain: Plain) -> set[str]:
+    """Words that may be telling names, or parts of them."""
+    return {word for word in plain.words() if may_tell(word)}
+
+
+def named_values(plain: Plain, telling: Collection[str]) -> Iterator[NamedValue]:
+    """The values with names that these words tell. A mark is passed over: it is no name."""
     if not telling:
         return
     done = 0
