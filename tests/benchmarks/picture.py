@@ -5,7 +5,9 @@ from html import escape
 from benchmarks.contestants import PROGRAM_TITLE
 from benchmarks.results import Results
 
-_WIDTH, _LEFT, _RIGHT, _ROW, _TOP, _BOTTOM = 760, 270, 80, 30, 52, 34
+_WIDTH, _RIGHT, _ROW, _TOP, _BOTTOM = 800, 80, 30, 52, 34
+_LETTER = 7
+"""How wide one is at the most, on average."""
 _WHAT = "The Collector sends logs only; the others logs, spans and links."
 _STYLE = """
     text { font: 13px system-ui, sans-serif; fill: #1f2328 }
@@ -24,7 +26,8 @@ def picture(results: Results) -> str:
     if not scores:
         raise ValueError("nobody took part")
     height = _TOP + _ROW * len(scores) + _BOTTOM
-    unit = (_WIDTH - _LEFT - _RIGHT) / max(each.events_per_second for each in scores)
+    left = 12 + _LETTER * max(len(each.title) for each in scores) + 8
+    unit = (_WIDTH - left - _RIGHT) / max(each.events_per_second for each in scores)
     machine = results.machine
     about = (
         f"{results.events:,} events, medians of {len(scores[0].seconds)} rounds; {machine.cores} cores of"
@@ -42,9 +45,9 @@ def picture(results: Results) -> str:
         kind = "own" if each.title.startswith(PROGRAM_TITLE) else "other"
         dropped = f", {1 - each.delivered:.0%} lost" if each.delivered < 1 else ""
         parts += [
-            f'<text x="{_LEFT - 8}" y="{y + 18}" text-anchor="end">{escape(each.title)}</text>',
-            f'<rect class="{kind}" x="{_LEFT}" y="{y + 4}" width="{length:.1f}" height="20" rx="2"/>',
-            f'<text x="{_LEFT + length + 6:.1f}" y="{y + 18}">{each.events_per_second:,.0f}{dropped}</text>',
+            f'<text x="{left - 8}" y="{y + 18}" text-anchor="end">{escape(each.title)}</text>',
+            f'<rect class="{kind}" x="{left}" y="{y + 4}" width="{length:.1f}" height="20" rx="2"/>',
+            f'<text x="{left + length + 6:.1f}" y="{y + 18}">{each.events_per_second:,.0f}{dropped}</text>',
         ]
     parts.append(f'<text class="small" x="12" y="{height - 12}">{escape(about)}</text>')
     return "\n".join([*parts, "</svg>", ""])
