@@ -6,7 +6,7 @@ is looked at and not redacted is bounded.
 """
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 from msgspec import Struct
 
@@ -37,13 +37,9 @@ _FIRST_WORD = re.compile(
 _QUOTES = re.compile(r"[\"']")
 
 
-def telling_words(plain: Plain) -> set[str]:
-    """Words that may be telling names, or parts of them."""
-    return {word for word in plain.words() if may_tell(word)}
-
-
-def named_values(plain: Plain, telling: Collection[str]) -> Iterator[NamedValue]:
-    """The values with names that these words tell. A mark is passed over: it is no name."""
+def named_values(plain: Plain) -> Iterator[NamedValue]:
+    """The values with telling names. A mark is passed over: it is no name."""
+    telling = {word for word in plain.words() if may_tell(word)}
     if not telling:
         return
     done = 0

@@ -35,10 +35,10 @@ class Look(Struct, frozen=True):
                 yield start, end
 
 
-def looks(plain: Plain) -> list[Look]:
+def looks(plain: Plain) -> Iterator[Look]:
     """Those patterns that may be in the text, the most telling ones first."""
     glance = Glance(plain, _SIGNS_IN_WORDS)
-    return [look for look in LOOKS if glance.has(look.signs)]
+    return (look for look in LOOKS if glance.has(look.signs))
 
 
 # -- secrets --------------------------------------------------------------------------------------------

@@ -56,24 +56,12 @@ _NO_WORD = {number: " " for number in range(128) if not re.match(r"[\w$.-]", chr
 _ID = re.compile(r"[0-9a-f-]{8,}")
 """Nothing is told by such a word, and no token of a vendor begins in one."""
 
-_ONLY_IDS = re.compile(r"(?:[0-9a-f-]{8,}+(?![\w$.])|\d++(?![\w$.-])|[^\w$.-]++)*+")
-
-_dull: set[str] = set()
-"""Pieces of texts in which there was nothing to be found, so that those which come again and again are not
-looked at again. They may be anything that stood in a body: nothing but `Plain.brief` is to see them."""
-_MOST_DULL = 4096
-_LONGEST_DULL = 256
-_CAN_BE_DULL = re.compile(r":?(?:[^:\d]|(?<!:): )*+")
-"""Without digits, which ids and numbers have, and without colons but those of JSON and sentences: what others
-tell depends on how many there are."""
-
 
 class Plain:
     """`text` is the plain text; `source` the text as it came."""
 
     def __init__(self, source: str) -> None:
         self.source = source
-        self._pieces: set[str] = set()
         self._brief: str | None = None
         self._words: set[str] | None = None
         self._at: list[int] = []  # where in the plain text the characters stand that are escaped
@@ -93,36 +81,19 @@ class Plain:
         self.text = "".join([*parts, source[done:]])
 
     def brief(self) -> str:
-        """What stands in it between quotes, each once and in no order: enough to see what may be there.
-
-        What is known to tell nothing is left out.
-        """
+        """What stands in it between quotes, each once and in no order: enough to see what may be there."""
         if self._brief is None:
-            self._pieces = set(self.text.split('"')) - _dull
-            self._brief = '"'.join(self._pieces)
+            self._brief = '"'.join(set(self.text.split('"')))
         return self._brief
 
     def words(self) -> set[str]:
         """All that WORD finds, each once, but for numbers and ids; perhaps also what has one character."""
         if self._words is None:
             brief = self.brief()
-            if _ONLY_IDS.fullmatch(brief):
-                words: list[str] = []
-            elif brief.isascii() and "[redacted:" not in brief:
-                words = brief.translate(_NO_WORD).split()
-            else:
-                words = WORD.findall(brief)
+            is_easy = brief.isascii() and "[redacted:" not in brief
+            words = brief.translate(_NO_WORD).split() if is_easy else WORD.findall(brief)
             self._words = {word for word in set(words) if not (word.isdigit() or _ID.fullmatch(word))}
         return self._words
-
-    def remember_as_dull(self) -> None:
-        """No rule finds anything in it, except perhaps among digits and colons."""
-        if not self.words():
-            return
-        if len(_dull) + len(self._pieces) > _MOST_DULL:
-            _dull.clear()
-        dull = [each for each in self._pieces if len(each) <= _LONGEST_DULL and _CAN_BE_DULL.fullmatch(each)]
-        _dull.update(dull[:_MOST_DULL])
 
     def place(self, at: int) -> int:
         """Where in the source the character stands that is here in the plain text."""

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from faillog_otel.config import Secret
-from faillog_otel.events.named import named_values, telling_words
+from faillog_otel.events.named import named_values
 from faillog_otel.events.names import MARK, Kind
 from faillog_otel.events.patterns import looks
 from faillog_otel.events.plain import Plain
@@ -90,12 +90,9 @@ def _replaced(plain: Plain, key: Secret | None, found: list[Finding]) -> str:
 
 def _places(plain: Plain) -> Iterator[_Place]:
     """What is to be replaced by any rule, the most telling rules first."""
-    telling, likely = telling_words(plain), looks(plain)
-    if not telling and all(look.signs.need_digits_or_colons() for look in likely):
-        plain.remember_as_dull()
-    for value in named_values(plain, telling):
+    for value in named_values(plain):
         yield _Place(value.start, value.end, Finding(value.kind, f"the name {value.name}"), value.quote)
-    for look in likely:
+    for look in looks(plain):
         for start, end in look.places(plain.text):
             yield _Place(start, end, Finding(look.kind, look.rule))
 

@@ -18,6 +18,9 @@ _FOLDED = str.maketrans("\u0130\u0131\u017f", "iis")  # patterns that ignore cas
 _IN_A_WORD = re.compile(r"(?=.*[a-z])[\w$.-]{2,}")  # of digits alone, it may be in an id
 _RARE = re.compile(r"[^\w\s:.-]")
 
+_MOST_DULL = 4096
+_LONGEST_DULL = 64
+
 
 class Signs(Struct, frozen=True):
     """Of these a text must have one. `words` can only stand within a word, as `Plain.words` has them."""
@@ -41,19 +44,17 @@ class Signs(Struct, frozen=True):
                 others.append((rare[0] if rare else read, read))
         return cls(tuple(words), tuple(others), colons)
 
-    def need_digits_or_colons(self) -> bool:
-        """Whether a text without these has none of the signs."""
-        return all("0" in sign for sign in (*self.words, *(sign for _, sign in self.others)))
-
 
 class Glance:
     """A text, read as signs are."""
 
     def __init__(self, plain: Plain, all_words: Collection[str]) -> None:
         """`all_words` are the signs within words that anybody will ask for."""
-        self._words = _read("\n".join(plain.words()))
+        words = plain.words() - _dull
+        self._words = _read("\n".join(words))
         if not _has_one(self._words, all_words):
             self._words = ""
+            _remember(words)
         self._text = _read(plain.brief())
         bare = self._text.replace('":', "")
         self._colons = bare.count(":") - bare.count(": ")
@@ -79,3 +80,14 @@ def _read(text: str) -> str:
     if text.isascii():
         return text.lower().translate(_DIGITS)
     return _ANY_DIGIT.sub("0", text.translate(_FOLDED).lower())
+
+
+_dull: set[str] = set()
+"""Words of texts without any sign, so that those which come again and again are not searched again. They may
+be anything that stood in a body: nothing but Glance is to see them."""
+
+
+def _remember(words: Collection[str]) -> None:
+    if len(_dull) + len(words) > _MOST_DULL:
+        _dull.clear()
+    _dull.update([word for word in words if len(word) <= _LONGEST_DULL][:_MOST_DULL])
