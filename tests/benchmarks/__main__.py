@@ -54,7 +54,9 @@ def _read_options() -> argparse.Namespace:
     add("--rounds", type=int, default=5)
     add("--only", nargs="+", metavar="NAME", help="of the contestants: collector, 1-worker, sdk, ...")
     add("--parts", nargs="+", choices=PARTS, default=PARTS)
-    add("--lengths", type=int, nargs="+", default=[200_000, 1_000_000, 5_000_000], metavar="EVENTS")
+    add(
+        "--lengths", type=_whole_batches, nargs="+", default=[200_000, 1_000_000, 5_000_000], metavar="EVENTS"
+    )
     add("--requests", type=int, default=1_000, help="that the sink alone is blasted with")
     add("--folder", type=Path, default=Path("build", "bench"), help="for bench.json and bench.svg")
     return parser.parse_args()

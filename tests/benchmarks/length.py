@@ -32,7 +32,10 @@ class Length(Struct, frozen=True):
 
 
 def lengths(contestant: Contestant, events: Sequence[int], sink: Path) -> Iterator[Length]:
-    """Makes the files one after the other, and each is gone before the next: the largest takes 4 GB."""
+    """Makes the files one after the other, and each is gone before the next: the largest takes 4 GB.
+
+    All are longer than the contest's short file.
+    """
     with tempfile.TemporaryDirectory() as folder:
         start = make_mix(Path(folder, "start"), SHORT_EVENTS)
         starts = [run_once(contestant, start, sink) for _ in range(_START_RUNS)]
@@ -45,8 +48,7 @@ def lengths(contestant: Contestant, events: Sequence[int], sink: Path) -> Iterat
                 median(each.seconds for each in starts), [each.seconds for each in (before, run, after)]
             )
             (cpu_seconds,) = without(median(each.cpu_seconds for each in starts), [run.cpu_seconds])
-            extra = max(number - SHORT_EVENTS, 1)
-            extra_of_shortest = max(shortest.events - SHORT_EVENTS, 1)
+            extra, extra_of_shortest = number - SHORT_EVENTS, shortest.events - SHORT_EVENTS
             yield Length(
                 events=number,
                 file_bytes=made.bytes,

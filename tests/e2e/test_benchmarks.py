@@ -23,7 +23,7 @@ from faillog_otel.otlp.requests import GRPC_METHODS
 ROOT = Path(__file__).parents[2]
 COLLECTORS = {"collector", "collector-tuned", "collector-gzip", "collector-tuned-gzip"}
 EVERYONE = {*COLLECTORS, "1-worker", "1-worker-grpc", "1-worker-gzip", "sdk", "sdk-whole"}
-SMALLEST = ("--events", "4000", "--rounds", "1", "--lengths", "2000", "4000", "--requests", "4")
+SMALLEST = ("--events", "4000", "--rounds", "1", "--lengths", "4000", "6000", "--requests", "4")
 CONTESTANT = Contestant("nobody", "Nobody", ("true",))
 
 
@@ -60,7 +60,7 @@ def test_all_contestants_deliver_and_are_compared(collector_program: Path, tmp_p
     assert found["ratios"].keys() == scores.keys()
     assert found["ratios"]["collector"] == {"events_per_second": [1], "cpu_seconds": [1]}
     assert found["limits"].keys() == {"http/protobuf", "grpc"}
-    assert [each["events"] for each in found["lengths"]] == [2000, 4000]
+    assert [each["events"] for each in found["lengths"]] == [4000, 6000]
     assert found["stages"]["events"] == 4000
     assert len(found["bars"]) >= 8
     picture = ET.parse(tmp_path / "bench.svg")  # noqa: S314  # we drew it

@@ -23,6 +23,8 @@ MEMORY_BYTES = 32 * 1024 * 1024
 HASH_BYTES = 8
 """Of ten million entries, two have the same ones with a probability of one in 370,000."""
 _BUCKETS = 4096
+_TO_PUT_IN_ORDER = 2.5
+"""So many times the bytes of entries are held while these are put in order."""
 
 
 class _Table(Struct, frozen=True, gc=False):
@@ -40,7 +42,10 @@ class _Table(Struct, frozen=True, gc=False):
 
 
 class Lookup:
-    """The first `HASH_BYTES` of a hash → `value_bytes` bytes. What was added first under a hash counts."""
+    """The first `HASH_BYTES` of a hash → `value_bytes` bytes. What was added first under a hash counts.
+
+    All is added before anything is asked for.
+    """
 
     def __init__(
         self, value_bytes: int, memory_bytes: int = MEMORY_BYTES, file: BinaryIO | None = None
@@ -50,27 +55,33 @@ class Lookup:
         self._ordered_bytes = self._entry_bytes - 1
         self._memory_bytes = memory_bytes
         self._file = file
-        self._in_file: list[_Table] = []  # the oldest one first
-        self._in_memory: list[_Table] = []  # behind these
+        self._tables: list[_Table] = []  # the oldest one first
         self._added = bytearray()  # what came then, as it came
-        self._held = 0
+        self._is_asked = False
 
     def add(self, digest: bytes, value: bytes) -> None:
-        """Remembers the value. Raises InputError when there is no room for the temporary file."""
+        """Remembers the value.
+
+        Raises InputError when there is no room for the temporary file, ValueError once it was asked.
+        """
         self.add_entries(digest[:HASH_BYTES] + value)
 
     def add_entries(self, entries: bytes) -> None:
-        """Remembers what another lookup's `entries()` gave. Raises InputError like `add`."""
+        """Remembers what another lookup's `entries()` gave. Raises like `add`."""
+        if self._is_asked:
+            raise ValueError("it was asked already")
         self._added += entries
-        if self._held + 2 * len(self._added) >= self._memory_bytes:  # to be put in order they are held twice
+        if _TO_PUT_IN_ORDER * len(self._added) >= self._memory_bytes:
             self._move()
 
     def find(self, digest: bytes) -> bytes | None:
         """The value that was added first under this hash; None when there is none."""
-        if self._added:
-            self._put_in_order()
+        if not self._is_asked:
+            self._is_asked = True
+            if self._added:
+                self._tables.append(self._in_order())
         key, number = digest[1:HASH_BYTES], _bucket(digest[0], digest[1])
-        for table in self._in_file + self._in_memory:
+        for table in self._tables:
             bucket = table.bucket(number, self._file)
             at = bucket.find(key)
             while at % self._ordered_bytes and at >= 0:  # found across two entries: not this one
@@ -80,26 +91,30 @@ class Lookup:
         return None
 
     def entries(self) -> bytes:
-        """What was added since something was asked for, hash and value one after the other, as it came."""
+        """What memory holds, hash and value one after the other, as they came; before anything is asked for."""
         return bytes(self._added)
 
     def move_all(self) -> list[bytes]:
         """Moves what memory holds to the file, too; returns where all of it is there, for `look_into`.
 
-        Raises InputError when there is no room.
+        Raises InputError when there is no room, ValueError once it was asked.
         """
-        self._move()
-        return [table.starts.tobytes() for table in self._in_file]
+        if self._is_asked:
+            raise ValueError("it was asked already")
+        if self._added:
+            self._move()
+        return [table.starts.tobytes() for table in self._tables]
 
     def look_into(self, file: BinaryIO, tables: Sequence[bytes]) -> None:
         """Finds what another lookup moved to this file; reads it into memory at once, where that holds it."""
         self._file = file
-        self._in_file = [_Table(array("Q", table)) for table in tables]
-        sizes = [table.starts[-1] - table.starts[0] for table in self._in_file]
+        self._is_asked = True
+        self._tables = [_Table(array("Q", table)) for table in tables]
+        sizes = [table.starts[-1] - table.starts[0] for table in self._tables]
         if sum(sizes) <= self._memory_bytes:
-            self._in_file = [
+            self._tables = [
                 _Table(table.starts, os.pread(file.fileno(), size, table.starts[0]))
-                for table, size in zip(self._in_file, sizes, strict=True)
+                for table, size in zip(self._tables, sizes, strict=True)
             ]
 
     def close(self) -> None:
@@ -108,8 +123,8 @@ class Lookup:
             with suppress(OSError):  # what it did not hold is of no use any more
                 self._file.close()
 
-    def _put_in_order(self) -> None:
-        """Makes a table of what was added."""
+    def _in_order(self) -> _Table:
+        """What was added, as a table; the next one starts empty."""
         added, size, ordered_size = self._added, self._entry_bytes, self._ordered_bytes
         buckets = array("H", map(_bucket, added[::size], added[1::size]))
         counts = Counter(buckets)
@@ -119,26 +134,21 @@ class Lookup:
             place = places[number]
             ordered[place : place + ordered_size] = added[at : at + ordered_size]
             places[number] = place + ordered_size
-        self._in_memory.append(_Table(starts, ordered))
-        self._held += len(ordered)
         self._added = bytearray()
+        return _Table(starts, ordered)
 
     def _move(self) -> None:
-        if self._added:
-            self._put_in_order()
+        table = self._in_order()
         try:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(prefix="faillog-")  # noqa: SIM115  # until close()
-            for table in self._in_memory:
-                at = self._file.seek(0, 2)
-                self._file.write(table.held or b"")
-                self._in_file.append(_Table(array("Q", (at + start for start in table.starts))))
+            at = self._file.seek(0, 2)
+            self._file.write(table.held or b"")
             self._file.flush()
         except OSError as error:
-            where = f"a temporary file in {tempfile.gettempdir()}"
-            raise InputError(f"{where} cannot be written: {error.strerror}") from None
-        self._in_memory.clear()
-        self._held = 0
+            where = f"in {tempfile.tempdir}" if tempfile.tempdir else "anywhere"
+            raise InputError(f"a temporary file {where} cannot be written: {error.strerror}") from None
+        self._tables.append(_Table(array("Q", (at + start for start in table.starts))))
 
 
 def _bucket(first: int, second: int) -> int:

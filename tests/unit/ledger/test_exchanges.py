@@ -6,6 +6,7 @@ import random
 import resource
 import tempfile
 import tracemalloc
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -28,14 +29,11 @@ def digest(key: object) -> bytes:
 def test_the_first_answer_of_each_exchange_is_found_and_no_other(
     added: list[tuple[int, Answer]], memory_bytes: int
 ) -> None:
-    """Also when they are asked for in between."""
     exchanges = Exchanges(memory_bytes)
     first: dict[int, Answer] = {}
     for key, answer in added:
         exchanges.add(digest(key), answer)
         first.setdefault(key, answer)
-        if key % 5 == 0:
-            assert exchanges.find(digest(key)) == first[key]
     for key in range(60):
         assert exchanges.find(digest(key)) == first.get(key)
     exchanges.close()
@@ -117,6 +115,22 @@ def test_past_its_memory_it_goes_on_in_a_file() -> None:
 def add_many(exchanges: Exchanges) -> None:
     for number in range(5_000):
         exchanges.add(digest(number), Answer(500, None))
+
+
+def test_what_was_asked_learns_no_more() -> None:
+    exchanges = Exchanges()
+    exchanges.add(digest(1), Answer(500, None))
+    assert exchanges.find(digest(2)) is None
+    with pytest.raises(ValueError, match="asked already"):
+        exchanges.add(digest(2), Answer(500, None))
+    with pytest.raises(ValueError, match="asked already"):
+        exchanges.written_out()
+
+
+def test_without_a_folder_for_its_file_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(InputError, match=r"temporary file in .*gone cannot be written: No such file"):
+        add_many(Exchanges(memory_bytes=10_000))
 
 
 def test_without_room_for_its_file_it_says_so_and_can_be_closed() -> None:
