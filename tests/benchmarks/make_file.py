@@ -21,8 +21,8 @@ FEWEST_EVENTS_PER_MESSAGE = 1.1
 
 
 REPORTS = 600
-"""So many different answers: far more than are remembered, so nearly each one is redacted as if it were new. They
-are of one kind, though, as one destination's are: their words come again."""
+"""So many different answers: far more than are remembered, so nearly each one is redacted as if it were new.
+They are of one kind, though, as one destination's are: their words come again."""
 
 
 def _report(rng: random.Random, size: int) -> dict[str, Any]:

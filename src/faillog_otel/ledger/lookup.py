@@ -91,7 +91,7 @@ class Lookup:
         return None
 
     def entries(self) -> bytes:
-        """What memory holds, hash and value one after the other, as they came; before anything is asked for."""
+        """What memory holds until something is asked for, as it came: hash and value, one after the other."""
         return bytes(self._added)
 
     def move_all(self) -> list[bytes]:
