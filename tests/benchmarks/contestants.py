@@ -107,21 +107,14 @@ def _collector(program: str, name: str, compression: str = "none") -> Contestant
     )
 
 
+_SDK_COMMAND = (sys.executable, str(HERE / "sdk_pipeline.py"), "{file}", "{endpoint}")
+
+
 def _sdk() -> Contestant:
-    return Contestant(
-        SDK,
-        "OpenTelemetry SDK for Python",
-        (sys.executable, str(HERE / "sdk_pipeline.py"), "{file}", "{endpoint}"),
-        may_drop=True,
-    )
+    return Contestant(SDK, "OpenTelemetry SDK for Python", _SDK_COMMAND, may_drop=True)
 
 
 def _sdk_whole() -> Contestant:
     """With queues that hold all of the file: nothing is dropped, and memory pays for it."""
     queues = dict.fromkeys(("OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BLRP_MAX_QUEUE_SIZE"), str(2**20))
-    return Contestant(
-        SDK_WHOLE,
-        "the same, with queues for everything",
-        (sys.executable, str(HERE / "sdk_pipeline.py"), "{file}", "{endpoint}"),
-        queues,
-    )
+    return Contestant(SDK_WHOLE, "the same, with queues for everything", _SDK_COMMAND, queues)

@@ -39,15 +39,17 @@ def lengths(contestant: Contestant, events: Sequence[int], sink: Path) -> Iterat
     with tempfile.TemporaryDirectory() as folder:
         start = make_mix(Path(folder, "start"), SHORT_EVENTS)
         starts = [run_once(contestant, start, sink) for _ in range(_START_RUNS)]
+        start_seconds = median(each.seconds for each in starts)
+        start_cpu_seconds = median(each.cpu_seconds for each in starts)
         shortest = make_mix(Path(folder, "shortest"), events[0])
         for number in events:
             made = make_mix(Path(folder, "events"), number)
             before, run, after = (run_once(contestant, each, sink) for each in (shortest, made, shortest))
             made.path.unlink()
             seconds_before, seconds, seconds_after = without(
-                median(each.seconds for each in starts), [each.seconds for each in (before, run, after)]
+                start_seconds, (each.seconds for each in (before, run, after))
             )
-            (cpu_seconds,) = without(median(each.cpu_seconds for each in starts), [run.cpu_seconds])
+            (cpu_seconds,) = without(start_cpu_seconds, [run.cpu_seconds])
             extra, extra_of_shortest = number - SHORT_EVENTS, shortest.events - SHORT_EVENTS
             yield Length(
                 events=number,

@@ -156,7 +156,7 @@ class Worker:
     def _learn(self, piece: Piece, descriptor: int) -> None:
         passage = Passage(descriptor, piece.name, piece.start, piece.end)
         lines = 0
-        exchanges = Exchanges(memory_bytes=2**62, is_lesson=True)
+        exchanges = Exchanges(is_lesson=True)
 
         def counted(chunk: bytes) -> bytes:
             nonlocal lines

@@ -21,6 +21,7 @@ LARGEST_REASONS_BYTES = 4 * 1024 * 1024
 """Distinct reasons beyond this are not remembered: their attempts say the status alone."""
 _MOST_REASONS = 2**16 - 1
 """The same."""
+_NO_BOUND = 2**62
 
 _MOST_ANSWERS = 1024
 """So many distinct ones are shared by the events that learn them."""
@@ -60,11 +61,12 @@ class Exchanges:
     ) -> None:
         """`file`: where what memory does not hold is kept; temporary ones by default.
 
-        `is_lesson`: it is for `lessons()`; which reasons are remembered is decided where all are known.
+        `is_lesson`: it is for `lessons()`, and has no bounds: they are kept where all lessons come together.
         """
+        memory_bytes = _NO_BOUND if is_lesson else memory_bytes
         self._answer = _LESSON if is_lesson else _ANSWER
-        self._most_reason_bytes = 2**62 if is_lesson else LARGEST_REASONS_BYTES
-        self._most_reasons = 2**31 if is_lesson else _MOST_REASONS
+        self._most_reason_bytes = _NO_BOUND if is_lesson else LARGEST_REASONS_BYTES
+        self._most_reasons = _NO_BOUND if is_lesson else _MOST_REASONS
         self._answers = Lookup(self._answer.size, memory_bytes, file)
         self._contexts = Lookup(_CONTEXT.size, memory_bytes, file)
         self._names_contexts = False
@@ -87,12 +89,11 @@ class Exchanges:
         return found
 
     def lessons(self) -> Lessons:
-        """All that was learned here, of one `is_lesson`, as long as memory holds it."""
+        """All that was learned here, by one that `is_lesson`."""
         return Lessons(self._answers.entries(), self._contexts.entries(), self._reasons)
 
     def take(self, lessons: Lessons) -> None:
         """Learns what was learned elsewhere, from the part of the file that follows."""
-        self._asked = self._told = None
         numbers = [self._number_of(reason) for reason in lessons.reasons]
         for at in range(0, len(lessons.answers), HASH_BYTES + _LESSON.size):
             status, reason = _LESSON.unpack_from(lessons.answers, at + HASH_BYTES)
@@ -133,7 +134,6 @@ class Exchanges:
 
     def add(self, digest: bytes, answer: Answer) -> None:
         """Remembers what the exchange with this hash (32 bytes) said."""
-        self._asked = self._told = None
         self._answers.add(digest, self._answer.pack(answer.status or 0, self._number_of(answer.reason)))
 
     def find(self, digest: bytes) -> Answer | None:
