@@ -95,11 +95,17 @@ BROKEN_BUILDS: dict[str, tuple[str, str, str]] = {
     "is done with an object before it is sent": (
         "app/sidecar.py",
         """
-        is_done = False
+        is_done = is_read = False
 """,
         """
-        is_done = False
-        self._ledger.done(spooled)
+        is_done = is_read = False
+        self._ledger.transact(
+            lambda db: db.execute(
+                "UPDATE objects SET state = 'done', exported = records - rejected - quarantined - duplicate,"
+                " position = records WHERE id = ?",
+                (spooled.id,),
+            )
+        )
 """,
     ),
     "keeps a high-water mark": (

@@ -72,6 +72,18 @@ def cut(folder: str, by: int) -> Callable[[Polled], object]:
     return damage
 
 
+def flipped(folder: str) -> Callable[[Polled], object]:
+    """One bit in the middle of a file, such as a disk changes it."""
+
+    def damage(polled: Polled) -> None:
+        path = a_file(polled, folder)
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+
+    return damage
+
+
 def swapped(polled: Polled) -> None:
     path = a_file(polled, "digests")
     content = path.read_bytes()
@@ -126,7 +138,7 @@ def overwritten(polled: Polled) -> None:
         (lambda polled: a_file(polled, "spool").unlink(), {"spool"}),
         (cut("spool", 1), {"spool"}),
         (lambda polled: polled.state.joinpath("spool", "987654").touch(), {"spool"}),
-        (lambda polled: polled.state.joinpath("spool", "stranger").touch(), {"spool"}),
+        (flipped("spool"), {"spool"}),
         (cut("digests", 3), {"digests"}),
         (swapped, {"digests"}),
         (added, {"digests"}),
@@ -165,4 +177,5 @@ def test_what_a_crash_leaves_behind_is_no_damage(polled: Polled) -> None:
     polled.state.joinpath("spool", "100000.part").write_bytes(b"half")
     polled.state.joinpath("spool", "replay").write_bytes(b"entries")
     polled.state.joinpath("digests", "half.part").write_bytes(b"half")
+    polled.state.joinpath("spool", "letter.txt").write_bytes(b"somebody else's")
     assert polled.look("audit")[0].code == 0

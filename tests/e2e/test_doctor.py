@@ -68,7 +68,7 @@ def test_all_is_well_before_the_first_run_and_after_it(
         assert (code, findings["lock"][0]["says"]) == (0, f"process {os.getpid()} holds it")
     code, findings, found = examined(tmp_path, **env)
     assert (code, findings["lock"][0]["says"]) == (0, "nobody holds it")
-    assert findings["ledger"][0]["says"] == "version 2"
+    assert findings["ledger"][0]["says"] == "version 3"
     assert "journal" in findings["sqlite"][0]["says"]
     assert {state for each in states(findings).values() for state in each} == {"ok"}
     assert all(bool(each["do"]) == (each["state"] != "ok") for each in found["findings"])

@@ -1,5 +1,6 @@
 """`run` without PATHs: from a simulated Segment to a receiver, as users start it."""
 
+import hashlib
 import json
 import os
 import pty
@@ -94,6 +95,7 @@ def test_quarantined_records_and_whole_hours_can_be_sent_again(sidecar: Sidecar)
             mended["raw"] = json.dumps(
                 {"event": "Mended", "properties": {"occurredAt": "2025-05-07T23:00:00Z", "row": row}}
             )
+            mended["sha256"] = hashlib.sha256(mended["raw"].encode()).hexdigest()
             ledger.execute("UPDATE kept SET entry = ? WHERE id = ?", (json.dumps(mended).encode(), row))
     mended_run = sidecar.run(command="replay")
     assert (mended_run.code, mended_run.summary["exported"]) == (0, quarantined)

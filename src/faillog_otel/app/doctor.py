@@ -80,6 +80,11 @@ def _state_folder(folder: StateFolder) -> Iterator[Finding]:
         yield Finding(check, "ok", f"{folder.path}: is not there yet; `run` makes it")
         yield _room(there)
         return
+    try:
+        folder.check()
+    except LedgerBroken as error:
+        yield Finding(check, "fail", str(error), "name another --state-dir")
+        return
     yield _permissions(folder.path)
     yield _room(there)
     yield from _ledger(folder)

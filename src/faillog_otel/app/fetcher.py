@@ -12,13 +12,14 @@ from msgspec.structs import astuple, replace
 
 from faillog_otel.app.ledger_view import hour_views, quota_of
 from faillog_otel.clock import HOUR_NS, RETENTION_NS, SECOND_NS, Clock, hour_of, hour_text
-from faillog_otel.errors import LedgerBroken, NoRoom
-from faillog_otel.events.forms import form_of, read_records
+from faillog_otel.errors import NoRoom
+from faillog_otel.events.forms import Survey, form_of, read_records
 from faillog_otel.events.record import Blank
 from faillog_otel.events.unpack import unpack
 from faillog_otel.ledger.ledger import Content, Identity, Ledger, Listed, Said
 from faillog_otel.ledger.objects import forget_digests
-from faillog_otel.ledger.spool import Spool
+from faillog_otel.ledger.private_folder import StrangeEntry
+from faillog_otel.ledger.spool import NotWhole, Spool
 from faillog_otel.ledger.upkeep import prune, wipe_urls
 from faillog_otel.ledger.views import fact
 from faillog_otel.segment import api
@@ -230,16 +231,18 @@ class Fetcher:
     def _download(self, listed: Listed) -> None:
         where = f"{listed.collection}, {hour_text(listed.hour)}"
         known = Known(*astuple(listed.known)) if listed.known else None
-        with self._spool.download(listed.id) as part:
-            found = self._downloader.download(listed.url, known, part.file, self._is_stopping)
-            part.is_whole = isinstance(found, Got)
+        try:
+            with self._spool.download(listed.id) as part:
+                found = self._downloader.download(listed.url, known, part, self._is_stopping)
+                part.is_whole = isinstance(found, Got)
+            if isinstance(found, Got):
+                self._take_in(listed, found, self._survey(listed.id, part.sha256))
+        except (StrangeEntry, NotWhole) as error:  # the next listing gives the object another name
+            self._fail(listed.collection, listed.hour, f"{error}; the hour is listed again")
+            return
         if isinstance(found, Got):
-            content = self._survey(listed.id)
-            identity = Identity(found.etag, found.last_modified, found.length)
-            self._ledger.spooled(listed, identity, content, self._clock.now_ns())
-            self._failures = 0
-            _log.info("%s: an object of %d bytes, %d records", where, found.length, content.records)
-        elif isinstance(found, Same):
+            return
+        if isinstance(found, Same):
             self._ledger.unchanged(listed)
             self._failures = 0
         elif self._is_stopping():
@@ -256,12 +259,19 @@ class Fetcher:
             self._ledger.download_failed(listed)
             self._clock.wait(float(listed.tries + 1))
 
-    def _survey(self, number: int) -> Content:
-        """How much is in an object: it is counted before anything of it is sent."""
+    def _take_in(self, listed: Listed, found: Got, content: Content) -> None:
+        """T2: the object is whole, and its records are counted."""
+        identity = Identity(found.etag, found.last_modified, found.length)
+        self._ledger.spooled(listed, identity, content, self._clock.now_ns())
+        self._failures = 0
+        where = f"{listed.collection}, {hour_text(listed.hour)}"
+        _log.info("%s: an object of %d bytes, %d records", where, found.length, content.records)
+
+    def _survey(self, number: int, sha256: str) -> Content:
+        """Counts an object's records before any of them is forwarded. Raises NotWhole, LedgerBroken."""
         lines = blank = records = 0
-        path = self._spool.path(number)
         try:
-            with path.open("rb") as file:
+            with self._spool.open(number) as file:
                 form = form_of(unpack(iter(lambda: file.read(1 << 18), b""), self._most_content))
                 file.seek(0)
                 content = unpack(iter(lambda: file.read(1 << 18), b""), self._most_content)
@@ -271,10 +281,10 @@ class Fetcher:
                     else:
                         records += 1
         except OSError as error:
-            raise LedgerBroken(f"{path}: {error.strerror}") from None
+            raise NotWhole(f"its spool file cannot be read: {error.strerror}") from None
         if form.kind == "lines":
             lines = records + blank
-        return Content(lines, blank, records)
+        return Content(lines, blank, records, sha256, Survey(form, self._most_content))
 
     # -- time --------------------------------------------------------------------------------------------
 

@@ -16,7 +16,15 @@ from faillog_otel.config import DeliveryConfig, Signal
 from faillog_otel.errors import LedgerBroken
 from faillog_otel.events.decode import decode
 from faillog_otel.events.entry import Entry, Learned, read_entry, write_entry
-from faillog_otel.events.forms import JSON_LINES, Form, form_of, read_exchanges, read_groups, read_records
+from faillog_otel.events.forms import (
+    JSON_LINES,
+    Form,
+    Survey,
+    form_of,
+    read_exchanges,
+    read_groups,
+    read_records,
+)
 from faillog_otel.events.model import BadRecord, Event, Place
 from faillog_otel.events.record import FROM_THE_START, Blank, Group, Record, Start
 from faillog_otel.events.unpack import unpack
@@ -79,6 +87,7 @@ class Forwarder:
         self._is_stopping = is_stopping
         self._sends_rejected = sends_rejected
         self._most_content = most_content_bytes
+        self._max_content = most_content_bytes  # of the file that is being read
         self._batch: Batch | None = None
         self._book: Book | None = None
         self._start = 0  # the first record of the book that is not written down yet
@@ -90,13 +99,19 @@ class Forwarder:
         return self._accounting.broken
 
     def forward(
-        self, file: InputFile | Passage, book: Book, progress: Progress, lines: Lines | None = None
+        self,
+        file: InputFile | Passage,
+        book: Book,
+        progress: Progress,
+        lines: Lines | None = None,
+        survey: Survey | None = None,
     ) -> None:
         """Reads a file twice, first for what its exchanges say, and hands its records on.
 
         With `lines`, it is a passage of JSON Lines, and known already what the exchanges of all of them say.
-        What becomes of the records is written into `book`, which may be one for several files. Raises
-        InputError when the file cannot be read on; what was read until then is handed on.
+        With `survey`, the file is read as it was when its records were counted. Results are written into
+        `book`, which may be one for several files. Raises InputError when the file cannot be read on; what
+        was read until then is handed on.
         """
         self.stopped_at = 0
         if self._book is not book:
@@ -104,7 +119,8 @@ class Forwarder:
             self._book, self._start, self._number = book, book.position, 0
         exchanges = lines.exchanges if lines else Exchanges()
         try:
-            form = JSON_LINES if lines else form_of(self._content(file))
+            self._max_content = survey.max_content_bytes if survey else self._most_content
+            form = survey.form if survey else JSON_LINES if lines else form_of(self._content(file))
             if lines is None:
                 self._index(form, file, book, exchanges)
             for group in self._groups(form, file, progress, lines):
@@ -135,7 +151,7 @@ class Forwarder:
 
     def _content(self, file: InputFile | Passage, *, is_bare: bool = False) -> Iterator[bytes]:
         chunks = file.chunks()
-        for chunk in chunks if is_bare else unpack(chunks, self._most_content):
+        for chunk in chunks if is_bare else unpack(chunks, self._max_content):
             self._stop_if_asked()
             yield chunk
 

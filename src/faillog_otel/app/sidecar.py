@@ -4,11 +4,12 @@ The main thread forwards, so that a signal finds it. Neither waits for the other
 away, hours go on being listed and downloaded, before they leave Segment.
 """
 
-import io
 import logging
+import os
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import BinaryIO
 
 from faillog_otel.app.fetcher import Fetcher
 from faillog_otel.app.forwarder import Forwarder, Progress
@@ -16,8 +17,8 @@ from faillog_otel.clock import SECOND_NS, Clock, hour_text
 from faillog_otel.errors import InputError, Interrupted, LedgerBroken
 from faillog_otel.ledger.ledger import Ledger, Spooled
 from faillog_otel.ledger.objects import ObjectBook
-from faillog_otel.ledger.spool import Spool
-from faillog_otel.segment.paths import InputFile, Interruptible
+from faillog_otel.ledger.spool import NotWhole, Spool
+from faillog_otel.segment.paths import Interruptible, Passage
 from faillog_otel.telemetry.pulse import NO_PULSE, Pulse
 
 _log = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ MOST_WAITS_FOR_ROOM = 12
 GRACE_SECONDS = 2.5
 """How long the end of the run waits for a request that is under way."""
 RETRY_NS = 61 * SECOND_NS
+
+_GIVEN_UP = "too often for this hour: it is not downloaded again; check the disk, then use `replay --since`"
 
 OfObject = Callable[[int], AbstractContextManager[Progress]]
 """Shows how far the forwarding of an object of so many bytes has come."""
@@ -59,6 +62,8 @@ class Sidecar:
         `end_sending` ends it, for a reason: who waits for the collector is let go.
         """
         self.broken: LedgerBroken | None = None
+        self.has_miscounted = False
+        """Whether an object had another number of records than was counted at its download."""
         self._ledger = ledger
         self._spool = spool
         self._fetcher = fetcher
@@ -104,24 +109,47 @@ class Sidecar:
     # -- forwarding ----------------------------------------------------------------------------------------
 
     def _forward(self, spooled: Spooled) -> None:
-        path = self._spool.path(spooled.id)
         name = f"{spooled.collection}/{hour_text(spooled.hour)}{spooled.path}"
-        book = ObjectBook(self._ledger, spooled, now_ns=self._clock.now_ns, wait_for_room=self._wait_for_room)
-        is_done = False
         try:
-            with (
-                InputFile(str(path), io.BytesIO(), self._interruptible, name) as file,
-                self._progress(file.size()) as progress,
-            ):
-                self._forwarder.forward(file, book, progress)
+            with self._spool.open(spooled.id) as file:
+                is_checked = self._spool.check(file, spooled.length, spooled.sha256, self._goes_on)
+                is_done = is_checked and self._forward_whole(spooled, name, file)
+        except NotWhole as error:
+            is_wanted = self._ledger.not_whole(spooled, str(error), self._clock.now_ns())
+            _log.error("%s: %s: %s", name, error, "its hour is listed again" if is_wanted else _GIVEN_UP)
+            is_done = True
+        if is_done:
+            self._spool.drop(spooled.id)
+
+    def _forward_whole(self, spooled: Spooled, name: str, file: BinaryIO) -> bool:
+        """Forwards an object that is whole; returns whether all of it is recorded. Raises LedgerBroken."""
+        book = ObjectBook(self._ledger, spooled, now_ns=self._clock.now_ns, wait_for_room=self._wait_for_room)
+        is_done = is_read = False
+        try:
+            size = os.fstat(file.fileno()).st_size
+            with self._progress(size) as progress:
+                whole = Passage(file.fileno(), name, 0, size)
+                self._forwarder.forward(whole, book, progress, survey=spooled.survey)
+                is_read = self._forwarder.stopped_at is None
                 self._forwarder.finish()
         except InputError as error:
             raise LedgerBroken(str(error)) from None
         finally:
             self.broken = self.broken or self._forwarder.broken
-            is_done = book.close()
-        if is_done:
-            self._spool.drop(spooled.id)
+            is_done = book.close(is_read=is_read and self.broken is None)
+        if is_done and book.position != spooled.records:
+            self.has_miscounted = True
+            _log.error(
+                "%s: %d records were counted at the download, %d were found and forwarded; to read the hour "
+                "again: faillog-otel replay --collection %s --since %s --until %s",
+                *(name, spooled.records, book.position, spooled.collection),
+                *(hour_text(spooled.hour), hour_text(spooled.hour + 1)),
+            )
+        return is_done
+
+    def _goes_on(self) -> bool:
+        self._pulse.turned("forwarding")
+        return not self._is_stopping()
 
     def _wait_for_news(self) -> None:
         try:

@@ -141,8 +141,8 @@ def status(
         objects=Objects(to_download=objects["listed"], to_forward=objects["spooled"]),
         bytes=Sizes(
             ledger=sum(map(_size, folder.path.glob(f"{folder.ledger.name}*"))),
-            spool=sum(map(_size, folder.spool.glob("*"))),
-            digests=sum(map(_size, folder.digests.glob("*"))),
+            spool=sum(map(_size, folder.spool_path.glob("*"))),
+            digests=sum(map(_size, folder.digests_path.glob("*"))),
         ),
         missed_per_day=plan(now_ns, hours, quota, schedule).missed_per_day,
     )

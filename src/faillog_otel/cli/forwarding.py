@@ -55,6 +55,7 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
         found = _found(paths, replayed, config)
         telemetry = telemetry_of(config, stack)
         kept = KeptFiles(config.quarantine, config.pending, start.reference_ns)
+        kept.check()
         with _progress(found.files, config) as progress:
             if workers is None:
                 answers = Answers(client or writing(config, stack), telemetry, shutdown)

@@ -71,6 +71,9 @@ def opened(config: "RunConfig") -> "Iterator[tuple[StateFolder, Database]]":
     database = Database(folder.ledger, read_only=True)
     try:
         yield folder, database
+    except (ArithmeticError, LookupError, TypeError, ValueError):
+        database.check()  # values that the disk changed are no bug of ours
+        raise
     finally:
         database.close()
 

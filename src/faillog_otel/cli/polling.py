@@ -133,7 +133,7 @@ def poll(
         ending = Ending(
             counts=counts,
             fail_on=config.fail_on,
-            ledger_broken=sidecar.broken is not None,
+            ledger_broken=sidecar.broken is not None or sidecar.has_miscounted,
             segment_refused=bool(refused),
             signal=shutdown.requested,
         )

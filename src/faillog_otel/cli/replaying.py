@@ -1,7 +1,7 @@
 """Replays of what a polling run remembers: its quarantine, or whole hours."""
 
-import io
 import logging
+import os
 import time
 from contextlib import ExitStack
 from typing import Any
@@ -19,10 +19,9 @@ from faillog_otel.ledger.folder import StateFolder
 from faillog_otel.ledger.ledger import Ledger
 from faillog_otel.ledger.objects import forget_digests
 from faillog_otel.ledger.quarantine import QuarantineBook
-from faillog_otel.ledger.spool import REPLAY
 from faillog_otel.ledger.views import kept_by_reason
 from faillog_otel.otlp.encoder import WireEncoder
-from faillog_otel.segment.paths import InputFile
+from faillog_otel.segment.paths import Passage
 
 _log = logging.getLogger(__name__)
 
@@ -36,9 +35,8 @@ def replay_quarantine(config: RunConfig, *, sends_rejected: bool) -> dict[str, A
         folder = stack.enter_context(_existing(config.state_dir))
         ledger = Ledger(folder)
         stack.callback(ledger.close)
-        path = folder.spool / REPLAY
-        stack.callback(path.unlink, missing_ok=True)
-        book = QuarantineBook(ledger, path, shutdown.now_ns(), config.segment.collections)
+        book = QuarantineBook(ledger, shutdown.now_ns(), config.segment.collections)
+        entries = stack.enter_context(book.file)
         _log.info("%s in quarantine", records(len(book)))
         delivery = delivering(client or writing(config, stack, adds=True), config, shutdown, stack)
         forwarder = Forwarder(
@@ -50,9 +48,10 @@ def replay_quarantine(config: RunConfig, *, sends_rejected: bool) -> dict[str, A
         )
         broken: LedgerBroken | None = None
         try:
-            with InputFile(str(path), io.BytesIO(), shutdown.interruptible, "quarantine") as file:
-                forwarder.forward(file, book, lambda _: None)
-                forwarder.finish()
+            size = os.fstat(entries.fileno()).st_size
+            whole = Passage(entries.fileno(), "quarantine", 0, size)
+            forwarder.forward(whole, book, lambda _: None)
+            forwarder.finish()
         except LedgerBroken as error:
             broken = error
         broken = broken or forwarder.broken

@@ -127,3 +127,15 @@ def read_entry(line: bytes) -> Entry | None:
     if entry.record() is None and entry.replayable:
         return Entry(detail="raw_base64 cannot be read", replayable=False)
     return entry
+
+
+def is_intact(line: bytes) -> bool:
+    """Whether an entry can be read, and holds the bytes that it was made of."""
+    entry = read_entry(line)
+    if entry is None or (entry.raw is None and entry.raw_base64 is None):
+        return False
+    try:
+        raw = base64.b64decode(entry.raw_base64 or "") if entry.raw is None else entry.raw.encode()
+    except ValueError:
+        return False
+    return hashlib.sha256(raw).hexdigest() == entry.sha256

@@ -59,6 +59,14 @@ class Form(Struct, frozen=True):
 JSON_LINES = Form("lines")
 
 
+class Survey(Struct, frozen=True):
+    """What decides how many records a file's content has."""
+
+    form: Form
+    max_content_bytes: int | None
+    """How many bytes a compressed file may unpack to; None for any number."""
+
+
 def form_of(chunks: Iterable[bytes]) -> Form:
     """Reads as far as the second line that is not blank.
 

@@ -5,9 +5,9 @@ blank`: for every object, every hour and overall (specification 3, "The law"). W
 one moment, for the ledger may be at work meanwhile. Nothing is mended, and nothing of what writes is used.
 """
 
-import base64
 import hashlib
 import sqlite3
+import stat
 from array import array
 from collections.abc import Iterator
 from itertools import pairwise
@@ -16,10 +16,11 @@ from pathlib import Path
 from msgspec import Struct
 
 from faillog_otel.clock import hour_text
-from faillog_otel.events.entry import read_entry
+from faillog_otel.events.entry import is_intact
 from faillog_otel.ledger.database import Database
 from faillog_otel.ledger.folder import StateFolder
-from faillog_otel.ledger.spool import PART, REPLAY
+from faillog_otel.ledger.private_folder import PART
+from faillog_otel.ledger.spool import OBJECT_NAME
 
 _PIECE = 1 << 19
 _GONE = -1
@@ -76,9 +77,9 @@ def audit(folder: StateFolder, database: Database) -> Audit:
 
 
 def _look(folder: StateFolder, database: Database) -> Audit:
-    spool, digests = _sizes(folder.spool), _sizes(folder.digests)
+    spool, digests = _sizes(folder.spool_path), _sizes(folder.digests_path)
     copy = database.copied()
-    spool_after, digests_after = _sizes(folder.spool), _sizes(folder.digests)
+    spool_after, digests_after = _sizes(folder.spool_path), _sizes(folder.digests_path)
     problems: list[Problem] = []
     sums = None
     try:
@@ -86,11 +87,11 @@ def _look(folder: StateFolder, database: Database) -> Audit:
         copy.execute(_COUNTED)
         problems += _counts(copy)
         problems += _kept(copy)
-        problems += _spool(copy, spool, spool_after)
-        problems += _digests(copy, folder.digests, digests, digests_after)
+        problems += _spool(copy, folder.spool_path, spool, spool_after)
+        problems += _digests(copy, folder.digests_path, digests, digests_after)
         [row] = copy.execute(_SUMS).fetchall()
         sums = Sums(**dict(row))
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter: a message quotes damaged bytes
         problems.append(Problem("sqlite", folder.ledger.name, str(error)))
     finally:
         copy.close()
@@ -122,33 +123,39 @@ def _kept(copy: sqlite3.Connection) -> Iterator[Problem]:
         what = f"{row['counted']} records are quarantined or rejected, and {row['held']} entries are kept"
         yield Problem("kept", _where(row), what)
     for row in copy.execute("SELECT id, collection, hour, entry FROM kept"):
-        if not _is_whole(row["entry"]):
+        if not is_intact(row["entry"]):
             yield Problem("kept", f"{_where(row)}, entry {row['id']}", "is not what was kept")
 
 
-def _is_whole(line: bytes) -> bool:
-    """Whether an entry can be read, and holds the bytes that it was made of."""
-    entry = read_entry(line)
-    if entry is None or (entry.raw is None and entry.raw_base64 is None):
-        return False
-    try:
-        raw = base64.b64decode(entry.raw_base64 or "") if entry.raw is None else entry.raw.encode()
-    except ValueError:
-        return False
-    return hashlib.sha256(raw).hexdigest() == entry.sha256
-
-
-def _spool(copy: sqlite3.Connection, before: dict[str, int], after: dict[str, int]) -> Iterator[Problem]:
+def _spool(
+    copy: sqlite3.Connection, folder: Path, before: dict[str, int], after: dict[str, int]
+) -> Iterator[Problem]:
     """A file may come after the copy was made, or go before: it counts where it was seen once."""
     known = {str(row["id"]): row for row in copy.execute("SELECT * FROM objects")}
     for name, row in known.items():
-        if row["state"] == "spooled" and row["length"] not in (found := (before.get(name), after.get(name))):
+        if row["state"] != "spooled":
+            continue
+        where, found = f"{_where(row)}, object {name}", (before.get(name), after.get(name))
+        if row["length"] not in found:
             size = next((f"has {each} bytes" for each in found if each is not None), "is missing")
-            where = f"{_where(row)}, object {name}"
             yield Problem("spool", where, f"its file {size}; it is to have {row['length']}")
+        elif row["sha256"] is not None and _sha256(folder / name) not in (None, row["sha256"]):
+            yield Problem("spool", where, "its file is not what was downloaded: the disk changed it")
     for name in before.keys() & after.keys():
-        if name.removesuffix(PART) not in known and name != REPLAY:
+        number = name.removesuffix(PART)
+        if OBJECT_NAME.fullmatch(number) and number not in known:
             yield Problem("spool", f"spool/{name}", "there is no object of this number")
+
+
+def _sha256(path: Path) -> str | None:
+    """Of a file, in hexadecimal; None if it is gone meanwhile."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
 
 
 def _digests(
@@ -191,13 +198,15 @@ def _wrong_with(path: Path) -> str:
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    """Name → bytes, of the files that can be looked at."""
+    """Name → bytes, of the regular files."""
     sizes = {}
     for path in folder.glob("*"):
         try:
-            sizes[path.name] = path.stat().st_size
+            found = path.lstat()
         except OSError:  # it went meanwhile
             continue
+        if stat.S_ISREG(found.st_mode):
+            sizes[path.name] = found.st_size
     return sizes
 
 

@@ -5,7 +5,6 @@ SQLite before 3.51.3 (3.50.7, 3.44.6) may spoil a WAL that is reset, so older on
 error nothing goes on in place: the kernel may have thrown away what it could not write.
 """
 
-import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -14,11 +13,21 @@ from pathlib import Path
 from typing import TypeVar
 
 from faillog_otel.errors import Busy, LedgerBroken, NoRoom
-from faillog_otel.ledger.folder import private_file
 from faillog_otel.ledger.schema import MIGRATIONS
 
 BUSY_SECONDS = 2.0
 """So long a transaction waits at once for somebody who reads the ledger; then it is tried again."""
+
+_DAMAGE = {
+    0,  # Python's own words, such as "Could not decode to UTF-8"
+    sqlite3.SQLITE_ERROR,  # a table or a column is missing, or the schema cannot be read
+    sqlite3.SQLITE_CONSTRAINT,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_FORMAT,
+    sqlite3.SQLITE_MISMATCH,
+    sqlite3.SQLITE_NOTADB,
+}
+"""SQLite's codes for a file that is not what we wrote."""
 
 Result = TypeVar("Result")
 
@@ -31,13 +40,11 @@ class Database:
 
         `read_only` is for looking at the ledger of another process: there, nothing is changed.
         """
-        self._path = path
+        self.path = path
         self._lock = threading.RLock()
         with self._named_errors():
             if read_only and not path.is_file():
                 raise LedgerBroken(f"{path.parent}: holds no ledger: has `run` polled with this --state-dir?")
-            if not read_only:
-                os.close(private_file(path, os.O_RDWR))
             self._connection = sqlite3.connect(
                 path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
@@ -53,9 +60,7 @@ class Database:
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if wal else 'EXTRA'}")
             self._connection.execute("PRAGMA secure_delete = ON")  # URLs are secrets
             self._migrate()
-            [found] = self._connection.execute("PRAGMA quick_check(1)").fetchone()
-            if found != "ok":
-                raise LedgerBroken(self._spoilt(str(found)))
+            self.check()
 
     def transact(self, steps: Callable[[sqlite3.Connection], Result]) -> Result:
         """One durable transaction: all of the steps, or none. Raises NoRoom, LedgerBroken."""
@@ -98,6 +103,12 @@ class Database:
             copy.row_factory = sqlite3.Row
             return copy
 
+    def check(self) -> None:
+        """Raises LedgerBroken if SQLite finds damage, or values that the schema does not allow."""
+        [found] = self.rows("PRAGMA quick_check(1)")
+        if found[0] != "ok":
+            raise LedgerBroken(self._spoilt(str(found[0])))
+
     def version(self) -> int:
         """Which version of the schema it has. Raises sqlite3.Error."""
         [version] = self._connection.execute("PRAGMA user_version").fetchone()
@@ -111,6 +122,8 @@ class Database:
     def _migrate(self) -> None:
         found = self.version()
         self._check_version(found)
+        if not found and self._connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+            raise LedgerBroken(f"{self.path}: is another program's database; name another --state-dir")
         for version, script in enumerate(MIGRATIONS[found:], start=found + 1):
 
             def step(connection: sqlite3.Connection, version: int = version, script: str = script) -> None:
@@ -123,13 +136,13 @@ class Database:
     def _check_version(self, found: int) -> None:
         if found > len(MIGRATIONS):
             raise LedgerBroken(
-                f"{self._path}: was written by a newer faillog-otel (schema {found}, this one knows "
+                f"{self.path}: was written by a newer faillog-otel (schema {found}, this one knows "
                 f"{len(MIGRATIONS)}): use that one, or name another --state-dir"
             )
 
     def _spoilt(self, why: str) -> str:
         return (
-            f"{self._path}: is damaged ({why}). Move {self._path.parent} away: what Segment still has is "
+            f"{self.path}: is damaged ({why}). Move {self.path.parent} away: what Segment still has is "
             "listed again, and what was sent before is sent once more with the same ids"
         )
 
@@ -137,19 +150,21 @@ class Database:
     def _named_errors(self) -> Iterator[None]:
         try:
             yield
+        except (sqlite3.ProgrammingError, sqlite3.NotSupportedError):
+            raise  # a bug of ours
         except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
             if code == sqlite3.SQLITE_FULL:
-                raise NoRoom(f"{self._path.parent}: the disk is full") from None
+                raise NoRoom(f"{self.path.parent}: the disk is full") from None
             if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-                raise Busy(f"{self._path}: another process reads it") from None
-            if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                raise Busy(f"{self.path}: another process reads it") from None
+            if code in _DAMAGE:
                 raise LedgerBroken(self._spoilt(str(error))) from None
-            if code in (0, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISUSE):
-                raise  # a bug of ours
-            raise LedgerBroken(f"{self._path}: {error}") from None
+            raise LedgerBroken(f"{self.path}: {error}") from None
+        except UnicodeDecodeError:  # SQLite's message quotes bytes of the file
+            raise LedgerBroken(self._spoilt("it holds text that is no UTF-8")) from None
         except OSError as error:
-            raise LedgerBroken(f"{self._path}: {error.strerror}") from None
+            raise LedgerBroken(f"{self.path}: {error.strerror}") from None
 
 
 def has_sound_wal(version: tuple[int, ...]) -> bool:

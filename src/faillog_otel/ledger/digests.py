@@ -8,19 +8,17 @@ share a digest with a probability of about one in a million.
 import hashlib
 import heapq
 import os
-import tempfile
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import groupby, islice
 from mmap import ACCESS_READ, mmap
-from pathlib import Path
 from typing import BinaryIO
 
-from faillog_otel.ledger.folder import private_file, sync_folder
+from faillog_otel.ledger.private_folder import PrivateFolder
 
 DIGEST_BYTES = 8
-MOST_IN_MEMORY = 1 << 18
+MAX_IN_MEMORY = 1 << 18
 _PIECE = 1 << 16
 
 
@@ -32,20 +30,24 @@ def digest_of(raw: bytes) -> int:
 class Digests:
     """A set of digests that remembers its file. Digests are added in any order."""
 
-    def __init__(self, path: Path, most_in_memory: int = MOST_IN_MEMORY) -> None:
-        """Raises OSError where there is a file that cannot be read."""
-        self._path = path
-        self._most_in_memory = most_in_memory
+    def __init__(self, folder: PrivateFolder, name: str | None, max_in_memory: int = MAX_IN_MEMORY) -> None:
+        """Without a `name`, digests are only remembered until `close()`.
+
+        Raises OSError if the file cannot be read, StrangeEntry if it is not a file of ours.
+        """
+        self._folder = folder
+        self._name = name
+        self._max_in_memory = max_in_memory
         self._new: set[int] = set()
-        self._runs = [_Run(path.open("rb"))] if path.exists() else []
+        self._runs = [_Run(folder.read_file(name))] if name and folder.has(name) else []
 
     def add(self, digest: int) -> bool:
         """Adds one; False where it was there already. Raises OSError."""
         if digest in self._new or any(digest in run for run in self._runs):
             return False
         self._new.add(digest)
-        if len(self._new) >= self._most_in_memory:
-            run = tempfile.TemporaryFile(dir=self._path.parent)  # noqa: SIM115  # until close()
+        if len(self._new) >= self._max_in_memory:
+            run = self._folder.temporary()
             array("Q", sorted(self._new)).tofile(run)
             run.flush()
             self._runs.append(_Run(run))
@@ -54,15 +56,12 @@ class Digests:
 
     def save(self) -> None:
         """Makes all of them durable in the file, which is replaced in one step. Raises OSError."""
-        part = self._path.with_name(f"{self._path.name}.part")
-        with os.fdopen(private_file(part, os.O_WRONLY | os.O_TRUNC), "wb") as file:
+        if self._name is None:
+            return
+        with self._folder.replacement(self._name) as file:
             merged = (digest for digest, _ in groupby(heapq.merge(*self._runs, sorted(self._new))))
             while piece := array("Q", islice(merged, _PIECE)):
                 piece.tofile(file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.rename(self._path)
-        sync_folder(self._path.parent)
 
     def close(self) -> None:
         """Lets go of the files; what was not saved is forgotten."""

@@ -1,44 +1,71 @@
-"""The state folder: where the ledger and everything that belongs to it lies, for one process at a time.
+"""The state folder: the ledger and everything that belongs to it, for one process at a time.
 
-Folders are 0700 and files 0600, whatever the umask. The lock belongs to the process: it goes with it, however
-that ends. A ballast file takes up room that is given up when the disk is full, so that it can still be
-written down what was exported.
+The folder carries a marker. A folder without one that is not empty is refused before anything in it is
+touched. The lock is on the folder itself and ends with the process. A ballast file reserves room that is
+given up when the disk is full, so that exported records can still be recorded as exported.
 """
 
 import fcntl
+import logging
 import os
+import re
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
 from faillog_otel.errors import LedgerBroken
+from faillog_otel.ledger.private_folder import PART, PrivateFolder, StrangeEntry, is_disk_full
+
+_log = logging.getLogger(__name__)
 
 BALLAST_BYTES = 8 * 1024 * 1024
-PRIVATE = 0o700
-LOOKS_AT_LOCK = 5
+MARKER = "faillog-otel-state"
+_MARKER_TEXT = b"faillog-otel state folder 1\n"
+_LEDGER = "ledger.sqlite3"
+_LEDGER_FILES = re.compile(rf"{re.escape(_LEDGER)}(-journal|-wal|-shm)?")
+_BALLAST = "ballast"
+_LOCK = "lock"
+"""Names the process that holds the folder. Version 0.1.0 locks this file instead of the folder."""
+_OF_THE_FILE_SYSTEM = {"lost+found"}
+_OF_VERSION_0_1_0 = {_LOCK, _BALLAST, _BALLAST + PART, "spool", "digests"}
+LOCK_TRIES = 5
 
 
 class StateFolder:
-    """A context manager: holds the folder's lock. Raises LedgerBroken where another process holds it."""
+    """A context manager that holds the folder. `spool` and `digests` are open inside of it only.
+
+    Raises LedgerBroken if another process holds the folder, or if it cannot be ours.
+    """
+
+    root: PrivateFolder
+    spool: PrivateFolder
+    digests: PrivateFolder
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
-        self.ledger = self.path / "ledger.sqlite3"
-        self.spool = self.path / "spool"
-        self.digests = self.path / "digests"
-        self._ballast = self.path / "ballast"
+        self.ledger = self.path / _LEDGER
+        self.spool_path = self.path / "spool"
+        self.digests_path = self.path / "digests"
+        self._open: list[PrivateFolder] = []
         self._lock: int | None = None
+        self._is_without_ballast = False
 
     def __enter__(self) -> Self:
         try:
-            for folder in (self.path, self.spool, self.digests):
-                folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
-                folder.chmod(PRIVATE)
-            self._lock = private_file(self.path / "lock", os.O_RDWR)
-            _take(self._lock, self.path)
-            os.ftruncate(self._lock, 0)
-            os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.root = self._opened(PrivateFolder.open(self.path))
+            self._take()
+            _refuse_others_folder(self.root)
+            self.root.make_private()
+            self._mark()
+            self._note_process()
+            os.close(self.root.open_file(_LEDGER, os.O_RDWR | os.O_CREAT))
+            for suffix in ("journal", "wal", "shm"):
+                self.root.has(f"{_LEDGER}-{suffix}")
+            self.spool = self._opened(PrivateFolder.open(self.spool_path, self.root))
+            self.digests = self._opened(PrivateFolder.open(self.digests_path, self.root))
+            self.spool.make_private()
+            self.digests.make_private()
         except OSError as error:
             self.__exit__()
             raise LedgerBroken(f"{self.path}: cannot be used as state folder: {error.strerror}") from None
@@ -52,80 +79,152 @@ class StateFolder:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+        while self._open:
+            self._open.pop().close()
+
+    def check(self) -> None:
+        """Raises LedgerBroken if an existing folder would be refused; changes nothing. Raises OSError."""
+        root = PrivateFolder.open(self.path, create=False)
+        try:
+            _refuse_others_folder(root)
+        finally:
+            root.close()
 
     def holder(self) -> str | None:
-        """The id of the process that holds the lock; None where none does. Raises LedgerBroken."""
-        try:
-            lock = os.open(self.path / "lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise LedgerBroken(f"{self.path}: its lock cannot be read: {error.strerror}") from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return _said_in(lock)
-        finally:
-            os.close(lock)
+        """The id of the process that holds the folder, `?` if unknown; None if there is none.
+
+        Raises LedgerBroken.
+        """
+        for name in (".", _LOCK):
+            try:
+                looked_at = os.open(
+                    self.path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+                )
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise LedgerBroken(f"{self.path}: its lock cannot be read: {error.strerror}") from None
+            try:
+                fcntl.flock(looked_at, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return self._noted_process()
+            finally:
+                os.close(looked_at)
         return None
 
     def has_room(self) -> bool:
-        """Whether room is set aside; sets it aside where it is not."""
-        if self._ballast.exists():
+        """Whether room is reserved; reserves it if it is not. False means that the disk is full.
+
+        If the ballast cannot be made for another reason, a warning says so once, and all goes on without.
+        """
+        if self._is_without_ballast:
             return True
-        part = self._ballast.with_suffix(".part")
         try:
-            descriptor = private_file(part, os.O_WRONLY)
-            try:
-                os.posix_fallocate(descriptor, 0, BALLAST_BYTES)
-            finally:
-                os.close(descriptor)
-            part.rename(self._ballast)
-        except OSError:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
-            return False
+            if not self.root.has(_BALLAST):
+                with self.root.replacement(_BALLAST) as file:
+                    os.posix_fallocate(file.fileno(), 0, BALLAST_BYTES)
+        except OSError as error:
+            if is_disk_full(error):
+                return False
+            self._go_without_ballast(f"{self.path / _BALLAST}: {error.strerror}")
+        except StrangeEntry as error:
+            self._go_without_ballast(str(error))
         return True
 
     def give_up_ballast(self) -> bool:
-        """Frees the room that was set aside; False where that was done already."""
+        """Frees the reserved room; False if none was reserved."""
         try:
-            self._ballast.unlink()
-        except OSError:
+            if not self.root.has(_BALLAST):
+                return False
+            self.root.remove(_BALLAST)
+        except (OSError, StrangeEntry):
             return False
         return True
 
+    def _opened(self, folder: PrivateFolder) -> PrivateFolder:
+        self._open.append(folder)
+        return folder
 
-def _take(lock: int, path: Path) -> None:
-    """Takes the lock. Whoever looks at it (`holder`) has it for a moment, too: hence more than one try."""
-    for _ in range(LOOKS_AT_LOCK):
+    def _take(self) -> None:
+        """Locks the folder. `holder` locks it for a moment, too: hence more than one try."""
+        for _ in range(LOCK_TRIES):
+            try:
+                fcntl.flock(self.root.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.02)
+            else:
+                return
+        raise self._is_held()
+
+    def _is_held(self) -> LedgerBroken:
+        return LedgerBroken(
+            f"{self.path}: process {self._noted_process()} holds it; stop that process, or name another "
+            "--state-dir"
+        )
+
+    def _note_process(self) -> None:
+        """Writes our process id for people, and locks the file: a process of version 0.1.0 looks there."""
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.02)
-        else:
+            self._lock = self.root.open_file(_LOCK, os.O_RDWR | os.O_CREAT)
+        except StrangeEntry as error:
+            _log.warning("%s; until then nobody can tell which process holds the state folder", error)
             return
-    raise LedgerBroken(
-        f"{path}: process {_said_in(lock)} holds it; stop that one, or name another --state-dir"
-    )
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise self._is_held() from None
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
+    def _noted_process(self) -> str:
+        try:
+            lock = os.open(self.path / _LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return "?"
+        try:
+            noted = os.pread(lock, 20, 0).strip()
+            return noted.decode() if noted.isdigit() else "?"
+        except OSError:
+            return "?"
+        finally:
+            os.close(lock)
+
+    def _mark(self) -> None:
+        if not self.root.has(MARKER):
+            with self.root.replacement(MARKER) as file:
+                file.write(_MARKER_TEXT)
+
+    def _go_without_ballast(self, why: str) -> None:
+        self._is_without_ballast = True
+        _log.warning("%s; until then no room is reserved for a full disk", why)
 
 
-def _said_in(lock: int) -> str:
-    """Who wrote its process id into the lock."""
-    return os.pread(lock, 20, 0).decode(errors="replace").strip()
+def _refuse_others_folder(root: PrivateFolder) -> None:
+    """Raises LedgerBroken unless the folder carries our marker, is of version 0.1.0, or is empty."""
+    names = set(root.names())
+    if MARKER in names:
+        with root.read_file(MARKER) as marker:
+            found = marker.read(len(_MARKER_TEXT))
+        if found != _MARKER_TEXT:
+            raise LedgerBroken(
+                f"{root.path / MARKER}: is not the marker of this version; use the faillog-otel that made "
+                "this state folder, or name another --state-dir"
+            )
+        return
+    others = {
+        name
+        for name in names - _OF_THE_FILE_SYSTEM - {MARKER + PART}
+        if name not in _OF_VERSION_0_1_0 and not _LEDGER_FILES.fullmatch(name)
+    }
+    is_of_version_0_1_0 = _LEDGER in names and (not others or _is_ledger(root))
+    if not is_of_version_0_1_0 and names - _OF_THE_FILE_SYSTEM - {MARKER + PART}:
+        raise LedgerBroken(
+            f"{root.path}: is not empty, and is not a state folder of faillog-otel; name an empty folder"
+        )
 
 
-def private_file(path: Path, flags: int) -> int:
-    """Opens a file, made where it is missing, that only its owner can read; never through a symbolic link."""
-    descriptor = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    os.fchmod(descriptor, 0o600)
-    return descriptor
-
-
-def sync_folder(path: Path) -> None:
-    """Makes names in a folder durable: after a file was made, renamed or removed."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _is_ledger(root: PrivateFolder) -> bool:
+    """Whether the ledger's header is one that version 0.1.0 wrote: SQLite's, with schema version 1 or 2."""
+    with root.read_file(_LEDGER) as file:
+        header = file.read(64)
+    return header.startswith(b"SQLite format 3\0") and int.from_bytes(header[60:64], "big") in (1, 2)

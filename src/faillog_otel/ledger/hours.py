@@ -22,6 +22,30 @@ def fail(db: sqlite3.Connection, collection: str, hour: int, why: str, now_ns: i
     )
 
 
+MAX_DAMAGED = 3
+"""So many damaged objects of one hour are downloaded again: a broken disk must not cost the whole quota."""
+
+
+def give_up(db: sqlite3.Connection, number: int, why: str, now_ns: int) -> bool:
+    """A spooled object is missing or changed: what was recorded of it stays.
+
+    Returns whether its hour is listed again.
+    """
+    db.execute(
+        "UPDATE objects SET state = 'done', records = position, lines = 0, blank = 0, etag = NULL,"
+        " last_modified = NULL, length = NULL, damaged = 1 WHERE id = ?",
+        (number,),
+    )
+    [hour] = db.execute("SELECT collection, hour FROM objects WHERE id = ?", (number,)).fetchall()
+    fail(db, hour["collection"], hour["hour"], why, now_ns)
+    [found] = db.execute(
+        "SELECT sum(damaged) AS damaged FROM objects WHERE collection = ? AND hour = ?", tuple(hour)
+    ).fetchall()
+    is_wanted = bool(found["damaged"] <= MAX_DAMAGED)
+    db.execute("UPDATE hours SET wanted = ? WHERE collection = ? AND hour = ?", (is_wanted, *hour))
+    return is_wanted
+
+
 def complete(db: sqlite3.Connection, collection: str, hour: int) -> None:
     """Where all objects of the listing are there, the listing counts."""
     key = (collection, hour)

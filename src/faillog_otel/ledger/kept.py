@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Self
 
@@ -65,6 +66,13 @@ class KeptFiles:
         self.quarantine = KeptFile(quarantine)
         is_one_file = os.path.realpath(pending) == os.path.realpath(quarantine)
         self.pending = self.quarantine if is_one_file else KeptFile(pending)
+
+    def check(self) -> None:
+        """Raises LedgerBroken if records could not be kept in an existing file; changes nothing."""
+        for kept in (self.quarantine, self.pending):
+            with suppress(OSError):  # a file that is missing, or that cannot be looked at, is no reason yet
+                if refusal := _refusal(os.lstat(kept.path)):
+                    raise LedgerBroken(f"{kept.path}: cannot be written: {refusal}")
 
     def knows(self, _raw: bytes) -> bool:
         """Nothing: runs over PATHs remember no records."""
@@ -194,10 +202,24 @@ def _opened(path: str) -> IO[bytes]:
 
     file = open(path, "ab", buffering=0, opener=opener)  # noqa: SIM115  # Path takes no opener
     found = os.fstat(file.fileno())
+    if refusal := _refusal(found):
+        file.close()
+        raise OSError(errno.EPERM, refusal)
     has_lines = stat.S_ISREG(found.st_mode) and found.st_size > 0
     if has_lines and os.pread(file.fileno(), 1, found.st_size - 1) != b"\n":
         _write(file, b"\n")
     return file
+
+
+def _refusal(found: os.stat_result) -> str:
+    """Why records are not kept in an existing file, and what to do; empty if they are."""
+    if not stat.S_ISREG(found.st_mode):
+        return ""
+    if found.st_mode & 0o022:
+        return "others can write to it; take that permission away (chmod go-w), or name another file"
+    if found.st_nlink > 1:
+        return f"it has {found.st_nlink} names (hard links); name another file"
+    return ""
 
 
 def _copy(source: IO[bytes], to: IO[bytes]) -> None:

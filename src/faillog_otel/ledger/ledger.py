@@ -10,14 +10,16 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 from urllib.parse import urlsplit
 
+import msgspec
 from msgspec import Struct
 
 from faillog_otel.clock import DAY_NS
-from faillog_otel.errors import Busy, NoRoom
-from faillog_otel.ledger.counts import Kept, Stretch
+from faillog_otel.errors import Busy, LedgerBroken, NoRoom
+from faillog_otel.events.forms import Survey
+from faillog_otel.ledger.counts import Stretch
 from faillog_otel.ledger.database import Database
 from faillog_otel.ledger.folder import StateFolder
-from faillog_otel.ledger.hours import complete, drop_listed, fail
+from faillog_otel.ledger.hours import complete, drop_listed, fail, give_up
 from faillog_otel.ledger.views import NEWEST
 
 REQUESTS_KEPT_NS = 2 * DAY_NS
@@ -47,7 +49,10 @@ class Listed(Struct, frozen=True):
 
 
 class Spooled(Struct, frozen=True):
-    """An object that lies in the spool; `position` of its records are written down."""
+    """An object in the spool; the results of its first `position` records are in the ledger.
+
+    `length`, `sha256` and `survey` are None if version 0.1.0 downloaded it.
+    """
 
     id: int
     collection: str
@@ -56,23 +61,21 @@ class Spooled(Struct, frozen=True):
     spooled_ns: int
     position: int
     records: int
+    length: int | None
+    sha256: str | None
+    survey: Survey | None
 
 
 class Content(Struct, frozen=True):
-    """How much is in an object. `lines` and `blank` are 0 for other forms than JSON Lines."""
+    """What was downloaded. `lines` and `blank` are 0 for other forms than JSON Lines."""
 
     lines: int
     blank: int
     records: int
-
-
-class Replayed(Struct, frozen=True):
-    """A kept record that was sent again: exported, or `kept` anew."""
-
-    id: int
-    kept: Kept | None
-    is_shifted: bool = False
-    """Whether it was exported with another time than its own."""
+    sha256: str
+    """Of the object's bytes as they came, in hexadecimal."""
+    survey: Survey
+    """What decided the counts: it is used again when the object is forwarded."""
 
 
 class Said(Struct, frozen=True):
@@ -224,7 +227,7 @@ class Ledger:
         def steps(db: sqlite3.Connection) -> None:
             db.execute(
                 "UPDATE objects SET state = 'spooled', url = NULL, etag = ?, last_modified = ?, length = ?,"
-                " spooled_ns = ?, lines = ?, blank = ?, records = ? WHERE id = ?",
+                " spooled_ns = ?, lines = ?, blank = ?, records = ?, sha256 = ?, survey = ? WHERE id = ?",
                 (
                     identity.etag,
                     identity.last_modified,
@@ -233,6 +236,8 @@ class Ledger:
                     content.lines,
                     content.blank,
                     content.records,
+                    content.sha256,
+                    msgspec.json.encode(content.survey).decode(),
                     listed.id,
                 ),
             )
@@ -268,25 +273,28 @@ class Ledger:
         rows = self.database.rows("SELECT * FROM objects WHERE state = 'spooled' ORDER BY id LIMIT 1")
         return _spooled(rows[0]) if rows else None
 
-    def advance(self, spooled: Spooled, stretch: Stretch, now_ns: int) -> None:
-        """T3: what became of the next records of an object, and those of them that are kept."""
+    def advance(self, spooled: Spooled, position: int, stretch: Stretch, now_ns: int) -> None:
+        """T3: the results of the next records of an object, from `position` on, and the kept ones.
+
+        Raises LedgerBroken if the object is at another position: then another process works on it.
+        """
         counts = stretch.counts
 
         def steps(db: sqlite3.Connection) -> None:
-            db.execute(
-                "UPDATE objects SET position = position + ?, exported = exported + ?, rejected ="
-                " rejected + ?, quarantined = quarantined + ?, duplicate = duplicate + ?,"
-                " time_shifted = time_shifted + ? WHERE id = ?",
-                (
-                    counts.records,
-                    counts.exported,
-                    counts.rejected,
-                    counts.quarantined,
-                    counts.duplicate,
-                    counts.time_shifted,
-                    spooled.id,
-                ),
+            advanced = db.execute(
+                _ADVANCE,
+                {
+                    "id": spooled.id,
+                    "position": position,
+                    "records": counts.records,
+                    "exported": counts.exported,
+                    "rejected": counts.rejected,
+                    "quarantined": counts.quarantined,
+                    "duplicate": counts.duplicate,
+                    "time_shifted": counts.time_shifted,
+                },
             )
+            self._expect_change(advanced, f"object {spooled.id} is not at position {position} any more")
             db.executemany(
                 "INSERT INTO kept (object, collection, hour, reason, kept_ns, entry)"
                 " VALUES (?, ?, ?, ?, ?, ?)",
@@ -304,38 +312,22 @@ class Ledger:
 
         self.transact(steps)
 
-    def done(self, spooled: Spooled) -> None:
-        """The object is read to its end, and the digests of its records are saved."""
-        self.transact(lambda db: db.execute("UPDATE objects SET state = 'done' WHERE id = ?", (spooled.id,)))
+    def done(self, spooled: Spooled, position: int) -> None:
+        """The object was read to its end, at `position`, and the digests of its records are saved.
 
-    # -- the quarantine --------------------------------------------------------------------------------------
+        `position` is its number of records, whatever was counted at the download. Raises LedgerBroken as
+        `advance` does.
+        """
+        self.transact(
+            lambda db: self._expect_change(
+                db.execute(_DONE, {"id": spooled.id, "position": position}),
+                f"object {spooled.id} is not at position {position} any more",
+            )
+        )
 
-    def replayed(self, replayed: Sequence[Replayed]) -> None:
-        """What became of kept records that were sent again: exported and forgotten, or kept anew."""
-
-        def steps(db: sqlite3.Connection) -> None:
-            for each in replayed:
-                [row] = db.execute("SELECT * FROM kept WHERE id = ?", (each.id,)).fetchall()
-                change = {"rejected": 0, "quarantined": 0, "exported": 0, "time_shifted": 0}
-                change["rejected" if row["reason"] == "rejected" else "quarantined"] -= 1
-                if each.kept is None:
-                    change["exported"] += 1
-                    change["time_shifted"] += each.is_shifted
-                    db.execute("DELETE FROM kept WHERE id = ?", (each.id,))
-                else:
-                    change["rejected" if each.kept.reason == "rejected" else "quarantined"] += 1
-                    db.execute(
-                        "UPDATE kept SET reason = ?, entry = ? WHERE id = ?",
-                        (each.kept.reason, each.kept.entry, each.id),
-                    )
-                key = {**change, "id": row["object"], "collection": row["collection"], "hour": row["hour"]}
-                if (
-                    not db.execute(_CHANGE_OBJECT, key).rowcount
-                    and not db.execute(_CHANGE_PAST, key).rowcount
-                ):
-                    db.execute(_CHANGE_PAST, {**key, "hour": -1})
-
-        self.transact(steps)
+    def not_whole(self, spooled: Spooled, why: str, now_ns: int) -> bool:
+        """The object's spool file is missing or changed. Returns whether its hour is listed again."""
+        return self.transact(lambda db: give_up(db, spooled.id, why, now_ns))
 
     def in_spool(self) -> set[int]:
         """The objects whose records are not all written down."""
@@ -358,16 +350,26 @@ class Ledger:
                 raise
         return self.database.transact(steps)
 
+    def _expect_change(self, cursor: sqlite3.Cursor, why: str) -> None:
+        """Raises LedgerBroken, which undoes the transaction, unless exactly one row was changed."""
+        if cursor.rowcount != 1:
+            raise LedgerBroken(
+                f"{self.database.path}: {why}; another process writes to this ledger: stop it, then start "
+                "again"
+            )
 
-_CHANGE_OBJECT = """
-UPDATE objects SET exported = exported + :exported, rejected = rejected + :rejected,
-    quarantined = quarantined + :quarantined, time_shifted = time_shifted + :time_shifted
-WHERE id = :id
+
+_ADVANCE = """
+UPDATE objects SET position = position + :records, exported = exported + :exported,
+    rejected = rejected + :rejected, quarantined = quarantined + :quarantined,
+    duplicate = duplicate + :duplicate, time_shifted = time_shifted + :time_shifted,
+    records = max(records, position + :records),
+    lines = iif(lines > 0, max(records, position + :records) + blank, 0)
+WHERE id = :id AND state = 'spooled' AND position = :position
 """
-_CHANGE_PAST = """
-UPDATE past SET exported = exported + :exported, rejected = rejected + :rejected,
-    quarantined = quarantined + :quarantined, time_shifted = time_shifted + :time_shifted
-WHERE collection = :collection AND hour = :hour
+_DONE = """
+UPDATE objects SET state = 'done', records = position, lines = iif(lines > 0, position + blank, 0)
+WHERE id = :id AND state = 'spooled' AND position = :position
 """
 
 
@@ -380,4 +382,7 @@ def _spooled(row: sqlite3.Row) -> Spooled:
         spooled_ns=row["spooled_ns"],
         position=row["position"],
         records=row["records"],
+        length=row["length"],
+        sha256=row["sha256"],
+        survey=None if row["survey"] is None else msgspec.json.decode(row["survey"], type=Survey),
     )

@@ -1,19 +1,26 @@
-"""The book of an object in the spool: what becomes of its records goes into the ledger.
+"""The results of one spooled object: what the ledger records of its records, and which are duplicates.
 
-A record that is known in its collection-hour is a duplicate. One that was not taken ends the book: nothing
-after it is written down, and another try begins with it.
+A record whose bytes were in its collection-hour before is a duplicate. After a record that was not taken
+nothing more is recorded: the next try begins with that record.
 """
 
-import errno
 import hashlib
+import logging
+import re
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from faillog_otel.clock import hour_text
 from faillog_otel.errors import LedgerBroken, NoRoom
 from faillog_otel.ledger.counts import Stretch
 from faillog_otel.ledger.digests import Digests, digest_of
 from faillog_otel.ledger.ledger import Ledger, Spooled
+from faillog_otel.ledger.private_folder import PART, TEMPORARY, PrivateFolder, StrangeEntry, is_disk_full
+
+_log = logging.getLogger(__name__)
+
+_OUR_NAMES = re.compile(
+    rf"[0-9a-f]{{16}}-\d{{4}}-\d\d-\d\dT\d{{6}}Z({re.escape(PART)})?|{TEMPORARY}[0-9a-f]+", re.ASCII
+)
 
 
 class ObjectBook:
@@ -38,24 +45,30 @@ class ObjectBook:
         self._spooled = spooled
         self._now_ns = now_ns
         self._wait_for_room = wait_for_room
+        self._folder = ledger.folder.digests
         try:
-            self._digests = Digests(digests_path(ledger.folder.digests, spooled.collection, spooled.hour))
+            name = digests_name(spooled.collection, spooled.hour)
+            try:
+                self._digests = Digests(self._folder, name)
+            except StrangeEntry as error:
+                _log.warning("%s; until then records of this hour may be sent twice", error)
+                self._digests = Digests(self._folder, None)
         except (OSError, ValueError) as error:
-            raise LedgerBroken(f"{ledger.folder.digests}: {error}") from None
+            raise LedgerBroken(f"{self._folder.path}: {error}") from None
 
     def knows(self, raw: bytes) -> bool:
         """Whether these bytes were in this collection-hour before; from now on they are."""
         try:
             return bool(raw) and not self._digests.add(digest_of(raw))
         except OSError as error:
-            raise LedgerBroken(f"{self._ledger.folder.digests}: {error.strerror}") from None
+            raise LedgerBroken(f"{self._folder.path}: {error.strerror}") from None
 
     def write_down(self, stretch: Stretch) -> bool:
         """T3, where all of the stretch was taken or kept. Waits for room. Raises LedgerBroken."""
         self.is_over = self.is_over or stretch.counts.pending > 0
         while not self.is_over:
             try:
-                self._ledger.advance(self._spooled, stretch, self._now_ns())
+                self._ledger.advance(self._spooled, self.position, stretch, self._now_ns())
             except NoRoom:
                 self.is_over = self._wait_for_room()
             else:
@@ -63,15 +76,15 @@ class ObjectBook:
                 return True
         return False
 
-    def close(self) -> bool:
-        """Ends the book; True where all of the object was written down, which is then done."""
+    def close(self, *, is_read: bool) -> bool:
+        """Ends the book; True if the object is done: it was read to its end, and all of it was recorded."""
         try:
-            if self.is_over or self.position < self._spooled.records:
+            if self.is_over or not is_read:
                 return False
             while True:
                 try:
                     self._save()
-                    self._ledger.done(self._spooled)
+                    self._ledger.done(self._spooled, self.position)
                     return True
                 except NoRoom:
                     if self._wait_for_room():
@@ -83,31 +96,33 @@ class ObjectBook:
         try:
             self._digests.save()
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if is_disk_full(error):
                 raise NoRoom(str(error)) from None
-            raise LedgerBroken(f"{self._ledger.folder.digests}: {error.strerror}") from None
+            raise LedgerBroken(f"{self._folder.path}: {error.strerror}") from None
 
 
-def forget_digests(folder: Path, collection: str, hour: int) -> None:
-    """From now on no record of the hour is known. Raises LedgerBroken."""
+def forget_digests(folder: PrivateFolder, collection: str, hour: int) -> None:
+    """Forgets the records of an hour: all of them count as new. Raises LedgerBroken."""
     try:
-        digests_path(folder, collection, hour).unlink(missing_ok=True)
+        folder.remove(digests_name(collection, hour))
+    except StrangeEntry as error:
+        _log.warning("%s", error)
     except OSError as error:
-        raise LedgerBroken(f"{folder}: {error.strerror}") from None
+        raise LedgerBroken(f"{folder.path}: {error.strerror}") from None
 
 
-def clean_digests(folder: Path, hours: Iterable[tuple[str, int]]) -> None:
-    """Removes the files of all hours but these. Raises LedgerBroken."""
-    wanted = {digests_path(folder, collection, hour).name for collection, hour in hours}
+def clean_digests(folder: PrivateFolder, hours: Iterable[tuple[str, int]]) -> None:
+    """Removes our files of all hours but these; leaves other entries alone. Raises LedgerBroken."""
+    wanted = {digests_name(collection, hour) for collection, hour in hours}
     try:
-        for path in folder.iterdir():
-            if path.name not in wanted:
-                path.unlink()
+        for name in folder.our_files(_OUR_NAMES):
+            if name not in wanted:
+                folder.remove(name)
     except OSError as error:
-        raise LedgerBroken(f"{folder}: {error.strerror}") from None
+        raise LedgerBroken(f"{folder.path}: {error.strerror}") from None
 
 
-def digests_path(folder: Path, collection: str, hour: int) -> Path:
-    """The file of an hour's digests. Collection ids may be anything, so their hash names the file."""
+def digests_name(collection: str, hour: int) -> str:
+    """The name of an hour's file. Collection ids may be anything, so their hash names the file."""
     name = hashlib.sha256(collection.encode()).hexdigest()[:16]
-    return folder / f"{name}-{hour_text(hour).replace(':', '')}"
+    return f"{name}-{hour_text(hour).replace(':', '')}"

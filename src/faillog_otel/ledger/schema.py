@@ -104,4 +104,106 @@ ALTER TABLE objects ADD COLUMN time_shifted INTEGER NOT NULL DEFAULT 0;
 
 ALTER TABLE past ADD COLUMN time_shifted INTEGER NOT NULL DEFAULT 0
 """,
+    """
+CREATE TABLE hours_3 (
+    collection TEXT NOT NULL,
+    hour INTEGER NOT NULL CHECK (hour BETWEEN 0 AND 70000000),
+    listing_ns INTEGER,  -- the listing whose objects are being downloaded
+    closing INTEGER NOT NULL DEFAULT 0,  -- whether that listing is the last call
+    first_listed_ns INTEGER,
+    last_listed_ns INTEGER,  -- the last listing of which every object was downloaded
+    listings INTEGER NOT NULL DEFAULT 0 CHECK (listings >= 0),
+    identity TEXT,  -- of all objects that it showed
+    same_since_ns INTEGER,
+    failures INTEGER NOT NULL DEFAULT 0 CHECK (failures >= 0),  -- in a row
+    failed_ns INTEGER NOT NULL DEFAULT 0,
+    failed_why TEXT NOT NULL DEFAULT '',
+    closed INTEGER NOT NULL DEFAULT 0,
+    wanted INTEGER NOT NULL DEFAULT 0,  -- a person asked to read it again, or an object was damaged
+    PRIMARY KEY (collection, hour)
+) STRICT, WITHOUT ROWID;
+
+INSERT INTO hours_3 SELECT collection, hour, listing_ns, closing, first_listed_ns, last_listed_ns, listings,
+    identity, same_since_ns, failures, failed_ns, failed_why, closed, wanted FROM hours;
+
+DROP TABLE hours;
+
+ALTER TABLE hours_3 RENAME TO hours;
+
+CREATE TABLE objects_3 (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- also the name of its spool file: never used again
+    collection TEXT NOT NULL,
+    hour INTEGER NOT NULL CHECK (hour BETWEEN 0 AND 70000000),
+    path TEXT NOT NULL,  -- of its URL, without the query
+    etag TEXT,
+    last_modified TEXT,
+    length INTEGER,
+    state TEXT NOT NULL CHECK (state IN ('listed', 'spooled', 'done')),
+    url TEXT,  -- with its signature: only until the download, and for two hours at most
+    listed_ns INTEGER NOT NULL,  -- the last listing that showed it
+    spooled_ns INTEGER CHECK (state != 'spooled' OR spooled_ns IS NOT NULL),  -- the "now" of its records
+    sha256 TEXT,  -- of its bytes, fixed at the download; NULL: downloaded before version 3
+    survey TEXT,  -- what decides its number of records (form, limits), as JSON; NULL like sha256
+    damaged INTEGER NOT NULL DEFAULT 0,  -- its spool file was missing or changed: it was given up
+    tries INTEGER NOT NULL DEFAULT 0 CHECK (tries >= 0),
+    position INTEGER NOT NULL DEFAULT 0 CHECK (position BETWEEN 0 AND records),  -- results recorded
+    lines INTEGER NOT NULL DEFAULT 0,
+    blank INTEGER NOT NULL DEFAULT 0,
+    records INTEGER NOT NULL DEFAULT 0,
+    exported INTEGER NOT NULL DEFAULT 0,
+    rejected INTEGER NOT NULL DEFAULT 0,
+    quarantined INTEGER NOT NULL DEFAULT 0,
+    duplicate INTEGER NOT NULL DEFAULT 0,
+    time_shifted INTEGER NOT NULL DEFAULT 0,
+    CHECK (min(lines, blank, records, exported, rejected, quarantined, duplicate, time_shifted) >= 0),
+    CHECK (position = exported + rejected + quarantined + duplicate),
+    CHECK (lines = records + blank OR (lines = 0 AND blank = 0))
+) STRICT;
+
+INSERT INTO objects_3 (id, collection, hour, path, etag, last_modified, length, state, url, listed_ns,
+    spooled_ns, tries, position, lines, blank, records, exported, rejected, quarantined, duplicate,
+    time_shifted)
+SELECT id, collection, hour, path, etag, last_modified, length, state, url, listed_ns, spooled_ns, tries,
+    position, CASE WHEN lines > 0 THEN max(records, position) + blank ELSE 0 END,
+    CASE WHEN lines > 0 THEN blank ELSE 0 END, max(records, position), exported, rejected, quarantined,
+    duplicate, time_shifted
+FROM objects;
+
+DELETE FROM sqlite_sequence WHERE name = 'objects_3';
+
+INSERT INTO sqlite_sequence SELECT 'objects_3', seq FROM sqlite_sequence WHERE name = 'objects';
+
+DROP TABLE objects;
+
+ALTER TABLE objects_3 RENAME TO objects;
+
+CREATE INDEX objects_by_hour ON objects (collection, hour, path);
+
+CREATE INDEX objects_under_way ON objects (state, id) WHERE state != 'done';
+
+CREATE TABLE past_3 (  -- the sums of objects that were pruned, by hour; of hours long gone, with hour -1
+    collection TEXT NOT NULL,
+    hour INTEGER NOT NULL CHECK (hour BETWEEN -1 AND 70000000),
+    objects INTEGER NOT NULL,
+    lines INTEGER NOT NULL,
+    blank INTEGER NOT NULL,
+    records INTEGER NOT NULL,
+    exported INTEGER NOT NULL,
+    rejected INTEGER NOT NULL,
+    quarantined INTEGER NOT NULL,
+    duplicate INTEGER NOT NULL,
+    time_shifted INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (collection, hour),
+    CHECK (min(objects, lines, blank, records) >= 0),
+    CHECK (min(exported, rejected, quarantined, duplicate, time_shifted) >= 0),
+    CHECK (records = exported + rejected + quarantined + duplicate)
+) STRICT, WITHOUT ROWID;
+
+INSERT INTO past_3 SELECT collection, hour, objects, lines, blank, records, exported, rejected, quarantined,
+    duplicate, time_shifted FROM past;
+
+DROP TABLE past;
+
+ALTER TABLE past_3 RENAME TO past
+""",
 )

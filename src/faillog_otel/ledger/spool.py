@@ -1,86 +1,134 @@
-"""Downloaded objects, until every record of them is written down: one file each, named by the object's id.
+"""Downloaded objects, until every record of them is recorded in the ledger: one file each, named by its id.
 
-A download goes into a `.part` file that is renamed when it is whole and durable: what has its name is whole.
+A download goes into a `.part` file that is renamed when it is whole and durable. Its length and SHA-256 go
+into the ledger, and are checked before anything of it is forwarded.
 """
 
-import errno
+import hashlib
+import io
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import BinaryIO
 
-from msgspec import Struct
-
 from faillog_otel.errors import LedgerBroken, NoRoom
-from faillog_otel.ledger.folder import private_file, sync_folder
+from faillog_otel.ledger.private_folder import PART, TEMPORARY, PrivateFolder, StrangeEntry, is_disk_full
 
-PART = ".part"
-REPLAY = "replay"
-"""The quarantine, as a replay reads it; it goes with the replay, or at the next start."""
+OBJECT_NAME = re.compile(r"[1-9][0-9]{0,18}")
+_OUR_NAMES = re.compile(rf"{OBJECT_NAME.pattern}({re.escape(PART)})?|replay|{TEMPORARY}[0-9a-f]+")
+"""`replay`: version 0.1.0 wrote the quarantine there for its replay."""
+_PIECE_BYTES = 1 << 20
 
 
-class Part(Struct):
-    """A download under way. Who writes it says when it is whole."""
+class NotWhole(Exception):
+    """A spooled object is missing, or is not what was downloaded; the message says which."""
 
-    file: BinaryIO
-    is_whole: bool = False
+
+class Part(io.BufferedWriter):
+    """A download under way. The writer sets `is_whole` at its end."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(io.FileIO(descriptor, "wb"))
+        self.is_whole = False
+        self._sha256 = hashlib.sha256()
+
+    def write(self, data: "bytes | bytearray | memoryview", /) -> int:  # type: ignore[override]  # the bytes-like types that we use
+        """Writes the data, and adds it to the checksum. Raises OSError."""
+        self._sha256.update(data)
+        return super().write(data)
+
+    @property
+    def sha256(self) -> str:
+        """The checksum of everything that was written, in hexadecimal."""
+        return self._sha256.hexdigest()
 
 
 class Spool:
     """The spool folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: PrivateFolder) -> None:
         self._folder = folder
-
-    def path(self, number: int) -> Path:
-        """Where an object lies."""
-        return self._folder / str(number)
 
     @contextmanager
     def download(self, number: int) -> Iterator[Part]:
-        """A part to download an object into; on leaving, what is whole lies in the spool, durably.
+        """A part to download an object into; on leaving, a whole one is in the spool, durably.
 
-        Raises NoRoom, LedgerBroken.
+        Raises NoRoom, LedgerBroken, and StrangeEntry if another entry has the name.
         """
-        part = self._folder / f"{number}{PART}"
+        name = f"{number}{PART}"
         try:
-            part.unlink(missing_ok=True)
-            with os.fdopen(private_file(part, os.O_WRONLY | os.O_EXCL), "wb") as file:
-                downloaded = Part(file)
-                yield downloaded
-                if downloaded.is_whole:
-                    file.flush()
-                    os.fsync(file.fileno())
-            if downloaded.is_whole:
-                part.rename(self.path(number))
-                sync_folder(self._folder)
+            with Part(self._folder.create(name)) as part:
+                yield part
+                if part.is_whole:
+                    part.flush()
+                    os.fsync(part.fileno())
+            if part.is_whole:
+                self._folder.rename(name, str(number))
             else:
-                part.unlink()
+                self._folder.remove(name)
         except OSError as error:
-            _drop(part)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise NoRoom(f"{self._folder}: the disk is full") from None
-            raise LedgerBroken(f"{error.filename or part}: {error.strerror}") from None
+            self._drop(name)
+            if is_disk_full(error):
+                raise NoRoom(f"{self._folder.path}: the disk is full") from None
+            raise LedgerBroken(f"{self._folder.path / name}: {error.strerror}") from None
         except BaseException:
-            _drop(part)
+            self._drop(name)
             raise
+
+    def open(self, number: int) -> BinaryIO:
+        """An object for reading, unbuffered. Raises NotWhole if it is not there, LedgerBroken."""
+        try:
+            return self._folder.read_file(str(number))
+        except FileNotFoundError:
+            raise NotWhole("its spool file is gone") from None
+        except StrangeEntry as error:
+            raise NotWhole(str(error)) from None
+        except OSError as error:
+            raise LedgerBroken(f"{self._folder.path / str(number)}: {error.strerror}") from None
+
+    def check(
+        self, file: BinaryIO, length: int | None, sha256: str | None, goes_on: Callable[[], bool]
+    ) -> bool:
+        """Raises NotWhole if an object differs from what was downloaded; what is None is not compared.
+
+        `goes_on` is asked after each MiB. Returns False if it said no: then nothing is known.
+        """
+        found, size = hashlib.sha256(), 0
+        try:
+            while piece := os.pread(file.fileno(), _PIECE_BYTES, size):
+                size += len(piece)
+                found.update(piece)
+                if not goes_on():
+                    return False
+        except OSError as error:
+            raise NotWhole(f"its spool file cannot be read: {error.strerror}") from None
+        if length is not None and size != length:
+            raise NotWhole(f"its spool file has {size} bytes, not the {length} that were downloaded")
+        if sha256 is not None and found.hexdigest() != sha256:
+            raise NotWhole("its spool file is not what was downloaded: the disk changed it")
+        return True
 
     def drop(self, number: int) -> None:
         """Removes an object that is done."""
-        _drop(self.path(number))
+        self._drop(str(number))
 
     def clean(self, wanted: set[int]) -> set[int]:
-        """Removes what no object in `wanted` stands for; returns the objects that are there."""
+        """Removes files of ours that no object in `wanted` has; returns the objects that are there.
+
+        Warns of all other entries, and leaves them alone. Raises LedgerBroken.
+        """
         found = set()
-        for path in self._folder.iterdir():
-            if path.name.isdigit() and int(path.name) in wanted:
-                found.add(int(path.name))
-            else:
-                _drop(path)
+        try:
+            for name in self._folder.our_files(_OUR_NAMES):
+                if OBJECT_NAME.fullmatch(name) and int(name) in wanted:
+                    found.add(int(name))
+                else:
+                    self._folder.remove(name)
+        except OSError as error:
+            raise LedgerBroken(f"{self._folder.path}: {error.strerror}") from None
         return found
 
-
-def _drop(path: Path) -> None:
-    with suppress(OSError):  # it is tried again at the next start
-        path.unlink(missing_ok=True)
+    def _drop(self, name: str) -> None:
+        with suppress(OSError, StrangeEntry):  # the next start tries again
+            self._folder.remove(name)

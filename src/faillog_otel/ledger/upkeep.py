@@ -6,7 +6,7 @@ All raise NoRoom and LedgerBroken.
 import sqlite3
 
 from faillog_otel.clock import DAY_NS, HOUR_NS, RETENTION_NS
-from faillog_otel.ledger.hours import fail
+from faillog_otel.ledger.hours import fail, give_up
 from faillog_otel.ledger.ledger import Ledger
 
 URL_LIFE_NS = 2 * HOUR_NS
@@ -28,18 +28,9 @@ def recover(ledger: Ledger, now_ns: int, in_spool: set[int]) -> None:
         for row in unanswered:
             db.execute("UPDATE requests SET outcome = 'unanswered' WHERE id = ?", (row["id"],))
             fail(db, row["collection"], row["hour"], "the answer was not waited for", row["at_ns"])
-        for row in db.execute("SELECT * FROM objects WHERE state = 'spooled'").fetchall():
+        for row in db.execute("SELECT id FROM objects WHERE state = 'spooled'").fetchall():
             if row["id"] not in in_spool:
-                db.execute(
-                    "UPDATE objects SET state = 'done', records = position, lines = 0, blank = 0,"
-                    " etag = NULL, last_modified = NULL, length = NULL WHERE id = ?",
-                    (row["id"],),
-                )
-                fail(db, row["collection"], row["hour"], "its spool file is gone", now_ns)
-                db.execute(
-                    "UPDATE hours SET wanted = 1 WHERE collection = ? AND hour = ?",
-                    (row["collection"], row["hour"]),
-                )
+                give_up(db, row["id"], "its spool file is gone", now_ns)
 
     ledger.transact(steps)
     wipe_urls(ledger, now_ns)

@@ -11,6 +11,7 @@ from faillog_otel.app.answers import Answers
 from faillog_otel.app.standing import ANSWERS_LATELY_SECONDS, Standing, collector
 from faillog_otel.clock import DAY_NS, HOUR_NS, hour_of
 from faillog_otel.config import DeliveryConfig
+from faillog_otel.events.forms import JSON_LINES, Survey
 from faillog_otel.ledger.counts import Stretch
 from faillog_otel.ledger.folder import StateFolder
 from faillog_otel.ledger.ledger import Content, Identity, Ledger, Said
@@ -67,14 +68,14 @@ def test_what_was_read_and_exported_shows(ledger: Ledger) -> None:
     assert ledger.to_download() == 1
     listed = ledger.next_listed()
     assert listed is not None
-    ledger.spooled(listed, Identity("e", None, 9), Content(3, 0, 3), now_ns)
+    ledger.spooled(listed, Identity("e", None, 9), Content(3, 0, 3, "", Survey(JSON_LINES, None)), now_ns)
     spooled = ledger.next_spooled()
     assert spooled
-    for newest_ns in (5 * HOUR_NS, 9 * HOUR_NS, 7 * HOUR_NS):
+    for position, newest_ns in enumerate((5 * HOUR_NS, 9 * HOUR_NS, 7 * HOUR_NS)):
         stretch = Stretch(newest_ns=newest_ns)
         stretch.counts.records = stretch.counts.exported = 1
         if newest_ns != 7 * HOUR_NS:
-            ledger.advance(spooled, stretch, now_ns)
+            ledger.advance(spooled, position, stretch, now_ns)
     found = read_gauges(standing(ledger, clock, days=1))
     gap = "faillog.coverage.gap.hours"
     assert (before[gap]["a"] - found[gap]["a"], before[gap]["b"] - found[gap]["b"]) == (1, 0)

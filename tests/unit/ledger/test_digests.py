@@ -1,5 +1,6 @@
 """Which records are known: a set that remembers its file, however many there are."""
 
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from faillog_otel.ledger.digests import DIGEST_BYTES, Digests, digest_of
+from faillog_otel.ledger.private_folder import PrivateFolder
 
 DIGESTS = st.integers(0, 2**64 - 1)
 
@@ -14,23 +16,22 @@ DIGESTS = st.integers(0, 2**64 - 1)
 @given(st.lists(st.lists(st.one_of(DIGESTS, st.integers(0, 9)), max_size=40), max_size=4))
 def test_it_is_a_set_through_spills_and_saves(rounds: list[list[int]]) -> None:
     known: set[int] = set()
-    with TemporaryDirectory() as folder:
-        path = Path(folder, "digests")
+    with TemporaryDirectory() as path, closing(PrivateFolder.open(Path(path))) as folder:
         for digests in rounds:
-            found = Digests(path, most_in_memory=5)
+            found = Digests(folder, "digests", max_in_memory=5)
             for digest in digests:
                 assert found.add(digest) is (digest not in known)
                 known.add(digest)
             found.save()
             found.close()
-            assert path.stat().st_size == len(known) * DIGEST_BYTES
+            assert Path(path, "digests").stat().st_size == len(known) * DIGEST_BYTES
+            assert folder.names() == ["digests"]
 
 
 def test_what_was_not_saved_is_forgotten(tmp_path: Path) -> None:
     """The fate of a record that was not stored is not known: it is sent again."""
-    first = Digests(tmp_path / "digests")
-    assert first.add(digest_of(b"record"))
-    first.close()
-    again = Digests(tmp_path / "digests")
-    assert again.add(digest_of(b"record"))
-    again.close()
+    with closing(PrivateFolder.open(tmp_path)) as folder:
+        for _ in range(2):
+            digests = Digests(folder, "digests")
+            assert digests.add(digest_of(b"record"))
+            digests.close()

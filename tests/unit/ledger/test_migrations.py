@@ -5,6 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 from faillog_otel.clock import DAY_NS, HOUR_NS, hour_of
+from faillog_otel.events.forms import JSON_LINES, Survey
 from faillog_otel.ledger.counts import Stretch
 from faillog_otel.ledger.database import Database
 from faillog_otel.ledger.folder import StateFolder
@@ -27,7 +28,7 @@ def test_a_ledger_of_version_1_keeps_its_counts(tmp_path: Path) -> None:
             old.execute("INSERT INTO past VALUES ('c', -1, 1, 0, 0, 7, 6, 0, 1, 0)")
             old.execute("PRAGMA user_version = 1")
         ledger = Ledger(folder)
-        assert ledger.database.version() == len(MIGRATIONS) == 2
+        assert ledger.database.version() == len(MIGRATIONS) == 3
         assert totals(ledger.database) == Totals(12, 11, 0, 1, 0, 0)
         assert time_shifted(ledger.database) == 0
         ledger.close()
@@ -41,14 +42,14 @@ def test_shifted_records_are_summed_up_with_the_objects_that_are_pruned(tmp_path
         ledger.listed(request, "c", hour, ["https://h/x"], now_ns=NOW_NS, closing=True)
         listed = ledger.next_listed()
         assert listed
-        ledger.spooled(listed, Identity("e", None, 9), Content(3, 0, 3), NOW_NS)
+        ledger.spooled(listed, Identity("e", None, 9), Content(3, 0, 3, "", Survey(JSON_LINES, None)), NOW_NS)
         spooled = ledger.next_spooled()
         assert spooled
         stretch = Stretch()
         stretch.counts.records = stretch.counts.exported = 3
         stretch.counts.time_shifted = 2
-        ledger.advance(spooled, stretch, NOW_NS)
-        ledger.done(spooled)
+        ledger.advance(spooled, 0, stretch, NOW_NS)
+        ledger.done(spooled, 3)
         for later_ns in (0, 30 * DAY_NS, 90 * DAY_NS):
             prune(ledger, NOW_NS + later_ns + HOUR_NS)
             assert time_shifted(ledger.database) == 2
