@@ -164,6 +164,25 @@ def test_a_quarantine_that_cannot_be_written_is_exit_5(receiver: Receiver, tmp_p
     assert "no/such/folder/q" in done.stderr
 
 
+@pytest.mark.parametrize("option", ["--quarantine", "--pending"])
+@pytest.mark.parametrize("flaw", ["group can write", "others can write", "two names"])
+def test_a_file_that_others_can_change_keeps_no_records(
+    receiver: Receiver, events: Path, tmp_path: Path, option: str, flaw: str
+) -> None:
+    """It is refused before anything is sent."""
+    kept = tmp_path / "kept.jsonl"
+    kept.write_text("")
+    if flaw == "two names":
+        kept.chmod(0o600)
+        kept.with_name("other").hardlink_to(kept)
+    else:
+        kept.chmod(0o620 if flaw == "group can write" else 0o602)
+    done = run_program("run", events, "--endpoint", receiver.http_endpoint, option, kept, cwd=tmp_path)
+    why = "it has 2 names" if flaw == "two names" else "chmod go-w"
+    assert (done.code, f"{kept}: cannot be written: " in done.stderr, why in done.stderr) == (5, True, True)
+    assert (kept.read_text(), receiver.logs()) == ("", [])
+
+
 def test_a_collector_that_is_away_leaves_everything_pending_and_kept(events: Path, tmp_path: Path) -> None:
     endpoint = unused_endpoint()
     done = run_program(

@@ -32,8 +32,6 @@ GRACE_SECONDS = 2.5
 """How long the end of the run waits for a request that is under way."""
 RETRY_NS = 61 * SECOND_NS
 
-_GIVEN_UP = "too often for this hour: it is not downloaded again; check the disk, then use `replay --since`"
-
 OfObject = Callable[[int], AbstractContextManager[Progress]]
 """Shows how far the forwarding of an object of so many bytes has come."""
 
@@ -115,8 +113,8 @@ class Sidecar:
                 is_checked = self._spool.check(file, spooled.length, spooled.sha256, self._goes_on)
                 is_done = is_checked and self._forward_whole(spooled, name, file)
         except NotWhole as error:
-            is_wanted = self._ledger.not_whole(spooled, str(error), self._clock.now_ns())
-            _log.error("%s: %s: %s", name, error, "its hour is listed again" if is_wanted else _GIVEN_UP)
+            _log.error("%s: %s; its hour is listed again", name, error)
+            self._ledger.not_whole(spooled, str(error), self._clock.now_ns())
             is_done = True
         if is_done:
             self._spool.drop(spooled.id)

@@ -198,14 +198,14 @@ def _wrong_with(path: Path) -> str:
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    """Name → bytes, of the regular files."""
+    """Name → bytes, of the regular files with one name: others are not ours."""
     sizes = {}
     for path in folder.glob("*"):
         try:
             found = path.lstat()
         except OSError:  # it went meanwhile
             continue
-        if stat.S_ISREG(found.st_mode):
+        if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
             sizes[path.name] = found.st_size
     return sizes
 

@@ -22,14 +22,11 @@ def fail(db: sqlite3.Connection, collection: str, hour: int, why: str, now_ns: i
     )
 
 
-MAX_DAMAGED = 3
-"""So many damaged objects of one hour are downloaded again: a broken disk must not cost the whole quota."""
+def give_up(db: sqlite3.Connection, number: int, why: str, now_ns: int) -> None:
+    """A spooled object is missing or changed: what was recorded of it stays, its hour is listed again.
 
-
-def give_up(db: sqlite3.Connection, number: int, why: str, now_ns: int) -> bool:
-    """A spooled object is missing or changed: what was recorded of it stays.
-
-    Returns whether its hour is listed again.
+    Every such object of the hour counts as one more failure in a row: the hour is asked for at longer and
+    longer intervals, so that a broken disk does not cost the whole quota.
     """
     db.execute(
         "UPDATE objects SET state = 'done', records = position, lines = 0, blank = 0, etag = NULL,"
@@ -38,12 +35,12 @@ def give_up(db: sqlite3.Connection, number: int, why: str, now_ns: int) -> bool:
     )
     [hour] = db.execute("SELECT collection, hour FROM objects WHERE id = ?", (number,)).fetchall()
     fail(db, hour["collection"], hour["hour"], why, now_ns)
-    [found] = db.execute(
-        "SELECT sum(damaged) AS damaged FROM objects WHERE collection = ? AND hour = ?", tuple(hour)
-    ).fetchall()
-    is_wanted = bool(found["damaged"] <= MAX_DAMAGED)
-    db.execute("UPDATE hours SET wanted = ? WHERE collection = ? AND hour = ?", (is_wanted, *hour))
-    return is_wanted
+    db.execute(
+        "UPDATE hours SET wanted = 1, failures = max(failures, (SELECT sum(damaged) FROM objects o"
+        " WHERE o.collection = hours.collection AND o.hour = hours.hour))"
+        " WHERE collection = ? AND hour = ?",
+        tuple(hour),
+    )
 
 
 def complete(db: sqlite3.Connection, collection: str, hour: int) -> None:

@@ -325,9 +325,9 @@ class Ledger:
             )
         )
 
-    def not_whole(self, spooled: Spooled, why: str, now_ns: int) -> bool:
-        """The object's spool file is missing or changed. Returns whether its hour is listed again."""
-        return self.transact(lambda db: give_up(db, spooled.id, why, now_ns))
+    def not_whole(self, spooled: Spooled, why: str, now_ns: int) -> None:
+        """The object's spool file is missing or changed: its hour is to be listed and downloaded again."""
+        self.transact(lambda db: give_up(db, spooled.id, why, now_ns))
 
     def in_spool(self) -> set[int]:
         """The objects whose records are not all written down."""

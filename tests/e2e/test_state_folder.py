@@ -1,0 +1,438 @@
+"""The state folder: what is not ours is left alone, and what the disk changed is not believed.
+
+A strange entry is anything but a regular file of this user with one name.
+"""
+
+import os
+import shutil
+import sqlite3
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from support.polled import AWAY, COLLECTION, Polled, simulated
+from support.program import Done, run_program, start_program
+
+from faillog_otel.ledger.schema import MIGRATIONS
+from faillog_otel.otlp.receiver import Receiver
+
+BROKEN = 5
+DELIVERED = 3
+"""Some of the simulated records are damaged: they are in quarantine in the end."""
+NOBODY = 65534
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Polled]:
+    """Ten hours were downloaded, and nothing was delivered."""
+    with simulated(tmp_path_factory.mktemp("state-folder"), standing=True) as polled:
+        assert polled.run(AWAY, "--wait", "0s").code == 4
+        yield polled
+
+
+@pytest.fixture
+def pending(original: Polled, tmp_path: Path) -> Polled:
+    """A copy, to be damaged."""
+    return original.copied_to(tmp_path / "copy")
+
+
+@pytest.fixture(scope="module")
+def expected(original: Polled, tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """The `log.record.uid`s that come if nothing is damaged. Each tells a record's bytes."""
+    copy = original.copied_to(tmp_path_factory.mktemp("undamaged"))
+    with Receiver() as receiver:
+        assert copy.run(receiver.http_endpoint).code == DELIVERED
+        return received(receiver)
+
+
+def received(receiver: Receiver) -> set[str]:
+    """The `log.record.uid`s of all log records."""
+    attributes = (each for record in receiver.logs() for each in record.attributes)
+    return {each.value.string_value for each in attributes if each.key == "log.record.uid"}
+
+
+def delivered(polled: Polled, expected: set[str], code: int = DELIVERED) -> Done:
+    """A run that delivers everything, after which the ledger adds up."""
+    with Receiver() as receiver:
+        done = polled.run(receiver.http_endpoint)
+        assert (done.code, received(receiver)) == (code, expected), done.stderr
+    found = polled.look("audit")[1]
+    assert (found["problems"], found["sums"]["pending"]) == ([], 0)
+    return done
+
+
+def first_spooled(polled: Polled) -> Path:
+    [[number]] = polled.sql("SELECT min(id) FROM objects WHERE state = 'spooled' AND records > 5")
+    return polled.state / "spool" / str(number)
+
+
+# -- what is not ours -------------------------------------------------------------------------------------
+
+
+def letters(folder: Path) -> Path:
+    """Somebody else's folder, with a letter in it whose name is like one of ours."""
+    folder.mkdir()
+    (folder / "1").write_text("Dear Ada")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["spool", "digests"])
+def test_a_link_in_the_place_of_a_folder_is_refused(pending: Polled, tmp_path: Path, name: str) -> None:
+    other = letters(tmp_path / "other")
+    mode = other.stat().st_mode
+    shutil.rmtree(pending.state / name)
+    (pending.state / name).symlink_to(other)
+    done = pending.run(AWAY)
+    assert (done.code, f"{name}: is a symbolic link" in done.stderr) == (BROKEN, True)
+    assert ((other / "1").read_text(), other.stat().st_mode) == ("Dear Ada", mode)
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o755, 0o1777])
+@pytest.mark.parametrize(
+    "content", ["spool/letter.txt", "spool/1", "digests/1", "letter.txt", "lock", "ballast"]
+)
+def test_a_folder_that_is_not_ours_is_refused_and_not_touched(
+    original: Polled, tmp_path: Path, content: str, mode: int
+) -> None:
+    folder = tmp_path / "var"
+    file = folder / content
+    file.parent.mkdir(parents=True)
+    file.write_text("Dear Ada")
+    folder.chmod(mode)
+    before = sorted((path, path.lstat().st_mode, path.lstat().st_mtime_ns) for path in folder.rglob("*"))
+    done = Polled(original.segment, tmp_path).run(AWAY, "--state-dir", str(folder))
+    assert (done.code, "name an empty folder" in done.stderr) == (BROKEN, True), done.stderr
+    after = sorted((path, path.lstat().st_mode, path.lstat().st_mtime_ns) for path in folder.rglob("*"))
+    assert (after, stat.S_IMODE(folder.stat().st_mode)) == (before, mode)
+    doctor = run_program("doctor", "--json", "--state-dir", folder, cwd=tmp_path)
+    assert (doctor.code, b"name an empty folder" in doctor.stdout) == (1, True)
+
+
+@pytest.mark.parametrize("name", ["lock", "ballast", "ballast.part", "spool/1.part", "spool/77", "digests/x"])
+@pytest.mark.parametrize("kind", ["hard link", "symbolic link"])
+def test_a_file_behind_a_link_is_never_written_or_removed(
+    pending: Polled, expected: set[str], tmp_path: Path, name: str, kind: str
+) -> None:
+    letter, entry = tmp_path / "letter", pending.state / name
+    letter.write_text("Dear Ada")
+    entry.unlink(missing_ok=True)
+    (pending.state / "ballast").unlink(missing_ok=True)
+    if kind == "hard link":
+        entry.hardlink_to(letter)
+    else:
+        entry.symlink_to(letter)
+    done = delivered(pending, expected)
+    assert (letter.read_text(), stat.S_IMODE(letter.stat().st_mode)) == ("Dear Ada", 0o644)
+    assert os.path.lexists(entry)
+    assert str(entry) in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["hard link", "symbolic link", "folder"])
+@pytest.mark.parametrize("name", ["ledger.sqlite3", "ledger.sqlite3-journal", "faillog-otel-state"])
+def test_a_ledger_that_is_not_a_file_of_ours_is_refused(
+    pending: Polled, tmp_path: Path, name: str, kind: str
+) -> None:
+    entry, letter = pending.state / name, tmp_path / "letter"
+    if entry.exists():
+        shutil.copy(entry, letter)
+        entry.unlink()
+    else:
+        letter.write_text("Dear Ada")
+    content = letter.read_bytes()
+    if kind == "hard link":
+        entry.hardlink_to(letter)
+    elif kind == "folder":
+        entry.mkdir()
+    else:
+        entry.symlink_to(letter)
+    done = pending.run(AWAY)
+    assert (done.code, f"{entry}: is a" in done.stderr) == (BROKEN, True), done.stderr
+    assert letter.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "name", ["ballast.part", "ballast", "lock", "spool/1.part", "spool/notes", "digests/x"]
+)
+def test_a_folder_in_the_place_of_a_file_is_reported_and_does_not_stop_the_run(
+    pending: Polled, expected: set[str], name: str
+) -> None:
+    entry = pending.state / name
+    entry.unlink(missing_ok=True)
+    (pending.state / "ballast").unlink(missing_ok=True)
+    entry.mkdir()
+    (entry / "letter").write_text("Dear Ada")
+    done = delivered(pending, expected)
+    assert str(entry) in done.stderr
+    assert (entry / "letter").read_text() == "Dear Ada"
+
+
+@pytest.mark.parametrize("name", ["1", "1.part", "2.part"])
+def test_a_folder_that_has_the_name_of_a_coming_download_costs_another_listing(
+    original: Polled, expected: set[str], tmp_path: Path, name: str
+) -> None:
+    fresh = Polled(original.segment, tmp_path)
+    (fresh.state / "spool" / name).mkdir(parents=True)
+    (fresh.state / "faillog-otel-state").write_text("faillog-otel state folder 1\n")
+    done = delivered(fresh, expected)
+    assert f"spool/{name}: is a folder" in done.stderr
+
+
+def test_a_folder_that_has_the_name_of_an_hours_digests_costs_duplicates_only(
+    pending: Polled, expected: set[str]
+) -> None:
+    delivered(pending, expected)
+    digests = next((pending.state / "digests").iterdir())
+    digests.unlink()
+    digests.mkdir()
+    polled_again = run_program(
+        *("replay", *pending.options, "--endpoint", AWAY, "--wait", "0s"),
+        cwd=pending.folder,
+        SEGMENT_TOKEN=pending.segment.token,
+    )
+    assert polled_again.code == 4
+    with Receiver() as receiver:
+        done = pending.run(receiver.http_endpoint)
+        assert (done.code, received(receiver) >= expected) == (DELIVERED, True)
+    assert f"{digests}: is a folder" in done.stderr
+
+
+def test_a_link_to_a_state_folder_is_refused(pending: Polled) -> None:
+    link = pending.folder / "link"
+    link.symlink_to(pending.state)
+    done = pending.run(AWAY, "--state-dir", str(link))
+    assert (done.code, f"{link}: is a symbolic link" in done.stderr) == (BROKEN, True)
+
+
+@pytest.mark.parametrize("name", [".", "spool", "digests", "ledger.sqlite3"])
+def test_what_belongs_to_another_user_is_refused(pending: Polled, name: str) -> None:
+    entry = pending.state / name
+    os.chown(entry, NOBODY, NOBODY)
+    mode = entry.stat().st_mode
+    done = pending.run(AWAY)
+    assert (done.code, f"belongs to user {NOBODY}, not to user 0" in done.stderr) == (BROKEN, True)
+    assert (entry.stat().st_uid, entry.stat().st_mode) == (NOBODY, mode)
+
+
+def test_a_new_file_system_counts_as_empty(original: Polled, expected: set[str], tmp_path: Path) -> None:
+    fresh = Polled(original.segment, tmp_path)
+    (fresh.state / "lost+found").mkdir(parents=True)
+    os.chown(fresh.state / "lost+found", NOBODY, NOBODY)
+    delivered(fresh, expected)
+
+
+def test_a_start_that_was_cut_off_counts_as_empty(
+    original: Polled, expected: set[str], tmp_path: Path
+) -> None:
+    fresh = Polled(original.segment, tmp_path)
+    fresh.state.mkdir()
+    (fresh.state / "faillog-otel-state.part").touch(0o600)
+    delivered(fresh, expected)
+
+
+@pytest.mark.parametrize("more", [(), ("notes.txt",)], ids=["alone", "with a person's file"])
+def test_a_folder_of_version_0_1_0_is_taken_over(
+    pending: Polled, expected: set[str], more: tuple[str, ...]
+) -> None:
+    """Its ledger had schema version 2, and there was no marker."""
+    (pending.state / "faillog-otel-state").unlink()
+    to_version_2(pending)
+    for name in more:
+        (pending.state / name).write_text("Dear Ada")
+    delivered(pending, expected)
+    assert (pending.state / "faillog-otel-state").is_file()
+    assert all((pending.state / name).read_text() == "Dear Ada" for name in more)
+
+
+def test_another_programs_database_is_refused(original: Polled, tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    folder.mkdir()
+    with closing(sqlite3.connect(folder / "ledger.sqlite3")) as database, database:
+        database.execute("CREATE TABLE customers (name)")
+    content = (folder / "ledger.sqlite3").read_bytes()
+    done = Polled(original.segment, tmp_path).run(AWAY)
+    assert (done.code, "is another program's database" in done.stderr) == (BROKEN, True)
+    assert (folder / "ledger.sqlite3").read_bytes() == content
+
+
+def test_a_folder_of_a_newer_version_is_refused(pending: Polled) -> None:
+    (pending.state / "faillog-otel-state").write_text("faillog-otel state folder 2\n")
+    done = pending.run(AWAY)
+    assert (done.code, "is not the marker of this version" in done.stderr) == (BROKEN, True)
+
+
+def test_files_of_ours_that_the_ledger_does_not_know_are_removed(pending: Polled, expected: set[str]) -> None:
+    left = [pending.state / "spool" / name for name in ("987654", "987654.part", "replay", "temporary-0a")]
+    left.append(pending.state / "digests" / f"{'0' * 16}-2025-05-07T230000Z")
+    for path in left:
+        path.write_text("left behind")
+    delivered(pending, expected)
+    assert not any(path.exists() for path in left)
+
+
+def test_after_the_lock_file_was_deleted_a_second_process_is_still_refused(pending: Polled) -> None:
+    lock, token = pending.state / "lock", pending.segment.token
+    first = start_program(
+        *("run", *pending.options, "--endpoint", AWAY), cwd=pending.folder, SEGMENT_TOKEN=token
+    )
+    try:
+        while first.poll() is None and lock.read_text().strip() != str(first.pid):
+            pass
+        lock.unlink()
+        done = pending.run(AWAY)
+        assert (done.code, "holds it; stop that process" in done.stderr) == (BROKEN, True), done.stderr
+        assert pending.look("doctor")[1]["findings"]
+    finally:
+        first.kill()
+        first.communicate()
+
+
+# -- what the disk changed --------------------------------------------------------------------------------
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def append(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b'\n{"event": "Error Logged"}\n')
+
+
+def zero(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def make_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def link_to_another(path: Path) -> None:
+    other = path.parents[2] / "other"
+    path.rename(other)
+    path.symlink_to(other)
+
+
+@pytest.mark.parametrize("damage", [flip, cut, append, zero, Path.unlink, make_folder, link_to_another])
+def test_a_spooled_object_that_the_disk_changed_is_downloaded_again(
+    pending: Polled, expected: set[str], damage: Callable[[Path], None]
+) -> None:
+    damage(first_spooled(pending))
+    done = delivered(pending, expected)
+    assert done.stderr.count("its hour is listed again") == 1
+
+
+@pytest.mark.parametrize("limit", ["1KiB", "100"])
+def test_an_object_is_forwarded_with_the_limits_it_was_counted_with(
+    pending: Polled, expected: set[str], limit: str
+) -> None:
+    with Receiver() as receiver:
+        done = run_program(
+            *("run", *pending.polling(receiver.http_endpoint)),
+            cwd=pending.folder,
+            SEGMENT_TOKEN=pending.segment.token,
+            FAILLOG_MAX_CONTENT=limit,
+        )
+        assert (done.code, received(receiver)) == (DELIVERED, expected), done.stderr
+    assert pending.look("audit")[0].code == 0
+
+
+@pytest.mark.parametrize("change", [-3, +3, +1000])
+def test_a_wrong_number_of_records_is_reported_once_and_ends_nothing(
+    pending: Polled, expected: set[str], change: int
+) -> None:
+    number = first_spooled(pending).name
+    pending.sql(
+        "UPDATE objects SET records = records + ?1, lines = iif(lines, lines + ?1, 0) WHERE id = ?2",
+        change,
+        number,
+    )
+    done = delivered(pending, expected, code=BROKEN)
+    assert done.stderr.count("records were counted at the download") == 1
+    assert f"replay --collection {COLLECTION} --since" in done.stderr
+    with Receiver() as receiver:
+        assert pending.run(receiver.http_endpoint).code == 0
+
+
+def to_version_2(polled: Polled) -> None:
+    """Makes the ledger one of version 0.1.0."""
+    with closing(sqlite3.connect(polled.state / "ledger.sqlite3")) as ledger, ledger:
+        tables = ("requests", "said", "facts", "hours", "objects", "kept", "past")
+        for table in tables:
+            ledger.execute(f"ALTER TABLE {table} RENAME TO new_{table}")
+        for index in ("requests_by_time", "objects_by_hour", "objects_under_way"):
+            ledger.execute(f"DROP INDEX {index}")
+        for script in MIGRATIONS[:2]:
+            for statement in script.split(";\n\n"):
+                ledger.execute(statement)
+        for table in tables:
+            columns = ", ".join(row[1] for row in ledger.execute(f"PRAGMA table_info({table})"))
+            ledger.execute(f"INSERT INTO {table} ({columns}) SELECT {columns} FROM new_{table}")  # noqa: S608  # our own words
+            ledger.execute(f"DROP TABLE new_{table}")
+        ledger.execute("PRAGMA user_version = 2")
+
+
+def test_a_ledger_of_version_0_1_0_whose_position_ran_past_its_records_is_mended(
+    pending: Polled, expected: set[str]
+) -> None:
+    """As 0.1.0 left it when FAILLOG_MAX_CONTENT was changed: `pending` was negative."""
+    delivered(pending, expected)
+    to_version_2(pending)
+    pending.sql("UPDATE objects SET records = 2, lines = iif(lines, 2 + blank, 0) WHERE records > 5")
+    assert pending.run(AWAY).code == 0
+    found = pending.look("audit")[1]
+    assert (found["holds"], found["sums"]["pending"]) == (True, 0)
+
+
+def test_counts_can_never_be_negative(pending: Polled) -> None:
+    with closing(sqlite3.connect(pending.state / "ledger.sqlite3")) as ledger:
+        for column in ("position", "records", "exported", "rejected", "quarantined", "duplicate", "blank"):
+            with pytest.raises(sqlite3.IntegrityError, match="CHECK constraint failed"):
+                ledger.execute(f"UPDATE objects SET {column} = -1")  # noqa: S608  # our own words
+
+
+def test_entries_of_the_quarantine_that_the_disk_changed_are_not_sent(
+    pending: Polled, expected: set[str]
+) -> None:
+    delivered(pending, expected)
+    pending.sql("UPDATE kept SET entry = CAST(replace(entry, 'sha256\":\"', 'sha256\":\"0') AS BLOB)")
+    done = run_program("replay", "--state-dir", pending.state, "--endpoint", AWAY, cwd=pending.folder)
+    assert (done.code, "is not what was kept: it is not sent" in done.stderr) == (0, True), done.stderr
+
+
+LOOKS = ("status", "audit", "plan", "doctor")
+
+
+def damaged_text(path: Path, text: bytes) -> None:
+    """Bytes that are no UTF-8, in the place of a text that occurs in the ledger."""
+    content = path.read_bytes()
+    assert text in content
+    path.write_bytes(content.replace(text, b"\xff\xfe" + text[2:]))
+
+
+@pytest.mark.parametrize(
+    "text", [b"CREATE TABLE requests", b"collection TEXT", COLLECTION.encode(), b"spooled"]
+)
+@pytest.mark.parametrize("command", ["run", "replay", *LOOKS])
+def test_a_ledger_that_holds_damaged_text_never_ends_with_a_traceback(
+    pending: Polled, text: bytes, command: str
+) -> None:
+    damaged_text(pending.state / "ledger.sqlite3", text)
+    options = ["--once", *pending.options] if command == "run" else ["--state-dir", str(pending.state)]
+    done = run_program(
+        command,
+        *options,
+        cwd=pending.folder,
+        SEGMENT_TOKEN=pending.segment.token,
+        FAILLOG_COLLECTIONS=COLLECTION,
+    )
+    assert "Traceback" not in done.stderr
+    codes = {"audit": {1, BROKEN}, "doctor": {1}, "replay": {0, BROKEN}}  # it reads the quarantine only
+    assert done.code in codes.get(command, {BROKEN}), done
