@@ -7,9 +7,11 @@ a proxy of the environment is not used.
 import os
 import sys
 from contextlib import closing
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPException
 
-SLOWEST_SECONDS = 4.0
+from faillog_otel.connections import Connections
+
+TIMEOUT_SECONDS = 4.0
 """Shorter than the image's HEALTHCHECK --timeout, so that the answer is ours."""
 
 
@@ -19,12 +21,11 @@ def why_not(address: str) -> str:
         return "FAILLOG_HEALTH_ADDR does not say where the run listens"
     host = address if ":" in address else f"127.0.0.1:{address}"
     try:
-        with closing(HTTPConnection(host, timeout=SLOWEST_SECONDS)) as connection:
-            connection.request("GET", "/healthz")
-            answer = connection.getresponse()
-            said = answer.read(2048).decode(errors="replace")
-    except (OSError, HTTPException, ValueError, OverflowError) as error:  # the latter: no host, no port
+        with closing(Connections(f"http://{host}/healthz", timeout_seconds=TIMEOUT_SECONDS)) as connections:
+            answer = connections.request("GET", "", None, {})
+    except (OSError, HTTPException, ValueError) as error:  # the last one: no host, no port
         return f"FAILLOG_HEALTH_ADDR {host}: {str(error) or type(error).__name__}"
+    said = (answer.body or b"")[:2048].decode(errors="replace")
     return "" if answer.status == 200 else f"HTTP {answer.status} {said}"
 
 

@@ -34,10 +34,7 @@ class Presigned:
     def download(self, known: Known | None = None, *, hosts: tuple[str, ...] | None = None) -> Downloaded:
         self.file = io.BytesIO()
         downloader = Downloader((self.segment.download_host,) if hosts is None else hosts, "test")
-        try:
-            return downloader.download(self.url, known, self.file, lambda: False)
-        finally:
-            downloader.close()
+        return downloader.download(self.url, known, self.file, lambda: False)
 
 
 @pytest.fixture
@@ -105,7 +102,6 @@ def test_a_host_that_was_not_named_is_refused_without_a_connection(asked: Presig
 def test_other_urls_are_refused_and_not_shown(url: str) -> None:
     downloader = Downloader((), "test")
     found = downloader.download(url, None, io.BytesIO(), lambda: False)
-    downloader.close()
     assert isinstance(found, Forbidden | Broken)
     assert "geheim" not in found.why
 
@@ -116,4 +112,3 @@ def test_a_full_disk_is_the_callers_business(asked: Presigned) -> None:
     downloader = Downloader((asked.segment.download_host,), "test")
     with Path("/dev/full").open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
         downloader.download(asked.url, None, file, lambda: False)
-    downloader.close()

@@ -9,12 +9,14 @@ import pytest
 import faillog_otel
 
 ROOT = Path(faillog_otel.__file__).parent
-LEAVES = {"config", "errors", "clock", "propagation"}
+LEAVES = {"config", "errors", "clock", "text", "connections", "propagation"}
 MAY_IMPORT = {
     "propagation": set[str](),
     "config": set[str](),
     "errors": set[str](),
     "clock": set[str](),
+    "text": set[str](),
+    "connections": {"text"},
     "backends": {"config"},
     "settings": {"events", "config", "errors"},
     "resolve": {"settings", "backends", "config", "errors"},
@@ -40,7 +42,16 @@ PURE = sorted(
         *(ROOT / "segment" / f"{name}.py" for name in ("quota", "schedule")),
         *(
             ROOT / f"{name}.py"
-            for name in ("backends", "config", "settings", "resolve", "errors", "clock", "propagation")
+            for name in (
+                "backends",
+                "config",
+                "settings",
+                "resolve",
+                "errors",
+                "clock",
+                "text",
+                "propagation",
+            )
         ),
     ]
 )

@@ -72,7 +72,6 @@ def poll(
         segment = SegmentApi(config.segment.url, token, USER_AGENT)
         stack.callback(segment.close)
         downloader = Downloader(config.segment.download_hosts, USER_AGENT)
-        stack.callback(downloader.close)
         line = _progress_line(config, stack)
         fetcher = Fetcher(
             ledger=ledger,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from http.client import HTTPException, IncompleteRead
 
 from faillog_otel.config import Signal, Target
-from faillog_otel.otlp.connections import LARGEST_ANSWER_BYTES, Connections
+from faillog_otel.connections import MAX_ANSWER_BYTES, Connections
 from faillog_otel.otlp.encoding import Envelope
 from faillog_otel.otlp.json import JsonEnvelope
 from faillog_otel.otlp.outcome import Outcome, Refused, RetryLater, read_http_answer
@@ -55,7 +55,7 @@ class HttpClient:
         except ValueError as error:  # a header that cannot be written
             return Refused(f"{target.shown_url}: {error}")
         if answer.body is None:
-            return Refused(f"the answer is longer than {LARGEST_ANSWER_BYTES} bytes")
+            return Refused(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
         return read_http_answer(signal, answer.status, answer.headers, answer.body, time.time())
 
     def close(self) -> None:

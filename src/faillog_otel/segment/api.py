@@ -2,31 +2,35 @@
 
 One call is one request: what it came to is a value, and what to do about it is the caller's decision. The
 token goes to the configured origin only: redirects are not followed, proxies of the environment not used.
-Answers are read up to a bound and within a time as a whole. (Segment's page "Failure Log Collection", its
+Answers are read up to a bound and until one deadline. (Segment's page "Failure Log Collection", its
 generated Public API SDKs, its page "Rate Limits".)
 """
 
 import re
-import time
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from functools import partial
+from http.client import HTTPException
+from typing import Literal
+from urllib.parse import urlencode, urlsplit
 
-import httpx
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
 from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, date_ns, hour_text, retry_after
 from faillog_otel.config import Secret
+from faillog_otel.connections import Connections
 from faillog_otel.errors import ConfigError
 from faillog_otel.segment.quota import Said
+from faillog_otel.text import peer_text
 
 MEDIA_TYPE = "application/vnd.segment.v1alpha+json"
-LARGEST_ANSWER_BYTES = 16 * 1024 * 1024
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
 MOST_URLS = 10_000
-TIMEOUT_SECONDS = 30.0
-WHOLE_ANSWER_SECONDS = 60.0
+MAX_URL_CHARS = 8192
+"""Servers refuse longer ones: RFC 9110, section 4.1, asks for 8,000 bytes."""
+TIMEOUT_SECONDS = 60.0
+"""For a whole exchange, from the look-up of the name to the answer's last byte."""
 LONGEST_PAUSE_NS = DAY_NS
 SHORTEST_SECRET = 8
 """Characters: to mask a shorter token would garble all words."""
@@ -91,85 +95,88 @@ class Answered(Struct, frozen=True):
 class SegmentApi:
     """One origin of the API, used by one thread at a time."""
 
-    def __init__(self, url: str, token: Callable[[], Secret], user_agent: str) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: Callable[[], Secret],
+        user_agent: str,
+        *,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+    ) -> None:
         """`url`: the base, such as https://api.segmentapis.com. `token` is asked each time: it may change.
 
-        ConfigError, where there is none, counts as a denial.
+        ConfigError, where there is none, counts as a denial. `timeout_seconds`: for a whole exchange.
         """
         self._url = url.rstrip("/")
         self._token = token
-        self._client = httpx.Client(
-            timeout=TIMEOUT_SECONDS,
-            trust_env=False,
-            follow_redirects=False,
-            headers={"user-agent": user_agent, "accept": MEDIA_TYPE},
+        self._timeout_seconds = timeout_seconds
+        self._connections = Connections(
+            self._url, timeout_seconds=timeout_seconds, max_answer_bytes=MAX_ANSWER_BYTES
         )
+        self._headers = {"user-agent": user_agent, "accept": MEDIA_TYPE}
 
     def list_hour(self, collection: str, hour: int, form: Form, now_ns: int) -> Answered:
         """Asks for one hour of a collection. It costs one request of the day's quota."""
         asked = {"collectionId": collection, "hour": hour_text(hour)}
-        return self._ask(
-            "POST",
-            "/customer-insights/download",
-            now_ns,
-            params=asked if form == "both" else None,
-            content=msgspec.json.encode(asked),
-            headers={"content-type": MEDIA_TYPE},
-        )
+        query = f"?{urlencode(asked)}" if form == "both" else ""
+        return self._ask(f"/customer-insights/download{query}", now_ns, msgspec.json.encode(asked))
 
     def check_token(self, now_ns: int) -> Answered:
         """Asks for the workspace, which costs nothing of the quota: a Listing (empty) means a good token."""
-        return self._ask("GET", "/", now_ns)
+        return self._ask("/", now_ns)
 
     def close(self) -> None:
         """Closes the connections."""
-        self._client.close()
+        self._connections.close()
 
-    def _ask(
-        self, method: str, path: str, now_ns: int, headers: Mapping[str, str] | None = None, **request: Any
-    ) -> Answered:
+    def _ask(self, path: str, now_ns: int, body: bytes | None = None) -> Answered:
+        """One request: a POST where there is a body, else a GET."""
         try:
             token = self._token().reveal()
         except ConfigError as error:  # a token that is just being replaced
             return Answered(Denied(str(error)))
-        sent = {**(headers or {}), "authorization": f"Bearer {token}"}
-        answered = self._answered(method, path, now_ns, headers=sent, **request)
-        if isinstance(answered.outcome, Listing):
-            return answered
-        return replace(answered, outcome=replace(answered.outcome, why=_masked(answered.outcome.why, token)))
-
-    def _answered(self, method: str, path: str, now_ns: int, **request: Any) -> Answered:
-        deadline = time.monotonic() + WHOLE_ANSWER_SECONDS
+        headers = {**self._headers, "authorization": f"Bearer {token}"}
+        if body is not None:
+            headers["content-type"] = MEDIA_TYPE
+        hide = partial(_masked, token=token)
         try:
-            with self._client.stream(method, self._url + path, **request) as response:
-                body = bytearray()
-                for piece in response.iter_bytes():
-                    body += piece
-                    if len(body) > LARGEST_ANSWER_BYTES:
-                        return Answered(Failed(f"the answer is longer than {LARGEST_ANSWER_BYTES} bytes"))
-                    if time.monotonic() > deadline:
-                        return Answered(Failed(f"no whole answer within {WHOLE_ANSWER_SECONDS:g} s"))
-        except httpx.TimeoutException:
-            return Answered(Failed(f"no answer within {TIMEOUT_SECONDS:g} s"))
-        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, RuntimeError) as error:
-            return Answered(Failed(f"{self._url}: {error or type(error).__name__}"))
+            answer = self._connections.request("GET" if body is None else "POST", path, body, headers)
+        except TimeoutError:
+            return Answered(Failed(f"no whole answer within {self._timeout_seconds:g} s"))
+        except (OSError, HTTPException) as error:
+            return Answered(Failed(f"{self._url}: {peer_text(str(error) or type(error).__name__, hide)}"))
+        except ValueError:  # its words may quote the token
+            return Answered(
+                Failed(f"{self._url}: no request can be made of it: look at the URL and the token")
+            )
+        if answer.body is None:
+            return Answered(Failed(f"the answer is longer than {MAX_ANSWER_BYTES} bytes"))
         answered = read_answer(
-            response.status_code, response.headers, bytes(body), now_ns, is_listing=method == "POST"
+            answer.status, answer.headers, answer.body, now_ns, is_listing=body is not None, hide=hide
         )
-        return replace(answered, date_ns=date_ns(response.headers.get("date")))
+        return replace(answered, date_ns=date_ns(answer.headers.get("date")))
 
 
 def read_answer(
-    status: int, headers: Mapping[str, str], body: bytes, now_ns: int, *, is_listing: bool
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    now_ns: int,
+    *,
+    is_listing: bool,
+    hide: Callable[[str], str] = str,
 ) -> Answered:
-    """What an answer means. Nothing that it says is quoted but the words of its errors."""
+    """What an answer means. Nothing that it says is quoted but its first error's message, cut.
+
+    `hide` replaces what the message must not show.
+    """
     said = _said(headers, now_ns)
     if 200 <= status < 300:
         return Answered(_read_listing(body) if is_listing else Listing(()), said)
     errors = _errors(body)
     why = f"HTTP {status}"
     if message := next((each.message for each in errors if each.message), ""):
-        why += f": {message[:200]}"
+        why += f": {peer_text(message, hide)}"
     if status == 429:
         pause_ns = _pause_ns(headers, errors, now_ns)
         if said is None and any(each.data and each.data.remaining_points == 0 for each in errors):
@@ -227,13 +234,15 @@ def _read_listing(body: bytes) -> Outcome:
         urls = msgspec.json.decode(body, type=_Good).data.download.urls
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Failed("the answer is no list of URLs: is this Segment's API?")
+    if len(urls) > MOST_URLS:
+        return Failed(f"the answer lists {len(urls)} objects, more than {MOST_URLS}")
     try:
         for url in urls:
+            if len(url) > MAX_URL_CHARS:
+                return Failed(f"the answer lists a URL of {len(url)} characters, more than {MAX_URL_CHARS}")
             urlsplit(url).port  # noqa: B018  # it is checked by being read
     except ValueError:
         return Failed("the answer lists a URL that is none")
-    if len(urls) > MOST_URLS:
-        return Failed(f"the answer lists {len(urls)} objects, more than {MOST_URLS}")
     return Listing(tuple(urls))
 
 

@@ -3,26 +3,46 @@
 A presigned URL is a secret: no message, log or error shows more of it than its host. It is signed for GET,
 so what tells an object from others (its ETag, its length) comes with the download itself. Hosts are S3's by
 default; private, loopback and link-local addresses are refused, also behind a name, unless the host was
-named. The address that was checked is the one that is connected to.
+named. The addresses that were checked are those that are connected to.
 """
 
+import hashlib
 import ipaddress
 import re
-import socket
-import time
-from collections.abc import Callable, Collection
-from typing import BinaryIO, Literal
-from urllib.parse import urlsplit
+import string
+from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
+from functools import cache
+from http.client import HTTPException, HTTPResponse
+from typing import BinaryIO
+from urllib.parse import quote, urlsplit
 
-import httpx
 from msgspec import Struct
+
+from faillog_otel.connections import Address, Connection, Deadline, resolve, system_context
+from faillog_otel.text import MAX_PEER_BYTES, cut
 
 S3_HOST = re.compile(
     r"([a-z0-9][a-z0-9.-]*\.)?s3[.-]([a-z0-9-]+\.)?(dualstack\.)?([a-z0-9-]+\.)?amazonaws\.com(\.cn)?"
 )
-TIMEOUT_SECONDS = 30.0
-SLOWEST_BYTES_PER_SECOND = 1024
-"""A download that is slower on the whole is given up; URLs expire."""
+
+PIECE_BYTES = 256 * 1024
+HASHED = "sha256:"
+"""Before the hash of an ETag: a server's own begins with a quote (RFC 9110, section 8.8.3)."""
+
+
+class Limits(Struct, frozen=True):
+    """How slow a download may be. URLs work for two hours, and the other objects of the hour wait."""
+
+    stall_seconds: float = 30.0
+    """The answer's head must be there within this time. From then on, each such period must bring some
+    content: `min_bytes_per_second`, on average."""
+    min_bytes_per_second: int = 1024
+    max_seconds: float = 6600.0
+    """For the whole of an object."""
+
+
+LIMITS = Limits()
 
 
 class Got(Struct, frozen=True):
@@ -67,99 +87,146 @@ class Known(Struct, frozen=True):
 
 
 class Downloader:
-    """Used by one thread at a time."""
+    """Makes a connection for each object: they come from different hosts, and few of them at a time."""
 
-    def __init__(self, hosts: Collection[str], user_agent: str) -> None:
+    def __init__(self, hosts: Collection[str], user_agent: str, limits: Limits = LIMITS) -> None:
         """`hosts`: HOST or HOST:PORT that URLs may point to besides S3; private ones and plain http, too."""
         self._hosts = {host.lower() for host in hosts}
-        self._client = httpx.Client(
-            timeout=TIMEOUT_SECONDS,
-            trust_env=False,
-            follow_redirects=False,
-            headers={"user-agent": user_agent, "accept-encoding": "identity"},
-        )
+        self._headers = {"user-agent": user_agent, "accept-encoding": "identity", "connection": "close"}
+        self._limits = limits
+        self._context = cache(system_context)
 
     def download(
         self, url: str, known: Known | None, file: BinaryIO, is_stopping: Callable[[], bool]
     ) -> Downloaded:
         """Writes the object into the file, unless it is the known one. OSError is the file's."""
+        deadline = Deadline(self._limits.stall_seconds, self._limits.max_seconds)
         try:
-            target = self._target(url)
+            target = self._target(url, deadline)
         except (ValueError, UnicodeError):
             return Forbidden("a URL that cannot be read")
         if not isinstance(target, _Target):
             return target
-        headers = {"host": target.host_header}
-        if known and known.etag:
+        headers = {**self._headers, "host": target.host_header}
+        if known and known.etag and not known.etag.startswith(HASHED):
             headers["if-none-match"] = known.etag
-        extensions = {"sni_hostname": target.host} if target.scheme == "https" else {}
-        try:
-            with self._client.stream("GET", target.url, headers=headers, extensions=extensions) as response:
+        context = self._context() if target.is_tls else None
+        with closing(Connection(target.host, target.port, context, target.addresses)) as connection:
+            try:
+                connection.ready(deadline)
+                connection.request("GET", target.path, headers=headers)
+                response = connection.getresponse()
+            except TimeoutError:
+                return Broken(f"{target.host}: no answer in time")
+            except (OSError, HTTPException, ValueError) as error:
+                return Broken(f"{target.host}: {type(error).__name__}")  # its words may quote the URL
+            with response:
                 found = _head(response, known)
-                if isinstance(found, Got):
-                    found = _write(response, found, file, is_stopping)
-                return found
-        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, RuntimeError) as error:
-            return Broken(f"{target.host}: {type(error).__name__}")  # its words may quote the URL
+                return (
+                    self._write(response, found, file, is_stopping, deadline)
+                    if isinstance(found, Got)
+                    else found
+                )
 
-    def close(self) -> None:
-        """Closes the connections."""
-        self._client.close()
+    def _write(
+        self,
+        response: HTTPResponse,
+        got: Got,
+        file: BinaryIO,
+        is_stopping: Callable[[], bool],
+        deadline: Deadline,
+    ) -> Downloaded:
+        """Writes the content. One that comes too slowly is given up: its URL expires meanwhile."""
+        limits, length, since_moved = self._limits, 0, 0
+        while True:
+            try:
+                piece = response.read1(PIECE_BYTES)
+            except TimeoutError:
+                return Broken("it comes too slowly")
+            except (OSError, HTTPException) as error:
+                return Broken(f"it broke off: {type(error).__name__}")
+            if not piece:
+                break
+            file.write(piece)
+            length += len(piece)
+            since_moved += len(piece)
+            if since_moved >= limits.stall_seconds * limits.min_bytes_per_second:
+                deadline.move_to(limits.stall_seconds)
+                since_moved = 0
+            if is_stopping():
+                return Broken("the run was stopped")
+        if got.length not in (-1, length):
+            return Broken(f"{length} of {got.length} bytes came")
+        return Got(got.etag, got.last_modified, length)
 
-    def _target(self, url: str) -> "_Target | Forbidden | Broken":
+    def _target(self, url: str, deadline: Deadline) -> "_Target | Forbidden | Broken":
         parts = urlsplit(url)
-        host, port = (parts.hostname or "").lower().rstrip("."), parts.port
-        scheme: Literal["http", "https"] = "https" if parts.scheme == "https" else "http"
-        is_named = bool({host, f"{host}:{port or (443 if scheme == 'https' else 80)}"} & self._hosts)
+        is_tls, host = parts.scheme == "https", (parts.hostname or "").lower().rstrip(".")
+        port = parts.port or (443 if is_tls else 80)
+        is_named = bool({host, f"{host}:{port}"} & self._hosts)
         if parts.scheme not in ("http", "https") or not host:
             return Forbidden("a URL of another kind than https")
         if not is_named and not S3_HOST.fullmatch(host):
-            return Forbidden(f"{host}: is no host of S3; name it by --download-host if it is right")
+            return Forbidden(f"{cut(host)}: is no host of S3; name it by --download-host if it is right")
         try:
-            found = socket.getaddrinfo(host, port or 443, type=socket.SOCK_STREAM)
+            addresses = resolve(host, port, deadline)
         except OSError as error:
-            return Broken(f"{host}: {error.strerror}")
-        addresses = [ipaddress.ip_address(str(each[4][0]).partition("%")[0]) for each in found]
-        if scheme == "http" and not (is_named and all(each.is_loopback for each in addresses)):
-            return Forbidden(f"{host}: plain http is for loopback hosts that --download-host names")
-        if not is_named and not all(each.is_global for each in addresses):
-            return Forbidden(
-                f"{host}: has an address inside a network; name it by --download-host if it is right"
-            )
-        address = addresses[0]
-        shown = f"[{address}]" if address.version == 6 else str(address)
-        netloc = f"{shown}:{port}" if port else shown
+            return Broken(f"{cut(host)}: {error.strerror or 'its address was not found in time'}")
+        if why := _why_not(addresses, is_tls=is_tls, is_named=is_named):
+            return Forbidden(f"{cut(host)}: {why}")
+        path = parts._replace(scheme="", netloc="", fragment="").geturl()
         return _Target(
-            url=parts._replace(netloc=netloc, fragment="").geturl(),
             host=host,
+            port=port,
+            is_tls=is_tls,
+            addresses=addresses,
+            path=quote(path or "/", safe=_AS_IT_IS),
             host_header=parts.netloc.rpartition("@")[2],
-            scheme=scheme,
         )
 
 
+def _why_not(addresses: Sequence[Address], *, is_tls: bool, is_named: bool) -> str:
+    """Why nothing is downloaded from these addresses; empty where it is."""
+    found = [ipaddress.ip_address(str(each[4][0]).partition("%")[0]) for each in addresses]
+    if not is_tls and not (is_named and all(each.is_loopback for each in found)):
+        return "plain http is for loopback hosts that --download-host names"
+    if not is_named and not all(each.is_global for each in found):
+        return "has an address inside a network; name it by --download-host if it is right"
+    return ""
+
+
+_AS_IT_IS = "".join(set(string.punctuation) - set('"<>\\^`{|}'))
+"""Of a URL that is signed nothing is escaped twice; what no URL may hold is escaped all the same."""
+
+
 class _Target(Struct, frozen=True):
-    """Where a URL leads: `url` has the address in its host's place."""
+    """Where a URL leads."""
 
-    url: str
     host: str
+    port: int
+    is_tls: bool
+    addresses: Sequence[Address]
+    """All of them were checked."""
+    path: str
     host_header: str
-    scheme: Literal["http", "https"]
 
 
-def _head(response: httpx.Response, known: Known | None) -> Downloaded:
+def _head(response: HTTPResponse, known: Known | None) -> Downloaded:
     """What the answer's head says; Got with a length of -1 where the length is not said."""
-    host, status = response.headers.get("server", ""), response.status_code
+    headers, status = response.headers, response.status
     if status == 304 and known:
         return Same()
     if status in (408, 429) or status >= 500:
         return Broken(f"HTTP {status}")
     if status != 200:
         return Gone(f"HTTP {status}" + (" (expired?)" if status == 403 else ""))
-    length = response.headers.get("content-length", "")
-    etag, modified = response.headers.get("etag"), response.headers.get("last-modified")
-    got = Got(etag, modified, int(length) if length.isascii() and length.isdigit() else -1)
-    if etag is None and "text/html" in response.headers.get("content-type", ""):
-        return Broken(f"an HTML page {host}".strip())
+    length = headers.get("content-length", "")
+    etag, modified = _version(headers.get("etag")), _version(headers.get("last-modified"))
+    got = Got(
+        etag, modified, int(length) if length.isascii() and length.isdigit() and len(length) < 19 else -1
+    )
+    if etag is None and "text/html" in headers.get("content-type", ""):
+        return Broken(f"an HTML page {cut(headers.get('server', ''))}".strip())
     is_told = etag is not None or modified is not None
     if (
         known
@@ -170,16 +237,11 @@ def _head(response: httpx.Response, known: Known | None) -> Downloaded:
     return got
 
 
-def _write(response: httpx.Response, got: Got, file: BinaryIO, is_stopping: Callable[[], bool]) -> Downloaded:
-    """Writes the content. One that comes too slowly is given up: its URL expires meanwhile."""
-    deadline, length = time.monotonic() + TIMEOUT_SECONDS, 0
-    for piece in response.iter_raw():
-        file.write(piece)
-        length += len(piece)
-        if is_stopping():
-            return Broken("the run was stopped")
-        if time.monotonic() > deadline + length / SLOWEST_BYTES_PER_SECOND:
-            return Broken("it comes too slowly")
-    if got.length not in (-1, length):
-        return Broken(f"{length} of {got.length} bytes came")
-    return Got(got.etag, got.last_modified, length)
+def _version(header: str | None) -> str | None:
+    """A value that tells versions of an object apart.
+
+    One that is too long to be kept is hashed: cut, two of them could become equal.
+    """
+    if header is None or len(header) <= MAX_PEER_BYTES:
+        return header
+    return HASHED + hashlib.sha256(header.encode()).hexdigest()

@@ -1,0 +1,328 @@
+"""HTTP/1.1 exchanges with one deadline each, for all peers: Segment, S3, collectors, the health check.
+
+`http.client` writes and parses; a `Deadline` bounds the whole exchange. Every call that waits for the peer
+(the look-up of its name, connecting, the TLS handshake, each send and each receive) gets only the time that
+is left, so that a peer which drips single bytes gains nothing by it. Redirects are not followed, proxies of
+the environment are not used.
+"""
+
+import io
+import math
+import queue
+import select
+import socket
+import ssl
+import threading
+import time
+import zlib
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import cache, partial
+from http.client import HTTPConnection, HTTPException, HTTPResponse, UnknownTransferEncoding
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from msgspec import Struct
+
+from faillog_otel.text import cut
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+MAX_ANSWER_BYTES = 4 * 1024 * 1024
+MAX_IDLE_SECONDS = 30.0
+"""An idle connection is not used after this time: NAT gateways and load balancers forget it silently."""
+
+Address = tuple[Any, ...]
+"""One row of `socket.getaddrinfo`: family, type, protocol, name, socket address."""
+
+
+class Deadline:
+    """The moment when an exchange must be over."""
+
+    def __init__(self, seconds: float, max_seconds: float = math.inf) -> None:
+        """`seconds` from now. It can be moved, but not beyond `max_seconds` from now."""
+        now = time.monotonic()
+        self._latest = now + max_seconds
+        self._ends = min(now + seconds, self._latest)
+
+    def move_to(self, seconds: float) -> None:
+        """Ends that many seconds from now instead."""
+        self._ends = min(time.monotonic() + seconds, self._latest)
+
+    def left(self) -> float | None:
+        """Seconds until then; None: forever. Raises TimeoutError when it is past."""
+        left = self._ends - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left if math.isfinite(left) else None
+
+
+def resolve(host: str, port: int, deadline: Deadline) -> Sequence[Address]:
+    """The addresses of a host. Raises TimeoutError, OSError, UnicodeError.
+
+    A look-up cannot be interrupted. One that takes too long goes on in its own thread until the system's
+    resolver gives up.
+    """
+    found: queue.SimpleQueue[Sequence[Address] | OSError | UnicodeError] = queue.SimpleQueue()
+
+    def look_up() -> None:
+        try:
+            found.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as error:
+            found.put(error)
+
+    threading.Thread(target=look_up, daemon=True).start()
+    try:
+        result = found.get(timeout=deadline.left())
+    except queue.Empty:
+        raise TimeoutError from None
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def system_context() -> ssl.SSLContext:
+    """TLS settings that trust the system's authorities (OpenSSL's: SSL_CERT_FILE and SSL_CERT_DIR count)."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+class Answer(Struct, frozen=True):
+    """What a server answered. The names of `headers` are lower case, their values are cut."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes | None
+    """None: it is longer than allowed."""
+
+
+class Connections:
+    """Connections to one URL, kept open between requests, for use from several threads at once."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_seconds: float = math.inf,
+        context: Callable[[], ssl.SSLContext | None] | None = None,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
+    ) -> None:
+        """`timeout_seconds`: for a whole exchange, from the look-up of the host's name on.
+
+        `context` returns the TLS settings of new connections, by default the system's; connections that
+        were made with another one are not used again. It is never called by two threads at once.
+        """
+        parts = urlsplit(url)
+        self._host = parts.hostname or ""
+        self._is_tls = parts.scheme == "https"
+        self._port = parts.port or (443 if self._is_tls else 80)
+        self._path, self._query = parts.path, f"?{parts.query}" if parts.query else ""
+        self._authorization = {}
+        if parts.username or parts.password:
+            pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}".encode()
+            self._authorization["authorization"] = f"Basic {b64encode(pair).decode()}"
+        self._timeout_seconds = timeout_seconds
+        self._context = context or cache(system_context)
+        self._max_answer_bytes = max_answer_bytes
+        self._lock = threading.Lock()
+        self._idle: list[Connection] = []
+        self._used: set[Connection] = set()
+        self._is_closed = False
+
+    def post(self, body: bytes, headers: Mapping[str, str]) -> Answer:
+        """POSTs to the URL itself, as `request` does."""
+        return self.request("POST", "", body, headers)
+
+    def request(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Answer:
+        """Sends a request and reads its answer to the end. `path` (and query) go behind the URL's path.
+
+        Raises TimeoutError when that is not there in time, else OSError, HTTPException and ValueError.
+        """
+        connection = self._take()
+        deadline = Deadline(self._timeout_seconds)
+        is_whole = False
+        try:
+            connection.ready(deadline)
+            if self._is_closed:  # meanwhile
+                raise ConnectionAbortedError(_CLOSED)
+            # A server may answer, "too large", and close while it is still sent to: the answer counts.
+            with suppress(ConnectionError, ssl.SSLError):
+                target = (self._path + path or "/") + self._query
+                connection.request(method, target, body, {**headers, **self._authorization})
+            answer = connection.answer(self._max_answer_bytes)
+            is_whole = answer.body is not None and answer.status >= 200
+        finally:
+            self._give_back(connection, is_of_use=is_whole)
+        return answer
+
+    def close(self) -> None:
+        """Closes all connections; a request that is under way fails, and so does each new one."""
+        with self._lock:
+            self._is_closed = True
+            idle, self._idle = self._idle, []
+            used = tuple(self._used)
+        for connection in idle:
+            connection.close()
+        for connection in used:
+            connection.shut_down()
+
+    def _take(self) -> "Connection":
+        with self._lock:
+            if self._is_closed:
+                raise ConnectionAbortedError(_CLOSED)
+            context = self._context() if self._is_tls else None
+            while self._idle and self._idle[-1].context is not context:
+                self._idle.pop().close()
+            connection = self._idle.pop() if self._idle else Connection(self._host, self._port, context)
+            self._used.add(connection)
+        return connection
+
+    def _give_back(self, connection: "Connection", *, is_of_use: bool) -> None:
+        with self._lock:
+            self._used.discard(connection)
+            if is_of_use and connection.sock is not None and not self._is_closed:
+                connection.idle_since = time.monotonic()
+                self._idle.append(connection)
+                return
+        connection.close()
+
+
+_CLOSED = "the connections were closed"
+
+
+class Connection(HTTPConnection):
+    """One connection. Everything that it does ends with the deadline that it is ready for."""
+
+    sock: socket.socket | None
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        context: ssl.SSLContext | None,
+        addresses: Sequence[Address] | None = None,
+    ) -> None:
+        """`context`: TLS settings, None for plain HTTP. `addresses`: the host's, where they are known."""
+        super().__init__(host, port)
+        self.default_port = 443 if context else 80  # it is left out of the Host header
+        self.context = context
+        self.idle_since = math.inf
+        self._addresses = addresses
+        self._deadline = Deadline(math.inf)
+        self._connected: socket.socket | None = None
+
+    def ready(self, deadline: Deadline) -> None:
+        """Makes sure that it is connected, for an exchange that ends with this deadline."""
+        self._deadline = deadline
+        if self.sock is not None:
+            idle = select.poll()
+            idle.register(self.sock, select.POLLIN)
+            is_old = time.monotonic() - self.idle_since > MAX_IDLE_SECONDS
+            if is_old or idle.poll(0):  # nothing was asked: it is the end, or cannot be understood
+                self.close()
+        if self.sock is None:
+            self.connect()
+
+    def connect(self) -> None:
+        """Connects to the first address that answers. What is under way can be shut down at any time."""
+        failed: OSError | None = None
+        for family, kind, protocol, _, address in self._addresses or resolve(
+            self.host, self.port, self._deadline
+        ):
+            try:
+                self.sock = self._connected = socket.socket(family, kind, protocol)
+                self.sock.settimeout(self._deadline.left())
+                self.sock.connect(address)
+                break
+            except OSError as error:
+                failed = error
+                self.close()
+        if self.sock is None:
+            raise failed or OSError(f"{self.host} has no address")
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.context is not None:
+            self.sock = self._connected = secure = self.context.wrap_socket(
+                self.sock, server_hostname=self.host, do_handshake_on_connect=False
+            )
+            secure.settimeout(self._deadline.left())
+            secure.do_handshake()
+
+    def send(self, data: Any) -> None:
+        """Sends all of it. For `http.client`."""
+        left = memoryview(data)
+        while left and self.sock is not None:
+            self.sock.settimeout(self._deadline.left())
+            left = left[self.sock.send(left) :]
+
+    def getresponse(self) -> HTTPResponse:
+        """Reads the head of the answer; its body is read under the same deadline."""
+        self.response_class = partial(_Response, self._deadline)  # type: ignore[assignment]  # it is only called
+        return super().getresponse()
+
+    def answer(self, max_bytes: int = MAX_ANSWER_BYTES) -> Answer:
+        """Reads the answer to its end, where its body is no longer than `max_bytes`."""
+        response = self.getresponse()
+        body: bytes | None = None
+        if response.length is None:
+            body = response.read(max_bytes + 1)
+        elif response.length <= max_bytes:
+            body = response.read()
+        headers = {name.lower(): cut(value) for name, value in response.getheaders()}
+        if body and headers.get("content-encoding", "identity").lower() != "identity":
+            body = _unpacked(body, max_bytes)  # it was not asked for; proxies do so all the same
+        return Answer(response.status, headers, None if body and len(body) > max_bytes else body)
+
+    def shut_down(self) -> None:
+        """Makes fail what is under way. For other threads than the one that uses the connection."""
+        if (connected := self._connected) is not None:
+            with suppress(OSError):  # it is closed by now
+                socket.socket.shutdown(connected, socket.SHUT_RDWR)
+
+
+def _unpacked(body: bytes, max_bytes: int) -> bytes:
+    """What gzip or deflate packed, no more than is of use. Raises HTTPException."""
+    try:
+        return zlib.decompressobj(wbits=47).decompress(body, max_bytes + 1)
+    except zlib.error:
+        raise HTTPException("the answer is packed in a way that was not asked for") from None
+
+
+class _Response(HTTPResponse):
+    """A response that is read until the deadline."""
+
+    def __init__(self, deadline: Deadline, connected: socket.socket, method: str) -> None:
+        super().__init__(connected, method=method)
+        self.fp.close()
+        self.fp = io.BufferedReader(_Incoming(connected, deadline))
+
+    def begin(self) -> None:
+        """Reads the head of the final answer: interim ones (RFC 9110, section 15.2) come before it."""
+        super().begin()
+        while 101 < self.status < 200:
+            self.headers = None  # type: ignore[assignment]  # as it is before it has begun
+            super().begin()
+        if self.headers.get("transfer-encoding", "chunked").lower() != "chunked":
+            raise UnknownTransferEncoding  # http.client would take its frames for content
+
+
+class _Incoming(io.RawIOBase):
+    """What a socket receives until the deadline; reading then raises TimeoutError."""
+
+    def __init__(self, connected: socket.socket, deadline: Deadline) -> None:
+        self._socket = connected
+        self._file = connected.makefile("rb", buffering=0)
+        self._deadline = deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int | None:
+        self._socket.settimeout(self._deadline.left())
+        return self._file.readinto(buffer)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()

@@ -1,0 +1,26 @@
+"""Text that a peer sent, cut to a length that can be kept, logged and shown."""
+
+from collections.abc import Callable
+
+MAX_PEER_BYTES = 500
+"""UTF-8 bytes of one message of a collector, of Segment or of S3 that are kept."""
+_MAX_SEARCHED_BYTES = 8 * MAX_PEER_BYTES
+
+
+def cut(text: str, max_bytes: int = MAX_PEER_BYTES) -> str:
+    """Returns the text, or the part of its start that fits into `max_bytes` of UTF-8, with an ellipsis."""
+    start = text[: max_bytes + 1].encode(errors="replace")
+    if len(start) <= max_bytes:
+        return text
+    return start[: max_bytes - len(_ELLIPSIS.encode())].decode(errors="ignore") + _ELLIPSIS
+
+
+_ELLIPSIS = "…"
+
+
+def peer_text(text: str, hide: Callable[[str], str]) -> str:
+    """Returns what a peer said, without secrets, in at most `MAX_PEER_BYTES` of UTF-8.
+
+    `hide` replaces secrets. It reads more than is kept: a secret that lies across the cut is found whole.
+    """
+    return cut(hide(cut(text, _MAX_SEARCHED_BYTES)))
