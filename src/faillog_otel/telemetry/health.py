@@ -1,84 +1,166 @@
 """`/healthz` and `/readyz`, for whoever watches over the program: two questions, answered in JSON.
 
-An answer says nothing but our own words and numbers: no id, no address, no text of anybody else's.
+An answer says nothing but our own words and numbers: no id, no address, no text of anybody else's. One thread
+serves a bounded number of connections, each for a bounded time: a peer that drips, or many of them, cost
+neither threads nor descriptors, and keep no other one from its answer.
 """
 
+import io
 import json
 import logging
+import selectors
 import socket
-import sys
 import threading
+import time
 from collections.abc import Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler
 from typing import Any, Self
+
+from msgspec import Struct
 
 from faillog_otel.errors import ConfigError
 from faillog_otel.telemetry.check import Checks
 
 _log = logging.getLogger(__name__)
 
-SLOWEST_SECONDS = 5.0
-"""A client that takes longer to ask is not waited for."""
+MAX_SECONDS = 5.0
+"""From a connection's first moment to its last one."""
+MAX_CONNECTIONS = 64
+"""One more takes the place of the oldest one."""
+MAX_REQUEST_BYTES = 8192
+
+
+class _Asking(Struct):
+    """What a connection has asked so far, and until when it may (monotonic)."""
+
+    until: float
+    received: bytes = b""
 
 
 class HealthServer:
-    """A context manager: answers from entering to leaving, on daemon threads. Raises ConfigError."""
+    """A context manager: answers from entering to leaving, on a thread of its own. Raises ConfigError."""
 
-    def __init__(self, host: str, port: int, *, alive: Checks, ready: Checks) -> None:
-        paths = {"/healthz": alive, "/readyz": ready}
-        handler = type("_Handler", (_HealthHandler,), {"checks": paths})
-        server = type("_Server", (_Server,), {"address_family": _family(host)})
+    def __init__(
+        self, host: str, port: int, *, alive: Checks, ready: Checks, max_seconds: float = MAX_SECONDS
+    ) -> None:
+        self._checks = {"/healthz": alive, "/readyz": ready}
+        self._max_seconds = max_seconds
+        self._asking: dict[socket.socket, _Asking] = {}
+        """The oldest one first."""
+        self._listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         try:
-            self._server: _Server = server((host, port), handler)
+            self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._listening.bind((host, port))
+            self._listening.listen()
         except OSError as error:
+            self._listening.close()
             raise ConfigError(f"--health-addr {host}:{port}: {error.strerror}") from None
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-
-    @property
-    def port(self) -> int:
+        self._listening.setblocking(False)
+        self.port: int = self._listening.getsockname()[1]
         """Where it listens; the system picked it when it was 0."""
-        return int(self._server.server_address[1])
+        self._ending, self._end = socket.socketpair()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        self._end.close()
         self._thread.join()
 
+    def _serve(self) -> None:
+        with selectors.DefaultSelector() as self._selector, self._listening, self._ending:
+            self._selector.register(self._listening, selectors.EVENT_READ)
+            self._selector.register(self._ending, selectors.EVENT_READ)
+            while True:
+                for key, _ in self._selector.select(self._drop_late()):
+                    if key.fileobj is self._ending:
+                        self._drop_all()
+                        return
+                    if key.fileobj is self._listening:
+                        self._accept()
+                    elif isinstance(key.fileobj, socket.socket) and key.fileobj in self._asking:
+                        self._read(key.fileobj)
 
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
+    def _accept(self) -> None:
+        if len(self._asking) >= MAX_CONNECTIONS:
+            self._drop(next(iter(self._asking)))
+        try:
+            connection, _ = self._listening.accept()
+        except OSError:  # it has gone again, or there are no descriptors: no reason for a busy loop
+            time.sleep(0.01)
+            return
+        connection.setblocking(False)
+        self._asking[connection] = _Asking(time.monotonic() + self._max_seconds)
+        self._selector.register(connection, selectors.EVENT_READ)
+        self._read(connection)  # who has asked already is not the next one to be dropped
 
+    def _read(self, connection: socket.socket) -> None:
+        asking = self._asking[connection]
+        try:
+            received = connection.recv(MAX_REQUEST_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            received = b""
+        asking.received += received
+        is_whole = b"\r\n\r\n" in asking.received or b"\n\n" in asking.received
+        if is_whole:
+            self._answer(connection, asking.received)
+        if is_whole or not received or len(asking.received) > MAX_REQUEST_BYTES:
+            self._drop(connection)
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-
-    def server_bind(self) -> None:
-        """Binds, without the look-up of our own name that http.server makes."""
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.socket.bind(self.server_address)
-        self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = "", int(self.server_address[1])
-
-    def handle_error(self, _request: Any, _client_address: Any) -> None:
-        """One that asks and goes away is no news."""
-        if not isinstance(sys.exception(), OSError):
+    def _answer(self, connection: socket.socket, request: bytes) -> None:
+        try:
+            answer = _Handler(request, self._checks).answer
+        except Exception:  # noqa: BLE001  # a bug in a check must not end the server
             _log.exception("a question about our health could not be answered")
+            return
+        with suppress(OSError):  # who asks and goes away is no news
+            connection.send(answer)  # it is shorter than any buffer
+            connection.shutdown(socket.SHUT_WR)
+
+    def _drop_late(self) -> float | None:
+        """Drops those whose time is over. Returns the seconds until the next one's is; None: never."""
+        now = time.monotonic()
+        for connection, asking in tuple(self._asking.items()):
+            if asking.until > now:
+                return asking.until - now
+            self._drop(connection)
+        return None
+
+    def _drop_all(self) -> None:
+        for connection in tuple(self._asking):
+            self._drop(connection)
+
+    def _drop(self, connection: socket.socket) -> None:
+        del self._asking[connection]
+        self._selector.unregister(connection)
+        connection.close()
 
 
-class _HealthHandler(BaseHTTPRequestHandler):
-    """One connection; `checks` is set in a subclass for each server."""
+class _Handler(BaseHTTPRequestHandler):
+    """Makes the answer to one whole request."""
 
-    timeout = SLOWEST_SECONDS
-    checks: Mapping[str, Checks]
+    def __init__(self, request: bytes, checks: Mapping[str, Checks]) -> None:
+        self.answer = b""
+        self._checks = checks
+        super().__init__(request, ("", 0), None)  # type: ignore[arg-type]  # it is passed on only
+
+    def setup(self) -> None:
+        """Reads from memory, and writes there."""
+        self.rfile = io.BytesIO(self.request)
+        self.wfile = self._written = io.BytesIO()
+
+    def finish(self) -> None:
+        """Ends the answer."""
+        self.answer = self._written.getvalue()
 
     def do_GET(self) -> None:
         """Answers one question: 200, 503 or 404."""
-        checks = self.checks.get(self.path.partition("?")[0])
+        checks = self._checks.get(self.path.partition("?")[0])
         if checks is None:
             self._answer(404, {"error": "ask for /healthz or /readyz"})
             return

@@ -1,13 +1,16 @@
 """The server of health questions, on a real socket."""
 
+import contextlib
 import logging
 import socket
+import threading
+from pathlib import Path
 
 import httpx
 import pytest
 
 from faillog_otel.telemetry.check import Check
-from faillog_otel.telemetry.health import HealthServer
+from faillog_otel.telemetry.health import MAX_CONNECTIONS, HealthServer
 
 
 def test_it_answers_503_when_a_check_fails_and_says_which() -> None:
@@ -24,13 +27,55 @@ def test_it_answers_503_when_a_check_fails_and_says_which() -> None:
     }
 
 
-def test_one_that_connects_and_says_nothing_holds_nobody_up() -> None:
+def test_many_that_drip_cost_little_and_hold_nobody_up() -> None:
+    """Neither a thread nor, past a bound, a descriptor each; they are closed at once when the server ends."""
+    threads, descriptors = threading.active_count(), len(list(Path("/dev/fd").iterdir()))
+    with contextlib.ExitStack() as stack:
+        with HealthServer("127.0.0.1", 0, alive=dict, ready=dict) as server:
+            address = ("127.0.0.1", server.port)
+            peers = [stack.enter_context(socket.create_connection(address)) for _ in range(200)]
+            for _ in range(3):
+                for peer in peers:
+                    with contextlib.suppress(OSError):  # another one has taken its place
+                        peer.send(b"G")
+                assert httpx.get(f"http://127.0.0.1:{server.port}/healthz").status_code == 200
+            assert threading.active_count() <= threads + 1
+            assert len(list(Path("/dev/fd").iterdir())) <= descriptors + len(peers) + MAX_CONNECTIONS + 8
+        for peer in peers:
+            with contextlib.suppress(ConnectionError):
+                assert peer.recv(1) == b""
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("start", [b"", b"GET /healthz HTTP/1.1\r\n", b"GET /healthz HTTP/1.1\r\nX: "])
+def test_one_that_drips_is_closed_in_time(start: bytes) -> None:
+    """The time-out is the guard against a server that waits as long as something comes."""
+    with (
+        HealthServer("127.0.0.1", 0, alive=dict, ready=dict, max_seconds=0.3) as server,
+        socket.create_connection(("127.0.0.1", server.port)) as peer,
+    ):
+        peer.sendall(start)
+        peer.settimeout(0.02)
+        closed = False
+        while not closed:
+            try:
+                peer.send(b"x")
+                closed = peer.recv(1) == b""
+            except TimeoutError:
+                pass
+            except ConnectionError:
+                closed = True
+        assert httpx.get(f"http://127.0.0.1:{server.port}/healthz").status_code == 200
+
+
+def test_a_request_without_an_end_is_not_kept() -> None:
     with (
         HealthServer("127.0.0.1", 0, alive=dict, ready=dict) as server,
-        socket.create_connection(("127.0.0.1", server.port)),
-        socket.create_connection(("127.0.0.1", server.port)),
+        socket.create_connection(("127.0.0.1", server.port)) as peer,
+        contextlib.suppress(ConnectionError),
     ):
-        assert httpx.get(f"http://127.0.0.1:{server.port}/healthz").status_code == 200
+        peer.sendall(b"x" * 1024 * 1024)
+        assert peer.recv(1) == b""
 
 
 def test_a_check_that_fails_by_a_bug_is_logged_and_the_server_goes_on(
