@@ -9,6 +9,7 @@ the environment are not used.
 import io
 import math
 import queue
+import re
 import select
 import socket
 import ssl
@@ -83,9 +84,16 @@ def resolve(host: str, port: int, deadline: Deadline) -> Sequence[Address]:
     return result
 
 
-def system_context() -> ssl.SSLContext:
-    """TLS settings that trust the system's authorities (OpenSSL's: SSL_CERT_FILE and SSL_CERT_DIR count)."""
-    context = ssl.create_default_context()
+def client_context(
+    certificate: str | None = None, client_certificate: str | None = None, client_key: str | None = None
+) -> ssl.SSLContext:
+    """TLS settings from files, PEM. Raises OSError, which SSLError is, too.
+
+    `certificate`: the trusted authorities; without it the system's (SSL_CERT_FILE and SSL_CERT_DIR count).
+    """
+    context = ssl.create_default_context(cafile=certificate)
+    if client_certificate:
+        context.load_cert_chain(client_certificate, client_key)
     context.set_alpn_protocols(["http/1.1"])
     return context
 
@@ -125,7 +133,7 @@ class Connections:
             pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}".encode()
             self._authorization["authorization"] = f"Basic {b64encode(pair).decode()}"
         self._timeout_seconds = timeout_seconds
-        self._context = context or cache(system_context)
+        self._context = context or cache(client_context)
         self._max_answer_bytes = max_answer_bytes
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
@@ -290,6 +298,9 @@ def _unpacked(body: bytes, max_bytes: int) -> bytes:
         raise HTTPException("the answer is packed in a way that was not asked for") from None
 
 
+_LENGTH = re.compile(r"[0-9]{1,18}")
+
+
 class _Response(HTTPResponse):
     """A response that is read until the deadline."""
 
@@ -306,6 +317,8 @@ class _Response(HTTPResponse):
             super().begin()
         if self.headers.get("transfer-encoding", "chunked").lower() != "chunked":
             raise UnknownTransferEncoding  # http.client would take its frames for content
+        if not _LENGTH.fullmatch(self.headers.get("content-length", "0").strip()):
+            raise HTTPException("the answer's length cannot be read")  # http.client would read to the end
 
 
 class _Incoming(io.RawIOBase):

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 MAX_PEER_BYTES = 500
 """UTF-8 bytes of one message of a collector, of Segment or of S3 that are kept."""
-_MAX_SEARCHED_BYTES = 8 * MAX_PEER_BYTES
+MAX_SEARCHED_BYTES = 8 * MAX_PEER_BYTES
+"""Of a message, in which secrets are looked for."""
 
 
 def cut(text: str, max_bytes: int = MAX_PEER_BYTES) -> str:
@@ -22,5 +23,6 @@ def peer_text(text: str, hide: Callable[[str], str]) -> str:
     """Returns what a peer said, without secrets, in at most `MAX_PEER_BYTES` of UTF-8.
 
     `hide` replaces secrets. It reads more than is kept: a secret that lies across the cut is found whole.
+    Literal secrets of ours are replaced in the whole text beforehand.
     """
-    return cut(hide(cut(text, _MAX_SEARCHED_BYTES)))
+    return cut(hide(cut(text, MAX_SEARCHED_BYTES)))

@@ -17,13 +17,14 @@ from typing import Any
 
 import pytest
 from support.peer import Peer, head_of, identity_for_tls, peer_that
-from support.polling import sidecar
+from support.polling import polling, sidecar, simulator
 
 from faillog_otel.clock import HOUR_NS
 from faillog_otel.config import DeliveryConfig, NetworkProtocol, Secret, Target
 from faillog_otel.connections import Connections
 from faillog_otel.otlp.clients import network_client
 from faillog_otel.otlp.outcome import Acknowledged, RetryLater
+from faillog_otel.otlp.receiver import Receiver
 from faillog_otel.segment.api import Failed, Listing, SegmentApi
 from faillog_otel.segment.download import Broken, Downloader, Got, Limits
 
@@ -251,4 +252,24 @@ def test_a_stop_does_not_wait_for_what_drips(drip: str, tmp_path: Path) -> None:
         args = ["run", "--state-dir", "state", "--segment-url", peer.origin, "--collection", "c"]
         with sidecar([*args, "--endpoint", "http://127.0.0.1:1"], tmp_path) as running:
             assert asked.wait(30)
+            assert running.end() == 143
+
+
+def test_our_own_metrics_are_sent_again_after_an_endpoint_that_dripped(
+    tmp_path: Path, receiver: Receiver
+) -> None:
+    again = threading.Event()
+
+    def treat(connection: socket.socket) -> None:
+        head_of(connection)
+        if peer.connections > 1:
+            again.set()
+        connection.sendall(f"{OK}X: ".encode())
+        peer.drip(connection, b"x")
+
+    with peer_that(treat) as peer, simulator("mine") as segment:
+        settings = {"ENDPOINT": peer.origin, "INTERVAL": "100ms", "TIMEOUT": "0.3s"}
+        own = {f"FAILLOG_SELF_OTLP_{name}": value for name, value in settings.items()}
+        with sidecar(polling(segment, receiver), tmp_path, **own) as running:
+            assert again.wait(50)
             assert running.end() == 143

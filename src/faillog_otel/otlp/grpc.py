@@ -17,18 +17,34 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
 from faillog_otel.config import Signal, Target
+from faillog_otel.connections import MAX_ANSWER_BYTES
 from faillog_otel.errors import ConfigError
-from faillog_otel.events.redaction import redact_text
 from faillog_otel.otlp.encoding import Envelope
-from faillog_otel.otlp.outcome import Doubtful, Outcome, Refused, RetryLater, TooLarge, read_message
+from faillog_otel.otlp.outcome import (
+    Doubtful,
+    Mask,
+    Outcome,
+    Refused,
+    RetryLater,
+    TooLarge,
+    read_message,
+    said_text,
+)
 from faillog_otel.otlp.requests import GRPC_METHODS
 from faillog_otel.otlp.tls import Rotating, tls_context
+from faillog_otel.text import cut
+
+MAX_METADATA_BYTES = 16 * 1024
+"""All headers, or all trailers, of an answer: grpcio's own default."""
 
 _OPTIONS = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.enable_retries", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),  # when to try again is decided by Patience, not by the channel
+    ("grpc.max_receive_message_length", MAX_ANSWER_BYTES),
+    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
 )
 _RETRYABLE = frozenset(
     (
@@ -43,6 +59,8 @@ _RETRYABLE = frozenset(
 _DOUBTFUL = frozenset((grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN))
 _TOO_LARGE = "larger than max"
 """What both gRPC implementations say of a message that is too large, with code RESOURCE_EXHAUSTED."""
+_OUR_END = "CLIENT: "
+"""What grpcio writes before it where it is the answer that is too large."""
 
 
 class GrpcClient:
@@ -70,10 +88,10 @@ class GrpcClient:
                 compression=_compression(self._target),
             )
         except grpc.RpcError as error:
-            return read_rpc_error(error)
+            return read_rpc_error(error, self._target.masked)
         except ValueError:  # grpcio: a call on a closed channel
             return RetryLater("the connection was closed")
-        return read_message(signal, answer)
+        return read_message(signal, answer, self._target.masked)
 
     def close(self) -> None:
         """Closes the connection; a call that is under way is cancelled."""
@@ -88,14 +106,14 @@ class GrpcClient:
         return grpc.secure_channel(f"{address}:{parts.port or 4317}", _credentials(target), options=options)
 
 
-def read_rpc_error(error: Any) -> Outcome:
+def read_rpc_error(error: Any, mask: Mask = str) -> Outcome:
     """The outcome of a call that failed: `error` is grpcio's RpcError, which is the call as well."""
     code, why = error.code(), f"gRPC {error.code().name}"
     if details := error.details():
         is_own = code is grpc.StatusCode.UNAVAILABLE  # it names the address that cannot be reached
-        why += f": {details if is_own else redact_text(details)}"
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in (error.details() or ""):
-        return TooLarge(why)
+        why += f": {cut(mask(details)) if is_own else said_text(details, mask)}"
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in why:
+        return Refused(why) if _OUR_END in why else TooLarge(why)
     delay = _retry_delay(error)
     if code in _RETRYABLE or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and delay is not None):
         return RetryLater(why, delay)

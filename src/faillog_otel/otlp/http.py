@@ -56,7 +56,9 @@ class HttpClient:
             return Refused(f"{target.shown_url}: {error}")
         if answer.body is None:
             return Refused(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
-        return read_http_answer(signal, answer.status, answer.headers, answer.body, time.time())
+        return read_http_answer(
+            signal, answer.status, answer.headers, answer.body, time.time(), mask=target.masked
+        )
 
     def close(self) -> None:
         """Closes the connections; a request that is under way fails."""
@@ -64,8 +66,4 @@ class HttpClient:
 
 
 def _context(target: Target) -> ssl.SSLContext | None:
-    if not target.url.startswith("https:"):
-        return None
-    context = tls_context(target)
-    context.set_alpn_protocols(["http/1.1"])
-    return context
+    return tls_context(target) if target.url.startswith("https:") else None

@@ -1,10 +1,11 @@
 """What a collector's answer means: a value that says what to do next. No I/O.
 
 The tables are OTLP's ("Failures", opentelemetry.io/docs/specs/otlp). A success acknowledges only if what
-it says is an OTLP answer: a login page with status 200 is none.
+it says is an OTLP answer: a login page with status 200 is none. What it says in words is redacted and cut
+here, where it is read: an outcome holds no more of it than is kept.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 from google.protobuf.message import DecodeError
@@ -16,6 +17,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from faillog_otel.clock import retry_after
 from faillog_otel.config import Signal
 from faillog_otel.events.redaction import redact_text
+from faillog_otel.text import peer_text
 
 RETRYABLE = frozenset((429, 502, 503, 504))
 DOUBTFUL = frozenset((400, 500))
@@ -62,6 +64,9 @@ class Refused(Struct, frozen=True):
     why: str
 
 
+Mask = Callable[[str], str]
+"""Replaces our own header values, which a server may say back."""
+
 NotTaken = RetryLater | TooLarge | Doubtful | Refused
 Outcome = Acknowledged | PartlyRejected | NotTaken
 
@@ -77,15 +82,21 @@ class _JsonAnswer(Struct, rename="camel"):
 
 
 def read_http_answer(
-    signal: Signal, status: int, headers: Mapping[str, str], body: bytes, now_seconds: float
+    signal: Signal,
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    now_seconds: float,
+    *,
+    mask: Mask = str,
 ) -> Outcome:
     """The outcome of one HTTP answer. `now_seconds` (since 1970) is what a Retry-After date counts from."""
     content_type = headers.get("content-type", "").lower()
     if 200 <= status < 300:
-        return _read_success(signal, content_type, body)
+        return _read_success(signal, content_type, body, mask)
     why = f"HTTP {status}"
     if said := _status_message(content_type, body):
-        why += f": {redact_text(said)}"
+        why += f": {said_text(said, mask)}"
     if status in RETRYABLE:
         return RetryLater(why, retry_after(headers.get("retry-after"), now_seconds))
     if status == 413:
@@ -97,7 +108,12 @@ def read_http_answer(
     return Refused(why)
 
 
-def read_message(signal: Signal, body: bytes) -> Outcome:
+def said_text(text: str, mask: Mask) -> str:
+    """What a collector said, without secrets, cut: collectors quote what they refuse."""
+    return peer_text(mask(text), redact_text)
+
+
+def read_message(signal: Signal, body: bytes, mask: Mask = str) -> Outcome:
     """The outcome of a successful answer that is a protobuf message (an empty one is full success)."""
     try:
         if signal == "logs":
@@ -108,29 +124,30 @@ def read_message(signal: Signal, body: bytes) -> Outcome:
             rejected, message = spans.rejected_spans, spans.error_message
     except DecodeError:
         return _NO_OTLP
-    return _success(rejected, message)
+    return _success(rejected, message, mask)
 
 
 _NO_OTLP = Refused("the answer cannot be read as OTLP: is it a collector?")
 
 
-def _read_success(signal: Signal, content_type: str, body: bytes) -> Outcome:
+def _read_success(signal: Signal, content_type: str, body: bytes, mask: Mask) -> Outcome:
     if not body:
         return Acknowledged()
     if content_type.startswith("application/x-protobuf"):
-        return read_message(signal, body)
+        return read_message(signal, body, mask)
     if not content_type.startswith("application/json"):
-        return Refused(f"the answer is {content_type or 'of no type'}, not OTLP: is it a collector?")
+        shown = said_text(content_type, mask) or "of no type"
+        return Refused(f"the answer is {shown}, not OTLP: is it a collector?")
     try:
         partial = msgspec.json.decode(body, type=_JsonAnswer).partial_success or _PartialSuccess()
         rejected = partial.rejected_log_records if signal == "logs" else partial.rejected_spans
-        return _success(int(rejected or 0), partial.error_message)
+        return _success(int(rejected or 0), partial.error_message, mask)
     except (msgspec.DecodeError, ValueError):
         return _NO_OTLP
 
 
-def _success(rejected: int, message: str) -> Outcome:
-    message = redact_text(message)  # collectors quote what they refuse
+def _success(rejected: int, message: str, mask: Mask) -> Outcome:
+    message = said_text(message, mask)
     return PartlyRejected(rejected, message) if rejected > 0 else Acknowledged(message)
 
 
@@ -147,4 +164,4 @@ def _status_message(content_type: str, body: bytes) -> str:
             return str(Status.FromString(body).message)
     except (msgspec.DecodeError, UnicodeDecodeError, DecodeError):
         return ""
-    return body[:200].decode(errors="replace").strip() if content_type.startswith("text/plain") else ""
+    return body.decode(errors="replace").strip() if content_type.startswith("text/plain") else ""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from faillog_otel.config import Target
+from faillog_otel.connections import client_context
 from faillog_otel.errors import ConfigError
 
 _log = logging.getLogger(__name__)
@@ -16,15 +17,12 @@ Made = TypeVar("Made")
 
 def tls_context(target: Target) -> ssl.SSLContext:
     """The TLS settings of a target: its CA or the system's, its client certificate. Raises ConfigError."""
+    if target.client_key and not target.client_certificate:
+        raise ConfigError(f"a client key for {target.shown_url}, and no client certificate")
     try:
-        context = ssl.create_default_context(cafile=target.certificate)
-        if target.client_key and not target.client_certificate:
-            raise ConfigError(f"a client key for {target.shown_url}, and no client certificate")
-        if target.client_certificate:
-            context.load_cert_chain(target.client_certificate, target.client_key)
-    except (OSError, ssl.SSLError) as error:
+        return client_context(target.certificate, target.client_certificate, target.client_key)
+    except OSError as error:
         raise ConfigError(f"the certificates for {target.shown_url} cannot be used: {error}") from None
-    return context
 
 
 class Rotating(Generic[Made]):

@@ -138,13 +138,14 @@ class SegmentApi:
         headers = {**self._headers, "authorization": f"Bearer {token}"}
         if body is not None:
             headers["content-type"] = MEDIA_TYPE
-        hide = partial(_masked, token=token)
+        mask = partial(_masked, token=token)
         try:
             answer = self._connections.request("GET" if body is None else "POST", path, body, headers)
         except TimeoutError:
             return Answered(Failed(f"no whole answer within {self._timeout_seconds:g} s"))
         except (OSError, HTTPException) as error:
-            return Answered(Failed(f"{self._url}: {peer_text(str(error) or type(error).__name__, hide)}"))
+            said = peer_text(mask(str(error) or type(error).__name__), _without_queries)
+            return Answered(Failed(f"{self._url}: {said}"))
         except ValueError:  # its words may quote the token
             return Answered(
                 Failed(f"{self._url}: no request can be made of it: look at the URL and the token")
@@ -152,7 +153,7 @@ class SegmentApi:
         if answer.body is None:
             return Answered(Failed(f"the answer is longer than {MAX_ANSWER_BYTES} bytes"))
         answered = read_answer(
-            answer.status, answer.headers, answer.body, now_ns, is_listing=body is not None, hide=hide
+            answer.status, answer.headers, answer.body, now_ns, is_listing=body is not None, mask=mask
         )
         return replace(answered, date_ns=date_ns(answer.headers.get("date")))
 
@@ -164,11 +165,11 @@ def read_answer(
     now_ns: int,
     *,
     is_listing: bool,
-    hide: Callable[[str], str] = str,
+    mask: Callable[[str], str] = str,
 ) -> Answered:
     """What an answer means. Nothing that it says is quoted but its first error's message, cut.
 
-    `hide` replaces what the message must not show.
+    `mask` replaces our token, which a gateway may say back.
     """
     said = _said(headers, now_ns)
     if 200 <= status < 300:
@@ -176,7 +177,7 @@ def read_answer(
     errors = _errors(body)
     why = f"HTTP {status}"
     if message := next((each.message for each in errors if each.message), ""):
-        why += f": {peer_text(message, hide)}"
+        why += f": {peer_text(mask(message), _without_queries)}"
     if status == 429:
         pause_ns = _pause_ns(headers, errors, now_ns)
         if said is None and any(each.data and each.data.remaining_points == 0 for each in errors):
@@ -197,10 +198,13 @@ def read_answer(
     return Answered(outcome, said, asked_ns)
 
 
-def _masked(why: str, token: str) -> str:
-    """A gateway may say back what we sent it."""
-    why = re.sub(r"(https?://[^\s?]*)\?\S+", r"\1?***", why)
-    return why.replace(token, "***") if len(token) >= SHORTEST_SECRET else why
+def _masked(text: str, token: str) -> str:
+    return text.replace(token, "***") if len(token) >= SHORTEST_SECRET else text
+
+
+def _without_queries(text: str) -> str:
+    """The text with the queries of URLs hidden: those of presigned ones are secrets."""
+    return re.sub(r"(https?://[^\s?]*)\?\S+", r"\1?***", text)
 
 
 class _Download(Struct):

@@ -19,7 +19,7 @@ from urllib.parse import quote, urlsplit
 
 from msgspec import Struct
 
-from faillog_otel.connections import Address, Connection, Deadline, resolve, system_context
+from faillog_otel.connections import Address, Connection, Deadline, client_context, resolve
 from faillog_otel.text import MAX_PEER_BYTES, cut
 
 S3_HOST = re.compile(
@@ -94,7 +94,7 @@ class Downloader:
         self._hosts = {host.lower() for host in hosts}
         self._headers = {"user-agent": user_agent, "accept-encoding": "identity", "connection": "close"}
         self._limits = limits
-        self._context = cache(system_context)
+        self._context = cache(client_context)
 
     def download(
         self, url: str, known: Known | None, file: BinaryIO, is_stopping: Callable[[], bool]
@@ -220,11 +220,8 @@ def _head(response: HTTPResponse, known: Known | None) -> Downloaded:
         return Broken(f"HTTP {status}")
     if status != 200:
         return Gone(f"HTTP {status}" + (" (expired?)" if status == 403 else ""))
-    length = headers.get("content-length", "")
     etag, modified = _version(headers.get("etag")), _version(headers.get("last-modified"))
-    got = Got(
-        etag, modified, int(length) if length.isascii() and length.isdigit() and len(length) < 19 else -1
-    )
+    got = Got(etag, modified, int(headers.get("content-length", "-1")))
     if etag is None and "text/html" in headers.get("content-type", ""):
         return Broken(f"an HTML page {cut(headers.get('server', ''))}".strip())
     is_told = etag is not None or modified is not None

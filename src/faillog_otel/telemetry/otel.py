@@ -9,10 +9,10 @@ followed.
 import logging
 import math
 import re
-import ssl
 import threading
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,11 +31,14 @@ from opentelemetry.sdk.metrics.export import (
     PeriodicExportingMetricReader,
 )
 from opentelemetry.sdk.resources import Resource
+from requests.adapters import BaseAdapter
 
 from faillog_otel.config import Target, TelemetryConfig
+from faillog_otel.connections import Connections, client_context
 from faillog_otel.events.printable import printable
 from faillog_otel.events.redaction import redact_text
 from faillog_otel.telemetry.measuring import Became, Gauge
+from faillog_otel.text import MAX_SEARCHED_BYTES, cut, peer_text
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +56,6 @@ _FRAME = re.compile(
     r"^Transient error |^Failed to export metrics (batch |to [^ ]*, )| encountered while exporting .*",
     re.DOTALL,
 )
-_LONGEST_REASON = 300
 
 
 class OtelTelemetry:
@@ -62,7 +64,7 @@ class OtelTelemetry:
     def __init__(
         self, config: TelemetryConfig, target: Target, names: Mapping[str, str], version: str
     ) -> None:
-        words = _Words()
+        words = _Words(target.masked)
         self._exporter = _Exporter(_exporter_to(target), target, words)
         reader = PeriodicExportingMetricReader(
             self._exporter,
@@ -162,8 +164,10 @@ class _Bounded:
 class _Words(logging.Handler):
     """Takes what the SDK logs, for it may quote a header or say the same every minute."""
 
-    def __init__(self) -> None:
+    def __init__(self, mask: Callable[[str], str]) -> None:
+        """`mask` replaces our header values."""
         super().__init__()
+        self._mask = mask
         self.first = ""
         """The first word since it was cleared: it says why, the later ones how often."""
         logger = logging.getLogger("opentelemetry")
@@ -171,7 +175,7 @@ class _Words(logging.Handler):
         logger.propagate = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.first = self.first or record.getMessage()
+        self.first = self.first or cut(self._mask(record.getMessage()), MAX_SEARCHED_BYTES)
 
 
 class _Exporter(MetricExporter):
@@ -200,7 +204,7 @@ class _Exporter(MetricExporter):
 
     def why(self) -> str:
         """What the SDK said about the last sending: without its frame, and without our header values."""
-        return redact_text(self._target.masked(_FRAME.sub("", self._words.first)))[:_LONGEST_REASON]
+        return peer_text(_FRAME.sub("", self._words.first), redact_text)
 
     def warn(self, why: str) -> None:
         with self._lock:
@@ -226,30 +230,48 @@ def _exporter_to(target: Target) -> MetricExporter:
     headers = {name: value.reveal() for name, value in target.headers}
     if target.protocol == "grpc":
         return _grpc_exporter(target, headers)
-    paths = ssl.get_default_verify_paths()
+    session = requests.Session()
+    session.trust_env = False
+    session.mount(target.url, _Adapter(target))
     return HttpExporter(
         target.url,
-        certificate_file=target.certificate or paths.cafile or paths.capath,
-        client_key_file=target.client_key,
-        client_certificate_file=target.client_certificate,
         headers=headers,
         timeout=_timeout(target),
         compression=Compression.Gzip if target.compression == "gzip" else Compression.NoCompression,
-        session=_session(),
+        session=session,
     )
 
 
-def _session() -> requests.Session:
-    session = requests.Session()
-    session.trust_env = False
-    session.hooks["response"].append(_refuse_redirects)
-    return session
+class _Adapter(BaseAdapter):
+    """Sends their requests over our connections: one deadline for an exchange, and a bounded answer."""
 
+    def __init__(self, target: Target) -> None:
+        super().__init__()
+        files = (target.certificate, target.client_certificate, target.client_key)
+        self._connections = Connections(
+            target.url,
+            timeout_seconds=_timeout(target),
+            context=lambda: client_context(*files),  # read anew each time: files may change
+        )
 
-def _refuse_redirects(response: requests.Response, *_: Any, **__: Any) -> None:
-    """To their exporter, a redirect is a success."""
-    if 300 <= response.status_code < 400:
-        raise requests.RequestException(f"HTTP {response.status_code}: redirects are not followed")
+    def send(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> requests.Response:
+        body = request.body if isinstance(request.body, bytes) else b""
+        headers = {name: value for name, value in request.headers.items() if isinstance(value, str)}
+        try:
+            answer = self._connections.post(body, headers)
+        except (OSError, HTTPException, ValueError) as error:
+            raise requests.ConnectionError(str(error) or type(error).__name__) from None
+        if 300 <= answer.status < 400:  # to their exporter, it is a success
+            raise requests.RequestException(f"HTTP {answer.status}: redirects are not followed")
+        response = requests.Response()
+        response.status_code = answer.status
+        response.headers.update(answer.headers)
+        response._content = answer.body or b""  # noqa: SLF001  # so do the adapters that know no urllib3
+        response.url, response.request = request.url or "", request
+        return response
+
+    def close(self) -> None:
+        self._connections.close()
 
 
 def _grpc_exporter(target: Target, headers: dict[str, str]) -> MetricExporter:
