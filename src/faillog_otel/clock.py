@@ -1,4 +1,4 @@
-"""Time, as an argument: whoever waits or stamps is handed a clock, so tests can move it.
+"""Clocks are injected: code that waits or takes timestamps receives a `Clock`, so tests can control time.
 
 An hour of Segment's is a number here: whole hours since 1970-01-01T00:00:00Z.
 """
@@ -12,6 +12,11 @@ HOUR_NS = 3600 * SECOND_NS
 DAY_NS = 24 * HOUR_NS
 RETENTION_NS = 28 * DAY_NS
 """Segment keeps an hour for so long, from its start. [Segment's page]"""
+
+AGREES_NS = 300 * SECOND_NS
+"""Two clocks that differ by no more agree."""
+MIN_TIME_NS = 1_704_067_200 * SECOND_NS
+"""2024-01-01, before Segment had failure logs: a clock that shows less was never set."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -29,6 +34,77 @@ class Clock(Protocol):
         """Waits so long; returns True at once when the run was asked to stop."""
 
 
+class SegmentClock:
+    """A Clock that shows Segment's time: its last Date, and the time that has passed since.
+
+    Until the first Date it shows the machine's time as `follow_machine` found it. It does not follow a
+    machine's clock that is set while the program runs. One thread sets it, several may read it.
+    """
+
+    def __init__(self, machine: Clock, agreed_ns: int = 0) -> None:
+        """`agreed_ns`: the last time that an earlier run knew both clocks to agree on, since 1970."""
+        self.is_checked = False
+        """Whether a Date of Segment's was taken over in this run."""
+        self._machine = machine
+        self._agreed_ns = agreed_ns
+        self.follow_machine()
+
+    def now_ns(self) -> int:
+        """Nanoseconds since 1970-01-01T00:00:00Z."""
+        return self._offset_ns + self._monotonic_ns()
+
+    def monotonic(self) -> float:
+        """The machine's."""
+        return self._machine.monotonic()
+
+    def wait(self, seconds: float) -> bool:
+        """The machine's."""
+        return self._machine.wait(seconds)
+
+    @property
+    def ahead_ns(self) -> int:
+        """How far the machine's clock is ahead of this one."""
+        return self._machine.now_ns() - self.now_ns()
+
+    @property
+    def is_agreed(self) -> bool:
+        """Whether the machine's clock agrees with Segment's Date."""
+        return self.is_checked and abs(self.ahead_ns) <= AGREES_NS
+
+    @property
+    def is_plausible(self) -> bool:
+        """Whether the time shown can be right: it is not before what was known already."""
+        return self.now_ns() >= max(MIN_TIME_NS, self._agreed_ns - AGREES_NS)
+
+    def certain_ns(self) -> int:
+        """The earlier of both clocks: what is older by this one is old, unless both are wrong."""
+        return min(self.now_ns(), self._machine.now_ns())
+
+    def follow_machine(self) -> None:
+        """Takes over the machine's time."""
+        self._offset_ns = self._machine.now_ns() - self._monotonic_ns()
+
+    def take_date(self, date_ns: int, sent_ns: int) -> int | None:
+        """Takes over an answer's Date; returns by how much that changed the time shown, 0 where it fits.
+
+        `date_ns` is to the second, `sent_ns` what this clock showed when the request was sent: the answer was
+        written in between. None: the Date is implausible and was not taken over.
+        """
+        machine_ns, now_ns = self._machine.now_ns(), self.now_ns()
+        goes_back = date_ns < self._agreed_ns - AGREES_NS and abs(date_ns - machine_ns) > AGREES_NS
+        if date_ns < MIN_TIME_NS or goes_back:
+            return None
+        by_ns = max(date_ns - now_ns, 0) or min(date_ns + SECOND_NS - sent_ns, 0)
+        self._offset_ns += by_ns
+        self.is_checked = True
+        if self.is_agreed:
+            self._agreed_ns = date_ns
+        return by_ns
+
+    def _monotonic_ns(self) -> int:
+        return round(self._machine.monotonic() * SECOND_NS)
+
+
 def hour_of(ns: int) -> int:
     """The hour that a time lies in. `ns`: nanoseconds since 1970."""
     return ns // HOUR_NS
@@ -43,6 +119,18 @@ def time_text(ns: int) -> str:
     """A time for people and JSON, to the second: `2025-05-07T23:14:47Z`. `ns`: nanoseconds since 1970."""
     at = _EPOCH + timedelta(seconds=ns // SECOND_NS)
     return at.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def duration_text(seconds: float) -> str:
+    """A duration for people: `50 s`, `12 min`, `3 h 05 min`, `4 d 2 h`."""
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min"
+    if whole < 2 * 86400:
+        return f"{whole // 3600} h {whole // 60 % 60:02} min"
+    return f"{whole // 86400} d {whole // 3600 % 24} h"
 
 
 def date_ns(header: str | None) -> int | None:

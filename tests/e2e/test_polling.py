@@ -201,7 +201,7 @@ def test_a_segment_that_is_away_is_exit_6_and_says_so(receiver: Receiver, tmp_pa
         sidecar = Sidecar(segment, receiver, tmp_path)
     done = sidecar.run("--since", "-9h", collections="shop")
     assert done.code == 6
-    assert "due could not be read: shop, " in done.stderr
+    assert "7 hours due could not be listed: " in done.stderr
     assert "Connection refused" in done.stderr
 
 

@@ -1,4 +1,8 @@
-"""A clock that tests move: waiting takes no time, and is remembered."""
+"""Clocks that tests move: waiting takes no time."""
+
+from collections.abc import Callable
+
+from faillog_otel.segment.simulator.clock import SimulatedClock
 
 
 class MovedClock:
@@ -20,3 +24,32 @@ class MovedClock:
             self.waits.append(seconds)
             self._now += seconds
         return self.stop
+
+
+class WrongClock:
+    """A machine's clock beside Segment's, which is right: ahead of it by `ahead_ns`, until it is set."""
+
+    def __init__(self, segment: SimulatedClock) -> None:
+        self.ahead_ns = 0
+        self.sets: dict[int, int] = {}
+        """At the nth look at the clock, from 0, it is set to be ahead by so much."""
+        self.looks = 0
+        self.at_first_wait: Callable[[], object] = lambda: None
+        self._segment = segment
+
+    def now_ns(self) -> int:
+        self._look()
+        return self._segment.now_ns() + self.ahead_ns
+
+    def monotonic(self) -> float:
+        self._look()
+        return self._segment.monotonic()
+
+    def wait(self, seconds: float) -> bool:
+        first, self.at_first_wait = self.at_first_wait, lambda: None
+        first()
+        return self._segment.wait(seconds)
+
+    def _look(self) -> None:
+        self.ahead_ns = self.sets.get(self.looks, self.ahead_ns)
+        self.looks += 1

@@ -1,6 +1,6 @@
 """Thirty days of asking in a second: a small model of Segment, and of a program that does what the plan says.
 
-The model counts requests by itself, by true time; the program's clock is set forward and back now and then.
+The model counts requests by itself. The program's time is Segment's, as `SegmentClock` gives it.
 """
 
 import random
@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from faillog_otel.clock import DAY_NS, HOUR_NS, RETENTION_NS, SECOND_NS
 from faillog_otel.segment.generator import RETRY_SECONDS
 from faillog_otel.segment.quota import Debit, Quota, Said
-from faillog_otel.segment.schedule import LAST_CALL_NS, HourView, ScheduleConfig, plan
+from faillog_otel.segment.schedule import HourView, ScheduleConfig, plan
 
 MINUTE_NS = 60 * SECOND_NS
 START_NS = 490_000 * HOUR_NS + 7 * MINUTE_NS
@@ -31,12 +31,10 @@ class Trouble(Struct, frozen=True):
     """Share of the listings that are answered with a 429 though there is quota."""
     restarts_a_day: float = 0.0
     """The program is away for up to two hours, and forgets the failures of its run."""
-    steps_a_day: float = 0.0
-    """The program's clock is set back or forward by up to an hour; the next step puts it right again."""
 
 
 CALM = Trouble()
-ROUGH = Trouble(failures=0.02, refusals=0.01, restarts_a_day=1.0, steps_a_day=0.5)
+ROUGH = Trouble(failures=0.02, refusals=0.01, restarts_a_day=1.0)
 
 
 class Result(Struct, frozen=True):
@@ -80,7 +78,7 @@ class _Hour:
 
 
 class Segment:
-    """Grants 120 requests in any 24 hours, by true time."""
+    """Grants 120 requests in any 24 hours."""
 
     def __init__(self, rng: random.Random, trouble: Trouble) -> None:
         self.most, self.refused = 0, 0
@@ -117,30 +115,26 @@ class Program:
     def __init__(self, segment: Segment, rng: random.Random, config: ScheduleConfig) -> None:
         self.hours: dict[str, dict[int, HourView]] = {name: {} for name in config.collections}
         self.seen: dict[tuple[str, int], list[tuple[int, int]]] = {}
-        """(collection, hour) → (true time, records) of the listings that succeeded."""
+        """(collection, hour) → (time, records) of the listings that succeeded."""
         self.asked: Counter[str] = Counter()
-        self.ahead_ns = 0
-        """How far its clock is ahead of the true time."""
         self._segment = segment
         self._rng = rng
         self._config = config
         self._quota = Quota()
 
-    def go_on(self, true_ns: int) -> int:
-        """Makes the requests of one plan; returns the true time of the next one."""
-        now_ns = true_ns + self.ahead_ns
+    def go_on(self, now_ns: int) -> int:
+        """Makes the requests of one plan; returns the time of the next one."""
         recent = [each for each in self._quota.debits if each.at_ns > now_ns - 2 * DAY_NS]
         self._quota = replace(self._quota, debits=recent).mended(now_ns)
         planned = plan(now_ns, self.hours, self._quota, self._config)
         assert planned.next_ns > now_ns
         assert len(set(planned.asks)) == len(planned.asks) <= planned.left
         for ask in planned.asks:
-            true_ns += int(self._rng.uniform(0.2, 2.0) * SECOND_NS)
-            now_ns = true_ns + self.ahead_ns
+            now_ns += int(self._rng.uniform(0.2, 2.0) * SECOND_NS)
             debit = Debit(now_ns, ask.collection, ask.why)
             self._quota = replace(self._quota, debits=[*self._quota.debits, debit])
             self.asked[ask.collection] += 1
-            answer, remaining = self._segment.list_hour(true_ns, ask.collection, ask.hour)
+            answer, remaining = self._segment.list_hour(now_ns, ask.collection, ask.hour)
             views = self.hours[ask.collection]
             view = views.get(ask.hour, HourView())
             if isinstance(answer, str):
@@ -152,8 +146,8 @@ class Program:
                     break
                 continue
             self._quota = replace(self._quota, said=Said(now_ns, remaining))
-            self._note(ask.collection, ask.hour, now_ns, true_ns, answer)
-        return true_ns if planned.asks else max(true_ns, planned.next_ns - self.ahead_ns)
+            self._note(ask.collection, ask.hour, now_ns, answer)
+        return now_ns if planned.asks else max(now_ns, planned.next_ns)
 
     def restart(self) -> None:
         """Failures are counted in a run."""
@@ -162,21 +156,15 @@ class Program:
                 if view.failures:
                     views[hour] = replace(view, failures=0)
 
-    def step(self, ahead_ns: int) -> None:
-        """Its clock is set, and it sees that: another one that nobody sets runs beside it."""
-        self._quota = self._quota.moved(ahead_ns - self.ahead_ns)
-        self.ahead_ns = ahead_ns
-
-    def _note(self, collection: str, hour: int, now_ns: int, true_ns: int, shown: int) -> None:
+    def _note(self, collection: str, hour: int, now_ns: int, shown: int) -> None:
         listings = self.seen.setdefault((collection, hour), [])
         view = self.hours[collection].get(hour, HourView())
         is_same = bool(listings) and listings[-1][1] == shown
         self.hours[collection][hour] = HourView(
             listed_ns=now_ns,
             same_since_ns=view.same_since_ns if is_same else now_ns,
-            closed=now_ns >= hour * HOUR_NS + LAST_CALL_NS,
         )
-        listings.append((true_ns, shown))
+        listings.append((now_ns, shown))
 
 
 def thirty_days(
@@ -191,29 +179,22 @@ def thirty_days(
     segment = Segment(rng, trouble)
     program = Program(segment, rng, config)
     now_ns, end_ns = START_NS, START_NS + days * DAY_NS
-    events = _events(rng, trouble, end_ns)
-    event_ns, event = next(events)
+    restarts = _restarts(rng, trouble, end_ns)
+    restart_ns = next(restarts)
     while now_ns < end_ns:
-        if now_ns < event_ns:
-            now_ns = min(program.go_on(now_ns), max(event_ns, now_ns + 1))
-        elif event == "restart":
+        if now_ns < restart_ns:
+            now_ns = min(program.go_on(now_ns), max(restart_ns, now_ns + 1))
+        else:
             program.restart()
             now_ns += int(rng.uniform(0.001, 2) * HOUR_NS)
-            event_ns, event = next(events)
-        else:
-            program.step(0 if program.ahead_ns else int(rng.uniform(-1, 1) * HOUR_NS))
-            event_ns, event = next(events)
+            restart_ns = next(restarts)
     return _result(segment, program, config, end_ns)
 
 
-def _events(rng: random.Random, trouble: Trouble, end_ns: int) -> Iterator[tuple[int, str]]:
-    found = [
-        (START_NS + int(rng.random() * (end_ns - START_NS)), name)
-        for name, rate in (("restart", trouble.restarts_a_day), ("step", trouble.steps_a_day))
-        for _ in range(round(rate * (end_ns - START_NS) / DAY_NS))
-    ]
-    yield from sorted(found)
-    yield end_ns, "end"
+def _restarts(rng: random.Random, trouble: Trouble, end_ns: int) -> Iterator[int]:
+    count = round(trouble.restarts_a_day * (end_ns - START_NS) / DAY_NS)
+    yield from sorted(START_NS + int(rng.random() * (end_ns - START_NS)) for _ in range(count))
+    yield end_ns
 
 
 def _result(segment: Segment, program: Program, config: ScheduleConfig, end_ns: int) -> Result:

@@ -12,7 +12,7 @@ from msgspec import Struct
 from faillog_otel.clock import HOUR_NS, RETENTION_NS, hour_of, hour_text, time_text
 from faillog_otel.ledger.upkeep import HOURS_KEPT_NS
 from faillog_otel.ledger.views import SeenHour
-from faillog_otel.segment.schedule import SETTLED_AFTER_NS
+from faillog_otel.segment.schedule import LAST_CALL_NS, SETTLED_AFTER_NS
 
 State = Literal["waiting", "partial", "read", "settled", "closed", "empty", "failed", "expired"]
 
@@ -88,7 +88,7 @@ def _states(
         min(kept.stop, kept.stop if until_ns is None else -(-until_ns // HOUR_NS)),
     )
     for hour in {*(wanted if polled else ()), *seen}:
-        state = _state(seen.get(hour), is_gone=hour < kept.start)
+        state = _state(hour, seen.get(hour), is_gone=hour < kept.start)
         if hour in kept or state in _LASTING:
             yield hour, state
 
@@ -99,7 +99,7 @@ def _first_obtainable(seen: Mapping[int, SeenHour], first_kept: int) -> int:
     return min(first_kept, hour_of(min(times) - RETENTION_NS) + 1) if times else first_kept
 
 
-def _state(seen: SeenHour | None, *, is_gone: bool) -> State:
+def _state(hour: int, seen: SeenHour | None, *, is_gone: bool) -> State:
     if seen is not None and seen.under_way:
         return "partial"
     if is_gone and (seen is None or seen.listed_ns is None):
@@ -108,13 +108,13 @@ def _state(seen: SeenHour | None, *, is_gone: bool) -> State:
         return "failed"
     if seen is None or seen.listed_ns is None:
         return "waiting"
-    return _state_of_read(seen, seen.listed_ns)
+    return _state_of_read(hour, seen, seen.listed_ns)
 
 
-def _state_of_read(seen: SeenHour, listed_ns: int) -> State:
+def _state_of_read(hour: int, seen: SeenHour, listed_ns: int) -> State:
     if not seen.objects:
         return "empty"
-    if seen.closed:
+    if listed_ns >= hour * HOUR_NS + LAST_CALL_NS:
         return "closed"
     is_settled = seen.same_since_ns is not None and listed_ns - seen.same_since_ns >= SETTLED_AFTER_NS
     return "settled" if is_settled else "read"

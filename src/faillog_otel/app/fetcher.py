@@ -10,8 +10,9 @@ from typing import Literal
 
 from msgspec.structs import astuple, replace
 
-from faillog_otel.app.ledger_view import hour_views, quota_of
-from faillog_otel.clock import HOUR_NS, RETENTION_NS, SECOND_NS, Clock, hour_of, hour_text
+from faillog_otel.app.ledger_view import SINCE, hour_views, quota_of
+from faillog_otel.app.segment_time import AGREED, MAX_CHECKS, SegmentTime
+from faillog_otel.clock import HOUR_NS, SECOND_NS, SegmentClock, hour_of, hour_text, time_text
 from faillog_otel.errors import NoRoom
 from faillog_otel.events.forms import Survey, form_of, read_records
 from faillog_otel.events.record import Blank
@@ -26,7 +27,7 @@ from faillog_otel.segment import api
 from faillog_otel.segment.api import SegmentApi
 from faillog_otel.segment.download import Downloader, Forbidden, Gone, Got, Known, Same
 from faillog_otel.segment.quota import Quota
-from faillog_otel.segment.schedule import LAST_CALL_NS, Ask, Plan, ScheduleConfig, plan
+from faillog_otel.segment.schedule import Ask, Plan, ScheduleConfig, plan
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ FAILURES_IN_A_ROW = 3
 """Of whichever hours; after them Segment itself seems to be the trouble, and all of them wait."""
 SHORTEST_PAUSE_NS, FIRST_PAUSE_NS, LONGEST_PAUSE_NS = 10 * SECOND_NS, 60 * SECOND_NS, HOUR_NS
 NO_ROOM_NS = 10 * SECOND_NS
-CLOCK_WAS_SET_NS = 30 * SECOND_NS
+TIDY_SECONDS = 3600.0
 REFUSED_NS = 6 * HOUR_NS
 """A collection that Segment refuses is asked for so much later: each try costs a request."""
 FORM = "listing form"
@@ -56,13 +57,16 @@ class Fetcher:
         spool: Spool,
         segment: SegmentApi,
         downloader: Downloader,
-        schedule: ScheduleConfig,
-        clock: Clock,
+        schedule: Callable[[int], ScheduleConfig],
+        clock: SegmentClock,
         is_stopping: Callable[[], bool],
         most_content_bytes: int,
         to_download: Callable[[int], object] = lambda _: None,
     ) -> None:
-        """`to_download` is told how many objects are still to be downloaded."""
+        """`schedule` gives what is asked for, by the time, nanoseconds since 1970.
+
+        `to_download` is told how many objects are still to be downloaded.
+        """
         self.troubles: dict[Trouble, str] = {}
         self.plan: Plan | None = None
         self.last_failure = ""
@@ -71,7 +75,10 @@ class Fetcher:
         self._spool = spool
         self._segment = segment
         self._downloader = downloader
-        self._schedule = schedule
+        self.schedule = schedule(clock.now_ns())
+        """What is asked for; until Segment's time is known, as far as the machine's clock tells."""
+        self._schedule_at = schedule
+        self._is_schedule_checked = False
         self._clock = clock
         self._is_stopping = is_stopping
         self._most_content = most_content_bytes
@@ -79,19 +86,18 @@ class Fetcher:
         self._not_before_ns = 0
         self._failures = 0
         self._pauses = 0
-        self._drift_ns = clock.now_ns() - int(clock.monotonic() * SECOND_NS)
-        self._pruned_ns = 0
-        self._is_first = True
+        self._time = SegmentTime(ledger, segment, clock, self._on_time_set)
+        self._tidy_at = clock.monotonic()
         self.is_denied = False
         """Whether the token was refused from the start: then there is nothing to go on with."""
 
     def step(self) -> int | None:
         """Does the next thing; returns when to come back, None for at once. Raises LedgerBroken."""
-        now_ns = self._now()
-        if self._is_first:
-            self._is_first = False
-            self._check_token(now_ns)
+        now_ns = self._clock.now_ns()
         try:
+            if self._time.is_check_due:
+                self._check_time()
+                now_ns = self._clock.now_ns()
             self._tidy(now_ns)
             if not self._ledger.folder.has_room():
                 return self._no_room(now_ns)
@@ -99,8 +105,10 @@ class Fetcher:
             if listed := self._ledger.next_listed():
                 self._download(listed)
                 return None
-            views, schedule = hour_views(self._ledger.database), self._schedule_of(now_ns)
+            views, schedule = hour_views(self._ledger.database, now_ns), self._schedule_of(now_ns)
             self.plan = plan(now_ns, views, self._quota(), schedule)
+            if not self._time.is_known:
+                return self._time.next_check_ns
             if not self.plan.asks:
                 return max(self.plan.next_ns, now_ns + SECOND_NS)
             self._list(self.plan.asks[0])
@@ -111,11 +119,13 @@ class Fetcher:
 
     def _schedule_of(self, now_ns: int) -> ScheduleConfig:
         """Without the collections that Segment refuses, for as long as they are not tried again."""
-        tried = [each for each in self._schedule.collections if self._refused_until(each) <= now_ns]
-        return replace(self._schedule, collections=tuple(tried))
+        tried = [each for each in self.schedule.collections if not self._is_refused(each, now_ns)]
+        return replace(self.schedule, collections=tuple(tried))
 
-    def _refused_until(self, collection: str) -> int:
-        return int(fact(self._ledger.database, REFUSED + collection) or 0)
+    def _is_refused(self, collection: str, now_ns: int) -> bool:
+        """What ends later than it can was noted by a clock that was ahead."""
+        until_ns = int(fact(self._ledger.database, REFUSED + collection) or 0)
+        return now_ns < until_ns <= now_ns + REFUSED_NS
 
     def _no_room(self, now_ns: int) -> int:
         _log.error("%s: the disk is full: nothing is asked for until there is room", self._ledger.folder.path)
@@ -124,10 +134,17 @@ class Fetcher:
     @property
     def may_try_again(self) -> bool:
         """Whether hours are due again soon: they failed less than three times, or Segment asked to wait."""
+        if not self._time.is_known:
+            return self._time.failed_checks < MAX_CHECKS
         if self.troubles.keys() & {"token", "host"} or self._failures >= FAILURES_IN_A_ROW:
             return False
         waits = bool(self.plan and self.plan.waiting)
         return waits or any(failures < MOST_TRIES for failures in self._failed())
+
+    @property
+    def why_unasked(self) -> str:
+        """Why nothing could be asked: Segment's time is not known. Empty where it is."""
+        return "" if self._time.is_known else self._time.why_unknown
 
     @property
     def unread(self) -> int:
@@ -136,19 +153,20 @@ class Fetcher:
 
     def _failed(self) -> list[int]:
         """How often those hours failed that Segment still has, and that were not read since."""
-        known = self._schedule_of(self._clock.now_ns()).collections
-        since = max(hour_of(self._schedule.since_ns), hour_of(self._clock.now_ns() - RETENTION_NS) + 1)
-        views = hour_views(self._ledger.database)
+        now_ns = self._clock.now_ns()
+        known, since = self._schedule_of(now_ns).collections, hour_of(self.schedule.since_ns)
+        views = hour_views(self._ledger.database, now_ns)
         hours = [(hour, view) for each in known for hour, view in views.get(each, {}).items()]
         return [view.failures for hour, view in hours if view.failures and (hour >= since or view.wanted)]
 
-    def _check_token(self, now_ns: int) -> None:
-        """Before the first request is spent on it: this costs none."""
-        outcome = self._segment.check_token(now_ns).outcome
+    def _check_time(self) -> None:
+        """Learns Segment's time, and whether the token is good; costs no request."""
+        was_known = self._time.is_known
+        outcome = self._time.check().outcome
         if isinstance(outcome, api.Denied) and outcome.is_token_wrong:
             self._trouble("token", outcome.why)
-            self._not_before_ns = now_ns + HOUR_NS
-            self.is_denied = True
+            self._not_before_ns = self._clock.now_ns() + HOUR_NS
+            self.is_denied = self.is_denied or not was_known
 
     # -- asking ------------------------------------------------------------------------------------------
 
@@ -165,7 +183,9 @@ class Fetcher:
 
     def _ask(self, ask: Ask, form: api.Form) -> api.Answered:
         request = self._ledger.debit(ask.collection, ask.hour, ask.why, self._clock.now_ns())
-        answered = self._segment.list_hour(ask.collection, ask.hour, form, self._clock.now_ns())
+        sent_ns = self._clock.now_ns()
+        answered = self._segment.list_hour(ask.collection, ask.hour, form, sent_ns)
+        self._time.hear(answered, sent_ns)
         now_ns, outcome, said = self._clock.now_ns(), answered.outcome, answered.said
         self._pauses = self._pauses + 1 if answered.pause_ns or isinstance(outcome, api.TooMany) else 0
         pause_ns = 0
@@ -174,10 +194,7 @@ class Fetcher:
             pause_ns = min(pause_ns, max(answered.pause_ns, LONGEST_PAUSE_NS))
         not_before_ns = now_ns + pause_ns if pause_ns else 0
         if isinstance(outcome, api.Listing):
-            closing = now_ns >= ask.hour * HOUR_NS + LAST_CALL_NS
-            self._ledger.listed(
-                request, ask.collection, ask.hour, outcome.urls, now_ns=now_ns, closing=closing
-            )
+            self._ledger.listed(request, ask.collection, ask.hour, outcome.urls, now_ns)
         self._ledger.heard(
             request,
             "listed" if isinstance(outcome, api.Listing) else type(outcome).__name__.lower(),
@@ -288,21 +305,29 @@ class Fetcher:
 
     # -- time --------------------------------------------------------------------------------------------
 
-    def _now(self) -> int:
-        """The time; where the clock was set meanwhile, the requests of the last day move along."""
-        now_ns = self._clock.now_ns()
-        drift_ns = now_ns - int(self._clock.monotonic() * SECOND_NS)
-        if abs(by_ns := drift_ns - self._drift_ns) > CLOCK_WAS_SET_NS:
-            _log.warning("the clock was set by %d s", by_ns // SECOND_NS)
-            self._ledger.move_requests(by_ns)
-            self._drift_ns = drift_ns
-        return now_ns
+    def _on_time_set(self, by_ns: int) -> None:
+        """What was derived from the time before follows it."""
+        self._not_before_ns += by_ns
+        if self._is_schedule_checked:
+            return
+        self._is_schedule_checked = self._clock.is_checked
+        self.schedule = self._schedule_at(self._clock.now_ns())
+        noted = fact(self._ledger.database, SINCE)
+        if noted is None or self.schedule.since_ns < int(noted):
+            self._ledger.note(SINCE, str(self.schedule.since_ns))
+            _log.info("hours since %s are wanted", time_text(self.schedule.since_ns))
 
     def _tidy(self, now_ns: int) -> None:
+        if not self._time.is_known:
+            return
         wipe_urls(self._ledger, now_ns)
-        if now_ns - self._pruned_ns >= HOUR_NS:
-            self._pruned_ns = now_ns
-            for collection, hour in prune(self._ledger, now_ns):
+        if self._clock.monotonic() < self._tidy_at:
+            return
+        self._tidy_at = self._clock.monotonic() + TIDY_SECONDS
+        if self._clock.is_agreed:
+            self._ledger.note(AGREED, str(now_ns))
+        if self._clock.is_checked:
+            for collection, hour in prune(self._ledger, self._clock.certain_ns()):
                 forget_digests(self._ledger.folder.digests, collection, hour)
 
     def _quota(self) -> Quota:

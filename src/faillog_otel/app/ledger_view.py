@@ -1,9 +1,10 @@
 """What the planner needs to know, read from the ledger."""
 
+from faillog_otel.clock import RETENTION_NS, hour_of
 from faillog_otel.ledger.database import Database
 from faillog_otel.ledger.views import fact
 from faillog_otel.segment.quota import Debit, Quota, Said
-from faillog_otel.segment.schedule import CLOSED, HourView
+from faillog_otel.segment.schedule import HourView
 
 SINCE = "since"
 """The fact that says since when hours are wanted, in nanoseconds since 1970."""
@@ -15,22 +16,16 @@ def wanted_since_ns(database: Database, since_ns: int) -> int:
     return since_ns if noted is None else min(since_ns, int(noted))
 
 
-def hour_views(database: Database) -> dict[str, dict[int, HourView]]:
-    """Collection → hour → what is known of it."""
+def hour_views(database: Database, now_ns: int) -> dict[str, dict[int, HourView]]:
+    """Collection → hour → what is known of it. Only hours that Segment still has."""
     views: dict[str, dict[int, HourView]] = {}
-    for row in database.rows("SELECT * FROM hours"):
-        is_closed = row["closed"] and not row["wanted"]
-        views.setdefault(row["collection"], {})[row["hour"]] = (
-            CLOSED
-            if is_closed
-            else HourView(
-                listed_ns=row["last_listed_ns"],
-                same_since_ns=row["same_since_ns"],
-                failures=row["failures"],
-                failed_ns=row["failed_ns"],
-                closed=bool(row["closed"]),
-                wanted=bool(row["wanted"]),
-            )
+    for row in database.rows("SELECT * FROM hours WHERE hour > ?", hour_of(now_ns - RETENTION_NS)):
+        views.setdefault(row["collection"], {})[row["hour"]] = HourView(
+            listed_ns=row["last_listed_ns"],
+            same_since_ns=row["same_since_ns"],
+            failures=row["failures"],
+            failed_ns=row["failed_ns"],
+            wanted=bool(row["wanted"]),
         )
     return views
 

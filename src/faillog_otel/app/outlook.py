@@ -72,7 +72,7 @@ def outlook(database: Database | None, config: SegmentConfig, now_ns: int, *, on
     if database is not None:
         with database.at_one_moment():
             since_ns = wanted_since_ns(database, since_ns)
-            hours, quota = hour_views(database), quota_of(database)
+            hours, quota = hour_views(database, now_ns), quota_of(database)
             to_download = views.objects_by_state(database)["listed"]
     schedule = ScheduleConfig(
         collections=config.collections,

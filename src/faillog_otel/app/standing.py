@@ -3,6 +3,8 @@
 Is asked from the threads of those who ask. The ledger is only read.
 """
 
+from collections.abc import Callable
+
 from faillog_otel.app.answers import Answers
 from faillog_otel.app.ledger_view import hour_views, quota_of
 from faillog_otel.clock import SECOND_NS, Clock
@@ -22,7 +24,7 @@ ANSWERS_LATELY_SECONDS = 60.0
 class Standing:
     """The standing of a polling run. `clock` is the one that the hours go by."""
 
-    def __init__(self, database: Database, schedule: ScheduleConfig, clock: Clock) -> None:
+    def __init__(self, database: Database, schedule: Callable[[], ScheduleConfig], clock: Clock) -> None:
         self._database = database
         self._schedule = schedule
         self._clock = clock
@@ -90,9 +92,9 @@ class Standing:
         return Check(ok=True, why=f"{sum(map(len, unread.values()))} hours due, none of them leaves soon")
 
     def _unread(self) -> dict[str, list[int]]:
-        now_ns = self._clock.now_ns()
-        reads = reads_per_hour(quota_of(self._database), len(self._schedule.collections))
-        return unread_hours(now_ns, hour_views(self._database), self._schedule, reads)
+        now_ns, schedule = self._clock.now_ns(), self._schedule()
+        reads = reads_per_hour(quota_of(self._database), len(schedule.collections))
+        return unread_hours(now_ns, hour_views(self._database, now_ns), schedule, reads)
 
     def _requests_left(self) -> int:
         now_ns = self._clock.now_ns()

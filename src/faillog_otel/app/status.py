@@ -105,7 +105,7 @@ def status(
         since_ns = wanted_since_ns(database, now_ns)
         seen = views.seen_hours(database)
         quota = quota_of(database)
-        hours = hour_views(database)
+        hours = hour_views(database, now_ns)
         records, time_shifted = views.totals(database), views.time_shifted(database)
         quarantine = views.kept_by_reason(database)
         objects = views.objects_by_state(database)

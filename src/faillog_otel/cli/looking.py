@@ -115,15 +115,3 @@ def print_lines(lines: Iterable[str]) -> None:
 def line(label: str, text: str, colour: str | None = None) -> str:
     """A label, and what is so; fit for a terminal, whatever the text holds."""
     return f"{label:<14}{click.style(printable(text), fg=colour) if colour else printable(text)}"
-
-
-def age(seconds: float) -> str:
-    """`50 s`, `12 min`, `3 h 05 min`, `4 d 2 h`."""
-    whole = max(0, int(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min"
-    if whole < 2 * 86400:
-        return f"{whole // 3600} h {whole // 60 % 60:02} min"
-    return f"{whole // 86400} d {whole // 3600 % 24} h"

@@ -5,13 +5,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from faillog_otel.app.answers import Answers
 from faillog_otel.app.fetcher import Fetcher
 from faillog_otel.app.forwarder import Forwarder, Progress
-from faillog_otel.app.ledger_view import SINCE, wanted_since_ns
+from faillog_otel.app.ledger_view import wanted_since_ns
+from faillog_otel.app.segment_time import AGREED
 from faillog_otel.app.sidecar import Sidecar
 from faillog_otel.app.standing import Standing
 from faillog_otel.cli.delivering import USER_AGENT, delivering, sending_client, writing
@@ -19,7 +21,7 @@ from faillog_otel.cli.observing import pulse_of, serve_health, telemetry_of, wat
 from faillog_otel.cli.progress import ProgressLine
 from faillog_otel.cli.report import Ending, exit_code, records, say_what_was_shifted, summary
 from faillog_otel.cli.shutdown import Shutdown
-from faillog_otel.clock import Clock, time_text
+from faillog_otel.clock import Clock, SegmentClock
 from faillog_otel.config import RunConfig, Secret, SegmentConfig
 from faillog_otel.errors import ConfigError
 from faillog_otel.ledger.folder import StateFolder
@@ -42,8 +44,8 @@ def poll(
 ) -> dict[str, Any]:
     """Polls Segment and forwards; returns the summary. Raises ConfigError, LedgerBroken.
 
-    `clock` is the one that Segment's hours go by, the system's by default; to wait for a collector is always
-    the system's business. `only_wanted`: nothing but the hours that a person asked for.
+    `clock` is the machine's, which Segment's Date corrects; to wait for a collector is always the system's
+    business. `only_wanted`: nothing but the hours that a person asked for.
     """
     started = time.monotonic()
     if not config.segment.collections:
@@ -53,20 +55,14 @@ def poll(
     _say_what_is_ignored(config)
     with ExitStack() as stack:
         shutdown = stack.enter_context(Shutdown())
-        clock = clock or shutdown
         client = None if config.delivery.writes else sending_client(config)
         folder = stack.enter_context(StateFolder(config.state_dir))
         ledger = Ledger(folder)
         stack.callback(ledger.close)
         spool = Spool(folder.spool)
-        recover(ledger, clock.now_ns(), spool.clean(ledger.in_spool()))
+        segment_clock = SegmentClock(clock or shutdown, int(fact(ledger.database, AGREED) or 0))
+        recover(ledger, segment_clock.now_ns(), spool.clean(ledger.in_spool()))
         clean_digests(folder.digests, ledger.open_hours())
-        if only_wanted:
-            now_ns = clock.now_ns()
-            schedule = ScheduleConfig(config.segment.collections, since_ns=now_ns, once=True)
-        else:
-            schedule = schedule_of(ledger, config.segment, clock.now_ns(), once=once)
-        standing = Standing(ledger.database, schedule, clock)
         telemetry = telemetry_of(config, stack)
         pulse = pulse_of(config.health, shutdown.monotonic)
         segment = SegmentApi(config.segment.url, token, USER_AGENT)
@@ -78,12 +74,13 @@ def poll(
             spool=spool,
             segment=segment,
             downloader=downloader,
-            schedule=schedule,
-            clock=clock,
+            schedule=partial(schedule_at, ledger, config.segment, once=once, only_wanted=only_wanted),
+            clock=segment_clock,
             is_stopping=pulse.asking("fetching", shutdown.is_requested),
             most_content_bytes=config.most_content_bytes,
             to_download=line.to_download if line else lambda _: None,
         )
+        standing = Standing(ledger.database, lambda: fetcher.schedule, segment_clock)
         answers = Answers(client or writing(config, stack, adds=True), telemetry, shutdown)
         delivery = delivering(answers, config, shutdown, stack, pulse=pulse)
         watch_delivery(telemetry, delivery)
@@ -103,7 +100,7 @@ def poll(
             spool=spool,
             fetcher=fetcher,
             forwarder=forwarder,
-            clock=clock,
+            clock=segment_clock,
             interruptible=shutdown.interruptible,
             is_stopping=shutdown.is_requested,
             is_over=lambda: bool(delivery.over),
@@ -178,12 +175,13 @@ def token_source(config: SegmentConfig) -> Callable[[], Secret]:
     return read
 
 
-def schedule_of(ledger: Ledger, config: SegmentConfig, now_ns: int, *, once: bool) -> ScheduleConfig:
+def schedule_at(
+    ledger: Ledger, config: SegmentConfig, now_ns: int, *, once: bool, only_wanted: bool = False
+) -> ScheduleConfig:
     """What is asked for. What an earlier run wanted stays wanted: a restart must not lose hours."""
+    if only_wanted:
+        return ScheduleConfig(config.collections, since_ns=now_ns, once=True)
     since_ns = wanted_since_ns(ledger.database, config.since.ns(now_ns))
-    if fact(ledger.database, SINCE) != str(since_ns):
-        ledger.note(SINCE, str(since_ns))
-        _log.info("hours since %s are wanted", time_text(since_ns))
     return ScheduleConfig(
         collections=config.collections,
         since_ns=since_ns,
@@ -196,6 +194,10 @@ def _refusal(fetcher: Fetcher) -> str:
     """Why hours that were due were not read; empty where all were."""
     if fetcher.troubles:
         return "; ".join(fetcher.troubles.values())
+    if fetcher.why_unasked and fetcher.plan:
+        due = len(fetcher.plan.asks) + sum(fetcher.plan.waiting.values())
+        why = fetcher.why_unasked
+        return f"{records(due, 'hour')} due could not be listed: {why}; run again later" if due else ""
     if failed := fetcher.unread:
         why = f": {fetcher.last_failure}" if fetcher.last_failure else ""
         return f"{records(failed, 'hour')} due could not be read{why}; run again later"

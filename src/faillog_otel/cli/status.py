@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from faillog_otel.cli.looking import (
-    age,
     line,
     looking_options,
     now_ns,
@@ -16,6 +15,7 @@ from faillog_otel.cli.looking import (
     print_lines,
     start,
 )
+from faillog_otel.clock import duration_text
 from faillog_otel.events.printable import printable
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _lag_text(found: "Status") -> Iterator[str]:
         if newest:
             yield line(
                 "lag" if what == "read" else "",
-                f"newest hour {what}: {newest.hour}, ended {age(newest.seconds)} ago",
+                f"newest hour {what}: {newest.hour}, ended {duration_text(newest.seconds)} ago",
             )
 
 

@@ -61,7 +61,7 @@ def complete(db: sqlite3.Connection, collection: str, hour: int) -> None:
     db.execute(
         "UPDATE hours SET listing_ns = NULL, first_listed_ns = coalesce(first_listed_ns, :at),"
         " last_listed_ns = :at, listings = listings + 1, identity = :identity, same_since_ns = :same,"
-        " failures = 0, failed_why = '', closed = max(closed, closing), wanted = 0"
+        " failures = 0, failed_why = '', wanted = 0"
         " WHERE collection = :collection AND hour = :hour",
         {
             "at": row["listing_ns"],

@@ -131,18 +131,16 @@ class Ledger:
 
         self.transact(steps)
 
-    def listed(
-        self, request: int, collection: str, hour: int, urls: Sequence[str], *, now_ns: int, closing: bool
-    ) -> None:
-        """T1: the objects of an hour, to be downloaded. `closing`: this was the hour's last call."""
+    def listed(self, request: int, collection: str, hour: int, urls: Sequence[str], now_ns: int) -> None:
+        """T1: the objects of an hour, to be downloaded."""
 
         def steps(db: sqlite3.Connection) -> None:
             db.execute("UPDATE requests SET outcome = 'listed' WHERE id = ?", (request,))
             drop_listed(db, collection, hour)
             db.execute(
-                "INSERT INTO hours (collection, hour, listing_ns, closing) VALUES (?, ?, ?, ?)"
-                " ON CONFLICT DO UPDATE SET listing_ns = excluded.listing_ns, closing = excluded.closing",
-                (collection, hour, now_ns, closing),
+                "INSERT INTO hours (collection, hour, listing_ns) VALUES (?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET listing_ns = excluded.listing_ns",
+                (collection, hour, now_ns),
             )
             db.executemany(
                 "INSERT INTO objects (collection, hour, path, state, url, listed_ns)"
@@ -175,18 +173,11 @@ class Ledger:
 
         self.transact(steps)
 
-    def move_requests(self, by_ns: int) -> None:
-        """The clock was set: what was noted moves along, else requests would come back too early or late."""
-
-        def steps(db: sqlite3.Connection) -> None:
-            db.execute("UPDATE requests SET at_ns = at_ns + ?", (by_ns,))
-            db.execute(
-                "UPDATE said SET at_ns = at_ns + ?, not_before_ns = not_before_ns + ?, reset_ns = NULL",
-                (by_ns, by_ns),
-            )
-            db.execute("UPDATE hours SET failed_ns = failed_ns + ? WHERE failures > 0", (by_ns,))
-
-        self.transact(steps)
+    def move_requests(self, since_ns: int, by_ns: int) -> None:
+        """Moves the requests stamped since then: the clock that stamped them was wrong by so much."""
+        self.transact(
+            lambda db: db.execute("UPDATE requests SET at_ns = at_ns + ? WHERE at_ns >= ?", (by_ns, since_ns))
+        )
 
     def note(self, name: str, value: str) -> None:
         """Remembers a fact."""
@@ -334,10 +325,9 @@ class Ledger:
         return {row["id"] for row in self.database.rows("SELECT id FROM objects WHERE state = 'spooled'")}
 
     def open_hours(self) -> list[tuple[str, int]]:
-        """The hours that may still grow, or whose objects are not summed up yet."""
+        """The hours that are remembered: which of them Segment still has depends on the time."""
         rows = self.database.rows(
-            "SELECT collection, hour FROM hours WHERE NOT closed OR wanted"
-            " UNION SELECT collection, hour FROM objects"
+            "SELECT collection, hour FROM hours UNION SELECT collection, hour FROM objects"
         )
         return [(row["collection"], row["hour"]) for row in rows]
 

@@ -6,7 +6,7 @@ All raise NoRoom and LedgerBroken.
 import logging
 import sqlite3
 
-from faillog_otel.clock import DAY_NS, HOUR_NS, RETENTION_NS, hour_text
+from faillog_otel.clock import AGREES_NS, DAY_NS, HOUR_NS, RETENTION_NS, hour_text
 from faillog_otel.ledger.hours import fail, give_up
 from faillog_otel.ledger.ledger import Ledger
 
@@ -21,12 +21,6 @@ def recover(ledger: Ledger, now_ns: int, in_spool: set[int]) -> None:
     """After a crash: what was left unanswered failed; what was spooled and is gone is listed again."""
 
     def steps(db: sqlite3.Connection) -> None:
-        # What a clock that was wrong wrote into the future was written now, at the latest.
-        db.execute("UPDATE requests SET at_ns = min(at_ns, ?)", (now_ns,))
-        db.execute(
-            "UPDATE said SET at_ns = min(at_ns, ?), not_before_ns = min(not_before_ns, ?)",
-            (now_ns, now_ns + DAY_NS),
-        )
         unanswered = db.execute("SELECT * FROM requests WHERE outcome IS NULL").fetchall()
         for row in unanswered:
             db.execute("UPDATE requests SET outcome = 'unanswered' WHERE id = ?", (row["id"],))
@@ -39,7 +33,33 @@ def recover(ledger: Ledger, now_ns: int, in_spool: set[int]) -> None:
                 _log.error("%s: %s; its hour is listed again", where, why)
 
     ledger.transact(steps)
-    wipe_urls(ledger, now_ns)
+
+
+def mend_future(ledger: Ledger, now_ns: int) -> None:
+    """Corrects times later than now, which a clock that was ahead wrote.
+
+    A request counts from now on. An hour that was listed at such a time was listed at an unknown one: only
+    its first listing counts, if that is not later than now.
+    """
+
+    def steps(db: sqlite3.Connection) -> None:
+        now = {"now": now_ns, "agrees": now_ns + AGREES_NS}
+        for statement in _MEND_FUTURE:
+            db.execute(statement, now)
+
+    ledger.transact(steps)
+
+
+_MEND_FUTURE = (
+    "UPDATE requests SET at_ns = :now WHERE at_ns > :now",
+    "UPDATE said SET not_before_ns = not_before_ns - (at_ns - :now), at_ns = :now WHERE at_ns > :now",
+    "UPDATE hours SET failed_ns = :now WHERE failed_ns > :now",
+    "UPDATE hours SET listing_ns = :now WHERE listing_ns > :now",
+    "UPDATE hours SET first_listed_ns = NULL WHERE first_listed_ns > :agrees",
+    "UPDATE hours SET last_listed_ns = first_listed_ns, same_since_ns = NULL WHERE last_listed_ns > :agrees",
+    "UPDATE objects SET listed_ns = :now WHERE listed_ns > :now",
+    "UPDATE objects SET spooled_ns = :now WHERE spooled_ns > :now",
+)
 
 
 def wipe_urls(ledger: Ledger, now_ns: int) -> None:
@@ -57,22 +77,19 @@ def wipe_urls(ledger: Ledger, now_ns: int) -> None:
 
 
 def prune(ledger: Ledger, now_ns: int) -> list[tuple[str, int]]:
-    """Sums up the objects of closed hours; returns the hours whose digests are of no use any more.
+    """Sums up the objects of hours that Segment has no more; returns these hours: their digests are useless.
 
-    What Segment does not have any more is closed, too.
+    `now_ns` must be certain: what is summed up under a wrong time is read and sent again.
     """
     hour = now_ns // HOUR_NS
 
     def steps(db: sqlite3.Connection) -> list[tuple[str, int]]:
-        db.execute(
-            "UPDATE hours SET closed = 1 WHERE NOT closed AND hour < ?",
-            (hour - RETENTION_NS // HOUR_NS,),
-        )
         ripe = db.execute(
-            "SELECT collection, hour FROM hours h WHERE closed AND EXISTS (SELECT 1 FROM objects o"
+            "SELECT collection, hour FROM hours h WHERE hour < ? AND EXISTS (SELECT 1 FROM objects o"
             " WHERE o.collection = h.collection AND o.hour = h.hour) AND NOT EXISTS"
             " (SELECT 1 FROM objects o WHERE o.collection = h.collection AND o.hour = h.hour"
-            " AND o.state != 'done')"
+            " AND o.state != 'done')",
+            (hour - RETENTION_NS // HOUR_NS,),
         ).fetchall()
         for row in ripe:
             key = (row["collection"], row["hour"])

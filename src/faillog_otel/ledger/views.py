@@ -24,7 +24,6 @@ class SeenHour(Struct, frozen=True):
     """In a row; `failed_ns` and `failed_why` are the last one's."""
     failed_ns: int
     failed_why: str
-    closed: bool
     under_way: int
     """Objects that are being downloaded, or lie in the spool."""
     objects: int
@@ -75,7 +74,6 @@ def seen_hours(database: Database) -> dict[str, dict[int, SeenHour]]:
             failures=row["failures"],
             failed_ns=row["failed_ns"],
             failed_why=row["failed_why"],
-            closed=bool(row["closed"]),
             under_way=row["under_way"],
             objects=row["objects"],
         )

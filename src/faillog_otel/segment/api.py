@@ -90,6 +90,8 @@ class Answered(Struct, frozen=True):
     """How long Segment wants no request at all."""
     date_ns: int | None = None
     """What time it is there: the answer's Date, to the second. Nanoseconds since 1970."""
+    is_answered: bool = False
+    """Whether a whole answer came, whatever it says."""
 
 
 class SegmentApi:
@@ -155,7 +157,7 @@ class SegmentApi:
         answered = read_answer(
             answer.status, answer.headers, answer.body, now_ns, is_listing=body is not None, mask=mask
         )
-        return replace(answered, date_ns=date_ns(answer.headers.get("date")))
+        return replace(answered, date_ns=date_ns(answer.headers.get("date")), is_answered=True)
 
 
 def read_answer(

@@ -25,9 +25,8 @@ def unread_hours(
     due = range(first, min(hour_of(now_ns) - after, until))
 
     def is_read(view: HourView | None, hour: int) -> bool:
-        if view is None or view.closed:
-            return view is not None
-        return view.listed_ns is not None and view.listed_ns >= (hour + 1 + after) * HOUR_NS
+        listed_ns = None if view is None else view.listed_ns
+        return listed_ns is not None and listed_ns >= (hour + 1 + after) * HOUR_NS
 
     return {
         name: [hour for hour in due if not is_read(hours.get(name, {}).get(hour), hour)]

@@ -49,7 +49,6 @@ class HourView(Struct, frozen=True):
     """Listings in a row, in this run, that failed or that a crash left unanswered."""
     failed_ns: int = 0
     """When the last of them was debited."""
-    closed: bool = False
     wanted: bool = False
     """A person asked to read it again: it is due now."""
 
@@ -59,10 +58,6 @@ class HourView(Struct, frozen=True):
         if self.listed_ns is None or self.same_since_ns is None:
             return False
         return self.listed_ns - self.same_since_ns >= SETTLED_AFTER_NS
-
-
-CLOSED = HourView(closed=True)
-"""One for all hours that are closed: nothing else about them matters here."""
 
 
 class ScheduleConfig(Struct, frozen=True):
@@ -245,7 +240,7 @@ class _Survey:
             is_last_call = hour < self._last_call_before
             if listed_ns is not None and not is_last_call and listed_ns >= hour * HOUR_NS + self._all_read_ns:
                 continue  # nearly all hours
-            if view.closed or view.wanted or hour not in self._due or not self._is_due(hour, view):
+            if view.wanted or hour not in self._due or not self._is_due(hour, view):
                 continue
             if listed_ns is None or listed_ns < self._first_ns(collection, hour):
                 never_read.append(hour)

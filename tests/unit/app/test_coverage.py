@@ -18,7 +18,6 @@ READ = SeenHour(
     failures=0,
     failed_ns=0,
     failed_why="",
-    closed=False,
     under_way=0,
     objects=1,
 )
@@ -51,13 +50,26 @@ def state_of(seen: SeenHour | None, hours_ago: int = 48) -> State:
         (READ, "read"),
         (replace(READ, same_since_ns=NOW - DAY_NS - 20 * HOUR_NS), "settled"),
         (replace(READ, same_since_ns=NOW - DAY_NS - 20 * HOUR_NS + 1), "read"),
-        (replace(READ, closed=True), "closed"),
         (replace(READ, objects=0), "empty"),
-        (replace(READ, objects=0, closed=True), "empty"),
     ],
 )
 def test_an_hour_that_segment_still_has(seen: SeenHour | None, state: State) -> None:
     assert state_of(seen) == state
+
+
+@pytest.mark.parametrize(
+    ("seen", "hours_ago", "state"),
+    [
+        (replace(READ, listed_ns=NOW), 27 * 24 + 12, "closed"),
+        (replace(READ, listed_ns=NOW), 27 * 24 + 11, "settled"),
+        (replace(READ, listed_ns=NOW - HOUR_NS), 27 * 24 + 12, "settled"),
+        (replace(READ, listed_ns=NOW, objects=0), 27 * 24 + 12, "empty"),
+    ],
+)
+def test_an_hour_that_was_read_at_its_last_call_is_closed(
+    seen: SeenHour, hours_ago: int, state: State
+) -> None:
+    assert state_of(seen, hours_ago) == state
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 def standing(ledger: Ledger, clock: MovedClock, days: int) -> Standing:
     config = ScheduleConfig(("a", "b"), since_ns=clock.now_ns() - days * DAY_NS)
-    return Standing(ledger.database, config, clock)
+    return Standing(ledger.database, lambda: config, clock)
 
 
 def read_gauges(found: Standing) -> dict[str, dict[str, float]]:
@@ -63,7 +63,7 @@ def test_what_was_read_and_exported_shows(ledger: Ledger) -> None:
     hour = hour_of(now_ns) - 12
     before = read_gauges(standing(ledger, clock, days=1))
     request = ledger.debit("a", hour, "fresh", now_ns)
-    ledger.listed(request, "a", hour, ["https://h/x?sig=1"], now_ns=now_ns, closing=False)
+    ledger.listed(request, "a", hour, ["https://h/x?sig=1"], now_ns)
     ledger.heard(request, "listed", Said(now_ns, remaining=90))
     assert ledger.to_download() == 1
     listed = ledger.next_listed()

@@ -29,7 +29,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 def spool(ledger: Ledger, records: int) -> Spooled:
     """An object of the hour, as a download leaves it."""
     request = ledger.debit("c", HOUR, "fresh", NOW_NS)
-    ledger.listed(request, "c", HOUR, ["https://h/x"], now_ns=NOW_NS, closing=False)
+    ledger.listed(request, "c", HOUR, ["https://h/x"], NOW_NS)
     listed = ledger.next_listed()
     assert listed
     content = Content(records, 0, records, "", Survey(JSON_LINES, None))
@@ -88,7 +88,7 @@ def test_an_hour_whose_objects_are_damaged_again_and_again_is_listed_less_and_le
         ledger.not_whole(spool(ledger, 5), "its spool file is gone", now_ns)
         damaged_ns = now_ns
         while not (
-            found := plan(now_ns, hour_views(ledger.database), quota_of(ledger.database), config)
+            found := plan(now_ns, hour_views(ledger.database, now_ns), quota_of(ledger.database), config)
         ).asks:
             now_ns = found.next_ns
         assert [(ask.hour, ask.why) for ask in found.asks] == [(HOUR, "wanted")]

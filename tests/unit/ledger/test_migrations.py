@@ -39,7 +39,7 @@ def test_shifted_records_are_summed_up_with_the_objects_that_are_pruned(tmp_path
         ledger = Ledger(folder)
         hour = hour_of(NOW_NS) - 10
         request = ledger.debit("c", hour, "last_call", NOW_NS)
-        ledger.listed(request, "c", hour, ["https://h/x"], now_ns=NOW_NS, closing=True)
+        ledger.listed(request, "c", hour, ["https://h/x"], NOW_NS)
         listed = ledger.next_listed()
         assert listed
         ledger.spooled(listed, Identity("e", None, 9), Content(3, 0, 3, "", Survey(JSON_LINES, None)), NOW_NS)

@@ -19,10 +19,7 @@ QUOTA = Quota(per_day=1_000_000, reserve=0)
     collections=st.integers(1, 5),
     read=st.dictionaries(
         st.integers(-2, 700),
-        st.one_of(
-            st.just(HourView(closed=True)),
-            st.builds(lambda ago: HourView(listed_ns=(HOUR - ago) * HOUR_NS), st.integers(0, 700)),
-        ),
+        st.builds(lambda ago: HourView(listed_ns=(HOUR - ago) * HOUR_NS), st.integers(0, 700)),
     ),
 )
 def test_unread_is_what_the_plan_asks_for_the_first_time(

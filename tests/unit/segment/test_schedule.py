@@ -3,11 +3,12 @@
 import pytest
 
 from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS
-from faillog_otel.segment.quota import Debit, Quota, Said
-from faillog_otel.segment.schedule import CLOSED, HourView, Plan, ScheduleConfig, plan
+from faillog_otel.segment.quota import COMES_BACK_NS, Debit, Quota, Said
+from faillog_otel.segment.schedule import HourView, Plan, ScheduleConfig, plan
 
 HOUR = 490_000  # it is on the stroke of this hour
 NOW = HOUR * HOUR_NS
+READ = HourView(listed_ns=NOW)
 Hours = dict[str, dict[int, HourView]]
 
 
@@ -16,15 +17,15 @@ def names(count: int) -> tuple[str, ...]:
 
 
 def known(collections: int = 1, besides: dict[int, HourView] | None = None) -> Hours:
-    """All hours are closed but these of the first collection: how many hours ago each began → view."""
-    hours = {name: dict.fromkeys(range(HOUR - 28 * 24, HOUR + 3), CLOSED) for name in names(collections)}
+    """All hours were just read but these of the first collection: how many hours ago each began → view."""
+    hours = {name: dict.fromkeys(range(HOUR - 28 * 24, HOUR + 3), READ) for name in names(collections)}
     for ago, view in (besides or {}).items():
         hours["c00"][HOUR - ago] = view
     return hours
 
 
 def unknown(collections: int, *ago: int) -> Hours:
-    """All hours are closed but these, which are unknown in each collection."""
+    """All hours were just read but these, which are unknown in each collection."""
     hours = known(collections)
     for views in hours.values():
         for each in ago:
@@ -92,7 +93,7 @@ def test_a_settled_hour_is_read_again_only_at_the_last_call() -> None:
     hours = known(1, {ago: settled, 26 * 24: settled})
     assert asked(go(hours)) == [("c00", ago, "last_call")]
     assert asked(go(hours, now_ns=NOW - 1)) == []
-    hours["c00"][HOUR - ago] = CLOSED
+    hours["c00"][HOUR - ago] = READ
     assert asked(go(hours)) == []
 
 
@@ -103,7 +104,7 @@ def test_the_order_of_worth() -> None:
     hours["c00"] |= {
         HOUR - 27 * 24 - 13: last_call,
         HOUR - 27: again,
-        HOUR - 90: HourView(wanted=True, closed=True),
+        HOUR - 90: HourView(wanted=True),
     }
     assert asked(go(hours)) == [
         ("c00", 90, "wanted"),
@@ -116,7 +117,7 @@ def test_the_order_of_worth() -> None:
     ]
     assert go(hours).waiting == {"backfill": 2}, "it keeps its pace of five an hour"
     for each in (90, 3, 5, 27):
-        hours["c00"][HOUR - each] = CLOSED
+        hours["c00"][HOUR - each] = READ
     assert asked(go(hours))[-2:] == [("c00", 100, "backfill"), ("c00", 200, "backfill")]
 
 
@@ -147,12 +148,12 @@ def test_backfill_leaves_what_the_fresh_hours_of_the_next_day_need() -> None:
     debits: list[Debit] = []
     hours: Hours = {name: {} for name in names(4)}
     for hour in range(HOUR, HOUR + 48):
-        now = hour * HOUR_NS
+        now = hour * HOUR_NS + (COMES_BACK_NS - DAY_NS) * ((hour - HOUR) // 24)
         found = plan(now, hours, Quota(debits=debits), config)
         for ask in found.asks:
             debits.append(Debit(now, ask.collection, ask.why))
             hours[ask.collection][ask.hour] = HourView(listed_ns=now, same_since_ns=now)
-        on_time = [ask for ask in found.asks if ask.why == "fresh" and ask.due_ns == now]
+        on_time = [ask for ask in found.asks if ask.why == "fresh" and ask.due_ns == hour * HOUR_NS]
         assert len(on_time) == 4, hour - HOUR
 
 
@@ -206,7 +207,7 @@ def test_an_hour_about_to_leave_is_not_paused_for_half_a_day() -> None:
 
 
 def test_a_person_gets_an_hour_again_whatever_since_until_and_the_ledger_say() -> None:
-    hours = {"gone": {HOUR - 400: HourView(wanted=True, closed=True)}}
+    hours = {"gone": {HOUR - 400: HourView(wanted=True)}}
     config = ScheduleConfig(("c00",), since_ns=NOW, until_ns=NOW)
     assert asked(plan(NOW, hours, Quota(), config)) == [("gone", 400, "wanted")]
     hours = {"gone": {HOUR - 28 * 24: HourView(wanted=True)}}

@@ -9,7 +9,7 @@ As a test fixture::
 """
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from email.utils import formatdate
 from typing import Self
@@ -43,6 +43,8 @@ class Simulator:
         self.config = config or SimulatorConfig()
         self.clock = clock or SimulatedClock()
         self.token = self.config.token or secrets.token_urlsafe(24)
+        self.date: Callable[[int], str] = http_date
+        """What the API's Date header says at a time, nanoseconds since 1970; nothing leaves it out."""
         self._inbox = Inbox(self.config.world.seed)
         self.world = World(self.config.world, self._inbox)
         self.quota = ServerQuota(self.config.quota)
@@ -126,9 +128,13 @@ class Simulator:
     def _answer(self, request: Request) -> Answer:
         if request.path.startswith(PREFIX):
             return self._control.answer(request)
-        now = formatdate(self.clock.now_ns() // SECOND_NS, usegmt=True)
         answer = (self._tracking if request.path in PATHS else self._api).answer(request)
-        return replace(answer, headers={"Date": now, **answer.headers})
+        return replace(answer, headers={"Date": self.date(self.clock.now_ns()), **answer.headers})
 
     def _download(self, request: Request) -> Answer:
         return self._downloads.answer(request)
+
+
+def http_date(now_ns: int) -> str:
+    """A time as a Date header writes it."""
+    return formatdate(now_ns // SECOND_NS, usegmt=True)

@@ -34,6 +34,7 @@ class Answer(Struct, frozen=True):
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
+    """One that is empty is left out."""
     told_bytes: int | None = None
     """What Content-Length says; by default the truth."""
     sent_bytes: int | None = None
@@ -125,7 +126,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.send_response_only(answer.status)
         for name, value in ({"Date": self.date_time_string()} | answer.headers).items():
-            self.send_header(name, value)
+            if value:
+                self.send_header(name, value)
         told = len(answer.body) if answer.told_bytes is None else answer.told_bytes
         if answer.status not in (204, 304):
             self.send_header("Content-Length", str(told))
