@@ -26,6 +26,8 @@ class Polled(Struct, frozen=True):
 
     segment: Simulator
     folder: Path
+    window: tuple[str, ...] = ("--since", "-10h")
+    """Options that say which hours are polled."""
 
     @property
     def state(self) -> Path:
@@ -35,14 +37,18 @@ class Polled(Struct, frozen=True):
     def copied_to(self, folder: Path) -> "Polled":
         """The same in another folder, to be changed or damaged."""
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)
-        return Polled(self.segment, folder)
+        return self.in_folder(folder)
+
+    def in_folder(self, folder: Path) -> "Polled":
+        """The same Segment for another folder."""
+        return Polled(self.segment, folder, self.window)
 
     @property
     def options(self) -> list[str]:
         """What polls this Segment."""
         return [
             *("--segment-url", self.segment.url, "--download-host", self.segment.download_host),
-            *("--collection", COLLECTION, "--state-dir", str(self.state), "--since", "-10h"),
+            *("--collection", COLLECTION, "--state-dir", str(self.state), *self.window),
         ]
 
     def polling(self, endpoint: str) -> list[str]:

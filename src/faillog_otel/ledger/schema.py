@@ -109,7 +109,6 @@ CREATE TABLE hours_3 (
     collection TEXT NOT NULL,
     hour INTEGER NOT NULL CHECK (hour BETWEEN 0 AND 70000000),
     listing_ns INTEGER,  -- the listing whose objects are being downloaded
-    closing INTEGER NOT NULL DEFAULT 0,  -- whether that listing is the last call
     first_listed_ns INTEGER,
     last_listed_ns INTEGER,  -- the last listing of which every object was downloaded
     listings INTEGER NOT NULL DEFAULT 0 CHECK (listings >= 0),
@@ -118,13 +117,12 @@ CREATE TABLE hours_3 (
     failures INTEGER NOT NULL DEFAULT 0 CHECK (failures >= 0),  -- in a row
     failed_ns INTEGER NOT NULL DEFAULT 0,
     failed_why TEXT NOT NULL DEFAULT '',
-    closed INTEGER NOT NULL DEFAULT 0,
     wanted INTEGER NOT NULL DEFAULT 0,  -- a person asked to read it again, or an object was damaged
     PRIMARY KEY (collection, hour)
 ) STRICT, WITHOUT ROWID;
 
-INSERT INTO hours_3 SELECT collection, hour, listing_ns, closing, first_listed_ns, last_listed_ns, listings,
-    identity, same_since_ns, failures, failed_ns, failed_why, closed, wanted FROM hours;
+INSERT INTO hours_3 SELECT collection, hour, listing_ns, first_listed_ns, last_listed_ns, listings, identity,
+    same_since_ns, failures, failed_ns, failed_why, wanted FROM hours;
 
 DROP TABLE hours;
 
