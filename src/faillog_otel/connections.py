@@ -221,6 +221,7 @@ class Connection(HTTPConnection):
         self._addresses = addresses
         self._deadline = Deadline(math.inf)
         self._connected: socket.socket | None = None
+        self._is_shut_down = False
 
     def ready(self, deadline: Deadline) -> None:
         """Makes sure that it is connected, for an exchange that ends with this deadline."""
@@ -278,6 +279,8 @@ class Connection(HTTPConnection):
             body = response.read(max_bytes + 1)
         elif response.length <= max_bytes:
             body = response.read()
+        if self._is_shut_down:  # to a body without a length, that looks like its end
+            raise ConnectionAbortedError(_CLOSED)
         headers = {name.lower(): cut(value) for name, value in response.getheaders()}
         if body and headers.get("content-encoding", "identity").lower() != "identity":
             body = _unpacked(body, max_bytes)  # it was not asked for; proxies do so all the same
@@ -285,6 +288,7 @@ class Connection(HTTPConnection):
 
     def shut_down(self) -> None:
         """Makes fail what is under way. For other threads than the one that uses the connection."""
+        self._is_shut_down = True
         if (connected := self._connected) is not None:
             with suppress(OSError):  # it is closed by now
                 socket.socket.shutdown(connected, socket.SHUT_RDWR)

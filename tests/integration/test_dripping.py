@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,35 @@ def test_the_images_health_check_gives_up_what_drips(drip: str) -> None:
             check=False,
         )
     assert (done.returncode, done.stderr.startswith(b"FAILLOG_HEALTH_ADDR ")) == (1, True), done
+
+
+@pytest.mark.parametrize("drip", ["body", "body until the end", "trailers"])
+def test_closing_ends_an_answer_that_drips(drip: str) -> None:
+    """Also one that has no limit: `timeout = 0` is the user's choice, and a stop is too."""
+    start, unit = DRIPS[drip]
+    ended: list[BaseException] = []
+    begun = threading.Event()
+
+    def treat(connection: socket.socket) -> None:
+        head_of(connection)
+        connection.sendall(start.encode())
+        begun.set()
+        peer.drip(connection, unit.encode())
+
+    def post() -> None:
+        try:
+            connections.post(b"", {})
+        except (OSError, HTTPException) as error:
+            ended.append(error)
+
+    with peer_that(treat) as peer:
+        connections = Connections(peer.url)
+        thread = threading.Thread(target=post, daemon=True)
+        thread.start()
+        assert begun.wait(30)
+        connections.close()
+        thread.join(30)
+        assert len(ended) == 1
 
 
 @pytest.mark.parametrize("drip", ["status line", "100", "chunk extension"])
