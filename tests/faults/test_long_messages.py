@@ -72,6 +72,8 @@ def test_a_long_message_is_not_multiplied_by_the_records(
     entries = (tmp_path / file).read_bytes().splitlines()
     assert len(entries) == RECORDS
     assert max(map(len, entries)) < MAX_ENTRY_BYTES
+    quoting = [each for each in entries if LONG[:20].encode() in each]
+    assert len(quoting) <= 2  # once for each signal, whose requests are their own
     for each in entries:
         context = msgspec.json.decode(each, type=Entry).context
         for rejection in context.rejections if context else ():

@@ -40,6 +40,8 @@ class Accounting:
         self._suspects: deque[tuple[Batch, Sending, Fates]] = deque()
         self._accounted: deque[Batch] = deque()
         self._bytes_accounted = 0
+        self._last_rejections: dict[str, Rejection] = {}
+        self._last_why = ""
 
     def send(self, batch: Batch) -> None:
         """Sends a batch on its way; waits for older ones while there are too many."""
@@ -99,7 +101,7 @@ class Accounting:
         untaken = [signal for signal, fate in fates.items() if isinstance(fate, Untaken)]
         untaken += sending.unsendable
         unfit = {signal: fate for signal, fate in fates.items() if isinstance(fate, Unfit)}
-        rejections = [fate for fate in fates.values() if isinstance(fate, Rejection)]
+        rejections = [self._with_message_once(fate) for fate in fates.values() if isinstance(fate, Rejection)]
         learned = replace(
             sending.learned,
             signals=(*untaken, *unfit) or None,
@@ -107,7 +109,7 @@ class Accounting:
         )
         if untaken:
             why = self._delivery.over or "this run does not send all that is owed"
-            entry = write_entry("pending", why, sending.place(), sending.raw, learned)
+            entry = write_entry("pending", self._once(why), sending.place(), sending.raw, learned)
             batch.keep(Kept(sending.number, "pending", "pending", entry))
             counts.pending += 1
             return
@@ -132,6 +134,18 @@ class Accounting:
         batch.keep(Kept(sending.number, "quarantine", reason, entry))
         self.reasons[reason] += 1
 
+    def _with_message_once(self, rejection: Rejection) -> Rejection:
+        """The rejection of a request for one of its records: only the first one keeps its message."""
+        if self._last_rejections.get(rejection.signal) is rejection:
+            return replace(rejection, message="")
+        self._last_rejections[rejection.signal] = rejection
+        return rejection
+
+    def _once(self, why: str) -> str:
+        """Why a record is pending; empty if the record before it is pending for the same reason."""
+        last, self._last_why = self._last_why, why
+        return "" if why == last else why
+
     def _write_down(self) -> None:
         """Writes down the batches of which everything is known, in their order."""
         while self._accounted and not self._accounted[0].suspects:
@@ -151,5 +165,6 @@ class Accounting:
 
 def _told(rejections: Sequence[Rejection]) -> str:
     return "; ".join(
-        f"{each.rejected} of {each.records} {each.signal}: {each.message}" for each in rejections
+        f"{each.rejected} of {each.records} {each.signal}" + (f": {each.message}" if each.message else "")
+        for each in rejections
     )
