@@ -22,7 +22,7 @@ def why_not(address: str) -> str:
     host = address if ":" in address else f"127.0.0.1:{address}"
     try:
         with closing(Connections(f"http://{host}/healthz", timeout_seconds=TIMEOUT_SECONDS)) as connections:
-            answer = connections.request("GET", "", None, {})
+            answer = connections.request("GET", None, {})
     except (OSError, HTTPException, ValueError) as error:  # the last one: no host, no port
         return f"FAILLOG_HEALTH_ADDR {host}: {str(error) or type(error).__name__}"
     said = (answer.body or b"")[:2048].decode(errors="replace")

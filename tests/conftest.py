@@ -1,6 +1,7 @@
 """Fixtures: real parts, made for one test and taken down after it."""
 
 import os
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from collector.build import build
 from support.building import CannotBuild
 from support.collector import Collector
+from support.peer import identity_for_tls
 from support.sdks import install_sdks
 
 from faillog_otel.otlp.receiver import Receiver
@@ -44,6 +46,18 @@ def collector(collector_program: Path, tmp_path: Path) -> Iterator[Collector]:
     """A running OpenTelemetry Collector."""
     with Collector(collector_program, tmp_path) as collector:
         yield collector
+
+
+@pytest.fixture(params=["http", "https"])
+def tls(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> ssl.SSLContext | None:
+    """A server's TLS settings, which the system trusts; None for plain HTTP."""
+    if request.param == "http":
+        return None
+    context, authority = identity_for_tls(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", authority)
+    return context
 
 
 def _there(path: Path | None, why_not: str) -> Path:

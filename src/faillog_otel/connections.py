@@ -1,9 +1,9 @@
-"""HTTP/1.1 exchanges with one deadline each, for all peers: Segment, S3, collectors, the health check.
+"""Exchanges with one deadline each, and HTTP/1.1 connections that several threads use: those to collectors.
 
-`http.client` writes and parses; a `Deadline` bounds the whole exchange. Every call that waits for the peer
-(the look-up of its name, connecting, the TLS handshake, each send and each receive) gets only the time that
-is left, so that a peer which drips single bytes gains nothing by it. Redirects are not followed, proxies of
-the environment are not used.
+A `Deadline` bounds the whole exchange. Every call that waits for the peer (the look-up of its name,
+connecting, the TLS handshake, each send and each receive) gets only the time that is left, so that a peer
+which drips single bytes gains nothing by it. `http.client` writes and parses; redirects are not followed,
+proxies of the environment are not used. (Segment and S3: `segment/http_client.py`.)
 """
 
 import io
@@ -116,7 +116,6 @@ class Connections:
         *,
         timeout_seconds: float = math.inf,
         context: Callable[[], ssl.SSLContext | None] | None = None,
-        max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
         """`timeout_seconds`: for a whole exchange, from the look-up of the host's name on.
 
@@ -127,25 +126,24 @@ class Connections:
         self._host = parts.hostname or ""
         self._is_tls = parts.scheme == "https"
         self._port = parts.port or (443 if self._is_tls else 80)
-        self._path, self._query = parts.path, f"?{parts.query}" if parts.query else ""
+        self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._authorization = {}
         if parts.username or parts.password:
             pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}".encode()
             self._authorization["authorization"] = f"Basic {b64encode(pair).decode()}"
         self._timeout_seconds = timeout_seconds
         self._context = context or cache(client_context)
-        self._max_answer_bytes = max_answer_bytes
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
         self._used: set[Connection] = set()
         self._is_closed = False
 
     def post(self, body: bytes, headers: Mapping[str, str]) -> Answer:
-        """POSTs to the URL itself, as `request` does."""
-        return self.request("POST", "", body, headers)
+        """POSTs, as `request` does."""
+        return self.request("POST", body, headers)
 
-    def request(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Answer:
-        """Sends a request and reads its answer to the end. `path` (and query) go behind the URL's path.
+    def request(self, method: str, body: bytes | None, headers: Mapping[str, str]) -> Answer:
+        """Sends a request to the URL itself, and reads its answer to the end.
 
         Raises TimeoutError when that is not there in time, else OSError, HTTPException and ValueError.
         """
@@ -158,9 +156,8 @@ class Connections:
                 raise ConnectionAbortedError(_CLOSED)
             # A server may answer, "too large", and close while it is still sent to: the answer counts.
             with suppress(ConnectionError, ssl.SSLError):
-                target = (self._path + path or "/") + self._query
-                connection.request(method, target, body, {**headers, **self._authorization})
-            answer = connection.answer(self._max_answer_bytes)
+                connection.request(method, self._target, body, {**headers, **self._authorization})
+            answer = connection.answer()
             is_whole = answer.body is not None and answer.status >= 200
         finally:
             self._give_back(connection, is_of_use=is_whole)
@@ -206,19 +203,12 @@ class Connection(HTTPConnection):
 
     sock: socket.socket | None
 
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        context: ssl.SSLContext | None,
-        addresses: Sequence[Address] | None = None,
-    ) -> None:
-        """`context`: TLS settings, None for plain HTTP. `addresses`: the host's, where they are known."""
+    def __init__(self, host: str, port: int, context: ssl.SSLContext | None) -> None:
+        """`context`: TLS settings, None for plain HTTP."""
         super().__init__(host, port)
         self.default_port = 443 if context else 80  # it is left out of the Host header
         self.context = context
         self.idle_since = math.inf
-        self._addresses = addresses
         self._deadline = Deadline(math.inf)
         self._connected: socket.socket | None = None
         self._is_shut_down = False
@@ -238,9 +228,7 @@ class Connection(HTTPConnection):
     def connect(self) -> None:
         """Connects to the first address that answers. What is under way can be shut down at any time."""
         failed: OSError | None = None
-        for family, kind, protocol, _, address in self._addresses or resolve(
-            self.host, self.port, self._deadline
-        ):
+        for family, kind, protocol, _, address in resolve(self.host, self.port, self._deadline):
             try:
                 self.sock = self._connected = socket.socket(family, kind, protocol)
                 self.sock.settimeout(self._deadline.left())
@@ -271,20 +259,20 @@ class Connection(HTTPConnection):
         self.response_class = partial(_Response, self._deadline)  # type: ignore[assignment]  # it is only called
         return super().getresponse()
 
-    def answer(self, max_bytes: int = MAX_ANSWER_BYTES) -> Answer:
-        """Reads the answer to its end, where its body is no longer than `max_bytes`."""
+    def answer(self) -> Answer:
+        """Reads the answer to its end, where its body is no longer than `MAX_ANSWER_BYTES`."""
         response = self.getresponse()
         body: bytes | None = None
         if response.length is None:
-            body = response.read(max_bytes + 1)
-        elif response.length <= max_bytes:
+            body = response.read(MAX_ANSWER_BYTES + 1)
+        elif response.length <= MAX_ANSWER_BYTES:
             body = response.read()
         if self._is_shut_down:  # to a body without a length, that looks like its end
             raise ConnectionAbortedError(_CLOSED)
         headers = {name.lower(): cut(value) for name, value in response.getheaders()}
         if body and headers.get("content-encoding", "identity").lower() != "identity":
-            body = _unpacked(body, max_bytes)  # it was not asked for; proxies do so all the same
-        return Answer(response.status, headers, None if body and len(body) > max_bytes else body)
+            body = unpacked(body, MAX_ANSWER_BYTES)  # it was not asked for; proxies do so all the same
+        return Answer(response.status, headers, None if body and len(body) > MAX_ANSWER_BYTES else body)
 
     def shut_down(self) -> None:
         """Makes fail what is under way. For other threads than the one that uses the connection."""
@@ -294,7 +282,7 @@ class Connection(HTTPConnection):
                 socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
 
-def _unpacked(body: bytes, max_bytes: int) -> bytes:
+def unpacked(body: bytes, max_bytes: int) -> bytes:
     """What gzip or deflate packed, no more than is of use. Raises HTTPException."""
     try:
         return zlib.decompressobj(wbits=47).decompress(body, max_bytes + 1)

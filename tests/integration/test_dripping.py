@@ -16,18 +16,20 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from support.peer import Peer, head_of, identity_for_tls, peer_that
+from support.peer import Peer, head_of, peer_that
 from support.polling import polling, sidecar, simulator
 
 from faillog_otel.clock import HOUR_NS
 from faillog_otel.config import DeliveryConfig, NetworkProtocol, Secret, Target
-from faillog_otel.connections import Connections
+from faillog_otel.connections import Connections, Deadline, client_context
 from faillog_otel.otlp.clients import network_client
 from faillog_otel.otlp.outcome import Acknowledged, RetryLater
 from faillog_otel.otlp.receiver import Receiver
 from faillog_otel.segment.api import Failed, Listing, SegmentApi
 from faillog_otel.segment.download import Broken, Downloader, Got, Limits
+from faillog_otel.segment.http_client import http_client
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -67,18 +69,6 @@ def dripping(start: bytes, unit: bytes, body: bytes, tls: ssl.SSLContext | None 
 
     with peer_that(treat, tls) as peer:
         yield peer
-
-
-@pytest.fixture(params=["http", "https"])
-def tls(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> ssl.SSLContext | None:
-    """A server's TLS settings, which the system trusts; None for plain HTTP."""
-    if request.param == "http":
-        return None
-    context, authority = identity_for_tls(tmp_path)
-    monkeypatch.setenv("SSL_CERT_FILE", authority)
-    return context
 
 
 every_drip = pytest.mark.parametrize("drip", DRIPS)
@@ -129,6 +119,27 @@ def test_an_answer_that_drips_is_given_up_and_the_next_one_counts(
     with dripping(start.encode(), unit.encode(), body, tls) as peer, connect(peer) as ask:
         assert isinstance(ask(), failed)
         assert any(isinstance(ask(), succeeded) for _ in range(100))  # a busy machine may miss the limit
+
+
+@every_drip
+def test_an_answer_that_drips_on_a_connection_in_use_is_given_up(
+    drip: str, tls: ssl.SSLContext | None
+) -> None:
+    start, unit = DRIPS[drip]
+
+    def treat(connection: socket.socket) -> None:
+        head_of(connection)
+        connection.sendall(f"{OK}Content-Length: 2\r\n\r\n{{}}".encode())
+        head_of(connection)
+        connection.sendall(start.encode())
+        peer.drip(connection, unit.encode())
+
+    with peer_that(treat, tls) as peer, token_check(peer) as ask:
+        for _ in range(2):
+            assert any(isinstance(ask(), Listing) for _ in range(100))  # a busy machine may miss the limit
+            connections = peer.connections
+            assert isinstance(ask(), Failed)
+            assert peer.connections == connections
 
 
 @pytest.mark.parametrize("client", CLIENTS)
@@ -202,6 +213,24 @@ def test_a_server_that_reads_byte_by_byte_is_given_up(tls: ssl.SSLContext | None
         pytest.raises(TimeoutError),
     ):
         connections.post(b"x" * 32 * 1024 * 1024, {})
+
+
+def test_a_server_that_reads_a_request_slowly_is_given_up_by_httpx(tls: ssl.SSLContext | None) -> None:
+    """Each send gets on in time."""
+    length, read = 32 * 1024 * 1024, 0
+
+    def treat(connection: socket.socket) -> None:
+        nonlocal read
+        while not peer.ending.wait(0.005) and (piece := connection.recv(65536)):
+            read += len(piece)
+
+    with (
+        peer_that(treat, tls) as peer,
+        http_client({}, client_context()) as client,
+        pytest.raises(httpx.TimeoutException),
+    ):
+        client.post(peer.url, content=b"x" * length, extensions={"deadline": Deadline(LIMIT)})
+    assert read < length / 2
 
 
 def test_a_slow_download_that_gets_on_may_take_longer_than_a_stall() -> None:

@@ -80,11 +80,11 @@ def head_of(connection: socket.socket) -> bytes:
     return got
 
 
-def identity_for_tls(folder: Path) -> tuple[ssl.SSLContext, str]:
-    """A server's TLS settings for 127.0.0.1, and the file of the authority that vouches for it."""
+def identity_for_tls(folder: Path, host: str = "127.0.0.1") -> tuple[ssl.SSLContext, str]:
+    """A server's TLS settings for a host, and the file of the authority that vouches for it."""
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.issue_cert(host).configure_cert(context)
     file = folder / "ca.pem"
     authority.cert_pem.write_to_path(str(file))
     return context, str(file)

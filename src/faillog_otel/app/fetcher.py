@@ -117,6 +117,10 @@ class Fetcher:
             return now_ns + NO_ROOM_NS
         return None
 
+    def close(self) -> None:
+        """Closes the connections to Segment."""
+        self._segment.close()
+
     def _schedule_of(self, now_ns: int) -> ScheduleConfig:
         """Without the collections that Segment refuses, for as long as they are not tried again."""
         tried = [each for each in self.schedule.collections if not self._is_refused(each, now_ns)]

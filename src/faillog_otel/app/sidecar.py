@@ -193,6 +193,7 @@ class Sidecar:
             self.broken = LedgerBroken("a bug ended the run")
             self._end_sending("a bug ended the run")
         finally:
+            self._fetcher.close()
             self._pulse.ended("fetching")
             self._ended.set()
             self._news.set()

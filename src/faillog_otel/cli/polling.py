@@ -66,7 +66,6 @@ def poll(
         telemetry = telemetry_of(config, stack)
         pulse = pulse_of(config.health, shutdown.monotonic)
         segment = SegmentApi(config.segment.url, token, USER_AGENT)
-        stack.callback(segment.close)
         downloader = Downloader(config.segment.download_hosts, USER_AGENT)
         line = _progress_line(config, stack)
         fetcher = Fetcher(

@@ -9,18 +9,19 @@ generated Public API SDKs, its page "Rate Limits".)
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
-from http.client import HTTPException
-from typing import Literal
-from urllib.parse import urlencode, urlsplit
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
+import httpx
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
 from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, date_ns, hour_text, retry_after
 from faillog_otel.config import Secret
-from faillog_otel.connections import Connections
+from faillog_otel.connections import Deadline, client_context
 from faillog_otel.errors import ConfigError
+from faillog_otel.segment.http_client import http_client, whole_answer
 from faillog_otel.segment.quota import Said
 from faillog_otel.text import peer_text
 
@@ -112,50 +113,55 @@ class SegmentApi:
         self._url = url.rstrip("/")
         self._token = token
         self._timeout_seconds = timeout_seconds
-        self._connections = Connections(
-            self._url, timeout_seconds=timeout_seconds, max_answer_bytes=MAX_ANSWER_BYTES
-        )
-        self._headers = {"user-agent": user_agent, "accept": MEDIA_TYPE}
+        self._client = http_client({"user-agent": user_agent, "accept": MEDIA_TYPE}, client_context())
 
     def list_hour(self, collection: str, hour: int, form: Form, now_ns: int) -> Answered:
         """Asks for one hour of a collection. It costs one request of the day's quota."""
         asked = {"collectionId": collection, "hour": hour_text(hour)}
-        query = f"?{urlencode(asked)}" if form == "both" else ""
-        return self._ask(f"/customer-insights/download{query}", now_ns, msgspec.json.encode(asked))
+        return self._ask(
+            "POST",
+            "/customer-insights/download",
+            now_ns,
+            params=asked if form == "both" else None,
+            content=msgspec.json.encode(asked),
+            headers={"content-type": MEDIA_TYPE},
+        )
 
     def check_token(self, now_ns: int) -> Answered:
         """Asks for the workspace, which costs nothing of the quota: a Listing (empty) means a good token."""
-        return self._ask("/", now_ns)
+        return self._ask("GET", "/", now_ns)
 
     def close(self) -> None:
         """Closes the connections."""
-        self._connections.close()
+        self._client.close()
 
-    def _ask(self, path: str, now_ns: int, body: bytes | None = None) -> Answered:
-        """One request: a POST where there is a body, else a GET."""
+    def _ask(
+        self, method: str, path: str, now_ns: int, headers: Mapping[str, str] | None = None, **request: Any
+    ) -> Answered:
+        """Sends one request. `request`: as for httpx."""
         try:
             token = self._token().reveal()
         except ConfigError as error:  # a token that is just being replaced
             return Answered(Denied(str(error)))
-        headers = {**self._headers, "authorization": f"Bearer {token}"}
-        if body is not None:
-            headers["content-type"] = MEDIA_TYPE
+        request["headers"] = {**(headers or {}), "authorization": f"Bearer {token}"}
+        request["extensions"] = {"deadline": Deadline(self._timeout_seconds)}
         mask = partial(_masked, token=token)
         try:
-            answer = self._connections.request("GET" if body is None else "POST", path, body, headers)
-        except TimeoutError:
+            with self._client.stream(method, self._url + path, **request) as response:
+                answer = whole_answer(response, MAX_ANSWER_BYTES)
+        except httpx.TimeoutException:
             return Answered(Failed(f"no whole answer within {self._timeout_seconds:g} s"))
-        except (OSError, HTTPException) as error:
-            said = peer_text(mask(str(error) or type(error).__name__), _without_queries)
-            return Answered(Failed(f"{self._url}: {said}"))
-        except ValueError:  # its words may quote the token
+        except (httpx.InvalidURL, httpx.LocalProtocolError, ValueError):  # its words may quote the token
             return Answered(
                 Failed(f"{self._url}: no request can be made of it: look at the URL and the token")
             )
+        except httpx.HTTPError as error:
+            said = peer_text(mask(str(error) or type(error).__name__), _without_queries)
+            return Answered(Failed(f"{self._url}: {said}"))
         if answer.body is None:
             return Answered(Failed(f"the answer is longer than {MAX_ANSWER_BYTES} bytes"))
         answered = read_answer(
-            answer.status, answer.headers, answer.body, now_ns, is_listing=body is not None, mask=mask
+            answer.status, answer.headers, answer.body, now_ns, is_listing=method == "POST", mask=mask
         )
         return replace(answered, date_ns=date_ns(answer.headers.get("date")), is_answered=True)
 

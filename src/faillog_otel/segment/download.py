@@ -13,20 +13,20 @@ import string
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from functools import cache
-from http.client import HTTPException, HTTPResponse
 from typing import BinaryIO
 from urllib.parse import quote, urlsplit
 
+import httpx
 from msgspec import Struct
 
-from faillog_otel.connections import Address, Connection, Deadline, client_context, resolve
+from faillog_otel.connections import Address, Deadline, client_context, resolve
+from faillog_otel.segment.http_client import http_client
 from faillog_otel.text import MAX_PEER_BYTES, cut
 
 S3_HOST = re.compile(
     r"([a-z0-9][a-z0-9.-]*\.)?s3[.-]([a-z0-9-]+\.)?(dualstack\.)?([a-z0-9-]+\.)?amazonaws\.com(\.cn)?"
 )
 
-PIECE_BYTES = 256 * 1024
 HASHED = "sha256:"
 """Before the hash of an ETag: a server's own begins with a quote (RFC 9110, section 8.8.3)."""
 
@@ -92,7 +92,7 @@ class Downloader:
     def __init__(self, hosts: Collection[str], user_agent: str, limits: Limits = LIMITS) -> None:
         """`hosts`: HOST or HOST:PORT that URLs may point to besides S3; private ones and plain http, too."""
         self._hosts = {host.lower() for host in hosts}
-        self._headers = {"user-agent": user_agent, "accept-encoding": "identity", "connection": "close"}
+        self._headers = {"user-agent": user_agent, "connection": "close"}
         self._limits = limits
         self._context = cache(client_context)
 
@@ -107,20 +107,23 @@ class Downloader:
             return Forbidden("a URL that cannot be read")
         if not isinstance(target, _Target):
             return target
-        headers = {**self._headers, "host": target.host_header}
+        headers = {"host": target.host_header}
         if known and known.etag and not known.etag.startswith(HASHED):
             headers["if-none-match"] = known.etag
         context = self._context() if target.is_tls else None
-        with closing(Connection(target.host, target.port, context, target.addresses)) as connection:
+        extensions = {"deadline": deadline, "addresses": target.addresses, "target": target.path.encode()}
+        with http_client(self._headers, context) as client:
             try:
-                connection.ready(deadline)
-                connection.request("GET", target.path, headers=headers)
-                response = connection.getresponse()
-            except TimeoutError:
+                origin = httpx.URL(
+                    scheme="https" if target.is_tls else "http", host=target.host, port=target.port
+                )
+                request = client.build_request("GET", origin, headers=headers, extensions=extensions)
+                response = client.send(request, stream=True)
+            except httpx.TimeoutException:
                 return Broken(f"{target.host}: no answer in time")
-            except (OSError, HTTPException, ValueError) as error:
+            except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
                 return Broken(f"{target.host}: {type(error).__name__}")  # its words may quote the URL
-            with response:
+            with closing(response):
                 found = _head(response, known)
                 return (
                     self._write(response, found, file, is_stopping, deadline)
@@ -130,7 +133,7 @@ class Downloader:
 
     def _write(
         self,
-        response: HTTPResponse,
+        response: httpx.Response,
         got: Got,
         file: BinaryIO,
         is_stopping: Callable[[], bool],
@@ -138,12 +141,13 @@ class Downloader:
     ) -> Downloaded:
         """Writes the content. One that comes too slowly is given up: its URL expires meanwhile."""
         limits, length, since_moved = self._limits, 0, 0
+        pieces = response.iter_raw()
         while True:
             try:
-                piece = response.read1(PIECE_BYTES)
-            except TimeoutError:
+                piece = next(pieces, b"")
+            except httpx.TimeoutException:
                 return Broken("it comes too slowly")
-            except (OSError, HTTPException) as error:
+            except httpx.HTTPError as error:
                 return Broken(f"it broke off: {type(error).__name__}")
             if not piece:
                 break
@@ -211,9 +215,9 @@ class _Target(Struct, frozen=True):
     host_header: str
 
 
-def _head(response: HTTPResponse, known: Known | None) -> Downloaded:
+def _head(response: httpx.Response, known: Known | None) -> Downloaded:
     """What the answer's head says; Got with a length of -1 where the length is not said."""
-    headers, status = response.headers, response.status
+    headers, status = response.headers, response.status_code
     if status == 304 and known:
         return Same()
     if status in (408, 429) or status >= 500:

@@ -1,6 +1,6 @@
 """Our own words: logs on standard error, as text or JSON, never with raw control characters.
 
-Loggers of libraries that tell of their connections are shut.
+httpx and httpcore log whole URLs, and presigned URLs are secrets: their loggers are shut.
 """
 
 import logging
@@ -12,7 +12,7 @@ import msgspec
 
 from faillog_otel.events.printable import printable
 
-_SHUT = ("urllib3", "grpc")
+_SHUT = ("httpx", "httpcore", "urllib3", "grpc")
 _LEVELS = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}
 
 

@@ -1,0 +1,188 @@
+"""httpx clients whose exchanges have one deadline each: HTTP/1.1, no proxies, no redirects, no cookies.
+
+httpx has time-outs for single reads, and none for all of them together. Here every call of its connections
+that waits for the peer gets only the time that is left until the `Deadline` in the request's extensions.
+"""
+
+import math
+import ssl
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from http.client import HTTPException
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any
+
+import httpcore
+import httpx
+
+from faillog_otel.connections import MAX_IDLE_SECONDS, Address, Answer, Deadline, resolve, unpacked
+from faillog_otel.text import cut
+
+
+def http_client(headers: Mapping[str, str], context: ssl.SSLContext | None) -> httpx.Client:
+    """Returns a client for one exchange at a time.
+
+    `headers` are those of every request, `context` holds the settings of TLS. The extensions of each request
+    hold its `deadline` (a Deadline), and the `addresses` to connect to where they are not to be looked up.
+    """
+    return httpx.Client(
+        transport=_Transport(context),
+        headers={"accept-encoding": "identity", **headers},
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+        timeout=None,  # noqa: S113  # the deadline takes its place
+        trust_env=False,
+        follow_redirects=False,
+    )
+
+
+def whole_answer(response: httpx.Response, max_bytes: int) -> Answer:
+    """Reads the answer to its end, where its body is no longer than `max_bytes`. Raises httpx.HTTPError.
+
+    httpx would unpack without a bound, and as often as the answer's head says.
+    """
+    start = bytearray()
+    for piece in response.iter_raw():
+        start += piece
+        if len(start) > max_bytes:
+            break
+    body = bytes(start)
+    if body and response.headers.get("content-encoding", "identity").lower() != "identity":
+        try:
+            body = unpacked(body, max_bytes)
+        except HTTPException as error:
+            raise httpx.DecodingError(str(error)) from None
+    headers = {name: cut(value) for name, value in response.headers.items()}
+    return Answer(response.status_code, headers, None if len(body) > max_bytes else body)
+
+
+class _Transport(httpx.BaseTransport):
+    """httpcore's pool of connections, over our network."""
+
+    def __init__(self, context: ssl.SSLContext | None) -> None:
+        self._network = _Network()
+        self._pool = httpcore.ConnectionPool(
+            context, keepalive_expiry=MAX_IDLE_SECONDS, network_backend=self._network
+        )
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        self._network.deadline = request.extensions["deadline"]
+        self._network.addresses = request.extensions.get("addresses", ())
+        url = request.url
+        with _errors_of_httpx():
+            response = self._pool.handle_request(
+                httpcore.Request(
+                    request.method,
+                    httpcore.URL(
+                        scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
+                    ),
+                    headers=request.headers.raw,
+                    content=request.stream,
+                    extensions=request.extensions,
+                )
+            )
+        return httpx.Response(
+            response.status, headers=response.headers, stream=_Body(response), extensions=response.extensions
+        )
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+class _Body(httpx.SyncByteStream):
+    def __init__(self, response: httpcore.Response) -> None:
+        self._response = response
+
+    def __iter__(self) -> Iterator[bytes]:
+        with _errors_of_httpx():
+            yield from self._response.iter_stream()
+
+    def close(self) -> None:
+        self._response.close()
+
+
+@contextmanager
+def _errors_of_httpx() -> Iterator[None]:
+    """Translates the errors of httpcore, of deadlines and of look-ups."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise httpx.TimeoutException(str(error)) from error
+    except (OSError, UnicodeError) as error:
+        raise httpx.ConnectError(str(error)) from error
+    except (
+        httpcore.TimeoutException,
+        httpcore.NetworkError,
+        httpcore.ProtocolError,
+        httpcore.UnsupportedProtocol,
+    ) as error:
+        raise getattr(httpx, type(error).__name__)(str(error)) from error  # each has a namesake
+
+
+class _Network(httpcore.NetworkBackend):
+    """Makes connections. `deadline` and `addresses` are those of the exchange that is under way."""
+
+    def __init__(self) -> None:
+        self.deadline = Deadline(math.inf)
+        self.addresses: Sequence[Address] = ()
+        self._system = httpcore.SyncBackend()
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ARG002  # the deadline takes its place
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        """Connects to the first address that answers. Raises TimeoutError, OSError, UnicodeError, too."""
+        failed: Exception = httpcore.ConnectError(f"{host} has no address")
+        for *_, address in self.addresses or resolve(host, port, self.deadline):
+            left = self.deadline.left()
+            try:
+                stream = self._system.connect_tcp(address[0], port, left, local_address, socket_options)
+                return _Stream(stream, self)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failed = error
+        raise failed
+
+
+class _Stream(httpcore.NetworkStream):
+    """A connection. Each call waits no longer than until the deadline of the exchange that is under way."""
+
+    def __init__(self, stream: httpcore.NetworkStream, network: _Network) -> None:
+        self._stream = stream
+        self._network = network
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002
+        return self._stream.read(max_bytes, self._network.deadline.left())
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002
+        """Sends all of it: httpcore's own stream would take that time for each part that the peer takes."""
+        connected, left = self._stream.get_extra_info("socket"), memoryview(buffer)
+        while left:
+            connected.settimeout(self._network.deadline.left())
+            try:
+                left = left[connected.send(left) :]
+            except TimeoutError:
+                raise
+            except OSError as error:
+                raise httpcore.WriteError(error) from error
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ARG002
+    ) -> httpcore.NetworkStream:
+        try:
+            left = self._network.deadline.left()
+            return _Stream(self._stream.start_tls(ssl_context, server_hostname, left), self._network)
+        except BaseException:
+            self.close()
+            raise
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+    def close(self) -> None:
+        self._stream.close()
