@@ -178,13 +178,13 @@ class Downloader:
             return Broken(f"{cut(host)}: {error.strerror or 'its address was not found in time'}")
         if why := _why_not(addresses, is_tls=is_tls, is_named=is_named):
             return Forbidden(f"{cut(host)}: {why}")
-        path = parts._replace(scheme="", netloc="", fragment="").geturl()
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         return _Target(
             host=host,
             port=port,
             is_tls=is_tls,
             addresses=addresses,
-            path=quote(path or "/", safe=_AS_IT_IS),
+            path=quote(path, safe=_AS_IT_IS),
             host_header=parts.netloc.rpartition("@")[2],
         )
 
