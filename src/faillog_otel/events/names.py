@@ -230,6 +230,7 @@ _LITERALS = frozenset(
     ("true", "false", "null", "none", "undefined", "nil", "basic", "bearer", "digest", "oauth2")
 )
 _PLAIN_WORD = re.compile(r"[^\W\d_]{1,15}(?:['\u2019-][^\W\d_]{1,15})*|\d{1,4}")
+_TWILIO_ID = re.compile(r"(?!SK)[A-Z]{2}[0-9a-f]{32}")
 _PUNCTUATION = " \t\r\n.,;:!?\"'`()<>[]{}"
 _LONGEST_SAYING = 200
 
@@ -243,13 +244,22 @@ def is_said(text: str) -> bool:
 
 
 def begins_to_say(text: str) -> bool:
-    """Whether the first words of a text without quotes say something: `Session has expired on Friday`."""
-    for word in _said_words(text[:_LONGEST_SAYING])[:4]:
-        if word in _SAID or word in _GLUE:
-            return True
+    """Whether a line without quotes says something: `Session has expired on Friday`."""
+    words = _said_words(text[:_LONGEST_SAYING])
+    if words and goes_on_to_say(words[0]):
+        return True
+    for word in words[:4]:
         if not _PLAIN_WORD.fullmatch(word):
             return False
-    return False
+        if word in _SAID:
+            return True
+    return not _GLUE.isdisjoint(words) and all(_PLAIN_WORD.fullmatch(word) or "://" in word for word in words)
+
+
+def goes_on_to_say(word: str) -> bool:
+    """Whether a word goes on with a sentence about a value rather than with the value."""
+    word = word.strip(_PUNCTUATION).lower()
+    return word in _SAID or word in _GLUE
 
 
 def _said_words(text: str) -> list[str]:
@@ -261,7 +271,7 @@ def is_no_secret(name: str, value: str) -> bool:
     bare = value[:_LONGEST_SAYING].strip(_PUNCTUATION).lower()
     if len(value) <= _LONGEST_SAYING and not any(map(str.isalnum, bare)):
         return True
-    if bare in _LITERALS and len(value) <= _LONGEST_SAYING:
+    if (bare in _LITERALS and len(value) <= _LONGEST_SAYING) or _TWILIO_ID.fullmatch(value):
         return True
     if value.isascii() and value.isdigit():
         words = _words(name)
@@ -277,14 +287,24 @@ def phone_number(text: str, start: int = 0, end: int | None = None) -> re.Match[
     return _PHONE_NUMBER.search(text, start, len(text) if end is None else end)
 
 
+def holds(kind: Kind, name: str, value: str) -> bool:
+    """Whether a value of this name is what the name tells."""
+    return phone_number(value) is not None if kind == "phone" else not is_no_secret(name, value)
+
+
 _RUN = re.compile(r"[A-Za-z0-9]{8,}")
 _TIME_OR_UUID = re.compile(
     r"\d{4}-\d\d-\d\d.*|.*[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}.*", re.IGNORECASE
 )
 
 
+def is_id(word: str) -> bool:
+    """Whether the word is or holds a UUID, or begins with a date."""
+    return _TIME_OR_UUID.match(word[:200]) is not None
+
+
 def looks_random(word: str) -> bool:
     """Whether a word of 12 characters or more mixes letters and digits as keys do; ids as UUIDs are none."""
-    if not 12 <= len(word) <= 4096 or _TIME_OR_UUID.match(word[:200]):
+    if not 12 <= len(word) <= 4096 or is_id(word):
         return False
     return any(re.search(r"\d", run) and re.search(r"[A-Za-z]", run) for run in _RUN.findall(word))

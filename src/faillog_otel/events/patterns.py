@@ -1,17 +1,21 @@
 """What secrets and people's data look like: a table of patterns over plain text, and what is none of them."""
 
+import binascii
+import contextlib
 import ipaddress
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from msgspec import Struct
 
 from faillog_otel.events.names import Kind, looks_random
 from faillog_otel.events.plain import Plain
 from faillog_otel.events.signs import Glance, Signs
+from faillog_otel.events.spans import Place, place_of
 
-Judge = Callable[[str, int, int], bool]
-"""Whether what stands from here to there in the text is what the pattern looks for."""
+Judge = Callable[[str], bool]
+"""Whether the text that the pattern found is what it looks for."""
 
 
 class Look(Struct, frozen=True):
@@ -24,26 +28,39 @@ class Look(Struct, frozen=True):
     rule: str
     signs: Signs
     pattern: re.Pattern[str]
-    judge: Judge | None = None
+    judge: Judge = bool
+    not_behind: re.Pattern[str] | None = None
+    """What is before something else that looks alike."""
+    near: re.Pattern[str] | None = None
+    """Without which it is something else."""
 
-    def places(self, text: str) -> Iterator[tuple[int, int]]:
-        """From where to where such things stand."""
+    def places(self, plain: Plain) -> Iterator[Place]:
+        """Where such things are."""
+        text = plain.text
         group = "value" if "value" in self.pattern.groupindex else 0
         for found in self.pattern.finditer(text):
             start, end = found.span(group)
-            if self.judge is None or self.judge(text, start, end):
-                yield start, end
+            if (
+                self.judge(text[start:end])
+                and (
+                    text[start] != '"' or plain.spelled(start) == plain.spelled(text.rindex('"', start, end))
+                )
+                and not (self.not_behind and self.not_behind.search(text, max(0, start - 40), start))
+                and (self.near is None or self.near.search(text, max(0, start - 400), end + 400))
+            ):
+                yield place_of(plain, self.kind, self.rule, start, end)
 
 
 def looks(plain: Plain) -> Iterator[Look]:
     """Those patterns that may be in the text, the most telling ones first."""
-    glance = Glance(plain, _SIGNS_IN_WORDS)
+    glance = Glance(plain, _SIGNS_IN_WORDS, _SHAPES)
     return (look for look in LOOKS if glance.has(look.signs))
 
 
 # -- secrets --------------------------------------------------------------------------------------------
 
 _START = r"(?<![A-Za-z0-9])"
+_WORD_START = r"(?<![\w.$-])"
 
 
 def _tokens(table: str) -> re.Pattern[str]:
@@ -134,9 +151,8 @@ _MAYBE_NAMES = re.compile(
 _SIGNS_OF_MAYBE = ("npm_", "hf_", "secret_", "sk-", "dapi", "key-", "-us", "token$", "amzn.")
 
 
-def _is_token(text: str, start: int, end: int) -> bool:
+def _is_token(value: str) -> bool:
     """These prefixes begin identifiers, too: `npm_config_registry`. A token is more than lower-case words."""
-    value = text[start:end]
     body = value.partition("_")[2] or value.partition("-")[2] or value
     return bool(re.search(r"\d", body)) or not (body.islower() or body.isupper())
 
@@ -144,14 +160,74 @@ def _is_token(text: str, start: int, end: int) -> bool:
 _PLAIN_SCHEME = re.compile(r"[A-Z]?[a-z]+(?:[-_/][A-Za-z]?[a-z]+)*")
 
 
-def _is_credential(text: str, start: int, end: int) -> bool:
+def _is_credential(value: str) -> bool:
     """`Bearer` and `Basic` are words, too: what follows is a secret unless it is a word as well."""
-    value = text[start:end]
     return not (len(value) < 32 and _PLAIN_SCHEME.fullmatch(value.rstrip(".")))
 
 
-def _is_random(text: str, start: int, end: int) -> bool:
-    return looks_random(text[start:end])
+_USER_AND_PASSWORD = re.compile(rb"(?!\d+:)[\w.@+-]{1,64}:(?!\d+\Z|[0-9a-f]{8}-)[!-~]{4,}")
+"""With a number on either side, it is an id, as GraphQL has them: `User:12345`."""
+_ASCII_IN_BASE64 = (
+    r"(?:[I-Za-f][C-HS-Xi-nyz0-3][ABEFIJMNQRUVYZcdghklopstwx014589][A-Za-z0-9+/])",
+    r"(?:[I-Za-f][AQgw](?:==)?|[I-Za-f][C-HS-Xi-nyz0-3][AEIMQUYcgkosw048]=?)",
+)
+"""Three printable characters, and the one or two left over at the end."""
+
+
+def _is_user_and_password(value: str) -> bool:
+    value = value.rstrip("=")
+    return _USER_AND_PASSWORD.fullmatch(binascii.a2b_base64(value + "=" * (-len(value) % 4))) is not None
+
+
+# -- numbers of accounts, cards and people ------------------------------------------------------------------
+
+_CARDS = re.compile(
+    r"4\d{12}(?:\d{3}(?:\d{3})?)?|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}"
+    r"|3(?:0[0-5]|[689]\d)\d{11}|6(?:011|4[4-9]\d|5\d\d)\d{12,15}|35(?:2[89]|[3-8]\d)\d{12,15}|62\d{14,17}"
+)
+"""Ranges and lengths of Visa, Mastercard, American Express, Diners, Discover, JCB and UnionPay."""
+_OF_AN_ID = re.compile(r"id[\"']?\s*+[:=]\s*+[\"']?\Z", re.IGNORECASE)
+
+
+def _is_card(value: str) -> bool:
+    digits = _NO_DIGIT.sub("", value)
+    doubled = (sum(divmod(2 * int(digit), 10)) for digit in digits[-2::-2])
+    is_sum_right = (sum(map(int, digits[::-2])) + sum(doubled)) % 10 == 0  # ISO/IEC 7812-1 (Luhn)
+    return is_sum_right and _CARDS.fullmatch(digits) is not None
+
+
+_IBANS = "(?:{})(?![A-Za-z0-9])".format(
+    "|".join(
+        rf"(?:{countries})\d\d(?:[ -]?[A-Z0-9]){{{length - 4}}}"
+        for length, countries in (
+            (15, "NO"),
+            (16, "BE"),
+            (18, "DK|FI|FK|FO|GL|NL|SD"),
+            (19, "MK|SI"),
+            (20, "AT|BA|EE|KZ|LT|LU|MN|XK"),
+            (21, "CH|HR|LI|LV"),
+            (22, "BG|BH|CR|DE|GB|GE|IE|ME|RS|VA"),
+            (23, "AE|GI|IL|IQ|OM|SO|TL"),
+            (24, "AD|CZ|ES|MD|PK|RO|SA|SE|SK|TN|VG"),
+            (25, "LY|PT|ST"),
+            (26, "IS|TR"),
+            (27, "BI|DJ|FR|GR|IT|MC|MR|SM"),
+            (28, "AL|AZ|BY|CY|DO|GT|HU|LB|NI|PL|SV"),
+            (29, "BR|EG|PS|QA|UA"),
+            (30, "JO|KW|MU|YE"),
+            (31, "MT|SC"),
+            (32, "LC"),
+            (33, "RU"),
+        )
+    )
+)
+"""Lengths by country (ISO 13616, SWIFT's register)."""
+
+
+def _is_iban(value: str) -> bool:
+    characters = value.replace(" ", "").replace("-", "")
+    number = "".join(str(int(character, 36)) for character in characters[4:] + characters[:4])
+    return int(number) % 97 == 1  # ISO/IEC 7064, MOD 97-10
 
 
 # -- people's data ------------------------------------------------------------------------------------------
@@ -168,23 +244,20 @@ _NO_DIGIT = re.compile(r"\D")
 _DECIMAL = re.compile(r"\+\d{1,3}\.\d{4,}")
 
 
-def _is_international(text: str, start: int, end: int) -> bool:
-    if _DECIMAL.match(text, start, end):
-        return False
-    digits = _NO_DIGIT.sub("", text[start:end].replace("(0)", "")).removeprefix("00")
-    return _COUNTRIES.match(digits) is not None
+def _is_international(value: str) -> bool:
+    digits = _NO_DIGIT.sub("", value.replace("(0)", "")).removeprefix("00")
+    return not _DECIMAL.match(value) and _COUNTRIES.match(digits) is not None
 
 
 _OF_VERSION = re.compile(
-    r"(?:(?:version|release|build|section|firmware|sdk|rev)[\"']?\s*+[:=]?\s*+[\"']?|(?<![/.\w])[A-Z][A-Za-z]*+/"
-    r"|(?<![/.\w])(?:Firefox|Windows|Chrome|Safari|Opera) )\Z",
+    r"(?:(?i:(?:version|release|build|firmware)s?|(?<![a-z])(?:ver|rev|revision|section|sdk|driver|package"
+    r"|kernel|(?:mac|i|ipad|watch|tv)os|os[ ]x|android|windows(?:[ ]nt)?|firefox|chrome|safari|opera|edge))"
+    r"\.?[\"']?\s*+(?:[:=]|[<>=~^]{1,2})?\s*+[\"']?|(?<![/.\w])[A-Z][\w-]*+/)\Z",
 )
 
 
-def _is_ipv4(text: str, start: int, end: int) -> bool:
-    if any(int(part) > 255 for part in re.split(r"[.-]", text[start:end])):
-        return False
-    return not _OF_VERSION.search(text[max(0, start - 24) : start])
+def _is_ipv4(value: str) -> bool:
+    return all(int(part) < 256 for part in re.split(r"[.-]", value))
 
 
 _IPV6_BEGINS = re.compile(
@@ -195,15 +268,10 @@ _IPV6_BEGINS = re.compile(
 """The parts of the address space that are in use (IANA): `a::b` and `1:2:3:4:5:6:7:8` are something else."""
 
 
-def _is_ipv6(text: str, start: int, end: int) -> bool:
-    candidate = text[start:end]
-    if not _IPV6_BEGINS.match(candidate):
-        return False
-    try:
-        ipaddress.IPv6Address(candidate)
-    except ValueError:
-        return False
-    return True
+def _is_ipv6(value: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return _IPV6_BEGINS.match(value) is not None and ipaddress.IPv6Address(value) is not None
+    return False
 
 
 _FILE_OR_HASH = re.compile(
@@ -211,15 +279,18 @@ _FILE_OR_HASH = re.compile(
 )
 
 
-def _is_email(text: str, start: int, end: int) -> bool:
+def _is_email(value: str) -> bool:
     """`java.lang.Object@7a81197d` and `icon@2x.png` are none."""
-    return _FILE_OR_HASH.fullmatch(re.split("[@＠]", text[start:end])[-1]) is None  # noqa: RUF001  # people type it
+    return _FILE_OR_HASH.fullmatch(re.split("[@＠]", value)[-1]) is None  # noqa: RUF001  # people type it
 
 
-def _look(  # noqa: PLR0917  # a row of the table below
-    kind: Kind, rule: str, signs: str, pattern: str, flags: int = re.IGNORECASE, judge: Judge | None = None
+def _look(  # a row of the table below
+    kind: Kind, rule: str, signs: str, pattern: str, flags: int = re.IGNORECASE, **more: Any
 ) -> Look:
-    return Look(kind, rule, Signs.of(*signs.split("|")), re.compile(pattern, flags | re.DOTALL), judge)
+    """A row; without signs, the pattern is the sign, in words."""
+    compiled = re.compile(pattern, flags | re.DOTALL)
+    literals = Signs.of(*signs.split("|")) if signs else Signs(shape=compiled)
+    return Look(kind, rule, literals, compiled, **more)
 
 
 LOOKS = (
@@ -244,6 +315,15 @@ LOOKS = (
     ),
     Look("secret", "vendor's token", Signs.of(*_VENDOR_SIGNS), _VENDORS),
     Look("secret", "vendor's token", Signs.of(*_SIGNS_OF_MAYBE), _MAYBE_NAMES, _is_token),
+    _look("secret", "vendor's token", "", rf"{_WORD_START}SK[0-9a-f]{{32}}(?!\w)", 0),
+    _look(
+        "secret",
+        "AWS secret key",
+        "akia|asia",
+        r"(?<![\w/+=-])(?![0-9a-f]{40}|[0-9A-F]{40})[A-Za-z0-9/+]{40}(?![\w/+=-])",
+        0,
+        near=re.compile("(?:AKIA|ASIA)[A-Z0-9]{12}"),
+    ),
     _look(
         "secret",
         "webhook's URL",
@@ -252,7 +332,7 @@ LOOKS = (
         r")(?P<value>[\w@/-]{8,}+)",
     ),
     _look("secret", "bot's token", "bot000000", r"(?<=bot)\d{6,12}:[\w-]{20,}+"),
-    _look("secret", "key in a URL", "?key=|&key=", r"[?&]key=(?P<value>[\w.~+-]{12,}+)", judge=_is_random),
+    _look("secret", "key in a URL", "?key=|&key=", r"[?&]key=(?P<value>[\w.~+-]{12,}+)", judge=looks_random),
     _look(
         "secret",
         "user and password",
@@ -266,6 +346,37 @@ LOOKS = (
         r"\b(?:bearer|basic)(?:[ \t]++|\+)[\"']?(?!\w++=[\"'])(?:\d{1,9}\|)?"
         r"(?P<value>[\w.~+/=-]{8,}+|[\w.~+/=-]{4,}+\Z)",
         judge=_is_credential,
+    ),
+    _look(
+        "secret",
+        "user and password in base64",
+        "",
+        rf"(?<![+=]){_WORD_START}{_ASCII_IN_BASE64[0]}{{3,}}+{_ASCII_IN_BASE64[1]}?(?![\w+=-])",
+        0,
+        judge=_is_user_and_password,
+    ),
+    _look("secret", "IBAN", "", _WORD_START + _IBANS.replace("[ -]?", ""), 0, judge=_is_iban),
+    _look("secret", "IBAN", "0000 0000|0000-0000", rf"{_START}(?=\w{{4}}[ -]){_IBANS}", 0, judge=_is_iban),
+    _look(
+        "secret",
+        "card number",
+        "0000000000000|0000 0000 0000|0000-0000-0000|0000+0000+0000|0000 000000|0000-000000|0000+000000",
+        r"(?<![\w.+-])(?:[2-6]\d{12,18}+|[2-6]\d{3}([ +-])\d{4}\1\d{4}\1\d{1,7}"
+        r"|3\d{3}([ +-])\d{6}\2\d{4,5})(?!\w|[.,-]\d)",
+        judge=_is_card,
+        not_behind=_OF_AN_ID,
+    ),
+    _look(
+        "secret",
+        "US social security number",
+        "000-00-0000",
+        r"(?<![\w.+-])(?!000|666|9)\d{3}-(?!00)\d\d-(?!0000)\d{4}(?![\w-]|\.\d)",
+    ),
+    _look(
+        "email",
+        "email address",
+        "@",
+        r"\"[^\W_](?:[^\"\r\n\\]{0,62}[\w)])?\"@(?:[^\W_][\w-]*+\.)*+[^\W\d_][\w-]*+",
     ),
     _look(
         "email",
@@ -292,9 +403,10 @@ LOOKS = (
         "ip",
         "IPv4 address",
         "0.0",
-        r"[0-9](?<![\w.].)\d{0,2}+\.\d{1,3}+\.\d{1,3}+\.\d{1,3}+(?!\w|\.\d)",
+        r"[0-9](?<![\w.].)\d{0,2}+\.\d{1,3}+\.\d{1,3}+\.\d{1,3}+(?!\w|\.\d|[-+.](?:alpha|beta|dev|exe|jar|pre|rc|snapshot|t?gz|whl|zip))",
         0,
-        _is_ipv4,
+        judge=_is_ipv4,
+        not_behind=_OF_VERSION,
     ),
     _look(
         "ip", "IPv4 address", "ip-", r"(?<!\w)ip-(?P<value>\d{1,3}+(?:-\d{1,3}+){3})(?!\w)", judge=_is_ipv4
@@ -311,3 +423,4 @@ LOOKS = (
     ),
 )
 _SIGNS_IN_WORDS = tuple(sign for look in LOOKS for sign in look.signs.words)
+_SHAPES = re.compile("|".join(look.signs.shape.pattern for look in LOOKS if look.signs.shape), re.DOTALL)

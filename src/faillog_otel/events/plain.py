@@ -7,28 +7,59 @@ they find is replaced in the text as it came, and the rest of it stays as it was
 
 import re
 from bisect import bisect_left
+from collections.abc import Callable
 
 from msgspec import Struct
 
 from faillog_otel.events.names import MARK_PATTERN
 
 _BACKSLASH = r"(?:\\|%(?:25)*+5C)"
+_LOOK_ALIKES = {
+    **dict.fromkeys(
+        "\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000", " "
+    ),
+    "\uff1a": ":",
+    "\uff1d": "=",
+}
+"""What reads as another character: blanks of any width, and signs as wide as Chinese letters."""
+_LOOK_ALIKE = f"[{''.join(_LOOK_ALIKES)}]"
 _ESCAPE = re.compile(
     rf"""
-    {_BACKSLASH}++(?:(?P<quote>["'])|%(?:25)*+(?P<coded_quote>2[27])|(?P<control>[nrtbf])|(?P<slash>/)
+    (?P<blank>(?:\x1b|{_BACKSLASH}++(?:u001b|x1b|033)|%(?:25)*+1b|&(?:amp;)*+\#(?:27|x1b);)\[[0-9;]*+[a-z]
+             |%(?:25)*+c2%(?:25)*+a0)
+    |(?P<alike>{_LOOK_ALIKE})
+    |{_BACKSLASH}++(?:(?P<quote>["'])|%(?:25)*+(?P<coded_quote>2[27])|(?P<control>[nrtbf])|(?P<slash>/)
                     |(?:u(?P<unit>[0-9a-f]{{4}})|x(?P<byte>[0-9a-f]{{2}})))?+
     |%(?:u00|(?:25)*+)(?P<percent>[0-9a-f]{{2}})
-    |&(?:amp;)*+(?:(?P<entity>amp|lt|gt|quot|apos)|\#(?:(?P<number>\d{{2,4}})|x(?P<hex>[0-9a-f]{{2,4}})));
+    |&(?:amp;)*+(?:(?P<entity>amp|lt|gt|quot|apos|nbsp)|\#(?:(?P<number>\d{{2,4}})|x(?P<hex>[0-9a-f]{{2,4}})));
     """,
     re.IGNORECASE | re.VERBOSE,
 )
 _CONTROLS = {"n": "\n", "r": "\r", "t": "\t", "b": " ", "f": " "}
-_ENTITIES = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
+_ENTITIES = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'", "nbsp": " "}
 _SOME_LETTER = "ÿ"
 """For a byte of UTF-8 that is percent-encoded: it is a part of a letter, and which one tells nothing."""
 
 _HALF = "\ufffd"
 """For half of a character that JSON writes as two: an emoji, say."""
+
+
+def _of_code(code: int) -> str:
+    return _HALF if 0xD800 <= code < 0xE000 else _LOOK_ALIKES.get(chr(code), chr(code))
+
+
+_MEANINGS: dict[str, Callable[[str], str]] = {
+    "blank": lambda _: "\v",
+    "alike": _LOOK_ALIKES.__getitem__,
+    "quote": str,
+    "slash": str,
+    "backslash": lambda _: "\\",
+    "control": lambda letter: _CONTROLS[letter.lower()],
+    "entity": lambda name: _ENTITIES[name.lower()],
+    "number": lambda digits: _of_code(int(digits)),
+    "percent": lambda digits: _SOME_LETTER if digits[0] in "89abcdefABCDEF" else chr(int(digits, 16)),
+    **dict.fromkeys(("coded_quote", "unit", "byte", "hex"), lambda digits: _of_code(int(digits, 16))),
+}
 
 
 class Quote(Struct, frozen=True):
@@ -66,7 +97,9 @@ class Plain:
         self._words: set[str] | None = None
         self._at: list[int] = []  # where in the plain text the characters stand that are escaped
         self._ahead: list[int] = []  # how far the source is ahead behind each of them
-        if "\\" not in source and "%" not in source and "&" not in source:
+        if not (
+            "\\" in source or "%" in source or "&" in source or "\x1b" in source or _is_like_another(source)
+        ):
             self.text = source
             return
         parts: list[str] = []
@@ -121,21 +154,13 @@ class Plain:
         return 1 + spelled.count("25") if spelled.startswith("%") else 0
 
 
+def _is_like_another(source: str) -> bool:
+    return not source.isascii() and any(character in source for character in _LOOK_ALIKES)
+
+
 def _meaning(escape: re.Match[str]) -> str:
-    kind = escape.lastgroup
-    if kind is None:
-        return "\\"
-    what = escape[kind]
-    if kind == "control":
-        return _CONTROLS[what.lower()]
-    if kind == "entity":
-        return _ENTITIES[what.lower()]
-    if kind in ("quote", "slash"):
-        return what
-    code = int(what, 10 if kind == "number" else 16)
-    if kind == "percent" and code >= 128:
-        return _SOME_LETTER
-    return _HALF if 0xD800 <= code < 0xE000 else chr(code)
+    kind = escape.lastgroup or "backslash"
+    return _MEANINGS[kind](escape[escape.lastgroup or 0])
 
 
 def _closes(run: int, level: int) -> bool:

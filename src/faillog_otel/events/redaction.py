@@ -9,8 +9,8 @@ done twice. Ids are never handed to it.
 
 import hashlib
 import hmac
-from bisect import bisect_left
-from collections.abc import Iterator
+from itertools import chain
+from operator import attrgetter
 
 from msgspec import Struct
 
@@ -19,6 +19,7 @@ from faillog_otel.events.named import named_values
 from faillog_otel.events.names import MARK, Kind
 from faillog_otel.events.patterns import looks
 from faillog_otel.events.plain import Plain
+from faillog_otel.events.spans import Place
 
 _MOST_ROUNDS = 5
 
@@ -28,15 +29,6 @@ class Finding(Struct, frozen=True):
 
     kind: Kind
     rule: str
-
-
-class _Place(Struct, frozen=True):
-    """What is to be replaced in a plain text, with these quotes around the mark."""
-
-    start: int
-    end: int
-    finding: Finding
-    quote: str = ""
 
 
 def redact_text(text: str, key: Secret | None = None) -> str:
@@ -78,35 +70,22 @@ def _redact(text: str, key: Secret | None, found: list[Finding]) -> str:
 def _replaced(plain: Plain, key: Secret | None, found: list[Finding]) -> str:
     parts: list[str] = []
     done = 0
-    for place in _without_overlaps(_places(plain)):
+    for place in _without_overlaps(plain):
         value = plain.text[place.start : place.end]
-        shown = mark(place.finding.kind, value, key)
+        shown = mark(place.kind, value, key)
         if shown != value:
-            found.append(place.finding)
+            found.append(Finding(place.kind, place.rule))
             parts += [plain.source[done : plain.place(place.start)], place.quote, shown, place.quote]
             done = plain.place(place.end)
     return "".join([*parts, plain.source[done:]]) if parts else plain.source
 
 
-def _places(plain: Plain) -> Iterator[_Place]:
-    """What is to be replaced by any rule, the most telling rules first."""
-    for value in named_values(plain):
-        yield _Place(value.start, value.end, Finding(value.kind, f"the name {value.name}"), value.quote)
-    for look in looks(plain):
-        for start, end in look.places(plain.text):
-            yield _Place(start, end, Finding(look.kind, look.rule))
-
-
-def _without_overlaps(places: Iterator[_Place]) -> list[_Place]:
-    """Of those that overlap the first one, all in the order of the text."""
-    kept: list[_Place] = []
-    starts: list[int] = []
-    for place in places:
-        at = bisect_left(starts, place.start)
-        is_free = (at == 0 or kept[at - 1].end <= place.start) and (
-            at == len(kept) or place.end <= kept[at].start
-        )
-        if is_free and place.start < place.end:
-            starts.insert(at, place.start)
-            kept.insert(at, place)
-    return kept
+def _without_overlaps(plain: Plain) -> list[Place]:
+    """What the rules find, in the order of the text; of overlapping places, that of the most telling rule."""
+    kept = []
+    is_taken = bytearray(len(plain.text))
+    for place in chain(named_values(plain), (place for look in looks(plain) for place in look.places(plain))):
+        if is_taken.find(1, place.start, place.end) < 0 and place.start < place.end:
+            is_taken[place.start : place.end] = b"\1" * (place.end - place.start)
+            kept.append(place)
+    return sorted(kept, key=attrgetter("start"))

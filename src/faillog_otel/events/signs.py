@@ -18,6 +18,8 @@ _FOLDED = str.maketrans("\u0130\u0131\u017f", "iis")  # patterns that ignore cas
 _IN_A_WORD = re.compile(r"(?=.*[a-z])[\w$.-]{2,}")  # of digits alone, it may be in an id
 _RARE = re.compile(r"[^\w\s:.-]")
 
+_SHORTEST_SHAPED = 12
+
 _MOST_DULL = 4096
 _LONGEST_DULL = 64
 
@@ -28,11 +30,13 @@ class Signs(Struct, frozen=True):
     words: tuple[str, ...] = ()
     others: tuple[tuple[str, str], ...] = ()
     """Each behind the character of it that is the rarest."""
+    shape: re.Pattern[str] | None = None
+    """Or a word that begins so; of words of digits, or that may be hexadecimal ids, none is looked at."""
     colons: int | None = None
     """Or `::`, or so many colons that stand neither behind a quote nor before a blank, as JSON's do."""
 
     @classmethod
-    def of(cls, *signs: str, colons: int | None = None) -> Self:
+    def of(cls, *signs: str, shape: re.Pattern[str] | None = None, colons: int | None = None) -> Self:
         """These literals, in lower case."""
         words, others = [], []
         for sign in signs:
@@ -42,19 +46,21 @@ class Signs(Struct, frozen=True):
             else:
                 rare = _RARE.search(read)
                 others.append((rare[0] if rare else read, read))
-        return cls(tuple(words), tuple(others), colons)
+        return cls(tuple(words), tuple(others), shape, colons)
 
 
 class Glance:
     """A text, read as signs are."""
 
-    def __init__(self, plain: Plain, all_words: Collection[str]) -> None:
-        """`all_words` are the signs within words that anybody will ask for."""
+    def __init__(self, plain: Plain, all_words: Collection[str], all_shapes: re.Pattern[str]) -> None:
+        """`all_words` and `all_shapes` are the signs within words that anybody will ask for."""
         words = plain.words() - _dull
         self._words = _read("\n".join(words))
+        self._shaped = [word for word in words if len(word) >= _SHORTEST_SHAPED and all_shapes.match(word)]
         if not _has_one(self._words, all_words):
             self._words = ""
-            _remember(words)
+            if not self._shaped:
+                _remember(words)
         self._text = _read(plain.brief())
         bare = self._text.replace('":', "")
         self._colons = bare.count(":") - bare.count(": ")
@@ -62,6 +68,8 @@ class Glance:
     def has(self, signs: Signs) -> bool:
         """Whether the text has one of the signs."""
         if self._words and _has_one(self._words, signs.words):
+            return True
+        if signs.shape is not None and any(map(signs.shape.match, self._shaped)):
             return True
         for rare, sign in signs.others:
             if rare in self._text and sign in self._text:

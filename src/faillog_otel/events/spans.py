@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from faillog_otel.events.names import MARK_PATTERN, Kind, begins_to_say, is_no_secret
-from faillog_otel.events.plain import Plain, Quote
+from faillog_otel.events.names import MARK_PATTERN, Kind, begins_to_say, goes_on_to_say, is_no_secret
+from faillog_otel.events.plain import Plain
 
 WINDOW = 1000
 """How far around a name is looked for what belongs to it."""
@@ -24,16 +24,39 @@ class TellingName(Struct, frozen=True):
     end: int
     quote: int | None = None
 
+    def quote_around(self, plain: Plain) -> str:
+        """How its own quote is written; empty for a bare name."""
+        return "" if self.quote is None else plain.spelled(self.quote)
+
+
+class Place(Struct, frozen=True):
+    """From where to where something to be replaced is in a plain text, what it is, and by which rule.
+
+    `quote` is what has to be on both sides of a replacement: the value was no string.
+    """
+
+    kind: Kind
+    rule: str
+    start: int
+    end: int
+    quote: str = ""
+
 
 Span = tuple[int, int, str]
 """From where to where a value goes, and the quotes that its replacement needs."""
 
 
 _WRAPPED = re.compile(r"\+?(?:[bBuUrRfF@]{1,2}|\w{1,20}\(|(?:string\(\d{1,7}\)\s*+)|s:\d{1,7}:)?(?=[\"'`])")
-_BLOCK = re.compile(r"(?:[|>][+-]?)?+[ \t]*+\r?\n[ \t]++(?:-[ ])?(?![ \t]*+[\w.-]++[\"']?[ \t]*+[:=])")
 _NUMBER = re.compile(r"-?\d[\w.+-]*+")
 _TELLS_WHOLE_LINE = re.compile(r"authorization|cookie", re.IGNORECASE)
 _DELIMITER = re.compile(rf"{MARK_PATTERN}|[\s&\"'\\,;<>(){{}}\[\]`]")
+_PAIR_NEXT = r"[\w.$-]{1,64}+[\"']?\s*+(?::(?!//)|=)"
+_PIECE = rf"(?!{_PAIR_NEXT})(?P<word>[^\s&\"'\\,;<>(){{}}\[\]`#|-][^\s,;&\"'<>`]*+)"
+_GOES_ON = (re.compile(rf"[;,]{_PIECE}"), re.compile(rf"(?:[;,]|[;,]?[ \t]++){_PIECE}"))
+"""What of a value without quotes is behind a delimiter, which is no other pair of a name and a value; also
+behind blanks where all of the line is the value's, for its name is the first thing in it, as in YAML."""
+_LINE_BEFORE = re.compile(r"(?:\A|[\n\"'])[\s>*#_~`-]{0,16}(?:(?:export|set|let|var|const)\s)?\Z")
+_MARKED_UP = re.compile(r"(?P<markup>[*_~]{1,3})(?P<value>.+)(?P=markup)", re.DOTALL)
 _FORM = re.compile(r"[^\s\"'`\\]{1,512}")
 _SCHEME = re.compile(r"[A-Za-z][\w-]{1,30}[ +](?=\S)")
 _LINE_OR_QUOTE = re.compile(r"[\r\n\"']")
@@ -43,56 +66,49 @@ _BEHIND_STRING = re.compile(r"\s{0,8}(?:\Z|[}\]]|,\s{0,8}(?:[\"'{\[\d-]|true|fal
 _FOLDED = re.compile(r"\r?\n[ \t]++(?=\S)(?![\w.-]++[ \t]*+[:=]|\[)")
 
 
-def checked(plain: Plain, name: TellingName, span: Span | None) -> Span | None:
-    """The value, unless it is none for all its name."""
-    return None if span is None or is_no_secret(name.name, plain.text[span[0] : span[1]]) else span
+def is_meant(plain: Plain, name: TellingName, span: Span) -> bool:
+    """Whether anything there is meant by the name: of a structure one of its values, of XML a text."""
+    text, start, end = plain.text, *span[:2]
+    if end - start > WINDOW or text.startswith("[redacted:", start):
+        return True
+    parts = _leaves(plain, start, end) if text.startswith(("{", "["), start) else [(start, end)]
+    return not all(is_no_secret(name.name, _TAGS.sub(" ", text[first:last])) for first, last in parts)
 
 
 def value_at(  # noqa: PLR0911  # one for each kind of value
-    plain: Plain, name: TellingName, at: int, by: int | None
+    plain: Plain, name: TellingName, at: int, by: int | None = None
 ) -> Span | None:
     """The value that begins here; `by` is the place of the `:` or `=` between it and its name."""
     text = plain.text
-    if name.quote is None and text[at : at + 1] == '"' and _BEHIND_STRING.match(text, at + 1):
-        return None  # here ends the string that the name stands in
+    is_bare = name.quote is None
+    is_line = by is not None and text[by] == ":"
+    if is_bare and text[at : at + 1] == '"' and _BEHIND_STRING.match(text, at + 1):
+        return None  # here ends the string that the name is in
     if string := string_at(plain, at):
-        return checked(plain, name, _within(plain, name, string))
+        return _within(plain, name, string)
     if text.startswith(("{", "["), at) and not text.startswith("[redacted:", at):
-        return _structure(plain, name, at)
-    if name.quote is not None and (number := _NUMBER.match(text, at)):
-        return checked(plain, name, (at, number.end(), plain.spelled(name.quote)))
-    if name.quote is None and _TELLS_WHOLE_LINE.search(name.name):
-        if by is not None and text[by] == ":":
-            return checked(plain, name, (at, line_end(plain, name.start, at), ""))
+        return _within(plain, name, (at, _brackets_end(plain, at, name), name.quote_around(plain)))
+    if not is_bare and (number := _NUMBER.match(text, at)):
+        return at, number.end(), name.quote_around(plain)
+    if is_bare and _TELLS_WHOLE_LINE.search(name.name):
+        if is_line:
+            return at, line_end(plain, name.start, at), ""
         if scheme := _SCHEME.match(text, at):
-            _, end, _ = bare(plain, scheme.end(), by)
-            return at, end, ""
-    if by is not None and text[by] == ":" and begins_to_say(text[at : at + 200].split("\n", 1)[0]):
+            return at, bare(plain, name, scheme.end(), by)[1], ""
+    if is_line and begins_to_say(text[at : at + 200].split("\n", 1)[0]):
         return None
-    if block := _BLOCK.match(text, at):
-        at = block.end()
-    return checked(plain, name, bare(plain, at, by))
+    return bare(plain, name, at, by)
 
 
 def _within(plain: Plain, name: TellingName, span: Span) -> Span:
-    """What has no end, behind a bare name, goes as far as the string that the name stands in."""
+    """What has no end, behind a bare name, goes as far as the string that the name is in."""
     start, end, quote = span
     if name.quote is None and end == len(plain.text):
         end = line_end(plain, name.start, start, one_line=False)
     return start, end, quote
 
 
-def _structure(plain: Plain, name: TellingName, at: int) -> Span | None:
-    """The array or object that begins here, unless all that it holds is said about a secret."""
-    text = plain.text
-    end = _brackets_end(plain, at, None if name.quote is None else plain.quote(name.quote))
-    _, end, _ = _within(plain, name, (at, end, ""))
-    if end - at <= WINDOW and all(is_no_secret(name.name, text[s:e]) for s, e in _leaves(plain, at, end)):
-        return None
-    return at, end, "" if name.quote is None else plain.spelled(name.quote)
-
-
-def bare(plain: Plain, at: int, by: int | None) -> Span:
+def bare(plain: Plain, name: TellingName, at: int, by: int | None = None) -> Span:
     """A value without quotes, to what ends it: that is percent-encoded as often as the `=` at the most."""
     text = plain.text
     encodings = 0 if by is None else plain.encodings(by)
@@ -100,10 +116,23 @@ def bare(plain: Plain, at: int, by: int | None) -> Span:
         for ampersand in re.finditer("&", form[0]):
             if plain.encodings(at + ampersand.start()) == 0:
                 return at, at + ampersand.start(), ""
-    for found in _DELIMITER.finditer(text, at):
-        if not found[0].startswith("[redacted:") and plain.encodings(found.start()) <= encodings:
-            return at, found.start(), ""
-    return at, len(text), ""
+    is_line = (
+        by is not None
+        and (text[by] == ":" or text[by - 1].isspace())
+        and _LINE_BEFORE.search(text, max(0, name.start - WINDOW), name.start)
+    )
+    end, found = at, _DELIMITER.search(text, at)
+    while found:
+        end = found.start()
+        if found[0].startswith("[redacted:") or plain.encodings(end) > encodings:
+            end = found.end()
+        elif (more := _GOES_ON[bool(is_line)].match(text, end)) and not goes_on_to_say(more["word"]):
+            end = more.start("word")
+        else:
+            break
+        found = _DELIMITER.search(text, end)
+    marked_up = _MARKED_UP.fullmatch(text, at, end if found else len(text))
+    return (*marked_up.span("value"), "") if marked_up else (at, end if found else len(text), "")
 
 
 def line_end(plain: Plain, name_at: int, at: int, *, one_line: bool = True) -> int:
@@ -139,27 +168,36 @@ def _ends_around(plain: Plain, opening: int, at: int) -> bool:
     return quote.character == '"' and quote.backslashes < backslashes
 
 
+_NUMBER_ONLY = re.compile(r"-?\d[\w.+-]*+(?=\s*+(?:[,}\]]|\Z))")
+_BEFORE_NUMBER = re.compile(r"(?:\A\s*+\[|\"(?=\s*+[:,\]}]))(?:[^\"]*[:\[,])?\s*\Z")
+_TAGS = re.compile(r"<[^<>]*+>")
+
+
+def place_of(plain: Plain, kind: Kind, rule: str, start: int, end: int) -> Place:
+    """The place of what is perhaps a number of JSON: what replaces it needs quotes then."""
+    text, first = plain.text, max(0, start - WINDOW)
+    at = text.rfind('"', first, start)
+    number = _NUMBER_ONLY.match(text, start)
+    if not (number and number.end() == end and _BEFORE_NUMBER.search(text, max(first, at), start)):
+        return Place(kind, rule, start, end)
+    return Place(kind, rule, start, end, '"' if at < 0 else plain.spelled(at))
+
+
 # -- strings and brackets -------------------------------------------------------------------------------
 
 
 def string_at(plain: Plain, at: int) -> Span | None:
     """The string that begins here, perhaps with the prefix or wrapping that some languages write."""
     text = plain.text
-    opening = _WRAPPED.match(text, at)
-    if opening is None:
+    if not (opening := _WRAPPED.match(text, at)):
         return None
-    start = opening.end() + 1
-    mark = text[opening.end()]
-    if mark == "`" or _is_triple(plain, opening.end()):
-        mark = mark if mark == "`" else mark * 3
-        start = opening.end() + len(mark)
-        end = text.find(mark, start)
-        return start, end if end >= 0 else len(text), ""
-    return start, _string_end(plain, opening.end())[0], ""
-
-
-def _is_triple(plain: Plain, at: int) -> bool:
-    return plain.text.startswith(plain.text[at] * 3, at) and plain.spelled(at) == plain.spelled(at + 1)
+    at = opening.end()
+    is_triple = text.startswith(text[at] * 3, at) and plain.spelled(at) == plain.spelled(at + 1)
+    mark = text[at] * (3 if is_triple else 1)
+    if mark in ('"', "'"):
+        return at + 1, _string_end(plain, at)[0], ""
+    end = text.find(mark, at + len(mark))
+    return at + len(mark), end if end >= 0 else len(text), ""
 
 
 def _string_end(plain: Plain, at: int) -> tuple[int, int]:
@@ -173,17 +211,17 @@ def _string_end(plain: Plain, at: int) -> tuple[int, int]:
 
 
 _QUOTE_OR_BRACKET = re.compile(r"[\"\[\]{}]")
-_LEAF = re.compile(r"[^\s,:\[\]{}\"]++")
+_LEAF = re.compile(r"\"|[^\s,:\[\]{}\"]++")
 _KEY = re.compile(r"\s*+:")
 
 
-def _brackets_end(plain: Plain, at: int, around: Quote | None) -> int:
+def _brackets_end(plain: Plain, at: int, name: TellingName) -> int:
     """Where the array or object ends that begins here; the end of the text where it does not.
 
-    `around` is how quotes are written there: one that is escaped less often ends a string around all this.
+    A quote that is escaped less often than that of the name ends a string around all this.
     """
-    depth = 0
-    text = plain.text
+    depth, text = 0, plain.text
+    around = None if name.quote is None else plain.quote(name.quote)
     while found := _QUOTE_OR_BRACKET.search(text, at):
         at = found.end()
         if found[0] == '"':
@@ -191,10 +229,8 @@ def _brackets_end(plain: Plain, at: int, around: Quote | None) -> int:
             for quote in (found.start(), inner):
                 if around and quote < len(text) and plain.quote(quote).is_less_escaped(around):
                     return quote
-        elif found[0] in "[{":
-            depth += 1
         else:
-            depth -= 1
+            depth += 1 if found[0] in "[{" else -1
             if depth <= 0:
                 return at
     return len(text)
@@ -202,19 +238,11 @@ def _brackets_end(plain: Plain, at: int, around: Quote | None) -> int:
 
 def _leaves(plain: Plain, at: int, end: int) -> Iterator[tuple[int, int]]:
     """The strings and words inside brackets that are no keys."""
-    text = plain.text
-    while at < end:
-        if text[at] == '"':
-            inner, after = _string_end(plain, at)
-            span = (at + 1, inner)
-        elif word := _LEAF.match(text, at, end):
-            span, after = word.span(), word.end()
-        else:
-            at += 1
-            continue
-        at = after
-        if not _KEY.match(text, after):
-            yield span
+    while found := _LEAF.search(plain.text, at, end):
+        is_string = found[0] == '"'
+        inner, at = _string_end(plain, found.start()) if is_string else (found.end(), found.end())
+        if not _KEY.match(plain.text, at):
+            yield found.start() + is_string, inner
 
 
 def end_of(pattern: re.Pattern[str], text: str, at: int, most: int | None = None) -> int:

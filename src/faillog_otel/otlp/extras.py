@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from faillog_otel.config import Bodies, Limits, Secret
-from faillog_otel.events.names import Kind, is_no_secret, kind_of_name, phone_number
+from faillog_otel.events.names import Kind, holds, kind_of_name
 from faillog_otel.events.redaction import mark, redact_text
 from faillog_otel.otlp.records import Attributes, Value
 
@@ -213,21 +213,17 @@ def _named_value(
     leaf: Any, kind: Kind | None, name: str, key: Secret | None, most_bytes: int = LONGEST_VALUE_BYTES
 ) -> Value:
     """The leaf as an attribute's value; as its name tells what it is."""
-    if kind and not isinstance(leaf, bool) and any(_is_meant(kind, name, text) for text in _texts(leaf)):
+    if (
+        kind
+        and not isinstance(leaf, bool)
+        and any(holds(kind, name, text[:_READ_CHARACTERS]) for text in _texts(leaf))
+    ):
         return mark(kind, as_text(leaf), key)
     if isinstance(leaf, bool | float) or (isinstance(leaf, int) and -(2**63) <= leaf < 2**63):
         return leaf
     if isinstance(leaf, int):
         return cut(str(leaf))
     return clean(as_text(leaf), key, most_bytes)[0]
-
-
-def _is_meant(kind: Kind, name: str, text: str) -> bool:
-    return (
-        not is_no_secret(name, text)
-        if kind == "secret"
-        else phone_number(text[:_READ_CHARACTERS]) is not None
-    )
 
 
 def _texts(value: Any) -> Iterator[str]:

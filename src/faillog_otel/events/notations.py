@@ -1,0 +1,257 @@
+"""How a telling name and its value are written: a table of notations, and where in each the value begins.
+
+A notation is found around a name and read from there. What is between a name and its value, and the markup
+around both, is defined once. Linear: what is looked at around a name is bounded.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+
+from msgspec import Struct
+
+from faillog_otel.events.names import is_id, looks_random
+from faillog_otel.events.plain import Plain
+from faillog_otel.events.spans import (
+    WINDOW,
+    Span,
+    TellingName,
+    bare,
+    end_of,
+    line_end,
+    string_at,
+    value_at,
+)
+
+Find = Callable[[Plain, TellingName], Iterable[re.Match[str]]]
+"""Matches that end where the value may begin."""
+Read = Callable[[Plain, TellingName, re.Match[str]], Span | None]
+"""The value that begins where the match ends."""
+
+
+class Notation(Struct, frozen=True):
+    """One way to write a telling name and its value."""
+
+    find: Find
+    read: Read
+    has_phones: bool = False
+    """Whether a phone number may be its value, too."""
+    decides: bool = False
+    """Whether no other notation is tried where this one is found."""
+
+
+def notations(name: TellingName) -> tuple[Notation, ...]:
+    """The notations of such a name, the most telling ones first."""
+    return _OF_BARE_NAMES if name.quote is None else _OF_QUOTED_NAMES
+
+
+def _behind(behind: str, before: str = "", name: str = "", flags: int = 0) -> Find:
+    """Finds `behind` behind a name (and its quote) that has `before` before it and matches `name`."""
+    is_behind, is_before = re.compile(behind, flags), re.compile(rf"(?:{before})\Z")
+    is_name = re.compile(name or ".*", re.IGNORECASE | re.DOTALL)
+
+    def find(plain: Plain, told: TellingName) -> list[re.Match[str]]:
+        start, end = (told.start, told.end) if told.quote is None else (told.quote, told.end + 1)
+        if before and not is_before.search(plain.text, max(0, start - _NEAR), start):
+            return []
+        found = is_behind.match(plain.text, end, end + 4 * WINDOW)
+        return [found] if found and is_name.fullmatch(told.name) else []
+
+    return find
+
+
+_NEAR = 128
+
+# -- what is between and around ---------------------------------------------------------------------------
+
+_BLANK = r"[^\S\r\n]"
+_MARKS = r"[*_~`]{1,3}"
+_HTML = (
+    r"</?(?:a|b|big|br|code|dd|div|dt|em|font|h[1-6]|i|kbd|label|li|mark|p|pre|s|samp|small|span|strong|t[dhrt]"
+    r"|u|var)(?:[\s/][^<>]{0,200})?>"
+)
+_COMMENT = r"/\*[^*]{0,200}\*/|<!--[^>]{0,200}-->|(?:\#|//)[ \t][^\n]{0,200}\n"
+_BETWEEN = rf"(?:\s++|{_COMMENT}|{_MARKS}|{_HTML}){{0,16}}+"
+_BY = rf"(?:[\"'`]?\]|\[\w{{0,20}}\]){{0,3}}{_BETWEEN}(?P<by>:=|=>|->|→|==?|:(?![:/])|::(?=[ \t]))"
+_NEW_LINE = rf"(?:[|>][+-]?)?{_BLANK}*+\r?\n{_BLANK}*+(?:-[ ])?(?![\w.-]++[\"']?{_BLANK}*+[:=]|\s)"
+_AFTER = (
+    rf"(?:{_MARKS}(?=\s))?+(?:{_BLANK}++|{_COMMENT}|{_HTML}){{0,16}}+"
+    rf"(?:{_NEW_LINE}(?:{_BLANK}++|{_HTML}){{0,16}}+)?+(?P<tag>(?<=[\w\"'/]>))?+"
+)
+_BY_QUOTED = (
+    rf"(?P<tag>(?!))?{_BETWEEN}(?:(?P<by>:=|=>|==?|:(?!:))|\]\s*+(?P<index>=>?)|;(?P<php>s:\d{{1,7}}:))"
+    rf"(?:\s++|{_COMMENT}){{0,16}}+"
+)
+
+# -- pairs ------------------------------------------------------------------------------------------------
+
+_VAL = "val(?:ue)?s?"
+_INPUT = "v|data|content|text|input|received|actual|given|(?:rejected|invalid|attempted|submitted)_?value"
+_PAIRS = {
+    "named": ("name|key|header|field|param|parameter|property|attribute|variable|label|k|n", _VAL, _INPUT),
+    "id": ("id", _VAL, "content"),
+    "path": ("path|loc", _VAL, "input|received|actual"),
+    "pointer": ("instance_?path|data_?path", _VAL, "data"),
+}
+"""What the name of something is called, and what its value is called then; the last are no structures."""
+_HOLDER = re.compile(
+    rf"(?<![\w-])(?:{'|'.join(f'(?P<{row}>{names})' for row, (names, _, _) in _PAIRS.items())})[\"']?\s*+"
+    r"(?:=>|[:=])\s*+(?:\[(?:\s*+\"[^\"]{0,40}\",)*+\s*+)?[bBuU]?[\"']?\Z",
+    re.IGNORECASE,
+)
+_VALUE = {
+    row: re.compile(
+        rf"(?<![\w-])(?:(?:{values})[\"']?\s*+(?:=>|[:=])|(?:{scalars})[\"']?\s*+(?:=>|[:=])(?!\s*+[\[{{]))\s*+",
+        re.IGNORECASE,
+    )
+    for row, (_, values, scalars) in _PAIRS.items()
+}
+_TAG = re.compile(r"[^>]*+")
+_OBJECT = re.compile(r"(?:[^{}]++|\{[^{}]*+\})*+")
+_OBJECT_REVERSED = re.compile(r"(?:[^{}]++|\}[^{}]*+\{)*+")
+_ITEM = re.compile(r"(?:[^\r\n{}]++|\r?\n(?!\s*+(?:-\s|\r?\n|\Z)))*+")
+
+
+def _paired(plain: Plain, name: TellingName) -> Iterator[re.Match[str]]:
+    """`{"name": NAME, ..., "value": VALUE}` in any order; so the attributes of a tag, and items in YAML."""
+    start = name.start if name.quote is None else name.quote + 1
+    if holder := _HOLDER.search(plain.text, max(0, start - _NEAR), start):
+        for span in _around(plain.text, name):
+            yield from _VALUE[holder.lastgroup or ""].finditer(plain.text, *span)
+
+
+def _around(text: str, name: TellingName) -> tuple[tuple[int, int], tuple[int, int]]:
+    """What the object, tag or item holds that the name is in: behind the name, and before it."""
+    first, inside = max(0, name.start - WINDOW), _TAG
+    start = text.rfind("<", first, name.start)
+    if start < 0 or text.find(">", start, name.start) >= 0:
+        start, inside = name.start - end_of(_OBJECT_REVERSED, text[first : name.start][::-1], 0), _OBJECT
+        if text[start - 1 : start] != "{":
+            start, inside = max(start, text.rfind("\n", first, name.start) + 1), _ITEM
+    return (name.end, end_of(inside, text, name.end, name.end + WINDOW)), (start, name.start)
+
+
+def _read_paired(plain: Plain, name: TellingName, found: re.Match[str]) -> Span | None:
+    span = value_at(plain, name, found.end())
+    return None if span is None or found.end() <= name.start < span[1] else span
+
+
+# -- readers ----------------------------------------------------------------------------------------------
+
+_TO_TAG = re.compile(r"[^<\"\s]*+(?:\s++[^<\"\s]++)*+")
+_TO_TAG_IN_LINE = re.compile(r"[^<\"\r\n]*+")
+_IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z_-]*+")
+_CDATA, _CDATA_END = "<![CDATA[", "]]>"
+_CUT_OFF = re.compile(r"(?:[^<\"]++|<[^<>]{0,512}>)*+")
+_CLOSERS = re.compile(r"[\"}\]\s]*+\Z")
+
+
+def _to(pattern: re.Pattern[str]) -> Read:
+    return lambda plain, _, found: (found.end(), end_of(pattern, plain.text, found.end()), "")
+
+
+def _read_value(plain: Plain, name: TellingName, found: re.Match[str]) -> Span | None:
+    """What is behind a separator, and in HTML behind a tag."""
+    if found["tag"]:
+        return _to(_TO_TAG_IN_LINE)(plain, name, found)
+    return value_at(plain, name, found.end(), found.start("by") if found["by"] else None)
+
+
+def _read_no_name(plain: Plain, _: TellingName, found: re.Match[str]) -> Span | None:
+    """The group `value` or a string, unless it may be a name as well: lists of names are common."""
+    span = (*found.span("value"), "") if "value" in found.re.groupindex else string_at(plain, found.end())
+    value = plain.text[span[0] : span[1]] if span else ""
+    return None if _IDENTIFIER.fullmatch(value) or is_id(value) else span
+
+
+def _read_random(_plain: Plain, _: TellingName, found: re.Match[str]) -> Span | None:
+    start, value = found.start("value"), found["value"]
+    return (start, start + len(value.rstrip(".")), "") if looks_random(value) else None
+
+
+def _read_element(plain: Plain, name: TellingName, opened: re.Match[str]) -> Span | None:
+    """`<password>VALUE</password>`, whatever is inside it; or to the end of a text that is cut off."""
+    text, at = plain.text, opened.end()
+    if text.startswith(_CDATA, at):
+        end = text.find(_CDATA_END, at)
+        return at + len(_CDATA), end if end >= 0 else len(text), ""
+    end = text.find("</" + text[text.rindex("<", 0, name.start) + 1 : name.end], at, at + WINDOW)
+    if end < 0:
+        end = end_of(_TO_TAG, text, at)
+        if not text.startswith("</", end):
+            end = end_of(_CUT_OFF, text, at, at + WINDOW)
+            if text[at : at + 1].isspace() or not _CLOSERS.match(text, end):
+                return None
+    return at, end, ""
+
+
+# -- the table ----------------------------------------------------------------------------------------------
+
+_GAP = r"[\s:=|>\"'`(#→-]{1,4}+"
+_OF_AN_ID = (
+    r"(?:[a-z]*(?:message|event|request|user|destination|source|trace|span|batch)|ids?\b|for\b|at\b|since\b"
+    r"|until\b|on\b|(?-i:\w+(?:Id|ID|_id)s?\b))"
+)
+"""What such a word is followed by is no key."""
+_HOLDS = r"(?i:(?<!\w)(?:name|key|header|field|param|parameter|property|id))[\"']?\s*+=\s*+"
+_NEXT = r"\s*+,\s*+(?=[bBuU]?[\"'])"
+_OPENS_LIST = r"[\[(]\s*+[bBuU]?"
+
+_OF_QUOTED_NAMES = (
+    Notation(_behind(_BY_QUOTED), _read_value, has_phones=True, decides=True),
+    # --boundary, name="password", an empty line, VALUE
+    Notation(
+        _behind(r"[^\r\n]*+(?:\r?\n[^\r\n]++)*+\r?\n\r?\n", _HOLDS),
+        lambda plain, _, found: (found.end(), line_end(plain, found.end(), found.end()), ""),
+    ),
+    Notation(_paired, _read_paired, has_phones=True),
+    # <property name="password">VALUE</property>
+    Notation(_behind(r"[^<>]{0,512}+(?<!/)>(?:\s*+<\w[^<>]{0,200}>){0,3}", _HOLDS), _to(_TO_TAG)),
+    # [["password", VALUE], ...]
+    Notation(
+        _behind(_NEXT + r"(?=[bBuU]?([\"'])[^\"']*+\1\s*+[\])])", rf"[\[(,]\s*+{_OPENS_LIST}", r"\S+"),
+        lambda plain, _, found: string_at(plain, found.end()),
+    ),
+    # ["password", VALUE]; a header's name anywhere in a list
+    Notation(_behind(_NEXT, _OPENS_LIST, r"\S+"), _read_no_name),
+    Notation(_behind(_NEXT, name=r"authorization|cookie|\w+(?:-\w+)+"), _read_no_name),
+)
+_OF_BARE_NAMES = (
+    Notation(
+        _behind(r"(?:\s[^<>]{0,512}+)?+(?<!/)>", r"<(?:[\w.-]{1,40}:)?"), _read_element, has_phones=True
+    ),
+    Notation(_behind(_BY + _AFTER), _read_value, has_phones=True),
+    # setPassword("VALUE")
+    Notation(_behind(r"\((?=[\"'])"), lambda plain, name, found: value_at(plain, name, found.end())),
+    Notation(
+        _behind(r"[ ]{1,4}(?![-\s])", name="--.*"),
+        lambda plain, name, found: string_at(plain, found.end()) or bare(plain, name, found.end()),
+    ),
+    # <key>password</key><string>VALUE</string>, <td>password</td><td>VALUE</td>
+    Notation(
+        _behind(
+            rf"(?:{_HTML}|\s)*?</(?:key|name|string|t[dh]|dt|label)>\s*+(?:<\w[^<>]{{0,200}}>\s*+){{1,3}}",
+            r">\s*+",
+        ),
+        _to(_TO_TAG),
+        has_phones=True,
+    ),
+    Notation(_paired, _read_paired, has_phones=True),
+    # alone in its cell or line, VALUE alone in the next one
+    Notation(
+        _behind(
+            rf"(?:{_MARKS}|[^\S\r\n\t]){{0,8}}+(?:[\t|]|\r?\n)(?:{_BLANK}|{_MARKS}){{0,8}}+"
+            rf"(?=(?P<value>[^\s|\"'<>`*:]{{5,}}+)(?:{_MARKS}|{_BLANK}){{0,8}}+(?:[|\r\n\"']|\Z|(?<=\t)))",
+            rf"(?:\A|[\n\t|\"'])(?:{_BLANK}|{_MARKS}){{0,8}}",
+        ),
+        _read_no_name,
+    ),
+    # The token 'VALUE' has expired: within four words a key by its look
+    Notation(
+        _behind(
+            rf"(?:{_GAP}(?!{_OF_AN_ID})[A-Za-z']{{1,15}}(?![\w/.-])){{0,3}}"
+            rf"{_GAP}(?P<value>[\w.~+/=|-]++)(?=[\s\"'`,;:)!?<&]|\Z)",
+            flags=re.IGNORECASE,
+        ),
+        _read_random,
+    ),
+)
