@@ -44,21 +44,28 @@ def notations(name: TellingName) -> tuple[Notation, ...]:
     return _OF_BARE_NAMES if name.quote is None else _OF_QUOTED_NAMES
 
 
-def _behind(behind: str, before: str = "", name: str = "", flags: int = 0) -> Find:
-    """Finds `behind` behind a name (and its quote) that has `before` before it and matches `name`."""
-    is_behind, is_before = re.compile(behind, flags), re.compile(rf"(?:{before})\Z")
-    is_name = re.compile(name or ".*", re.IGNORECASE | re.DOTALL)
+def _behind(behind: str, before: str = "", ends: str = "", name: str = "", flags: int = 0) -> Find:
+    """Finds `behind` behind a name (and its quote) that has `before` before it and matches `name`.
 
-    def find(plain: Plain, told: TellingName) -> list[re.Match[str]]:
+    `ends` are the characters that `before` may end with, but for blanks and letters before quotes.
+    """
+    is_behind, is_before = re.compile(behind, flags), re.compile(rf"(?:{before})\Z")
+    is_name = re.compile(name, re.IGNORECASE)
+
+    def find(plain: Plain, told: TellingName) -> Iterable[re.Match[str]]:
+        text = plain.text
         start, end = (told.start, told.end) if told.quote is None else (told.quote, told.end + 1)
-        if before and not is_before.search(plain.text, max(0, start - _NEAR), start):
-            return []
-        found = is_behind.match(plain.text, end, end + 4 * WINDOW)
-        return [found] if found and is_name.fullmatch(told.name) else []
+        if ends and text[max(0, start - 8) : start].rstrip(_BLANKS_AND_PREFIXES)[-1:] not in ends:
+            return ()
+        if before and not is_before.search(text, max(0, start - _NEAR), start):
+            return ()
+        found = is_behind.match(text, end, end + 4 * WINDOW)
+        return () if found is None or (name and not is_name.fullmatch(told.name)) else (found,)
 
     return find
 
 
+_BLANKS_AND_PREFIXES = " \t\r\n\vbBuU"
 _NEAR = 128
 
 # -- what is between and around ---------------------------------------------------------------------------
@@ -98,6 +105,7 @@ _HOLDER = re.compile(
     r"(?:=>|[:=])\s*+(?:\[(?:\s*+\"[^\"]{0,40}\",)*+\s*+)?[bBuU]?[\"']?\Z",
     re.IGNORECASE,
 )
+_HOLDER_ENDS = (":", "=", ">", "[", ",]")
 _VALUE = {
     row: re.compile(
         rf"(?<![\w-])(?:(?:{values})[\"']?\s*+(?:=>|[:=])|(?:{scalars})[\"']?\s*+(?:=>|[:=])(?!\s*+[\[{{]))\s*+",
@@ -114,7 +122,9 @@ _ITEM = re.compile(r"(?:[^\r\n{}]++|\r?\n(?!\s*+(?:-\s|\r?\n|\Z)))*+")
 def _paired(plain: Plain, name: TellingName) -> Iterator[re.Match[str]]:
     """`{"name": NAME, ..., "value": VALUE}` in any order; so the attributes of a tag, and items in YAML."""
     start = name.start if name.quote is None else name.quote + 1
-    if holder := _HOLDER.search(plain.text, max(0, start - _NEAR), start):
+    ends = plain.text[max(0, start - 8) : start].rstrip(_BLANKS_AND_PREFIXES + "\"'")[-1:]
+    ends += plain.text[name.end + 1 : name.end + 2] if ends == "," else ""
+    if ends in _HOLDER_ENDS and (holder := _HOLDER.search(plain.text, max(0, start - _NEAR), start)):
         for span in _around(plain.text, name):
             yield from _VALUE[holder.lastgroup or ""].finditer(plain.text, *span)
 
@@ -200,24 +210,24 @@ _OF_QUOTED_NAMES = (
     Notation(_behind(_BY_QUOTED), _read_value, has_phones=True, decides=True),
     # --boundary, name="password", an empty line, VALUE
     Notation(
-        _behind(r"[^\r\n]*+(?:\r?\n[^\r\n]++)*+\r?\n\r?\n", _HOLDS),
+        _behind(r"[^\r\n]*+(?:\r?\n[^\r\n]++)*+\r?\n\r?\n", _HOLDS, "="),
         lambda plain, _, found: (found.end(), line_end(plain, found.end(), found.end()), ""),
     ),
     Notation(_paired, _read_paired, has_phones=True),
     # <property name="password">VALUE</property>
-    Notation(_behind(r"[^<>]{0,512}+(?<!/)>(?:\s*+<\w[^<>]{0,200}>){0,3}", _HOLDS), _to(_TO_TAG)),
+    Notation(_behind(r"[^<>]{0,512}+(?<!/)>(?:\s*+<\w[^<>]{0,200}>){0,3}", _HOLDS, "="), _to(_TO_TAG)),
     # [["password", VALUE], ...]
     Notation(
-        _behind(_NEXT + r"(?=[bBuU]?([\"'])[^\"']*+\1\s*+[\])])", rf"[\[(,]\s*+{_OPENS_LIST}", r"\S+"),
+        _behind(_NEXT + r"(?=[bBuU]?([\"'])[^\"']*+\1\s*+[\])])", rf"[\[(,]\s*+{_OPENS_LIST}", "[(", r"\S+"),
         lambda plain, _, found: string_at(plain, found.end()),
     ),
     # ["password", VALUE]; a header's name anywhere in a list
-    Notation(_behind(_NEXT, _OPENS_LIST, r"\S+"), _read_no_name),
+    Notation(_behind(_NEXT, _OPENS_LIST, "[(", r"\S+"), _read_no_name),
     Notation(_behind(_NEXT, name=r"authorization|cookie|\w+(?:-\w+)+"), _read_no_name),
 )
 _OF_BARE_NAMES = (
     Notation(
-        _behind(r"(?:\s[^<>]{0,512}+)?+(?<!/)>", r"<(?:[\w.-]{1,40}:)?"), _read_element, has_phones=True
+        _behind(r"(?:\s[^<>]{0,512}+)?+(?<!/)>", r"<(?:[\w.-]{1,40}:)?", "<:"), _read_element, has_phones=True
     ),
     Notation(_behind(_BY + _AFTER), _read_value, has_phones=True),
     # setPassword("VALUE")
@@ -231,6 +241,7 @@ _OF_BARE_NAMES = (
         _behind(
             rf"(?:{_HTML}|\s)*?</(?:key|name|string|t[dh]|dt|label)>\s*+(?:<\w[^<>]{{0,200}}>\s*+){{1,3}}",
             r">\s*+",
+            ">",
         ),
         _to(_TO_TAG),
         has_phones=True,

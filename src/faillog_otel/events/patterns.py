@@ -196,7 +196,7 @@ def _is_card(value: str) -> bool:
     return is_sum_right and _CARDS.fullmatch(digits) is not None
 
 
-_IBANS = "(?:{})(?![A-Za-z0-9])".format(
+_IBANS = r"(?=[A-Z]{{2}}\d)(?:{})(?![A-Za-z0-9])".format(
     "|".join(
         rf"(?:{countries})\d\d(?:[ -]?[A-Z0-9]){{{length - 4}}}"
         for length, countries in (
@@ -360,7 +360,7 @@ LOOKS = (
     _look(
         "secret",
         "card number",
-        "0000000000000|0000 0000 0000|0000-0000-0000|0000+0000+0000|0000 000000|0000-000000|0000+000000",
+        "0000000000000|0000 0000|0000-0000|0000+0000",
         r"(?<![\w.+-])(?:[2-6]\d{12,18}+|[2-6]\d{3}([ +-])\d{4}\1\d{4}\1\d{1,7}"
         r"|3\d{3}([ +-])\d{6}\2\d{4,5})(?!\w|[.,-]\d)",
         judge=_is_card,
@@ -375,7 +375,7 @@ LOOKS = (
     _look(
         "email",
         "email address",
-        "@",
+        '"@',
         r"\"[^\W_](?:[^\"\r\n\\]{0,62}[\w)])?\"@(?:[^\W_][\w-]*+\.)*+[^\W\d_][\w-]*+",
     ),
     _look(

@@ -116,7 +116,7 @@ class Plain:
     def brief(self) -> str:
         """What stands in it between quotes, each once and in no order: enough to see what may be there."""
         if self._brief is None:
-            self._brief = '"'.join(set(self.text.split('"')))
+            self._brief = '"' + '"'.join(set(self.text.split('"')))
         return self._brief
 
     def words(self) -> set[str]:

@@ -67,9 +67,9 @@ class Glance:
 
     def has(self, signs: Signs) -> bool:
         """Whether the text has one of the signs."""
+        if signs.shape is not None:
+            return any(map(signs.shape.match, self._shaped))
         if self._words and _has_one(self._words, signs.words):
-            return True
-        if signs.shape is not None and any(map(signs.shape.match, self._shaped)):
             return True
         for rare, sign in signs.others:
             if rare in self._text and sign in self._text:
