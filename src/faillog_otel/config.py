@@ -13,7 +13,7 @@ from msgspec import Struct, field
 Signal = Literal["logs", "traces"]
 SIGNALS: tuple[Signal, ...] = ("logs", "traces")
 
-Bodies = Literal["none", "response", "all"]
+Bodies = Literal["none", "keys", "response", "all"]
 Join = Literal["parent", "link", "off"]
 FailOn = Literal["never", "discarded", "failure", "quarantined"]
 NetworkProtocol = Literal["http/protobuf", "http/json", "grpc"]

@@ -41,7 +41,7 @@ def test_nothing_of_them_leaves_or_is_said(tmp_path: Path) -> None:
         for command in (
             ("run", "events", *flags),
             ("run", "events", *flags, "--bodies", "all", "--log-format", "json"),
-            ("run", "events", "--protocol", "file", "-vv"),
+            ("run", "events", "--protocol", "file", "-vv", "--bodies", "keys"),
             ("run", "events", "--protocol", "console", "-vv", "--bodies", "all"),
             ("redact", "events"),
             ("redact", "--explain", "--bodies", "all", "events"),

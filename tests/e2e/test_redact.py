@@ -72,6 +72,36 @@ def test_unknown_fields_of_a_request_are_named_among_what_stays(tmp_path: Path) 
         assert {field: why for field, why in shown["stays"].items() if "request" in field} == stays
 
 
+def test_bodies_keys_shows_the_structure_of_responses_and_what_keys_of_errors_say(tmp_path: Path) -> None:
+    body = {"error": {"code": "bad", "message": "no jane@shop.example"}, "user": {"name": "Jane"}}
+    response = {"status": 400, "body": json.dumps(body), "more": {"reason": "odd", "owner": "Jane"}}
+    (tmp_path / "events").write_bytes(
+        lines(
+            exchange(
+                requestToDestination={"body": "Jane", "path": "/Jane"}, responseFromDestination=response
+            ),
+            exchange(responseFromDestination={"status": 400, "body": "sorry, Jane"}),
+        )
+    )
+    done = run_program("redact", "--bodies", "keys", "events", cwd=tmp_path)
+    first, second = map(json.loads, done.stdout.splitlines())
+    assert b"Jane" not in done.stdout
+    assert json.loads(first["attributes"]["segment.response.body"]) == {
+        "error": {"code": "bad", "message": "no [redacted:email]"},
+        "user": {"name": "[withheld]"},
+    }
+    assert first["attributes"]["segment.extra.responseFromDestination.more.reason"] == "odd"
+    assert first["attributes"]["segment.extra.responseFromDestination.more.owner"] == "[withheld]"
+    assert first["redacted"] == {"segment.response.body": ["email address"]}
+    assert first["stays"] == {
+        "requestToDestination.body": "--bodies is keys",
+        "requestToDestination.path": "a part of the body, and --bodies is keys",
+        "responseFromDestination.body": "its values, but for those of some keys: --bodies is keys",
+        "responseFromDestination.more.owner": "its values, but for those of some keys: --bodies is keys",
+    }
+    assert second["attributes"]["segment.response.body"] == "[withheld]"
+
+
 def test_explain_says_the_same_for_people(folder: Path) -> None:
     done = run_program("redact", "--explain", "--bodies", "none", "events", cwd=folder)
     shown = done.stdout.decode()

@@ -20,7 +20,7 @@ from faillog_otel.otlp.encoder import REMEMBERED, WireEncoder
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 CONFIGS = st.builds(
     MappingConfig,
-    bodies=st.sampled_from(("none", "response", "all")),
+    bodies=st.sampled_from(("none", "keys", "response", "all")),
     time_policy=st.sampled_from((TimePolicy(), TimePolicy("arrival"), TimePolicy("clamp", 60.0))),
     join=st.sampled_from(("parent", "link", "off")),
     destination_names=st.sampled_from(
@@ -62,7 +62,7 @@ REQUEST = {"method": st.sampled_from(("post", "BREW", "")), "url": TEXT | st.jus
 RESPONSE = {
     "status": st.sampled_from((100, 200, 399, 400, 503)),
     "headers": st.dictionaries(st.sampled_from(("Date", "x-ratelimit-a", "b")), TEXT),
-    "body": TEXT,
+    "body": TEXT | st.sampled_from(('{"error":"no","user":{"a":[1,"x"]}}', '{"error":', '[{"code":1}]')),
 }
 PROPERTIES = {
     "messageId": MESSAGE_IDS,

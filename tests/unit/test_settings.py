@@ -334,6 +334,12 @@ def test_the_readmes_config_file_is_valid_and_every_variable_in_it_is_read() -> 
     assert {name for name in VARIABLES if not re.search("_(LOGS|TRACES)_", name)} <= named
 
 
+@pytest.mark.parametrize("bodies", ["none", "keys", "response", "all"])
+def test_bodies_come_from_the_environment_and_the_file(bodies: str) -> None:
+    assert resolve([read_file(f"[mapping]\nbodies = '{bodies}'", "f.toml")]).mapping.bodies == bodies
+    assert from_environment(FAILLOG_BODIES=bodies).mapping.bodies == bodies
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [

@@ -48,8 +48,9 @@ _OPTIONS = (
     click.option("--signals", metavar="LIST", help="What to send.  [default: logs,traces]"),
     click.option(
         "--bodies",
-        type=click.Choice(["none", "response", "all"]),
-        help="Which bodies of an exchange leave, redacted and cut.  [default: response]",
+        type=click.Choice(["none", "keys", "response", "all"]),
+        help="Which bodies of an exchange leave, redacted and cut; `keys`: the response's structure and "
+        "what keys such as `error` and `code` say.  [default: response]",
     ),
     click.option(
         "--backend",

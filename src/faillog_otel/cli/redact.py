@@ -37,8 +37,9 @@ _HELP = """Show what `run` would send of the failure logs in FILE..., and send n
 )
 @click.option(
     "--bodies",
-    type=click.Choice(["none", "response", "all"]),
-    help="Which bodies of an exchange leave, redacted and cut.  [default: response]",
+    type=click.Choice(["none", "keys", "response", "all"]),
+    help="Which bodies of an exchange leave, redacted and cut; `keys`: the response's structure and "
+    "what keys such as `error` and `code` say.  [default: response]",
 )
 @click.option("--config", "config_file", metavar="FILE", help="TOML file.  [default: faillog-otel.toml]")
 @click.pass_context

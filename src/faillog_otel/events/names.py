@@ -227,7 +227,7 @@ _GLUE = frozenset(
     )
 )
 _LITERALS = frozenset(
-    ("true", "false", "null", "none", "undefined", "nil", "basic", "bearer", "digest", "oauth2")
+    ("true", "false", "null", "none", "undefined", "nil", "basic", "bearer", "digest", "oauth2", "withheld")
 )
 _PLAIN_WORD = re.compile(r"[^\W\d_]{1,15}(?:['\u2019-][^\W\d_]{1,15})*|\d{1,4}")
 _TWILIO_ID = re.compile(r"(?!SK)[A-Z]{2}[0-9a-f]{32}")

@@ -55,7 +55,7 @@ def _behind(behind: str, before: str = "", ends: str = "", name: str = "", flags
     def find(plain: Plain, told: TellingName) -> Iterable[re.Match[str]]:
         text = plain.text
         start, end = (told.start, told.end) if told.quote is None else (told.quote, told.end + 1)
-        if ends and text[max(0, start - 8) : start].rstrip(_BLANKS_AND_PREFIXES)[-1:] not in ends:
+        if ends and text[max(0, start - 32) : start].rstrip(_BLANKS_AND_PREFIXES)[-1:] not in ends:
             return ()
         if before and not is_before.search(text, max(0, start - _NEAR), start):
             return ()
@@ -66,7 +66,7 @@ def _behind(behind: str, before: str = "", ends: str = "", name: str = "", flags
 
 
 _BLANKS_AND_PREFIXES = " \t\r\n\vbBuU"
-_NEAR = 128
+_NEAR = 48
 
 # -- what is between and around ---------------------------------------------------------------------------
 
@@ -105,10 +105,10 @@ _HOLDER = re.compile(
     r"(?:=>|[:=])\s*+(?:\[(?:\s*+\"[^\"]{0,40}\",)*+\s*+)?[bBuU]?[\"']?\Z",
     re.IGNORECASE,
 )
-_HOLDER_ENDS = (":", "=", ">", "[", ",]")
+_HOLDER_ENDS = (":", "=", ">", ",]")
 _VALUE = {
     row: re.compile(
-        rf"(?<![\w-])(?:(?:{values})[\"']?\s*+(?:=>|[:=])|(?:{scalars})[\"']?\s*+(?:=>|[:=])(?!\s*+[\[{{]))\s*+",
+        rf"(?=[vdctirags])(?<![\w-])(?:(?:{values})[\"']?\s*+(?:=>|[:=])|(?:{scalars})[\"']?\s*+(?:=>|[:=])(?!\s*+[\[{{]))\s*+",
         re.IGNORECASE,
     )
     for row, (_, values, scalars) in _PAIRS.items()
@@ -122,9 +122,9 @@ _ITEM = re.compile(r"(?:[^\r\n{}]++|\r?\n(?!\s*+(?:-\s|\r?\n|\Z)))*+")
 def _paired(plain: Plain, name: TellingName) -> Iterator[re.Match[str]]:
     """`{"name": NAME, ..., "value": VALUE}` in any order; so the attributes of a tag, and items in YAML."""
     start = name.start if name.quote is None else name.quote + 1
-    ends = plain.text[max(0, start - 8) : start].rstrip(_BLANKS_AND_PREFIXES + "\"'")[-1:]
+    ends = plain.text[max(0, start - 32) : start].rstrip(_BLANKS_AND_PREFIXES + "\"'[")[-1:]
     ends += plain.text[name.end + 1 : name.end + 2] if ends == "," else ""
-    if ends in _HOLDER_ENDS and (holder := _HOLDER.search(plain.text, max(0, start - _NEAR), start)):
+    if ends in _HOLDER_ENDS and (holder := _HOLDER.search(plain.text, max(0, start - 2 * _NEAR), start)):
         for span in _around(plain.text, name):
             yield from _VALUE[holder.lastgroup or ""].finditer(plain.text, *span)
 

@@ -119,7 +119,7 @@ def bare(plain: Plain, name: TellingName, at: int, by: int | None = None) -> Spa
     is_line = (
         by is not None
         and (text[by] == ":" or text[by - 1].isspace())
-        and _LINE_BEFORE.search(text, max(0, name.start - WINDOW), name.start)
+        and _LINE_BEFORE.search(text, max(0, name.start - 32), name.start)
     )
     end, found = at, _DELIMITER.search(text, at)
     while found:
@@ -168,7 +168,7 @@ def _ends_around(plain: Plain, opening: int, at: int) -> bool:
     return quote.character == '"' and quote.backslashes < backslashes
 
 
-_NUMBER_ONLY = re.compile(r"-?\d[\w.+-]*+(?=\s*+(?:[,}\]]|\Z))")
+_BEHIND_NUMBER = re.compile(r"\s{0,64}(?:[,}\]]|\Z)")
 _BEFORE_NUMBER = re.compile(r"(?:\A\s*+\[|\"(?=\s*+[:,\]}]))(?:[^\"]*[:\[,])?\s*\Z")
 _TAGS = re.compile(r"<[^<>]*+>")
 
@@ -177,8 +177,8 @@ def place_of(plain: Plain, kind: Kind, rule: str, start: int, end: int) -> Place
     """The place of what is perhaps a number of JSON: what replaces it needs quotes then."""
     text, first = plain.text, max(0, start - WINDOW)
     at = text.rfind('"', first, start)
-    number = _NUMBER_ONLY.match(text, start)
-    if not (number and number.end() == end and _BEFORE_NUMBER.search(text, max(first, at), start)):
+    is_number = _NUMBER.fullmatch(text, start, end) and _BEHIND_NUMBER.match(text, end)
+    if not (is_number and _BEFORE_NUMBER.search(text, max(first, at), start)):
         return Place(kind, rule, start, end)
     return Place(kind, rule, start, end, '"' if at < 0 else plain.spelled(at))
 

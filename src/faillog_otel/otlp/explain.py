@@ -8,13 +8,14 @@ from typing import Any
 
 from msgspec import Struct
 
-from faillog_otel.config import MappingConfig
+from faillog_otel.config import Bodies, MappingConfig
 from faillog_otel.events.model import Context, Event
 from faillog_otel.events.names import MARK
 from faillog_otel.events.redaction import findings, redact_text
 from faillog_otel.otlp.extras import (
     MOST_EXTRAS,
     as_text,
+    body_text,
     header_pairs,
     is_allowed,
     leaves,
@@ -22,6 +23,8 @@ from faillog_otel.otlp.extras import (
 )
 from faillog_otel.otlp.mapping import map_event
 from faillog_otel.otlp.records import Value
+
+_KEYS = "--bodies is keys"
 
 
 class Explanation(Struct, frozen=True, kw_only=True):
@@ -45,7 +48,9 @@ def explain(event: Event, context: Context, config: MappingConfig) -> Explanatio
         body=log.body,
         attributes=attributes,
         redacted={
-            name: _rules(event, name) for name, value in attributes.items() if _is_redacted(name, value)
+            name: _rules(event, name, config.bodies)
+            for name, value in attributes.items()
+            if _is_redacted(name, value)
         },
         stays={redact_text(field): why for field, why in _staying(event, config, log.dropped_attributes)},
     )
@@ -56,9 +61,9 @@ def _is_redacted(name: str, value: Value) -> bool:
     return any(isinstance(text, str) and MARK.search(text) for text in (name, *texts))
 
 
-def _rules(event: Event, attribute: str) -> list[str]:
+def _rules(event: Event, attribute: str, bodies: Bodies) -> list[str]:
     """By which rules the attribute was redacted; empty where it came from the attempt's exchange."""
-    rules = {finding.rule for text in _sources(event, attribute) for finding in findings(text)}
+    rules = {finding.rule for text in _sources(event, attribute, bodies) for finding in findings(text)}
     for path, _, kind in leaves(event.extras, "segment.extra"):
         if path == attribute and kind:
             rules.add(f"the name {path.rpartition('.')[2]}")
@@ -67,7 +72,7 @@ def _rules(event: Event, attribute: str) -> list[str]:
     ]
 
 
-def _sources(event: Event, attribute: str) -> Iterator[str]:
+def _sources(event: Event, attribute: str, bodies: Bodies) -> Iterator[str]:
     """The texts that the attribute was made of."""
     request = event.properties.request_to_destination
     response = event.properties.response_from_destination
@@ -78,7 +83,7 @@ def _sources(event: Event, attribute: str) -> Iterator[str]:
     elif attribute == "segment.request.body" and request:
         yield as_text(request.body)
     elif attribute == "segment.response.body" and response:
-        yield as_text(response.body)
+        yield body_text(response.body, bodies)
     elif attribute.startswith("http.response.header.") and response:
         for name, value in header_pairs(response.headers):
             if name.lower() == attribute.removeprefix("http.response.header."):
@@ -100,12 +105,16 @@ def _staying(event: Event, config: MappingConfig, dropped: int) -> Iterator[tupl
             continue
         if carrier.body is not None and not allowed:
             yield f"{name}.body", f"--bodies is {config.bodies}"
+        elif carrier.body is not None and config.bodies == "keys":
+            yield f"{name}.body", f"its values, but for those of some keys: {_KEYS}"
         elif carrier.body is not None and _is_longer(carrier.body, config.limits.body_bytes):
             yield f"{name}.body", f"what lies beyond {config.limits.body_bytes} bytes of it is cut off"
-    kept = dict.fromkeys(path for path, _, _ in leaves(leaving(event.extras, config.bodies), "segment.extra"))
-    for path, _, _ in leaves(event.extras, "segment.extra"):
+    kept = {path: leaf for path, leaf, _ in leaves(leaving(event.extras, config.bodies), "segment.extra")}
+    for path, leaf, _ in leaves(event.extras, "segment.extra"):
         if path not in kept:
             yield path.removeprefix("segment.extra."), f"a part of the body, and --bodies is {config.bodies}"
+        elif kept[path] != leaf:
+            yield path.removeprefix("segment.extra."), f"its values, but for those of some keys: {_KEYS}"
     yield from _staying_headers("requestToDestination", request.headers if request else None, ())
     yield from _staying_headers(
         "responseFromDestination", response.headers if response else None, config.response_headers

@@ -12,6 +12,7 @@ import msgspec
 from faillog_otel.config import Bodies, Limits, Secret
 from faillog_otel.events.names import Kind, holds, kind_of_name
 from faillog_otel.events.redaction import mark, redact_text
+from faillog_otel.otlp.body_keys import withhold_in_body, withhold_values
 from faillog_otel.otlp.records import Attributes, Value
 
 LONGEST_VALUE_BYTES = 2048
@@ -60,7 +61,12 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
-_BODIES = {"requestToDestination": ("all",), "responseFromDestination": ("all", "response")}
+def body_text(body: Any, bodies: Bodies) -> str:
+    """A body as text, with what `--bodies` lets leave of it."""
+    return withhold_in_body(body) if bodies == "keys" else as_text(body)
+
+
+_BODIES = {"requestToDestination": ("all",), "responseFromDestination": ("all", "response", "keys")}
 """Unknown fields in there are a part of the body, by another name: they leave where bodies do."""
 
 
@@ -68,8 +74,9 @@ def leaving(extras: dict[str, Any], bodies: Bodies) -> dict[str, Any]:
     """The extras that `--bodies` lets leave. A status is no part of a body, also one of a wrong type."""
     kept: dict[str, Any] = {}
     for name, item in extras.items():
-        if bodies in _BODIES.get(name.rpartition(".")[2], (bodies,)):
-            kept[name] = item
+        holder = name.rpartition(".")[2]
+        if bodies in _BODIES.get(holder, (bodies,)):
+            kept[name] = withhold_values(item) if bodies == "keys" and holder in _BODIES else item
         elif isinstance(item, dict) and "status" in item and "response" in name:
             kept[name] = {"status": item["status"]}
     return kept

@@ -15,7 +15,7 @@ from faillog_otel.config import MappingConfig, TimePolicy
 from faillog_otel.events.model import AttemptProperties, Context, Event, ExchangeProperties
 from faillog_otel.events.printable import printable
 from faillog_otel.otlp.extras import (
-    as_text,
+    body_text,
     clean,
     extra_attributes,
     header_attributes,
@@ -202,7 +202,9 @@ def log_attributes(event: Event, config: MappingConfig) -> tuple[Attributes, int
         ("segment.response.body", response, config.bodies != "none"),
     ):
         if allowed and carrier and carrier.body is not None:
-            text, was_cut = clean(as_text(carrier.body), config.redaction_key, config.limits.body_bytes)
+            text, was_cut = clean(
+                body_text(carrier.body, config.bodies), config.redaction_key, config.limits.body_bytes
+            )
             attributes.append((name, text))
             truncated = truncated or was_cut
     if truncated:

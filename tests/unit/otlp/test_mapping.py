@@ -284,6 +284,7 @@ def test_headers_leave_by_the_allow_list_only() -> None:
     ("bodies", "names"),
     [
         ("none", set()),
+        ("keys", {"segment.response.body"}),
         ("response", {"segment.response.body"}),
         ("all", {"segment.request.body", "segment.response.body"}),
     ],
@@ -360,16 +361,17 @@ def test_what_an_extra_is_its_neighbours_may_tell() -> None:
     }
 
 
-@pytest.mark.parametrize("bodies", ["none", "response", "all"])
+@pytest.mark.parametrize("bodies", ["none", "keys", "response", "all"])
 def test_unknown_fields_inside_request_and_response_are_a_part_of_their_bodies(bodies: str) -> None:
     request = {"payload": "REQUEST", "data": {"a": "REQUEST"}, "path": "/REQUEST", "error": "REQUEST"}
-    response = {"status": "odd", "data": "RESPONSE"}
+    response = {"status": "odd", "data": "RESPONSE", "more": {"error": "ERROR", "list": ["RESPONSE"]}}
     inside = {"requestToDestination": request, "responseFromDestination": response}
     for raw in (exchange(**inside), event("New", **inside, **TIMES)):
         log = log_of(raw, bodies=bodies)
         shown = repr(log)
-        assert ("REQUEST" in shown, "RESPONSE" in shown) == (bodies == "all", bodies != "none")
+        assert ("REQUEST" in shown, "RESPONSE" in shown) == (bodies == "all", bodies in ("response", "all"))
         assert attributes(log)["segment.extra.responseFromDestination.status"] == "odd"
+        assert ("'ERROR'" in shown) == (bodies != "none")
         extras = [key for key, _ in log.attributes if ".extra.requestToDestination." in key]
         assert len(extras) == (4 if bodies == "all" else 0)
 
@@ -395,7 +397,7 @@ def test_headers_about_rate_limits_leave_with_numbers_times_and_words_only(
     assert attributes(log)[f"http.response.header.{header}"] == (shown,)
 
 
-@pytest.mark.parametrize("bodies", ["none", "response", "all"])
+@pytest.mark.parametrize("bodies", ["none", "keys", "response", "all"])
 def test_the_rules_for_bodies_and_headers_hold_for_every_event_and_shape(bodies: str) -> None:
     inside = {
         "requestToDestination": {"body": "REQUEST", "headers": {"X-Internal": "INTERNAL"}},
@@ -411,7 +413,7 @@ def test_the_rules_for_bodies_and_headers_hold_for_every_event_and_shape(bodies:
     ):
         log = log_of(raw, bodies=bodies)
         shown = repr(log.attributes)
-        assert ("REQUEST" in shown, "RESPONSE" in shown) == (bodies == "all", bodies != "none")
+        assert ("REQUEST" in shown, "RESPONSE" in shown) == (bodies == "all", bodies in ("response", "all"))
         assert "INTERNAL" not in shown
         assert attributes(log)["http.response.header.date"] == ("d",)
 
