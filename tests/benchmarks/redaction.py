@@ -11,6 +11,31 @@ from faillog_otel.events.redaction import redact_text
 SHORT, LONG, MOST = 16_000, 160_000, 15.0
 NASTY = (
     *(
+        "token,a\n",
+        "token,token\nx1,x2\n",
+        "| token | a |\n",
+        "password: a;b,",
+        "password: a b ",
+        '[["token","a"],',
+    ),
+    *(
+        '{"v":1,"k":"token",',
+        '"loc":["a","token"],',
+        "<input value=1 name=token ",
+        "- name: token\n",
+        "**token** ",
+    ),
+    *(
+        "<td>token</td>",
+        "\x1b[1m",
+        "token: # a\n",
+        "DE89 3704 ",
+        "4242 ",
+        '"a b"@',
+        "dXNlcjpwYXNz",
+        "1.2.3.4-",
+    ),
+    *(
         "phone=",
         '"phone":[',
         'phone:{"',

@@ -21,6 +21,7 @@ _DELIMITER = re.compile(r"[,;\t|](?=[^,;\t|\r\n]*\Z)")
 _REST = re.compile(r"[\"'*`_]{0,3}[ ]*+(?P<delimiter>[,;\t|])?[\w.()/ \"*`,;\t|-]{0,1000}+\r?\n")
 _NAME = re.compile(r"(?:[*`_]{0,3}[^\W\d][\w.()/-]*+(?:[ ][\w.()/-]++){0,3}[*`_]{0,3})?")
 _TO_STRING = re.compile(r"[^\n]*[:\[(]\s*[\"']")
+_Head = list[tuple[str, Kind | None]]
 _LINE_END = re.compile(r"\r?\n")
 _BELOW = re.compile(r"\r?\n(?:[|+: -]*-[|+: -]*+\r?\n)?")
 
@@ -57,18 +58,17 @@ def _span(cell: re.Match[str]) -> tuple[int, int]:
     return cell.span("bare" if cell["quoted"] is None else "quoted")
 
 
-def _below(
-    plain: Plain, head: list[tuple[str, Kind | None]], delimiter: str, at: int
-) -> tuple[list[Place], int]:
+def _below(plain: Plain, head: _Head, delimiter: str, at: int) -> tuple[list[Place], int]:
     text, places = plain.text, []
     row = _row(text, at, delimiter)
-    while row and (
-        len(row) == len(head) or (len(row) < len(head) and not _LINE_END.match(text, row[-1].end()))
-    ):
+    while row and len(row) <= len(head):
+        line = _LINE_END.match(text, row[-1].end())
+        if line and len(row) < len(head):
+            break
         for (called, kind), cell in zip(head, row, strict=False):
             start, end = _span(cell)
             if kind and start < end and holds(kind, called, text[start:end]):
                 places.append(place_of(plain, kind, f"the name {called}", start, end))
         at = row[-1].end()
-        row = _row(text, line.end(), delimiter) if (line := _LINE_END.match(text, at)) else []
+        row = _row(text, line.end(), delimiter) if line else []
     return places, at

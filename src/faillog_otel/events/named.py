@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from faillog_otel.events.columns import table_at
 from faillog_otel.events.names import kind_of_name, may_tell, phone_number
-from faillog_otel.events.notations import notations
+from faillog_otel.events.notations import OF_BARE_NAMES, OF_QUOTED_NAMES
 from faillog_otel.events.plain import WORD, Plain
 from faillog_otel.events.spans import Place, Span, TellingName, end_of, is_meant, place_of
 
@@ -25,7 +25,7 @@ _QUOTES = re.compile(r"[\"']")
 
 def named_values(plain: Plain) -> Iterator[Place]:
     """The values with telling names. A mark is passed over: it is no name."""
-    telling = {word for word in plain.words() if may_tell(word)}
+    telling = {word for word in plain.words if may_tell(word)}
     if not telling:
         return
     done = end_of_table = 0
@@ -65,7 +65,7 @@ def _names(plain: Plain, word: re.Match[str]) -> Iterator[TellingName]:
 
 def _places(plain: Plain, name: TellingName) -> Iterator[Place]:
     """The values that any notation finds, the best one first."""
-    for notation in notations(name):
+    for notation in OF_BARE_NAMES if name.quote is None else OF_QUOTED_NAMES:
         if name.kind == "phone" and not notation.has_phones:
             continue
         found = list(notation.find(plain, name))

@@ -6,6 +6,7 @@
 
 import re
 from functools import lru_cache
+from itertools import takewhile
 from typing import Literal
 
 Kind = Literal["secret", "email", "phone", "ip"]
@@ -238,9 +239,7 @@ _LONGEST_SAYING = 200
 def is_said(text: str) -> bool:
     """Whether the text consists of plain words only, and says something: `can't be blank`."""
     words = _said_words(text)
-    if len(text) > _LONGEST_SAYING or not all(map(_PLAIN_WORD.fullmatch, words)):
-        return False
-    return not _SAID.isdisjoint(words)
+    return len(text) <= _LONGEST_SAYING and all(map(_is_plain, words)) and not _SAID.isdisjoint(words)
 
 
 def begins_to_say(text: str) -> bool:
@@ -248,12 +247,13 @@ def begins_to_say(text: str) -> bool:
     words = _said_words(text[:_LONGEST_SAYING])
     if words and goes_on_to_say(words[0]):
         return True
-    for word in words[:4]:
-        if not _PLAIN_WORD.fullmatch(word):
-            return False
-        if word in _SAID:
-            return True
-    return not _GLUE.isdisjoint(words) and all(_PLAIN_WORD.fullmatch(word) or "://" in word for word in words)
+    is_plain = all(_is_plain(word) or "://" in word for word in words)
+    soon = list(takewhile(_is_plain, words[:4]))
+    return not _SAID.isdisjoint(soon) or (is_plain and not _GLUE.isdisjoint(words))
+
+
+def _is_plain(word: str) -> bool:
+    return _PLAIN_WORD.fullmatch(word) is not None
 
 
 def goes_on_to_say(word: str) -> bool:
@@ -269,9 +269,8 @@ def _said_words(text: str) -> list[str]:
 def is_no_secret(name: str, value: str) -> bool:
     """Whether a value is none for all its name: a literal, a count, words, or nothing at all."""
     bare = value[:_LONGEST_SAYING].strip(_PUNCTUATION).lower()
-    if len(value) <= _LONGEST_SAYING and not any(map(str.isalnum, bare)):
-        return True
-    if (bare in _LITERALS and len(value) <= _LONGEST_SAYING) or _TWILIO_ID.fullmatch(value):
+    is_short = len(value) <= _LONGEST_SAYING
+    if is_short and (bare in _LITERALS or _TWILIO_ID.fullmatch(value) or not any(map(str.isalnum, bare))):
         return True
     if value.isascii() and value.isdigit():
         words = _words(name)

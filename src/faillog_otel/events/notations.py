@@ -11,16 +11,7 @@ from msgspec import Struct
 
 from faillog_otel.events.names import is_id, looks_random
 from faillog_otel.events.plain import Plain
-from faillog_otel.events.spans import (
-    WINDOW,
-    Span,
-    TellingName,
-    bare,
-    end_of,
-    line_end,
-    string_at,
-    value_at,
-)
+from faillog_otel.events.spans import WINDOW, Span, TellingName, bare, end_of, line_end, string_at, value_at
 
 Find = Callable[[Plain, TellingName], Iterable[re.Match[str]]]
 """Matches that end where the value may begin."""
@@ -37,11 +28,6 @@ class Notation(Struct, frozen=True):
     """Whether a phone number may be its value, too."""
     decides: bool = False
     """Whether no other notation is tried where this one is found."""
-
-
-def notations(name: TellingName) -> tuple[Notation, ...]:
-    """The notations of such a name, the most telling ones first."""
-    return _OF_BARE_NAMES if name.quote is None else _OF_QUOTED_NAMES
 
 
 def _behind(behind: str, before: str = "", ends: str = "", name: str = "", flags: int = 0) -> Find:
@@ -206,7 +192,7 @@ _HOLDS = r"(?i:(?<!\w)(?:name|key|header|field|param|parameter|property|id))[\"'
 _NEXT = r"\s*+,\s*+(?=[bBuU]?[\"'])"
 _OPENS_LIST = r"[\[(]\s*+[bBuU]?"
 
-_OF_QUOTED_NAMES = (
+OF_QUOTED_NAMES = (
     Notation(_behind(_BY_QUOTED), _read_value, has_phones=True, decides=True),
     # --boundary, name="password", an empty line, VALUE
     Notation(
@@ -225,7 +211,7 @@ _OF_QUOTED_NAMES = (
     Notation(_behind(_NEXT, _OPENS_LIST, "[(", r"\S+"), _read_no_name),
     Notation(_behind(_NEXT, name=r"authorization|cookie|\w+(?:-\w+)+"), _read_no_name),
 )
-_OF_BARE_NAMES = (
+OF_BARE_NAMES = (
     Notation(
         _behind(r"(?:\s[^<>]{0,512}+)?+(?<!/)>", r"<(?:[\w.-]{1,40}:)?", "<:"), _read_element, has_phones=True
     ),

@@ -40,14 +40,12 @@ class Look(Struct, frozen=True):
         group = "value" if "value" in self.pattern.groupindex else 0
         for found in self.pattern.finditer(text):
             start, end = found.span(group)
-            if (
-                self.judge(text[start:end])
-                and (
-                    text[start] != '"' or plain.spelled(start) == plain.spelled(text.rindex('"', start, end))
-                )
-                and not (self.not_behind and self.not_behind.search(text, max(0, start - 40), start))
-                and (self.near is None or self.near.search(text, max(0, start - 400), end + 400))
-            ):
+            if not self.judge(text[start:end]):
+                continue
+            is_other = self.not_behind and self.not_behind.search(text, max(0, start - 40), start)
+            is_alone = self.near and not self.near.search(text, max(0, start - 400), end + 400)
+            closing = text.rfind('"', start, end) if text[start] == '"' else start
+            if not is_other and not is_alone and plain.spelled(start) == plain.spelled(closing):
                 yield place_of(plain, self.kind, self.rule, start, end)
 
 
@@ -284,9 +282,7 @@ def _is_email(value: str) -> bool:
     return _FILE_OR_HASH.fullmatch(re.split("[@＠]", value)[-1]) is None  # noqa: RUF001  # people type it
 
 
-def _look(  # a row of the table below
-    kind: Kind, rule: str, signs: str, pattern: str, flags: int = re.IGNORECASE, **more: Any
-) -> Look:
+def _look(kind: Kind, rule: str, signs: str, pattern: str, flags: int = re.IGNORECASE, **more: Any) -> Look:
     """A row; without signs, the pattern is the sign, in words."""
     compiled = re.compile(pattern, flags | re.DOTALL)
     literals = Signs.of(*signs.split("|")) if signs else Signs(shape=compiled)

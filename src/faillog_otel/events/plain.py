@@ -8,6 +8,7 @@ they find is replaced in the text as it came, and the rest of it stays as it was
 import re
 from bisect import bisect_left
 from collections.abc import Callable
+from functools import cached_property
 
 from msgspec import Struct
 
@@ -35,6 +36,9 @@ _ESCAPE = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+_BEGINS = ("\\", "%", "&", "\x1b")
+_BEGINS_OF_ANY = (*_BEGINS, *_LOOK_ALIKES)
+"""What escapes begin with, in ASCII and in any text."""
 _CONTROLS = {"n": "\n", "r": "\r", "t": "\t", "b": " ", "f": " "}
 _ENTITIES = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'", "nbsp": " "}
 _SOME_LETTER = "ÿ"
@@ -93,40 +97,34 @@ class Plain:
 
     def __init__(self, source: str) -> None:
         self.source = source
-        self._brief: str | None = None
-        self._words: set[str] | None = None
         self._at: list[int] = []  # where in the plain text the characters stand that are escaped
         self._ahead: list[int] = []  # how far the source is ahead behind each of them
-        if not (
-            "\\" in source or "%" in source or "&" in source or "\x1b" in source or _is_like_another(source)
-        ):
+        if not any(map(source.__contains__, _BEGINS if source.isascii() else _BEGINS_OF_ANY)):
             self.text = source
             return
         parts: list[str] = []
         done = ahead = 0
         for escape in _ESCAPE.finditer(source):
             start, end = escape.span()
-            parts += (source[done:start], _meaning(escape))
+            kind = escape.lastgroup
+            parts += (source[done:start], _MEANINGS[kind or "backslash"](escape[kind or 0]))
             self._at.append(start - ahead)
             ahead += end - start - 1
             self._ahead.append(ahead)
             done = end
         self.text = "".join([*parts, source[done:]])
 
+    @cached_property
     def brief(self) -> str:
-        """What stands in it between quotes, each once and in no order: enough to see what may be there."""
-        if self._brief is None:
-            self._brief = '"' + '"'.join(set(self.text.split('"')))
-        return self._brief
+        """What is between its quotes, each piece once and in no order: enough to see what may be there."""
+        return '"' + '"'.join(set(self.text.split('"')))
 
+    @cached_property
     def words(self) -> set[str]:
         """All that WORD finds, each once, but for numbers and ids; perhaps also what has one character."""
-        if self._words is None:
-            brief = self.brief()
-            is_easy = brief.isascii() and "[redacted:" not in brief
-            words = brief.translate(_NO_WORD).split() if is_easy else WORD.findall(brief)
-            self._words = {word for word in set(words) if not (word.isdigit() or _ID.fullmatch(word))}
-        return self._words
+        is_easy = self.brief.isascii() and "[redacted:" not in self.brief
+        words = self.brief.translate(_NO_WORD).split() if is_easy else WORD.findall(self.brief)
+        return {word for word in set(words) if not (word.isdigit() or _ID.fullmatch(word))}
 
     def place(self, at: int) -> int:
         """Where in the source the character stands that is here in the plain text."""
@@ -152,15 +150,6 @@ class Plain:
         """How many times this character is percent-encoded."""
         spelled = self.spelled(at)
         return 1 + spelled.count("25") if spelled.startswith("%") else 0
-
-
-def _is_like_another(source: str) -> bool:
-    return not source.isascii() and any(character in source for character in _LOOK_ALIKES)
-
-
-def _meaning(escape: re.Match[str]) -> str:
-    kind = escape.lastgroup or "backslash"
-    return _MEANINGS[kind](escape[escape.lastgroup or 0])
 
 
 def _closes(run: int, level: int) -> bool:

@@ -36,7 +36,7 @@ class Signs(Struct, frozen=True):
     """Or `::`, or so many colons that stand neither behind a quote nor before a blank, as JSON's do."""
 
     @classmethod
-    def of(cls, *signs: str, shape: re.Pattern[str] | None = None, colons: int | None = None) -> Self:
+    def of(cls, *signs: str, colons: int | None = None) -> Self:
         """These literals, in lower case."""
         words, others = [], []
         for sign in signs:
@@ -46,7 +46,7 @@ class Signs(Struct, frozen=True):
             else:
                 rare = _RARE.search(read)
                 others.append((rare[0] if rare else read, read))
-        return cls(tuple(words), tuple(others), shape, colons)
+        return cls(tuple(words), tuple(others), colons=colons)
 
 
 class Glance:
@@ -54,14 +54,14 @@ class Glance:
 
     def __init__(self, plain: Plain, all_words: Collection[str], all_shapes: re.Pattern[str]) -> None:
         """`all_words` and `all_shapes` are the signs within words that anybody will ask for."""
-        words = plain.words() - _dull
+        words = plain.words - _dull
         self._words = _read("\n".join(words))
         self._shaped = [word for word in words if len(word) >= _SHORTEST_SHAPED and all_shapes.match(word)]
         if not _has_one(self._words, all_words):
             self._words = ""
             if not self._shaped:
                 _remember(words)
-        self._text = _read(plain.brief())
+        self._text = _read(plain.brief)
         bare = self._text.replace('":', "")
         self._colons = bare.count(":") - bare.count(": ")
 

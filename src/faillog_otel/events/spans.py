@@ -75,19 +75,25 @@ def is_meant(plain: Plain, name: TellingName, span: Span) -> bool:
     return not all(is_no_secret(name.name, _TAGS.sub(" ", text[first:last])) for first, last in parts)
 
 
-def value_at(  # noqa: PLR0911  # one for each kind of value
-    plain: Plain, name: TellingName, at: int, by: int | None = None
-) -> Span | None:
+def value_at(plain: Plain, name: TellingName, at: int, by: int | None = None) -> Span | None:
     """The value that begins here; `by` is the place of the `:` or `=` between it and its name."""
     text = plain.text
     is_bare = name.quote is None
     is_line = by is not None and text[by] == ":"
     if is_bare and text[at : at + 1] == '"' and _BEHIND_STRING.match(text, at + 1):
         return None  # here ends the string that the name is in
-    if string := string_at(plain, at):
-        return _within(plain, name, string)
-    if text.startswith(("{", "["), at) and not text.startswith("[redacted:", at):
-        return _within(plain, name, (at, _brackets_end(plain, at, name), name.quote_around(plain)))
+    is_structure = text.startswith(("{", "["), at) and not text.startswith("[redacted:", at)
+    if (
+        span := (at, _brackets_end(plain, at, name), name.quote_around(plain))
+        if is_structure
+        else string_at(plain, at)
+    ):
+        has_no_end = is_bare and span[1] == len(text)  # it goes as far as the string that the name is in
+        return (
+            span[0],
+            line_end(plain, name.start, span[0], one_line=False) if has_no_end else span[1],
+            span[2],
+        )
     if not is_bare and (number := _NUMBER.match(text, at)):
         return at, number.end(), name.quote_around(plain)
     if is_bare and _TELLS_WHOLE_LINE.search(name.name):
@@ -95,17 +101,8 @@ def value_at(  # noqa: PLR0911  # one for each kind of value
             return at, line_end(plain, name.start, at), ""
         if scheme := _SCHEME.match(text, at):
             return at, bare(plain, name, scheme.end(), by)[1], ""
-    if is_line and begins_to_say(text[at : at + 200].split("\n", 1)[0]):
-        return None
-    return bare(plain, name, at, by)
-
-
-def _within(plain: Plain, name: TellingName, span: Span) -> Span:
-    """What has no end, behind a bare name, goes as far as the string that the name is in."""
-    start, end, quote = span
-    if name.quote is None and end == len(plain.text):
-        end = line_end(plain, name.start, start, one_line=False)
-    return start, end, quote
+    is_said = is_line and begins_to_say(text[at : at + 200].split("\n", 1)[0])
+    return None if is_said else bare(plain, name, at, by)
 
 
 def bare(plain: Plain, name: TellingName, at: int, by: int | None = None) -> Span:
@@ -116,17 +113,14 @@ def bare(plain: Plain, name: TellingName, at: int, by: int | None = None) -> Spa
         for ampersand in re.finditer("&", form[0]):
             if plain.encodings(at + ampersand.start()) == 0:
                 return at, at + ampersand.start(), ""
-    is_line = (
-        by is not None
-        and (text[by] == ":" or text[by - 1].isspace())
-        and _LINE_BEFORE.search(text, max(0, name.start - 32), name.start)
-    )
+    is_spaced = by is not None and (text[by] == ":" or text[by - 1].isspace())
+    is_line = bool(is_spaced and _LINE_BEFORE.search(text, max(0, name.start - 32), name.start))
     end, found = at, _DELIMITER.search(text, at)
     while found:
         end = found.start()
         if found[0].startswith("[redacted:") or plain.encodings(end) > encodings:
             end = found.end()
-        elif (more := _GOES_ON[bool(is_line)].match(text, end)) and not goes_on_to_say(more["word"]):
+        elif (more := _GOES_ON[is_line].match(text, end)) and not goes_on_to_say(more["word"]):
             end = more.start("word")
         else:
             break
@@ -138,15 +132,13 @@ def bare(plain: Plain, name: TellingName, at: int, by: int | None = None) -> Spa
 def line_end(plain: Plain, name_at: int, at: int, *, one_line: bool = True) -> int:
     """Where a header's value ends: with its line, or with the string that the header stands in."""
     text = plain.text
-    before = text[max(0, name_at - WINDOW) : name_at]
-    around = max(before.rfind(each) for each in "\n\"'")
-    opening = name_at - len(before) + around if around >= 0 else None
+    opening = max(text.rfind(each, max(0, name_at - WINDOW), name_at) for each in "\n\"'")
     folded = at
     for found in _LINE_OR_QUOTE.finditer(text, at):
         if found.start() < folded:
             continue
         if found[0] not in "\r\n":
-            if opening is not None and _ends_around(plain, opening, found.start()):
+            if opening >= 0 and _ends_around(plain, opening, found.start()):
                 return found.start()
         elif fold := _FOLDED.match(text, found.start()):
             folded = fold.end()
@@ -178,9 +170,8 @@ def place_of(plain: Plain, kind: Kind, rule: str, start: int, end: int) -> Place
     text, first = plain.text, max(0, start - WINDOW)
     at = text.rfind('"', first, start)
     is_number = _NUMBER.fullmatch(text, start, end) and _BEHIND_NUMBER.match(text, end)
-    if not (is_number and _BEFORE_NUMBER.search(text, max(first, at), start)):
-        return Place(kind, rule, start, end)
-    return Place(kind, rule, start, end, '"' if at < 0 else plain.spelled(at))
+    is_json = is_number and (end - start == len(text) or _BEFORE_NUMBER.search(text, max(first, at), start))
+    return Place(kind, rule, start, end, "" if not is_json else plain.spelled(at) if at >= 0 else '"')
 
 
 # -- strings and brackets -------------------------------------------------------------------------------

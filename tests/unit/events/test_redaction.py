@@ -371,6 +371,52 @@ def test_what_people_look_for_when_something_failed_stays(text: str) -> None:
             "1.1.",
             "::",
         ),
+        *(
+            "token,",
+            "token,a\n",
+            "a,token\n",
+            "token,token\nx1,x2\n",
+            "token\t",
+            "| token | a |\n",
+            "token\n",
+        ),
+        *(
+            "password: a;b,",
+            "password: a b ",
+            "pwd=a;",
+            "password: (",
+            '[["token","a"],',
+            '{"v":1,"k":"token",',
+        ),
+        *(
+            '"loc":["a","token"],',
+            "<input value=1 name=token ",
+            "- name: token\n",
+            "**token** ",
+            "<b>token</b>",
+        ),
+        *(
+            "<td>token</td>",
+            "\x1b[1m",
+            "\x1b[",
+            "\u00a0",
+            "token /*",
+            "token: <!--",
+            "token: # a\n",
+            "{{",
+            "}{",
+        ),
+        *(
+            "DE89 3704 ",
+            "4242 ",
+            "4242-",
+            "4242",
+            "123-45-",
+            '"a b"@',
+            "dXNlcjpwYXNz",
+            "1.2.3.4-",
+            "AKIA" * 5,
+        ),
     ],
 )
 def test_a_text_made_to_be_slow_is_not(unit: str) -> None:
@@ -380,7 +426,9 @@ def test_a_text_made_to_be_slow_is_not(unit: str) -> None:
         redact_text(before + text)
 
 
-@given(st.uuids() | st.from_regex(r"[0-9a-f]{24}|[0-9a-f]{32}|[A-Za-z0-9]{27}|\d{1,20}", fullmatch=True))
+@given(
+    st.uuids() | st.from_regex(r"[0-9a-f]{24}|[0-9a-f]{32}|[A-Za-z0-9]{27}|[01789]\d{0,19}", fullmatch=True)
+)
 def test_ids_that_a_text_mentions_stay(id_: object) -> None:
     for text in (f"{id_}", f"message {id_} was refused", f'{{"messageId":"{id_}"}}'):
         assert redact_text(text) == text
@@ -396,6 +444,40 @@ def test_a_key_makes_equal_values_comparable() -> None:
         assert first in redact_text(encoded, key)
     plain, escaped = redact_text('{"token":"a/b"}', key), redact_text(r'{"token":"a\/b"}', key)
     assert plain == escaped
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "**password:** a1-b2",
+        "password: **a1-b2**",
+        "<b>password</b>: <i>a1-b2</i>",
+        "\x1b[1mpassword\x1b[0m=\x1b[32ma1-b2\x1b[0m",
+        "user,password\njoe,a1-b2\n",
+        '[["password","a1-b2"]]',
+        '{"v":"a1-b2","k":"password"}',
+        "<input value=a1-b2 name=password>",
+    ],
+)
+def test_equal_values_have_equal_marks_in_every_notation(text: str) -> None:
+    key = Secret("a key of sixteen")
+    marked = redact_text('{"password":"a1-b2"}', key).split('"')[3]
+    assert marked in redact_text(text, key)
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("4242 4242 4242 4242", "card number"),
+        ("DE89370400440532013000", "IBAN"),
+        ("123-45-6789", "US social security number"),
+        ("dXNlcjpwYXNzd29yZA==", "user and password in base64"),
+        ("AKIAIOSFODNN7EXAMPLE wJalrXUtnFEMIaK7MDENGbbPxRfiCYEXAMPLEKEY", "AWS secret key"),
+        ('"john doe"@shop.example', "email address"),
+    ],
+)
+def test_findings_name_the_rules_of_patterns(text: str, rule: str) -> None:
+    assert rule in [finding.rule for finding in findings(text)]
 
 
 def test_findings_name_the_rules() -> None:
@@ -446,6 +528,61 @@ def test_others_do_not(name: str) -> None:
     assert kind_of_name(name) is None
 
 
+NOTATIONS = st.sampled_from(
+    [
+        *('{{"{0}":"{1}"}}', "{{'{0}': '{1}'}}", '{{"{0}":["{1}"]}}', '{{"{0}":{{"a":"{1}"}}}}'),
+        *('{{"k":"{0}","v":"{1}"}}', '{{"value":"{1}","name":"{0}"}}', '{{"key":"{0}","data":"{1}"}}'),
+        *('[["a","b"],["{0}","{1}"]]', '{{"loc":["body","{0}"],"msg":"m","input":"{1}"}}'),
+        *(
+            "{0}={1}&a=b",
+            "{0}: {1}",
+            "{0} = {1}",
+            "{0}:\n  {1}",
+            "{0}\u00a0:\t{1}",
+            "{0}: # c\n{1}",
+            "- {0}: {1}",
+        ),
+        *("**{0}**: {1}", "**{0}:** {1}", "`{0}`: `{1}`", "{0}: **{1}**", "| {0} | {1} |"),
+        *("<b>{0}</b>: {1}", "<td>{0}</td><td>{1}</td>", "<dt>{0}</dt><dd>{1}</dd>", "<{0}>{1}</{0}>"),
+        *(
+            '<input name="{0}" value="{1}">',
+            '<input value="{1}" name="{0}">',
+            '<meta content="{1}" name="{0}">',
+        ),
+        *("\x1b[1m{0}\x1b[0m: {1}", "\x1b[1m{0}\x1b[0m=\x1b[32m{1}\x1b[0m", "a,{0},b\n1,{1},2\n3,{1},4"),
+        *("- name: {0}\n  value: {1}", "{0}: {1};b9,{1}", "x\n{0}: {1} {1}"),
+    ]
+)
+NAMES = st.sampled_from(
+    [
+        "password",
+        "api_key",
+        "clientSecret",
+        "access_token",
+        "X-Api-Key",
+        "csrf_token",
+        "DB_PASSWORD",
+        "passphrase",
+    ]
+)
+VALUE_OF_ANY_LOOK = st.from_regex(r"[a-z]{4,12}[0-9][A-Za-z0-9_+/-]{2,20}[a-z]", fullmatch=True)
+
+
+@settings(max_examples=1500)
+@given(NOTATIONS, NAMES, VALUE_OF_ANY_LOOK, st.integers(0, 2))
+def test_no_value_of_a_telling_name_leaves_in_any_notation(
+    notation: str, name: str, value: str, strings: int
+) -> None:
+    text = notation.format(name, value)
+    for _ in range(strings):
+        text = json.dumps({"body": text, "x": 1})
+    redacted = redact_text(text)
+    assert value not in redacted
+    assert redact_text(redacted) == redacted
+    if strings:
+        json.loads(redacted)
+
+
 PIECES = st.lists(
     st.text(max_size=8)
     | st.sampled_from([text for text, _ in CANARIES.values()])
@@ -491,6 +628,30 @@ PIECES = st.lists(
                 "'token'",
                 "%2522",
             ),
+            *(
+                "**",
+                "`",
+                "<b>",
+                "</td><td>",
+                "\x1b[1m",
+                "\\u001b[0m",
+                "\u00a0",
+                "\n",
+                "\t",
+                "|",
+                ";",
+                "k",
+                "v",
+                "loc",
+            ),
+            *(
+                "4242424242424242",
+                "DE89370400440532013000",
+                "dXNlcjpwYXNzd29yZA==",
+                "123-45-6789",
+                "/*",
+                "*/",
+            ),
             *("}", "\\", "'", "%40", "@", "+1", "555", "-", "(", ")", "eyJ", "-----BEGIN PRIVATE KEY-----"),
         ]
     ),
@@ -505,11 +666,16 @@ VALUES = st.recursive(
     st.none()
     | st.booleans()
     | st.integers()
+    | st.sampled_from(
+        [4242424242424242, "4242 4242 4242 4242", '"john doe"@shop.example', "a,token\nb,hunter2\n"]
+    )
     | PIECES.map("".join).filter(lambda text: not BROKEN.search(text)),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["token", "phone", "name", "value", "headers", "a", "Cookie"]), inner, max_size=3
+            st.sampled_from(["token", "phone", "name", "value", "k", "v", "loc", "headers", "a", "Cookie"]),
+            inner,
+            max_size=3,
         )
         | inner.map(json.dumps)
     ),
@@ -520,6 +686,9 @@ VALUES = st.recursive(
 @settings(max_examples=500)
 @example({"phone": [-1_000_000]})
 @example({"phone": [1.5, -1_000_000.5]})
+@example([4242424242424242, {"a": 4242424242424242, "b": [4242424242424242]}])
+@example(json.dumps([4242424242424242, 4242424242424242]))
+@example({"a": 'x"a', "b": 'b"@shop.example', "c": ["d", "@shop.example"]})
 @given(VALUES)
 def test_json_stays_json(value: object) -> None:
     text = json.dumps(value)
@@ -557,6 +726,21 @@ FINDS = st.sampled_from(
             "x ip- \u0130P-10-0-0-1",
             "\u0131p-10-0-0-1",
         ),
+        *(
+            "4242424242424242",
+            "4242 4242 4242 4242",
+            "3782-822463-10005",
+            "123-45-6789",
+            '"john doe"@shop.example',
+        ),
+        *(
+            "DE89370400440532013000",
+            "NL91 ABNA 0417 1643 00",
+            "dXNlcjpwYXNzd29yZA==",
+            f"SK{'0a' * 16}",
+            "AKIA",
+        ),
+        *("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMIaK7MDENGbbPxRfiCYEXAMPLEKEY"),
         *("Ü", "é ", " ", "\n", '":', '": ', ": ", "12:30:00", "[redacted:ip]", "_", "-", ".", "0"),
     ]
 )
