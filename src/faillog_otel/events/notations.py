@@ -64,7 +64,7 @@ _HTML = (
 )
 _COMMENT = r"/\*[^*]{0,200}\*/|<!--[^>]{0,200}-->|(?:\#|//)[ \t][^\n]{0,200}\n"
 _BETWEEN = rf"(?:\s++|{_COMMENT}|{_MARKS}|{_HTML}){{0,16}}+"
-_BY = rf"(?:[\"'`]?\]|\[\w{{0,20}}\]){{0,3}}{_BETWEEN}(?P<by>:=|=>|->|→|==?|:(?![:/])|::(?=[ \t]))"
+_BY = rf"(?:[\"'`]?\]|\[\w{{0,20}}\]){{0,3}}{_BETWEEN}(?P<by>:=|=>|--?>|→|==?|:(?![:/])|::(?=[ \t]))"
 _NEW_LINE = rf"(?:[|>][+-]?)?{_BLANK}*+\r?\n{_BLANK}*+(?:-[ ])?(?![\w.-]++[\"']?{_BLANK}*+[:=]|\s)"
 _AFTER = (
     rf"(?:{_MARKS}(?=\s))?+(?:{_BLANK}++|{_COMMENT}|{_HTML}){{0,16}}+"
@@ -236,7 +236,7 @@ OF_BARE_NAMES = (
     # alone in its cell or line, VALUE alone in the next one
     Notation(
         _behind(
-            rf"(?:{_MARKS}|[^\S\r\n\t]){{0,8}}+(?:[\t|]|\r?\n)(?:{_BLANK}|{_MARKS}){{0,8}}+"
+            rf"(?:{_MARKS}|[^\S\r\n\t]){{0,8}}+(?:[\t|]|(?:\r?\n){{1,2}})(?:{_BLANK}|{_MARKS}){{0,8}}+"
             rf"(?=(?P<value>[^\s|\"'<>`*:]{{5,}}+)(?:{_MARKS}|{_BLANK}){{0,8}}+(?:[|\r\n\"']|\Z|(?<=\t)))",
             rf"(?:\A|[\n\t|\"'])(?:{_BLANK}|{_MARKS}){{0,8}}",
         ),

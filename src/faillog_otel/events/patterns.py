@@ -163,8 +163,8 @@ def _is_credential(value: str) -> bool:
     return not (len(value) < 32 and _PLAIN_SCHEME.fullmatch(value.rstrip(".")))
 
 
-_USER_AND_PASSWORD = re.compile(rb"(?!\d+:)[\w.@+-]{1,64}:(?!\d+\Z|[0-9a-f]{8}-)[!-~]{4,}")
-"""With a number on either side, it is an id, as GraphQL has them: `User:12345`."""
+_USER_AND_PASSWORD = re.compile(rb"(?!\d+:)[\w.@+-]{1,64}:(?!\d+\Z|[0-9a-f]{8}-|//)[!-~]{4,}")
+"""With a number on either side, or as a URL, it is an id, as GraphQL has them: `User:12345`."""
 _ASCII_IN_BASE64 = (
     r"(?:[I-Za-f][C-HS-Xi-nyz0-3][ABEFIJMNQRUVYZcdghklopstwx014589][A-Za-z0-9+/])",
     r"(?:[I-Za-f][AQgw](?:==)?|[I-Za-f][C-HS-Xi-nyz0-3][AEIMQUYcgkosw048]=?)",

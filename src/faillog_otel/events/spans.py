@@ -160,6 +160,7 @@ def _ends_around(plain: Plain, opening: int, at: int) -> bool:
     return quote.character == '"' and quote.backslashes < backslashes
 
 
+_JSON_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _BEHIND_NUMBER = re.compile(r"\s{0,64}(?:[,}\]]|\Z)")
 _BEFORE_NUMBER = re.compile(r"(?:\A\s*+\[|\"(?=\s*+[:,\]}]))(?:[^\"]*[:\[,])?\s*\Z")
 _TAGS = re.compile(r"<[^<>]*+>")
@@ -169,7 +170,7 @@ def place_of(plain: Plain, kind: Kind, rule: str, start: int, end: int) -> Place
     """The place of what is perhaps a number of JSON: what replaces it needs quotes then."""
     text, first = plain.text, max(0, start - WINDOW)
     at = text.rfind('"', first, start)
-    is_number = _NUMBER.fullmatch(text, start, end) and _BEHIND_NUMBER.match(text, end)
+    is_number = _JSON_NUMBER.fullmatch(text, start, end) and _BEHIND_NUMBER.match(text, end)
     is_json = is_number and (end - start == len(text) or _BEFORE_NUMBER.search(text, max(first, at), start))
     return Place(kind, rule, start, end, "" if not is_json else plain.spelled(at) if at >= 0 else '"')
 
