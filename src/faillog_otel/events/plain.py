@@ -8,7 +8,6 @@ they find is replaced in the text as it came, and the rest of it stays as it was
 import re
 from bisect import bisect_left
 from collections.abc import Callable
-from functools import cached_property
 
 from msgspec import Struct
 
@@ -93,38 +92,35 @@ _ID = re.compile(r"[0-9a-f-]{8,}")
 
 
 class Plain:
-    """`text` is the plain text; `source` the text as it came."""
+    """`text` is the plain text; `source` the text as it came.
+
+    `brief` is what is between quotes, each piece once and in no order: enough to see what may be there.
+    `words` is all that WORD finds, each once, but for numbers and ids; perhaps also what has one character.
+    """
 
     def __init__(self, source: str) -> None:
         self.source = source
         self._at: list[int] = []  # where in the plain text the characters stand that are escaped
         self._ahead: list[int] = []  # how far the source is ahead behind each of them
-        if not any(map(source.__contains__, _BEGINS if source.isascii() else _BEGINS_OF_ANY)):
-            self.text = source
-            return
+        is_escaped = any(map(source.__contains__, _BEGINS if source.isascii() else _BEGINS_OF_ANY))
+        self.text = self._unescaped() if is_escaped else source
+        self.brief = brief = '"' + '"'.join(set(self.text.split('"')))
+        is_easy = brief.isascii() and "[redacted:" not in brief
+        words = brief.translate(_NO_WORD).split() if is_easy else WORD.findall(brief)
+        self.words = {word for word in set(words) if not (word.isdigit() or _ID.fullmatch(word))}
+
+    def _unescaped(self) -> str:
         parts: list[str] = []
         done = ahead = 0
-        for escape in _ESCAPE.finditer(source):
+        for escape in _ESCAPE.finditer(self.source):
             start, end = escape.span()
             kind = escape.lastgroup
-            parts += (source[done:start], _MEANINGS[kind or "backslash"](escape[kind or 0]))
+            parts += (self.source[done:start], _MEANINGS[kind or "backslash"](escape[kind or 0]))
             self._at.append(start - ahead)
             ahead += end - start - 1
             self._ahead.append(ahead)
             done = end
-        self.text = "".join([*parts, source[done:]])
-
-    @cached_property
-    def brief(self) -> str:
-        """What is between its quotes, each piece once and in no order: enough to see what may be there."""
-        return '"' + '"'.join(set(self.text.split('"')))
-
-    @cached_property
-    def words(self) -> set[str]:
-        """All that WORD finds, each once, but for numbers and ids; perhaps also what has one character."""
-        is_easy = self.brief.isascii() and "[redacted:" not in self.brief
-        words = self.brief.translate(_NO_WORD).split() if is_easy else WORD.findall(self.brief)
-        return {word for word in set(words) if not (word.isdigit() or _ID.fullmatch(word))}
+        return "".join([*parts, self.source[done:]])
 
     def place(self, at: int) -> int:
         """Where in the source the character stands that is here in the plain text."""
