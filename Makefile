@@ -6,7 +6,7 @@ FUZZ_EXAMPLES ?= 20000
 SOURCES := $(shell find src -type f -not -name '*.pyc')
 
 .PHONY: demo test lint format requirements collector backends e2e-backends screenshot bench bench-quick memory \
-  fuzz crashes clean
+  fuzz crashes campaign slow clean
 
 demo: .venv/installed ## Poll a simulated Segment for a day, and show what arrived
 	@$(BIN)/faillog-otel demo
@@ -53,8 +53,18 @@ fuzz: .venv/installed .venv/fuzz ## Files that nobody would write: hypothesis, t
 	PYTHONPATH=tests $(BIN)/python -m fuzz.with_hypothesis --examples $(FUZZ_EXAMPLES)
 	PYTHONPATH=tests $(BIN)/python -m fuzz.with_atheris -runs=$(FUZZ_RUNS)
 
-crashes: .venv/installed ## Kill the sidecar 200 times, and at every system call that changes something (needs strace)
-	PYTHONPATH=tests $(BIN)/python -m crashes $(CRASHES_ARGS)
+crashes: .venv/installed ## Kill the sidecar 200 times at random, in every phase, and at every call that changes something
+	PYTHONPATH=tests $(BIN)/python -m campaign random-kills --size 200 $(CAMPAIGN_ARGS)
+	PYTHONPATH=tests $(BIN)/python -m campaign every-call $(CAMPAIGN_ARGS)
+
+campaign: .venv/installed ## All parts: kills, power loss, damage, full disks, much and long (hours); prints a table
+	PYTHONPATH=tests $(BIN)/python -m campaign $(CAMPAIGN_ARGS)
+
+campaign-%: .venv/installed ## One part: random-kills, every-call, power-loss, bit-flips, full-disk, ..., or `table`
+	PYTHONPATH=tests $(BIN)/python -m campaign $* $(CAMPAIGN_ARGS)
+
+slow: .venv/installed ## The short form of the campaign: some minutes
+	PYTHONPATH=tests $(BIN)/python -m campaign --short --folder build/slow $(CAMPAIGN_ARGS)
 
 requirements: .venv/uv ## Pin the dependencies of pyproject.toml, and uv, again
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -10,8 +10,9 @@ import hashlib
 import json
 import sqlite3
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,9 @@ HAVE_SPANS = ("segment.attempt", "segment.exchange")
 
 
 class Evidence:
-    """What a sidecar left behind, read from a folder."""
+    """What a sidecar left behind, read from a folder. Raises sqlite3.DatabaseError."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, state: Path | None = None) -> None:
         self.truth = list(_lines(folder / "truth.jsonl"))
         self.quota = json.loads((folder / "quota.json").read_text())
         self.logs: dict[str, set[bytes]] = defaultdict(set)  # uid → its records' bytes
@@ -41,12 +42,13 @@ class Evidence:
                 self._take_logs(ExportLogsServiceRequest.FromString(body))
             else:
                 self._take_spans(ExportTraceServiceRequest.FromString(body))
-        with sqlite3.connect(folder / "state" / "ledger.sqlite3") as ledger:
+        state = state or folder / "state"
+        with closing(sqlite3.connect(state / "ledger.sqlite3")) as ledger:
             ledger.row_factory = sqlite3.Row
             self.objects = [dict(row) for row in ledger.execute("SELECT * FROM objects")]
             self.past = [dict(row) for row in ledger.execute("SELECT * FROM past")]
             self.kept = [dict(row) for row in ledger.execute("SELECT * FROM kept")]
-        self.spool = [path.name for path in (folder / "state" / "spool").iterdir()]
+        self.spool = [path.name for path in (state / "spool").iterdir()]
 
     def _take_logs(self, request: ExportLogsServiceRequest) -> None:
         for resource in request.resource_logs:
@@ -67,9 +69,9 @@ class Evidence:
                     self.spans[key].add(span.SerializeToString(deterministic=True))
 
 
-def problems(folder: Path, per_day: int = 120) -> list[str]:
-    """All that is wrong, in sentences; nothing where all is well."""
-    found = Evidence(folder)
+def problems(folder: Path, per_day: int = 120, state: Path | None = None) -> list[str]:
+    """All that is wrong, in sentences; nothing where all is well. `state`: in the folder by default."""
+    found = Evidence(folder, state)
     wrong = [*_lost_or_invented(found), *_changed(found), *_miscounted(found)]
     if found.quota["most_in_24_hours"] > per_day:
         wrong.append(f"the quota was exceeded: {found.quota['most_in_24_hours']} requests in 24 hours")
@@ -88,7 +90,7 @@ def _lost_or_invented(found: Evidence) -> Iterator[str]:
             if raw not in kept:
                 yield f"lost: a damaged record of {where} is not in quarantine"
             continue
-        uid = _uid(raw)
+        uid = uid_of(raw)
         known.add(uid)
         if uid not in found.logs and raw not in kept:
             yield f"lost: {uid} of {where} is neither received nor kept"
@@ -99,14 +101,18 @@ def _lost_or_invented(found: Evidence) -> Iterator[str]:
 
 
 def _changed(found: Evidence) -> Iterator[str]:
-    yield from (
-        f"changed: {uid} was sent in {len(all_)} forms" for uid, all_ in found.logs.items() if len(all_) > 1
-    )
-    yield from (
-        f"changed: span {key[1].hex()} in {len(all_)} forms"
-        for key, all_ in found.spans.items()
-        if len(all_) > 1
-    )
+    """A record that Segment repeats in another file may have another form there: it learns from its file.
+
+    It is sent from there only where it was forgotten that it was sent before.
+    """
+    times = Counter(uid_of(base64.b64decode(each["raw"])) for each in found.truth if not each["damaged"])
+    spans = {span: times[uid] for uid, span in found.span_of.items()}
+    for uid, forms in found.logs.items():
+        if len(forms) > max(1, times[uid]):
+            yield f"changed: {uid} was sent in {len(forms)} forms"
+    for span, span_forms in found.spans.items():
+        if len(span_forms) > max(1, spans.get(span, 1)):
+            yield f"changed: span {span[1].hex()} in {len(span_forms)} forms"
 
 
 def _miscounted(found: Evidence) -> Iterator[str]:
@@ -115,8 +121,12 @@ def _miscounted(found: Evidence) -> Iterator[str]:
         where = f"{row['collection']}, hour {row['hour']}"
         if row["records"] != ended:
             yield f"miscounted: {where}: {row['records']} records, {ended} ended"
+    for row in found.objects:
         if row["lines"] and row["lines"] != row["records"] + row["blank"]:
-            yield f"miscounted: {where}: {row['lines']} lines"
+            yield f"miscounted: object {row['id']}: {row['lines']} lines"
+    for row in found.past:  # of objects with lines and others together
+        if not 0 <= row["lines"] - row["blank"] <= row["records"]:
+            yield f"miscounted: {row['collection']}, hour {row['hour']}: {row['lines']} lines"
     total = {
         name: sum(row[name] for row in found.objects + found.past)
         for name in ("exported", "rejected", "quarantined")
@@ -129,7 +139,8 @@ def _miscounted(found: Evidence) -> Iterator[str]:
         yield f"left behind in the spool: {found.spool}"
 
 
-def _uid(raw: bytes) -> str:
+def uid_of(raw: bytes) -> str:
+    """A record's `log.record.uid`, by the formula of the README."""
     name = EVENT_NAMES[json.loads(raw)["event"]]
     return hashlib.sha256(name.encode() + b"\n" + raw).digest()[:16].hex()
 

@@ -4,37 +4,35 @@ Segment's clock moves on by the sidecar's own waits, so that days pass in second
 """
 
 import base64
+import hashlib
 import json
+import os
 import random
-import shutil
-import sqlite3
 import subprocess
 import sys
-import tempfile
-import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from support.program import environment
 
+from crashes.launcher import PROGRAM, Child, Launcher, Process
+from crashes.tripwire import Watch
 from faillog_otel.clock import DAY_NS, HOUR_NS, hour_text, time_text
 from faillog_otel.config import Signal
 from faillog_otel.otlp.receiver import Receiver, Reply
 from faillog_otel.segment.simulator.clock import SimulatedClock
-from faillog_otel.segment.simulator.config import SimulatorConfig, WorldConfig
+from faillog_otel.segment.simulator.config import QuotaConfig, SimulatorConfig, WorldConfig
 from faillog_otel.segment.simulator.server import Simulator
 
 START_NS = 1_746_662_400 * 1_000_000_000  # 2025-05-08T00:00:00Z
 TOKEN = "t0ken-of-the-scene"  # noqa: S105  # the simulator's
-PROGRAM = Path(__file__).parents[1] / "support" / "moved_program.py"
-LOOK_SECONDS = 0.05
-PHASES = ("asking", "listed", "downloading", "spooled", "partly sent", "sent", "idle")
+LOOK_SECONDS = 0.02
+COLLECTIONS = ("a", "b")
 FAULTS = {
     "listing:503": 0.06,
     "listing:reset-after": 0.04,
@@ -47,6 +45,9 @@ FAULTS = {
     "download:expired": 0.03,
     "download:changed": 0.05,
 }
+
+Journal = Literal["", "wal", "delete"]
+"""Of the ledger; empty: as the program decides, by the version of SQLite."""
 
 
 class Scene:
@@ -62,28 +63,40 @@ class Scene:
         faults: dict[str, float] | None = None,
         package: Path | None = None,
         state: Path | None = None,
+        journal: Journal = "",
+        launcher: Launcher | None = None,
+        per_day: int = 120,
+        damage: float = 0.02,
     ) -> None:
-        """`package`: a folder with another build of the program, to be run in its place."""
+        """`package`: a folder with another build of the program, to be run in its place.
+
+        With a `launcher`, what it starts has its modules already. `per_day`: what Segment grants.
+        """
         self.folder = folder
         self.state = state or folder / "state"
-        self.kills: Counter[str] = Counter()
         self.step_seconds = 60
         """How much Segment's clock moves on while the sidecar has nothing to ask, at once."""
         self.hours = range(START_NS // HOUR_NS - hours, START_NS // HOUR_NS)
+        self.journal = journal
+        self.launcher = launcher
         self._package = package
         world = WorldConfig(
-            seed=seed, collections=("a", "b"), messages=messages, damage=0.02, duplicates=0.03
+            seed=seed, collections=COLLECTIONS, messages=messages, damage=damage, duplicates=0.03
         )
-        rates = FAULTS if faults is None else faults
-        self.segment = Simulator(
-            SimulatorConfig(world=world, token=TOKEN, faults=rates, slow_seconds=0.05),
-            SimulatedClock(START_NS, standing=True),
+        config = SimulatorConfig(
+            world=world,
+            quota=QuotaConfig(per_day=per_day),
+            token=TOKEN,
+            faults=FAULTS if faults is None else faults,
+            slow_seconds=0.05,
         )
+        self.segment = Simulator(config, SimulatedClock(START_NS, standing=True))
         self._rng = random.Random(seed)
         self.collector_is_away = False
         self.collector_is_moody = True
         """Whether it sometimes refuses for now, hangs up, or rejects a request whole."""
-        self.collector_is_slow = False
+        self.collector_rejects = False
+        """Whether it always rejects the same few requests, as their content decides."""
         self.collector = Receiver(self._answer)
 
     def __enter__(self) -> Self:
@@ -97,32 +110,56 @@ class Scene:
         self.collector.__exit__(kind, error, at)
         self.segment.__exit__(kind, error, at)
 
-    def command(self, *more: str) -> list[str]:
-        """The sidecar's command line."""
-        return [
-            sys.executable,
-            str(PROGRAM),
-            f"{self.segment.control_url}clock",
-            str(self.step_seconds),
-            "run",
-            *("--segment-url", self.segment.url),
-            *("--download-host", self.segment.download_host),
-            *("--endpoint", self.collector.http_endpoint),
-            *("--since", hour_text(self.hours.start)),
-            *("--until", hour_text(self.hours.stop)),
-            *("--state-dir", str(self.state)),
-            *("--collection", "a", "--collection", "b"),
-            *more,
-        ]
+    # -- the program ---------------------------------------------------------------------------------------
 
-    def start(self, *more: str, prefix: Sequence[str] = ()) -> "subprocess.Popen[bytes]":
-        """Starts the sidecar; its words are added to `said.txt`."""
-        env = environment(SEGMENT_TOKEN=self.segment.token)
-        if self._package:
-            env["PYTHONPATH"] = str(self._package)
+    def polling(self, *more: str) -> list[str]:
+        """The arguments of `run`."""
+        since, until = hour_text(self.hours.start), hour_text(self.hours.stop)
+        return ["run", *self._segment(), "--since", since, "--until", until, *self._sending(), *more]
+
+    def replaying(self, *more: str) -> list[str]:
+        """The arguments of `replay` for the quarantine."""
+        return ["replay", *self._sending(), *more]
+
+    def reading_again(self, hours: int) -> list[str]:
+        """The arguments of `replay` for the last hours."""
+        since, until = hour_text(self.hours.stop - hours), hour_text(self.hours.stop)
+        return ["replay", *self._segment(), "--since", since, "--until", until, *self._sending()]
+
+    def auditing(self) -> list[str]:
+        """The arguments of `audit`."""
+        return ["audit", "--json", "--state-dir", str(self.state)]
+
+    def _segment(self) -> list[str]:
+        hosts = ["--segment-url", self.segment.url, "--download-host", self.segment.download_host]
+        return [*hosts, *(f"--collection={each}" for each in COLLECTIONS)]
+
+    def _sending(self) -> list[str]:
+        return ["--endpoint", self.collector.http_endpoint, "--state-dir", str(self.state)]
+
+    def start(self, *more: str, prefix: Sequence[str] = ()) -> Process:
+        """Starts `run`; its words are added to `said.txt`."""
+        return self.start_command(self.polling(*more), prefix=prefix)
+
+    def start_command(
+        self, arguments: Sequence[str], *, prefix: Sequence[str] = (), watch: Watch | None = None
+    ) -> Process:
+        """Starts any command of the program."""
+        path = [*([str(self._package)] if self._package else []), *sys.path]
+        env = environment(SEGMENT_TOKEN=self.segment.token, PYTHONPATH=os.pathsep.join(path))
+        if watch:
+            ports = {
+                "segment": self.segment.url,
+                "downloads": self.segment.download_host,
+                "collector": self.collector.http_endpoint,
+            }
+            env |= watch.environment(
+                self.state.absolute(), {name: int(each.rpartition(":")[2]) for name, each in ports.items()}
+            )
+        words = [f"{self.segment.control_url}clock", str(self.step_seconds), self.journal, *arguments]
         with (self.folder / "said.txt").open("ab") as said:
             return subprocess.Popen(
-                [*prefix, *self.command(*more)],
+                [*prefix, sys.executable, str(PROGRAM), *words],
                 cwd=self.folder,
                 env=env,
                 stdin=subprocess.DEVNULL,
@@ -130,62 +167,43 @@ class Scene:
                 stderr=said,
             )
 
-    def until(self, is_so: Callable[[], bool], process: "subprocess.Popen[bytes]") -> None:
+    def launch(
+        self,
+        arguments: Sequence[str],
+        *,
+        watch: Watch | None = None,
+        cpu_seconds: int = 0,
+        said: Path | None = None,
+    ) -> Child:
+        """Starts a command by the launcher. `cpu_seconds` of work end it."""
+        assert self.launcher is not None
+        ports = {
+            "segment": self.segment.url,
+            "downloads": self.segment.download_host,
+            "collector": self.collector.http_endpoint,
+        }
+        env = environment(SEGMENT_TOKEN=self.segment.token)
+        if watch:
+            numbers = {name: int(each.rpartition(":")[2]) for name, each in ports.items()}
+            env |= watch.environment(self.state.absolute(), numbers)
+        words = [f"{self.segment.control_url}clock", str(self.step_seconds), self.journal, *arguments]
+        return self.launcher.start(words, env, self.folder, said or self.folder / "said.txt", cpu_seconds)
+
+    def until(self, is_so: Callable[[], bool], process: Process) -> None:
         """Waits until something is so, while the sidecar runs."""
         while not is_so():
             with suppress(subprocess.TimeoutExpired):
                 process.wait(LOOK_SECONDS)
                 raise AssertionError(f"the sidecar ended with {process.returncode}: {self.said()}")
 
-    def kill_after(self, seconds: float) -> None:
-        """Starts the sidecar, kills it at some moment, and notes in which phase that was."""
+    def kill_when(self, is_so: Callable[[], bool]) -> None:
+        """Starts the sidecar, and kills it as soon as something is so."""
         process = self.start()
         try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
+            self.until(is_so, process)
+        finally:
             process.kill()
             process.wait()
-            self.kills[self.phase()] += 1
-
-    def kill_in(self, phase: str, seconds: float = 20.0) -> None:
-        """Starts the sidecar, and kills it as soon as it is seen in a phase; the collector takes its time."""
-        self.collector_is_slow = True
-        process = self.start()
-        until = time.monotonic() + seconds
-        while process.poll() is None and time.monotonic() < until and self.phase() != phase:
-            pass
-        process.kill()
-        process.wait()
-        self.collector_is_slow = False
-        self.kills[self.phase()] += 1
-
-    def phase(self) -> str:
-        """What was under way when the sidecar ended, by what it left behind."""
-        ledger = self.state / "ledger.sqlite3"
-        if not ledger.exists():
-            return "starting"
-        with tempfile.TemporaryDirectory() as folder:
-            for name in ("ledger.sqlite3", "ledger.sqlite3-journal", "ledger.sqlite3-wal"):
-                with suppress(FileNotFoundError):
-                    shutil.copy(self.state / name, folder)
-            database = sqlite3.connect(Path(folder) / "ledger.sqlite3")
-            try:
-                rows = database.execute("SELECT state, position, records FROM objects WHERE state != 'done'")
-                objects = rows.fetchall()
-                asked = database.execute("SELECT 1 FROM requests WHERE outcome IS NULL").fetchone()
-            except sqlite3.Error:
-                return "starting"
-            finally:
-                database.close()
-        phases = {
-            "downloading": any(self.state.glob("spool/*.part")),
-            "asking": bool(asked),
-            "listed": any(state == "listed" for state, *_ in objects),
-            "partly sent": any(0 < position < records for _, position, records in objects),
-            "sent": any(0 < position == records for _, position, records in objects),
-            "spooled": bool(objects),
-        }
-        return next((phase for phase, is_so in phases.items() if is_so), "idle")
 
     def settle(self, timeout: float = 120) -> list[int]:
         """Without further faults, lets days pass until every hour is read to its end; returns exit codes."""
@@ -201,12 +219,27 @@ class Scene:
 
     def said(self) -> str:
         """The last words of the sidecar."""
-        return (self.folder / "said.txt").read_text()[-3000:]
+        return (self.folder / "said.txt").read_text(errors="replace")[-3000:]
+
+    # -- evidence ------------------------------------------------------------------------------------------
 
     def write_evidence(self) -> None:
         """Writes down what Segment had and what the collector got, for the checker."""
+        self.write_truth()
+        with (self.folder / "received.jsonl").open("w") as file:
+            for each in tuple(self.collector.received):
+                if each.taken:
+                    body = base64.b64encode(each.body).decode()
+                    file.write(json.dumps({"signal": each.signal, "body": body}) + "\n")
+        quota = {"most_in_24_hours": self.segment.quota.most_in_24_hours}
+        (self.folder / "quota.json").write_text(json.dumps(quota))
+
+    def write_truth(self) -> None:
+        """Writes down what Segment had: it stays the same, so once is enough."""
+        if (self.folder / "truth.jsonl").exists():
+            return
         with (self.folder / "truth.jsonl").open("w") as file:
-            for collection in ("a", "b"):
+            for collection in COLLECTIONS:
                 for hour in self.hours:
                     for record in self.segment.world.records(collection, hour):
                         entry = {
@@ -217,17 +250,14 @@ class Scene:
                             "damaged": record.damaged,
                         }
                         file.write(json.dumps(entry) + "\n")
-        with (self.folder / "received.jsonl").open("w") as file:
-            for each in self.collector.received:
-                if each.taken:
-                    body = base64.b64encode(each.body).decode()
-                    file.write(json.dumps({"signal": each.signal, "body": body}) + "\n")
-        quota = {"most_in_24_hours": self.segment.quota.most_in_24_hours}
-        (self.folder / "quota.json").write_text(json.dumps(quota))
 
-    def _answer(self, signal: Signal, _body: bytes) -> Reply | None:
+    # -- the collector -------------------------------------------------------------------------------------
+
+    def _answer(self, signal: Signal, body: bytes) -> Reply | None:
         if self.collector_is_away:
             return Reply(503)
+        if self.collector_rejects and hashlib.sha256(body).digest()[0] < 40:
+            return Reply(body=_rejection(signal), taken=False)
         luck = self._rng.random() if self.collector_is_moody else 1.0
         if luck < 0.05:
             return Reply(503, headers={"retry-after": "0"})
@@ -235,7 +265,7 @@ class Scene:
             return Reply(hangs_up=True)
         if luck < 0.11:
             return Reply(body=_rejection(signal), taken=False)
-        return Reply(delay_seconds=0.3 if self.collector_is_slow else self._rng.choice((0.0, 0.0, 0.02)))
+        return None
 
 
 def _rejection(signal: Signal) -> bytes:
@@ -246,13 +276,3 @@ def _rejection(signal: Signal) -> bytes:
     traces = ExportTraceServiceResponse()
     traces.partial_success.rejected_spans = 1
     return traces.SerializeToString()
-
-
-def crash_often(scene: Scene, kills: int, rng: random.Random) -> None:
-    """Kills the sidecar so many times, at random moments."""
-    while sum(scene.kills.values()) < kills:
-        scene.kill_after(0.3 + rng.expovariate(1 / 0.35))
-        if scene.segment.clock.now_ns() > START_NS + 20 * DAY_NS:
-            raise AssertionError("the sidecar had too little to do")
-        if sum(scene.kills.values()) % 10 == 9:
-            scene.kill_in("partly sent")

@@ -1,17 +1,23 @@
 """Killed at any moment, the sidecar loses nothing, invents nothing, and sends nothing in two forms."""
 
 import os
-import random
+import re
 import shutil
+from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
+from support.building import CannotBuild
 
 import faillog_otel
 from crashes.checker import problems
-from crashes.scene import Scene, crash_often
-from crashes.system_calls import SYSTEM_CALLS, has_strace, kill_at
+from crashes.launcher import Launcher
+from crashes.points import STEPS, Steps, all_points
+from crashes.rounds import PHASES, POLLING, one_round
+from crashes.scene import Journal, Scene
+from crashes.tripwire import Watch, read_log
 from faillog_otel.clock import DAY_NS, HOUR_NS, hour_text
 from faillog_otel.segment.simulator.faults import Scripted
 
@@ -20,23 +26,40 @@ MIB = 1024 * 1024
 pytestmark = pytest.mark.timeout(300)
 
 
+@pytest.fixture
+def launcher() -> Iterator[Launcher]:
+    try:
+        with Launcher() as launcher:
+            yield launcher
+    except CannotBuild as error:
+        without(f"the tripwire could not be built: {error}")
+
+
+def without(what: str) -> None:
+    if os.environ.get("CI"):
+        pytest.fail(what)
+    pytest.skip(what)
+
+
 def checked(scene: Scene) -> list[str]:
     scene.write_evidence()
     return problems(scene.folder)
 
 
-def test_nothing_is_lost_invented_or_changed_by_kills_and_faults(tmp_path: Path) -> None:
-    with Scene(tmp_path) as scene:
-        crash_often(scene, kills=15, rng=random.Random(3))
-        assert set(scene.settle()) <= {0, 3}, scene.said()
-        assert checked(scene) == []
+def test_nothing_is_lost_invented_or_changed_by_kills_and_faults(launcher: Launcher, tmp_path: Path) -> None:
+    """`make crashes` goes on until each phase was met."""
+    found = one_round(tmp_path, launcher, 3, journal="", wanted=Counter(), kills=25)
+    assert found.wrong == []
+    assert sum(found.kills.values()) >= 15
+    assert len(found.kills.keys() & set(PHASES)) >= 8
+    assert found.counts["quarantined"]
+    assert found.counts["duplicate"]
 
 
 def test_a_collector_that_was_away_gets_everything_when_it_is_back(tmp_path: Path) -> None:
     with Scene(tmp_path, faults={}) as scene:
         scene.collector_is_away = True
-        scene.kill_after(3.0)
-        assert scene.collector.received
+        scene.kill_when(lambda: bool(scene.collector.received))
         assert not any(each.taken for each in scene.collector.received)
         assert scene.segment.requests()
         assert set(scene.settle()) <= {0, 3}, scene.said()
@@ -136,22 +159,67 @@ def test_the_checker_catches_a_broken_build(name: str, tmp_path: Path) -> None:
             Scripted(fault="listing:500", collection="a", hour=hour_text(busy), times=9)
         )
         scene.collector_is_away = True
-        scene.kill_after(3.0)
+        scene.kill_when(lambda: len(scene.collector.received) > 2)
         scene.settle()
         assert any(problem.startswith("lost") for problem in checked(scene))
 
 
-NUMBERS = dict.fromkeys(SYSTEM_CALLS, 3) | {"ftruncate": 1, "fsync": 9, "pwrite64": 40, "sendto": 2}
-"""The how-manieth call is the last one of the sidecar: `make crashes` takes each."""
+@pytest.mark.parametrize("step", range(len(STEPS)), ids=STEPS)
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+def test_a_kill_at_a_call_loses_nothing(
+    journal: Journal, step: int, launcher: Launcher, tmp_path: Path
+) -> None:
+    """Four of them; `make campaign-every-call` takes each."""
+    with Steps(tmp_path, launcher, journal, hours=1) as steps:
+        steps.prepare(step)
+        points = all_points(steps, journal, step)
+        for point in points[:: -(-len(points) // 4)]:
+            label, wrong = steps.kill(point)
+            assert wrong == []
+            assert label
 
 
-@pytest.mark.parametrize("call", SYSTEM_CALLS)
-def test_a_kill_at_a_system_call_loses_nothing(call: str, tmp_path: Path) -> None:
-    if not has_strace():
-        if os.environ.get("CI"):
-            pytest.fail("strace is missing")
-        pytest.skip("strace is not on this machine: `make crashes` and this test need it")
-    number = NUMBERS[call]
-    was_killed, wrong = kill_at(tmp_path, call, number)
-    assert wrong == []
-    assert was_killed
+def test_the_tripwire_sees_every_call_that_strace_sees(tmp_path: Path) -> None:
+    """On files and folders of the state folder; else kills would leave some out."""
+    if shutil.which("strace") is None:
+        without("strace is not on this machine")
+    with Scene(tmp_path, hours=2, messages=12.0, faults={}, seed=7) as scene:
+        scene.segment.clock.move_to(scene.hours.stop * HOUR_NS + 2 * DAY_NS)
+        calls = [
+            "fsync",
+            "fdatasync",
+            "ftruncate",
+            "fallocate",
+            "pwrite64",
+            "write",
+            "rename",
+            "unlink",
+            "mkdir",
+        ]
+        traced, log = tmp_path / "traced", tmp_path / "watched"
+        prefix = [
+            "strace",
+            "-f",
+            "-y",
+            "-o",
+            str(traced),
+            "-e",
+            f"trace={','.join(calls)},/renameat,/unlinkat,/mkdirat",
+        ]
+        watch = Watch(log=log)
+        assert scene.start_command(scene.polling("--once"), prefix=prefix, watch=watch).wait(100) in (0, 3)
+        below = re.compile(rf"^\d+ +(\w+)\([^)]*{re.escape(str(scene.state))}")
+        found = Counter(match[1] for line in traced.read_text().splitlines() if (match := below.match(line)))
+    names = {
+        "pwrite64": "pwrite",
+        "renameat": "rename",
+        "renameat2": "rename",
+        "unlinkat": "unlink",
+        "mkdirat": "mkdir",
+    }
+    seen = Counter[str]()
+    for call, count in found.items():
+        seen[names.get(call, call)] += count
+    assert seen == Counter(each.call for each in read_log(log) if each.call in {*seen, *calls, "pwrite"})
+    assert seen["pwrite"] > 50
+    assert {each.label for each in read_log(log)} >= set(POLLING) - {"recovery", "T3 quarantine"}

@@ -1,0 +1,1 @@
+"""The campaign: the promises of the state folder, tried by thousands of cases."""
