@@ -419,6 +419,18 @@ def test_entries_of_the_quarantine_that_the_disk_changed_are_not_sent(
     assert (done.code, "is not what was kept: it is not sent" in done.stderr) == (0, True), done.stderr
 
 
+def test_digests_that_know_more_than_the_ledger_are_forgotten(
+    original: Polled, pending: Polled, expected: set[str], tmp_path: Path
+) -> None:
+    """The disk lost the end of the ledger's journal: what it knew of may never have been delivered."""
+    later = original.copied_to(tmp_path / "later")
+    delivered(later, expected)
+    shutil.rmtree(pending.state / "digests")
+    shutil.copytree(later.state / "digests", pending.state / "digests")
+    done = delivered(pending, expected)
+    assert "knows more records than the ledger" in done.stderr
+
+
 LOOKS = ("status", "audit", "plan", "doctor")
 
 

@@ -21,7 +21,7 @@ from faillog_otel.cli.run import run
 from faillog_otel.cli.simulate import simulate
 from faillog_otel.cli.status import status
 from faillog_otel.clock import Clock
-from faillog_otel.errors import ConfigError, InputError, Interrupted, LedgerBroken, NoRoom
+from faillog_otel.errors import Busy, ConfigError, InputError, Interrupted, LedgerBroken, NoRoom
 from faillog_otel.events.printable import printable
 
 BUG = 70
@@ -56,8 +56,12 @@ def main(clock: Clock | None = None) -> None:
     except (ConfigError, InputError) as error:
         click.echo(f"Error: {printable(str(error))}", err=True)
         code = 2
-    except (LedgerBroken, NoRoom) as error:
+    except LedgerBroken as error:
         click.echo(f"Error: {printable(str(error))}", err=True)
+        code = 5
+    except NoRoom as error:
+        do = "try again later" if isinstance(error, Busy) else "make room, then start again"
+        click.echo(f"Error: {printable(str(error))}; {do}", err=True)
         code = 5
     except (Interrupted, click.Abort):
         code = 130

@@ -153,8 +153,9 @@ class Database:
         except (sqlite3.ProgrammingError, sqlite3.NotSupportedError):
             raise  # a bug of ours
         except sqlite3.Error as error:
-            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-            if code == sqlite3.SQLITE_FULL:
+            extended = getattr(error, "sqlite_errorcode", 0)
+            code = extended & 0xFF
+            if code == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_SHMSIZE:
                 raise NoRoom(f"{self.path.parent}: the disk is full") from None
             if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise Busy(f"{self.path}: another process reads it") from None

@@ -40,6 +40,8 @@ class Digests:
         self._max_in_memory = max_in_memory
         self._new: set[int] = set()
         self._runs = [_Run(folder.read_file(name))] if name and folder.has(name) else []
+        self.saved = sum(map(len, self._runs))
+        """How many digests the file held when it was opened."""
 
     def add(self, digest: int) -> bool:
         """Adds one; False where it was there already. Raises OSError."""
@@ -86,6 +88,9 @@ class _Run:
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._digests)
+
+    def __len__(self) -> int:
+        return len(self._digests)
 
     def close(self) -> None:
         self._digests.release()

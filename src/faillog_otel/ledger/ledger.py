@@ -92,7 +92,12 @@ class Ledger:
 
     def __init__(self, folder: StateFolder) -> None:
         self.folder = folder
-        self.database = Database(folder.ledger)
+        try:
+            self.database = Database(folder.ledger)
+        except NoRoom as error:
+            if isinstance(error, Busy) or not folder.give_up_ballast():
+                raise
+            self.database = Database(folder.ledger)
 
     def close(self) -> None:
         """Closes the database."""
@@ -323,6 +328,15 @@ class Ledger:
     def in_spool(self) -> set[int]:
         """The objects whose records are not all written down."""
         return {row["id"] for row in self.database.rows("SELECT id FROM objects WHERE state = 'spooled'")}
+
+    def recorded(self, collection: str, hour: int) -> int:
+        """How many records of an hour were exported or kept: at most so many have a digest."""
+        [row] = self.database.rows(
+            "SELECT coalesce(sum(exported + rejected + quarantined), 0) AS recorded FROM objects"
+            " WHERE collection = ? AND hour = ?",
+            *(collection, hour),
+        )
+        return int(row["recorded"])
 
     def open_hours(self) -> list[tuple[str, int]]:
         """The hours that are remembered: which of them Segment still has depends on the time."""

@@ -47,14 +47,27 @@ class ObjectBook:
         self._wait_for_room = wait_for_room
         self._folder = ledger.folder.digests
         try:
-            name = digests_name(spooled.collection, spooled.hour)
-            try:
-                self._digests = Digests(self._folder, name)
-            except StrangeEntry as error:
-                _log.warning("%s; until then records of this hour may be sent twice", error)
-                self._digests = Digests(self._folder, None)
+            self._digests = self._opened(digests_name(spooled.collection, spooled.hour))
         except (OSError, ValueError) as error:
             raise LedgerBroken(f"{self._folder.path}: {error}") from None
+
+    def _opened(self, name: str) -> Digests:
+        """The digests of the hour, or none if they cannot be trusted. Raises OSError, ValueError."""
+        try:
+            digests = Digests(self._folder, name)
+        except StrangeEntry as error:
+            _log.warning("%s; until then records of this hour may be sent twice", error)
+            return Digests(self._folder, None)
+        if digests.saved <= self._ledger.recorded(self._spooled.collection, self._spooled.hour):
+            return digests
+        digests.close()
+        self._folder.remove(name)
+        _log.error(
+            "%s: knows more records than the ledger, which the disk set back; all records of this hour that "
+            "come again are sent again",
+            self._folder.path / name,
+        )
+        return Digests(self._folder, name)
 
     def knows(self, raw: bytes) -> bool:
         """Whether these bytes were in this collection-hour before; from now on they are."""
