@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.clock import WrongClock
@@ -48,14 +48,16 @@ class Scene:
     def run(self, since: str = "-6h", until: str = time_text(END)) -> int:
         """`run --once`; returns its exit code."""
         self.clock.looks = 0
-        args = ["run", "--once", "--segment-url", self.segment.url, "--collection", "shop", "--since", since]
-        args += ["--download-host", self.segment.download_host, "--state-dir", str(self.state)]
-        args += ["--endpoint", self.receiver.http_endpoint, "--summary", "json", "--until", until]
-        env = {"SEGMENT_TOKEN": self.segment.token}
-        done = CliRunner().invoke(cli, args, obj=self.clock, env=env)
+        done = run_command(self, "run", "--once", *self.options(since, until))
         assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
         self.said = done.stderr
         return done.exit_code
+
+    def options(self, since: str, until: str) -> list[str]:
+        """Of `run` and `replay`."""
+        hosts = ["--segment-url", self.segment.url, "--download-host", self.segment.download_host]
+        hosts += ["--endpoint", self.receiver.http_endpoint]
+        return [*hosts, "--collection", "shop", "--since", since, "--until", until]
 
     def spend(self, requests: int) -> None:
         """As if so many requests had been made."""
@@ -126,12 +128,12 @@ def end_well(found: Scene) -> None:
     assert found.run() == 0, found.said
     assert found.is_everything_exported_since(6)
     assert found.segment.quota.most_in_24_hours <= 120
-    assert run_command(found, "audit") == 0
+    assert run_command(found, "audit").exit_code == 0
 
 
-def run_command(found: Scene, *args: str) -> int:
+def run_command(found: Scene, *args: str) -> Result:
     env = {"FAILLOG_STATE_DIR": str(found.state), "SEGMENT_TOKEN": found.segment.token}
-    return CliRunner().invoke(cli, args, obj=found.clock, env=env).exit_code
+    return CliRunner().invoke(cli, args, obj=found.clock, env=env)
 
 
 # -- jumps ---------------------------------------------------------------------------------------------------
@@ -143,10 +145,11 @@ def test_one_start_with_a_wrong_clock_loses_no_hour(wrong: Scene, jump_ns: int) 
     wrong.segment.clock.forward(3600)
     wrong.clock.ahead_ns = jump_ns
     assert wrong.run() == 0
-    side = "ahead of" if jump_ns > 0 else "behind"
-    assert f"{side} Segment's: using Segment's time; set this machine's clock" in wrong.said
-    assert wrong.listings() == 6, "nothing is spent on hours of another time"
+    said, listings = wrong.said, wrong.listings()
     end_well(wrong)
+    assert listings == 6, "nothing is spent on hours of another time"
+    side = "ahead of" if jump_ns > 0 else "behind"
+    assert f"{side} Segment's: using Segment's time; set this machine's clock" in said
 
 
 @JUMP
@@ -161,17 +164,45 @@ def test_a_first_start_with_a_wrong_clock_wants_the_hours_of_segments_time(
     end_well(wrong)
 
 
+@pytest.mark.parametrize("command", ["status", "plan"])
+def test_who_looks_by_a_wrong_clock_is_warned(wrong: Scene, command: str) -> None:
+    wrong.clock.ahead_ns = 40 * DAY_NS
+    assert wrong.run() == 0
+    warning = "this machine's clock was 40 d 0 h ahead of Segment's when `run` asked last"
+    assert warning in run_command(wrong, command, "--collection", "shop").stderr
+    wrong.clock.ahead_ns = 0
+    assert wrong.run() == 0
+    assert warning not in run_command(wrong, command, "--collection", "shop").stderr
+
+
+@JUMP
+def test_hours_that_are_replayed_are_those_of_segments_time(wrong: Scene, jump_ns: int) -> None:
+    assert wrong.run() == 0
+    before = wrong.listings()
+    wrong.clock.ahead_ns = jump_ns
+    done = run_command(wrong, "replay", *wrong.options("-6h", time_text(END)))
+    assert done.exit_code == 0, done.stderr
+    replayed = wrong.sql("SELECT hour FROM requests WHERE why = 'wanted' ORDER BY hour")
+    first = hour_of(START) - 6
+    assert [hour for (hour,) in replayed] == list(range(first, first + 6))
+    assert wrong.listings() == before + 6
+    end_well(wrong)
+
+
 @pytest.mark.parametrize("look", [*range(12), 15, 20, 30, 40, 55, 70, 90])
 @pytest.mark.parametrize("jump_ns", [40 * DAY_NS, -DAY_NS], ids=["+40 d", "-1 d"])
 def test_a_clock_that_is_set_at_any_moment_of_a_run_loses_no_hour(
     wrong: Scene, look: int, jump_ns: int
 ) -> None:
+    assert wrong.run(until=time_text(START - 4 * HOUR_NS)) == 0
+    wrong.segment.clock.forward(3600)
     wrong.clock.sets = {look: jump_ns}
     assert wrong.run() == 0
-    assert wrong.clock.looks > 90
+    looks = wrong.clock.looks
     wrong.segment.clock.forward(3600)
     assert wrong.run() == 0
     end_well(wrong)
+    assert looks > look
 
 
 @settings(max_examples=12)
@@ -228,7 +259,7 @@ def test_a_segment_that_says_no_time_is_polled_by_the_machines_clock(wrong: Scen
 def test_without_a_date_a_clock_that_was_never_set_spends_nothing(wrong: Scene) -> None:
     wrong.segment.date = lambda _now_ns: ""
     wrong.clock.ahead_ns = -START
-    wrong.run()
+    assert wrong.run() == 6
     assert "this machine's clock is wrong: set it" in wrong.said
     assert wrong.listings() == 0
 
@@ -325,4 +356,4 @@ def test_a_ledger_is_pruned_by_a_clock_that_agrees_only(wrong: Scene) -> None:
     wrong.segment.clock.forward(HOURS_KEPT_NS // SECOND_NS)
     wrong.run()
     assert wrong.sql("SELECT objects FROM past WHERE hour = -1") == [(objects,)]
-    assert run_command(wrong, "audit") == 0
+    assert run_command(wrong, "audit").exit_code == 0

@@ -190,12 +190,15 @@ def _segment(
         segment.close()
     yield _token(answered.outcome, config)
     if answered.date_ns is None:
-        yield Finding("clock", "warn", "nobody told the time", "see to it that Segment answers")
+        whose = "answer has no Date header" if answered.is_answered else "answer did not come"
+        says = f"Segment's {whose}; the clock was not checked"
+        yield Finding("clock", "warn", says, "see that Segment answers, and what stands between: a proxy?")
         return
     ahead = (now_ns - answered.date_ns) // SECOND_NS
     if abs(ahead) > CLOCK_IS_WRONG_SECONDS:
         says = f"it is {abs(ahead)} s {'ahead of' if ahead > 0 else 'behind'} Segment's"
-        yield Finding("clock", "warn", says, "set this machine's clock: hours and requests are counted by it")
+        do = "set this machine's clock: `run` goes by Segment's time, `status` and `plan` by this one"
+        yield Finding("clock", "warn", says, do)
     else:
         yield Finding("clock", "ok", "is Segment's, within a minute")
 

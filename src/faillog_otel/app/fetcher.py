@@ -106,8 +106,8 @@ class Fetcher:
                 self._download(listed)
                 return None
             views, schedule = hour_views(self._ledger.database, now_ns), self._schedule_of(now_ns)
-            self.plan = plan(now_ns, views, self._quota(), schedule)
-            if not self._time.is_known:
+            self.plan = plan(now_ns, views, self._quota(), schedule) if self._clock.is_plausible else None
+            if self.plan is None or not self._time.is_known:
                 return self._time.next_check_ns
             if not self.plan.asks:
                 return max(self.plan.next_ns, now_ns + SECOND_NS)

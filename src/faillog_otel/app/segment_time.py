@@ -16,6 +16,8 @@ _log = logging.getLogger(__name__)
 
 AGREED = "agreed time"
 """The fact when Segment's clock and the machine's agreed last, in nanoseconds since 1970."""
+AHEAD = "machine ahead"
+"""The fact how far the machine's clock was ahead of Segment's when that was said last, in nanoseconds."""
 MAX_CHECKS = 3
 """After so many checks without a usable Date the machine's clock has to do, if Segment answers."""
 MAX_PAUSE_SECONDS = 300.0
@@ -42,15 +44,21 @@ class SegmentTime:
         self._clock = clock
         self._on_set = on_set
         self._known_since_ns = 0
-        self._said_ahead_ns = 0  # how far the machine's clock was ahead when that was last said
+        self._said_ahead_ns: int | None = None
+        """How far the machine's clock was ahead when that was said last."""
         self._check_at: float | None = clock.monotonic()  # None: no check is needed
 
     @property
     def is_check_due(self) -> bool:
         """Whether `check` is to be called now: the time is not known, or the machine's clock was set."""
-        if self._check_at is None and abs(self._clock.ahead_ns - self._said_ahead_ns) > AGREES_NS:
+        if self._check_at is None and self._was_machine_set:
             self._check_at = self._clock.monotonic()
         return self._check_at is not None and self._clock.monotonic() >= self._check_at
+
+    @property
+    def _was_machine_set(self) -> bool:
+        said_ns = self._said_ahead_ns
+        return said_ns is None or abs(self._clock.ahead_ns - said_ns) > AGREES_NS
 
     @property
     def next_check_ns(self) -> int:
@@ -127,17 +135,34 @@ class SegmentTime:
         self.failed_checks, self._check_at = 0, None
 
     def _say_how_far_ahead(self) -> None:
-        ahead_ns = self._clock.ahead_ns
-        if abs(ahead_ns - self._said_ahead_ns) <= AGREES_NS:
+        if not self._was_machine_set:
             return
+        ahead_ns = self._clock.ahead_ns
         self._said_ahead_ns = ahead_ns
+        self._ledger.note(AHEAD, str(ahead_ns))
         if abs(ahead_ns) <= AGREES_NS:
             _log.info("this machine's clock agrees with Segment's")
             return
-        far = duration_text(abs(ahead_ns) / SECOND_NS)
-        side = "ahead of" if ahead_ns > 0 else "behind"
         _log.warning(
-            "this machine's clock is %s %s Segment's: using Segment's time; set this machine's clock",
-            far,
-            side,
+            "this machine's clock is %s Segment's: using Segment's time; set this machine's clock",
+            ahead_text(ahead_ns),
         )
+
+
+def ahead_text(ahead_ns: int) -> str:
+    """How far a clock is ahead of another one, for people: `4 d 2 h ahead of`, `12 min behind`."""
+    minutes = (abs(ahead_ns) / SECOND_NS + 30) // 60
+    return f"{duration_text(60 * minutes)} {'ahead of' if ahead_ns > 0 else 'behind'}"
+
+
+def follow_segment(clock: SegmentClock, segment: SegmentApi) -> None:
+    """Asks once what time it is at Segment, for a command that asks nothing else before it needs the time.
+
+    Costs no request of the quota. Without a usable Date the clock goes on showing the machine's time.
+    """
+    sent_ns = clock.now_ns()
+    answered = segment.check_token(sent_ns)
+    if answered.date_ns is not None:
+        clock.take_date(answered.date_ns, sent_ns)
+    if abs(clock.ahead_ns) > AGREES_NS:
+        _log.warning("this machine's clock is %s Segment's: using Segment's time", ahead_text(clock.ahead_ns))

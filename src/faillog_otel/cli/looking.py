@@ -1,5 +1,6 @@
 """What the commands that look have in common: their options, and how they print."""
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from faillog_otel.config import RunConfig
     from faillog_otel.ledger.database import Database
     from faillog_otel.ledger.folder import StateFolder
+
+_log = logging.getLogger(__name__)
 
 _OPTIONS = {
     "collection": click.option(
@@ -92,6 +95,21 @@ def opened_if_there(config: "RunConfig") -> "Iterator[Database | None]":
         pass  # opening it says what is wrong
     with opened(config) if is_there else nullcontext((None, None)) as (_, database):
         yield database
+
+
+def warn_of_clock(database: "Database | None") -> None:
+    """Warns where the machine's clock was wrong when `run` asked last: what is shown goes by it."""
+    from faillog_otel.app.segment_time import AHEAD, ahead_text
+    from faillog_otel.clock import AGREES_NS
+    from faillog_otel.ledger.views import fact
+
+    ahead_ns = int(fact(database, AHEAD) or 0) if database else 0
+    if abs(ahead_ns) > AGREES_NS:
+        _log.warning(
+            "this machine's clock was %s Segment's when `run` asked last; what is shown goes by it: if it is"
+            " still wrong, set it",
+            ahead_text(ahead_ns),
+        )
 
 
 def now_ns(ctx: click.Context) -> int:

@@ -13,6 +13,7 @@ from faillog_otel.cli.looking import (
     print_json,
     print_lines,
     start,
+    warn_of_clock,
 )
 from faillog_otel.cli.status import missed_text, quota_text
 from faillog_otel.errors import ConfigError
@@ -49,6 +50,7 @@ def plan(ctx: click.Context, /, *, once: bool, as_json: bool, **flags: Any) -> N
     if not config.segment.collections:
         raise ConfigError("name a collection: --collection ID or FAILLOG_COLLECTIONS")
     with opened_if_there(config) as database:
+        warn_of_clock(database)
         found = outlook(database, config.segment, now_ns(ctx), once=once)
     if as_json:
         print_json(found)

@@ -193,9 +193,10 @@ def _refusal(fetcher: Fetcher) -> str:
     """Why hours that were due were not read; empty where all were."""
     if fetcher.troubles:
         return "; ".join(fetcher.troubles.values())
-    if fetcher.why_unasked and fetcher.plan:
+    if why := fetcher.why_unasked:
+        if fetcher.plan is None:
+            return f"no hour could be listed: {why}"
         due = len(fetcher.plan.asks) + sum(fetcher.plan.waiting.values())
-        why = fetcher.why_unasked
         return f"{records(due, 'hour')} due could not be listed: {why}; run again later" if due else ""
     if failed := fetcher.unread:
         why = f": {fetcher.last_failure}" if fetcher.last_failure else ""

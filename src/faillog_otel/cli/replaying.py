@@ -3,16 +3,17 @@
 import logging
 import os
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any
 
 from faillog_otel.app.forwarder import Forwarder
 from faillog_otel.app.ledger_view import quota_of
-from faillog_otel.cli.delivering import delivering, sending_client, writing
-from faillog_otel.cli.polling import poll
+from faillog_otel.app.segment_time import follow_segment
+from faillog_otel.cli.delivering import USER_AGENT, delivering, sending_client, writing
+from faillog_otel.cli.polling import poll, token_source
 from faillog_otel.cli.report import Ending, exit_code, records, say_what_was_shifted, summary
 from faillog_otel.cli.shutdown import Shutdown
-from faillog_otel.clock import HOUR_NS, RETENTION_NS, Clock, hour_of
+from faillog_otel.clock import HOUR_NS, RETENTION_NS, Clock, SegmentClock, hour_of
 from faillog_otel.config import Moment, RunConfig
 from faillog_otel.errors import ConfigError, LedgerBroken
 from faillog_otel.ledger.folder import StateFolder
@@ -21,6 +22,7 @@ from faillog_otel.ledger.objects import forget_digests
 from faillog_otel.ledger.quarantine import QuarantineBook
 from faillog_otel.ledger.views import kept_by_reason
 from faillog_otel.otlp.encoder import WireEncoder
+from faillog_otel.segment.api import SegmentApi
 from faillog_otel.segment.paths import Passage
 
 _log = logging.getLogger(__name__)
@@ -88,7 +90,12 @@ def replay_hours(
         raise ConfigError("name the collection whose hours are meant: --collection ID")
     with ExitStack() as stack:
         shutdown = stack.enter_context(Shutdown())
-        now_ns = (clock or shutdown).now_ns()
+        segment_clock = SegmentClock(clock or shutdown)
+        token = token_source(config.segment)
+        token()
+        with closing(SegmentApi(config.segment.url, token, USER_AGENT)) as segment:
+            follow_segment(segment_clock, segment)
+        now_ns = segment_clock.now_ns()
         over_ns = hour_of(now_ns) * HOUR_NS
         until_ns = min(over_ns, until.ns(now_ns)) if until else over_ns
         since_ns = since.ns(now_ns)
@@ -100,7 +107,7 @@ def replay_hours(
         ledger = Ledger(folder)
         stack.callback(ledger.close)
         wanted = len(hours) * len(config.segment.collections)
-        left = quota_of(ledger.database).left(now_ns, with_reserve=True)
+        left = quota_of(ledger.database).mended(now_ns).left(now_ns, with_reserve=True)
         if wanted > left:
             raise ConfigError(f"asks for {records(wanted, 'hour')}, and {left} of today's requests are left")
         for collection in config.segment.collections:

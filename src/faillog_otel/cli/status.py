@@ -14,6 +14,7 @@ from faillog_otel.cli.looking import (
     print_json,
     print_lines,
     start,
+    warn_of_clock,
 )
 from faillog_otel.clock import duration_text
 from faillog_otel.events.printable import printable
@@ -66,6 +67,7 @@ def status(ctx: click.Context, /, *, as_json: bool, **flags: Any) -> None:
     only = flags.pop("collections")  # to be shown: it does not say what is polled
     config = start(flags)
     with opened(config) as (folder, database):
+        warn_of_clock(database)
         found = seen(folder, database, config.segment, only, now_ns(ctx))
     if as_json:
         print_json(found)
