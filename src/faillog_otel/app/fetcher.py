@@ -37,7 +37,6 @@ FAILURES_IN_A_ROW = 3
 """Of whichever hours; after them Segment itself seems to be the trouble, and all of them wait."""
 SHORTEST_PAUSE_NS, FIRST_PAUSE_NS, LONGEST_PAUSE_NS = 10 * SECOND_NS, 60 * SECOND_NS, HOUR_NS
 NO_ROOM_NS = 10 * SECOND_NS
-TIDY_SECONDS = 3600.0
 REFUSED_NS = 6 * HOUR_NS
 """A collection that Segment refuses is asked for so much later: each try costs a request."""
 FORM = "listing form"
@@ -87,7 +86,7 @@ class Fetcher:
         self._failures = 0
         self._pauses = 0
         self._time = SegmentTime(ledger, segment, clock, self._on_time_set)
-        self._tidy_at = clock.monotonic()
+        self._tidied_ns = 0
         self.is_denied = False
         """Whether the token was refused from the start: then there is nothing to go on with."""
 
@@ -105,9 +104,11 @@ class Fetcher:
             if listed := self._ledger.next_listed():
                 self._download(listed)
                 return None
+            if not self._time.is_known and not self._clock.is_plausible:
+                return self._time.next_check_ns
             views, schedule = hour_views(self._ledger.database, now_ns), self._schedule_of(now_ns)
-            self.plan = plan(now_ns, views, self._quota(), schedule) if self._clock.is_plausible else None
-            if self.plan is None or not self._time.is_known:
+            self.plan = plan(now_ns, views, self._quota(), schedule)
+            if not self._time.is_known:
                 return self._time.next_check_ns
             if not self.plan.asks:
                 return max(self.plan.next_ns, now_ns + SECOND_NS)
@@ -325,9 +326,9 @@ class Fetcher:
         if not self._time.is_known:
             return
         wipe_urls(self._ledger, now_ns)
-        if self._clock.monotonic() < self._tidy_at:
+        if 0 <= now_ns - self._tidied_ns < HOUR_NS:
             return
-        self._tidy_at = self._clock.monotonic() + TIDY_SECONDS
+        self._tidied_ns = now_ns
         if self._clock.is_agreed:
             self._ledger.note(AGREED, str(now_ns))
         if self._clock.is_checked:
