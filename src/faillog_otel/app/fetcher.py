@@ -104,18 +104,25 @@ class Fetcher:
             if listed := self._ledger.next_listed():
                 self._download(listed)
                 return None
-            if not self._time.is_known and not self._clock.is_plausible:
-                return self._time.next_check_ns
-            views, schedule = hour_views(self._ledger.database, now_ns), self._schedule_of(now_ns)
-            self.plan = plan(now_ns, views, self._quota(), schedule)
-            if not self._time.is_known:
-                return self._time.next_check_ns
-            if not self.plan.asks:
-                return max(self.plan.next_ns, now_ns + SECOND_NS)
-            self._list(self.plan.asks[0])
+            return self._list_next(now_ns)
         except NoRoom as error:
             _log.error("%s: nothing is asked for until that is over", error)
             return now_ns + NO_ROOM_NS
+
+    def _list_next(self, now_ns: int) -> int | None:
+        """Lists the hour that is first in the plan; returns as `step` does.
+
+        While Segment's time is not known, the plan says what would be due if the machine's clock is right.
+        """
+        is_known = self._time.is_known
+        if is_known or self._clock.is_plausible:
+            views, schedule = hour_views(self._ledger.database, now_ns), self._schedule_of(now_ns)
+            self.plan = plan(now_ns, views, self._quota(), schedule)
+        if self.plan is None or not is_known:
+            return self._time.next_check_ns
+        if not self.plan.asks:
+            return max(self.plan.next_ns, now_ns + SECOND_NS)
+        self._list(self.plan.asks[0])
         return None
 
     def close(self) -> None:
