@@ -143,7 +143,8 @@ class Disk:
             last = max(
                 (each.begun for each in synced if each.call == "fsync" and each.ended is not None), default=-1
             )
-            sure = sum(change.ended < last or change.is_sure for change in self._changes)
+            numbered = enumerate(self._changes, 1)
+            sure = max((n for n, each in numbered if each.ended < last or each.is_sure), default=0)
             yield from self._changes[: rng.randint(sure, len(self._changes))]
             return
         for change in self._changes:

@@ -99,6 +99,20 @@ def test_only_the_harsh_disk_loses_a_file_that_was_synced_itself(
     assert None in contents(recording.images(tmp_path / "2", "harsh"), "x.part")
 
 
+def test_a_journal_keeps_the_names_before_one_that_is_sure(recording: Recording, tmp_path: Path) -> None:
+    """As SQLite syncs its folder: by fdatasync."""
+    recording.do("mkdir", "spool")
+    recording.do("fsync", ".")
+    recording.do("create", "spool/1.part")
+    recording.do("create", "journal")
+    recording.do("fdatasync", ".")
+    expected: dict[Model, set[bytes | None]] = {"journal": {b""}, "harsh": {None, b""}}
+    for model, found in expected.items():
+        images = list(recording.images(tmp_path / model, model))
+        assert contents(iter(images), "journal") == {b""}
+        assert contents(iter(images), "spool/1.part") == found
+
+
 def test_an_overwritten_sector_is_the_old_or_the_new_one(recording: Recording, tmp_path: Path) -> None:
     recording.do("fsync", "x.part")
     recording.do("fsync", ".")
