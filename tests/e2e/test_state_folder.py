@@ -15,8 +15,9 @@ import pytest
 from support.polled import AWAY, COLLECTION, Polled
 from support.program import Done, run_program, start_program
 
+from faillog_otel.app import sidecar
 from faillog_otel.clock import hour_of, hour_text
-from faillog_otel.ledger.schema import MIGRATIONS
+from faillog_otel.ledger import database
 from faillog_otel.otlp.receiver import Receiver
 from faillog_otel.segment.simulator.clock import SimulatedClock
 from faillog_otel.segment.simulator.config import QuotaConfig, SimulatorConfig, WorldConfig
@@ -140,6 +141,16 @@ def test_a_file_behind_a_link_is_never_written_or_removed(
     assert str(entry) in done.stderr
 
 
+def test_a_strange_lock_file_does_not_stop_those_who_look(pending: Polled) -> None:
+    (pending.state / "lock").unlink()
+    (pending.state / "lock").symlink_to(pending.folder)
+    for command in ("status", "audit", "plan"):
+        done = run_program(
+            command, "--state-dir", pending.state, cwd=pending.folder, FAILLOG_COLLECTIONS=COLLECTION
+        )
+        assert done.code == 0, done.stderr
+
+
 @pytest.mark.parametrize("kind", ["hard link", "symbolic link", "folder"])
 @pytest.mark.parametrize("name", ["ledger.sqlite3", "ledger.sqlite3-journal", "faillog-otel-state"])
 def test_a_ledger_that_is_not_a_file_of_ours_is_refused(
@@ -188,6 +199,19 @@ def test_a_folder_that_has_the_name_of_a_coming_download_costs_another_listing(
     (fresh.state / "faillog-otel-state").write_text("faillog-otel state folder 1\n")
     done = delivered(fresh, expected)
     assert f"spool/{name}: is a folder" in done.stderr
+
+
+def test_a_folder_that_has_the_name_of_digests_to_come_costs_nothing(
+    pending: Polled, original: Polled, expected: set[str], tmp_path: Path
+) -> None:
+    later = original.copied_to(tmp_path / "later")
+    delivered(later, expected)
+    part = pending.state / "digests" / f"{next((later.state / 'digests').iterdir()).name}.part"
+    part.mkdir()
+    with Receiver() as receiver:
+        done = pending.run(receiver.http_endpoint)
+        assert (done.code, received(receiver)) == (DELIVERED, expected), done.stderr
+    assert f"{part}: is a folder" in done.stderr
 
 
 def test_a_folder_that_has_the_name_of_an_hours_digests_costs_duplicates_only(
@@ -248,7 +272,7 @@ def test_a_folder_of_version_0_1_0_is_taken_over(
 ) -> None:
     """Its ledger had schema version 2, and there was no marker."""
     (pending.state / "faillog-otel-state").unlink()
-    to_version_2(pending)
+    pending.to_version_2()
     for name in more:
         (pending.state / name).write_text("Dear Ada")
     delivered(pending, expected)
@@ -263,14 +287,54 @@ def test_another_programs_database_is_refused(original: Polled, tmp_path: Path) 
         database.execute("CREATE TABLE customers (name)")
     content = (folder / "ledger.sqlite3").read_bytes()
     done = original.in_folder(tmp_path).run(AWAY)
-    assert (done.code, "is another program's database" in done.stderr) == (BROKEN, True)
+    assert (done.code, "is not a state folder of faillog-otel" in done.stderr) == (BROKEN, True)
     assert (folder / "ledger.sqlite3").read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"SQLite format 3\0" + bytes(84)])
+def test_somebody_elses_ledger_sqlite3_makes_no_folder_ours(
+    original: Polled, tmp_path: Path, content: bytes
+) -> None:
+    folder = tmp_path / "state"
+    (folder / "spool").mkdir(parents=True)
+    (folder / "ledger.sqlite3").write_bytes(content)
+    (folder / "spool" / "77").write_text("Dear Ada")
+    folder.chmod(0o755)
+    done = original.in_folder(tmp_path).run(AWAY)
+    assert (done.code, "name an empty folder" in done.stderr) == (BROKEN, True)
+    assert sorted(path.name for path in folder.rglob("*")) == ["77", "ledger.sqlite3", "spool"]
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o755
+
+
+def test_another_programs_database_of_the_same_version_is_refused(original: Polled, tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    folder.mkdir()
+    with closing(sqlite3.connect(folder / "ledger.sqlite3")) as other, other:
+        other.execute("CREATE TABLE customers (name)")
+        other.execute("PRAGMA user_version = 2")
+    content = (folder / "ledger.sqlite3").read_bytes()
+    assert original.in_folder(tmp_path).run(AWAY).code == BROKEN
+    assert [path.name for path in folder.iterdir()] == ["ledger.sqlite3"]
+    assert (folder / "ledger.sqlite3").read_bytes() == content
+
+
+@pytest.mark.parametrize("with_ledger", [False, True])
+def test_a_first_start_of_version_0_1_0_that_was_cut_off_is_taken_over(
+    original: Polled, expected: set[str], tmp_path: Path, with_ledger: bool
+) -> None:
+    fresh = original.in_folder(tmp_path)
+    for name in ("spool", "digests"):
+        (fresh.state / name).mkdir(parents=True)
+    (fresh.state / "lock").write_text("4711\n")
+    if with_ledger:
+        (fresh.state / "ledger.sqlite3").touch()
+    delivered(fresh, expected)
 
 
 def test_a_folder_of_a_newer_version_is_refused(pending: Polled) -> None:
     (pending.state / "faillog-otel-state").write_text("faillog-otel state folder 2\n")
     done = pending.run(AWAY)
-    assert (done.code, "is not the marker of this version" in done.stderr) == (BROKEN, True)
+    assert (done.code, "is damaged, or a newer faillog-otel made it" in done.stderr) == (BROKEN, True)
 
 
 def test_files_of_ours_that_the_ledger_does_not_know_are_removed(pending: Polled, expected: set[str]) -> None:
@@ -372,32 +436,15 @@ def test_a_wrong_number_of_records_is_reported_once_and_ends_nothing(
         assert pending.run(receiver.http_endpoint).code == 0
 
 
-def to_version_2(polled: Polled) -> None:
-    """Makes the ledger one of version 0.1.0."""
-    with closing(sqlite3.connect(polled.state / "ledger.sqlite3")) as ledger, ledger:
-        tables = ("requests", "said", "facts", "hours", "objects", "kept", "past")
-        for table in tables:
-            ledger.execute(f"ALTER TABLE {table} RENAME TO new_{table}")
-        for index in ("requests_by_time", "objects_by_hour", "objects_under_way"):
-            ledger.execute(f"DROP INDEX {index}")
-        for script in MIGRATIONS[:2]:
-            for statement in script.split(";\n\n"):
-                ledger.execute(statement)
-        for table in tables:
-            kept = {row[1] for row in ledger.execute(f"PRAGMA table_info(new_{table})")}
-            columns = ", ".join({row[1] for row in ledger.execute(f"PRAGMA table_info({table})")} & kept)
-            ledger.execute(f"INSERT INTO {table} ({columns}) SELECT {columns} FROM new_{table}")  # noqa: S608  # our own words
-            ledger.execute(f"DROP TABLE new_{table}")
-        ledger.execute("PRAGMA user_version = 2")
-
-
 def test_a_ledger_of_version_0_1_0_whose_position_ran_past_its_records_is_mended(
     pending: Polled, expected: set[str]
 ) -> None:
-    """As 0.1.0 left it when FAILLOG_MAX_CONTENT was changed: `pending` was negative."""
+    """As 0.1.0 left it when FAILLOG_MAX_CONTENT was changed: `pending` was negative, later in `past`, too."""
     delivered(pending, expected)
-    to_version_2(pending)
+    pending.to_version_2()
     pending.sql("UPDATE objects SET records = 2, lines = iif(lines, 2 + blank, 0) WHERE records > 5")
+    for hour in (-1, 400_000):
+        pending.sql("INSERT INTO past VALUES (?, ?, 1, 2, 0, 2, 188, 0, 0, 0, 0)", COLLECTION, hour)
     assert pending.run(AWAY).code == 0
     found = pending.look("audit")[1]
     assert (found["holds"], found["sums"]["pending"]) == (True, 0)
@@ -429,6 +476,72 @@ def test_digests_that_know_more_than_the_ledger_are_forgotten(
     shutil.copytree(later.state / "digests", pending.state / "digests")
     done = delivered(pending, expected)
     assert "knows more records than the ledger" in done.stderr
+
+
+def test_records_that_segment_no_longer_has_are_said_to_be_lost(pending: Polled) -> None:
+    """Their spool file is gone, and so is their hour."""
+    path = first_spooled(pending)
+    pending.sql("UPDATE objects SET hour = hour - 40 * 24 WHERE id = ?", path.name)
+    pending.sql(
+        "INSERT INTO hours (collection, hour) SELECT collection, hour FROM objects WHERE id = ?", path.name
+    )
+    [[records]] = pending.sql("SELECT records FROM objects WHERE id = ?", path.name)
+    path.unlink()
+    with Receiver() as receiver:
+        done = pending.run(receiver.http_endpoint)
+    assert (done.code, f"Segment no longer has its hour: {records} records are lost" in done.stderr) == (
+        5,
+        True,
+    )
+
+
+def test_a_run_that_cannot_record_results_ends_and_sends_nothing_again_and_again(
+    pending: Polled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process holds the ledger from the first request on, for good."""
+    monkeypatch.setattr(sidecar, "ROOM_SECONDS", 0.01)
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.01)
+    held: list[sqlite3.Connection] = []
+
+    def hold(_signal: str, _body: bytes) -> None:
+        if not held:
+            held.append(sqlite3.connect(pending.state / "ledger.sqlite3", check_same_thread=False))
+            held[0].execute("BEGIN EXCLUSIVE")
+
+    with Receiver(hold) as receiver:
+        found = pending.at_its_time("run", *pending.polling(receiver.http_endpoint))
+    held[0].close()
+    assert found["exit"] == BROKEN
+    assert len(receiver.received) <= 4 * 12
+    assert pending.look("audit")[0].code == 0
+
+
+@pytest.mark.parametrize("command", ["run", "status", "plan"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE facts SET value = '17x' WHERE name = 'since'",
+        "UPDATE facts SET value = '-100000000000000000000000' WHERE name = 'since'",
+        "INSERT OR REPLACE INTO facts VALUES ('agreed time', '1e9')",
+        "INSERT OR REPLACE INTO facts VALUES ('machine ahead', 'x')",
+        "INSERT OR REPLACE INTO facts VALUES ('refused until shop-mixpanel', '')",
+        "UPDATE objects SET survey = '{\"a'",
+        "UPDATE objects SET survey = '{}'",
+        "UPDATE objects SET hour = 1 << 60",
+        "UPDATE hours SET hour = 1 << 60 WHERE hour = (SELECT max(hour) FROM hours)",
+    ],
+)
+def test_damaged_values_never_end_with_a_traceback(pending: Polled, statement: str, command: str) -> None:
+    pending.sql(statement)
+    options = ["--once", *pending.options] if command == "run" else ["--state-dir", str(pending.state)]
+    done = run_program(
+        *(command, *options, *(["--endpoint", AWAY, "--wait", "0s"] if command == "run" else [])),
+        cwd=pending.folder,
+        SEGMENT_TOKEN=pending.segment.token,
+        FAILLOG_COLLECTIONS=COLLECTION,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    assert done.code in ((4, BROKEN) if command == "run" else (0, BROKEN))
 
 
 LOOKS = ("status", "audit", "plan", "doctor")

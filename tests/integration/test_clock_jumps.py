@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.clock import WrongClock
+from support.polled import to_version_2
 from support.server import unused_port
 
 from faillog_otel.cli import cli
@@ -320,6 +321,7 @@ def test_a_ledger_that_a_clock_ahead_wrote_heals(wrong: Scene) -> None:
     assert wrong.run() == 0
     wrong.segment.clock.forward(3600)
     [(oldest, newest)] = wrong.sql("SELECT min(hour), max(hour) FROM hours")
+    to_version_2(wrong.state / "ledger.sqlite3")
     wrong.sql(
         "UPDATE hours SET closed = 1, closing = 1",
         "UPDATE requests SET at_ns = at_ns + :ahead",

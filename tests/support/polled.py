@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from msgspec import Struct
 
 from faillog_otel.cli import cli
+from faillog_otel.ledger.schema import MIGRATIONS
 from faillog_otel.segment.simulator.clock import SimulatedClock
 from faillog_otel.segment.simulator.config import SimulatorConfig, WorldConfig
 from faillog_otel.segment.simulator.server import Simulator
@@ -81,6 +82,10 @@ class Polled(Struct, frozen=True):
             database.execute("PRAGMA ignore_check_constraints = ON")
             return database.execute(statement, values).fetchall()
 
+    def to_version_2(self) -> None:
+        """Makes the ledger one of version 0.1.0."""
+        to_version_2(self.state / "ledger.sqlite3")
+
 
 @contextmanager
 def simulated(folder: Path, *, standing: bool = False) -> Iterator[Polled]:
@@ -88,3 +93,22 @@ def simulated(folder: Path, *, standing: bool = False) -> Iterator[Polled]:
     world = WorldConfig(damage=0.05, duplicates=0.05)
     with Simulator(SimulatorConfig(world=world), SimulatedClock(standing=standing)) as segment:
         yield Polled(segment, folder)
+
+
+def to_version_2(path: Path) -> None:
+    """Makes a ledger one of version 0.1.0."""
+    with closing(sqlite3.connect(path)) as ledger, ledger:
+        tables = ("requests", "said", "facts", "hours", "objects", "kept", "past")
+        for table in tables:
+            ledger.execute(f"ALTER TABLE {table} RENAME TO new_{table}")
+        for index in ("requests_by_time", "objects_by_hour", "objects_under_way"):
+            ledger.execute(f"DROP INDEX {index}")
+        for script in MIGRATIONS[:2]:
+            for statement in script.split(";\n\n"):
+                ledger.execute(statement)
+        for table in tables:
+            kept = {row[1] for row in ledger.execute(f"PRAGMA table_info(new_{table})")}
+            columns = ", ".join({row[1] for row in ledger.execute(f"PRAGMA table_info({table})")} & kept)
+            ledger.execute(f"INSERT INTO {table} ({columns}) SELECT {columns} FROM new_{table}")  # noqa: S608  # our own words
+            ledger.execute(f"DROP TABLE new_{table}")
+        ledger.execute("PRAGMA user_version = 2")

@@ -22,7 +22,7 @@ from faillog_otel.ledger.objects import forget_digests
 from faillog_otel.ledger.private_folder import StrangeEntry
 from faillog_otel.ledger.spool import NotWhole, Spool
 from faillog_otel.ledger.upkeep import prune, wipe_urls
-from faillog_otel.ledger.views import fact
+from faillog_otel.ledger.views import fact, fact_ns
 from faillog_otel.segment import api
 from faillog_otel.segment.api import SegmentApi
 from faillog_otel.segment.download import Downloader, Forbidden, Gone, Got, Known, Same
@@ -136,7 +136,7 @@ class Fetcher:
 
     def _is_refused(self, collection: str, now_ns: int) -> bool:
         """What ends later than it can was noted by a clock that was ahead."""
-        until_ns = int(fact(self._ledger.database, REFUSED + collection) or 0)
+        until_ns = fact_ns(self._ledger.database, REFUSED + collection) or 0
         return now_ns < until_ns <= now_ns + REFUSED_NS
 
     def _no_room(self, now_ns: int) -> int:
@@ -267,6 +267,7 @@ class Fetcher:
             if isinstance(found, Got):
                 self._take_in(listed, found, self._survey(listed.id, part.sha256))
         except (StrangeEntry, NotWhole) as error:  # the next listing gives the object another name
+            self._spool.drop(listed.id)
             self._fail(listed.collection, listed.hour, f"{error}; the hour is listed again")
             return
         if isinstance(found, Got):
@@ -291,8 +292,10 @@ class Fetcher:
     def _take_in(self, listed: Listed, found: Got, content: Content) -> None:
         """T2: the object is whole, and its records are counted."""
         identity = Identity(found.etag, found.last_modified, found.length)
-        self._ledger.spooled(listed, identity, content, self._clock.now_ns())
         self._failures = 0
+        if not self._ledger.spooled(listed, identity, content, self._clock.now_ns()):
+            self._spool.drop(listed.id)  # its hour is listed again: another object of it was damaged
+            return
         where = f"{listed.collection}, {hour_text(listed.hour)}"
         _log.info("%s: an object of %d bytes, %d records", where, found.length, content.records)
 
@@ -324,8 +327,8 @@ class Fetcher:
             return
         self._is_schedule_checked = self._clock.is_checked
         self.schedule = self._schedule_at(self._clock.now_ns())
-        noted = fact(self._ledger.database, SINCE)
-        if noted is None or self.schedule.since_ns < int(noted):
+        noted = fact_ns(self._ledger.database, SINCE)
+        if noted is None or self.schedule.since_ns < noted:
             self._ledger.note(SINCE, str(self.schedule.since_ns))
             _log.info("hours since %s are wanted", time_text(self.schedule.since_ns))
 

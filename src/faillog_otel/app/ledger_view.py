@@ -2,7 +2,7 @@
 
 from faillog_otel.clock import RETENTION_NS, hour_of
 from faillog_otel.ledger.database import Database
-from faillog_otel.ledger.views import fact
+from faillog_otel.ledger.views import fact_ns
 from faillog_otel.segment.quota import Debit, Quota, Said
 from faillog_otel.segment.schedule import HourView
 
@@ -12,8 +12,8 @@ SINCE = "since"
 
 def wanted_since_ns(database: Database, since_ns: int) -> int:
     """Since when hours are wanted: what an earlier run wanted stays wanted."""
-    noted = fact(database, SINCE)
-    return since_ns if noted is None else min(since_ns, int(noted))
+    noted = fact_ns(database, SINCE)
+    return since_ns if noted is None else min(since_ns, noted)
 
 
 def hour_views(database: Database, now_ns: int) -> dict[str, dict[int, HourView]]:

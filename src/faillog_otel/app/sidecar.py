@@ -13,8 +13,8 @@ from typing import BinaryIO
 
 from faillog_otel.app.fetcher import Fetcher
 from faillog_otel.app.forwarder import Forwarder, Progress
-from faillog_otel.clock import SECOND_NS, Clock, hour_text
-from faillog_otel.errors import InputError, Interrupted, LedgerBroken
+from faillog_otel.clock import RETENTION_NS, SECOND_NS, Clock, hour_of, hour_text
+from faillog_otel.errors import InputError, Interrupted, LedgerBroken, NoRoom
 from faillog_otel.ledger.ledger import Ledger, Spooled
 from faillog_otel.ledger.objects import ObjectBook
 from faillog_otel.ledger.spool import NotWhole, Spool
@@ -60,8 +60,8 @@ class Sidecar:
         `end_sending` ends it, for a reason: who waits for the collector is let go.
         """
         self.broken: LedgerBroken | None = None
-        self.has_miscounted = False
-        """Whether an object had another number of records than was counted at its download."""
+        self.has_unaccounted = False
+        """Whether records were lost, or were not as many as counted at the download; the log says which."""
         self._ledger = ledger
         self._spool = spool
         self._fetcher = fetcher
@@ -90,13 +90,16 @@ class Sidecar:
                 fetched = self._ended.is_set()
                 if self._is_over() and not self._once:
                     break
-                spooled = None if self._is_over() else self._ledger.next_spooled()
-                if spooled is not None:
-                    self._forward(spooled)
-                elif fetched:
-                    break
-                else:
-                    self._wait_for_news()
+                try:
+                    spooled = None if self._is_over() else self._ledger.next_spooled()
+                    if spooled is not None:
+                        self._forward(spooled)
+                    elif fetched:
+                        break
+                    else:
+                        self._wait_for_news()
+                except NoRoom:
+                    self._wait_for_room()
         except LedgerBroken as error:
             self.broken = self.broken or error
         self._must_end.set()
@@ -113,11 +116,22 @@ class Sidecar:
                 is_checked = self._spool.check(file, spooled.length, spooled.sha256, self._goes_on)
                 is_done = is_checked and self._forward_whole(spooled, name, file)
         except NotWhole as error:
-            _log.error("%s: %s; its hour is listed again", name, error)
-            self._ledger.not_whole(spooled, str(error), self._clock.now_ns())
+            self._give_up(spooled, name, str(error))
             is_done = True
         if is_done:
+            self._lacks_room = 0
             self._spool.drop(spooled.id)
+
+    def _give_up(self, spooled: Spooled, name: str, why: str) -> None:
+        now_ns = self._clock.now_ns()
+        self._ledger.not_whole(spooled, why, now_ns)
+        self._fetcher.last_failure = f"{name}: {why}"
+        if spooled.hour > hour_of(now_ns - RETENTION_NS):
+            _log.error("%s: %s; its hour is listed again", name, why)
+            return
+        self.has_unaccounted = True
+        lost = spooled.records - spooled.position
+        _log.error("%s: %s, and Segment no longer has its hour: %d records are lost", name, why, lost)
 
     def _forward_whole(self, spooled: Spooled, name: str, file: BinaryIO) -> bool:
         """Forwards an object that is whole; returns whether all of it is recorded. Raises LedgerBroken."""
@@ -136,7 +150,7 @@ class Sidecar:
             self.broken = self.broken or self._forwarder.broken
             is_done = book.close(is_read=is_read and self.broken is None)
         if is_done and book.position != spooled.records:
-            self.has_miscounted = True
+            self.has_unaccounted = True
             _log.error(
                 "%s: %d records were counted at the download, %d were found and forwarded; to read the hour "
                 "again: faillog-otel replay --collection %s --since %s --until %s",
@@ -162,6 +176,10 @@ class Sidecar:
             _log.error("%s: the disk is full, or the ledger is busy: waiting", self._ledger.folder.path)
         self._lacks_room += 1
         if self._once and self._lacks_room > MOST_WAITS_FOR_ROOM:
+            self.broken = self.broken or LedgerBroken(
+                f"{self._ledger.folder.path}: the disk is full, or another process reads the ledger; make "
+                "room, then run again"
+            )
             return True
         self._pulse.turned("forwarding")
         try:

@@ -101,9 +101,9 @@ def warn_of_clock(database: "Database | None") -> None:
     """Warns where the machine's clock was wrong when `run` asked last: what is shown goes by it."""
     from faillog_otel.app.segment_time import AHEAD, ahead_text
     from faillog_otel.clock import AGREES_NS
-    from faillog_otel.ledger.views import fact
+    from faillog_otel.ledger.views import fact_ns
 
-    ahead_ns = int(fact(database, AHEAD) or 0) if database else 0
+    ahead_ns = (fact_ns(database, AHEAD) or 0) if database else 0
     if abs(ahead_ns) > AGREES_NS:
         _log.warning(
             "this machine's clock was %s Segment's when `run` asked last; what is shown goes by it: if it is"

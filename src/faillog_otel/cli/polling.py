@@ -29,7 +29,7 @@ from faillog_otel.ledger.ledger import Ledger
 from faillog_otel.ledger.objects import clean_digests
 from faillog_otel.ledger.spool import Spool
 from faillog_otel.ledger.upkeep import recover
-from faillog_otel.ledger.views import fact, pending_records
+from faillog_otel.ledger.views import fact_ns, pending_records
 from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.segment.api import SegmentApi
 from faillog_otel.segment.download import Downloader
@@ -60,8 +60,9 @@ def poll(
         ledger = Ledger(folder)
         stack.callback(ledger.close)
         spool = Spool(folder.spool)
-        segment_clock = SegmentClock(clock or shutdown, int(fact(ledger.database, AGREED) or 0))
-        recover(ledger, segment_clock.now_ns(), spool.clean(ledger.in_spool()))
+        segment_clock = SegmentClock(clock or shutdown, fact_ns(ledger.database, AGREED) or 0)
+        recover(ledger)
+        spool.clean(ledger.in_spool())
         clean_digests(folder.digests, ledger.open_hours())
         telemetry = telemetry_of(config, stack)
         pulse = pulse_of(config.health, shutdown.monotonic)
@@ -113,11 +114,11 @@ def poll(
         if line and not once and config.verbosity == 0:
             line.write(f"polling {polled}; state folder {folder.path}; SIGINT ends it\n")
         sidecar.run()
-        counts = forwarder.counts
+        counts, refused = forwarder.counts, ""
         if sidecar.broken is None:
             counts.pending = pending_records(ledger.database)
             counts.records += counts.pending
-        refused = _refusal(fetcher) if once or fetcher.is_denied else ""
+            refused = _refusal(fetcher) if once or fetcher.is_denied else ""
         _say_how_it_ended(
             forwarder,
             str(sidecar.broken or ""),
@@ -128,7 +129,7 @@ def poll(
         ending = Ending(
             counts=counts,
             fail_on=config.fail_on,
-            ledger_broken=sidecar.broken is not None or sidecar.has_miscounted,
+            ledger_broken=sidecar.broken is not None or sidecar.has_unaccounted,
             segment_refused=bool(refused),
             signal=shutdown.requested,
         )

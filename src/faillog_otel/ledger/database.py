@@ -107,7 +107,7 @@ class Database:
         """Raises LedgerBroken if SQLite finds damage, or values that the schema does not allow."""
         [found] = self.rows("PRAGMA quick_check(1)")
         if found[0] != "ok":
-            raise LedgerBroken(self._spoilt(str(found[0])))
+            raise self.damaged(str(found[0]))
 
     def version(self) -> int:
         """Which version of the schema it has. Raises sqlite3.Error."""
@@ -140,8 +140,9 @@ class Database:
                 f"{len(MIGRATIONS)}): use that one, or name another --state-dir"
             )
 
-    def _spoilt(self, why: str) -> str:
-        return (
+    def damaged(self, why: str) -> LedgerBroken:
+        """The error for a ledger that is not as it was written, with the way out."""
+        return LedgerBroken(
             f"{self.path}: is damaged ({why}). Move {self.path.parent} away: what Segment still has is "
             "listed again, and what was sent before is sent once more with the same ids"
         )
@@ -160,10 +161,10 @@ class Database:
             if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise Busy(f"{self.path}: another process reads it") from None
             if code in _DAMAGE:
-                raise LedgerBroken(self._spoilt(str(error))) from None
+                raise self.damaged(str(error)) from None
             raise LedgerBroken(f"{self.path}: {error}") from None
         except UnicodeDecodeError:  # SQLite's message quotes bytes of the file
-            raise LedgerBroken(self._spoilt("it holds text that is no UTF-8")) from None
+            raise self.damaged("it holds text that is no UTF-8") from None
         except OSError as error:
             raise LedgerBroken(f"{self.path}: {error.strerror}") from None
 

@@ -9,7 +9,9 @@ import fcntl
 import logging
 import os
 import re
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Self
 
@@ -22,12 +24,15 @@ BALLAST_BYTES = 8 * 1024 * 1024
 MARKER = "faillog-otel-state"
 _MARKER_TEXT = b"faillog-otel state folder 1\n"
 _LEDGER = "ledger.sqlite3"
-_LEDGER_FILES = re.compile(rf"{re.escape(_LEDGER)}(-journal|-wal|-shm)?")
+_TABLES = {"requests", "said", "facts", "hours", "objects", "kept", "past"}
+"""Of the ledger of version 0.1.0."""
 _BALLAST = "ballast"
 _LOCK = "lock"
 """Names the process that holds the folder. Version 0.1.0 locks this file instead of the folder."""
 _OF_THE_FILE_SYSTEM = {"lost+found"}
-_OF_VERSION_0_1_0 = {_LOCK, _BALLAST, _BALLAST + PART, "spool", "digests"}
+_NOTED_PROCESS = re.compile(rb"([0-9]+\n)?")
+_FOLDERS = {"spool", "digests"}
+_OF_VERSION_0_1_0 = {_LOCK, _BALLAST, _BALLAST + PART, *_FOLDERS}
 LOCK_TRIES = 5
 
 
@@ -54,7 +59,7 @@ class StateFolder:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.root = self._opened(PrivateFolder.open(self.path))
-            self._take()
+            self._take(self.root.descriptor)
             _refuse_others_folder(self.root)
             self.root.make_private()
             self._mark()
@@ -68,7 +73,9 @@ class StateFolder:
             self.digests.make_private()
         except OSError as error:
             self.__exit__()
-            raise LedgerBroken(f"{self.path}: cannot be used as state folder: {error.strerror}") from None
+            raise LedgerBroken(
+                f"{self.path}: cannot be used as state folder: {error.strerror}; name another --state-dir"
+            ) from None
         except LedgerBroken:
             self.__exit__()
             raise
@@ -100,9 +107,9 @@ class StateFolder:
                 looked_at = os.open(
                     self.path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
                 )
-            except FileNotFoundError:
-                continue
             except OSError as error:
+                if name == _LOCK or isinstance(error, FileNotFoundError):
+                    continue
                 raise LedgerBroken(f"{self.path}: its lock cannot be read: {error.strerror}") from None
             try:
                 fcntl.flock(looked_at, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -145,19 +152,16 @@ class StateFolder:
         self._open.append(folder)
         return folder
 
-    def _take(self) -> None:
-        """Locks the folder. `holder` locks it for a moment, too: hence more than one try."""
+    def _take(self, descriptor: int) -> None:
+        """Locks the folder or its `lock` file. `holder` locks them for a moment: hence more than one try."""
         for _ in range(LOCK_TRIES):
             try:
-                fcntl.flock(self.root.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 time.sleep(0.02)
             else:
                 return
-        raise self._is_held()
-
-    def _is_held(self) -> LedgerBroken:
-        return LedgerBroken(
+        raise LedgerBroken(
             f"{self.path}: process {self._noted_process()} holds it; stop that process, or name another "
             "--state-dir"
         )
@@ -169,10 +173,7 @@ class StateFolder:
         except StrangeEntry as error:
             _log.warning("%s; until then nobody can tell which process holds the state folder", error)
             return
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise self._is_held() from None
+        self._take(self._lock)
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 
@@ -201,30 +202,54 @@ class StateFolder:
 
 def _refuse_others_folder(root: PrivateFolder) -> None:
     """Raises LedgerBroken unless the folder carries our marker, is of version 0.1.0, or is empty."""
-    names = set(root.names())
+    names = set(root.names()) - _OF_THE_FILE_SYSTEM - {MARKER + PART}
     if MARKER in names:
         with root.read_file(MARKER) as marker:
             found = marker.read(len(_MARKER_TEXT))
         if found != _MARKER_TEXT:
             raise LedgerBroken(
-                f"{root.path / MARKER}: is not the marker of this version; use the faillog-otel that made "
-                "this state folder, or name another --state-dir"
+                f"{root.path / MARKER}: is damaged, or a newer faillog-otel made it; use that one, or name "
+                "another --state-dir"
             )
-        return
-    others = {
-        name
-        for name in names - _OF_THE_FILE_SYSTEM - {MARKER + PART}
-        if name not in _OF_VERSION_0_1_0 and not _LEDGER_FILES.fullmatch(name)
-    }
-    is_of_version_0_1_0 = _LEDGER in names and (not others or _is_ledger(root))
-    if not is_of_version_0_1_0 and names - _OF_THE_FILE_SYSTEM - {MARKER + PART}:
+    elif names and not (_holds_ledger(root) or _is_cut_off_start(root, names)):
         raise LedgerBroken(
             f"{root.path}: is not empty, and is not a state folder of faillog-otel; name an empty folder"
         )
 
 
-def _is_ledger(root: PrivateFolder) -> bool:
-    """Whether the ledger's header is one that version 0.1.0 wrote: SQLite's, with schema version 1 or 2."""
+def _holds_ledger(root: PrivateFolder) -> bool:
+    """Whether there is a ledger of version 0.1.0. Nothing is written."""
+    if not root.has(_LEDGER):
+        return False
     with root.read_file(_LEDGER) as file:
         header = file.read(64)
-    return header.startswith(b"SQLite format 3\0") and int.from_bytes(header[60:64], "big") in (1, 2)
+    if not header.startswith(b"SQLite format 3\0"):
+        return False
+    try:
+        with closing(
+            sqlite3.connect(f"{(root.path / _LEDGER).absolute().as_uri()}?mode=ro", uri=True)
+        ) as ledger:
+            [version] = ledger.execute("PRAGMA user_version").fetchone()
+            tables = {row[0] for row in ledger.execute("SELECT name FROM sqlite_master")}
+    except (sqlite3.Error, UnicodeDecodeError):  # damaged, or left by a crash: then its header has to do
+        version, tables = int.from_bytes(header[60:64], "big"), _TABLES
+    return version in (1, 2) and tables >= _TABLES
+
+
+def _is_cut_off_start(root: PrivateFolder, names: set[str]) -> bool:
+    """Whether version 0.1.0 was cut off before it had written anything to its ledger."""
+    if _LOCK not in names or names - _OF_VERSION_0_1_0 - {_LEDGER}:
+        return False
+    if _LEDGER in names and os.stat(_LEDGER, dir_fd=root.descriptor, follow_symlinks=False).st_size:
+        return False
+    with root.read_file(_LOCK) as lock:
+        if not _NOTED_PROCESS.fullmatch(lock.read(32)):
+            return False
+    for name in names & _FOLDERS:
+        folder = PrivateFolder.open(root.path / name, root, create=False)
+        try:
+            if folder.names():
+                return False
+        finally:
+            folder.close()
+    return True

@@ -25,7 +25,7 @@ def fail(db: sqlite3.Connection, collection: str, hour: int, why: str, now_ns: i
 def give_up(db: sqlite3.Connection, number: int, why: str, now_ns: int) -> None:
     """A spooled object is missing or changed: what was recorded of it stays, its hour is listed again.
 
-    Every such object of the hour counts as one more failure in a row: the hour is asked for at longer and
+    Every listing with such an object counts as one more failure in a row: the hour is asked for at longer and
     longer intervals, so that a broken disk does not cost the whole quota.
     """
     db.execute(
@@ -34,12 +34,13 @@ def give_up(db: sqlite3.Connection, number: int, why: str, now_ns: int) -> None:
         (number,),
     )
     [hour] = db.execute("SELECT collection, hour FROM objects WHERE id = ?", (number,)).fetchall()
-    fail(db, hour["collection"], hour["hour"], why, now_ns)
+    drop_listed(db, *hour)
     db.execute(
-        "UPDATE hours SET wanted = 1, failures = max(failures, (SELECT sum(damaged) FROM objects o"
-        " WHERE o.collection = hours.collection AND o.hour = hours.hour))"
+        "UPDATE hours SET wanted = 1, listing_ns = NULL, failed_ns = ?, failed_why = ?, failures ="
+        " max(failures, (SELECT count(DISTINCT listed_ns) FROM objects o"
+        " WHERE o.collection = hours.collection AND o.hour = hours.hour AND o.damaged))"
         " WHERE collection = ? AND hour = ?",
-        tuple(hour),
+        (now_ns, why, *hour),
     )
 
 

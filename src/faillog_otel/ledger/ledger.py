@@ -217,11 +217,14 @@ class Ledger:
         [row] = self.database.rows("SELECT count(*) AS objects FROM objects WHERE state = 'listed'")
         return int(row["objects"])
 
-    def spooled(self, listed: Listed, identity: Identity, content: Content, now_ns: int) -> None:
-        """T2: the object lies in the spool, durably. The secret part of its URL is wiped."""
+    def spooled(self, listed: Listed, identity: Identity, content: Content, now_ns: int) -> bool:
+        """T2: the object lies in the spool, durably. The secret part of its URL is wiped.
 
-        def steps(db: sqlite3.Connection) -> None:
-            db.execute(
+        False if it is not listed any more: its hour is to be listed again.
+        """
+
+        def steps(db: sqlite3.Connection) -> bool:
+            spooled = db.execute(
                 "UPDATE objects SET state = 'spooled', url = NULL, etag = ?, last_modified = ?, length = ?,"
                 " spooled_ns = ?, lines = ?, blank = ?, records = ?, sha256 = ?, survey = ? WHERE id = ?",
                 (
@@ -237,9 +240,11 @@ class Ledger:
                     listed.id,
                 ),
             )
-            complete(db, listed.collection, listed.hour)
+            if spooled.rowcount:
+                complete(db, listed.collection, listed.hour)
+            return bool(spooled.rowcount)
 
-        self.transact(steps)
+        return self.transact(steps)
 
     def unchanged(self, listed: Listed) -> None:
         """T2, too: the object is the one that was read at its path before."""
@@ -267,7 +272,10 @@ class Ledger:
     def next_spooled(self) -> Spooled | None:
         """The oldest object in the spool; None when everything is written down."""
         rows = self.database.rows("SELECT * FROM objects WHERE state = 'spooled' ORDER BY id LIMIT 1")
-        return _spooled(rows[0]) if rows else None
+        try:
+            return _spooled(rows[0]) if rows else None
+        except msgspec.MsgspecError as error:
+            raise self.database.damaged(f"object {rows[0]['id']}, survey: {error}") from None
 
     def advance(self, spooled: Spooled, position: int, stretch: Stretch, now_ns: int) -> None:
         """T3: the results of the next records of an object, from `position` on, and the kept ones.

@@ -108,6 +108,8 @@ class ObjectBook:
     def _save(self) -> None:
         try:
             self._digests.save()
+        except StrangeEntry as error:
+            _log.warning("%s; until then records of this hour may be sent twice", error)
         except OSError as error:
             if is_disk_full(error):
                 raise NoRoom(str(error)) from None

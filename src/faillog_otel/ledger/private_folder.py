@@ -56,13 +56,15 @@ class PrivateFolder:
             if error.errno not in (errno.ENOTDIR, errno.ELOOP):
                 raise
             is_link = stat.S_ISLNK(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode)
-            kind = "a symbolic link" if is_link else "not a folder"
-            raise StrangeEntry(f"{path}: is {kind}; name a folder of your own") from None
+            kind = f"a symbolic link to {os.readlink(name, dir_fd=at)}" if is_link else "not a folder"
+            do = "name the folder that it points to" if is_link else "name a folder"
+            raise StrangeEntry(f"{path}: is {kind}; {do}") from None
         owner = os.fstat(descriptor).st_uid
         if owner != os.geteuid():
             os.close(descriptor)
             raise StrangeEntry(
-                f"{path}: belongs to user {owner}, not to user {os.geteuid()}; name a folder of your own"
+                f"{path}: belongs to user {owner}, not to user {os.geteuid()}; run as user {owner}, or name "
+                "a folder of your own"
             )
         return cls(path, descriptor)
 
@@ -90,7 +92,7 @@ class PrivateFolder:
                 yield name
 
     def open_file(self, name: str, flags: int) -> int:
-        """Opens a file of ours; creates it (0600) with O_CREAT. Returns its descriptor.
+        """Opens a file of ours; creates it with O_CREAT. Returns its descriptor. To be written, it is 0600.
 
         O_TRUNC takes effect only after the file was checked.
         """
@@ -104,7 +106,8 @@ class PrivateFolder:
         try:
             found = os.fstat(descriptor)
             self._refuse_strange(name, found)
-            if stat.S_IMODE(found.st_mode) != FILE_MODE:
+            writes = flags & (os.O_WRONLY | os.O_RDWR)
+            if writes and stat.S_IMODE(found.st_mode) != FILE_MODE:
                 os.fchmod(descriptor, FILE_MODE)
             if flags & os.O_TRUNC:
                 os.ftruncate(descriptor, 0)
@@ -180,6 +183,7 @@ class PrivateFolder:
             raise StrangeEntry(strange)
 
     def _strangeness(self, name: str, found: os.stat_result) -> str:
+        do = "move it out of the state folder"
         if stat.S_ISLNK(found.st_mode):
             why = "is a symbolic link"
         elif stat.S_ISDIR(found.st_mode):
@@ -188,11 +192,13 @@ class PrivateFolder:
             why = "is not a regular file"
         elif found.st_uid != os.geteuid():
             why = f"belongs to user {found.st_uid}, not to user {os.geteuid()}"
+            do = f"run as user {found.st_uid}, or change its owner"
         elif found.st_nlink > 1:
             why = f"is a file with {found.st_nlink} names (hard links)"
+            do = "put a copy of it in its place"
         else:
             return ""
-        return f"{self.path / name}: {why}; move it out of the state folder"
+        return f"{self.path / name}: {why}; {do}"
 
 
 def is_disk_full(error: OSError) -> bool:

@@ -197,8 +197,10 @@ CREATE TABLE past_3 (  -- the sums of objects that were pruned, by hour; of hour
     CHECK (records = exported + rejected + quarantined + duplicate)
 ) STRICT, WITHOUT ROWID;
 
-INSERT INTO past_3 SELECT collection, hour, objects, lines, blank, records, exported, rejected, quarantined,
-    duplicate, time_shifted FROM past;
+INSERT INTO past_3 SELECT collection, hour, objects,
+    max(0, min(lines, max(blank, 0) + exported + rejected + quarantined + duplicate)), max(blank, 0),
+    exported + rejected + quarantined + duplicate, exported, rejected, quarantined, duplicate, time_shifted
+FROM past;
 
 DROP TABLE past;
 

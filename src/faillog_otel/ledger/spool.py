@@ -8,7 +8,7 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
@@ -113,21 +113,18 @@ class Spool:
         """Removes an object that is done."""
         self._drop(str(number))
 
-    def clean(self, wanted: set[int]) -> set[int]:
-        """Removes files of ours that no object in `wanted` has; returns the objects that are there.
+    def clean(self, wanted: Collection[int]) -> None:
+        """Removes files of ours that no object in `wanted` has. Raises LedgerBroken.
 
-        Warns of all other entries, and leaves them alone. Raises LedgerBroken.
+        Warns of all other entries, and leaves them alone.
         """
-        found = set()
+        kept = set(map(str, wanted))
         try:
             for name in self._folder.our_files(_OUR_NAMES):
-                if OBJECT_NAME.fullmatch(name) and int(name) in wanted:
-                    found.add(int(name))
-                else:
+                if name not in kept:
                     self._folder.remove(name)
         except OSError as error:
             raise LedgerBroken(f"{self._folder.path}: {error.strerror}") from None
-        return found
 
     def _drop(self, name: str) -> None:
         with suppress(OSError, StrangeEntry):  # the next start tries again

@@ -3,34 +3,25 @@
 All raise NoRoom and LedgerBroken.
 """
 
-import logging
 import sqlite3
 
-from faillog_otel.clock import AGREES_NS, DAY_NS, HOUR_NS, RETENTION_NS, hour_text
-from faillog_otel.ledger.hours import fail, give_up
+from faillog_otel.clock import AGREES_NS, DAY_NS, HOUR_NS, RETENTION_NS
+from faillog_otel.ledger.hours import fail
 from faillog_otel.ledger.ledger import Ledger
-
-_log = logging.getLogger(__name__)
 
 URL_LIFE_NS = 2 * HOUR_NS
 """A presigned URL works for two hours. [Segment's page]"""
 HOURS_KEPT_NS = 60 * DAY_NS
 
 
-def recover(ledger: Ledger, now_ns: int, in_spool: set[int]) -> None:
-    """After a crash: what was left unanswered failed; what was spooled and is gone is listed again."""
+def recover(ledger: Ledger) -> None:
+    """After a crash: requests that were left unanswered failed, and their hours are listed again."""
 
     def steps(db: sqlite3.Connection) -> None:
         unanswered = db.execute("SELECT * FROM requests WHERE outcome IS NULL").fetchall()
         for row in unanswered:
             db.execute("UPDATE requests SET outcome = 'unanswered' WHERE id = ?", (row["id"],))
             fail(db, row["collection"], row["hour"], "the answer was not waited for", row["at_ns"])
-        for row in db.execute("SELECT * FROM objects WHERE state = 'spooled'").fetchall():
-            if row["id"] not in in_spool:
-                why = "its spool file is gone"
-                give_up(db, row["id"], why, now_ns)
-                where = f"{row['collection']}/{hour_text(row['hour'])}{row['path']}"
-                _log.error("%s: %s; its hour is listed again", where, why)
 
     ledger.transact(steps)
 

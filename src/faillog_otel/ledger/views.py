@@ -3,11 +3,14 @@
 Times are nanoseconds since 1970, hours are whole hours since 1970.
 """
 
+import re
 from typing import Literal
 
 from msgspec import Struct
 
 from faillog_otel.ledger.database import Database
+
+_NUMBER = re.compile(r"-?[0-9]{1,19}")
 
 Fate = Literal["exported", "rejected", "quarantined", "pending", "duplicate"]
 
@@ -61,6 +64,14 @@ def fact(database: Database, name: str) -> str | None:
     """A fact that was noted."""
     rows = database.rows("SELECT value FROM facts WHERE name = ?", name)
     return str(rows[0]["value"]) if rows else None
+
+
+def fact_ns(database: Database, name: str) -> int | None:
+    """A fact that is a number of nanoseconds. Raises LedgerBroken if it is anything else."""
+    text = fact(database, name)
+    if text is None or _NUMBER.fullmatch(text):
+        return None if text is None else int(text)
+    raise database.damaged(f"the fact {name!r} is {text[:40]!r}")
 
 
 def seen_hours(database: Database) -> dict[str, dict[int, SeenHour]]:

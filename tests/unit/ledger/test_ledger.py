@@ -26,14 +26,17 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
         ledger.close()
 
 
-def spool(ledger: Ledger, records: int) -> Spooled:
+def content(records: int) -> Content:
+    return Content(records, 0, records, "", Survey(JSON_LINES, None))
+
+
+def spool(ledger: Ledger, records: int, listed_ns: int = NOW_NS) -> Spooled:
     """An object of the hour, as a download leaves it."""
-    request = ledger.debit("c", HOUR, "fresh", NOW_NS)
-    ledger.listed(request, "c", HOUR, ["https://h/x"], NOW_NS)
+    request = ledger.debit("c", HOUR, "fresh", listed_ns)
+    ledger.listed(request, "c", HOUR, ["https://h/x"], listed_ns)
     listed = ledger.next_listed()
     assert listed
-    content = Content(records, 0, records, "", Survey(JSON_LINES, None))
-    ledger.spooled(listed, Identity("e", None, 9), content, NOW_NS)
+    ledger.spooled(listed, Identity("e", None, 9), content(records), listed_ns)
     spooled = ledger.next_spooled()
     assert spooled
     return spooled
@@ -78,6 +81,32 @@ def test_the_records_that_were_found_count_and_not_those_of_the_download(ledger:
     assert counts(ledger) == (found, found, found, found)
 
 
+def test_several_damaged_objects_of_one_listing_are_one_failure(ledger: Ledger) -> None:
+    request = ledger.debit("c", HOUR, "fresh", NOW_NS)
+    ledger.listed(request, "c", HOUR, [f"https://h/{name}" for name in "xyz"], NOW_NS)
+    while listed := ledger.next_listed():
+        ledger.spooled(listed, Identity("e", None, 9), content(5), NOW_NS)
+    while spooled := ledger.next_spooled():
+        ledger.not_whole(spooled, "its spool file is gone", NOW_NS)
+    [row] = ledger.database.rows("SELECT failures, wanted FROM hours")
+    assert tuple(row) == (1, 1)
+
+
+def test_a_download_that_is_not_listed_any_more_is_not_taken_in(ledger: Ledger) -> None:
+    """Another object of its hour was given up while it came: the hour is listed again."""
+    request = ledger.debit("c", HOUR, "fresh", NOW_NS)
+    ledger.listed(request, "c", HOUR, ["https://h/x", "https://h/y"], NOW_NS)
+    first = ledger.next_listed()
+    assert first
+    assert ledger.spooled(first, Identity("e", None, 9), content(5), NOW_NS)
+    coming, spooled = ledger.next_listed(), ledger.next_spooled()
+    assert coming
+    assert spooled
+    ledger.not_whole(spooled, "its spool file is gone", NOW_NS)
+    assert not ledger.spooled(coming, Identity("e", None, 9), content(5), NOW_NS)
+    assert ledger.next_spooled() is None
+
+
 def test_an_hour_whose_objects_are_damaged_again_and_again_is_listed_less_and_less_often(
     ledger: Ledger,
 ) -> None:
@@ -85,7 +114,7 @@ def test_an_hour_whose_objects_are_damaged_again_and_again_is_listed_less_and_le
     config = ScheduleConfig(("c",), since_ns=HOUR * HOUR_NS, until_ns=(HOUR + 1) * HOUR_NS)
     now_ns, times = NOW_NS, []
     for _ in range(8):
-        ledger.not_whole(spool(ledger, 5), "its spool file is gone", now_ns)
+        ledger.not_whole(spool(ledger, 5, now_ns), "its spool file is gone", now_ns)
         damaged_ns = now_ns
         while not (
             found := plan(now_ns, hour_views(ledger.database, now_ns), quota_of(ledger.database), config)
