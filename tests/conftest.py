@@ -13,6 +13,8 @@ from support.collector import Collector
 from support.peer import identity_for_tls
 from support.sdks import install_sdks
 
+from faillog_otel.ledger.folder import StateFolder
+from faillog_otel.ledger.ledger import Ledger
 from faillog_otel.otlp.receiver import Receiver
 
 hypothesis.settings.register_profile("here", deadline=None)  # timings are never asserted
@@ -24,6 +26,15 @@ def receiver() -> Iterator[Receiver]:
     """An OTLP receiver that takes everything."""
     with Receiver() as receiver:
         yield receiver
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    """An empty ledger in a state folder of its own."""
+    with StateFolder(str(tmp_path / "state")) as folder:
+        ledger = Ledger(folder)
+        yield ledger
+        ledger.close()
 
 
 @pytest.fixture(scope="session")

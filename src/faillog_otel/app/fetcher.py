@@ -64,7 +64,7 @@ class Fetcher:
     ) -> None:
         """`schedule` gives what is asked for, by the time, nanoseconds since 1970.
 
-        `to_download` is told how many objects are still to be downloaded.
+        `to_download` receives how many objects are still to be downloaded.
         """
         self.troubles: dict[Trouble, str] = {}
         self.plan: Plan | None = None
@@ -266,11 +266,10 @@ class Fetcher:
                 part.is_whole = isinstance(found, Got)
             if isinstance(found, Got):
                 self._take_in(listed, found, self._survey(listed.id, part.sha256))
+                return
         except (StrangeEntry, NotWhole) as error:  # the next listing gives the object another name
             self._spool.drop(listed.id)
             self._fail(listed.collection, listed.hour, f"{error}; the hour is listed again")
-            return
-        if isinstance(found, Got):
             return
         if isinstance(found, Same):
             self._ledger.unchanged(listed)

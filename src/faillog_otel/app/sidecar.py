@@ -221,4 +221,7 @@ class Sidecar:
 
     def _comes_soon(self, back_ns: int) -> bool:
         """Whether a try again is worth the wait: what failed or was put off is due again within a minute."""
-        return back_ns - self._clock.now_ns() <= RETRY_NS and self._fetcher.may_try_again
+        try:
+            return back_ns - self._clock.now_ns() <= RETRY_NS and self._fetcher.may_try_again
+        except NoRoom:  # another process reads the ledger: look again then
+            return True

@@ -30,6 +30,13 @@ EXIT_CODES = """
     Settings: flag > environment (FAILLOG_*, OTEL_*) > config file > default.
 """
 
+bodies_option = click.option(
+    "--bodies",
+    type=click.Choice(["none", "keys", "response", "all"]),
+    help="Which bodies of an exchange leave, redacted and cut; `keys`: the response's structure and "
+    "what keys such as `error` and `code` say.  [default: response]",
+)
+
 _OPTIONS = (
     click.option(
         "--endpoint",
@@ -46,12 +53,7 @@ _OPTIONS = (
         "--header", "headers", metavar="K=V", multiple=True, help="A header for every request (repeatable)."
     ),
     click.option("--signals", metavar="LIST", help="What to send.  [default: logs,traces]"),
-    click.option(
-        "--bodies",
-        type=click.Choice(["none", "keys", "response", "all"]),
-        help="Which bodies of an exchange leave, redacted and cut; `keys`: the response's structure and "
-        "what keys such as `error` and `code` say.  [default: response]",
-    ),
+    bodies_option,
     click.option(
         "--backend",
         type=click.Choice(["tempo", "loki", "jaeger", "honeycomb", "datadog", "newrelic", "dynatrace"]),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from faillog_otel.cli.options import DEFAULT_FLAGS, config_of
+from faillog_otel.cli.options import DEFAULT_FLAGS, bodies_option, config_of
 
 if TYPE_CHECKING:
     from faillog_otel.events.model import BadRecord, Place
@@ -35,12 +35,7 @@ _HELP = """Show what `run` would send of the failure logs in FILE..., and send n
     is_flag=True,
     help="For people: field by field, with the rules that redacted it and the reasons why others stay.",
 )
-@click.option(
-    "--bodies",
-    type=click.Choice(["none", "keys", "response", "all"]),
-    help="Which bodies of an exchange leave, redacted and cut; `keys`: the response's structure and "
-    "what keys such as `error` and `code` say.  [default: response]",
-)
+@bodies_option
 @click.option("--config", "config_file", metavar="FILE", help="TOML file.  [default: faillog-otel.toml]")
 @click.pass_context
 def redact(ctx: click.Context, /, paths: tuple[str, ...], *, for_people: bool, **flags: Any) -> None:

@@ -98,7 +98,7 @@ class StateFolder:
             root.close()
 
     def holder(self) -> str | None:
-        """The id of the process that holds the folder, `?` if unknown; None if there is none.
+        """The id of the process that holds the folder, `?` if unknown; None if no process holds it.
 
         Raises LedgerBroken.
         """

@@ -1,7 +1,7 @@
 """What a collector's answer means: a value that says what to do next. No I/O.
 
 The tables are OTLP's ("Failures", opentelemetry.io/docs/specs/otlp). A success acknowledges only if what
-it says is an OTLP answer: a login page with status 200 is none. What it says in words is redacted and cut
+it says is an OTLP answer: a login page with status 200 is not one. What it says in words is redacted and cut
 here, where it is read: an outcome holds no more of it than is kept.
 """
 

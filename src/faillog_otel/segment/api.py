@@ -27,13 +27,13 @@ from faillog_otel.text import peer_text
 
 MEDIA_TYPE = "application/vnd.segment.v1alpha+json"
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
-MOST_URLS = 10_000
+MAX_URLS = 10_000
 MAX_URL_CHARS = 8192
 """Servers refuse longer ones: RFC 9110, section 4.1, asks for 8,000 bytes."""
 TIMEOUT_SECONDS = 60.0
 """For a whole exchange, from the look-up of the name to the answer's last byte."""
 LONGEST_PAUSE_NS = DAY_NS
-SHORTEST_SECRET = 8
+MIN_SECRET_CHARS = 8
 """Characters: to mask a shorter token would garble all words."""
 
 Form = Literal["both", "body"]
@@ -108,7 +108,7 @@ class SegmentApi:
     ) -> None:
         """`url`: the base, such as https://api.segmentapis.com. `token` is asked each time: it may change.
 
-        ConfigError, where there is none, counts as a denial. `timeout_seconds`: for a whole exchange.
+        ConfigError, for a missing token, counts as a denial. `timeout_seconds`: for a whole exchange.
         """
         self._url = url.rstrip("/")
         self._token = token
@@ -207,7 +207,7 @@ def read_answer(
 
 
 def _masked(text: str, token: str) -> str:
-    return text.replace(token, "***") if len(token) >= SHORTEST_SECRET else text
+    return text.replace(token, "***") if len(token) >= MIN_SECRET_CHARS else text
 
 
 def _without_queries(text: str) -> str:
@@ -246,8 +246,8 @@ def _read_listing(body: bytes) -> Outcome:
         urls = msgspec.json.decode(body, type=_Good).data.download.urls
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Failed("the answer is no list of URLs: is this Segment's API?")
-    if len(urls) > MOST_URLS:
-        return Failed(f"the answer lists {len(urls)} objects, more than {MOST_URLS}")
+    if len(urls) > MAX_URLS:
+        return Failed(f"the answer lists {len(urls)} objects, more than {MAX_URLS}")
     try:
         for url in urls:
             if len(url) > MAX_URL_CHARS:

@@ -1,9 +1,5 @@
 """Ready or not: by a real ledger, and by what a real collector answers."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 from support.clock import MovedClock
 from support.delivering import Scripted, targets
 
@@ -13,20 +9,11 @@ from faillog_otel.clock import DAY_NS, HOUR_NS, hour_of
 from faillog_otel.config import DeliveryConfig
 from faillog_otel.events.forms import JSON_LINES, Survey
 from faillog_otel.ledger.counts import Stretch
-from faillog_otel.ledger.folder import StateFolder
 from faillog_otel.ledger.ledger import Content, Identity, Ledger, Said
 from faillog_otel.otlp.clients import network_client
 from faillog_otel.otlp.receiver import Receiver, Reply
 from faillog_otel.segment.schedule import ScheduleConfig
 from faillog_otel.telemetry.measuring import NO_TELEMETRY
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with StateFolder(str(tmp_path / "state")) as folder:
-        ledger = Ledger(folder)
-        yield ledger
-        ledger.close()
 
 
 def standing(ledger: Ledger, clock: MovedClock, days: int) -> Standing:

@@ -1,8 +1,5 @@
 """Results are recorded only from the position that was read, and a broken disk costs no quota for ever."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from faillog_otel.app.ledger_view import hour_views, quota_of
@@ -10,20 +7,11 @@ from faillog_otel.clock import DAY_NS, HOUR_NS, hour_of
 from faillog_otel.errors import LedgerBroken
 from faillog_otel.events.forms import JSON_LINES, Survey
 from faillog_otel.ledger.counts import Stretch
-from faillog_otel.ledger.folder import StateFolder
 from faillog_otel.ledger.ledger import Content, Identity, Ledger, Spooled
 from faillog_otel.segment.schedule import ScheduleConfig, plan
 
 NOW_NS = 20_000 * DAY_NS
 HOUR = hour_of(NOW_NS) - 10
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with StateFolder(str(tmp_path / "state")) as folder:
-        ledger = Ledger(folder)
-        yield ledger
-        ledger.close()
 
 
 def content(records: int) -> Content:
