@@ -5,8 +5,8 @@ FUZZ_RUNS ?= 200000
 FUZZ_EXAMPLES ?= 20000
 SOURCES := $(shell find src -type f -not -name '*.pyc')
 
-.PHONY: demo test lint format requirements collector backends e2e-backends screenshot bench bench-quick memory \
-  fuzz crashes campaign slow clean
+.PHONY: demo test lint format requirements collector backends e2e-backends e2e-backends-quick \
+  screenshot bench bench-quick memory fuzz crashes campaign slow clean
 
 demo: .venv/installed ## Poll a simulated Segment for a day, and show what arrived
 	@$(BIN)/faillog-otel demo
@@ -29,11 +29,15 @@ format: .venv/installed ## Let ruff format and mend
 collector: .venv/installed ## Build the OpenTelemetry Collector that the tests use (cached in ~/.cache)
 	@PYTHONPATH=tests $(BIN)/python -m collector.build || [ -z "$$CI" ]
 
-backends: .venv/installed ## Build Tempo, Loki, Prometheus and Jaeger (a quarter of an hour and more; cached in ~/.cache)
+backends: .venv/installed ## Build Jaeger, VictoriaLogs, Prometheus and a viewer (ten minutes and more; cached in ~/.cache)
 	@PYTHONPATH=tests $(BIN)/python -m backends.build
 
 e2e-backends: backends .venv/browser ## What backends make of what is sent, with the configuration that users get
 	$(BIN)/python -m pytest tests/backends $(PYTEST_ARGS)
+
+e2e-backends-quick: .venv/installed ## The same with the backends that build in two minutes: VictoriaLogs and Prometheus
+	@PYTHONPATH=tests $(BIN)/python -m backends.build victorialogs prometheus
+	$(BIN)/python -m pytest tests/backends/test_victorialogs.py tests/backends/test_prometheus.py $(PYTEST_ARGS)
 
 screenshot: .venv/installed .venv/browser ## The README's picture: a trace in otel-desktop-viewer (needs Chromium)
 	@PYTHONPATH=tests $(BIN)/python -m backends.build desktop-viewer

@@ -1,6 +1,5 @@
 """Fixtures: real parts, made for one test and taken down after it."""
 
-import os
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,10 +7,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 from collector.build import build
-from support.building import CannotBuild
+from support.building import CannotBuild, required
 from support.collector import Collector
+from support.node import install_packages
 from support.peer import identity_for_tls
-from support.sdks import install_sdks
 
 from faillog_otel.ledger.folder import StateFolder
 from faillog_otel.ledger.ledger import Ledger
@@ -43,13 +42,13 @@ def collector_program() -> Path:
     try:
         return build()
     except CannotBuild as error:
-        return _there(None, f"the Collector could not be built: {error}")
+        return required(None, f"the Collector could not be built: {error}")
 
 
 @pytest.fixture(scope="session")
 def node_modules() -> Path:
-    """Where Segment's SDKs for Node are installed."""
-    return _there(*install_sdks())
+    """Where the packages of tests/node are installed."""
+    return required(*install_packages())
 
 
 @pytest.fixture
@@ -69,12 +68,3 @@ def tls(
     context, authority = identity_for_tls(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", authority)
     return context
-
-
-def _there(path: Path | None, why_not: str) -> Path:
-    """What could be had; CI must have it all."""
-    if path is None:
-        if os.environ.get("CI"):
-            pytest.fail(why_not)
-        pytest.skip(why_not)
-    return path

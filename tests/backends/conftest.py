@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from backends.build import built
-from support.backends import DesktopViewer, Jaeger
+from support.backends import DesktopViewer, Jaeger, VictoriaLogs
+from support.building import required
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,29 +22,21 @@ def screenshot(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def program_of(name: str) -> Path:
-    """The built program of a backend; skips the test where there is none."""
-    program = built(name)
-    if program is None:
-        pytest.skip(f"{name} is not built: make backends builds it")
-    return program
-
-
-@pytest.fixture(scope="session")
-def tempo_program() -> Path:
-    """The built Grafana Tempo."""
-    return program_of("tempo")
-
-
-@pytest.fixture(scope="session")
-def loki_program() -> Path:
-    """The built Grafana Loki."""
-    return program_of("loki")
+    """The built program of a backend."""
+    return required(built(name), f"{name} is not built: make backends builds it")
 
 
 @pytest.fixture(scope="session")
 def prometheus_program() -> Path:
     """The built Prometheus."""
     return program_of("prometheus")
+
+
+@pytest.fixture(scope="session")
+def victorialogs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VictoriaLogs]:
+    """A running VictoriaLogs."""
+    with VictoriaLogs(program_of("victorialogs"), tmp_path_factory.mktemp("victorialogs")) as victorialogs:
+        yield victorialogs
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ import yaml
 from msgspec import Struct, field
 from support.collector import ANY_PORTS, CONFIGS, READY, ROOT, endpoint_in
 from support.events import attempt, error, exchange, lines
+from support.node import run_node
 from support.polled import COLLECTION
 from support.polling import TOKEN, simulator
 from support.program import run_program
@@ -133,6 +134,13 @@ def query_of(target: dict[str, Any]) -> str:
     return str(target.get("expr") or target["query"])
 
 
+def filled_in(query: str) -> str:
+    """The query with values in the place of Grafana's variables."""
+    for variable in ("$__auto", "$__range", "$__rate_interval"):
+        query = query.replace(variable, "2d")
+    return re.sub(r"\$\$\{[\w.]+\}|\$\w+", "value", query)
+
+
 def names_in(query: str) -> set[str]:
     """Its words, but for texts, variables and durations."""
     bare = re.sub(r'"[^"]*"|`[^`]*`|\$\w+|\[[^\]]*\]', " ", query)
@@ -161,6 +169,33 @@ def test_a_panel_asks_for_what_is_emitted(target: dict[str, Any], emitted: Emitt
     for name, text in COMPARED.findall(query_of(target)):
         if name != "__error__" and text and not text.startswith("$"):
             assert set(text.split("|")) <= known[name], name
+
+
+def test_every_logql_and_traceql_query_is_right_by_the_grammar_of_grafanas_editor(node_modules: Path) -> None:
+    """Its meaning is not proven here: Loki and Tempo are not part of these tests."""
+    by_type = {source["type"]: source["jsonData"] for source in SOURCES}
+    links = [
+        ("loki", by_type["tempo"]["tracesToLogsV2"]["query"]),
+        ("tempo", by_type["loki"]["derivedFields"][1]["url"]),
+    ]
+    panels = [(source_of(target), query_of(target)) for target in TARGETS]
+    asked = [(source, filled_in(query)) for source, query in links + panels if source in {"loki", "tempo"}]
+    assert {source for source, _ in asked} == {"loki", "tempo"}
+    found = json.loads(run_node("syntax.cjs", node_modules=node_modules, text=json.dumps(asked)))
+    assert [(query, fault) for (_, query), fault in zip(asked, found, strict=True) if fault] == []
+
+
+@pytest.mark.parametrize(
+    ("language", "query"),
+    [
+        ("loki", '{a="b"} | c="d'),
+        ("loki", "sum by (a) (rate({b=c}[5m]))"),
+        ("tempo", '{ span.a = && b = "c" }'),
+    ],
+)
+def test_a_wrong_query_is_found(node_modules: Path, language: str, query: str) -> None:
+    asked = json.dumps([(language, query)])
+    assert all(json.loads(run_node("syntax.cjs", node_modules=node_modules, text=asked)))
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=query_of)

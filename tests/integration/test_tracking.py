@@ -2,9 +2,7 @@
 
 import gzip
 import json
-import os
 import ssl
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from segment.analytics.client import Client
-from support.sdks import SDKS
+from support.node import run_node
 
 from faillog_otel.clock import HOUR_NS, SECOND_NS, hour_text
 from faillog_otel.segment.simulator.clock import SimulatedClock
@@ -233,9 +231,6 @@ def test_segments_python_sdk(segment: Simulator, zipped: bool) -> None:
 
 
 def test_segments_node_sdk(segment: Simulator, node_modules: Path) -> None:
-    environment = {"PATH": os.environ["PATH"], "NODE_PATH": str(node_modules)}
-    command = ["node", str(SDKS / "track.cjs"), segment.url, FULL, COMPACT]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    run_node("track.cjs", segment.url, FULL, COMPACT, node_modules=node_modules)
     assert ids(segment) == [FULL, COMPACT]
     assert named(failures(segment, "a")) == {FULL, COMPACT}

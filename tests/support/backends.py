@@ -1,5 +1,6 @@
 """Backends that keep what faillog-otel sends, each in one process on loopback, with their query APIs."""
 
+import json
 import re
 import socket
 import time
@@ -16,8 +17,6 @@ from support.server import Server
 Found = TypeVar("Found")
 """What a query answers."""
 
-TEMPO_CONFIG = ROOT / "collector-config" / "tempo.yaml"
-LOKI_CONFIG = ROOT / "collector-config" / "loki.yaml"
 JAEGER_CONFIG = ROOT / "tests" / "backends" / "jaeger.yaml"
 
 
@@ -57,59 +56,6 @@ def forward(content: bytes, endpoint: str, signals: str, folder: Path, *options:
     return done
 
 
-class Tempo(Server):
-    """A running Tempo, with the configuration that users get if no other is given.
-
-    It looks for new blocks every second, that tests need not wait.
-    """
-
-    def __init__(self, program: Path, folder: Path, config: Path = TEMPO_CONFIG) -> None:
-        http, grpc, otlp_http, otlp_grpc = free_ports(4)
-        self.otlp_endpoint = f"http://127.0.0.1:{otlp_http}"
-        self._client = httpx.Client(base_url=f"http://127.0.0.1:{http}", trust_env=False, timeout=30)
-        super().__init__(
-            [program, "-config.file", config, "-config.expand-env=true", "-storage.trace.blocklist_poll=1s"],
-            "Tempo started",
-            FAILLOG_TEMPO_FOLDER=str(folder / "tempo"),
-            FAILLOG_TEMPO_PORT=http,
-            FAILLOG_TEMPO_GRPC_PORT=grpc,
-            FAILLOG_TEMPO_OTLP_HTTP_PORT=otlp_http,
-            FAILLOG_TEMPO_OTLP_GRPC_PORT=otlp_grpc,
-        )
-
-    def __exit__(self, *_: object) -> None:
-        self._client.close()
-        self.kill()  # once asked something, Tempo 2.8 waits on SIGTERM for its own querier for ever
-
-    def spans(self, trace_id: str) -> list[dict[str, Any]]:
-        """The spans of a trace, as OTLP JSON with ids in base64; none while there is no such trace."""
-        answer = self._client.get(f"/api/v2/traces/{trace_id}")
-        if answer.status_code == httpx.codes.NOT_FOUND:
-            return []
-        return spans_in(answer.raise_for_status().json().get("trace", {}))
-
-    def search(self, query: str, *, start: int, end: int) -> set[str]:
-        """The trace ids that TraceQL finds between two times, in seconds since 1970."""
-        asked: dict[str, str | int] = {"q": query, "start": start, "end": end}
-        answer = self._client.get("/api/search", params=asked).raise_for_status().json()
-        # Tempo leaves out leading zeros.
-        return {found["traceID"].rjust(32, "0") for found in answer.get("traces", ())}
-
-    def flush(self) -> None:
-        """Has it write what it holds to a block now, which it does by itself within minutes."""
-        before = self._metric("tempo_ingester_blocks_flushed_total")
-        self._client.post("/flush").raise_for_status()
-        assert eventually(lambda: self._metric("tempo_ingester_blocks_flushed_total") > before)
-
-    def blocks(self) -> int:
-        """How many blocks a search looks into."""
-        return self._metric("tempodb_blocklist_length")
-
-    def _metric(self, name: str) -> int:
-        metrics = self._client.get("/metrics").raise_for_status().text
-        return sum(int(value) for value in re.findall(rf"^{name}(?:\{{.*\}})? (\d+)$", metrics, re.MULTILINE))
-
-
 class Jaeger(Server):
     """A running Jaeger v2 that keeps traces in memory."""
 
@@ -138,40 +84,30 @@ class Jaeger(Server):
         return str(found)
 
 
-class Loki(Server):
-    """A running Loki, with the configuration that users get if no other is given."""
+class VictoriaLogs(Server):
+    """A running VictoriaLogs that keeps logs for as long as Segment does."""
 
-    def __init__(self, program: Path, folder: Path, config: Path = LOKI_CONFIG) -> None:
-        http, grpc = free_ports(2)
-        self._url = f"http://127.0.0.1:{http}"
-        self.otlp_endpoint = f"{self._url}/otlp"
+    def __init__(self, program: Path, folder: Path) -> None:
+        (port,) = free_ports(1)
+        self._url = f"http://127.0.0.1:{port}"
+        self.otlp_endpoint = f"{self._url}/insert/opentelemetry"
         super().__init__(
-            [program, "-config.file", config, "-config.expand-env=true"],
-            "Loki started",
-            FAILLOG_LOKI_FOLDER=str(folder / "loki"),
-            FAILLOG_LOKI_PORT=http,
-            FAILLOG_LOKI_GRPC_PORT=grpc,
+            [
+                *(program, f"-httpListenAddr=127.0.0.1:{port}", "-retentionPeriod=29d"),
+                *("-storageDataPath", folder / "victorialogs"),
+            ],
+            "started server at",
         )
 
-    def lines(self, query: str, *, start_ns: int, end_ns: int) -> list[tuple[int, str, dict[str, str]]]:
-        """What LogQL finds between two times: time, line, and labels with structured metadata."""
-        return [
-            (int(when), line, stream["stream"])
-            for stream in self._ask("query_range", query=query, start=start_ns, end=end_ns, limit=5000)
-            for when, line, *_ in stream["values"]
-        ]
-
-    def counts(self, query: str, *, end_ns: int) -> list[tuple[dict[str, str], float]]:
-        """What a LogQL metric query says of one moment: labels and number of each series."""
-        found = self._ask("query", query=query, time=end_ns)
-        return [(series["metric"], float(series["value"][1])) for series in found]
-
-    def _ask(self, what: str, **asked: str | int) -> list[dict[str, Any]]:
-        url = f"{self._url}/loki/api/v1/{what}"
-        answer = httpx.get(url, params=asked, trust_env=False, timeout=30)
+    def records(self, query: str) -> list[dict[str, str]]:
+        """Returns what LogsQL finds, each log record as its fields."""
+        # It makes new records visible to queries within a second, unless told to at once.
+        httpx.get(f"{self._url}/internal/force_flush", trust_env=False, timeout=30).raise_for_status()
+        answer = httpx.post(
+            f"{self._url}/select/logsql/query", data={"query": query}, trust_env=False, timeout=30
+        )
         assert answer.status_code == httpx.codes.OK, answer.text
-        found: list[dict[str, Any]] = answer.json()["data"]["result"]
-        return found
+        return [json.loads(line) for line in answer.text.splitlines()]
 
 
 class Prometheus(Server):

