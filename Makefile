@@ -5,8 +5,8 @@ FUZZ_RUNS ?= 200000
 FUZZ_EXAMPLES ?= 20000
 SOURCES := $(shell find src -type f -not -name '*.pyc')
 
-.PHONY: demo test lint format requirements collector backends e2e-backends e2e-backends-quick \
-  screenshot bench bench-quick memory fuzz crashes campaign slow clean
+.PHONY: demo test lint format requirements collector backends e2e-backends e2e-backends-quick screenshot \
+  bench bench-quick memory fuzz redaction-figures crashes campaign slow clean
 
 demo: .venv/installed ## Poll a simulated Segment for a day, and show what arrived
 	@$(BIN)/faillog-otel demo
@@ -56,6 +56,9 @@ memory: .venv/installed ## Peak memory for files of different lengths
 fuzz: .venv/installed .venv/fuzz ## Files that nobody would write: hypothesis, then atheris where it has wheels
 	PYTHONPATH=tests $(BIN)/python -m fuzz.with_hypothesis --examples $(FUZZ_EXAMPLES)
 	PYTHONPATH=tests $(BIN)/python -m fuzz.with_atheris -runs=$(FUZZ_RUNS)
+
+redaction-figures: .venv/installed ## How many made-up secrets leak, and how many ids are changed
+	PYTHONPATH=tests $(BIN)/python -m support.made_up_secrets
 
 crashes: .venv/installed ## Kill the sidecar 200 times at random, in every phase, and at every call that changes something
 	PYTHONPATH=tests $(BIN)/python -m campaign random-kills --size 200 $(CAMPAIGN_ARGS)

@@ -25,6 +25,8 @@ _SECRET_PARTS = (
     *("encryptionkey", "accountkey", "sharedkey", "secret", "token", "password", "passwd", "passwort"),
     *("passphrase", "passcode", "credential", "signature", "sessionid", "sessid", "jwt", "bearer"),
     *("codeverifier", "clientassertion", "cardnumber", "creditcard"),
+    *("appkey", "applicationkey", "integrationkey", "masterkey", "storagekey", "adafruitiokey"),
+    "gitlabsession",
 )
 _SECRET_WORDS = frozenset(
     (

@@ -14,6 +14,15 @@ from faillog_otel.events.names import Kind, looks_random
 from faillog_otel.events.plain import Plain
 from faillog_otel.events.signs import Glance, Signs
 from faillog_otel.events.spans import Place, place_of
+from faillog_otel.events.vendors import (
+    MAYBE_SIGNS,
+    MAYBE_TOKENS,
+    SHAPES,
+    START,
+    TOKEN_SIGNS,
+    TOKENS,
+    is_token,
+)
 
 Judge = Callable[[str], bool]
 """Whether the text that the pattern found is what it looks for."""
@@ -58,102 +67,7 @@ def looks(plain: Plain) -> Iterator[Look]:
 
 # -- secrets --------------------------------------------------------------------------------------------
 
-_START = r"(?<![A-Za-z0-9])"
 _WORD_START = r"(?<![\w.$-])"
-
-
-def _tokens(table: str) -> re.Pattern[str]:
-    """`PREFIX CHARACTERS FEWEST`, one a line: at the end of a text, which may be cut off, four will do."""
-    kinds = []
-    for line in table.split("\n"):
-        prefix, characters, fewest = line.split()
-        kinds.append(rf"(?:{prefix})(?:{characters}{{{fewest},}}+|{characters}{{4,}}+\Z)")
-    return re.compile(_START + "(?:" + "|".join(kinds) + ")")
-
-
-_VENDORS = _tokens(r"""gh[pousr]_ \w 20
-github_pat_ \w 20
-[srp]k_(?:live|test)_ \w 8
-rzp_(?:live|test)_ \w 10
-whsec_ [\w+/=] 16
-shp(?:at|ss|ca|pa)_ \w 16
-do[opr]_v1_ \w 16
-lin_api_ \w 16
-glsa_ \w 16
-dckr_pat_ [\w-] 16
-ntn_ \w 20
-figd_ [\w-] 20
-sntrys_ [\w+/=] 20
-rubygems_ [0-9a-f] 32
-ph[cx]_ \w 30
-sgp_ \w 30
-tfp_ \w 16
-xox[abeprs] [\w.-] 10
-xapp- [\w-] 10
-gl(?:pat|dt|rt|ptt|cbt|ft)- [\w-] 16
-pypi- [\w-] 16
-sq0(?:atp|csp|idp)- [\w-] 16
-NRAK- [A-Z0-9] 20
-PMAK- [\w-] 24
-xkeysib- [\w-] 32
-ATATT3 [\w=-] 16
-pat-(?:na|eu)1- [\w-] 20
-pul- [0-9a-f] 32
-AGE-SECRET-KEY-1 [A-Z0-9] 32
-hvs\. [\w-] 20
-SG\. [\w.-] 30
-AIza [\w-] 30
-ya29\. [\w-] 20
-1//0 [\w-] 20
-EAA [A-Za-z0-9] 40
-EAAA [\w-] 40
-eyJrIjoi [\w=-] 16
-(?:AKIA|ASIA)(?=[A-Z0-9]{8}) [A-Z0-9] 16""")
-_VENDOR_SIGNS = (
-    *(
-        "gh",
-        "github_pat_",
-        "_live_",
-        "_test_",
-        "whsec_",
-        "shp",
-        "_v1_",
-        "lin_api_",
-        "glsa_",
-        "dckr_",
-        "ntn_",
-        "figd_",
-        "sntrys_",
-    ),
-    *(
-        "rubygems_",
-        "phc_",
-        "phx_",
-        "sgp_",
-        "tfp_",
-        "xox",
-        "xapp-",
-        "glpat-",
-        "gldt-",
-        "glrt-",
-        "glptt-",
-        "glcbt-",
-    ),
-    *("glft-", "pypi-", "sq0", "nrak-", "pmak-", "xkeysib-", "atatt3", "pat-", "pul-", "age-", "hvs.", "sg."),
-    *("aiza", "ya29.", "1//0", "eaa", "eyjrijoi", "akia", "asia"),
-)
-_MAYBE_NAMES = re.compile(
-    _START + r"(?:(?:npm|hf|secret)_(?:\w{20,}+|\w{4,}+\Z)|sk-[\w-]{20,}+"
-    r"|(?:dapi|key-)[0-9a-f]{32}(?!\w)|[0-9a-f]{32}-us\d{1,2}(?!\w)"
-    r"|access_token\$\w++\$\w++\$\w++|amzn\.mws\.[0-9a-f-]{20,}+)"
-)
-_SIGNS_OF_MAYBE = ("npm_", "hf_", "secret_", "sk-", "dapi", "key-", "-us", "token$", "amzn.")
-
-
-def _is_token(value: str) -> bool:
-    """These prefixes begin identifiers, too: `npm_config_registry`. A token is more than lower-case words."""
-    body = value.partition("_")[2] or value.partition("-")[2] or value
-    return bool(re.search(r"\d", body)) or not (body.islower() or body.isupper())
 
 
 _PLAIN_SCHEME = re.compile(r"[A-Z]?[a-z]+(?:[-_/][A-Za-z]?[a-z]+)*")
@@ -226,12 +140,13 @@ def _is_ipv6(value: str) -> bool:
 
 
 _FILE_OR_HASH = re.compile(
-    r"(?:[\w-]++@)?[\w.-]*\.(?:png|jpe?g|gif|svg|webp)|(?=[a-f]*\d)[0-9a-f]{5,8}", re.IGNORECASE
+    r"(?:[\w-]++@)?[\w.-]*\.(?:png|jpe?g|gif|svg|webp)|(?=[a-f]*\d)[0-9a-f]{5,8}|(?:sha\d{1,3}|md5)",
+    re.IGNORECASE,
 )
 
 
 def _is_email(value: str) -> bool:
-    """`java.lang.Object@7a81197d` and `icon@2x.png` are none."""
+    """`java.lang.Object@7a81197d`, `icon@2x.png` and `image@sha256` are none."""
     return _FILE_OR_HASH.fullmatch(re.split("[@＠]", value)[-1]) is None  # noqa: RUF001  # people type it
 
 
@@ -259,12 +174,12 @@ LOOKS = (
         "secret",
         "JSON web token",
         "eyj|eyai|ewog|ewok|ew0k",
-        rf"{_START}e(?:yJ|yAi|wog|woK|w0K)[\w-]{{8,}}+=*+(?:(?:\.{{1,2}}[\w-]++=*+){{1,4}}+|\Z)",
+        rf"{START}e(?:yJ|yAi|wog|woK|w0K)[\w-]{{8,}}+=*+(?:(?:\.{{1,2}}[\w-]++=*+){{1,4}}+|\Z)",
         0,
     ),
-    Look("secret", "vendor's token", Signs.of(*_VENDOR_SIGNS), _VENDORS),
-    Look("secret", "vendor's token", Signs.of(*_SIGNS_OF_MAYBE), _MAYBE_NAMES, _is_token),
-    _look("secret", "vendor's token", "", rf"{_WORD_START}SK[0-9a-f]{{32}}(?!\w)", 0),
+    Look("secret", "vendor's token", Signs.of(*TOKEN_SIGNS), TOKENS),
+    Look("secret", "vendor's token", Signs.of(*MAYBE_SIGNS), MAYBE_TOKENS, is_token),
+    _look("secret", "vendor's token", "", _WORD_START + SHAPES, 0, judge=is_token),
     _look(
         "secret",
         "AWS secret key",
@@ -276,8 +191,8 @@ LOOKS = (
     _look(
         "secret",
         "webhook's URL",
-        "hooks.slack.com|webhooks/|.com/webhook",
-        r"(?:hooks\.slack\.com/\w{1,20}/|discord(?:app)?\.com/api/(?:v\d+/)?webhooks/\d{1,24}/|\.com/webhook\w*+/"
+        "hooks.slack.com|hooks.zapier.com|webhooks/|.com/webhook",
+        r"(?:hooks\.(?:slack\.com/\w{1,20}|zapier\.com/hooks/catch)/|discord(?:app)?\.com/api/(?:v\d+/)?webhooks/\d{1,24}/|\.com/webhook\w*+/"
         r")(?P<value>[\w@/-]{8,}+)",
     ),
     _look("secret", "bot's token", "bot000000", r"(?<=bot)\d{6,12}:[\w-]{20,}+"),
@@ -305,7 +220,7 @@ LOOKS = (
         judge=_is_user_and_password,
     ),
     _look("secret", "IBAN", "", _WORD_START + IBANS.replace("[ -]?", ""), 0, judge=is_iban),
-    _look("secret", "IBAN", "0000 0000|0000-0000", rf"{_START}(?=\w{{4}}[ -]){IBANS}", 0, judge=is_iban),
+    _look("secret", "IBAN", "0000 0000|0000-0000", rf"{START}(?=\w{{4}}[ -]){IBANS}", 0, judge=is_iban),
     _look(
         "secret",
         "card number",
