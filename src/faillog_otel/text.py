@@ -1,5 +1,6 @@
-"""Text that a peer sent, cut to a length that can be kept, logged and shown."""
+"""Text that a peer sent, cut to a length that can be kept, logged and shown; and charsets."""
 
+import codecs
 from collections.abc import Callable
 
 MAX_PEER_BYTES = 500
@@ -26,3 +27,8 @@ def peer_text(text: str, hide: Callable[[str], str]) -> str:
     Literal secrets of ours are replaced in the whole text beforehand.
     """
     return cut(hide(cut(text, MAX_SEARCHED_BYTES)))
+
+
+def is_unicode(encoding: str | None) -> bool:
+    """Returns whether a charset has all characters; without a charset, all are taken."""
+    return encoding is None or codecs.lookup(encoding).name.startswith("utf")

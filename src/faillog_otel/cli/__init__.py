@@ -3,9 +3,8 @@
 Heavy imports stand inside the commands, so that `--help` is quick.
 """
 
-import os
 import sys
-import traceback
+from typing import Any
 
 import click
 
@@ -14,6 +13,7 @@ from faillog_otel.cli.audit import audit
 from faillog_otel.cli.demo import demo
 from faillog_otel.cli.doctor import doctor
 from faillog_otel.cli.ids import ids
+from faillog_otel.cli.output import say_bug, say_error, say_usage_error, set_up_streams, takes_escapes
 from faillog_otel.cli.plan import plan
 from faillog_otel.cli.redact import redact
 from faillog_otel.cli.replay import replay
@@ -22,13 +22,20 @@ from faillog_otel.cli.simulate import simulate
 from faillog_otel.cli.status import status
 from faillog_otel.clock import Clock
 from faillog_otel.errors import Busy, ConfigError, InputError, Interrupted, LedgerBroken, NoRoom
-from faillog_otel.events.printable import printable
 
 BUG = 70
 """The exit code of a program that failed by itself (sysexits.h: EX_SOFTWARE)."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Group(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # click itself would write an empty line to standard error
+            raise click.Abort from None
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="faillog-otel")
 def cli() -> None:
     """Forwards Twilio Segment failure logs to OpenTelemetry.
@@ -44,38 +51,29 @@ for _command in (run, status, plan, audit, doctor, replay, redact, demo, simulat
 
 def main(clock: Clock | None = None) -> None:
     """The program: runs a command and exits with its code. `clock`: what Segment's hours go by."""
-    _open_standard_streams()
+    set_up_streams()
+    color = None if takes_escapes(sys.stdout) else False
     try:
-        code = cli.main(standalone_mode=False, obj=clock)
+        code = cli.main(standalone_mode=False, obj=clock, color=color)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else "")
         code = 2
     except click.ClickException as error:
-        error.show()
+        say_usage_error(error)
         code = error.exit_code
     except (ConfigError, InputError) as error:
-        click.echo(f"Error: {printable(str(error))}", err=True)
+        say_error(f"Error: {error}")
         code = 2
     except LedgerBroken as error:
-        click.echo(f"Error: {printable(str(error))}", err=True)
+        say_error(f"Error: {error}")
         code = 5
     except NoRoom as error:
         do = "try again later" if isinstance(error, Busy) else "make room, then start again"
-        click.echo(f"Error: {printable(str(error))}; {do}", err=True)
+        say_error(f"Error: {error}; {do}")
         code = 5
     except (Interrupted, click.Abort):
         code = 130
-    except Exception:  # noqa: BLE001  # a bug: its code must not be one that means something else
-        traceback.print_exc()
+    except Exception as error:  # noqa: BLE001  # a bug: its code must not be one that means something else
+        say_bug(error)
         code = BUG
     sys.exit(code or 0)
-
-
-def _open_standard_streams() -> None:
-    """Under some daemons standard streams are closed; here they are empty then."""
-    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        if getattr(sys, name) is None:
-            null = os.open(os.devnull, os.O_RDWR)
-            if null != number:
-                os.dup2(null, number)
-            setattr(sys, name, os.fdopen(number, mode, closefd=False))

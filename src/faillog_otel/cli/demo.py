@@ -70,7 +70,9 @@ def demo(ctx: click.Context, /, show_all: bool) -> None:  # noqa: FBT001  # clic
         looks: tuple[click.Command, ...] = (status, audit)
         for look in looks:
             click.secho(f"— {look.name}", bold=True)
-            codes.add(look.main(here, look.name, standalone_mode=False, obj=segment.clock) or 0)
+            codes.add(
+                look.main(here, look.name, standalone_mode=False, obj=segment.clock, color=ctx.color) or 0
+            )
             click.echo()
     ctx.exit(max(codes - {Exit.QUARANTINED}))  # the broken line is meant to be
 

@@ -5,6 +5,7 @@ import json
 import click
 
 from faillog_otel import propagation
+from faillog_otel.cli.output import say_error
 from faillog_otel.otlp.origin import origin_of
 
 
@@ -62,5 +63,5 @@ def _fresh(traceparent: str | None, *, is_given: bool, compact: bool) -> str:
             if is_given:
                 raise click.UsageError(f"--traceparent: {error}") from None
             # W3C Trace Context: a traceparent that cannot be read starts a new trace.
-            click.echo(f"TRACEPARENT: {error}: a fresh trace id instead", err=True)
+            say_error(f"TRACEPARENT: {error}: a fresh trace id instead")
     return propagation.message_id(compact=compact)

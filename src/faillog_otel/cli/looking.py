@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from faillog_otel.events.printable import printable, printable_json
+from faillog_otel.text import is_unicode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -121,13 +122,14 @@ def print_json(found: object) -> None:
     """One JSON object on a line of its own."""
     import msgspec
 
-    click.echo(printable_json(msgspec.json.encode(found).decode()))
+    is_ascii = not is_unicode(sys.stdout.encoding)
+    click.echo(printable_json(msgspec.json.encode(found).decode(), is_ascii=is_ascii))
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Lines that may have colours; click leaves the colours out where no terminal is."""
+    """Lines that may have colours; click leaves the colours out where they are not wanted."""
     for each in lines:
-        click.echo(each, color=None if sys.stdout.isatty() else False)
+        click.echo(each)
 
 
 def line(label: str, text: str, colour: str | None = None) -> str:

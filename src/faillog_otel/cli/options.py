@@ -188,9 +188,12 @@ def print_and_code(config: "RunConfig", run: Callable[[], dict[str, Any]]) -> in
 def config_of(flags: dict[str, Any], *, polls_forever: bool = False) -> "RunConfig":
     """The settings of flags, environment and config file. Raises ConfigError, click.UsageError."""
     from faillog_otel.resolve import resolve
+    from faillog_otel.telemetry.logs import start_logging
 
     layers, warnings, file = read_layers(flags)
     verbosity = -1 if flags["quiet"] else flags["verbose"]
+    log_format = next(filter(None, (each.run.log_format for each in layers.values())), "text")
+    start_logging(verbosity, log_format)  # what is wrong with the other settings is said in this form
     return resolve(
         list(layers.values()),
         verbosity=verbosity,

@@ -1,17 +1,21 @@
 """`faillog-otel redact`: what would leave, and what would not."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from faillog_otel.cli.looking import print_json
 from faillog_otel.cli.options import DEFAULT_FLAGS, bodies_option, config_of
+from faillog_otel.events.printable import printable
 
 if TYPE_CHECKING:
     from faillog_otel.events.model import BadRecord, Place
     from faillog_otel.otlp.explain import Explanation
 
+_log = logging.getLogger(__name__)
 
 _HELP = """Show what `run` would send of the failure logs in FILE..., and send nothing.
 
@@ -48,7 +52,7 @@ def redact(ctx: click.Context, /, paths: tuple[str, ...], *, for_people: bool, *
     from faillog_otel.events.model import BadRecord
     from faillog_otel.preview import preview
     from faillog_otel.segment.paths import FoundPaths, InputFile
-    from faillog_otel.telemetry.logs import start_logging
+    from faillog_otel.telemetry.logs import announce, start_logging
 
     config = config_of({**DEFAULT_FLAGS, **flags})
     start_logging(config.verbosity, config.log_format)
@@ -62,12 +66,18 @@ def redact(ctx: click.Context, /, paths: tuple[str, ...], *, for_people: bool, *
                 for place, explained in records:
                     seen["not understood" if isinstance(explained, BadRecord) else "records"] += 1
                     _count(explained, seen)
-                    click.echo("\n".join(_sheet(place, explained)) if for_people else _json(place, explained))
+                    if for_people:
+                        click.echo("\n".join(_sheet(place, explained)))
+                    else:
+                        print_json(_told(place, explained))
         except InputError as error:
             problems.append(str(error))
-    for problem in [*problems, *found.warnings]:
-        click.echo(f"{'error' if problem in problems else 'warning'}: {_printable(problem)}", err=True)
-    click.echo(", ".join(f"{number} {what}" for what, number in seen.items()) or "no records", err=True)
+    for problem in problems:
+        _log.error("%s", problem)
+    for warning in found.warnings:
+        _log.warning("%s", warning)
+    numbers = ", ".join(f"{number} {what}" for what, number in seen.items()) or "no records"
+    announce(_log, numbers, {"numbers": seen})
     ctx.exit(2 if problems else 3 if seen["not understood"] else 0)
 
 
@@ -76,18 +86,15 @@ def _count(explained: "Explanation | BadRecord", seen: Counter[str]) -> None:
         seen.update(f"redacted ({rule})" for rule in rules)
 
 
-def _json(place: "Place", explained: "Explanation | BadRecord") -> str:
+def _told(place: "Place", explained: "Explanation | BadRecord") -> dict[str, Any]:
     import msgspec
 
     from faillog_otel.events.model import BadRecord
-    from faillog_otel.events.printable import printable_json
 
     where = {"file": place.file, "line": place.line, "offset": place.offset}
     if isinstance(explained, BadRecord):
-        told = {**where, "reason": explained.reason, "detail": explained.detail}
-    else:
-        told = {**where, **msgspec.to_builtins(explained)}
-    return printable_json(msgspec.json.encode(told).decode())
+        return {**where, "reason": explained.reason, "detail": explained.detail}
+    return {**where, **msgspec.to_builtins(explained)}
 
 
 def _sheet(place: "Place", explained: "Explanation | BadRecord") -> Iterator[str]:
@@ -95,23 +102,17 @@ def _sheet(place: "Place", explained: "Explanation | BadRecord") -> Iterator[str
 
     where = f"{place.file}, line {place.line}"
     if isinstance(explained, BadRecord):
-        yield _printable(f"{where}: not understood, all of it stays: {explained.reason}: {explained.detail}")
+        yield printable(f"{where}: not understood, all of it stays: {explained.reason}: {explained.detail}")
     else:
-        yield _printable(f"{where}: {explained.event}")
-        yield _printable(f"  leaves    {explained.body}")
+        yield printable(f"{where}: {explained.event}")
+        yield printable(f"  leaves    {explained.body}")
         for name, value in explained.attributes.items():
             rules = explained.redacted.get(name)
             shown = ", ".join(value) if isinstance(value, tuple) else str(value)
             if rules:
-                yield _printable(f"  redacted  {name} = {shown}  ({', '.join(rules)})")
+                yield printable(f"  redacted  {name} = {shown}  ({', '.join(rules)})")
             else:
-                yield _printable(f"  leaves    {name} = {shown}")
+                yield printable(f"  leaves    {name} = {shown}")
         for name, why in explained.stays.items():
-            yield _printable(f"  stays     {name}: {why}")
+            yield printable(f"  stays     {name}: {why}")
     yield ""
-
-
-def _printable(text: str) -> str:
-    from faillog_otel.events.printable import printable
-
-    return printable(text)

@@ -15,6 +15,7 @@ from faillog_otel.backends import BACKENDS
 from faillog_otel.config import FailOn, RunConfig
 from faillog_otel.ledger.counts import Counts
 from faillog_otel.otlp.sender import Sent
+from faillog_otel.telemetry.logs import announce
 
 _log = logging.getLogger(__name__)
 
@@ -134,6 +135,6 @@ def print_summary(found: dict[str, Any], config: RunConfig) -> None:
             _log.error("the summary cannot be written: %s", error.strerror)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes once more at its end
     elif config.verbosity >= 0 and config.log_format == "json":
-        click.echo(json.dumps({"level": "info", "logger": __name__, "message": "ended", **found}), err=True)
+        announce(_log, "ended", found)
     elif config.verbosity >= 0:
         click.echo(summary_text(found), err=True)

@@ -13,8 +13,10 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def printable_json(text: str) -> str:
-    """The same for JSON, which still says the same."""
-    if text.isprintable():
+def printable_json(text: str, *, is_ascii: bool = False) -> str:
+    """The same for JSON, which still says the same; `is_ascii`: with all else than ASCII as escapes."""
+    if text.isprintable() and (not is_ascii or text.isascii()):
         return text
-    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+    return "".join(
+        c if c.isprintable() and (not is_ascii or c.isascii()) else json.dumps(c)[1:-1] for c in text
+    )

@@ -1,7 +1,7 @@
 """Settings → the client that sends, for every protocol."""
 
 from collections.abc import Sequence
-from typing import IO
+from typing import IO, TextIO
 
 from msgspec.structs import replace
 
@@ -10,6 +10,7 @@ from faillog_otel.otlp.encoding import Envelope
 from faillog_otel.otlp.json import JsonEnvelope
 from faillog_otel.otlp.outcome import Acknowledged, Outcome, PartlyRejected
 from faillog_otel.otlp.sender import Client
+from faillog_otel.text import is_unicode
 
 IN_FLIGHT = 4
 """Requests in flight at once, as long as it is a collector that takes them."""
@@ -42,7 +43,7 @@ def network_client(config: DeliveryConfig, resource: Resource, user_agent: str) 
 
 
 def writing_client(
-    config: DeliveryConfig, resource: Resource, file: IO[bytes], terminal: IO[str], *, durably: bool = False
+    config: DeliveryConfig, resource: Resource, file: IO[bytes], terminal: TextIO, *, durably: bool = False
 ) -> Client:
     """The client that writes OTLP JSON Lines to a file, or trees to a terminal.
 
@@ -54,7 +55,13 @@ def writing_client(
         return ConsoleClient(terminal)
     from faillog_otel.otlp.file import FileClient
 
-    return FileClient(file, JsonEnvelope(resource), is_terminal=file.isatty(), durably=durably)
+    return FileClient(
+        file,
+        JsonEnvelope(resource),
+        is_terminal=file.isatty(),
+        is_ascii=not is_unicode(terminal.encoding),
+        durably=durably,
+    )
 
 
 def in_flight(config: DeliveryConfig) -> int:

@@ -25,15 +25,17 @@ class FileClient:
         envelope: JsonEnvelope,
         *,
         is_terminal: bool = False,
+        is_ascii: bool = False,
         durably: bool = False,
     ) -> None:
-        """To a terminal, control characters are written as JSON's escapes.
+        """To a terminal, control characters are written as JSON's escapes; `is_ascii`: others, too.
 
         `durably`: a line is acknowledged when it is on the disk.
         """
         self._durably = durably and file.seekable()
         self._file = file
         self._is_terminal = is_terminal
+        self._is_ascii = is_ascii
         self._envelope = envelope
         self._broken = ""
 
@@ -45,7 +47,7 @@ class FileClient:
             return Acknowledged()
         request = self._envelope.request(signal, records)
         if self._is_terminal:
-            request = printable_json(request.decode()).encode()
+            request = printable_json(request.decode(), is_ascii=self._is_ascii).encode()
         line = memoryview(request + b"\n")
         start = self._file.tell() if self._file.seekable() else None
         try:
