@@ -2,22 +2,22 @@
 
 import hashlib
 import json
-import os
-import pty
 import re
 import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from support.program import PROGRAM, Done, environment, run_program
+from support.program import Done, environment, run_program
+from support.terminal import on_terminal
 
+from faillog_otel.config import Signal
 from faillog_otel.otlp.receiver import Receiver
 from faillog_otel.segment.simulator.config import QuotaConfig, SimulatorConfig, WorldConfig
 from faillog_otel.segment.simulator.faults import Scripted
@@ -206,23 +206,26 @@ def test_a_segment_that_is_away_is_exit_6_and_says_so(receiver: Receiver, tmp_pa
 
 
 def test_a_terminal_shows_what_is_downloaded_and_forwarded_below_the_log(sidecar: Sidecar) -> None:
-    main, terminal = pty.openpty()
-    env = environment(SEGMENT_TOKEN=TOKEN, TERM="xterm", COLUMNS="120")
-    command = [PROGRAM, "run", "--once", "-v", "--since", "-16h", "--state-dir", "state"]
-    command += ["--endpoint", sidecar.receiver.http_endpoint, "--segment-url", sidecar.segment.url]
-    command += ["--download-host", sidecar.segment.download_host, "--collection", "shop"]
-    process = subprocess.Popen(command, cwd=sidecar.folder, env=env, stderr=terminal)
-    os.close(terminal)
-    shown = b""
-    with suppress(OSError):  # the terminal's end, once the program has let go of it
-        while piece := os.read(main, 65536):
-            shown += piece
-    os.close(main)
-    assert process.wait(60) in (0, 3), shown
-    assert b"\r\x1b[Kdownloading, 1 to go" in shown
-    assert b"forwarding [####" in shown
-    assert b"\r\x1b[Kinfo: " in shown
-    assert b"\r\x1b[K\r\n" not in shown
+    """Of the object that is being forwarded, what the collector acknowledged counts."""
+    let = threading.Event()
+
+    def waits(_signal: Signal, _body: bytes) -> None:
+        let.wait(60)
+
+    with Receiver(waits) as receiver:
+        args = ["run", "--once", "-v", "--since", "-16h", "--state-dir", "state", "--collection", "shop"]
+        args += ["--endpoint", receiver.http_endpoint, "--segment-url", sidecar.segment.url]
+        args += ["--download-host", sidecar.segment.download_host]
+        with on_terminal(*args, cwd=sidecar.folder, columns=120, SEGMENT_TOKEN=TOKEN) as terminal:
+            terminal.wait_for(
+                lambda shown: any(re.search("forwarding .* 0 %, 0 bytes of", line) for line in shown)
+            )
+            let.set()
+            shown = terminal.end()
+    assert terminal.process.returncode in (0, 3), shown
+    assert any(line.startswith("downloading, 1 to go") for line in terminal.lines_seen)
+    assert not any("info: " in line and "forwarding" in line for line in terminal.lines_seen)
+    assert not any("forwarding" in line or "downloading" in line for line in shown)
 
 
 def test_what_was_written_to_a_file_stays_there_when_nothing_new_comes(sidecar: Sidecar) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 
+from faillog_otel.app.forwarder import Progress
 from faillog_otel.app.orders import Start
 from faillog_otel.app.supply import Supply
 from faillog_otel.app.workers import Workers
@@ -28,6 +29,7 @@ def worked(
     size: int,
     batch_records: int = 20,
     is_stopping: Callable[[], bool] = lambda: False,
+    progress: Progress = lambda _: None,
 ) -> Workers:
     """Forwards files in parts of `size` bytes; `folder` then has `quarantine` and `pending`, if need be."""
     delivery = DeliveryConfig(
@@ -51,7 +53,7 @@ def worked(
         ) as running,
         closing(Supply(list(map(str, files)), opened, workers=workers, size=size)) as supply,
     ):
-        running.run(supply, kept, lambda _: None)
+        running.run(supply, kept, progress)
         kept.close()
         return running
 

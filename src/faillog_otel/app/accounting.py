@@ -5,14 +5,14 @@ counted in exactly one of exported, rejected, quarantined, pending and duplicate
 """
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
 from faillog_otel.app.batch import Batch, Sending
 from faillog_otel.errors import LedgerBroken
 from faillog_otel.events.entry import Rejection, write_entry
-from faillog_otel.ledger.counts import Counts, Kept
+from faillog_otel.ledger.counts import Accounted, Counts, Kept
 from faillog_otel.otlp.delivery import Delivery, Fates
 from faillog_otel.otlp.sender import Suspect, Unfit, Untaken
 from faillog_otel.telemetry.measuring import Telemetry
@@ -33,6 +33,8 @@ class Accounting:
         """How many records are in quarantine, by reason code."""
         self.broken: LedgerBroken | None = None
         """Why it cannot be written down what becomes of records."""
+        self.progress: Callable[[Accounted], object] = lambda _: None
+        """Receives how many more bytes of input are accounted for."""
         self._delivery = delivery
         self._telemetry = telemetry
         self._under_way: deque[Batch] = deque()
@@ -42,10 +44,21 @@ class Accounting:
         self._bytes_accounted = 0
         self._last_rejections: dict[str, Rejection] = {}
         self._last_why = ""
+        self._covered = 0  # bytes of input in front of the next batch
+        self._records = self._pending = 0  # since the last batch that bytes of input end with
+
+    def cover(self, read: int) -> None:
+        """So many more bytes of input are accounted for when all batches so far are."""
+        if batches := self._under_way or self._accounted:
+            batches[-1].read_bytes += read
+        else:
+            self._covered += read
 
     def send(self, batch: Batch) -> None:
         """Sends a batch on its way; waits for older ones while there are too many."""
         batch.count()
+        batch.read_bytes += self._covered
+        self._covered = 0
         self._bytes_under_way += batch.held_bytes
         batch.ticket = self._delivery.submit([sending.item for sending in batch.sendings])
         self._under_way.append(batch)
@@ -62,6 +75,8 @@ class Accounting:
             self._account_oldest()
         self._settle_suspects(at_most=0)
         self._write_down()
+        self.progress(self._accounted_for(self._covered))
+        self._covered = 0
 
     def _account_oldest(self) -> None:
         """Waits for the oldest batch: results are taken in the order of the file."""
@@ -152,6 +167,9 @@ class Accounting:
             batch = self._accounted.popleft()
             self._bytes_accounted -= batch.held_bytes
             batch.stretch.kept.sort(key=lambda kept: kept.number)
+            self._records += batch.stretch.counts.records
+            self._pending += batch.stretch.counts.pending
+            batch.stretch.accounted = self._accounted_for(batch.read_bytes)
             is_written = True  # what cannot be written down is counted all the same, and the run is broken
             try:
                 is_written = batch.book.write_down(batch.stretch)
@@ -159,8 +177,17 @@ class Accounting:
                 self.broken = self.broken or error
             if is_written:
                 self.counts.add(batch.stretch.counts)
+                self.progress(batch.stretch.accounted)
                 shifted = len(batch.stretch.shifted)
                 self._telemetry.written(batch.stretch.became, batch.stretch.reasons(), shifted)
+
+    def _accounted_for(self, read: int) -> Accounted:
+        """So many bytes of input end here: the records that were in them share them evenly."""
+        if not read:
+            return Accounted()
+        pending = read * self._pending // max(self._records, 1)
+        self._records = self._pending = 0
+        return Accounted(read - pending, pending)
 
 
 def _told(rejections: Sequence[Rejection]) -> str:

@@ -43,6 +43,8 @@ class Batch(Struct):
     sendings: list[Sending] = field(default_factory=list)
     ticket: Ticket | None = None
     held_bytes: int = 0
+    read_bytes: int = 0
+    """Bytes of its file, as it is, that end with it: a chunk ends when all its records are in batches."""
     suspects: int = 0
     """So many of its records are not cleared up yet."""
     largest_request: int = 0

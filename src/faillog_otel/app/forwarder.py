@@ -28,7 +28,7 @@ from faillog_otel.events.forms import (
 from faillog_otel.events.model import BadRecord, Event, Place
 from faillog_otel.events.record import FROM_THE_START, Blank, Group, Record, Start
 from faillog_otel.events.unpack import unpack
-from faillog_otel.ledger.counts import Book, Kept
+from faillog_otel.ledger.counts import Accounted, Book, Kept
 from faillog_otel.ledger.exchanges import Exchanges
 from faillog_otel.otlp.delivery import Delivery
 from faillog_otel.otlp.encoding import Encoder
@@ -40,8 +40,8 @@ _log = logging.getLogger(__name__)
 HELD_BYTES_PER_BATCH_BYTE = 4
 """A batch also holds its records' own bytes, to keep them if need be: this bounds both together."""
 
-Progress = Callable[[int], object]
-"""Told how many bytes of the input file were read since the last time."""
+Progress = Callable[[Accounted], object]
+"""Receives how many more bytes of input are accounted for."""
 
 
 class Lines(Struct, frozen=True):
@@ -109,11 +109,12 @@ class Forwarder:
         """Reads a file twice, first for what its exchanges say, and hands its records on.
 
         With `lines`, it is a passage of JSON Lines, and known already what the exchanges of all of them say.
-        With `survey`, the file is read as it was when its records were counted. Results are written into
-        `book`, which may be one for several files. Raises InputError when the file cannot be read on; what
-        was read until then is handed on.
+        With `survey`, the file is read as it was when its records were counted. `progress` counts from now.
+        Results are written into `book`, which may be one for several files. Raises InputError when the file
+        cannot be read on; what was read until then is handed on.
         """
         self.stopped_at = 0
+        self._accounting.progress = progress
         if self._book is not book:
             self._flush()
             self._book, self._start, self._number = book, book.position, 0
@@ -123,7 +124,7 @@ class Forwarder:
             form = survey.form if survey else JSON_LINES if lines else form_of(self._content(file))
             if lines is None:
                 self._index(form, file, book, exchanges)
-            for group in self._groups(form, file, progress, lines):
+            for group in self._groups(form, file, lines):
                 if isinstance(group, Group):
                     self._take_group(file.name, group, book, exchanges)
                 else:
@@ -163,15 +164,13 @@ class Forwarder:
             for record in islice(records, max(known, 0)):
                 book.knows(_bytes_of(record))
 
-    def _groups(
-        self, form: Form, file: InputFile | Passage, progress: Progress, lines: Lines | None
-    ) -> Iterator[Group | Record]:
-        told = 0
+    def _groups(self, form: Form, file: InputFile | Passage, lines: Lines | None) -> Iterator[Group | Record]:
+        batched = read = 0
         content = self._counted(self._content(file, is_bare=lines is not None))
         for group in read_groups(form, content, lines.start if lines else FROM_THE_START):
-            if file.bytes_read != told:
-                progress(file.bytes_read - told)
-                told = file.bytes_read
+            if file.bytes_read != read:
+                self._cover(read - batched)  # the records of the chunk before this one are in batches
+                batched, read = read, file.bytes_read
             if isinstance(group, Blank):
                 self._take_blank(group.lines)
                 continue
@@ -179,6 +178,14 @@ class Forwarder:
                 self.stopped_at = group.offset
                 raise _Stopped
             yield group
+        self._cover(file.bytes_read - batched)
+
+    def _cover(self, read: int) -> None:
+        """So many more bytes of the file are done when all that was read so far is."""
+        if self._batch is not None:
+            self._batch.read_bytes += read
+        else:
+            self._accounting.cover(read)
 
     def _take_blank(self, lines: int) -> None:
         """Blank lines are written down with the record behind them: a book goes on with both or neither."""

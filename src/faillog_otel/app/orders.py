@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Struct, field
 
 from faillog_otel.config import RunConfig, Secret
-from faillog_otel.ledger.counts import Counts, Kept, Stretch
+from faillog_otel.ledger.counts import Accounted, Counts, Kept, Stretch
 from faillog_otel.ledger.exchanges import Index, Lessons
 from faillog_otel.otlp.sender import Sent
 
@@ -97,8 +97,8 @@ class Written(Struct, frozen=True, tag=True, kw_only=True):
     """With the last one: what could not be read."""
     bytes_in: int = 0
     """With the last one: so much content the part has."""
-    read: int = 0
-    """So many bytes of files were read since the last report."""
+    accounted: Accounted
+    """The bytes of files that end with these records."""
     sent: Sent
     """What this worker sent so far."""
     over: str = ""
@@ -114,6 +114,7 @@ class Written(Struct, frozen=True, tag=True, kw_only=True):
             kept=self.kept,
             became=Counter(dict(self.became)),
             shifted=self.shifted,
+            accounted=self.accounted,
             is_last=self.is_last,
         )
 

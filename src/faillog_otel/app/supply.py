@@ -45,6 +45,11 @@ class Part(Struct, kw_only=True, eq=False):
     held: Stretch = field(default_factory=Stretch)
     """What was reported, and is not written down yet."""
     is_done: bool = False
+    bytes_left: int = 0
+    """So many bytes of its pieces are not accounted for."""
+
+    def __post_init__(self) -> None:
+        self.bytes_left = sum(piece.end - piece.start for piece in self.pieces)
 
     def name(self) -> str:
         """For people."""

@@ -105,7 +105,6 @@ class Worker:
         self._delivery = delivery
         self._answered = answered
         self._stop = stop
-        self._read = 0
         self._exchanges: Exchanges | None = None
         self._orders: queue.SimpleQueue[tuple[Order, list[int]]] = queue.SimpleQueue()
 
@@ -179,18 +178,14 @@ class Worker:
                 lines = Lines(record.Start(piece.lines, piece.start), self._exchanges)
             passage = Passage(descriptor, piece.name, piece.start, piece.end)
             try:
-                forwarder.forward(passage, book, self._progress, lines)
+                forwarder.forward(passage, book, lambda _: None, lines)
             except InputError as error:
                 book.problems.append(str(error))
             book.stopped_at = forwarder.stopped_at
         book.bytes_in = forwarder.counts.bytes_in - before
         forwarder.end(book)
 
-    def _progress(self, more: int) -> None:
-        self._read += more
-
     def _report(self, book: PartBook, stretch: Stretch) -> None:
-        read, self._read = self._read, 0
         self._send(
             Written(
                 part=book.part,
@@ -202,7 +197,7 @@ class Worker:
                 stopped_at=book.stopped_at,
                 bytes_in=book.bytes_in if stretch.is_last else 0,
                 problems=book.problems if stretch.is_last else [],
-                read=read,
+                accounted=stretch.accounted,
                 sent=self._delivery.sent,
                 over=self._delivery.over,
                 answers=self._answered.taken(),

@@ -35,7 +35,7 @@ from faillog_otel.app.orders import (
 )
 from faillog_otel.app.supply import Lesson, Part, Source, Supply
 from faillog_otel.errors import Interrupted, LedgerBroken
-from faillog_otel.ledger.counts import Book, Counts, Stretch
+from faillog_otel.ledger.counts import Accounted, Book, Counts, Stretch
 from faillog_otel.otlp.sender import Sent
 from faillog_otel.telemetry.measuring import NO_TELEMETRY, Telemetry
 
@@ -58,7 +58,7 @@ Readable = Callable[[Sequence[int], float], list[int]]
 class _Worker:
     """One process, and what it was ordered to do."""
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str], stderr: int | None) -> None:
         ours, theirs = socket.socketpair()
         # The run alone hears SIGINT and SIGTERM, also those that a terminal or a supervisor sends to all.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
@@ -69,6 +69,7 @@ class _Worker:
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
+                    stderr=stderr,
                 )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -99,10 +100,12 @@ class Workers:
         is_stopping: Callable[[], bool],
         readable: Readable,
         monotonic: Callable[[], float],
+        stderr: int | None = None,
     ) -> None:
         """`command` starts a worker, with a socket's descriptor as its last argument.
 
-        `monotonic`: seconds that never run backwards.
+        `monotonic`: seconds that never run backwards. `stderr`: the descriptor of the workers' standard
+        error, by default that of this process.
         """
         self.counts = Counts()
         self.reasons: Counter[str] = Counter()
@@ -116,6 +119,7 @@ class Workers:
         self.stopped_at: dict[str, int | None] = {}
         """Path → where reading stopped, in bytes; None: at its end. Of files that were not cut."""
         self._command = command
+        self._stderr = stderr
         self._start = start
         self._is_stopping = is_stopping
         self._readable = readable
@@ -154,7 +158,7 @@ class Workers:
         self,
         supply: Supply,
         book: Book,
-        progress: Callable[[int], object],
+        progress: Callable[[Accounted], object],
         telemetry: Telemetry = NO_TELEMETRY,
     ) -> None:
         """Does all of the work. What becomes of records is written into the book."""
@@ -174,7 +178,7 @@ class Workers:
     # -- orders ----------------------------------------------------------------------------------------
 
     def _new(self) -> _Worker:
-        worker = _Worker(self._command)
+        worker = _Worker(self._command, self._stderr)
         worker.order(self._start)
         if self.over:
             worker.order(EndSending(self.over))
@@ -268,6 +272,8 @@ class Workers:
         part.position += report.counts.records
         part.deaths = 0
         stretch = report.stretch()
+        accounted = report.accounted.at_most(part.bytes_left)  # a dead worker's last bytes come once more
+        part.bytes_left -= accounted.delivered + accounted.pending
         part.held.add(stretch)
         if part is not self._parts[0]:
             self._ahead_bytes += _kept_bytes(stretch)
@@ -280,7 +286,7 @@ class Workers:
         worker.sent = report.sent
         for answer in report.answers:
             self._telemetry.answered(*answer)
-        self._progress(report.read)
+        self._progress(accounted)
         if part is self._parts[0]:
             self._write_down()
         if report.over and not self.over:

@@ -5,21 +5,21 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-import click
 from msgspec import Struct
 
 from faillog_otel.app.answers import Answers
-from faillog_otel.app.forwarder import Forwarder, Progress
+from faillog_otel.app.forwarder import Forwarder
 from faillog_otel.app.orders import Start
 from faillog_otel.app.supply import Supply
 from faillog_otel.app.workers import Workers
 from faillog_otel.cli.delivering import delivering, sending_client, writing
 from faillog_otel.cli.observing import pending_of, telemetry_of, watch_delivery
+from faillog_otel.cli.progress import NoProgressLine, progress_line
 from faillog_otel.cli.report import Ending, exit_code, records, say_what_was_shifted, summary
 from faillog_otel.cli.shutdown import Shutdown
 from faillog_otel.cli.working import number_of_workers, only_forwarding, working
@@ -48,7 +48,8 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
     with ExitStack() as stack:
         shutdown = stack.enter_context(Shutdown())
         start = Start(only_forwarding(config), shutdown.now_ns(), sends_rejected)
-        workers = working(number_of_workers(paths, config), start, shutdown, stack)
+        line = progress_line(config, shutdown.monotonic, stack)
+        workers = working(number_of_workers(paths, config), start, shutdown, stack, line.stderr)
         # Certificates are looked at before any file is touched.
         client = None if config.delivery.writes else sending_client(config)
         replayed = {path: stack.enter_context(Replayed(path)) for path in _to_replay(paths, config)}
@@ -56,32 +57,32 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
         telemetry = telemetry_of(config, stack)
         kept = KeptFiles(config.quarantine, config.pending, start.reference_ns)
         kept.check()
-        with _progress(found.files, config) as progress:
-            if workers is None:
-                answers = Answers(client or writing(config, stack), telemetry, shutdown)
-                delivery = delivering(answers, config, shutdown, stack)
-                forwarded = _forwarded_here(
-                    found.files,
-                    start,
-                    delivery,
-                    kept,
-                    shutdown=shutdown,
-                    telemetry=telemetry,
-                    progress=progress,
-                )
-            else:
-                if client is not None:
-                    client.close()
-                aside = {each.aside for each in replayed.values()}
-                forwarded = _forwarded_by(
-                    workers,
-                    found.files,
-                    aside,
-                    kept,
-                    shutdown=shutdown,
-                    telemetry=telemetry,
-                    progress=progress,
-                )
+        line.expect(found.files)
+        if workers is None:
+            answers = Answers(client or writing(config, stack), telemetry, shutdown)
+            delivery = delivering(answers, config, shutdown, stack)
+            forwarded = _forwarded_here(
+                found.files,
+                start,
+                delivery,
+                kept,
+                shutdown=shutdown,
+                telemetry=telemetry,
+                line=line,
+            )
+        else:
+            if client is not None:
+                client.close()
+            aside = {each.aside for each in replayed.values()}
+            forwarded = _forwarded_by(
+                workers,
+                found.files,
+                aside,
+                kept,
+                shutdown=shutdown,
+                telemetry=telemetry,
+                line=line,
+            )
         broken = forwarded.broken
         try:
             kept.close()
@@ -128,7 +129,7 @@ def _forwarded_here(
     *,
     shutdown: Shutdown,
     telemetry: Telemetry,
-    progress: Progress,
+    line: NoProgressLine,
 ) -> _Forwarded:
     """Forwards one file after the other, in this process."""
     config = start.config
@@ -151,7 +152,8 @@ def _forwarded_here(
         _log.info("reading %s", name)
         try:
             with InputFile(name, sys.stdin.buffer, shutdown.interruptible) as file:
-                forwarder.forward(file, kept, progress)
+                line.opened(name, file.length)
+                forwarder.forward(file, kept, line.take)
                 if grown := file.grown_bytes():
                     _log.warning(
                         "%s grew by %d bytes that were not read: run it again when it is whole",
@@ -183,7 +185,7 @@ def _forwarded_by(
     *,
     shutdown: Shutdown,
     telemetry: Telemetry,
-    progress: Progress,
+    line: NoProgressLine,
 ) -> _Forwarded:
     """Lets workers forward parts of the files; those of `whole` are not cut."""
     watch_delivery(telemetry, workers)
@@ -191,10 +193,12 @@ def _forwarded_by(
 
     def opened(name: str) -> InputFile:
         _log.info("reading %s", name)
-        return InputFile(name, sys.stdin.buffer, shutdown.interruptible)
+        file = InputFile(name, sys.stdin.buffer, shutdown.interruptible)
+        line.opened(name, file.length)
+        return file
 
     with closing(Supply(files, opened, workers=len(workers), whole=whole)) as supply:
-        workers.run(supply, kept, progress, telemetry)
+        workers.run(supply, kept, line.take, telemetry)
     return _Forwarded(
         counts=workers.counts,
         reasons=workers.reasons,
@@ -240,14 +244,3 @@ def _found(paths: Sequence[str], replayed: dict[str, Replayed], config: RunConfi
             if Path(output).samefile("/dev/stdin" if file == STDIN else file):
                 raise ConfigError(f"--output {output}: is one of the files to read; name another")
     return found
-
-
-@contextmanager
-def _progress(files: Sequence[str], config: RunConfig) -> Iterator[Progress]:
-    """A progress bar over the files' bytes where standard error is a terminal."""
-    sizes = [Path(name).stat().st_size for name in files if name != STDIN and Path(name).is_file()]
-    if not sys.stderr.isatty() or config.verbosity < 0 or not any(sizes):
-        yield lambda _: None
-        return
-    with click.progressbar(length=sum(sizes), label="forwarding", file=sys.stderr) as bar:
-        yield bar.update

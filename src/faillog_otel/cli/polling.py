@@ -1,29 +1,29 @@
 """Builds the parts of a polling run, runs them, and says how it ended."""
 
 import logging
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from faillog_otel.app.answers import Answers
 from faillog_otel.app.fetcher import Fetcher
-from faillog_otel.app.forwarder import Forwarder, Progress
+from faillog_otel.app.forwarder import Forwarder
 from faillog_otel.app.ledger_view import wanted_since_ns
 from faillog_otel.app.segment_time import AGREED
 from faillog_otel.app.sidecar import Sidecar
 from faillog_otel.app.standing import Standing
 from faillog_otel.cli.delivering import USER_AGENT, delivering, sending_client, writing
 from faillog_otel.cli.observing import pulse_of, serve_health, telemetry_of, watch_delivery
-from faillog_otel.cli.progress import ProgressLine
+from faillog_otel.cli.progress import progress_line
 from faillog_otel.cli.report import Ending, exit_code, records, say_what_was_shifted, summary
 from faillog_otel.cli.shutdown import Shutdown
 from faillog_otel.clock import Clock, SegmentClock
 from faillog_otel.config import RunConfig, Secret, SegmentConfig
 from faillog_otel.errors import ConfigError
+from faillog_otel.events.printable import printable
 from faillog_otel.ledger.folder import StateFolder
 from faillog_otel.ledger.ledger import Ledger
 from faillog_otel.ledger.objects import clean_digests
@@ -34,7 +34,6 @@ from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.segment.api import SegmentApi
 from faillog_otel.segment.download import Downloader
 from faillog_otel.segment.schedule import ScheduleConfig
-from faillog_otel.telemetry.logs import start_logging
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +67,7 @@ def poll(
         pulse = pulse_of(config.health, shutdown.monotonic)
         segment = SegmentApi(config.segment.url, token, USER_AGENT)
         downloader = Downloader(config.segment.download_hosts, USER_AGENT)
-        line = _progress_line(config, stack)
+        line = progress_line(config, shutdown.monotonic, stack)
         fetcher = Fetcher(
             ledger=ledger,
             spool=spool,
@@ -78,7 +77,7 @@ def poll(
             clock=segment_clock,
             is_stopping=pulse.asking("fetching", shutdown.is_requested),
             most_content_bytes=config.most_content_bytes,
-            to_download=line.to_download if line else lambda _: None,
+            to_download=line.to_download,
         )
         standing = Standing(ledger.database, lambda: fetcher.schedule, segment_clock)
         answers = Answers(client or writing(config, stack, adds=True), telemetry, shutdown)
@@ -106,13 +105,13 @@ def poll(
             is_over=lambda: bool(delivery.over),
             end_sending=delivery.end,
             once=once,
-            progress=line.forwarding if line else _not_shown,
+            progress=line.forwarding,
             pulse=pulse,
         )
         polled = records(len(config.segment.collections), "collection")
         _log.info("polling %s; state folder %s", polled, folder.path)
-        if line and not once and config.verbosity == 0:
-            line.write(f"polling {polled}; state folder {folder.path}; SIGINT ends it\n")
+        if not once and config.verbosity == 0:
+            line.write(printable(f"polling {polled}; state folder {folder.path}; SIGINT ends it") + "\n")
         sidecar.run()
         counts, refused = forwarder.counts, ""
         if sidecar.broken is None:
@@ -207,19 +206,3 @@ def _refusal(fetcher: Fetcher) -> str:
         kept = " (kept for people, and for what others use of the quota)" if fetcher.plan.left else ""
         return f"{records(waiting, 'hour')} due, and {left} left{kept}: run again later"
     return ""
-
-
-def _progress_line(config: RunConfig, stack: ExitStack) -> ProgressLine | None:
-    """The line at the bottom of the terminal, where standard error is one; log lines go above it then."""
-    if not sys.stderr.isatty() or config.verbosity < 0:
-        return None
-    line = ProgressLine(sys.stderr)
-    start_logging(config.verbosity, config.log_format, line)
-    stack.callback(start_logging, config.verbosity, config.log_format)
-    stack.callback(line.close)
-    return line
-
-
-@contextmanager
-def _not_shown(_size: int) -> Iterator[Progress]:
-    yield lambda _: None

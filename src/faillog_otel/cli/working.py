@@ -47,8 +47,13 @@ def only_forwarding(config: RunConfig) -> RunConfig:
     return replace(config, segment=SegmentConfig(), telemetry=TelemetryConfig())
 
 
-def working(number: int, start: Start, shutdown: Shutdown, stack: ExitStack) -> Workers | None:
-    """Workers until the stack is left; none where one process does the work."""
+def working(
+    number: int, start: Start, shutdown: Shutdown, stack: ExitStack, stderr: int | None
+) -> Workers | None:
+    """Workers until the stack is left; none where one process does the work.
+
+    `stderr`: the descriptor of their standard error, by default that of this process.
+    """
     if number <= 1:
         return None
     return stack.enter_context(
@@ -60,6 +65,7 @@ def working(number: int, start: Start, shutdown: Shutdown, stack: ExitStack) -> 
             is_stopping=shutdown.is_requested,
             readable=shutdown.readable,
             monotonic=shutdown.monotonic,
+            stderr=stderr,
         )
     )
 

@@ -58,6 +58,23 @@ class Kept(Struct, frozen=True):
     entry: bytes
 
 
+class Accounted(Struct, frozen=True):
+    """Bytes of input files, as they are (compressed or not), whose records need no more work in this run."""
+
+    delivered: int = 0
+    """Of records that were acknowledged, or that no collector has to take: duplicates, the quarantine."""
+    pending: int = 0
+
+    def plus(self, more: "Accounted") -> "Accounted":
+        """Returns both together."""
+        return Accounted(self.delivered + more.delivered, self.pending + more.pending)
+
+    def at_most(self, total: int) -> "Accounted":
+        """Returns the part of it that `total` bytes have room for."""
+        delivered = min(self.delivered, total)
+        return Accounted(delivered, min(self.pending, total - delivered))
+
+
 class Stretch(Struct):
     """Records that stand one after the other in a file, and what became of every one of them."""
 
@@ -69,6 +86,8 @@ class Stretch(Struct):
     """The exported records that carry another time than their own, by their number in the file, from 0."""
     newest_ns: int = 0
     """When Segment logged the newest of those that were exported, nanoseconds since 1970."""
+    accounted: Accounted = Accounted()
+    """The bytes of input that end with it."""
     is_last: bool = False
     """Whether nothing more comes of its book; said only to books that ask for their end."""
 
@@ -79,6 +98,7 @@ class Stretch(Struct):
         self.became.update(more.became)
         self.shifted |= more.shifted
         self.newest_ns = max(self.newest_ns, more.newest_ns)
+        self.accounted = self.accounted.plus(more.accounted)
         self.is_last = more.is_last
 
     def reasons(self) -> Counter[str]:

@@ -1,0 +1,121 @@
+"""How far a run has come: every byte of its input counts once, and the time that is left is honest."""
+
+import gzip
+import io
+import tempfile
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.clock import MovedClock
+from support.delivering import delivery_to
+from support.events import error, exchange
+from support.working import worked
+
+from faillog_otel.app.forwarder import Forwarder
+from faillog_otel.cli.progress import RECENT_SECONDS, Meter
+from faillog_otel.config import DeliveryConfig, MappingConfig
+from faillog_otel.ledger.counts import Accounted
+from faillog_otel.ledger.kept import KeptFiles
+from faillog_otel.otlp.encoder import WireEncoder
+from faillog_otel.otlp.receiver import Receiver
+from faillog_otel.segment.paths import InputFile
+
+LINES = st.sampled_from([error(), exchange(), error(reason="r" * 5000), b"", b"{", b"  ", b"[]"])
+FILES = st.builds(
+    lambda lines, end, packs: gzip.compress(b"\n".join(lines) + end) if packs else b"\n".join(lines) + end,
+    st.lists(LINES, max_size=40).flatmap(lambda few: st.sampled_from([few, few * 30])),
+    st.sampled_from([b"", b"\n"]),
+    st.booleans(),
+)
+AWAY = "http://127.0.0.1:9"
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+@given(files=st.lists(FILES, min_size=1, max_size=3))
+def test_every_byte_is_accounted_for_once_and_none_too_early(files: list[bytes], *, is_away: bool) -> None:
+    told: list[Accounted] = []
+    with tempfile.TemporaryDirectory() as name, Receiver() as receiver:
+        endpoint = AWAY if is_away else receiver.http_endpoint
+        with delivery_to(endpoint, MovedClock(), wait_seconds=0) as delivery:
+            forwarder = Forwarder(
+                encoder=WireEncoder(MappingConfig()),
+                delivery=delivery,
+                config=DeliveryConfig(batch_records=7),
+                is_stopping=lambda: False,
+            )
+            kept = KeptFiles(str(Path(name, "quarantine")), str(Path(name, "pending")), reference_ns=0)
+            for number, content in enumerate(files):
+                path = Path(name, str(number))
+                path.write_bytes(content)
+                with InputFile(str(path), io.BytesIO(), nullcontext) as file:
+                    forwarder.forward(file, kept, told.append)
+            forwarder.finish()
+            kept.close()
+    delivered, pending = (sum(getattr(each, of) for each in told) for of in ("delivered", "pending"))
+    assert delivered + pending == sum(map(len, files))
+    assert min((each.delivered for each in told), default=0) >= 0
+    counts = forwarder.counts
+    assert (pending > 0) == (counts.pending > 0)
+    if counts.pending == counts.records > 0:
+        assert pending >= sum(map(len, files)) // 2  # the rest is blank lines around the records
+
+
+def test_with_workers_too(tmp_path: Path) -> None:
+    """Of files that are cut, and of small ones that are one part together; some of it is quarantined."""
+    sizes = []
+    files = [tmp_path / f"f{number}" for number in range(5)]
+    for number, file in enumerate(files):
+        file.write_bytes(b"\n".join([error(), b"{", b""] * (1000 if number == 2 else 20)))
+        sizes.append(file.stat().st_size)
+    told: list[Accounted] = []
+    with Receiver() as receiver:
+        worked(files, receiver.http_endpoint, tmp_path, workers=2, size=20_000, progress=told.append)
+    assert sum(each.delivered for each in told) == sum(sizes)
+
+
+@given(
+    rate=st.floats(1, 1e9),
+    seconds=st.integers(2, 100),
+    rest=st.integers(1, 10**12),
+)
+def test_at_a_steady_rate_the_rest_of_the_time_is_what_it_takes(rate: float, seconds: int, rest: int) -> None:
+    clock = MovedClock()
+    meter = Meter(clock.monotonic)
+    for _ in range(seconds):
+        clock.wait(1.0)
+        meter.take(Accounted(round(rate)))
+    meter.total = meter.delivered + rest
+    left = meter.seconds_left()
+    assert left is not None
+    assert left == pytest.approx(rest / round(rate), rel=0.01)
+
+
+def test_what_is_told_is_the_recent_speed_and_nothing_after_a_silence() -> None:
+    clock = MovedClock()
+    meter = Meter(clock.monotonic)
+    meter.total = 100_000
+    assert meter.seconds_left() is None
+    for _ in range(100):
+        clock.wait(1.0)
+        meter.take(Accounted(100))
+    for _ in range(60):  # ten times slower
+        clock.wait(1.0)
+        meter.take(Accounted(10))
+    assert meter.seconds_left() == pytest.approx((100_000 - 10_600) / 10, rel=0.05)
+    clock.wait(RECENT_SECONDS + 1)
+    assert meter.seconds_left() is None
+
+
+@given(
+    taken=st.lists(st.builds(Accounted, st.integers(0, 50), st.integers(0, 50)), max_size=20),
+    total=st.integers(1, 500),
+)
+def test_100_percent_is_all_of_it_delivered(taken: list[Accounted], total: int) -> None:
+    meter = Meter(MovedClock().monotonic)
+    meter.total = total
+    for each in taken:
+        meter.take(each)
+    assert (meter.percent() == 100) == (meter.delivered >= total)
