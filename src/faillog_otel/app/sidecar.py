@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from faillog_otel.app.fetcher import Fetcher
 from faillog_otel.app.forwarder import Forwarder, Progress
+from faillog_otel.app.hourly import HourlyReport
 from faillog_otel.clock import RETENTION_NS, SECOND_NS, Clock, hour_of, hour_text
 from faillog_otel.errors import InputError, Interrupted, LedgerBroken, NoRoom
 from faillog_otel.ledger.ledger import Ledger, Spooled
@@ -53,6 +54,7 @@ class Sidecar:
         end_sending: Callable[[str], object],
         once: bool,
         progress: OfObject,
+        hourly: HourlyReport,
         pulse: Pulse = NO_PULSE,
     ) -> None:
         """`clock` is the one that the hours go by. `is_over`: whether nothing is sent any more.
@@ -73,6 +75,7 @@ class Sidecar:
         self._end_sending = end_sending
         self._once = once
         self._progress = progress
+        self._hourly = hourly
         self._pulse = pulse
         self._bug: BaseException | None = None
         self._news = threading.Event()
@@ -196,11 +199,16 @@ class Sidecar:
         try:
             while not self._stops() and not self._fetcher.is_denied:
                 self._pulse.turned("fetching")
+                self._hourly.say_if_due()
                 back_ns = self._fetcher.step()
                 if back_ns is None:
                     self._news.set()
                 elif (self._once and not self._comes_soon(back_ns)) or self._clock.wait(
-                    min((back_ns - self._clock.now_ns()) / SECOND_NS, LONGEST_WAIT_SECONDS)
+                    min(
+                        (back_ns - self._clock.now_ns()) / SECOND_NS,
+                        LONGEST_WAIT_SECONDS,
+                        self._hourly.seconds_left(),
+                    )
                 ):
                     break
         except LedgerBroken as error:

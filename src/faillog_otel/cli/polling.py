@@ -11,6 +11,7 @@ from typing import Any
 from faillog_otel.app.answers import Answers
 from faillog_otel.app.fetcher import Fetcher
 from faillog_otel.app.forwarder import Forwarder
+from faillog_otel.app.hourly import HourlyReport
 from faillog_otel.app.ledger_view import wanted_since_ns
 from faillog_otel.app.segment_time import AGREED
 from faillog_otel.app.sidecar import Sidecar
@@ -34,6 +35,7 @@ from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.segment.api import SegmentApi
 from faillog_otel.segment.download import Downloader
 from faillog_otel.segment.schedule import ScheduleConfig
+from faillog_otel.telemetry.logs import announce
 
 _log = logging.getLogger(__name__)
 
@@ -94,6 +96,14 @@ def poll(
             most_content_bytes=config.most_content_bytes,
             telemetry=telemetry,
         )
+        hourly = HourlyReport(
+            database=ledger.database,
+            counts=forwarder.counts,
+            sent=lambda: delivery.sent,
+            schedule=lambda: fetcher.schedule,
+            clock=segment_clock,
+            say=partial(announce, _log),
+        )
         sidecar = Sidecar(
             ledger=ledger,
             spool=spool,
@@ -106,6 +116,7 @@ def poll(
             end_sending=delivery.end,
             once=once,
             progress=line.forwarding,
+            hourly=hourly,
             pulse=pulse,
         )
         polled = records(len(config.segment.collections), "collection")
@@ -113,6 +124,7 @@ def poll(
         if not once and config.verbosity == 0:
             line.write(printable(f"polling {polled}; state folder {folder.path}; SIGINT ends it") + "\n")
         sidecar.run()
+        hourly.say()
         counts, refused = forwarder.counts, ""
         if sidecar.broken is None:
             counts.pending = pending_records(ledger.database)

@@ -91,6 +91,12 @@ def seen_hours(database: Database) -> dict[str, dict[int, SeenHour]]:
     return seen
 
 
+def listings(database: Database) -> dict[tuple[str, int], int]:
+    """(collection, hour) → how often the hour was read: listed, with all of its objects downloaded."""
+    rows = database.rows("SELECT collection, hour, listings FROM hours")
+    return {(row["collection"], row["hour"]): row["listings"] for row in rows}
+
+
 def totals(database: Database) -> Totals:
     """The sums."""
     [row] = database.rows(_TOTALS)
