@@ -78,12 +78,17 @@ def test_with_workers_too(tmp_path: Path) -> None:
 
 @given(
     rate=st.floats(1, 1e9),
-    seconds=st.integers(2, 100),
+    seconds=st.integers(3, 100),
+    looking=st.integers(0, 1000),
     rest=st.integers(1, 10**12),
 )
-def test_at_a_steady_rate_the_rest_of_the_time_is_what_it_takes(rate: float, seconds: int, rest: int) -> None:
+def test_at_a_steady_rate_the_rest_of_the_time_is_what_it_takes(
+    rate: float, seconds: int, looking: int, rest: int
+) -> None:
+    """However long the input was looked through before anything was sent: no rest of twelve hours."""
     clock = MovedClock()
     meter = Meter(clock.monotonic)
+    clock.wait(looking)
     for _ in range(seconds):
         clock.wait(1.0)
         meter.take(Accounted(round(rate)))
@@ -105,7 +110,9 @@ def test_what_is_told_is_the_recent_speed_and_nothing_after_a_silence() -> None:
         clock.wait(1.0)
         meter.take(Accounted(10))
     assert meter.seconds_left() == pytest.approx((100_000 - 10_600) / 10, rel=0.05)
-    clock.wait(RECENT_SECONDS + 1)
+    clock.wait(RECENT_SECONDS / 2)  # half of the recent time brought nothing
+    assert meter.seconds_left() == pytest.approx((100_000 - 10_600) / 5, rel=0.1)
+    clock.wait(RECENT_SECONDS / 2 + 1)
     assert meter.seconds_left() is None
 
 

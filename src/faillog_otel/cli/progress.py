@@ -1,6 +1,7 @@
 """One line at the bottom of the terminal: how much of the input is delivered. Messages go above it."""
 
 import os
+import stat
 import sys
 import threading
 from collections import deque
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 RECENT_SECONDS = 30.0
 """What was delivered in this time says how long the rest will take."""
-SAMPLE_SECONDS = 0.5
+SAMPLE_SECONDS, MIN_MEASURED_SECONDS = 0.5, 2.0
 REFRESH_SECONDS = 0.1
 MIN_BAR, MAX_BAR = 10, 30
 """Characters. Where there are fewer, the numbers go without the bar."""
@@ -38,14 +39,15 @@ class Meter:
         self.delivered = 0
         self.pending = 0
         self._monotonic = monotonic
-        self._samples = deque([(monotonic(), 0)])  # the first one is older than the time that counts
+        self._samples: deque[tuple[float, int]] = deque()  # seconds, bytes; one is older than RECENT_SECONDS
 
     def take(self, accounted: Accounted) -> None:
         """Adds what was accounted for."""
         now = self._monotonic()
         self.delivered += accounted.delivered
         self.pending += accounted.pending
-        if accounted.delivered and now - self._samples[-1][0] >= SAMPLE_SECONDS:
+        is_due = not self._samples or now - self._samples[-1][0] >= SAMPLE_SECONDS
+        if accounted.delivered and is_due:
             self._samples.append((now, self.delivered))
         while len(self._samples) > 1 and self._samples[1][0] <= now - RECENT_SECONDS:
             self._samples.popleft()
@@ -55,13 +57,20 @@ class Meter:
         return None if self.has_unknown or not self.total else min(100, 100 * self.delivered // self.total)
 
     def seconds_left(self) -> float | None:
-        """Returns how long the rest takes at the recent speed; None where that cannot be told."""
+        """Returns how long the rest takes at the recent speed; None where that cannot be told.
+
+        The time before the first acknowledgement, in which the input is looked through, does not count.
+        """
         now, rest = self._monotonic(), self.total - self.delivered - self.pending
-        since, before = self._samples[0]
-        recent = self.delivered - before
-        if self.has_unknown or rest <= 0 or not recent or now - self._samples[-1][0] > RECENT_SECONDS:
+        samples = tuple(self._samples)
+        if self.has_unknown or rest <= 0 or not samples:
             return None
-        return rest * (now - since) / recent
+        older = [sample for sample in samples if sample[0] <= now - RECENT_SECONDS]
+        (first, before), (last, _) = older[-1] if older else samples[0], samples[-1]
+        measured, recent = min(now - first, RECENT_SECONDS), self.delivered - before
+        if measured < MIN_MEASURED_SECONDS or not recent or now - last > RECENT_SECONDS:
+            return None
+        return rest * measured / recent
 
 
 class NoProgressLine:
@@ -250,8 +259,14 @@ class ProgressLine(NoProgressLine):
 
 
 def _size(file: str) -> int | None:
-    """The size of a file; None for what only its reading tells."""
-    return Path(file).stat().st_size if file != STDIN and Path(file).is_file() else None
+    """The size of a file; None for what only its reading tells. What cannot be read has none."""
+    if file == STDIN:
+        return None
+    try:
+        found = Path(file).stat()
+    except OSError:
+        return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def progress_line(

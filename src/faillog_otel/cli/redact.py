@@ -77,7 +77,10 @@ def redact(ctx: click.Context, /, paths: tuple[str, ...], *, for_people: bool, *
     for warning in found.warnings:
         _log.warning("%s", warning)
     numbers = ", ".join(f"{number} {what}" for what, number in seen.items()) or "no records"
-    announce(_log, numbers, {"numbers": seen})
+    if config.log_format == "json":
+        announce(_log, numbers, {"numbers": seen})
+    else:
+        click.echo(numbers, err=True)
     ctx.exit(2 if problems else 3 if seen["not understood"] else 0)
 
 
