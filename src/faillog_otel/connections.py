@@ -17,7 +17,7 @@ import threading
 import time
 import zlib
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse, UnknownTransferEncoding
@@ -82,6 +82,31 @@ def resolve(host: str, port: int, deadline: Deadline) -> Sequence[Address]:
     if isinstance(result, Exception):
         raise result
     return result
+
+
+MAX_TRY_SECONDS = 5.0
+"""How long one address is tried while there are others."""
+
+
+def addresses_in_turn(
+    addresses: Sequence[Address], deadline: Deadline
+) -> Iterator[tuple[Address, float | None]]:
+    """Yields each address and how many seconds it may be tried: a silent one leaves time for the others.
+
+    IPv6 and IPv4 take turns, so that a family that leads nowhere costs one address's time (RFC 8305,
+    section 4). Raises TimeoutError once the deadline is past.
+    """
+    families = [family for family, *_ in addresses]
+    turns = sorted(
+        range(len(addresses)),
+        key=lambda at: (families[:at].count(families[at]), families.index(families[at])),
+    )
+    for others, at in zip(reversed(range(len(turns))), turns, strict=True):
+        left = deadline.left()
+        share = (
+            left if not others else min(MAX_TRY_SECONDS, math.inf if left is None else left / (others + 1))
+        )
+        yield addresses[at], share
 
 
 def client_context(
@@ -228,10 +253,11 @@ class Connection(HTTPConnection):
     def connect(self) -> None:
         """Connects to the first address that answers. What is under way can be shut down at any time."""
         failed: OSError | None = None
-        for family, kind, protocol, _, address in resolve(self.host, self.port, self._deadline):
+        found = resolve(self.host, self.port, self._deadline)
+        for (family, kind, protocol, _, address), seconds in addresses_in_turn(found, self._deadline):
             try:
                 self.sock = self._connected = socket.socket(family, kind, protocol)
-                self.sock.settimeout(self._deadline.left())
+                self.sock.settimeout(seconds)
                 self.sock.connect(address)
                 break
             except OSError as error:

@@ -4,7 +4,6 @@ Endpoints follow OpenTelemetry's specification of the OTLP exporter: a general o
 it, a signal's own one is used as it is, and for gRPC `INSECURE` decides where the endpoint has no scheme.
 """
 
-import ipaddress
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +31,7 @@ from faillog_otel.config import (
     TelemetryConfig,
 )
 from faillog_otel.errors import ConfigError
+from faillog_otel.hosts import is_loopback, parse_host_port
 from faillog_otel.settings import (
     Layer,
     OwnSettings,
@@ -130,16 +130,13 @@ def resolve(
     )
 
 
-_HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?")
-
-
 def _segment(first: Callable[[str, str, Any], Any]) -> SegmentConfig:
     url = first("segment", "url", "us")
     url = SEGMENT_URLS.get(url, url)
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or "@" in parts.netloc:
         raise ConfigError("--segment-url is us, eu, or https://HOST")
-    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
         raise ConfigError("--segment-url: the token would not be encrypted; plain http is for loopback only")
     token, until = first("segment", "token", None), first("segment", "until", None)
     if token and not re.fullmatch(r"[!-~]+", token):
@@ -148,8 +145,13 @@ def _segment(first: Callable[[str, str, Any], Any]) -> SegmentConfig:
     if not all(each.strip() for each in collections):
         raise ConfigError("--collection: an id is no empty text")
     hosts = tuple(first("segment", "download_hosts", ()))
-    if strange := [host for host in hosts if not _HOST_PORT.fullmatch(host)]:
-        raise ConfigError(f"--download-host {strange[0]!r}: is HOST or HOST:PORT")
+    for host in hosts:
+        try:
+            parse_host_port(host)
+        except ValueError:
+            raise ConfigError(
+                f"--download-host {host[:80]!r} is no host; write HOST, HOST:PORT or [IPV6-ADDRESS]:PORT"
+            ) from None
     since = first("segment", "since", None)
     return SegmentConfig(
         url=url,
@@ -301,13 +303,4 @@ def _check_url(url: str) -> None:
 def _is_unencrypted(url: str) -> bool:
     """Whether what is sent there can be read on the way: plain http, and not to this machine."""
     parts = urlsplit(url)
-    return parts.scheme == "http" and not _is_loopback(parts.hostname or "")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return parts.scheme == "http" and not is_loopback(parts.hostname or "")

@@ -16,16 +16,22 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\no
 class Peer:
     """A server that treats each of its connections, one after the other, as the test says."""
 
-    def __init__(self, treat: Callable[[socket.socket], None], tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        treat: Callable[[socket.socket], None],
+        tls: ssl.SSLContext | None = None,
+        host: str = "127.0.0.1",
+    ) -> None:
         self.connections = 0
         self.ending = threading.Event()
         self._treat = treat
         self._tls = tls
-        self._server = socket.create_server(("127.0.0.1", 0))
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._server = socket.create_server((host, 0), family=family)
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
-        host, port = self._server.getsockname()
-        self.address = f"{host}:{port}"
+        self.port = int(self._server.getsockname()[1])
+        self.address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
         self.origin = f"{'https' if tls else 'http'}://{self.address}"
         self.url = f"{self.origin}/v1/logs"
 
@@ -50,15 +56,17 @@ class Peer:
     def close(self) -> None:
         """Ends the thread."""
         self.ending.set()
-        socket.create_connection(self._server.getsockname()).close()
+        socket.create_connection(self._server.getsockname()[:2]).close()
         self._thread.join()
         self._server.close()
 
 
 @contextmanager
-def peer_that(treat: Callable[[socket.socket], None], tls: ssl.SSLContext | None = None) -> Iterator[Peer]:
+def peer_that(
+    treat: Callable[[socket.socket], None], tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+) -> Iterator[Peer]:
     """Such a server, until the test ends."""
-    peer = Peer(treat, tls)
+    peer = Peer(treat, tls, host)
     try:
         yield peer
     finally:

@@ -9,17 +9,18 @@ import pytest
 import faillog_otel
 
 ROOT = Path(faillog_otel.__file__).parent
-LEAVES = {"config", "errors", "clock", "text", "connections", "propagation"}
+LEAVES = {"config", "errors", "clock", "text", "hosts", "connections", "propagation"}
 MAY_IMPORT = {
     "propagation": set[str](),
     "config": set[str](),
     "errors": set[str](),
     "clock": set[str](),
     "text": set[str](),
+    "hosts": set[str](),
     "connections": {"text"},
     "backends": {"config"},
     "settings": {"events", "config", "errors"},
-    "resolve": {"settings", "backends", "config", "errors"},
+    "resolve": {"settings", "backends", "config", "errors", "hosts"},
     "events": LEAVES,
     "segment": {"events", *LEAVES},
     "ledger": {"events", *LEAVES},
@@ -50,6 +51,7 @@ PURE = sorted(
                 "errors",
                 "clock",
                 "text",
+                "hosts",
                 "propagation",
             )
         ),

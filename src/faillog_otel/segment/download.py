@@ -20,6 +20,7 @@ import httpx
 from msgspec import Struct
 
 from faillog_otel.connections import Address, Deadline, client_context, resolve
+from faillog_otel.hosts import HostPort, parse_host_port, plain_host
 from faillog_otel.segment.http_client import http_client
 from faillog_otel.text import MAX_PEER_BYTES, cut
 
@@ -90,8 +91,11 @@ class Downloader:
     """Makes a connection for each object: they come from different hosts, and few of them at a time."""
 
     def __init__(self, hosts: Collection[str], user_agent: str, limits: Limits = LIMITS) -> None:
-        """`hosts`: HOST or HOST:PORT that URLs may point to besides S3; private ones and plain http, too."""
-        self._hosts = {host.lower() for host in hosts}
+        """`hosts`: HOST or HOST:PORT that URLs may point to besides S3; private ones and plain http, too.
+
+        Raises ValueError for other texts.
+        """
+        self._hosts = frozenset(map(parse_host_port, hosts))
         self._headers = {"user-agent": user_agent, "connection": "close"}
         self._limits = limits
         self._context = cache(client_context)
@@ -165,11 +169,12 @@ class Downloader:
 
     def _target(self, url: str, deadline: Deadline) -> "_Target | Forbidden | Broken":
         parts = urlsplit(url)
-        is_tls, host = parts.scheme == "https", (parts.hostname or "").lower().rstrip(".")
-        port = parts.port or (443 if is_tls else 80)
-        is_named = bool({host, f"{host}:{port}"} & self._hosts)
-        if parts.scheme not in ("http", "https") or not host:
+        if parts.scheme not in ("http", "https") or not parts.hostname:
             return Forbidden("a URL of another kind than https")
+        is_tls, host = parts.scheme == "https", plain_host(parts.hostname)
+        default_port = 443 if is_tls else 80
+        port = parts.port or default_port
+        is_named = not self._hosts.isdisjoint((HostPort(host), HostPort(host, port)))
         if not is_named and not S3_HOST.fullmatch(host):
             return Forbidden(f"{cut(host)}: is no host of S3; name it by --download-host if it is right")
         try:
@@ -185,8 +190,14 @@ class Downloader:
             is_tls=is_tls,
             addresses=addresses,
             path=quote(path, safe=_AS_IT_IS),
-            host_header=parts.netloc.rpartition("@")[2],
+            host_header=_host_header(parts.hostname, host, port if port != default_port else None),
         )
+
+
+def _host_header(written: str, host: str, port: int | None) -> str:
+    """The Host that the URL's signature covers: a signer leaves the scheme's default port out (botocore)."""
+    shown = f"[{written}]" if ":" in host else host + "." * written.endswith(".")
+    return f"{shown}:{port}" if port else shown
 
 
 def _why_not(addresses: Sequence[Address], *, is_tls: bool, is_named: bool) -> str:
@@ -194,9 +205,23 @@ def _why_not(addresses: Sequence[Address], *, is_tls: bool, is_named: bool) -> s
     found = [ipaddress.ip_address(str(each[4][0]).partition("%")[0]) for each in addresses]
     if not is_tls and not (is_named and all(each.is_loopback for each in found)):
         return "plain http is for loopback hosts that --download-host names"
-    if not is_named and not all(each.is_global for each in found):
+    if not is_named and not all(map(_is_public, found)):
         return "has an address inside a network; name it by --download-host if it is right"
     return ""
+
+
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+"""IPv4 addresses as a network without IPv4 reaches them (RFC 6052)."""
+
+
+def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Whether the address is the internet's, and so is the IPv4 address that an IPv6 address may hold."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return address.is_global
+    held = address.ipv4_mapped or address.sixtofour
+    if address in _NAT64:
+        held = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.is_global and (held is None or held.is_global)
 
 
 _AS_IT_IS = "".join(set(string.punctuation) - set('"<>\\^`{|}'))

@@ -15,7 +15,15 @@ from typing import Any
 import httpcore
 import httpx
 
-from faillog_otel.connections import MAX_IDLE_SECONDS, Address, Answer, Deadline, resolve, unpacked
+from faillog_otel.connections import (
+    MAX_IDLE_SECONDS,
+    Address,
+    Answer,
+    Deadline,
+    addresses_in_turn,
+    resolve,
+    unpacked,
+)
 from faillog_otel.text import cut
 
 
@@ -136,10 +144,10 @@ class _Network(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         """Connects to the first address that answers. Raises TimeoutError, OSError, UnicodeError, too."""
         failed: Exception = httpcore.ConnectError(f"{host} has no address")
-        for *_, address in self.addresses or resolve(host, port, self.deadline):
-            left = self.deadline.left()
+        found = self.addresses or resolve(host, port, self.deadline)
+        for (*_, address), seconds in addresses_in_turn(found, self.deadline):
             try:
-                stream = self._system.connect_tcp(address[0], port, left, local_address, socket_options)
+                stream = self._system.connect_tcp(address[0], port, seconds, local_address, socket_options)
                 return _Stream(stream, self)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failed = error
