@@ -167,6 +167,10 @@ class SegmentConfig(Struct, frozen=True, kw_only=True):
     until: Moment | None = None
     download_hosts: tuple[str, ...] = ()
     """HOST or HOST:PORT that presigned URLs may point to, besides S3."""
+    certificate: str | None = None
+    """A file of CA certificates, PEM, that are trusted besides the system's."""
+    proxy: Secret | None = None
+    """`environment`, or the URL of the proxy to Segment and S3; None: there is none."""
 
 
 class TelemetryConfig(Struct, frozen=True, kw_only=True):

@@ -32,6 +32,7 @@ from faillog_otel.config import (
 )
 from faillog_otel.errors import ConfigError
 from faillog_otel.hosts import is_loopback, parse_host_port
+from faillog_otel.proxies import ENVIRONMENT, parse_proxy
 from faillog_otel.settings import (
     Layer,
     OwnSettings,
@@ -152,6 +153,9 @@ def _segment(first: Callable[[str, str, Any], Any]) -> SegmentConfig:
             raise ConfigError(
                 f"--download-host {host[:80]!r} is no host; write HOST, HOST:PORT or [IPV6-ADDRESS]:PORT"
             ) from None
+    proxy = first("segment", "proxy", None)
+    if proxy and proxy != ENVIRONMENT:
+        parse_proxy(proxy, "[segment] proxy")
     since = first("segment", "since", None)
     return SegmentConfig(
         url=url,
@@ -161,6 +165,8 @@ def _segment(first: Callable[[str, str, Any], Any]) -> SegmentConfig:
         since=DEFAULT_SINCE if since is None else _named("since", parse_moment, since),
         until=None if until is None else _named("until", parse_moment, until),
         download_hosts=hosts,
+        certificate=first("segment", "certificate", None),
+        proxy=Secret(proxy) if proxy else None,
     )
 
 

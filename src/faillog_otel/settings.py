@@ -80,6 +80,8 @@ class SegmentSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     since: str | None = None
     until: str | None = None
     download_hosts: list[str] | None = None
+    certificate: str | None = None
+    proxy: str | None = None
 
 
 class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -303,6 +305,8 @@ VARIABLES: dict[str, tuple[str, _Parser]] = {
     "FAILLOG_SINCE": ("segment.since", str),
     "FAILLOG_UNTIL": ("segment.until", str),
     "FAILLOG_DOWNLOAD_HOSTS": ("segment.download_hosts", _list),
+    "FAILLOG_SEGMENT_CERTIFICATE": ("segment.certificate", str),
+    "FAILLOG_SEGMENT_PROXY": ("segment.proxy", str),
     "FAILLOG_STATE_DIR": ("run.state_dir", str),
     "FAILLOG_FAIL_ON": ("run.fail_on", _list),
     "FAILLOG_WAIT": ("run.wait", str),

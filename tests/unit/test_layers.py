@@ -9,7 +9,7 @@ import pytest
 import faillog_otel
 
 ROOT = Path(faillog_otel.__file__).parent
-LEAVES = {"config", "errors", "clock", "text", "hosts", "connections", "propagation"}
+LEAVES = {"config", "errors", "clock", "text", "hosts", "proxies", "connections", "propagation"}
 MAY_IMPORT = {
     "propagation": set[str](),
     "config": set[str](),
@@ -17,10 +17,11 @@ MAY_IMPORT = {
     "clock": set[str](),
     "text": set[str](),
     "hosts": set[str](),
+    "proxies": {"config", "errors", "hosts"},
     "connections": {"text"},
     "backends": {"config"},
     "settings": {"events", "config", "errors"},
-    "resolve": {"settings", "backends", "config", "errors", "hosts"},
+    "resolve": {"settings", "backends", "config", "errors", "hosts", "proxies"},
     "events": LEAVES,
     "segment": {"events", *LEAVES},
     "ledger": {"events", *LEAVES},
@@ -52,6 +53,7 @@ PURE = sorted(
                 "clock",
                 "text",
                 "hosts",
+                "proxies",
                 "propagation",
             )
         ),

@@ -21,7 +21,9 @@ from faillog_otel.ledger.database import Database, has_sound_wal
 from faillog_otel.ledger.folder import StateFolder
 from faillog_otel.otlp.clients import network_client
 from faillog_otel.otlp.outcome import Acknowledged, PartlyRejected, RetryLater
+from faillog_otel.proxies import variable_unused
 from faillog_otel.segment import api
+from faillog_otel.segment.network import Network, network_of, origin_of
 from faillog_otel.segment.quota import Quota
 from faillog_otel.segment.schedule import reads_per_hour
 
@@ -181,7 +183,12 @@ def _segment(
         state: Health = "fail" if config.collections else "warn"
         yield Finding("token", state, str(error), "make a Public API token in the workspace, and set it")
         return
-    segment = api.SegmentApi(config.url, token, user_agent)
+    try:
+        network = network_of(config, os.environ)
+    except ConfigError as error:
+        yield Finding("network", "fail", str(error), "change the setting that it names")
+        return
+    segment = api.SegmentApi(config.url, token, user_agent, network=network)
     try:
         before_ns = clock.now_ns()
         answered = segment.check_token(before_ns)
@@ -189,6 +196,7 @@ def _segment(
     finally:
         segment.close()
     yield _token(answered.outcome, config)
+    yield from _proxy(config, network, is_answered=answered.is_answered)
     if answered.date_ns is None:
         whose = "answer has no Date header" if answered.is_answered else "answer did not come"
         says = f"Segment's {whose}; the clock was not checked"
@@ -201,6 +209,16 @@ def _segment(
         yield Finding("clock", "warn", says, do)
     else:
         yield Finding("clock", "ok", "is Segment's, within a minute")
+
+
+def _proxy(config: SegmentConfig, network: Network, *, is_answered: bool) -> Iterator[Finding]:
+    """The proxy to Segment, or that of the environment that is not used. Passwords are not shown."""
+    if proxy := network.proxies.proxy_of(*origin_of(config.url)):
+        yield Finding("proxy", "ok", f"{config.url}: through {proxy.url}")
+    elif variable := variable_unused(config.url, config.proxy, os.environ):
+        says = f"{variable} is set, and not used for Segment and S3"
+        do = 'to use it: [segment] proxy = "environment", or FAILLOG_SEGMENT_PROXY=environment'
+        yield Finding("proxy", "ok", says) if is_answered else Finding("proxy", "warn", says, do)
 
 
 def _token(outcome: api.Outcome, config: SegmentConfig) -> Finding:

@@ -1,6 +1,7 @@
 """Builds the parts of a polling run, runs them, and says how it ended."""
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -34,6 +35,7 @@ from faillog_otel.ledger.views import fact_ns, pending_records
 from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.segment.api import SegmentApi
 from faillog_otel.segment.download import Downloader
+from faillog_otel.segment.network import network_of
 from faillog_otel.segment.schedule import ScheduleConfig
 from faillog_otel.telemetry.logs import announce
 
@@ -53,6 +55,7 @@ def poll(
         raise ConfigError("name a PATH, or a collection to poll: --collection ID or FAILLOG_COLLECTIONS")
     token = token_source(config.segment)
     token()
+    network = network_of(config.segment, os.environ)
     _say_what_is_ignored(config)
     with ExitStack() as stack:
         shutdown = stack.enter_context(Shutdown())
@@ -67,8 +70,8 @@ def poll(
         clean_digests(folder.digests, ledger.open_hours())
         telemetry = telemetry_of(config, stack)
         pulse = pulse_of(config.health, shutdown.monotonic)
-        segment = SegmentApi(config.segment.url, token, USER_AGENT)
-        downloader = Downloader(config.segment.download_hosts, USER_AGENT)
+        segment = SegmentApi(config.segment.url, token, USER_AGENT, network=network)
+        downloader = Downloader(config.segment.download_hosts, USER_AGENT, network=network)
         line = progress_line(config, shutdown.monotonic, stack)
         fetcher = Fetcher(
             ledger=ledger,

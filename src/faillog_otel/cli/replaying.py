@@ -23,6 +23,7 @@ from faillog_otel.ledger.quarantine import QuarantineBook
 from faillog_otel.ledger.views import kept_by_reason
 from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.segment.api import SegmentApi
+from faillog_otel.segment.network import network_of
 from faillog_otel.segment.paths import Passage
 
 _log = logging.getLogger(__name__)
@@ -93,7 +94,8 @@ def replay_hours(
         segment_clock = SegmentClock(clock or shutdown)
         token = token_source(config.segment)
         token()
-        with closing(SegmentApi(config.segment.url, token, USER_AGENT)) as segment:
+        network = network_of(config.segment, os.environ)
+        with closing(SegmentApi(config.segment.url, token, USER_AGENT, network=network)) as segment:
             follow_segment(segment_clock, segment)
         now_ns = segment_clock.now_ns()
         over_ns = hour_of(now_ns) * HOUR_NS

@@ -1,8 +1,8 @@
 """Segment's Public API, as far as it is asked: the objects of an hour, and whether a token is good.
 
 One call is one request: what it came to is a value, and what to do about it is the caller's decision. The
-token goes to the configured origin only: redirects are not followed, proxies of the environment not used.
-Answers are read up to a bound and until one deadline. (Segment's page "Failure Log Collection", its
+token goes to the configured origin only, through the proxy that the settings name; redirects are not
+followed. Answers are read up to a bound and until one deadline. (Segment's page "Failure Log Collection", its
 generated Public API SDKs, its page "Rate Limits".)
 """
 
@@ -19,9 +19,11 @@ from msgspec.structs import replace
 
 from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, date_ns, hour_text, retry_after
 from faillog_otel.config import Secret
-from faillog_otel.connections import Deadline, client_context
+from faillog_otel.connections import Deadline
 from faillog_otel.errors import ConfigError
+from faillog_otel.segment.explain import explain
 from faillog_otel.segment.http_client import http_client, whole_answer
+from faillog_otel.segment.network import Network, direct_network, origin_of
 from faillog_otel.segment.quota import Said
 from faillog_otel.text import peer_text
 
@@ -77,6 +79,8 @@ class Failed(Struct, frozen=True):
     """No answer, or one that cannot be used: another time, perhaps."""
 
     why: str
+    is_permanent: bool = False
+    """No try succeeds before a setting is changed."""
 
 
 Outcome = Listing | TooMany | Misunderstood | Denied | Unknown | Failed
@@ -105,15 +109,21 @@ class SegmentApi:
         user_agent: str,
         *,
         timeout_seconds: float = TIMEOUT_SECONDS,
+        network: Network | None = None,
     ) -> None:
         """`url`: the base, such as https://api.segmentapis.com. `token` is asked each time: it may change.
 
         ConfigError, for a missing token, counts as a denial. `timeout_seconds`: for a whole exchange.
+        `network`: by default the system's authorities, and no proxy.
         """
         self._url = url.rstrip("/")
+        self._scheme, host, port = origin_of(url)
+        network = network or direct_network()
+        self._proxy = network.proxies.proxy_of(self._scheme, host, port)
         self._token = token
         self._timeout_seconds = timeout_seconds
-        self._client = http_client({"user-agent": user_agent, "accept": MEDIA_TYPE}, client_context())
+        headers = {"user-agent": user_agent, "accept": MEDIA_TYPE}
+        self._client = http_client(headers, network.context, self._proxy)
 
     def list_hour(self, collection: str, hour: int, form: Form, now_ns: int) -> Answered:
         """Asks for one hour of a collection. It costs one request of the day's quota."""
@@ -150,14 +160,18 @@ class SegmentApi:
             with self._client.stream(method, self._url + path, **request) as response:
                 answer = whole_answer(response, MAX_ANSWER_BYTES)
         except httpx.TimeoutException:
-            return Answered(Failed(f"no whole answer within {self._timeout_seconds:g} s"))
+            through = f" through the proxy {self._proxy.url}" if self._proxy else ""
+            return Answered(
+                Failed(f"{self._url}: no whole answer{through} within {self._timeout_seconds:g} s")
+            )
         except (httpx.InvalidURL, httpx.LocalProtocolError, ValueError):  # its words may quote the token
             return Answered(
                 Failed(f"{self._url}: no request can be made of it: look at the URL and the token")
             )
         except httpx.HTTPError as error:
-            said = peer_text(mask(str(error) or type(error).__name__), _without_queries)
-            return Answered(Failed(f"{self._url}: {said}"))
+            failure = explain(error, self._scheme, self._proxy)
+            said = peer_text(mask(failure.why), _without_queries)
+            return Answered(Failed(f"{self._url}: {said}", failure.is_permanent))
         if answer.body is None:
             return Answered(Failed(f"the answer is longer than {MAX_ANSWER_BYTES} bytes"))
         answered = read_answer(

@@ -3,7 +3,8 @@
 A presigned URL is a secret: no message, log or error shows more of it than its host. It is signed for GET,
 so what tells an object from others (its ETag, its length) comes with the download itself. Hosts are S3's by
 default; private, loopback and link-local addresses are refused, also behind a name, unless the host was
-named. The addresses that were checked are those that are connected to.
+named. The addresses that were checked are those that are connected to. Through a proxy, which looks names up
+by itself, the name alone is checked.
 """
 
 import hashlib
@@ -12,16 +13,18 @@ import re
 import string
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
-from functools import cache
 from typing import BinaryIO
 from urllib.parse import quote, urlsplit
 
 import httpx
 from msgspec import Struct
 
-from faillog_otel.connections import Address, Deadline, client_context, resolve
-from faillog_otel.hosts import HostPort, parse_host_port, plain_host
+from faillog_otel.connections import Address, Deadline, resolve
+from faillog_otel.hosts import HostPort, parse_host_port
+from faillog_otel.proxies import Proxy
+from faillog_otel.segment.explain import explain
 from faillog_otel.segment.http_client import http_client
+from faillog_otel.segment.network import DEFAULT_PORTS, Network, direct_network, origin_of
 from faillog_otel.text import MAX_PEER_BYTES, cut
 
 S3_HOST = re.compile(
@@ -90,15 +93,21 @@ class Known(Struct, frozen=True):
 class Downloader:
     """Makes a connection for each object: they come from different hosts, and few of them at a time."""
 
-    def __init__(self, hosts: Collection[str], user_agent: str, limits: Limits = LIMITS) -> None:
+    def __init__(
+        self,
+        hosts: Collection[str],
+        user_agent: str,
+        limits: Limits = LIMITS,
+        network: Network | None = None,
+    ) -> None:
         """`hosts`: HOST or HOST:PORT that URLs may point to besides S3; private ones and plain http, too.
 
-        Raises ValueError for other texts.
+        Raises ValueError for other texts. `network`: by default the system's authorities, and no proxy.
         """
         self._hosts = frozenset(map(parse_host_port, hosts))
         self._headers = {"user-agent": user_agent, "connection": "close"}
         self._limits = limits
-        self._context = cache(client_context)
+        self._network = network or direct_network()
 
     def download(
         self, url: str, known: Known | None, file: BinaryIO, is_stopping: Callable[[], bool]
@@ -114,17 +123,17 @@ class Downloader:
         headers = {"host": target.host_header}
         if known and known.etag and not known.etag.startswith(HASHED):
             headers["if-none-match"] = known.etag
-        context = self._context() if target.is_tls else None
         extensions = {"deadline": deadline, "addresses": target.addresses, "target": target.path.encode()}
-        with http_client(self._headers, context) as client:
+        with http_client(self._headers, self._network.context, target.proxy) as client:
             try:
-                origin = httpx.URL(
-                    scheme="https" if target.is_tls else "http", host=target.host, port=target.port
-                )
+                origin = httpx.URL(scheme=target.scheme, host=target.host, port=target.port)
                 request = client.build_request("GET", origin, headers=headers, extensions=extensions)
                 response = client.send(request, stream=True)
             except httpx.TimeoutException:
-                return Broken(f"{target.host}: no answer in time")
+                through = f" through the proxy {target.proxy.url}" if target.proxy else ""
+                return Broken(f"{target.host}: no answer{through} in time")
+            except (httpx.ProxyError, httpx.ConnectError) as error:
+                return Broken(cut(f"{target.host}: {explain(error, target.scheme, target.proxy).why}"))
             except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
                 return Broken(f"{target.host}: {type(error).__name__}")  # its words may quote the URL
             with closing(response):
@@ -171,24 +180,29 @@ class Downloader:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             return Forbidden("a URL of another kind than https")
-        is_tls, host = parts.scheme == "https", plain_host(parts.hostname)
-        default_port = 443 if is_tls else 80
-        port = parts.port or default_port
+        scheme, host, port = origin_of(url)
+        is_tls, default_port = scheme == "https", DEFAULT_PORTS[scheme]
         is_named = not self._hosts.isdisjoint((HostPort(host), HostPort(host, port)))
         if not is_named and not S3_HOST.fullmatch(host):
             return Forbidden(f"{cut(host)}: is no host of S3; name it by --download-host if it is right")
-        try:
-            addresses = resolve(host, port, deadline)
-        except OSError as error:
-            return Broken(f"{cut(host)}: {error.strerror or 'its address was not found in time'}")
-        if why := _why_not(addresses, is_tls=is_tls, is_named=is_named):
-            return Forbidden(f"{cut(host)}: {why}")
+        if not is_tls and not is_named:
+            return Forbidden(f"{cut(host)}: {_PLAIN_HTTP}")
+        proxy = self._network.proxies.proxy_of(scheme, host, port)
+        addresses: Sequence[Address] = ()
+        if proxy is None or not is_tls:
+            try:
+                addresses = resolve(host, port, deadline)
+            except OSError as error:
+                return Broken(f"{cut(host)}: {error.strerror or 'its address was not found in time'}")
+            if why := _why_not(addresses, is_tls=is_tls, is_named=is_named):
+                return Forbidden(f"{cut(host)}: {why}")
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         return _Target(
+            scheme=scheme,
             host=host,
             port=port,
-            is_tls=is_tls,
-            addresses=addresses,
+            proxy=proxy,
+            addresses=() if proxy else addresses,
             path=quote(path, safe=_AS_IT_IS),
             host_header=_host_header(parts.hostname, host, port if port != default_port else None),
         )
@@ -200,11 +214,14 @@ def _host_header(written: str, host: str, port: int | None) -> str:
     return f"{shown}:{port}" if port else shown
 
 
+_PLAIN_HTTP = "plain http is for loopback hosts that --download-host names"
+
+
 def _why_not(addresses: Sequence[Address], *, is_tls: bool, is_named: bool) -> str:
     """Why nothing is downloaded from these addresses; empty where it is."""
     found = [ipaddress.ip_address(str(each[4][0]).partition("%")[0]) for each in addresses]
-    if not is_tls and not (is_named and all(each.is_loopback for each in found)):
-        return "plain http is for loopback hosts that --download-host names"
+    if not is_tls and not all(each.is_loopback for each in found):
+        return _PLAIN_HTTP
     if not is_named and not all(map(_is_public, found)):
         return "has an address inside a network; name it by --download-host if it is right"
     return ""
@@ -231,11 +248,12 @@ _AS_IT_IS = "".join(set(string.punctuation) - set('"<>\\^`{|}'))
 class _Target(Struct, frozen=True):
     """Where a URL leads."""
 
+    scheme: str
     host: str
     port: int
-    is_tls: bool
+    proxy: Proxy | None
     addresses: Sequence[Address]
-    """All of them were checked."""
+    """All of them were checked. Through a proxy there are none."""
     path: str
     host_header: str
 

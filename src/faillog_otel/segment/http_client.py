@@ -1,16 +1,18 @@
-"""httpx clients whose exchanges have one deadline each: HTTP/1.1, no proxies, no redirects, no cookies.
+"""httpx clients whose exchanges have one deadline each: HTTP/1.1, no redirects, no cookies.
 
 httpx has time-outs for single reads, and none for all of them together. Here every call of its connections
-that waits for the peer gets only the time that is left until the `Deadline` in the request's extensions.
+that waits for the peer, or for a proxy, gets only the time that is left until the `Deadline` in the request's
+extensions.
 """
 
 import math
 import ssl
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from http.client import HTTPException
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any
+from typing import Any, TypeVar
 
 import httpcore
 import httpx
@@ -24,17 +26,23 @@ from faillog_otel.connections import (
     resolve,
     unpacked,
 )
+from faillog_otel.proxies import Proxy
 from faillog_otel.text import cut
 
+Result = TypeVar("Result")
 
-def http_client(headers: Mapping[str, str], context: ssl.SSLContext | None) -> httpx.Client:
+
+def http_client(
+    headers: Mapping[str, str], context: ssl.SSLContext, proxy: Proxy | None = None
+) -> httpx.Client:
     """Returns a client for one exchange at a time.
 
     `headers` are those of every request, `context` holds the settings of TLS. The extensions of each request
-    hold its `deadline` (a Deadline), and the `addresses` to connect to where they are not to be looked up.
+    hold its `deadline` (a Deadline), its `target` where path and query are sent byte for byte, and the
+    `addresses` to connect to where they are not to be looked up. A proxy looks names up by itself.
     """
     return httpx.Client(
-        transport=_Transport(context),
+        transport=_Transport(context, proxy),
         headers={"accept-encoding": "identity", **headers},
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         timeout=None,  # noqa: S113  # the deadline takes its place
@@ -66,26 +74,28 @@ def whole_answer(response: httpx.Response, max_bytes: int) -> Answer:
 class _Transport(httpx.BaseTransport):
     """httpcore's pool of connections, over our network."""
 
-    def __init__(self, context: ssl.SSLContext | None) -> None:
+    def __init__(self, context: ssl.SSLContext, proxy: Proxy | None) -> None:
         self._network = _Network()
         self._pool = httpcore.ConnectionPool(
-            context, keepalive_expiry=MAX_IDLE_SECONDS, network_backend=self._network
+            context,
+            proxy=_httpcore_proxy(proxy, context) if proxy else None,
+            keepalive_expiry=MAX_IDLE_SECONDS,
+            network_backend=self._network,
         )
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         self._network.deadline = request.extensions["deadline"]
         self._network.addresses = request.extensions.get("addresses", ())
         url = request.url
+        host = b"[%b]" % url.raw_host if b":" in url.raw_host else url.raw_host  # as CONNECT needs it
+        target = request.extensions.get("target", url.raw_path)
         with _errors_of_httpx():
             response = self._pool.handle_request(
                 httpcore.Request(
                     request.method,
-                    httpcore.URL(
-                        scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
-                    ),
+                    httpcore.URL(scheme=url.raw_scheme, host=host, port=url.port, target=target),
                     headers=request.headers.raw,
                     content=request.stream,
-                    extensions=request.extensions,
                 )
             )
         return httpx.Response(
@@ -94,6 +104,11 @@ class _Transport(httpx.BaseTransport):
 
     def close(self) -> None:
         self._pool.close()
+
+
+def _httpcore_proxy(proxy: Proxy, context: ssl.SSLContext) -> httpcore.Proxy:
+    auth = (proxy.user.encode(), proxy.password.reveal().encode()) if proxy.user else None
+    return httpcore.Proxy(proxy.url, auth, ssl_context=context if proxy.scheme == "https" else None)
 
 
 class _Body(httpx.SyncByteStream):
@@ -121,6 +136,7 @@ def _errors_of_httpx() -> Iterator[None]:
         httpcore.TimeoutException,
         httpcore.NetworkError,
         httpcore.ProtocolError,
+        httpcore.ProxyError,
         httpcore.UnsupportedProtocol,
     ) as error:
         raise getattr(httpx, type(error).__name__)(str(error)) from error  # each has a namesake
@@ -143,6 +159,7 @@ class _Network(httpcore.NetworkBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
         """Connects to the first address that answers. Raises TimeoutError, OSError, UnicodeError, too."""
+        host = host.strip("[]")
         failed: Exception = httpcore.ConnectError(f"{host} has no address")
         found = self.addresses or resolve(host, port, self.deadline)
         for (*_, address), seconds in addresses_in_turn(found, self.deadline):
@@ -182,9 +199,12 @@ class _Stream(httpcore.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ARG002
     ) -> httpcore.NetworkStream:
+        host = (server_hostname or "").strip("[]")
         try:
+            if isinstance(self.get_extra_info("socket"), ssl.SSLSocket):
+                return _InnerTls(self, ssl_context, host)
             left = self._network.deadline.left()
-            return _Stream(self._stream.start_tls(ssl_context, server_hostname, left), self._network)
+            return _Stream(self._stream.start_tls(ssl_context, host, left), self._network)
         except BaseException:
             self.close()
             raise
@@ -194,3 +214,48 @@ class _Stream(httpcore.NetworkStream):
 
     def close(self) -> None:
         self._stream.close()
+
+
+class _InnerTls(httpcore.NetworkStream):
+    """TLS with a server, through TLS with a proxy. (httpcore's own has no deadline for a whole read.)"""
+
+    def __init__(self, outer: _Stream, context: ssl.SSLContext, host: str) -> None:
+        self._outer = outer
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+        self._run(self._tls.do_handshake)
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002
+        try:
+            return self._run(partial(self._tls.read, max_bytes))
+        except ssl.SSLZeroReturnError:
+            return b""
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002
+        left = memoryview(buffer)
+        while left:
+            left = left[self._run(partial(self._tls.write, left)) :]
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._tls if info == "ssl_object" else self._outer.get_extra_info(info)
+
+    def close(self) -> None:
+        self._outer.close()
+
+    def _run(self, step: Callable[[], Result]) -> Result:
+        """Calls it until it has what it reads; what it writes is sent."""
+        while True:
+            try:
+                result = step()
+            except ssl.SSLWantReadError:
+                self._outer.write(self._outgoing.read())
+                if piece := self._outer.read(_PIECE_BYTES):
+                    self._incoming.write(piece)
+                else:
+                    self._incoming.write_eof()
+            else:
+                self._outer.write(self._outgoing.read())
+                return result
+
+
+_PIECE_BYTES = 65536

@@ -1,0 +1,137 @@
+"""The HTTP proxy that a server is reached through: one that a setting names, or the environment's.
+
+The environment is read as curl and Python read it: `https_proxy`, `http_proxy`, else `all_proxy`, and
+`no_proxy`; in small letters first, then in capitals. No error shows more of a proxy's URL than host and port.
+"""
+
+import ipaddress
+import re
+from collections.abc import Iterator, Mapping
+from urllib.parse import unquote, urlsplit
+
+from msgspec import Struct
+
+from faillog_otel.config import Secret
+from faillog_otel.errors import ConfigError
+from faillog_otel.hosts import is_loopback, parse_host_port, plain_host
+
+ENVIRONMENT = "environment"
+"""The setting that stands for the environment's variables."""
+SCHEMES = ("http", "https")
+
+
+class Proxy(Struct, frozen=True):
+    """A proxy. `user` is empty where it asks for none."""
+
+    scheme: str
+    host: str
+    port: int
+    user: str = ""
+    password: Secret = Secret("")
+
+    @property
+    def url(self) -> str:
+        """The URL without user and password, for clients and messages."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+
+class Proxies:
+    """Which proxy each server is reached through."""
+
+    def __init__(self, setting: Secret | None, environ: Mapping[str, str], name: str) -> None:
+        """`setting`: None, `environment`, or a proxy's URL; `name` is what errors call it.
+
+        Raises ConfigError.
+        """
+        text = setting.reveal() if setting else ""
+        is_environment = text == ENVIRONMENT
+        self._named = parse_proxy(text, name) if text and not is_environment else None
+        self._by_scheme: dict[str, Proxy] = {}
+        self._exceptions = ""
+        if is_environment:
+            for scheme in SCHEMES:
+                if variable := _variable_of(scheme, environ):
+                    self._by_scheme[scheme] = parse_proxy(environ[variable].strip(), variable)
+            self._exceptions = next((environ[each] for each in _both_cases("no", environ)), "")
+
+    def proxy_of(self, scheme: str, host: str, port: int) -> Proxy | None:
+        """The proxy for a server; None: it is connected to directly.
+
+        Plain http goes to no proxy on another machine: what is sent would be readable on the way.
+        """
+        proxy = self._named or self._by_scheme.get(scheme)
+        if proxy is None or _is_excepted(host, port, self._exceptions):
+            return None
+        if scheme == "http" and not is_loopback(proxy.host):
+            return None
+        return proxy
+
+
+def variable_unused(url: str, setting: Secret | None, environ: Mapping[str, str]) -> str:
+    """The environment's variable that names a proxy for this URL, where no `setting` does; else empty."""
+    parts = urlsplit(url)
+    variable = "" if setting else _variable_of(parts.scheme, environ)
+    try:
+        is_meant = Proxies(Secret(ENVIRONMENT), environ, "").proxy_of(
+            parts.scheme,
+            plain_host(parts.hostname or ""),
+            parts.port or (443 if parts.scheme == "https" else 80),
+        )
+    except ValueError:
+        return ""
+    except ConfigError:
+        return variable
+    return variable if is_meant else ""
+
+
+def parse_proxy(text: str, name: str) -> Proxy:
+    """Returns the proxy of a URL; HOST:PORT alone is http://. Raises ConfigError that says `name`."""
+    if re.match("socks", text, re.IGNORECASE):
+        raise ConfigError(f"{name}: SOCKS proxies cannot be used; name an HTTP proxy: http://HOST:PORT")
+    try:
+        parts = urlsplit(text if "://" in text else f"http://{text}")
+        proxy = Proxy(
+            scheme=parts.scheme,
+            host=plain_host(parts.hostname or ""),
+            port=parts.port or (443 if parts.scheme == "https" else 80),
+            user=unquote(parts.username or ""),
+            password=Secret(unquote(parts.password or "")),
+        )
+    except ValueError:
+        proxy = None
+    if proxy is None or proxy.scheme not in SCHEMES or parts.path not in ("", "/") or parts.query:
+        raise ConfigError(
+            f"{name} is no proxy's URL; write http://HOST:PORT or http://USER:PASSWORD@HOST:PORT, "
+            "with what is special in user and password percent-encoded"
+        )
+    return proxy
+
+
+def _variable_of(scheme: str, environ: Mapping[str, str]) -> str:
+    """The variable that names the proxy for a scheme; empty where there is none."""
+    return next((each for kind in (scheme, "all") for each in _both_cases(kind, environ)), "")
+
+
+def _both_cases(kind: str, environ: Mapping[str, str]) -> Iterator[str]:
+    for name in (f"{kind}_proxy", f"{kind}_proxy".upper()):
+        if environ.get(name, "").strip():
+            yield name
+
+
+def _is_excepted(host: str, port: int, exceptions: str) -> bool:
+    """Whether `no_proxy` names the host: by itself, a domain that it is in, its network, or `*`."""
+    for each in re.split(r"[,\s]+", exceptions):
+        if each == "*":
+            return True
+        try:
+            if "/" in each:
+                if ipaddress.ip_address(host) in ipaddress.ip_network(each, strict=False):
+                    return True
+                continue
+            named = parse_host_port(each.removeprefix("*").removeprefix("."))
+        except ValueError:  # it names no host, or a network, and the host is a name
+            continue
+        if named.port in (None, port) and (host == named.host or host.endswith(f".{named.host}")):
+            return True
+    return False
