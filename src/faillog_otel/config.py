@@ -5,6 +5,7 @@ Each part of the program is handed its branch only. Units are in the names. Wher
 """
 
 import math
+import re
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -55,6 +56,17 @@ class Secret:
 
     def __repr__(self) -> str:
         return "Secret(***)"
+
+
+def token_problem(text: str) -> str:
+    """Returns why a text cannot be a token of Segment's API, and what to do; empty where it can be one."""
+    if re.match(r"(authorization\s*:\s*)?bearer[\s:]", text, re.IGNORECASE):
+        return 'begins with "Bearer"; give the token alone'
+    if text.startswith(("'", '"')):
+        return "begins with a quotation mark; give the token without any"
+    if not re.fullmatch(r"[!-~]+", text):
+        return "holds blanks or characters that no header can carry; copy it from Segment again"
+    return ""
 
 
 class TimePolicy(Struct, frozen=True):

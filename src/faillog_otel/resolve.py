@@ -29,9 +29,10 @@ from faillog_otel.config import (
     Signal,
     Target,
     TelemetryConfig,
+    token_problem,
 )
 from faillog_otel.errors import ConfigError
-from faillog_otel.hosts import is_loopback, parse_host_port
+from faillog_otel.hosts import is_loopback, parse_host_port, plain_host
 from faillog_otel.proxies import ENVIRONMENT, parse_proxy
 from faillog_otel.settings import (
     Layer,
@@ -132,16 +133,10 @@ def resolve(
 
 
 def _segment(first: Callable[[str, str, Any], Any]) -> SegmentConfig:
-    url = first("segment", "url", "us")
-    url = SEGMENT_URLS.get(url, url)
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or "@" in parts.netloc:
-        raise ConfigError("--segment-url is us, eu, or https://HOST")
-    if parts.scheme == "http" and not is_loopback(parts.hostname):
-        raise ConfigError("--segment-url: the token would not be encrypted; plain http is for loopback only")
+    url = _segment_url(first("segment", "url", "us"))
     token, until = first("segment", "token", None), first("segment", "until", None)
-    if token and not re.fullmatch(r"[!-~]+", token):
-        raise ConfigError("the token holds blanks or characters that no header can carry")
+    if token and (problem := token_problem(token)):
+        raise ConfigError(f"the token {problem}")
     collections = tuple(dict.fromkeys(first("segment", "collections", ())))
     if not all(each.strip() for each in collections):
         raise ConfigError("--collection: an id is no empty text")
@@ -168,6 +163,35 @@ def _segment(first: Callable[[str, str, Any], Any]) -> SegmentConfig:
         certificate=first("segment", "certificate", None),
         proxy=Secret(proxy) if proxy else None,
     )
+
+
+def _segment_url(text: str) -> str:
+    """The base URL of Segment's API. Raises ConfigError, which shows neither users nor passwords."""
+    url = SEGMENT_URLS.get(text, text)
+    if "://" not in url:
+        shown = re.sub(r".*@|[?#].*", "", url)
+        raise ConfigError(f"--segment-url {shown!r} has no scheme; write us, eu, or https://HOST")
+    try:
+        parts = urlsplit(url)
+        host, port = plain_host(parts.hostname or ""), parts.port
+    except ValueError:
+        host, port = "", None
+    if not host or port == 0 or parts.scheme not in ("http", "https") or not re.fullmatch(r"[!-~]+", url):
+        raise ConfigError("--segment-url is no URL of an API; write us, eu, or https://HOST")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ConfigError("--segment-url has more than a base URL; write https://HOST, and set SEGMENT_TOKEN")
+    if parts.scheme == "http" and not is_loopback(host):
+        raise ConfigError(
+            "--segment-url: the token would not be encrypted; write https:// (plain http is for this machine)"
+        )
+    is_segments = host in {urlsplit(each).hostname for each in SEGMENT_URLS.values()}
+    if parts.path.strip("/") and (is_segments or "customer-insights" in parts.path):
+        base = "" if is_segments else parts.path.partition("/customer-insights")[0]
+        raise ConfigError(
+            f"--segment-url has a path of one request, {parts.path[:80]!r}; "
+            f"write {parts.scheme}://{parts.netloc}{base}"
+        )
+    return url
 
 
 def _telemetry(first: Callable[[str, str, Any], Any]) -> tuple[TelemetryConfig, list[str]]:

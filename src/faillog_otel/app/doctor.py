@@ -224,7 +224,7 @@ def _proxy(config: SegmentConfig, network: Network, *, is_answered: bool) -> Ite
 def _token(outcome: api.Outcome, config: SegmentConfig) -> Finding:
     if isinstance(outcome, api.Listing):
         return Finding("token", "ok", f"{config.url}: takes it")
-    says = f"{config.url}: {outcome.why}"
+    says = outcome.why if config.url in outcome.why else f"{config.url}: {outcome.why}"
     if isinstance(outcome, api.Denied):
         remedy = "make a Public API token in the workspace, and set SEGMENT_TOKEN"
         # Forbidden here, it may still be good for the failure logs.

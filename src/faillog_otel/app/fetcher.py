@@ -43,7 +43,7 @@ FORM = "listing form"
 REFUSED = "refused until "
 """Before a collection's id: the fact until when it is not asked for."""
 
-Trouble = Literal["token", "collection", "host"]
+Trouble = Literal["token", "collection", "host", "network"]
 
 
 class Fetcher:
@@ -88,7 +88,7 @@ class Fetcher:
         self._time = SegmentTime(ledger, segment, clock, self._on_time_set)
         self._tidied_ns = 0
         self.is_denied = False
-        """Whether the token was refused from the start: then there is nothing to go on with."""
+        """Whether token or settings were wrong from the start: then there is nothing to go on with."""
 
     def step(self) -> int | None:
         """Does the next thing; returns when to come back, None for at once. Raises LedgerBroken."""
@@ -179,6 +179,11 @@ class Fetcher:
             self._trouble("token", outcome.why)
             self._not_before_ns = self._clock.now_ns() + HOUR_NS
             self.is_denied = self.is_denied or not was_known
+        elif isinstance(outcome, api.Failed) and outcome.is_permanent:
+            self._trouble("network", outcome.why)
+            self.is_denied = self.is_denied or not was_known
+        else:
+            self.troubles.pop("network", None)
 
     # -- asking ------------------------------------------------------------------------------------------
 

@@ -114,7 +114,7 @@ class SegmentTime:
             return
         else:
             why = "its answers have no usable Date, and this machine's clock is wrong: set it"
-        if why != self.why_unknown:
+        if why != self.why_unknown and not getattr(answered.outcome, "is_permanent", False):
             _log.warning(
                 "Segment's time is unknown: %s (this machine's clock shows %s); no hour is listed until then;"
                 " trying again",

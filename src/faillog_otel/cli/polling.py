@@ -23,7 +23,7 @@ from faillog_otel.cli.progress import progress_line
 from faillog_otel.cli.report import Ending, exit_code, records, say_what_was_shifted, summary
 from faillog_otel.cli.shutdown import Shutdown
 from faillog_otel.clock import Clock, SegmentClock
-from faillog_otel.config import RunConfig, Secret, SegmentConfig
+from faillog_otel.config import RunConfig, Secret, SegmentConfig, token_problem
 from faillog_otel.errors import ConfigError
 from faillog_otel.events.printable import printable
 from faillog_otel.ledger.folder import StateFolder
@@ -182,8 +182,10 @@ def token_source(config: SegmentConfig) -> Callable[[], Secret]:
             text = Path(config.token_file).read_text("utf-8").strip()
         except OSError as error:
             raise ConfigError(f"SEGMENT_TOKEN_FILE: {config.token_file}: {error.strerror}") from None
-        if not text or not text.isascii() or not text.isprintable() or " " in text:
-            raise ConfigError(f"SEGMENT_TOKEN_FILE: {config.token_file}: holds no token")
+        if not text:
+            raise ConfigError(f"SEGMENT_TOKEN_FILE: {config.token_file}: is empty; write the token into it")
+        if problem := token_problem(text):
+            raise ConfigError(f"SEGMENT_TOKEN_FILE: {config.token_file}: the token {problem}")
         return Secret(text)
 
     return read

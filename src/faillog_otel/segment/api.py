@@ -18,7 +18,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, date_ns, hour_text, retry_after
-from faillog_otel.config import Secret
+from faillog_otel.config import SEGMENT_URLS, Secret
 from faillog_otel.connections import Deadline
 from faillog_otel.errors import ConfigError
 from faillog_otel.segment.explain import explain
@@ -120,6 +120,7 @@ class SegmentApi:
         self._scheme, host, port = origin_of(url)
         network = network or direct_network()
         self._proxy = network.proxies.proxy_of(self._scheme, host, port)
+        self._region_hint = _region_hint(host)
         self._token = token
         self._timeout_seconds = timeout_seconds
         headers = {"user-agent": user_agent, "accept": MEDIA_TYPE}
@@ -177,6 +178,9 @@ class SegmentApi:
         answered = read_answer(
             answer.status, answer.headers, answer.body, now_ns, is_listing=method == "POST", mask=mask
         )
+        if isinstance(answered.outcome, Denied) and self._region_hint:
+            denied = replace(answered.outcome, why=f"{answered.outcome.why} {self._region_hint}")
+            answered = replace(answered, outcome=denied)
         return replace(answered, date_ns=date_ns(answer.headers.get("date")), is_answered=True)
 
 
@@ -195,7 +199,7 @@ def read_answer(
     """
     said = _said(headers, now_ns)
     if 200 <= status < 300:
-        return Answered(_read_listing(body) if is_listing else Listing(()), said)
+        return Answered(_read_listing(body) if is_listing else _read_workspace(body), said)
     errors = _errors(body)
     why = f"HTTP {status}"
     if message := next((each.message for each in errors if each.message), ""):
@@ -209,6 +213,8 @@ def read_answer(
     outcome: Outcome
     if status in (401, 403):
         outcome = Denied(f"{why}: is the token right, and good for this workspace?", status == 401)
+    elif status == 404 and not is_listing:
+        outcome = Failed(f"{why}: {_IS_IT_SEGMENT}")
     elif status == 404:
         outcome = Unknown(f"{why}: is the collection's id right?")
     elif status in (400, 415, 422):
@@ -255,11 +261,32 @@ class _Bad(Struct):
     errors: list[_Error] = []
 
 
+_IS_IT_SEGMENT = "is this Segment's API?"
+
+
+def _region_hint(host: str) -> str:
+    """What a refused token may mean at one of Segment's own two hosts."""
+    regions = {urlsplit(url).hostname: name for name, url in SEGMENT_URLS.items()}
+    if host not in regions:
+        return ""
+    own, (other,) = regions[host], set(SEGMENT_URLS) - {regions[host]}
+    return f"This is the {own.upper()} region; for a workspace of the other one, --segment-url {other}"
+
+
+def _read_workspace(body: bytes) -> Outcome:
+    """A login page of a network in between is no sign of a good token."""
+    try:
+        msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return Failed(f"the answer is no JSON object: {_IS_IT_SEGMENT}")
+    return Listing(())
+
+
 def _read_listing(body: bytes) -> Outcome:
     try:
         urls = msgspec.json.decode(body, type=_Good).data.download.urls
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return Failed("the answer is no list of URLs: is this Segment's API?")
+        return Failed(f"the answer is no list of URLs: {_IS_IT_SEGMENT}")
     if len(urls) > MAX_URLS:
         return Failed(f"the answer lists {len(urls)} objects, more than {MAX_URLS}")
     try:

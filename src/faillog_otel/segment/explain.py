@@ -45,7 +45,7 @@ def explain(error: httpx.HTTPError, scheme: str, proxy: Proxy | None) -> Failure
             f"{through}{who} does not speak TLS there; write http:// for plain HTTP, or another port", True
         )
     said = str(error) or type(error).__name__
-    if scheme == "http" and isinstance(error, httpx.RemoteProtocolError):
+    if scheme == "http" and isinstance(error, httpx.RemoteProtocolError | httpx.ReadError):
         return Failure(f"{through}{said}; if it speaks TLS there, write https://")
     return Failure(f"{through}{said}")
 
