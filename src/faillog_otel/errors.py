@@ -35,4 +35,8 @@ class Busy(NoRoom):
 
 
 class Interrupted(FaillogError):
-    """A signal asked for the end of the run while nothing was in flight."""
+    """A signal asked for the end of the run while nothing was in flight; its number is `signal`."""
+
+    def __init__(self, signal: int = 2) -> None:
+        super().__init__()
+        self.signal = signal

@@ -23,13 +23,15 @@ from faillog_otel.otlp.clients import network_client
 from faillog_otel.otlp.outcome import Acknowledged, PartlyRejected, RetryLater
 from faillog_otel.proxies import variable_unused
 from faillog_otel.segment import api
-from faillog_otel.segment.network import Network, network_of, origin_of
+from faillog_otel.segment.network import Network, network_of, origin_of, timeout_within
 from faillog_otel.segment.quota import Quota
 from faillog_otel.segment.schedule import reads_per_hour
 
 LITTLE_ROOM_BYTES = 1024**3
 NO_ROOM_BYTES = 64 * 1024**2
 CLOCK_IS_WRONG_SECONDS = 60
+TIMEOUT_SECONDS = 10.0
+"""For Segment's answer: who looks, waits."""
 
 Health = Literal["ok", "warn", "fail"]
 
@@ -50,7 +52,8 @@ def examine(
     """Everything but the configuration itself."""
     yield from _state_folder(StateFolder(config.state_dir))
     yield from _collections(config.segment)
-    yield from _segment(config.segment, token, user_agent, clock)
+    timeout_seconds = timeout_within(config.delivery.wait_seconds, TIMEOUT_SECONDS)
+    yield from _segment(config.segment, token, user_agent, clock, timeout_seconds)
     yield from _collector(config, user_agent)
     yield from _backends(config)
 
@@ -175,7 +178,11 @@ def _collections(config: SegmentConfig) -> Iterator[Finding]:
 
 
 def _segment(
-    config: SegmentConfig, token: Callable[[], Secret], user_agent: str, clock: Clock
+    config: SegmentConfig,
+    token: Callable[[], Secret],
+    user_agent: str,
+    clock: Clock,
+    timeout_seconds: float,
 ) -> Iterator[Finding]:
     try:
         token()
@@ -188,7 +195,7 @@ def _segment(
     except ConfigError as error:
         yield Finding("network", "fail", str(error), "change the setting that it names")
         return
-    segment = api.SegmentApi(config.url, token, user_agent, network=network)
+    segment = api.SegmentApi(config.url, token, user_agent, timeout_seconds=timeout_seconds, network=network)
     try:
         before_ns = clock.now_ns()
         answered = segment.check_token(before_ns)

@@ -5,13 +5,14 @@ are downloaded before the next hour is asked for, whether the collector is there
 """
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Literal
 
 from msgspec.structs import astuple, replace
 
 from faillog_otel.app.ledger_view import SINCE, hour_views, quota_of
-from faillog_otel.app.segment_time import AGREED, MAX_CHECKS, SegmentTime
+from faillog_otel.app.segment_time import AGREED, SegmentTime
 from faillog_otel.clock import HOUR_NS, SECOND_NS, SegmentClock, hour_of, hour_text, time_text
 from faillog_otel.errors import NoRoom
 from faillog_otel.events.forms import Survey, form_of, read_records
@@ -61,10 +62,12 @@ class Fetcher:
         is_stopping: Callable[[], bool],
         most_content_bytes: int,
         to_download: Callable[[int], object] = lambda _: None,
+        wait_seconds: float = math.inf,
     ) -> None:
         """`schedule` gives what is asked for, by the time, nanoseconds since 1970.
 
-        `to_download` receives how many objects are still to be downloaded.
+        `to_download` receives how many objects are still to be downloaded. `wait_seconds`: how long a run
+        that ends by itself waits for a Segment that does not answer.
         """
         self.troubles: dict[Trouble, str] = {}
         self.plan: Plan | None = None
@@ -85,7 +88,7 @@ class Fetcher:
         self._not_before_ns = 0
         self._failures = 0
         self._pauses = 0
-        self._time = SegmentTime(ledger, segment, clock, self._on_time_set)
+        self._time = SegmentTime(ledger, segment, clock, self._on_time_set, wait_seconds)
         self._tidied_ns = 0
         self.is_denied = False
         """Whether token or settings were wrong from the start: then there is nothing to go on with."""
@@ -147,7 +150,7 @@ class Fetcher:
     def may_try_again(self) -> bool:
         """Whether hours are due again soon: they failed less than three times, or Segment asked to wait."""
         if not self._time.is_known:
-            return self._time.failed_checks < MAX_CHECKS
+            return self._time.may_check_again
         if self.troubles.keys() & {"token", "host"} or self._failures >= FAILURES_IN_A_ROW:
             return False
         waits = bool(self.plan and self.plan.waiting)

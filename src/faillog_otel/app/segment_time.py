@@ -5,6 +5,7 @@ closed by age. To learn it costs nothing: the check of the token is answered wit
 """
 
 import logging
+import math
 from collections.abc import Callable
 
 from faillog_otel.clock import AGREES_NS, SECOND_NS, SegmentClock, duration_text, time_text
@@ -27,11 +28,16 @@ class SegmentTime:
     """Sets the clock by Segment's answers. Used by one thread. Its methods raise NoRoom and LedgerBroken."""
 
     def __init__(
-        self, ledger: Ledger, segment: SegmentApi, clock: SegmentClock, on_set: Callable[[int], object]
+        self,
+        ledger: Ledger,
+        segment: SegmentApi,
+        clock: SegmentClock,
+        on_set: Callable[[int], object],
+        wait_seconds: float = math.inf,
     ) -> None:
         """`on_set` is called when the time is known first, and when it was set by more than minutes.
 
-        Its argument says by how much, in nanoseconds.
+        Its argument says by how much, in nanoseconds. `wait_seconds`: see `may_check_again`.
         """
         self.is_known = False
         """Whether hours may be counted by the clock: Segment's Date was seen, or its answers have none."""
@@ -43,6 +49,9 @@ class SegmentTime:
         self._segment = segment
         self._clock = clock
         self._on_set = on_set
+        self._wait_seconds = wait_seconds
+        self._failing_since = 0.0
+        """When the first of the failed checks in a row began; monotonic."""
         self._known_since_ns = 0
         self._said_ahead_ns: int | None = None
         """How far the machine's clock was ahead when that was said last."""
@@ -61,6 +70,12 @@ class SegmentTime:
         return said_ns is None or abs(self._clock.ahead_ns - said_ns) > AGREES_NS
 
     @property
+    def may_check_again(self) -> bool:
+        """Whether another check is worth it for a run that ends by itself: few failed, and not for long."""
+        failing_seconds = self._clock.monotonic() - self._failing_since
+        return self.failed_checks < MAX_CHECKS and failing_seconds < self._wait_seconds
+
+    @property
     def next_check_ns(self) -> int:
         """When the next check is due, nanoseconds since 1970."""
         now = self._clock.monotonic()
@@ -70,6 +85,8 @@ class SegmentTime:
         """Asks what costs no request of the quota; the answer also says whether the token is good."""
         if not self.is_known:
             self._clock.follow_machine()
+        if not self.failed_checks:
+            self._failing_since = self._clock.monotonic()
         sent_ns = self._clock.now_ns()
         answered = self._segment.check_token(sent_ns)
         self.hear(answered, sent_ns)

@@ -71,7 +71,9 @@ def main(clock: Clock | None = None) -> None:
         do = "try again later" if isinstance(error, Busy) else "make room, then start again"
         say_error(f"Error: {error}; {do}")
         code = 5
-    except (Interrupted, click.Abort):
+    except Interrupted as error:
+        code = 128 + error.signal
+    except click.Abort:
         code = 130
     except Exception as error:  # noqa: BLE001  # a bug: its code must not be one that means something else
         say_bug(error)

@@ -1,6 +1,7 @@
 """Builds the parts of a polling run, runs them, and says how it ended."""
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable
@@ -33,9 +34,9 @@ from faillog_otel.ledger.spool import Spool
 from faillog_otel.ledger.upkeep import recover
 from faillog_otel.ledger.views import fact_ns, pending_records
 from faillog_otel.otlp.encoder import WireEncoder
-from faillog_otel.segment.api import SegmentApi
-from faillog_otel.segment.download import Downloader
-from faillog_otel.segment.network import network_of
+from faillog_otel.segment.api import TIMEOUT_SECONDS, SegmentApi
+from faillog_otel.segment.download import Downloader, Limits
+from faillog_otel.segment.network import network_of, timeout_within
 from faillog_otel.segment.schedule import ScheduleConfig
 from faillog_otel.telemetry.logs import announce
 
@@ -70,8 +71,16 @@ def poll(
         clean_digests(folder.digests, ledger.open_hours())
         telemetry = telemetry_of(config, stack)
         pulse = pulse_of(config.health, shutdown.monotonic)
-        segment = SegmentApi(config.segment.url, token, USER_AGENT, network=network)
-        downloader = Downloader(config.segment.download_hosts, USER_AGENT, network=network)
+        wait_seconds = config.delivery.wait_seconds
+        segment = SegmentApi(
+            config.segment.url,
+            token,
+            USER_AGENT,
+            timeout_seconds=timeout_within(wait_seconds, TIMEOUT_SECONDS),
+            network=network,
+        )
+        limits = Limits(stall_seconds=timeout_within(wait_seconds, Limits().stall_seconds))
+        downloader = Downloader(config.segment.download_hosts, USER_AGENT, limits, network)
         line = progress_line(config, shutdown.monotonic, stack)
         fetcher = Fetcher(
             ledger=ledger,
@@ -83,6 +92,7 @@ def poll(
             is_stopping=pulse.asking("fetching", shutdown.is_requested),
             most_content_bytes=config.most_content_bytes,
             to_download=line.to_download,
+            wait_seconds=wait_seconds if once else math.inf,
         )
         standing = Standing(ledger.database, lambda: fetcher.schedule, segment_clock)
         answers = Answers(client or writing(config, stack, adds=True), telemetry, shutdown)

@@ -22,8 +22,8 @@ from faillog_otel.ledger.objects import forget_digests
 from faillog_otel.ledger.quarantine import QuarantineBook
 from faillog_otel.ledger.views import kept_by_reason
 from faillog_otel.otlp.encoder import WireEncoder
-from faillog_otel.segment.api import SegmentApi
-from faillog_otel.segment.network import network_of
+from faillog_otel.segment.api import TIMEOUT_SECONDS, SegmentApi
+from faillog_otel.segment.network import network_of, timeout_within
 from faillog_otel.segment.paths import Passage
 
 _log = logging.getLogger(__name__)
@@ -95,7 +95,11 @@ def replay_hours(
         token = token_source(config.segment)
         token()
         network = network_of(config.segment, os.environ)
-        with closing(SegmentApi(config.segment.url, token, USER_AGENT, network=network)) as segment:
+        timeout_seconds = timeout_within(config.delivery.wait_seconds, TIMEOUT_SECONDS)
+        segment = SegmentApi(
+            config.segment.url, token, USER_AGENT, timeout_seconds=timeout_seconds, network=network
+        )
+        with closing(segment), shutdown.interruptible():
             follow_segment(segment_clock, segment)
         now_ns = segment_clock.now_ns()
         over_ns = hour_of(now_ns) * HOUR_NS

@@ -62,7 +62,7 @@ class Shutdown:
         Whoever reads inside waits for input by the function that it is given, with a file descriptor.
         """
         if self.requested is not None and (grace_seconds == 0 or self._grace_is_over):
-            raise Interrupted
+            raise Interrupted(self.requested)
         self._grace = grace_seconds
         try:
             yield self._until_readable
@@ -80,7 +80,7 @@ class Shutdown:
     def _until_readable(self, descriptor: int) -> None:
         while descriptor not in select.select([descriptor, self._reader], [], [])[0]:
             if self.requested is not None:
-                raise Interrupted
+                raise Interrupted(self.requested)
 
     def readable(self, descriptors: Sequence[int], seconds: float) -> list[int]:
         """Those that can be read, as soon as there is one; none after so long, or when a signal comes."""
@@ -102,9 +102,9 @@ class Shutdown:
         self.requested = number
         signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS, AGAIN_SECONDS)
         if self._grace == 0:
-            raise Interrupted
+            raise Interrupted(self.requested)
 
     def _on_alarm(self, _number: int, _frame: FrameType | None) -> None:
         self._grace_is_over = True
-        if self._grace is not None:
-            raise Interrupted
+        if self._grace is not None and self.requested is not None:
+            raise Interrupted(self.requested)

@@ -24,6 +24,14 @@ class Network(Struct, frozen=True):
     proxies: Proxies
 
 
+MIN_TIMEOUT_SECONDS = 1.0
+
+
+def timeout_within(wait_seconds: float, seconds: float) -> float:
+    """Returns how long an exchange of `seconds` may take in a run that waits so long (`--wait`)."""
+    return min(seconds, max(MIN_TIMEOUT_SECONDS, wait_seconds))
+
+
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
