@@ -18,7 +18,7 @@ from faillog_otel.clock import HOUR_NS
 from faillog_otel.config import Secret, SegmentConfig
 from faillog_otel.errors import ConfigError
 from faillog_otel.segment.api import Failed, Listing, SegmentApi
-from faillog_otel.segment.download import Broken, Downloader, Got
+from faillog_otel.segment.download import Broken, Downloader, Forbidden, Got
 from faillog_otel.segment.network import Network, network_of
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -103,7 +103,7 @@ def test_certifis_authorities_are_not_trusted(
 ) -> None:
     monkeypatch.setattr(certifi, "where", lambda: identity[1])
     found = asked(ask, identity, network())
-    assert isinstance(found, Failed | Broken)
+    assert isinstance(found, Failed | Broken | Forbidden)
     assert "name its authority: [segment] certificate or SSL_CERT_FILE" in found.why
 
 
@@ -114,7 +114,7 @@ def test_a_certificate_of_another_host_says_so(
     other = identity_for_tls(tmp_path, "other.example")
     monkeypatch.setenv("SSL_CERT_FILE", other[1])
     found = asked(ask, other, network())
-    assert isinstance(found, Failed | Broken)
+    assert isinstance(found, Failed | Broken | Forbidden)
     assert "its certificate is not accepted" in found.why
     assert "is the URL right?" in found.why
 
@@ -138,3 +138,32 @@ def test_a_folder_that_is_missing_is_a_usage_error(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("SSL_CERT_DIR", "/nowhere")
     with pytest.raises(ConfigError, match="SSL_CERT_DIR: /nowhere: is no folder"):
         network()
+
+
+def test_a_system_without_authorities_is_a_usage_error_where_one_is_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "")
+    monkeypatch.setenv("SSL_CERT_DIR", "")
+    with pytest.raises(ConfigError, match=r"install them \(ca-certificates\)"):
+        network()
+    assert network_of(SegmentConfig(url="http://127.0.0.1:8080"), os.environ)
+
+
+@pytest.mark.parametrize("reason", ["authority", "name", "no TLS"])
+def test_a_download_that_no_try_mends_waits_for_a_change_of_the_settings(
+    reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To list its hour again would only cost requests of the quota."""
+    context, authority = identity_for_tls(tmp_path, "127.0.0.1" if reason == "authority" else "a.example")
+    if reason == "name":
+        monkeypatch.setenv("SSL_CERT_FILE", authority)
+
+    def treat(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    with peer_that(treat, None if reason == "no TLS" else context) as peer:
+        downloader = Downloader((peer.address,), "tests", network=network())
+        found = downloader.download(f"https://{peer.address}/a?sig=geheim", None, io.BytesIO(), lambda: False)
+    assert isinstance(found, Forbidden)
+    assert "geheim" not in found.why

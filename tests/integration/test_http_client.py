@@ -174,7 +174,7 @@ def test_a_certificate_of_another_host_is_refused(
     monkeypatch.setenv("SSL_CERT_FILE", authority)
     with peer_that(lambda connection: connection.sendall(OK), context) as peer:
         url = f"https://{peer.address.replace('127.0.0.1', HOST)}/a"
-        assert isinstance(download(url, HOST), Broken)
+        assert isinstance(download(url, HOST), Forbidden)
     assert HOST in looked_up
 
 

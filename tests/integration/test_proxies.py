@@ -127,7 +127,7 @@ def test_an_ipv6_address_is_named_to_a_proxy_in_brackets(site: Site, ask: Ask) -
 def test_a_proxy_that_wants_a_password_says_what_to_do(site: Site, ask: Ask, user: str) -> None:
     with HttpProxy(site.names, login=f"me:{PASSWORD}") as proxy:
         found = ask(through(proxy.url.replace("://", f"://{user}")))
-    assert isinstance(found, Failed | Broken)
+    assert isinstance(found, Failed | Broken | Forbidden)
     assert "through the proxy" in found.why
     assert "407" in found.why
     assert "http://USER:PASSWORD@HOST:PORT" in found.why
@@ -138,14 +138,14 @@ def test_a_proxy_that_wants_a_password_says_what_to_do(site: Site, ask: Ask, use
 def test_a_proxy_that_does_not_allow_a_host_is_named(ask: Ask) -> None:
     with HttpProxy({}) as proxy:
         found = ask(through(proxy.url))
-    assert isinstance(found, Failed | Broken)
+    assert isinstance(found, Failed | Broken | Forbidden)
     assert f"through the proxy {proxy.url}: it answers 403 Forbidden; ask who runs it" in found.why
 
 
 @pytest.mark.parametrize("ask", CLIENTS)
 def test_a_proxy_that_is_away_is_named(ask: Ask) -> None:
     found = ask(through("http://me:geheim@127.0.0.1:9"))
-    assert isinstance(found, Failed | Broken)
+    assert isinstance(found, Failed | Broken | Forbidden)
     assert "through the proxy http://127.0.0.1:9" in found.why
     assert "geheim" not in found.why
 
@@ -177,7 +177,7 @@ def test_a_proxy_that_does_not_get_on_is_given_up(
 ) -> None:
     with HttpProxy({}, treat=treat, tls=site.tls if is_tls else None) as proxy:
         found = ask(through(proxy.url), seconds=0.3)
-    assert isinstance(found, Failed | Broken)
+    assert isinstance(found, Failed | Broken | Forbidden)
     assert f"through the proxy {proxy.url}" in found.why
 
 
@@ -190,7 +190,7 @@ def test_a_proxy_that_answers_a_page_is_named(ask: Ask, status: str) -> None:
 
     with HttpProxy({}, treat=treat) as proxy:
         found = ask(through(proxy.url))
-    assert isinstance(found, Failed | Broken)
+    assert isinstance(found, Failed | Broken | Forbidden)
     assert f"through the proxy {proxy.url}" in found.why
 
 

@@ -133,7 +133,9 @@ class Downloader:
                 through = f" through the proxy {target.proxy.url}" if target.proxy else ""
                 return Broken(f"{target.host}: no answer{through} in time")
             except (httpx.ProxyError, httpx.ConnectError) as error:
-                return Broken(cut(f"{target.host}: {explain(error, target.scheme, target.proxy).why}"))
+                failure = explain(error, target.scheme, target.proxy)
+                why = cut(f"{target.host}: {failure.why}")
+                return Forbidden(why) if failure.is_permanent else Broken(why)
             except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
                 return Broken(f"{target.host}: {type(error).__name__}")  # its words may quote the URL
             with closing(response):

@@ -48,16 +48,20 @@ def direct_network() -> Network:
 
 def network_of(config: SegmentConfig, environ: Mapping[str, str]) -> Network:
     """Returns what the settings and the environment say. Raises ConfigError."""
-    return Network(
-        trusting_context(config.certificate, environ), Proxies(config.proxy, environ, "[segment] proxy")
-    )
+    context = trusting_context(config.certificate, environ)
+    if config.url.startswith("https:") and not _trusts_any(context, environ):
+        raise ConfigError(
+            "this system has no certificate authorities, so no server can be trusted; install them "
+            f"(ca-certificates), or name a file with them: SSL_CERT_FILE or {_CERTIFICATE}"
+        )
+    return Network(context, Proxies(config.proxy, environ, "[segment] proxy"))
 
 
 def trusting_context(certificate: str | None, environ: Mapping[str, str]) -> ssl.SSLContext:
     """Returns TLS settings that trust the system's authorities, and those of a PEM file besides.
 
     OpenSSL reads SSL_CERT_FILE and SSL_CERT_DIR, and passes in silence over what it cannot read there.
-    Raises ConfigError for files that hold no authorities, and where there are none at all.
+    Raises ConfigError for what holds no authorities.
     """
     if file := environ.get("SSL_CERT_FILE"):
         _add(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), file, "SSL_CERT_FILE")
@@ -67,11 +71,6 @@ def trusting_context(certificate: str | None, environ: Mapping[str, str]) -> ssl
     context = client_context()
     if certificate:
         _add(context, certificate, _CERTIFICATE)
-    elif not folders and not context.cert_store_stats()["x509"] and not _has_default_folder():
-        raise ConfigError(
-            "this system has no certificate authorities, so nobody can be trusted; install them "
-            f"(ca-certificates), or name a file with them: SSL_CERT_FILE or {_CERTIFICATE}"
-        )
     return context
 
 
@@ -85,6 +84,12 @@ def _add(context: ssl.SSLContext, file: str, name: str) -> None:
         raise ConfigError(f"{name}: {file}: {error.strerror}; {remedy}") from None
 
 
-def _has_default_folder() -> bool:
-    folder = ssl.get_default_verify_paths().capath
-    return folder is not None and any(Path(folder).iterdir())
+def _trusts_any(context: ssl.SSLContext, environ: Mapping[str, str]) -> bool:
+    """Whether there is any authority: in the files that were read, or in a folder, read when needed."""
+    default = ssl.get_default_verify_paths().capath
+    folders = [each for each in environ.get("SSL_CERT_DIR", default or "").split(os.pathsep) if each]
+    return bool(context.cert_store_stats()["x509"]) or any(
+        next(Path(each).iterdir(), None)
+        for each in folders
+        if Path(each).is_dir() and os.access(each, os.R_OK)
+    )
