@@ -176,6 +176,8 @@ class SegmentConfig(Struct, frozen=True, kw_only=True):
     collections: tuple[str, ...] = ()
     since: Moment = DEFAULT_SINCE
     """Hours before are not asked for; what an earlier run wanted stays wanted."""
+    is_since_given: bool = False
+    """Whether `since` is a setting, not the default."""
     until: Moment | None = None
     download_hosts: tuple[str, ...] = ()
     """HOST or HOST:PORT that presigned URLs may point to, besides S3."""

@@ -7,6 +7,7 @@ it, a signal's own one is used as it is, and for gRPC `INSECURE` decides where t
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
@@ -34,15 +35,15 @@ from faillog_otel.config import (
 from faillog_otel.errors import ConfigError
 from faillog_otel.hosts import is_loopback, parse_host_port, plain_host
 from faillog_otel.proxies import ENVIRONMENT, parse_proxy
-from faillog_otel.settings import (
-    Layer,
-    OwnSettings,
-    SignalSettings,
+from faillog_otel.setting_values import (
+    check_headers,
     parse_duration,
     parse_moment,
     parse_size,
     parse_time_policy,
+    parse_timeout,
 )
+from faillog_otel.settings import Layer, OwnSettings, SignalSettings
 
 SHORTEST_INTERVAL_SECONDS = 0.1
 LARGEST_PORT = 65535
@@ -64,11 +65,7 @@ def resolve(
 
     `home` is the folder that the state folder lies in by default.
     """
-
-    def first(branch: str, name: str, default: Any) -> Any:
-        values = (getattr(getattr(layer, branch), name) for layer in layers)
-        return next((value for value in values if value is not None), default)
-
+    first = partial(_first_said, layers)
     default_wait = "forever" if polls_forever else "30s"
     summary = first("run", "summary", "text")
     output = first("otlp", "output", None)
@@ -87,23 +84,10 @@ def resolve(
     redaction_key = first("mapping", "redaction_key", None)
     if redaction_key and len(redaction_key) < SHORTEST_KEY:
         warnings = (*warnings, f"the redaction key has less than {SHORTEST_KEY} characters: too few")
-    backend, policy = first("mapping", "backend", None), first("mapping", "time_policy", None)
-    profile = BACKENDS[backend] if backend else NO_BACKEND
     fail_on = tuple(dict.fromkeys(each for each in first("run", "fail_on", ()) if each != "never"))
     return RunConfig(
-        mapping=MappingConfig(
-            bodies=first("mapping", "bodies", "response"),
-            response_headers=RESPONSE_HEADERS + tuple(first("mapping", "response_headers", ())),
-            time_policy=profile.time_policy
-            if policy is None
-            else _named("time policy", parse_time_policy, policy),
-            join=first("mapping", "join", "parent"),
-            destination_names=first("mapping", "destination_names", {}),
-            resource=_resource(first("mapping", "resource_attributes", {})),
-            limits=profile.limits,
-            redaction_key=Secret(redaction_key) if redaction_key else None,
-        ),
-        backend=backend,
+        mapping=resolve_mapping(layers),
+        backend=first("mapping", "backend", None),
         delivery=DeliveryConfig(
             signals=signals,
             writes=writes,
@@ -111,14 +95,14 @@ def resolve(
             output=output,
             wait_seconds=_named("wait", parse_duration, first("run", "wait", default_wait)),
         ),
-        segment=_segment(first),
+        segment=_segment(layers, first),
         telemetry=telemetry,
         health=_health(first),
         state_dir=first("run", "state_dir", f"{home}/faillog-otel"),
         fail_on=fail_on,
         quarantine=first("run", "quarantine", "faillog-quarantine.jsonl"),
         pending=first("run", "pending", "faillog-pending.jsonl"),
-        most_content_bytes=_named("max_content", parse_size, first("run", "max_content", "16GiB")),
+        most_content_bytes=resolve_max_content(layers),
         workers=first("run", "workers", None),
         summary=summary,
         log_format=first("run", "log_format", "text"),
@@ -132,14 +116,48 @@ def resolve(
     )
 
 
-def _segment(first: Callable[[str, str, Any], Any]) -> SegmentConfig:
+def resolve_mapping(layers: Sequence[Layer]) -> MappingConfig:
+    """The settings of how events become records; earlier layers win. Raises ConfigError."""
+    first = partial(_first_said, layers)
+    backend, policy = first("mapping", "backend", None), first("mapping", "time_policy", None)
+    profile = BACKENDS[backend] if backend else NO_BACKEND
+    redaction_key = first("mapping", "redaction_key", None)
+    return MappingConfig(
+        bodies=first("mapping", "bodies", "response"),
+        response_headers=RESPONSE_HEADERS + tuple(first("mapping", "response_headers", ())),
+        time_policy=profile.time_policy
+        if policy is None
+        else _named("time policy", parse_time_policy, policy),
+        join=first("mapping", "join", "parent"),
+        destination_names=first("mapping", "destination_names", {}),
+        resource=_resource(first("mapping", "resource_attributes", {})),
+        limits=profile.limits,
+        redaction_key=Secret(redaction_key) if redaction_key else None,
+    )
+
+
+def resolve_max_content(layers: Sequence[Layer]) -> int:
+    """How many bytes one compressed file may unpack to. Raises ConfigError."""
+    return _named("max_content", parse_size, _first_said(layers, "run", "max_content", "16GiB"))
+
+
+def resolve_log_format(layers: Sequence[Layer]) -> Literal["text", "json"]:
+    """How messages are written."""
+    log_format: Literal["text", "json"] = _first_said(layers, "run", "log_format", "text")
+    return log_format
+
+
+def _first_said(layers: Sequence[Layer], branch: str, name: str, default: Any) -> Any:
+    values = (getattr(getattr(layer, branch), name) for layer in layers)
+    return next((value for value in values if value is not None), default)
+
+
+def _segment(layers: Sequence[Layer], first: Callable[[str, str, Any], Any]) -> SegmentConfig:
     url = _segment_url(first("segment", "url", "us"))
-    token, until = first("segment", "token", None), first("segment", "until", None)
+    until = first("segment", "until", None)
+    token, token_file = _token(layers)
     if token and (problem := token_problem(token)):
         raise ConfigError(f"the token {problem}")
-    collections = tuple(dict.fromkeys(first("segment", "collections", ())))
-    if not all(each.strip() for each in collections):
-        raise ConfigError("--collection: an id is no empty text")
     hosts = tuple(first("segment", "download_hosts", ()))
     for host in hosts:
         try:
@@ -155,8 +173,9 @@ def _segment(first: Callable[[str, str, Any], Any]) -> SegmentConfig:
     return SegmentConfig(
         url=url,
         token=Secret(token) if token else None,
-        token_file=first("segment", "token_file", None),
-        collections=collections,
+        token_file=token_file,
+        collections=tuple(first("segment", "collections", ())),
+        is_since_given=since is not None,
         since=DEFAULT_SINCE if since is None else _named("since", parse_moment, since),
         until=None if until is None else _named("until", parse_moment, until),
         download_hosts=hosts,
@@ -192,6 +211,16 @@ def _segment_url(text: str) -> str:
             f"write {parts.scheme}://{parts.netloc}{base}"
         )
     return url
+
+
+def _token(layers: Sequence[Layer]) -> tuple[str | None, str | None]:
+    """The token, or its file: of the first layer that says one of them; a token wins over a file there."""
+    for layer in layers:
+        if layer.segment.token is not None:
+            return layer.segment.token, None
+        if layer.segment.token_file is not None:
+            return None, layer.segment.token_file
+    return None, None
 
 
 def _telemetry(first: Callable[[str, str, Any], Any]) -> tuple[TelemetryConfig, list[str]]:
@@ -285,31 +314,23 @@ def _target_of(setting: Callable[[str], tuple[Any, bool]], path: str) -> Target:
         if re.search("[?#]", url):
             raise ConfigError("the endpoint has a query, and v1/<signal> cannot stand behind one")
         url = f"{url.rstrip('/')}/v1/{path}"
-    timeout = _named("timeout", parse_duration, first("timeout") or "10s")
+    timeout = _named("timeout", parse_timeout, first("timeout") or "10s")
     headers: dict[str, str] = first("headers") or {}
-    for name, value in headers.items():
-        if not (found := re.match(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name)) or found[0] != name:
-            shown = f"{found[0]}..." if found else "..."  # a value may have slipped into the name
-            raise ConfigError(f"{shown} is no name of an HTTP header: a header is K=V")
-        if name.lower() in _OUR_HEADERS or (protocol == "grpc" and name.lower().endswith("-bin")):
-            raise ConfigError(f"the header {name!r} cannot be set")
-        if not re.fullmatch(r"[ -~\t]*", value):
-            raise ConfigError(f"the value of the header {name!r} has characters that HTTP forbids")
+    check_headers(headers)
+    if protocol == "grpc" and (binary := [name for name in headers if name.lower().endswith("-bin")]):
+        raise ConfigError(f"the header {binary[0]!r} cannot be set: leave it out")
     return Target(
         url=url,
         protocol=protocol,
         headers=tuple((name.lower(), Secret(value.strip())) for name, value in headers.items()),
         compression=first("compression") or "gzip",
-        timeout_seconds=timeout if timeout > 0 else math.inf,
+        timeout_seconds=timeout,
         certificate=first("certificate"),
         client_certificate=first("client_certificate"),
         client_key=first("client_key"),
     )
 
 
-_OUR_HEADERS = frozenset(
-    ("connection", "content-encoding", "content-length", "content-type", "host", "te", "transfer-encoding")
-)
 _HOST = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*")
 
 

@@ -2,16 +2,14 @@
 
 A layer holds what was said there, and None for the rest. The `OTEL_*` variables are read as
 OpenTelemetry's specification reads them: an empty one is unset, headers and resource attributes are
-percent-decoded, timeouts are milliseconds, a value that cannot be used is ignored with a warning. A wrong
-`FAILLOG_*` or config file is a ConfigError that names it.
+percent-decoded, timeouts are milliseconds, a value that cannot be used is ignored with a warning; but not
+headers and resource attributes: without them data would leave without its key. They, a wrong `FAILLOG_*` and
+a wrong config file are a ConfigError that names it.
 """
 
-import math
-import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, Literal, get_args
-from urllib.parse import unquote
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -23,14 +21,27 @@ from faillog_otel.config import (
     Compression,
     FailOn,
     Join,
-    Moment,
     NetworkProtocol,
     Protocol,
     Signal,
-    TimePolicy,
 )
+from faillog_otel.diagnosis import broken_toml, shown, unknown_variables, wrong_table, wrong_value
 from faillog_otel.errors import ConfigError
-from faillog_otel.events.times import parse_rfc3339
+from faillog_otel.setting_values import (
+    check_collections,
+    check_headers,
+    parse_boolean,
+    parse_duration,
+    parse_encoded_pairs,
+    parse_list,
+    parse_milliseconds,
+    parse_moment,
+    parse_number,
+    parse_own_duration,
+    parse_size,
+    parse_time_policy,
+    parse_timeout,
+)
 
 
 class SignalSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -120,15 +131,13 @@ class Layer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 def said_in(settings: Struct, within: str = "") -> Iterator[str]:
     """The settings that a layer says, such as `otlp.traces.endpoint`."""
-    for name in settings.__struct_fields__:
-        value, path = getattr(settings, name), f"{within}{name}"
+    for name, key in zip(settings.__struct_fields__, settings.__struct_encode_fields__, strict=True):
+        value, path = getattr(settings, name), f"{within}{key}"
         if isinstance(value, Struct):
             yield from said_in(value, f"{path}.")
         elif value is not None:
             yield path
 
-
-LONGEST_SECONDS = 100 * 366 * 86400.0
 
 # -- reading -------------------------------------------------------------------------------------------
 
@@ -136,137 +145,79 @@ LONGEST_SECONDS = 100 * 366 * 86400.0
 def read_file(text: str, name: str) -> Layer:
     """The layer of a TOML config file. Raises ConfigError naming the file and the key."""
     try:
-        return msgspec.convert(tomllib.loads(text), Layer)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError, RecursionError) as error:
-        raise ConfigError(f"{name}: {error}") from None
+        content = tomllib.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{name}: {broken_toml(error, text)}") from None
+    except RecursionError:
+        raise ConfigError(f"{name}: too many brackets are open") from None
+    if problem := next(wrong_table(content, Layer), ""):
+        raise ConfigError(f"{name}: {problem}")
+    layer = msgspec.convert(content, Layer)
+    check_texts(layer, lambda path: f"{name}: {shown(path)}")
+    return layer
 
 
-def read_environment(environ: Mapping[str, str]) -> tuple[Layer, list[str]]:
-    """The layer of the environment, and warnings about `OTEL_*` values that were ignored."""
+def read_environment(
+    environ: Mapping[str, str], is_used: Callable[[str], bool] = lambda _: True
+) -> tuple[Layer, list[str]]:
+    """The layer of the environment, and warnings about what has no effect. Raises ConfigError.
+
+    `is_used`: whether a setting's path is read at all; what is not used cannot be wrong.
+    """
     said: dict[str, Any] = {}
-    warnings: list[str] = []
+    warnings = list(unknown_variables(filter(environ.get, environ), {*VARIABLES, *OTHER_VARIABLES}))
     for name, (path, parse) in VARIABLES.items():
         text = environ.get(name, "").strip()
-        if not text:
+        if not text or not is_used(path):
             continue
         try:
-            text.encode()
-            one = _nested(path, parse(text))
-            msgspec.convert(one, Layer)
-        except (ConfigError, msgspec.ValidationError, UnicodeEncodeError) as error:
-            problem = f"{name}: {re.sub(r' - at `.*', '', str(error))}"
-            if not name.startswith("OTEL_"):
-                raise ConfigError(problem) from None
-            warnings.append(f"{problem}; ignored")
+            _merge(said, _nested(path, _read_variable(text, path, parse)))
+        except ConfigError as error:
+            if not name.startswith("OTEL_") or parse is parse_encoded_pairs:
+                raise ConfigError(f"{name}: {error}") from None
+            warnings.append(f"{name}: {error}; ignored")
             continue
-        _merge(said, one)
         if name.startswith("OTEL_") and name.endswith("_TIMEOUT") and int(text) < 100:
             warnings.append(f"{name}: {text} means {text} milliseconds")
-    if "resource_attributes" not in said.get("mapping", {}):
-        try:
-            _merge(said, _otel_resource(environ))
-        except (ConfigError, UnicodeEncodeError) as error:  # the specification: the whole value is discarded
-            warnings.append(f"OTEL_RESOURCE_ATTRIBUTES or OTEL_SERVICE_NAME: {error}; ignored")
+    resource = "mapping.resource_attributes"
+    if is_used(resource) and "resource_attributes" not in said.get("mapping", {}):
+        _merge(said, _otel_resource(environ))
     return msgspec.convert(said, Layer), warnings
 
 
-def parse_duration(text: str) -> float:
-    """Seconds from `500ms`, `30s`, `5m`, `17h`, `2d`, a plain number of seconds, or `forever` (infinity)."""
-    if text == "forever":
-        return math.inf
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|)", text.strip(), re.ASCII)
-    if found is None:
-        raise ConfigError(f"{text!r} is no duration: 500ms, 30s, 5m, 17h, 2d or forever")
-    seconds = float(found[1]) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "": 1}[found[2]]
-    if seconds > LONGEST_SECONDS:
-        raise ConfigError(f"{text[:40]!r} is longer than a hundred years: say forever")
-    return seconds
+def _read_variable(text: str, path: str, parse: "_Parser") -> Any:
+    """What a variable says. Raises ConfigError."""
+    _check_utf8(text)
+    value = parse(text)
+    if problem := wrong_value(value, path, Layer):
+        raise ConfigError(problem)
+    if check := TEXT_CHECKS.get(path):
+        check(value)
+    return value
 
 
-def parse_size(text: str) -> int:
-    """Bytes from `500MiB`, `16GiB`, `64KiB`, or a plain number of bytes."""
-    found = re.fullmatch(r"(\d{1,15})(KiB|MiB|GiB|TiB|)", text.strip(), re.ASCII)
-    if found is None:
-        raise ConfigError(f"{text[:40]!r} is no size: 500MiB, 16GiB, or a number of bytes")
-    return int(found[1]) << 10 * ["", "KiB", "MiB", "GiB", "TiB"].index(found[2])
+def check_texts(layer: Layer, name: Callable[[str], str]) -> None:
+    """Raises ConfigError for a text that cannot be read; `name` says how the user calls a setting's path."""
+    for path in said_in(layer):
+        if check := TEXT_CHECKS.get(path):
+            try:
+                check(_value_at(layer, path))
+            except ConfigError as error:
+                raise ConfigError(f"{name(path)}: {error}") from None
 
 
-def parse_time_policy(text: str) -> TimePolicy:
-    """`occurred`, `arrival` or `clamp:<age>`, such as `clamp:17h`."""
-    kind, _, age = text.partition(":")
-    if kind == "clamp" and age:
-        seconds = parse_duration(age)
-        if math.isfinite(seconds):
-            return TimePolicy("clamp", seconds)
-    if text == "occurred":
-        return TimePolicy("occurred")
-    if text == "arrival":
-        return TimePolicy("arrival")
-    raise ConfigError(f"{text!r} is no time policy: occurred, arrival, or clamp:AGE such as clamp:17h")
+def _value_at(layer: Layer, path: str) -> Any:
+    value: Any = msgspec.to_builtins(layer)
+    for key in path.split("."):
+        value = value[key]
+    return value
 
 
-def parse_moment(text: str) -> Moment:
-    """An RFC 3339 time, or so long ago: `-36h`, `-7d`."""
-    if text.startswith("-"):
-        seconds = parse_duration(text[1:])
-        if math.isfinite(seconds):
-            return Moment(ago_seconds=seconds)
-    at_ns = parse_rfc3339(text.strip().replace(" ", "T"))
-    if at_ns is None:
-        raise ConfigError(f"{text[:40]!r} is no time: 2025-05-07T23:00:00Z, or -36h for so long ago")
-    return Moment(at_ns=at_ns)
-
-
-def parse_header(text: str) -> tuple[str, str]:
-    """Name and value from `K=V`. Errors show no value."""
-    name, equals, value = text.partition("=")
-    if not equals or not name.strip():
-        raise ConfigError("a header is K=V")
-    return name.strip(), value.strip()
-
-
-def _list(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _pairs(text: str) -> dict[str, str]:
-    """`k=v,k2=v2`, percent-encoded (W3C Baggage, as OTEL_RESOURCE_ATTRIBUTES and ..._HEADERS are)."""
-    pairs = [part.partition("=") for part in _list(text)]
-    if not all(equals and name.strip() for name, equals, _ in pairs):
-        raise ConfigError("takes k=v pairs, separated by commas")
-    return {unquote(name.strip()): unquote(value.strip()) for name, _, value in pairs}
-
-
-def _backend(text: str) -> str:
-    if text not in get_args(BackendName):
-        raise ConfigError(f"{text[:40]!r} is none of {', '.join(get_args(BackendName))}")
-    return text
-
-
-def _milliseconds(text: str) -> str:
-    if not re.fullmatch(r"\d+", text, re.ASCII):
-        raise ConfigError(f"{text!r} is no number of milliseconds")
-    if int(text) > LONGEST_SECONDS * 1000:
-        raise ConfigError(f"{text[:40]} milliseconds are longer than a hundred years")
-    return f"{text}ms"
-
-
-def _duration(text: str) -> str:
-    """A plain number is milliseconds, as it is in the variables of OpenTelemetry that look like this one."""
-    return f"{text}ms" if re.fullmatch(r"\d+", text, re.ASCII) else text
-
-
-def _boolean(text: str) -> bool:
-    """OpenTelemetry's booleans: only `true`, in any case, is true; others than `false` are warned about."""
-    if text.lower() not in ("true", "false"):
-        raise ConfigError(f"{text!r} is neither true nor false")
-    return text.lower() == "true"
-
-
-def _number(text: str) -> int:
-    if not re.fullmatch(r"\d{1,9}", text, re.ASCII):
-        raise ConfigError(f"{text[:40]!r} is no number")
-    return int(text)
+def _check_utf8(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError("is not UTF-8; set it anew") from None
 
 
 _Parser = Callable[[str], Any]
@@ -274,9 +225,9 @@ _Parser = Callable[[str], Any]
 _SIGNAL_VARIABLES: dict[str, tuple[str, _Parser]] = {
     "ENDPOINT": ("endpoint", str),
     "PROTOCOL": ("protocol", str.lower),
-    "INSECURE": ("insecure", _boolean),
-    "HEADERS": ("headers", _pairs),
-    "TIMEOUT": ("timeout", _milliseconds),
+    "INSECURE": ("insecure", parse_boolean),
+    "HEADERS": ("headers", parse_encoded_pairs),
+    "TIMEOUT": ("timeout", parse_milliseconds),
     "COMPRESSION": ("compression", str.lower),
     "CERTIFICATE": ("certificate", str),
     "CLIENT_CERTIFICATE": ("client_certificate", str),
@@ -289,26 +240,26 @@ VARIABLES: dict[str, tuple[str, _Parser]] = {
         for name, (key, parse) in _SIGNAL_VARIABLES.items()
     },
     "FAILLOG_PROTOCOL": ("otlp.protocol", str),
-    "FAILLOG_SIGNALS": ("otlp.signals", _list),
+    "FAILLOG_SIGNALS": ("otlp.signals", parse_list),
     "FAILLOG_OUTPUT": ("otlp.output", str),
-    "FAILLOG_BACKEND": ("mapping.backend", _backend),
+    "FAILLOG_BACKEND": ("mapping.backend", str),
     "FAILLOG_BODIES": ("mapping.bodies", str),
-    "FAILLOG_RESPONSE_HEADERS": ("mapping.response_headers", _list),
+    "FAILLOG_RESPONSE_HEADERS": ("mapping.response_headers", parse_list),
     "FAILLOG_TIME_POLICY": ("mapping.time_policy", str),
     "FAILLOG_JOIN": ("mapping.join", str),
-    "FAILLOG_RESOURCE_ATTRIBUTES": ("mapping.resource_attributes", _pairs),
+    "FAILLOG_RESOURCE_ATTRIBUTES": ("mapping.resource_attributes", parse_encoded_pairs),
     "FAILLOG_REDACTION_KEY": ("mapping.redaction_key", str),
     "SEGMENT_TOKEN": ("segment.token", str),
     "SEGMENT_TOKEN_FILE": ("segment.token_file", str),
     "FAILLOG_SEGMENT_URL": ("segment.url", str),
-    "FAILLOG_COLLECTIONS": ("segment.collections", _list),
+    "FAILLOG_COLLECTIONS": ("segment.collections", parse_list),
     "FAILLOG_SINCE": ("segment.since", str),
     "FAILLOG_UNTIL": ("segment.until", str),
-    "FAILLOG_DOWNLOAD_HOSTS": ("segment.download_hosts", _list),
+    "FAILLOG_DOWNLOAD_HOSTS": ("segment.download_hosts", parse_list),
     "FAILLOG_SEGMENT_CERTIFICATE": ("segment.certificate", str),
     "FAILLOG_SEGMENT_PROXY": ("segment.proxy", str),
     "FAILLOG_STATE_DIR": ("run.state_dir", str),
-    "FAILLOG_FAIL_ON": ("run.fail_on", _list),
+    "FAILLOG_FAIL_ON": ("run.fail_on", parse_list),
     "FAILLOG_WAIT": ("run.wait", str),
     "FAILLOG_QUARANTINE": ("run.quarantine", str),
     "FAILLOG_PENDING": ("run.pending", str),
@@ -317,15 +268,34 @@ VARIABLES: dict[str, tuple[str, _Parser]] = {
     "FAILLOG_LOG_FORMAT": ("run.log_format", str),
     "FAILLOG_HEALTH_ADDR": ("run.health_addr", str),
     "FAILLOG_HEALTH_FILE": ("run.health_file", str),
-    "FAILLOG_WORKERS": ("run.workers", _number),
+    "FAILLOG_WORKERS": ("run.workers", parse_number),
     **{
-        f"FAILLOG_SELF_OTLP_{name}": (f"self.{key}", _duration if parse is _milliseconds else parse)
+        f"FAILLOG_SELF_OTLP_{name}": (
+            f"self.{key}",
+            parse_own_duration if parse is parse_milliseconds else parse,
+        )
         for name, (key, parse) in _SIGNAL_VARIABLES.items()
     },
-    "FAILLOG_SELF_OTLP_INTERVAL": ("self.interval", _duration),
-    "FAILLOG_SELF_OTLP_RESOURCE_ATTRIBUTES": ("self.resource_attributes", _pairs),
+    "FAILLOG_SELF_OTLP_INTERVAL": ("self.interval", parse_own_duration),
+    "FAILLOG_SELF_OTLP_RESOURCE_ATTRIBUTES": ("self.resource_attributes", parse_encoded_pairs),
 }
 """Each environment variable: the setting that it is, and how its text is read."""
+
+OTHER_VARIABLES = ("FAILLOG_CONFIG", "OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES")
+"""Variables that are read besides."""
+
+TEXT_CHECKS: dict[str, Callable[[Any], object]] = {
+    **{f"{branch}.timeout": parse_timeout for branch in ("otlp", "otlp.logs", "otlp.traces", "self")},
+    **{f"{branch}.headers": check_headers for branch in ("otlp", "otlp.logs", "otlp.traces", "self")},
+    "mapping.time_policy": parse_time_policy,
+    "segment.collections": check_collections,
+    "segment.since": parse_moment,
+    "segment.until": parse_moment,
+    "run.wait": parse_duration,
+    "run.max_content": parse_size,
+    "self.interval": parse_duration,
+}
+"""Settings whose text has a form of its own → what raises ConfigError for another one."""
 
 _CHANGING = ("service.instance.id", "host.", "process.", "container.", "k8s.pod.")
 """Resource attributes that change at every start, and would make re-sends differ."""
@@ -334,8 +304,11 @@ _CHANGING = ("service.instance.id", "host.", "process.", "container.", "k8s.pod.
 def _otel_resource(environ: Mapping[str, str]) -> dict[str, Any]:
     """What `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` say, without what changes at every start."""
     name, text = environ.get("OTEL_SERVICE_NAME", ""), environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
-    (name + text).encode()
-    attributes = {k: v for k, v in _pairs(text).items() if not k.startswith(_CHANGING)}
+    try:
+        _check_utf8(name + text)
+        attributes = {k: v for k, v in parse_encoded_pairs(text).items() if not k.startswith(_CHANGING)}
+    except ConfigError as error:
+        raise ConfigError(f"OTEL_RESOURCE_ATTRIBUTES or OTEL_SERVICE_NAME: {error}") from None
     if name:
         attributes["service.name"] = name
     return _nested("mapping.resource_attributes", attributes) if attributes else {}

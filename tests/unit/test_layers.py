@@ -9,7 +9,7 @@ import pytest
 import faillog_otel
 
 ROOT = Path(faillog_otel.__file__).parent
-LEAVES = {"config", "errors", "clock", "text", "hosts", "proxies", "connections", "propagation"}
+LEAVES = {"config", "errors", "clock", "files", "text", "hosts", "proxies", "connections", "propagation"}
 MAY_IMPORT = {
     "propagation": set[str](),
     "config": set[str](),
@@ -20,8 +20,11 @@ MAY_IMPORT = {
     "proxies": {"config", "errors", "hosts"},
     "connections": {"text"},
     "backends": {"config"},
-    "settings": {"events", "config", "errors"},
-    "resolve": {"settings", "backends", "config", "errors", "hosts", "proxies"},
+    "files": {"errors"},
+    "diagnosis": set[str](),
+    "setting_values": {"events", "config", "errors"},
+    "settings": {"setting_values", "diagnosis", "config", "errors"},
+    "resolve": {"settings", "setting_values", "backends", "config", "errors", "hosts", "proxies"},
     "events": LEAVES,
     "segment": {"events", *LEAVES},
     "ledger": {"events", *LEAVES},
@@ -47,6 +50,8 @@ PURE = sorted(
             for name in (
                 "backends",
                 "config",
+                "diagnosis",
+                "setting_values",
                 "settings",
                 "resolve",
                 "errors",

@@ -10,16 +10,8 @@ import pytest
 from faillog_otel.config import RunConfig, Signal, TimePolicy
 from faillog_otel.errors import ConfigError
 from faillog_otel.resolve import resolve
-from faillog_otel.settings import (
-    VARIABLES,
-    Layer,
-    parse_duration,
-    parse_header,
-    parse_size,
-    parse_time_policy,
-    read_environment,
-    read_file,
-)
+from faillog_otel.setting_values import parse_duration, parse_pairs, parse_size, parse_time_policy
+from faillog_otel.settings import VARIABLES, Layer, read_environment, read_file
 
 ROOT = Path(__file__).parents[2]
 
@@ -444,10 +436,10 @@ def test_what_is_no_time_policy(text: str) -> None:
 
 
 def test_a_header_is_name_and_value_and_the_value_may_hold_an_equals_sign() -> None:
-    assert parse_header("api-key = a=b") == ("api-key", "a=b")
+    assert parse_pairs(["api-key = a=b"]) == {"api-key": "a=b"}
     for wrong in ("api-key", "=value"):
         with pytest.raises(ConfigError):
-            parse_header(wrong)
+            parse_pairs([wrong])
 
 
 @pytest.mark.parametrize(

@@ -43,8 +43,6 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
     again is kept anew, and the set-aside file goes when all of it is accounted for.
     """
     started = time.monotonic()
-    for warning in config.warnings:
-        _log.warning("%s", warning)
     with ExitStack() as stack:
         shutdown = stack.enter_context(Shutdown())
         start = Start(only_forwarding(config), shutdown.now_ns(), sends_rejected)

@@ -1,5 +1,6 @@
 """The options that `run` and `replay` share, and how they become settings."""
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ from faillog_otel.errors import ConfigError
 if TYPE_CHECKING:
     from faillog_otel.config import RunConfig
     from faillog_otel.settings import Layer
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_CONFIG_FILE = "faillog-otel.toml"
 
@@ -180,6 +183,8 @@ def print_and_code(config: "RunConfig", run: Callable[[], dict[str, Any]]) -> in
     from faillog_otel.telemetry.logs import start_logging
 
     start_logging(config.verbosity, config.log_format)
+    for warning in config.warnings:
+        _log.warning("%s", warning)
     ended = run()
     print_summary(ended, config)
     return int(ended["exit"])
@@ -212,17 +217,22 @@ def _state_home() -> str:
         return "."
 
 
-def read_layers(flags: dict[str, Any]) -> tuple[dict[str, "Layer"], list[str], str | None]:
-    """Who says what, the first one first; warnings, and the config file. Raises as `config_of` does."""
+def read_layers(
+    flags: dict[str, Any], is_used: Callable[[str], bool] = lambda _: True
+) -> tuple[dict[str, "Layer"], list[str], str | None]:
+    """Who says what, the first one first; warnings, and the config file. Raises as `config_of` does.
+
+    `is_used`: whether a variable for this setting's path is read.
+    """
     from faillog_otel.settings import read_environment
 
     texts = [each for flag in flags.values() for each in (flag if isinstance(flag, tuple) else [flag])]
     if not all(_is_unicode(text) for text in texts if isinstance(text, str)):
         raise click.UsageError("an option's value is not UTF-8")
-    environment, warnings = read_environment(os.environ)
+    environment, warnings = read_environment(os.environ, is_used)
     layers = {"flag": _flag_layer(flags), "environment": environment}
     file = flags["config_file"] or os.environ.get("FAILLOG_CONFIG")
-    if not file and Path(DEFAULT_CONFIG_FILE).is_file():
+    if not file and os.path.isfile(DEFAULT_CONFIG_FILE):  # noqa: PTH113  # Path's raises where it cannot look
         file = DEFAULT_CONFIG_FILE
     if file:
         layers[file] = _file_layer(file)
@@ -253,60 +263,72 @@ def _is_unicode(text: str) -> bool:
 def _flag_layer(flags: dict[str, Any]) -> "Layer":
     import msgspec
 
-    from faillog_otel.settings import Layer, parse_header
+    from faillog_otel.diagnosis import wrong_value
+    from faillog_otel.setting_values import parse_pairs
+    from faillog_otel.settings import Layer, check_texts
 
     def given(**values: Any) -> dict[str, Any]:
         return {key: value for key, value in values.items() if value not in (None, (), {})}
 
     signals = flags["signals"]
     try:
-        layer = {
-            "otlp": given(
-                endpoint=flags["endpoint"],
-                headers=dict(parse_header(header) for header in flags["headers"]),
-                protocol=flags["protocol"],
-                output=flags["output"],
-                signals=[part.strip() for part in signals.split(",")] if signals is not None else None,
-            ),
-            "mapping": given(
-                backend=flags["backend"],
-                bodies=flags["bodies"],
-                time_policy=flags["time_policy"],
-                join=flags["join"],
-            ),
-            "segment": given(
-                url=flags["segment_url"],
-                collections=list(flags["collections"]) or None,
-                since=flags["since"],
-                until=flags["until"],
-                download_hosts=list(flags["download_hosts"]) or None,
-            ),
-            "run": given(
-                state_dir=flags["state_dir"],
-                fail_on=list(flags["fail_on"]) or None,
-                wait=flags["wait"],
-                quarantine=flags.get("quarantine"),
-                pending=flags.get("pending"),
-                summary=flags["summary"],
-                log_format=flags["log_format"],
-                health_addr=flags.get("health_addr"),
-                health_file=flags.get("health_file"),
-                workers=flags.get("workers"),
-            ),
-        }
-        return msgspec.convert(layer, Layer)
-    except msgspec.ValidationError as error:
-        raise click.UsageError(f"--signals: {error}") from None
+        headers = parse_pairs(flags["headers"])
     except ConfigError as error:
         raise click.UsageError(f"--header: {error}") from None
+    said = {
+        "otlp": given(
+            endpoint=flags["endpoint"],
+            headers=headers,
+            protocol=flags["protocol"],
+            output=flags["output"],
+            signals=[part.strip() for part in signals.split(",")] if signals is not None else None,
+        ),
+        "mapping": given(
+            backend=flags["backend"],
+            bodies=flags["bodies"],
+            time_policy=flags["time_policy"],
+            join=flags["join"],
+        ),
+        "segment": given(
+            url=flags["segment_url"],
+            collections=list(flags["collections"]) or None,
+            since=flags["since"],
+            until=flags["until"],
+            download_hosts=list(flags["download_hosts"]) or None,
+        ),
+        "run": given(
+            state_dir=flags["state_dir"],
+            fail_on=list(flags["fail_on"]) or None,
+            wait=flags["wait"],
+            quarantine=flags.get("quarantine"),
+            pending=flags.get("pending"),
+            summary=flags["summary"],
+            log_format=flags["log_format"],
+            health_addr=flags.get("health_addr"),
+            health_file=flags.get("health_file"),
+            workers=flags.get("workers"),
+        ),
+    }
+    for branch, settings in said.items():
+        for key, value in settings.items():
+            if problem := wrong_value(value, f"{branch}.{key}", Layer):
+                raise click.UsageError(f"{_option_of(key)} {problem}")
+    layer = msgspec.convert(said, Layer)
+    try:
+        check_texts(layer, lambda path: _option_of(path.rpartition(".")[2]))
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from None
+    return layer
+
+
+def _option_of(key: str) -> str:
+    """The option that says the setting of this name."""
+    names = {"url": "segment-url", "headers": "header", "collections": "collection"}
+    return f"--{names.get(key) or key.replace('_', '-')}"
 
 
 def _file_layer(name: str) -> "Layer":
+    from faillog_otel.files import read_small_text
     from faillog_otel.settings import read_file
 
-    try:
-        return read_file(Path(name).read_text("utf-8"), name)
-    except OSError as error:
-        raise ConfigError(f"{name}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{name}: not UTF-8") from None
+    return read_file(read_small_text(name, may_be_pipe=True), name)

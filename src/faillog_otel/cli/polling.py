@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from faillog_otel.app.answers import Answers
@@ -27,6 +26,7 @@ from faillog_otel.clock import Clock, SegmentClock
 from faillog_otel.config import RunConfig, Secret, SegmentConfig, token_problem
 from faillog_otel.errors import ConfigError
 from faillog_otel.events.printable import printable
+from faillog_otel.files import read_small_text
 from faillog_otel.ledger.folder import StateFolder
 from faillog_otel.ledger.ledger import Ledger
 from faillog_otel.ledger.objects import clean_digests
@@ -57,7 +57,8 @@ def poll(
     token = token_source(config.segment)
     token()
     network = network_of(config.segment, os.environ)
-    _say_what_is_ignored(config)
+    if config.workers is not None and config.workers > 1:
+        _log.warning("--workers %d: is for PATHs; polling uses one process", config.workers)
     with ExitStack() as stack:
         shutdown = stack.enter_context(Shutdown())
         client = None if config.delivery.writes else sending_client(config)
@@ -160,13 +161,6 @@ def poll(
     return summary(counts, delivery.sent, time.monotonic() - started, exit_code(ending))
 
 
-def _say_what_is_ignored(config: RunConfig) -> None:
-    for warning in config.warnings:
-        _log.warning("%s", warning)
-    if config.workers is not None and config.workers > 1:
-        _log.warning("--workers %d: is for PATHs; polling uses one process", config.workers)
-
-
 def _say_how_it_ended(forwarder: Forwarder, broken: str, refused: str, over: str, config: RunConfig) -> None:
     counts, folder = forwarder.counts, config.state_dir
     for problem in filter(None, (broken, refused)):
@@ -189,9 +183,9 @@ def token_source(config: SegmentConfig) -> Callable[[], Secret]:
         if config.token_file is None:
             raise ConfigError("no token: set SEGMENT_TOKEN or SEGMENT_TOKEN_FILE")
         try:
-            text = Path(config.token_file).read_text("utf-8").strip()
-        except OSError as error:
-            raise ConfigError(f"SEGMENT_TOKEN_FILE: {config.token_file}: {error.strerror}") from None
+            text = read_small_text(config.token_file).strip()
+        except ConfigError as error:
+            raise ConfigError(f"SEGMENT_TOKEN_FILE: {error}") from None
         if not text:
             raise ConfigError(f"SEGMENT_TOKEN_FILE: {config.token_file}: is empty; write the token into it")
         if problem := token_problem(text):

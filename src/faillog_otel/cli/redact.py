@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from faillog_otel.cli.looking import print_json
-from faillog_otel.cli.options import DEFAULT_FLAGS, bodies_option, config_of
+from faillog_otel.cli.options import DEFAULT_FLAGS, bodies_option, read_layers
 from faillog_otel.events.printable import printable
 
 if TYPE_CHECKING:
@@ -51,18 +51,21 @@ def redact(ctx: click.Context, /, paths: tuple[str, ...], *, for_people: bool, *
     from faillog_otel.errors import InputError
     from faillog_otel.events.model import BadRecord
     from faillog_otel.preview import preview
+    from faillog_otel.resolve import resolve_log_format, resolve_mapping, resolve_max_content
     from faillog_otel.segment.paths import FoundPaths, InputFile
     from faillog_otel.telemetry.logs import announce, start_logging
 
-    config = config_of({**DEFAULT_FLAGS, **flags})
-    start_logging(config.verbosity, config.log_format)
+    layers, _, _ = read_layers({**DEFAULT_FLAGS, **flags}, _is_used)
+    mapping, max_content = resolve_mapping([*layers.values()]), resolve_max_content([*layers.values()])
+    log_format = resolve_log_format([*layers.values()])
+    start_logging(0, log_format)
     found = FoundPaths(paths, ())
     problems = found.problems
     seen: Counter[str] = Counter()
     for name in found.files:
         try:
             with InputFile(name, sys.stdin.buffer, contextlib.nullcontext) as file:
-                records = preview(file, config.mapping, time.time_ns(), config.most_content_bytes)
+                records = preview(file, mapping, time.time_ns(), max_content)
                 for place, explained in records:
                     seen["not understood" if isinstance(explained, BadRecord) else "records"] += 1
                     _count(explained, seen)
@@ -77,11 +80,17 @@ def redact(ctx: click.Context, /, paths: tuple[str, ...], *, for_people: bool, *
     for warning in found.warnings:
         _log.warning("%s", warning)
     numbers = ", ".join(f"{number} {what}" for what, number in seen.items()) or "no records"
-    if config.log_format == "json":
+    if log_format == "json":
         announce(_log, numbers, {"numbers": seen})
     else:
         click.echo(numbers, err=True)
     ctx.exit(2 if problems else 3 if seen["not understood"] else 0)
+
+
+def _is_used(path: str) -> bool:
+    """Whether it is a setting of what is shown: the resource is not."""
+    is_mapping = path.startswith("mapping.") and path != "mapping.resource_attributes"
+    return is_mapping or path in {"run.max_content", "run.log_format"}
 
 
 def _count(explained: "Explanation | BadRecord", seen: Counter[str]) -> None:
