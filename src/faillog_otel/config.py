@@ -232,4 +232,6 @@ class RunConfig(Struct, frozen=True, kw_only=True):
     config_file: str | None = None
     """The file that settings were read from: it is no input, though it may lie among them."""
     warnings: tuple[str, ...] = ()
-    """What was ignored while the settings were read, in sentences for people."""
+    """What was ignored while the settings were read, and what else a run should say, in sentences."""
+    ignored: tuple[str, ...] = ()
+    """Those of them that concern every command: variables without effect."""

@@ -83,7 +83,7 @@ def resolve(
     unencrypted = {target.shown_url for target in all_targets if _is_unencrypted(target.url)}
     redaction_key = first("mapping", "redaction_key", None)
     if redaction_key and len(redaction_key) < SHORTEST_KEY:
-        warnings = (*warnings, f"the redaction key has less than {SHORTEST_KEY} characters: too few")
+        ignored = [*ignored, f"the redaction key has less than {SHORTEST_KEY} characters: too few"]
     fail_on = tuple(dict.fromkeys(each for each in first("run", "fail_on", ()) if each != "never"))
     return RunConfig(
         mapping=resolve_mapping(layers),
@@ -113,6 +113,7 @@ def resolve(
             *ignored,
             *(f"{url}: what is sent there is not encrypted" for url in sorted(unencrypted)),
         ),
+        ignored=tuple(warnings),
     )
 
 

@@ -81,7 +81,10 @@ def _why_no_moment(text: str) -> str:
         return f"has no unit: write {text}h or {text}d for so long ago"
     if re.fullmatch(r"[\d.]+(ms|s|m|h|d)", text, re.ASCII):
         return f"is no time: write -{text} for so long ago"
-    return "is no time: 2025-05-07T23:00:00Z, or -36h for so long ago"
+    return "is no time: RFC 3339, such as 2025-05-07T23:00:00Z, or -36h for so long ago"
+
+
+_COLON = ', with "=" for the ":"'
 
 
 def parse_pairs(parts: Sequence[str]) -> dict[str, str]:
@@ -91,7 +94,7 @@ def parse_pairs(parts: Sequence[str]) -> dict[str, str]:
         name, equals, value = part.partition("=")
         where = f"pair {number} of {len(parts)}" + (f' (after "{[*pairs][-1]}")' if pairs else "")
         if not equals:
-            raise ConfigError(f'{where} has no "=": write NAME=VALUE')
+            raise ConfigError(f'{where} has no "=": write NAME=VALUE{_COLON if ":" in part else ""}')
         if not name.strip():
             raise ConfigError(f'{where} has no name before its "=": write NAME=VALUE')
         pairs[name.strip()] = value.strip()

@@ -3,14 +3,16 @@
 import json
 import os
 import shutil
+import sqlite3
 import stat
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.polled import AWAY, COLLECTION
+from support.polled import AWAY, COLLECTION, to_version_2
 from support.program import PROGRAM, environment, run_program
 
 from faillog_otel.ledger.folder import StateFolder
@@ -162,6 +164,103 @@ def test_records_that_are_written_need_no_collector(tmp_path: Path, segment: Sim
     code, findings, _ = examined(tmp_path, "--protocol", "file", "--output", "out", **env)
     assert (code, states(findings)["collector"]) == (0, {"ok"})
     assert not tmp_path.joinpath("out").exists()
+
+
+def test_an_older_ledger_that_run_brings_up_to_date_is_well(
+    tmp_path: Path, segment: Simulator, receiver: Receiver
+) -> None:
+    env = settings(tmp_path, segment, receiver.http_endpoint)
+    with StateFolder(str(tmp_path / "state")) as folder:
+        Ledger(folder).close()
+        to_version_2(folder.ledger)
+    code, findings, _ = examined(tmp_path, **env)
+    [ledger] = findings["ledger"]
+    assert (code, ledger["state"]) == (0, "ok")
+    assert ledger["says"] == "version 2; `run` brings it up to date (3)"
+    hosts = ("--download-host", segment.download_host)
+    done = run_program("run", "--once", "--since", "-3h", *hosts, cwd=tmp_path, **env)
+    assert done.code == 0, done.stderr
+
+
+def test_another_programs_database_fails_as_run_does(
+    tmp_path: Path, segment: Simulator, receiver: Receiver
+) -> None:
+    env = settings(tmp_path, segment, receiver.http_endpoint)
+    with StateFolder(str(tmp_path / "state")) as folder, closing(sqlite3.connect(folder.ledger)) as other:
+        other.execute("CREATE TABLE of_others (x)")
+    code, findings, _ = examined(tmp_path, **env)
+    assert (code, states(findings)["ledger"]) == (1, {"fail"})
+    done = run_program("run", "--once", "--since", "-3h", cwd=tmp_path, **env)
+    assert (done.code, findings["ledger"][0]["says"] in done.stderr) == (5, True)
+
+
+def test_a_collection_that_segment_refused_fails_until_it_was_read(
+    tmp_path: Path, segment: Simulator, receiver: Receiver
+) -> None:
+    """What an earlier run learned; it costs no request to know."""
+    wrong, hosts = "shop-mixpnael", ("--download-host", segment.download_host)
+    env = settings(tmp_path, segment, receiver.http_endpoint)
+    misspelt = env | {"FAILLOG_COLLECTIONS": f"{COLLECTION},{wrong}"}
+    assert run_program("run", "--once", "--since", "-12h", *hosts, cwd=tmp_path, **misspelt).code == 6
+    asked = sum(each.counted for each in segment.requests())
+    code, findings, _ = examined(tmp_path, **misspelt)
+    [failed] = [each for each in findings["collections"] if each["state"] == "fail"]
+    assert (code, wrong in failed["says"], "HTTP 404" in failed["says"]) == (1, True, True)
+    assert "Delivery Overview" in failed["do"]
+    code, findings, _ = examined(tmp_path, **env)
+    assert (code, states(findings)["collections"]) == (0, {"ok"})
+    assert sum(each.counted for each in segment.requests()) == asked
+
+
+@pytest.mark.parametrize(
+    ("more", "check"),
+    [
+        ({"FAILLOG_COLLECTIONS": "YOUR_COLLECTION_ID"}, "config"),
+        ({"FAILLOG_COLLECTIONS": "shop-mixpanel,shop-mixpanel"}, "config"),
+        ({"FAILLOG_COLLECTIONS": "shop mixpanel"}, "config"),
+        ({"OTEL_EXPORTER_OTLP_HEADERS": "api-key"}, "config"),
+        ({"FAILLOG_SINCE": "-1h", "FAILLOG_UNTIL": "-2h"}, "window"),
+        ({"SEGMENT_TOKEN": "", "SEGMENT_TOKEN_FILE": "."}, "token"),
+        ({"FAILLOG_PROTOCOL": "file", "FAILLOG_OUTPUT": "."}, "collector"),
+        ({"FAILLOG_PROTOCOL": "file", "FAILLOG_OUTPUT": "missing/out"}, "collector"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "https://h", "OTEL_EXPORTER_OTLP_CERTIFICATE": "."}, "collector"),
+        (
+            {"FAILLOG_SELF_OTLP_ENDPOINT": "https://h", "FAILLOG_SELF_OTLP_CERTIFICATE": "."},
+            "own metrics",
+        ),
+        ({"FAILLOG_HEALTH_FILE": "."}, "health check"),
+        ({"FAILLOG_HEALTH_ADDR": "192.0.2.1:80"}, "health check"),
+    ],
+)
+def test_what_ends_run_at_its_start_fails_here_and_nothing_else_does(
+    tmp_path: Path, segment: Simulator, receiver: Receiver, more: dict[str, str], check: str
+) -> None:
+    given = settings(tmp_path, segment, receiver.http_endpoint) | more
+    env = {name: value for name, value in given.items() if value}
+    code, findings, _ = examined(tmp_path, **env)
+    failed = {name for name, several in findings.items() if any(each["state"] == "fail" for each in several)}
+    assert (code, failed) == (1, {check})
+    done = run_program("run", "--once", "--wait", "0s", "--since", "-3h", cwd=tmp_path, **env)
+    if "FAILLOG_SINCE" in more:
+        done = run_program("run", "--once", cwd=tmp_path, **env)
+    assert done.code == 2, done.stderr
+
+
+def test_it_takes_the_options_of_run_and_says_what_they_need(
+    tmp_path: Path, segment: Simulator, receiver: Receiver
+) -> None:
+    env = settings(tmp_path, segment, receiver.http_endpoint)
+    args = ("--once", "--health-addr", "127.0.0.1:0", "--health-file", "alive", "--since", "-40d")
+    code, findings, _ = examined(tmp_path, *args, **env)
+    assert (code, states(findings)["health check"], states(findings)["window"]) == (0, {"ok"}, {"warn"})
+    assert not tmp_path.joinpath("alive").exists()
+
+
+def test_a_collection_of_another_kind_than_segments_is_warned_about(tmp_path: Path) -> None:
+    for given, expected in (("shop-mixpanel", {"ok", "warn"}), ("2wXq0cJ5Zr8vT1nLmKfYb3GdHaE", {"ok"})):
+        env = {"FAILLOG_COLLECTIONS": given, "OTEL_EXPORTER_OTLP_ENDPOINT": AWAY, "FAILLOG_STATE_DIR": "s"}
+        _, findings, _ = examined(tmp_path, **env)
+        assert states(findings)["collections"] == expected
 
 
 def test_a_state_folder_that_others_can_read(tmp_path: Path, segment: Simulator, receiver: Receiver) -> None:

@@ -98,6 +98,26 @@ def test_plan_after_a_run_asks_for_nothing_that_was_read(original: Polled) -> No
     )
 
 
+def test_plan_and_status_are_of_what_the_last_run_used_where_nothing_is_set(
+    polled: Polled, receiver: Receiver
+) -> None:
+    given = ("--collection", COLLECTION, "--since", "-10h", "--until", "-3h")
+    assert polled.run(receiver.http_endpoint, "--until", "-3h").code in (0, 3)
+    _, as_given = polled.look("plan", *given)
+    done, found = polled.look("plan")
+    assert done.code == 0, done.stderr
+    for name in ("collections", "requests", "waiting", "next_request"):
+        assert found[name] == as_given[name], name
+    assert polled.look("plan", "--collection", "other")[1]["collections"] == ["other"]
+    assert polled.look("status")[1]["collections"][COLLECTION]["polled"]
+
+
+def test_plan_knows_the_collections_of_an_older_ledger(polled: Polled) -> None:
+    polled.sql("DELETE FROM facts WHERE name = 'polled'")
+    done, found = polled.look("plan")
+    assert (done.code, found["collections"]) == (0, [COLLECTION])
+
+
 def test_plan_without_a_ledger_is_what_the_first_run_asks(tmp_path: Path) -> None:
     """In the same order, and nothing is sent or made for it."""
     with simulated(tmp_path, standing=True) as polled, Receiver() as receiver:
@@ -209,7 +229,7 @@ def test_colours_are_for_terminals_and_escapes_for_nobody(polled: Polled) -> Non
     assert b"\x1b[33m+" in shown
     assert ESCAPE.encode() not in shown
     assert b"\\x1b[31mred" in shown
-    for args in (["status"], ["plan", "--collection", ESCAPE], ["status", "--json"], ["audit"]):
+    for args in (["status"], ["plan"], ["status", "--json"], ["audit"]):
         done = run_program(*args, "--state-dir", polled.state, cwd=polled.folder)
         assert (done.code, b"\x1b" in done.stdout) == (0, False), args
 
@@ -225,7 +245,7 @@ def test_without_a_ledger_there_is_nothing_to_look_at(tmp_path: Path, command: s
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["plan"], "--collection"),
+        (["plan", "--state-dir", "state"], "--collection"),
         (["plan", "--collection", "c", "--since", "soon"], "soon"),
         (["status", "--config", "missing.toml"], "missing.toml"),
         (["audit", "--nothing"], "--nothing"),

@@ -67,7 +67,7 @@ class Sidecar(Struct):
 @contextmanager
 def sidecar(args: Sequence[str], folder: Path, **env: str) -> Iterator[Sidecar]:
     """Starts it; ends it, should the test not do so."""
-    started = Sidecar(start_program(*args, cwd=folder, SEGMENT_TOKEN=TOKEN, **env))
+    started = Sidecar(start_program(*args, cwd=folder, **{"SEGMENT_TOKEN": TOKEN, **env}))
 
     def listen() -> None:
         for line in started.process.stderr or ():

@@ -4,28 +4,36 @@ Nothing is changed, and nothing is asked that costs one of the day's 120 request
 """
 
 import os
+import re
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from faillog_otel.app.ledger_view import SINCE, refused_collections
 from faillog_otel.backends import BACKENDS, backend_of
-from faillog_otel.clock import SECOND_NS, Clock
-from faillog_otel.config import RunConfig, Secret, SegmentConfig
-from faillog_otel.errors import ConfigError, LedgerBroken
+from faillog_otel.clock import SECOND_NS, Clock, time_text
+from faillog_otel.config import SEGMENT_URLS, DeliveryConfig, HealthConfig, RunConfig, Secret, SegmentConfig
+from faillog_otel.errors import Busy, ConfigError, LedgerBroken
 from faillog_otel.ledger.database import Database, has_sound_wal
 from faillog_otel.ledger.folder import StateFolder
+from faillog_otel.ledger.schema import MIGRATIONS
+from faillog_otel.ledger.views import fact_ns
 from faillog_otel.otlp.clients import network_client
 from faillog_otel.otlp.outcome import Acknowledged, PartlyRejected, RetryLater
+from faillog_otel.otlp.tls import tls_context
 from faillog_otel.proxies import variable_unused
 from faillog_otel.segment import api
 from faillog_otel.segment.network import Network, network_of, origin_of, timeout_within
 from faillog_otel.segment.quota import Quota
 from faillog_otel.segment.schedule import reads_per_hour
+from faillog_otel.segment.window import check_window
+from faillog_otel.telemetry.health import HealthServer
 
 LITTLE_ROOM_BYTES = 1024**3
 NO_ROOM_BYTES = 64 * 1024**2
@@ -50,18 +58,21 @@ def examine(
     config: RunConfig, token: Callable[[], Secret], user_agent: str, clock: Clock
 ) -> Iterator[Finding]:
     """Everything but the configuration itself."""
-    yield from _state_folder(StateFolder(config.state_dir))
+    yield from _state_folder(StateFolder(config.state_dir), config.segment, clock)
     yield from _collections(config.segment)
+    yield from _window(config.segment, StateFolder(config.state_dir), clock)
     timeout_seconds = timeout_within(config.delivery.wait_seconds, TIMEOUT_SECONDS)
     yield from _segment(config.segment, token, user_agent, clock, timeout_seconds)
     yield from _collector(config, user_agent)
     yield from _backends(config)
+    yield from _own_metrics(config)
+    yield from _health(config.health, StateFolder(config.state_dir))
 
 
 # -- the state folder ----------------------------------------------------------------------------------------
 
 
-def _state_folder(folder: StateFolder) -> Iterator[Finding]:
+def _state_folder(folder: StateFolder, segment: SegmentConfig, clock: Clock) -> Iterator[Finding]:
     check = "state folder"
     other = "name another --state-dir, or run as its owner"
     there = folder.path.absolute()
@@ -92,7 +103,7 @@ def _state_folder(folder: StateFolder) -> Iterator[Finding]:
         return
     yield _permissions(folder.path)
     yield _room(there)
-    yield from _ledger(folder)
+    yield from _ledger(folder, segment, clock)
 
 
 def _permissions(path: Path) -> Finding:
@@ -131,7 +142,7 @@ def _room(path: Path) -> Finding:
     return Finding("disk", "ok", says)
 
 
-def _ledger(folder: StateFolder) -> Iterator[Finding]:
+def _ledger(folder: StateFolder, segment: SegmentConfig, clock: Clock) -> Iterator[Finding]:
     version = sqlite3.sqlite_version
     mode = (
         "WAL, synchronous FULL" if has_sound_wal(sqlite3.sqlite_version_info) else "DELETE, synchronous EXTRA"
@@ -139,19 +150,38 @@ def _ledger(folder: StateFolder) -> Iterator[Finding]:
     why = "its WAL is sound" if mode.startswith("WAL") else "its WAL may be spoilt when it is reset"
     yield Finding("sqlite", "ok", f"{version}: journal {mode}, for {why}")
     try:
-        holder = folder.holder()
-        says = f"process {holder} holds it" if holder else "nobody holds it"
-        yield Finding("lock", "ok", says)
+        if holder := folder.holder():
+            do = "this is so while `run` polls; another one with this --state-dir is refused (exit code 5)"
+            yield Finding("lock", "warn", f"process {holder} holds it", do)
+        else:
+            yield Finding("lock", "ok", "nobody holds it")
         if not folder.ledger.exists():
             yield Finding("ledger", "ok", "is not there yet; `run` makes it")
             return
-        database = Database(folder.ledger, read_only=True)
-        try:
-            yield Finding("ledger", "ok", f"version {database.version()}")
-        finally:
-            database.close()
+        with closing(Database(folder.ledger, read_only=True, may_be_older=True)) as database:
+            database.check()
+            found, newest = database.version(), len(MIGRATIONS)
+            says = f"version {found}" + (f"; `run` brings it up to date ({newest})" if found < newest else "")
+            yield Finding("ledger", "ok", says)
+            yield from _refused(database, segment, clock)
+    except Busy as error:
+        yield Finding("ledger", "warn", str(error), "look again when that has ended")
     except LedgerBroken as error:
         yield Finding("ledger", "fail", str(error), "do as it says; `audit` tells more, where it can be read")
+
+
+def _refused(database: Database, segment: SegmentConfig, clock: Clock) -> Iterator[Finding]:
+    """Collections that Segment refused when an earlier run asked for them."""
+    for name, refusal in refused_collections(database).items():
+        if name in segment.collections:
+            is_asked = refusal.until_ns <= clock.now_ns()
+            when = "with its next request" if is_asked else f"not before {time_text(refusal.until_ns)}"
+            yield Finding(
+                "collections",
+                "warn" if is_asked else "fail",
+                f"{name}: Segment refused it when `run` asked last: {refusal.why}; `run` asks again {when}",
+                "copy the Collection ID from Segment's Delivery Overview; is the token of its workspace?",
+            )
 
 
 # -- Segment -------------------------------------------------------------------------------------------------
@@ -175,6 +205,35 @@ def _collections(config: SegmentConfig) -> Iterator[Finding]:
         yield Finding(
             "collections", "ok", f"{number}; each hour is read {reads_per_hour(quota, number)} times"
         )
+    strange = [each for each in config.collections if not _KSUID.fullmatch(each)]
+    if strange and config.url in SEGMENT_URLS.values():
+        says = f"{strange[0]}: Segment's Collection IDs have 27 letters and digits, this one is another kind"
+        do = "copy it again from Segment's Delivery Overview: only a request can tell whether it exists"
+        yield Finding("collections", "warn", says, do)
+
+
+_KSUID = re.compile(r"[0-9A-Za-z]{27}")
+
+
+def _window(config: SegmentConfig, folder: StateFolder, clock: Clock) -> Iterator[Finding]:
+    try:
+        warnings = check_window(config, clock.now_ns(), _noted_since_ns(folder))
+    except ConfigError as error:
+        yield Finding("window", "fail", str(error), "change --since or --until")
+        return
+    for warning in warnings:
+        yield Finding("window", "warn", warning, "change --since or --until, if that is not meant")
+
+
+def _noted_since_ns(folder: StateFolder) -> int | None:
+    """Since when an earlier run wanted hours; None where that cannot be read, which `_ledger` says."""
+    if not folder.ledger.is_file():
+        return None
+    try:
+        with closing(Database(folder.ledger, read_only=True, may_be_older=True)) as database:
+            return fact_ns(database, SINCE)
+    except (Busy, LedgerBroken):
+        return None
 
 
 def _segment(
@@ -246,7 +305,7 @@ def _token(outcome: api.Outcome, config: SegmentConfig) -> Finding:
 
 def _collector(config: RunConfig, user_agent: str) -> Iterator[Finding]:
     if config.delivery.writes:
-        yield Finding("collector", "ok", f"none: records are written ({config.delivery.writes})")
+        yield _output(config.delivery)
         return
     try:
         client = network_client(config.delivery, config.mapping.resource, user_agent)
@@ -273,6 +332,16 @@ def _collector(config: RunConfig, user_agent: str) -> Iterator[Finding]:
         client.close()
 
 
+def _output(config: DeliveryConfig) -> Finding:
+    """Where records are written: as `run` opens it, and without making it."""
+    says = f"none: records are written ({config.writes})"
+    path = Path(config.output or os.devnull)
+    there = path if path.exists() else path.parent
+    if path.is_dir() or not there.exists() or not os.access(there, os.W_OK, effective_ids=True):
+        return Finding("collector", "fail", f"--output {path}: cannot be written", "name another --output")
+    return Finding("collector", "ok", says)
+
+
 # -- the backend ---------------------------------------------------------------------------------------------
 
 
@@ -294,3 +363,47 @@ def _backends(config: RunConfig) -> Iterator[Finding]:
             says = f"{says}; older records are lost under the time policy {mapping.time_policy}"
             do = f"leave it to --backend {backend.profile}: {BACKENDS[backend.profile].time_policy}"
             yield Finding("backend", "warn", says, do)
+
+
+# -- what `run` tells of itself ------------------------------------------------------------------------------
+
+
+def _own_metrics(config: RunConfig) -> Iterator[Finding]:
+    target = config.telemetry.target
+    if target is None:
+        return
+    try:
+        if target.url.startswith("https:"):
+            tls_context(target)
+    except ConfigError as error:
+        yield Finding("own metrics", "fail", str(error), "change the setting under [self]")
+        return
+    yield Finding(
+        "own metrics", "ok", f"go to {target.shown_url} every {config.telemetry.interval_seconds:g} s"
+    )
+
+
+def _health(config: HealthConfig, folder: StateFolder) -> Iterator[Finding]:
+    """Whether the health check can listen, and its file be written."""
+    if config.address is not None:
+        host, port = config.address
+        try:
+            with HealthServer(host, port, alive=dict, ready=dict):
+                yield Finding("health check", "ok", f"can listen on {host}, port {port}")
+        except ConfigError as error:
+            state: Health = "warn" if _is_held(folder) else "fail"
+            do = "name another --health-addr; while `run` polls, it listens there itself"
+            yield Finding("health check", state, str(error), do)
+    if config.file is not None:
+        file = Path(config.file)
+        there = file if file.exists() else file.parent
+        if file.is_dir() or not os.access(there, os.W_OK, effective_ids=True):
+            says = f"--health-file {file}: cannot be written"
+            yield Finding("health check", "fail", says, "name another --health-file")
+
+
+def _is_held(folder: StateFolder) -> bool:
+    try:
+        return folder.holder() is not None
+    except LedgerBroken:
+        return False

@@ -11,7 +11,7 @@ from typing import Literal
 
 from msgspec.structs import astuple, replace
 
-from faillog_otel.app.ledger_view import SINCE, hour_views, quota_of
+from faillog_otel.app.ledger_view import REFUSED, REFUSED_NS, SINCE, hour_views, quota_of
 from faillog_otel.app.segment_time import AGREED, SegmentTime
 from faillog_otel.clock import HOUR_NS, SECOND_NS, SegmentClock, hour_of, hour_text, time_text
 from faillog_otel.errors import NoRoom
@@ -38,11 +38,9 @@ FAILURES_IN_A_ROW = 3
 """Of whichever hours; after them Segment itself seems to be the trouble, and all of them wait."""
 SHORTEST_PAUSE_NS, FIRST_PAUSE_NS, LONGEST_PAUSE_NS = 10 * SECOND_NS, 60 * SECOND_NS, HOUR_NS
 NO_ROOM_NS = 10 * SECOND_NS
-REFUSED_NS = 6 * HOUR_NS
-"""A collection that Segment refuses is asked for so much later: each try costs a request."""
+TOKEN_NS = 10 * SECOND_NS
+"""A token file that cannot be read is looked at again after this time."""
 FORM = "listing form"
-REFUSED = "refused until "
-"""Before a collection's id: the fact until when it is not asked for."""
 
 Trouble = Literal["token", "collection", "host", "network"]
 
@@ -90,6 +88,7 @@ class Fetcher:
         self._pauses = 0
         self._time = SegmentTime(ledger, segment, clock, self._on_time_set, wait_seconds)
         self._tidied_ns = 0
+        self._is_token_lost = False
         self.is_denied = False
         """Whether token or settings were wrong from the start: then there is nothing to go on with."""
 
@@ -125,6 +124,14 @@ class Fetcher:
             return self._time.next_check_ns
         if not self.plan.asks:
             return max(self.plan.next_ns, now_ns + SECOND_NS)
+        if why := self._segment.why_no_token():  # known before a request is debited
+            self._trouble("token", why)
+            self._is_token_lost = True
+            return now_ns + TOKEN_NS
+        if self._is_token_lost:
+            self._is_token_lost = False
+            self.troubles.pop("token", None)
+            _log.info("the token can be read again")
         self._list(self.plan.asks[0])
         return None
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from faillog_otel.app.ledger_view import hour_views, quota_of, wanted_since_ns
+from faillog_otel.app.ledger_view import as_last_run, hour_views, quota_of, wanted_since_ns
 from faillog_otel.app.status import QuotaSeen, quota_seen
 from faillog_otel.clock import hour_text, time_text
 from faillog_otel.config import SegmentConfig
+from faillog_otel.errors import ConfigError
 from faillog_otel.ledger import views
 from faillog_otel.ledger.database import Database
 from faillog_otel.segment.quota import Quota, Why
@@ -65,15 +66,21 @@ class Outlook(Struct, frozen=True):
 
 
 def outlook(database: Database | None, config: SegmentConfig, now_ns: int, *, once: bool) -> Outlook:
-    """What would be asked now; without a ledger, what a first run would ask. Raises LedgerBroken."""
+    """What would be asked now; without a ledger, what a first run would ask.
+
+    What is not set is as the last run had it. Raises LedgerBroken; ConfigError where no collection is known.
+    """
     since_ns = config.since.ns(now_ns)
     hours: Mapping[str, Mapping[int, HourView]] = {}
     quota, to_download = Quota(), 0
     if database is not None:
         with database.at_one_moment():
-            since_ns = wanted_since_ns(database, since_ns)
+            config = as_last_run(database, config)
+            since_ns = wanted_since_ns(database, config.since.ns(now_ns))
             hours, quota = hour_views(database, now_ns), quota_of(database)
             to_download = views.objects_by_state(database)["listed"]
+    if not config.collections:
+        raise ConfigError("no collection is known: name one by --collection ID or FAILLOG_COLLECTIONS")
     schedule = ScheduleConfig(
         collections=config.collections,
         since_ns=since_ns,

@@ -9,7 +9,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from faillog_otel.app.coverage import MARKS, Coverage, State, coverage
-from faillog_otel.app.ledger_view import hour_views, quota_of, wanted_since_ns
+from faillog_otel.app.ledger_view import as_last_run, hour_views, quota_of, wanted_since_ns
 from faillog_otel.clock import HOUR_NS, SECOND_NS, hour_text, time_text
 from faillog_otel.config import SegmentConfig
 from faillog_otel.errors import ConfigError
@@ -98,10 +98,12 @@ def status(
 ) -> Status:
     """What is so now. `only`: the collections to show; none are all. Raises LedgerBroken, ConfigError.
 
-    Where no collections are configured, those that the ledger knows are taken for it.
+    Where no collections are set, they are those of the last run. Its `--until` is not taken over: hours that
+    nobody reads are to be seen.
     """
     held_by = folder.holder()
     with database.at_one_moment():
+        collections = as_last_run(database, config).collections
         since_ns = wanted_since_ns(database, now_ns)
         seen = views.seen_hours(database)
         quota = quota_of(database)
@@ -110,11 +112,11 @@ def status(
         quarantine = views.kept_by_reason(database)
         objects = views.objects_by_state(database)
         read, sent = views.newest_hour(database, of="read"), views.newest_hour(database, of="sent")
-    if strangers := [name for name in only if name not in {*seen, *config.collections}]:
-        known = ", ".join(dict.fromkeys((*config.collections, *seen))) or "none"
+    if strangers := [name for name in only if name not in {*seen, *collections}]:
+        known = ", ".join(dict.fromkeys((*collections, *seen))) or "none"
         raise ConfigError(f"{', '.join(strangers)}: not in this ledger, which knows {known}")
     until_ns = config.until.ns(now_ns) if config.until else None
-    polled = config.collections or tuple(seen)
+    polled = collections
     schedule = ScheduleConfig(collections=polled, since_ns=since_ns, until_ns=until_ns)
     names = only or list(dict.fromkeys((*polled, *seen)))
     return Status(

@@ -8,6 +8,7 @@ import click
 from faillog_otel.cli.looking import line, looking_options, opened, print_json, print_lines, start
 
 if TYPE_CHECKING:
+    from faillog_otel.config import RunConfig
     from faillog_otel.ledger.audit import Audit
 
 _HELP = """Count everything in the ledger anew, and look at all of its files.
@@ -33,16 +34,20 @@ SHOWN = 50
 @click.pass_context
 def audit(ctx: click.Context, /, *, as_json: bool, **flags: Any) -> None:
     """Reads the options, checks, prints."""
+    ctx.exit(show_audit(start(flags), as_json=as_json))
+
+
+def show_audit(config: "RunConfig", *, as_json: bool = False) -> int:
+    """Prints what holds and what does not; returns the exit code. Raises LedgerBroken."""
     from faillog_otel.ledger.audit import audit as checked
 
-    config = start(flags)
     with opened(config) as (folder, database):
         found = checked(folder, database)
     if as_json:
         print_json(found)
     else:
         print_lines(_text(found))
-    ctx.exit(0 if found.holds else 1)
+    return 0 if found.holds else 1
 
 
 def _text(found: "Audit") -> Iterator[str]:

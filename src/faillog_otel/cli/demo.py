@@ -1,7 +1,6 @@
 """`faillog-otel demo`: everything on this machine, nothing to configure."""
 
 import logging
-import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -32,10 +31,10 @@ def demo(ctx: click.Context, /, show_all: bool) -> None:  # noqa: FBT001  # clic
     import tempfile
     from pathlib import Path
 
-    from faillog_otel.cli.audit import audit
+    from faillog_otel.cli.audit import show_audit
     from faillog_otel.cli.polling import poll
     from faillog_otel.cli.report import Exit, summary_text
-    from faillog_otel.cli.status import status
+    from faillog_otel.cli.status import show_status
     from faillog_otel.clock import time_text
     from faillog_otel.events.printable import printable
     from faillog_otel.otlp.receiver import Receiver, Reply
@@ -66,14 +65,12 @@ def demo(ctx: click.Context, /, show_all: bool) -> None:  # noqa: FBT001  # clic
             click.echo("\n".join(map(printable, tree.lines)) + "\n")
         if len(shown) < len(trees):
             click.echo(f"... and {len(trees) - len(shown)} more traces (--all shows them)\n")
-        here = ["--state-dir", state, "--config", os.devnull]
-        looks: tuple[click.Command, ...] = (status, audit)
-        for look in looks:
-            click.secho(f"— {look.name}", bold=True)
-            codes.add(
-                look.main(here, look.name, standalone_mode=False, obj=segment.clock, color=ctx.color) or 0
-            )
-            click.echo()
+        click.secho("— status", bold=True)
+        show_status(config, segment.clock.now_ns())
+        click.echo()
+        click.secho("— audit", bold=True)
+        codes.add(show_audit(config))
+        click.echo()
     ctx.exit(max(codes - {Exit.QUARANTINED}))  # the broken line is meant to be
 
 

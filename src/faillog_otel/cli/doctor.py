@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from faillog_otel.cli.looking import line, looking_options, print_json, print_lines, start
-from faillog_otel.cli.options import DEFAULT_FLAGS, forwarding_options, origins, polling_options
+from faillog_otel.cli.options import (
+    DEFAULT_FLAGS,
+    forwarding_options,
+    health_options,
+    origins,
+    polling_options,
+)
 from faillog_otel.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,9 +50,11 @@ class _SystemClock:
 @click.command(short_help="Look at everything that `run` needs.", help=_HELP)
 @looking_options("json")
 @polling_options
+@click.option("--once", "_once", is_flag=True, help="Changes nothing here: for the command line of `run`.")
+@health_options
 @forwarding_options
 @click.pass_context
-def doctor(ctx: click.Context, /, *, as_json: bool, **flags: Any) -> None:
+def doctor(ctx: click.Context, /, *, as_json: bool, _once: bool, **flags: Any) -> None:
     """Reads the options, looks, prints."""
     found = list(_examined(flags, ctx))
     fails = any(each.state == "fail" for each in found)
@@ -63,7 +71,7 @@ def _examined(flags: dict[str, Any], ctx: click.Context) -> "Iterator[Finding]":
     from faillog_otel.cli.polling import token_source
 
     try:
-        config = start(flags)
+        config = start(flags, says_warnings=False)
     except ConfigError as error:
         yield Finding("config", "fail", str(error), "change the setting that it names")
         return

@@ -15,7 +15,7 @@ from faillog_otel.text import is_unicode
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from faillog_otel.config import RunConfig
+    from faillog_otel.config import RunConfig, SegmentConfig
     from faillog_otel.ledger.database import Database
     from faillog_otel.ledger.folder import StateFolder
 
@@ -55,13 +55,15 @@ def looking_options(*names: str) -> Callable[[Callable[..., Any]], Callable[...,
     return add
 
 
-def start(flags: dict[str, Any]) -> "RunConfig":
+def start(flags: dict[str, Any], *, says_warnings: bool = True) -> "RunConfig":
     """The settings; our own log goes to standard error. Raises ConfigError, click.UsageError."""
     from faillog_otel.cli.options import DEFAULT_FLAGS, config_of
     from faillog_otel.telemetry.logs import start_logging
 
     config = config_of(DEFAULT_FLAGS | flags, polls_forever=True)
     start_logging(config.verbosity, config.log_format)
+    for warning in config.ignored if says_warnings else ():
+        _log.warning("%s", warning)
     return config
 
 
@@ -111,6 +113,17 @@ def warn_of_clock(database: "Database | None") -> None:
             " still wrong, set it",
             ahead_text(ahead_ns),
         )
+
+
+def say_window(config: "SegmentConfig", at_ns: int, database: "Database | None") -> None:
+    """Warns of hours that --since and --until cannot bring. Raises ConfigError where they leave none."""
+    from faillog_otel.app.ledger_view import SINCE
+    from faillog_otel.ledger.views import fact_ns
+    from faillog_otel.segment.window import check_window
+
+    noted_ns = fact_ns(database, SINCE) if database else None
+    for warning in check_window(config, at_ns, noted_ns):
+        _log.warning("%s", warning)
 
 
 def now_ns(ctx: click.Context) -> int:

@@ -12,11 +12,11 @@ from faillog_otel.cli.looking import (
     opened_if_there,
     print_json,
     print_lines,
+    say_window,
     start,
     warn_of_clock,
 )
 from faillog_otel.cli.status import missed_text, quota_text
-from faillog_otel.errors import ConfigError
 from faillog_otel.events.printable import printable
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 _HELP = """Show what `run` would ask of Segment next, and why. Nothing is sent.
 
-    It is the plan of `run` itself, by the ledger of the state folder; without one, that of a first run. How
+    It is the plan of `run` itself, by the ledger of the state folder; without one, that of a first run. What
+    is not set here (collections, since, until) is as the last run had it. How
     often each hour is read, for how many collections the quota is enough, which hours wait for it.
 
     \b
@@ -47,9 +48,8 @@ def plan(ctx: click.Context, /, *, once: bool, as_json: bool, **flags: Any) -> N
     from faillog_otel.app.outlook import outlook
 
     config = start(flags)
-    if not config.segment.collections:
-        raise ConfigError("name a collection: --collection ID or FAILLOG_COLLECTIONS")
     with opened_if_there(config) as database:
+        say_window(config.segment, now_ns(ctx), database)
         warn_of_clock(database)
         found = outlook(database, config.segment, now_ns(ctx), once=once)
     if as_json:

@@ -13,7 +13,7 @@ from faillog_otel.app.answers import Answers
 from faillog_otel.app.fetcher import Fetcher
 from faillog_otel.app.forwarder import Forwarder
 from faillog_otel.app.hourly import HourlyReport
-from faillog_otel.app.ledger_view import wanted_since_ns
+from faillog_otel.app.ledger_view import SINCE, note_polled, wanted_since_ns
 from faillog_otel.app.segment_time import AGREED
 from faillog_otel.app.sidecar import Sidecar
 from faillog_otel.app.standing import Standing
@@ -38,6 +38,7 @@ from faillog_otel.segment.api import TIMEOUT_SECONDS, SegmentApi
 from faillog_otel.segment.download import Downloader, Limits
 from faillog_otel.segment.network import network_of, timeout_within
 from faillog_otel.segment.schedule import ScheduleConfig
+from faillog_otel.segment.window import check_window
 from faillog_otel.telemetry.logs import announce
 
 _log = logging.getLogger(__name__)
@@ -67,6 +68,11 @@ def poll(
         stack.callback(ledger.close)
         spool = Spool(folder.spool)
         segment_clock = SegmentClock(clock or shutdown, fact_ns(ledger.database, AGREED) or 0)
+        if not only_wanted:
+            noted_ns = fact_ns(ledger.database, SINCE)
+            for warning in check_window(config.segment, segment_clock.now_ns(), noted_ns):
+                _log.warning("%s", warning)
+            note_polled(ledger, config.segment)
         recover(ledger)
         spool.clean(ledger.in_spool())
         clean_digests(folder.digests, ledger.open_hours())

@@ -25,6 +25,7 @@ from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.segment.api import TIMEOUT_SECONDS, SegmentApi
 from faillog_otel.segment.network import network_of, timeout_within
 from faillog_otel.segment.paths import Passage
+from faillog_otel.segment.window import check_window
 
 _log = logging.getLogger(__name__)
 
@@ -89,6 +90,8 @@ def replay_hours(
     """
     if not config.segment.collections:
         raise ConfigError("name the collection whose hours are meant: --collection ID")
+    for warning in check_window(config.segment, clock.now_ns() if clock else time.time_ns()):
+        _log.warning("%s", warning)
     with ExitStack() as stack:
         shutdown = stack.enter_context(Shutdown())
         segment_clock = SegmentClock(clock or shutdown)

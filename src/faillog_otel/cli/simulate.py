@@ -1,5 +1,6 @@
 """`faillog-otel simulate`: a Segment of one's own, for CI."""
 
+import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -204,12 +205,12 @@ def _fault(text: str) -> tuple[str, float]:
 def _clock(start: str | None) -> "SimulatedClock":
     """Raises ConfigError."""
     from faillog_otel.errors import ConfigError
-    from faillog_otel.events.times import parse_rfc3339
     from faillog_otel.segment.simulator.clock import SimulatedClock
+    from faillog_otel.setting_values import parse_moment
 
     if start is None:
         return SimulatedClock()
-    now_ns = parse_rfc3339(start)
-    if now_ns is None:
-        raise ConfigError(f"--start: {start!r} is no RFC 3339 time, such as 2025-05-07T23:00:00Z")
-    return SimulatedClock(now_ns)
+    try:
+        return SimulatedClock(parse_moment(start).ns(time.time_ns()))
+    except ConfigError as error:
+        raise ConfigError(f"--start: {error}") from None

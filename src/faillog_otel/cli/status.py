@@ -1,6 +1,6 @@
 """`faillog-otel status`: the ledger, for people."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from faillog_otel.events.printable import printable
 if TYPE_CHECKING:
     from faillog_otel.app.coverage import Coverage, State
     from faillog_otel.app.status import QuotaSeen, Status
+    from faillog_otel.config import RunConfig
 
 _HELP = """Show what was read, what is left of the quota, what waits, and how late it all is.
 
@@ -62,13 +63,17 @@ _MEANS: dict["State", str] = {
 @click.pass_context
 def status(ctx: click.Context, /, *, as_json: bool, **flags: Any) -> None:
     """Reads the options, looks, prints."""
+    only = flags.pop("collections")  # to be shown: it does not say what is polled
+    show_status(start(flags), now_ns(ctx), only, as_json=as_json)
+
+
+def show_status(config: "RunConfig", at_ns: int, only: Sequence[str] = (), *, as_json: bool = False) -> None:
+    """Prints what is so at this time. Raises LedgerBroken, ConfigError."""
     from faillog_otel.app.status import status as seen
 
-    only = flags.pop("collections")  # to be shown: it does not say what is polled
-    config = start(flags)
     with opened(config) as (folder, database):
         warn_of_clock(database)
-        found = seen(folder, database, config.segment, only, now_ns(ctx))
+        found = seen(folder, database, config.segment, only, at_ns)
     if as_json:
         print_json(found)
     else:

@@ -35,10 +35,11 @@ Result = TypeVar("Result")
 class Database:
     """A connection that is used by one thread at a time."""
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False, may_be_older: bool = False) -> None:
         """Opens it, and brings its schema up to date. Raises LedgerBroken.
 
-        `read_only` is for looking at the ledger of another process: there, nothing is changed.
+        `read_only` is for looking at the ledger of another process: there, nothing is changed. With
+        `may_be_older` it is also opened where `run` has not brought it up to date yet.
         """
         self.path = path
         self._lock = threading.RLock()
@@ -51,9 +52,7 @@ class Database:
             self._connection.row_factory = sqlite3.Row
             if read_only:
                 self._connection.execute("PRAGMA query_only = ON")
-                self._check_version(found := self.version())
-                if found < len(MIGRATIONS):
-                    raise LedgerBroken(f"{path}: is of an older version; `run` brings it up to date")
+                self._check_version(self.version(), may_be_older=may_be_older)
                 return
             wal = has_sound_wal(sqlite3.sqlite_version_info)
             self._connection.execute(f"PRAGMA journal_mode = {'WAL' if wal else 'DELETE'}")
@@ -122,8 +121,6 @@ class Database:
     def _migrate(self) -> None:
         found = self.version()
         self._check_version(found)
-        if not found and self._connection.execute("SELECT 1 FROM sqlite_master").fetchone():
-            raise LedgerBroken(f"{self.path}: is another program's database; name another --state-dir")
         for version, script in enumerate(MIGRATIONS[found:], start=found + 1):
 
             def step(connection: sqlite3.Connection, version: int = version, script: str = script) -> None:
@@ -133,7 +130,11 @@ class Database:
 
             self.transact(step)
 
-    def _check_version(self, found: int) -> None:
+    def _check_version(self, found: int, *, may_be_older: bool = True) -> None:
+        if found < len(MIGRATIONS) and not may_be_older:
+            raise LedgerBroken(f"{self.path}: is of an older version; `run` brings it up to date")
+        if not found and self._connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+            raise LedgerBroken(f"{self.path}: is another program's database; name another --state-dir")
         if found > len(MIGRATIONS):
             raise LedgerBroken(
                 f"{self.path}: was written by a newer faillog-otel (schema {found}, this one knows "

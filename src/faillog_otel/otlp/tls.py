@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 from faillog_otel.config import Target
 from faillog_otel.connections import client_context
 from faillog_otel.errors import ConfigError
+from faillog_otel.files import read_small_file
 
 _log = logging.getLogger(__name__)
 
@@ -20,9 +21,23 @@ def tls_context(target: Target) -> ssl.SSLContext:
     if target.client_key and not target.client_certificate:
         raise ConfigError(f"a client key for {target.shown_url}, and no client certificate")
     try:
+        for setting in ("certificate", "client_certificate", "client_key"):
+            _check_pem(setting, getattr(target, setting))
         return client_context(target.certificate, target.client_certificate, target.client_key)
-    except OSError as error:
+    except (ConfigError, OSError) as error:
         raise ConfigError(f"the certificates for {target.shown_url} cannot be used: {error}") from None
+
+
+def _check_pem(setting: str, name: str | None) -> None:
+    """Raises ConfigError for what OpenSSL would wait for, or of which it does not name the file."""
+    if name is None:
+        return
+    try:
+        content = read_small_file(name)
+    except ConfigError as error:
+        raise ConfigError(f"{setting} {error}") from None
+    if b"-----BEGIN" not in content:
+        raise ConfigError(f"{setting} {name}: is not PEM, a text with -----BEGIN; convert it to PEM")
 
 
 class Rotating(Generic[Made]):

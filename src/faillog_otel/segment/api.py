@@ -113,7 +113,7 @@ class SegmentApi:
     ) -> None:
         """`url`: the base, such as https://api.segmentapis.com. `token` is asked each time: it may change.
 
-        ConfigError, for a missing token, counts as a denial. `timeout_seconds`: for a whole exchange.
+        With a ConfigError, for a missing token, no request is made. `timeout_seconds`: for a whole exchange.
         `network`: by default the system's authorities, and no proxy.
         """
         self._url = url.rstrip("/")
@@ -142,6 +142,14 @@ class SegmentApi:
         """Asks for the workspace, which costs nothing of the quota: a Listing (empty) means a good token."""
         return self._ask("GET", "/", now_ns)
 
+    def why_no_token(self) -> str:
+        """Why no request can be made: the token cannot be read. Empty where it can."""
+        try:
+            self._token()
+        except ConfigError as error:
+            return str(error)
+        return ""
+
     def close(self) -> None:
         """Closes the connections."""
         self._client.close()
@@ -153,7 +161,7 @@ class SegmentApi:
         try:
             token = self._token().reveal()
         except ConfigError as error:  # a token that is just being replaced
-            return Answered(Denied(str(error)))
+            return Answered(Failed(str(error)))
         request["headers"] = {**(headers or {}), "authorization": f"Bearer {token}"}
         request["extensions"] = {"deadline": Deadline(self._timeout_seconds)}
         mask = partial(_masked, token=token)

@@ -125,7 +125,8 @@ class FeltPulse:
         }
 
     def _touch(self, file: str) -> None:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        descriptor = os.open(file, flags, 0o644)
         try:
             os.utime(descriptor)
         finally:
