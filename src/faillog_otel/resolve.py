@@ -82,6 +82,8 @@ def resolve(
     all_targets = [*targets.values(), *filter(None, [telemetry.target])]
     unencrypted = {target.shown_url for target in all_targets if _is_unencrypted(target.url)}
     redaction_key = first("mapping", "redaction_key", None)
+    if any(layer.segment.token and layer.segment.token_file for layer in layers):
+        ignored = [*ignored, "a token and a token file are set in one place: the file is not read; unset one"]
     if redaction_key and len(redaction_key) < SHORTEST_KEY:
         ignored = [*ignored, f"the redaction key has less than {SHORTEST_KEY} characters: too few"]
     fail_on = tuple(dict.fromkeys(each for each in first("run", "fail_on", ()) if each != "never"))

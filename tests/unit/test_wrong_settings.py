@@ -328,3 +328,9 @@ def test_the_token_of_the_first_source_wins_over_the_file_of_a_later_one() -> No
     assert (segment.token, segment.token_file) == (None, "token")
     segment = resolve([file, environment]).segment
     assert (segment.token and segment.token.reveal(), segment.token_file) == ("of-the-file", None)
+
+
+def test_a_token_file_beside_a_token_is_said_to_be_without_effect() -> None:
+    config = from_environment(SEGMENT_TOKEN="x", SEGMENT_TOKEN_FILE="token")  # noqa: S106  # made up
+    assert [warning for warning in config.warnings if "the file is not read" in warning]
+    assert config.segment.token_file is None

@@ -227,12 +227,12 @@ def _window(config: SegmentConfig, folder: StateFolder, clock: Clock) -> Iterato
 
 def _noted_since_ns(folder: StateFolder) -> int | None:
     """Since when an earlier run wanted hours; None where that cannot be read, which `_ledger` says."""
-    if not folder.ledger.is_file():
-        return None
     try:
+        if not folder.ledger.is_file():
+            return None
         with closing(Database(folder.ledger, read_only=True, may_be_older=True)) as database:
             return fact_ns(database, SINCE)
-    except (Busy, LedgerBroken):
+    except (OSError, Busy, LedgerBroken):
         return None
 
 

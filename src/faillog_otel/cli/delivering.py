@@ -1,5 +1,6 @@
 """Settings → the way to the collector, for every kind of run."""
 
+import errno
 import os
 import random
 import sys
@@ -34,13 +35,24 @@ def writing(config: RunConfig, stack: ExitStack, *, adds: bool = False) -> Clien
     file: IO[bytes] = open(1, "wb", buffering=0, closefd=False)  # noqa: SIM115  # standard output
     if config.delivery.output is not None:
         try:
-            output = Path(config.delivery.output).open("ab" if adds else "wb", buffering=0)  # noqa: SIM115  # until the run ends
-            file = stack.enter_context(output)
+            opened = open(  # noqa: SIM115  # until the run ends
+                config.delivery.output, "ab" if adds else "wb", buffering=0, opener=_without_waiting
+            )
+            file = stack.enter_context(opened)
             if adds:
                 _end_last_line(config.delivery.output, file)
         except OSError as error:
-            raise ConfigError(f"--output {config.delivery.output}: {error.strerror}") from None
+            is_unread = error.errno == errno.ENXIO
+            why = "is a pipe that nobody reads; start its reader first" if is_unread else error.strerror
+            raise ConfigError(f"--output {config.delivery.output}: {why}") from None
     return writing_client(config.delivery, config.mapping.resource, file, sys.stdout, durably=adds)
+
+
+def _without_waiting(name: str, flags: int) -> int:
+    """Opens a pipe only if it has a reader: no signal could end the wait for one."""
+    descriptor = os.open(name, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    os.set_blocking(descriptor, True)
+    return descriptor
 
 
 def _end_last_line(name: str, file: IO[bytes]) -> None:
