@@ -122,6 +122,7 @@ class SegmentApi:
         self._proxy = network.proxies.proxy_of(self._scheme, host, port)
         self._region_hint = _region_hint(host)
         self._token = token
+        self._next_token: Secret | None = None
         self._timeout_seconds = timeout_seconds
         headers = {"user-agent": user_agent, "accept": MEDIA_TYPE}
         self._client = http_client(headers, network.context, self._proxy)
@@ -143,9 +144,9 @@ class SegmentApi:
         return self._ask("GET", "/", now_ns)
 
     def why_no_token(self) -> str:
-        """Why no request can be made: the token cannot be read. Empty where it can."""
+        """Why the token for a request cannot be read. Empty where it can; the next request has it."""
         try:
-            self._token()
+            self._next_token = self._token()
         except ConfigError as error:
             return str(error)
         return ""
@@ -159,9 +160,10 @@ class SegmentApi:
     ) -> Answered:
         """Sends one request. `request`: as for httpx."""
         try:
-            token = self._token().reveal()
+            token = (self._next_token or self._token()).reveal()
         except ConfigError as error:  # a token that is just being replaced
             return Answered(Failed(str(error)))
+        self._next_token = None
         request["headers"] = {**(headers or {}), "authorization": f"Bearer {token}"}
         request["extensions"] = {"deadline": Deadline(self._timeout_seconds)}
         mask = partial(_masked, token=token)
