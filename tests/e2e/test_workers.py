@@ -7,6 +7,8 @@ import os
 import resource
 import signal
 import socket
+import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import pytest
 from msgspec import to_builtins
 from support.events import attempt, error, exchange, lines
-from support.program import Done, run_program, start_program
+from support.program import PROGRAM, Done, environment, run_program, start_program
 from support.working import children, worked
 
 from faillog_otel.app.workers import MOST_DEATHS
@@ -337,3 +339,95 @@ def test_polling_says_that_it_uses_one_process(tmp_path: Path) -> None:
         SEGMENT_TOKEN="token",  # noqa: S106  # nobody's
     )
     assert "--workers" in done.stderr
+
+
+# -- descriptors ---------------------------------------------------------------------------------------------
+
+
+def run_with_few_descriptors(limit: int, tmp_path: Path, protocol: str = "http/protobuf") -> Done:
+    """Runs 8 workers over 600 files of one record each; each process may open only so many files."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for n in range(600):
+        folder.joinpath(f"{n}.jsonl").write_bytes(error(messageId=f"m{n}"))
+    with Receiver() as receiver:
+        endpoint = receiver.grpc_endpoint if protocol == "grpc" else receiver.http_endpoint
+        arguments = ["run", "many", "--endpoint", endpoint, "--protocol", protocol, "--workers", "8"]
+        done = subprocess.run(
+            [
+                "/bin/sh",
+                "-c",
+                f'ulimit -n {limit}; exec "$@"',
+                "sh",
+                PROGRAM,
+                *arguments,
+                "--summary",
+                "json",
+            ],
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+            timeout=100,
+            check=False,
+        )
+    return Done(done.returncode, done.stdout, done.stderr.decode())
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_many_small_files_take_few_descriptors(tmp_path: Path, protocol: str) -> None:
+    """One record fills no batch: hundreds of files are under way at once."""
+    done = run_with_few_descriptors(128, tmp_path, protocol)
+    assert (done.code, done.stderr) == (0, ""), done.stderr
+    assert done.summary["exported"] == 600
+
+
+@pytest.mark.parametrize(("limit", "workers"), [(64, 6), (40, 1), (20, 1)])
+def test_where_few_descriptors_are_allowed_fewer_workers_are_started(
+    tmp_path: Path, limit: int, workers: int
+) -> None:
+    done = run_with_few_descriptors(limit, tmp_path)
+    assert done.code == 0, done.stderr
+    assert done.summary["exported"] == 600
+    assert done.stderr == (
+        f"warning: only {limit} files may be open at a time: {workers} of 8 workers are started; "
+        "raise the limit (ulimit -n)\n"
+    )
+
+
+def test_more_pipes_than_may_be_open_are_read_one_after_the_other(tmp_path: Path) -> None:
+    """Each pipe is copied, and a copy cannot be closed before it is read."""
+    pipes = [tmp_path / f"pipe{n}" for n in range(60)]
+    for pipe in pipes:
+        os.mkfifo(pipe)
+
+    def write() -> None:
+        for n, pipe in enumerate(pipes):
+            pipe.write_bytes(error(messageId=f"m{n}"))
+
+    writing = threading.Thread(target=write)
+    writing.start()
+    with Receiver() as receiver:
+        done = worked(pipes, receiver.http_endpoint, tmp_path, workers=2, size=100, max_open_files=8)
+        assert (done.problems, done.counts.exported) == ([], 60)
+    writing.join()
+
+
+def test_a_file_that_was_replaced_is_not_read_on_after_a_worker_died(tmp_path: Path) -> None:
+    """What was read is not what is there now."""
+    path = tmp_path / "events"
+    path.write_bytes(lines(*[error(messageId=f"m{n}") for n in range(100)]))
+    requests = itertools.count()
+
+    def replacing(_signal: Signal, _body: bytes) -> Reply | None:
+        if next(requests) == 1:
+            path.rename(tmp_path / "rotated")
+            path.write_bytes(lines(*[error(messageId=f"n{n}") for n in range(100)]))
+            for child in children(os.getpid()):
+                os.kill(child, signal.SIGKILL)
+        return None
+
+    with Receiver(replacing) as receiver:
+        done = worked([path], receiver.http_endpoint, tmp_path, workers=1, size=10**6)
+        [problem] = done.problems
+        assert "events: was replaced while it was read; run it again" in problem
+        assert not any(record.body.string_value.count("message n") for record in receiver.logs())

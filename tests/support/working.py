@@ -10,6 +10,7 @@ from pathlib import Path
 
 from faillog_otel.app.forwarder import Progress
 from faillog_otel.app.orders import Start
+from faillog_otel.app.parts import MAX_OPEN_FILES
 from faillog_otel.app.supply import Supply
 from faillog_otel.app.workers import Workers
 from faillog_otel.config import DeliveryConfig, MappingConfig, RunConfig
@@ -30,6 +31,7 @@ def worked(
     batch_records: int = 20,
     is_stopping: Callable[[], bool] = lambda: False,
     progress: Progress = lambda _: None,
+    max_open_files: int = MAX_OPEN_FILES,
 ) -> Workers:
     """Forwards files in parts of `size` bytes; `folder` then has `quarantine` and `pending`, if need be."""
     delivery = DeliveryConfig(
@@ -51,7 +53,9 @@ def worked(
             monotonic=time.monotonic,
             readable=lambda ours, seconds: select.select(ours, [], [], seconds)[0],
         ) as running,
-        closing(Supply(list(map(str, files)), opened, workers=workers, size=size)) as supply,
+        closing(
+            Supply(list(map(str, files)), opened, workers=workers, size=size, max_open_files=max_open_files)
+        ) as supply,
     ):
         running.run(supply, kept, progress)
         kept.close()

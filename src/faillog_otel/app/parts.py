@@ -14,6 +14,25 @@ PARTS_PER_WORKER = 16
 MOST_FILES = 16
 """So many small files are one part at the most: all of them are open at once."""
 
+RESERVED_DESCRIPTORS = 40
+"""So many are left for everything but workers and input files: libraries, connections, kept files."""
+DESCRIPTORS_PER_WORKER = 3
+"""In the parent process: the socket, and what was learned from two files that are cut."""
+MIN_OPEN_FILES = 4
+MAX_OPEN_FILES = 256
+"""Pipes are copied, and the copies stay open until they are read: of many pipes only so many at a time."""
+
+
+def max_workers(descriptors: int) -> int:
+    """How many workers a process may start that may open so many files; at least 1."""
+    return max(1, (descriptors - RESERVED_DESCRIPTORS - MIN_OPEN_FILES) // DESCRIPTORS_PER_WORKER)
+
+
+def max_open_files(descriptors: int, workers: int) -> int:
+    """How many input files may be open at a time, with so many workers; at least `MIN_OPEN_FILES`."""
+    left = descriptors - RESERVED_DESCRIPTORS - DESCRIPTORS_PER_WORKER * workers
+    return max(MIN_OPEN_FILES, min(left, MAX_OPEN_FILES))
+
 
 def part_bytes(length: int, workers: int) -> int:
     """How large the parts of a file of so many bytes are."""

@@ -1,7 +1,8 @@
 """Files → work for workers, in the order of the files: what is to be learned first, and the parts.
 
 Of a file that is cut, all ranges are learned from before any of its parts is given out: an attempt may stand
-in another range than its exchange. Only few files are open at a time.
+in another range than its exchange. A file is open from when its length is learned until its last part is
+given out; should a worker die, it is opened again.
 """
 
 import tempfile
@@ -12,7 +13,7 @@ from contextlib import suppress
 from msgspec import Struct, field
 
 from faillog_otel.app.orders import Learned, Piece
-from faillog_otel.app.parts import MOST_FILES, SMALLEST_BYTES, cuts, part_bytes
+from faillog_otel.app.parts import MAX_OPEN_FILES, MOST_FILES, SMALLEST_BYTES, cuts, part_bytes
 from faillog_otel.errors import InputError
 from faillog_otel.events.forms import JSON_LINES, form_of
 from faillog_otel.events.unpack import is_packed
@@ -22,12 +23,14 @@ from faillog_otel.segment.paths import InputFile
 
 
 class Source:
-    """An open file, until all of its parts are done."""
+    """A file, until all of its parts are done."""
 
     def __init__(self, path: str, file: InputFile) -> None:
         self.path = path
         self.file = file
         self.parts_left = 1
+        self.parts_to_give = self.parts_to_read = 1
+        """So many of its parts were given to no worker yet; so many no worker has read to the end yet."""
         self.index: tuple[Index, int] | None = None
         """What its exchanges say, and the descriptor of the file where that stands."""
 
@@ -128,6 +131,7 @@ class Supply:
         workers: int,
         whole: Collection[str] = (),
         size: int | None = None,
+        max_open_files: int = MAX_OPEN_FILES,
     ) -> None:
         """Files of `whole` are a part each. `size`: how large parts are, in bytes; by default it depends."""
         self.problems: list[str] = []
@@ -138,6 +142,8 @@ class Supply:
         self._workers = workers
         self._whole = whole
         self._size = size
+        self._max_open_files = max_open_files
+        self._max_group = min(MOST_FILES, max_open_files - 1)  # the next file is open already
         self._tasks: deque[Part | Lesson] = deque()
         self._cut: Cut | None = None
         self._cuts: dict[Source, Cut] = {}
@@ -149,6 +155,8 @@ class Supply:
         """The next task; None while there is none. Raises Interrupted."""
         while not self._tasks:
             if self._cut is not None:  # all lessons are given out, and not all are learned
+                return None
+            if self._open_files() + self._max_group > self._max_open_files:  # copies that are being read
                 return None
             group = next(self._groups, None)
             if group is None:
@@ -170,9 +178,10 @@ class Supply:
             self._forget(cut)
             pieces = [Piece(cut.source.file.name, 0, cut.source.file.length)]
         self._cut = None
-        cut.source.parts_left = len(pieces)
+        source = cut.source
+        source.parts_left = source.parts_to_give = source.parts_to_read = len(pieces)
         for piece in pieces:
-            self._add_part([piece], [cut.source])
+            self._add_part([piece], [source])
 
     def give_back(self, task: Part | Lesson) -> None:
         """A task is to be done once more, before all others."""
@@ -186,6 +195,20 @@ class Supply:
             self._cut = None
             self.done(lesson.cut.source)
 
+    def given(self, part: Part) -> None:
+        """A worker was given the part, with descriptors of its own."""
+        for source in part.sources:
+            source.parts_to_give -= 1
+            if source.parts_to_give <= 0:
+                source.file.release()
+
+    def read(self, part: Part) -> None:
+        """A worker has read the part to its end: nobody is given it again."""
+        for source in part.sources:
+            source.parts_to_read -= 1
+            if source.parts_to_read <= 0 and (cut := self._cuts.pop(source, None)):
+                cut.close()
+
     def done(self, source: Source) -> None:
         """A part of this file is done."""
         source.parts_left -= 1
@@ -196,6 +219,9 @@ class Supply:
         """Closes all files, also those that are not done."""
         for source in tuple(self._open):
             self._close(source)
+
+    def _open_files(self) -> int:
+        return sum(source.file.is_open for source in self._open)
 
     def _close(self, source: Source) -> None:
         self._open.discard(source)
@@ -229,7 +255,7 @@ class Supply:
                 continue
             group.append(source)
             size += length
-            if size >= small or len(group) == MOST_FILES:
+            if size >= small or len(group) == self._max_group:
                 yield group
                 group, size = [], 0
         if group:

@@ -34,7 +34,7 @@ from faillog_otel.app.orders import (
     read_report,
 )
 from faillog_otel.app.supply import Lesson, Part, Source, Supply
-from faillog_otel.errors import Interrupted, LedgerBroken
+from faillog_otel.errors import InputError, Interrupted, LedgerBroken
 from faillog_otel.ledger.counts import Accounted, Book, Counts, Stretch
 from faillog_otel.otlp.sender import Sent
 from faillog_otel.telemetry.measuring import NO_TELEMETRY, Telemetry
@@ -217,13 +217,20 @@ class Workers:
         if task.number >= self._next_number:
             self._next_number = task.number + 1
             self._parts.append(task)
+        try:
+            descriptors = [each.file.fileno() for each in task.sources]
+        except InputError as error:  # the file was replaced, and the worker that had it open is dead
+            worker.wants = True
+            self._give_up(task, str(error))
+            return
         worker.parts.append(task)
         source = task.sources[0]
         if source.index is not None and worker.source is not source:
             worker.source = source
             worker.order(LookInto(source.index[0]), [source.index[1]])
         order = Forward(task.number, task.pieces, task.position, carefully=task.deaths > 0)
-        worker.order(order, [each.file.fileno() for each in task.sources])
+        worker.order(order, descriptors)
+        self._supply.given(task)
 
     def _stop(self) -> None:
         """Nothing more is taken in; what is under way may end."""
@@ -280,6 +287,7 @@ class Workers:
         if report.is_last:
             part.is_done = True
             worker.parts.remove(part)
+            self._supply.read(part)
             self.problems += report.problems
             if len(part.pieces) == 1:
                 self.stopped_at[part.sources[0].path] = report.stopped_at

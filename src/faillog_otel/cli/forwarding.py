@@ -15,6 +15,7 @@ from msgspec import Struct
 from faillog_otel.app.answers import Answers
 from faillog_otel.app.forwarder import Forwarder
 from faillog_otel.app.orders import Start
+from faillog_otel.app.parts import max_open_files
 from faillog_otel.app.supply import Supply
 from faillog_otel.app.workers import Workers
 from faillog_otel.cli.delivering import delivering, sending_client, writing
@@ -22,7 +23,7 @@ from faillog_otel.cli.observing import pending_of, telemetry_of, watch_delivery
 from faillog_otel.cli.progress import NoProgressLine, progress_line
 from faillog_otel.cli.report import Ending, exit_code, records, say_what_was_shifted, summary
 from faillog_otel.cli.shutdown import Shutdown
-from faillog_otel.cli.working import number_of_workers, only_forwarding, working
+from faillog_otel.cli.working import descriptors, number_of_workers, only_forwarding, working
 from faillog_otel.config import RunConfig
 from faillog_otel.errors import ConfigError, InputError, Interrupted, LedgerBroken
 from faillog_otel.ledger.counts import Counts
@@ -195,7 +196,8 @@ def _forwarded_by(
         line.opened(name, file.length)
         return file
 
-    with closing(Supply(files, opened, workers=len(workers), whole=whole)) as supply:
+    most = max_open_files(descriptors(), len(workers))
+    with closing(Supply(files, opened, workers=len(workers), whole=whole, max_open_files=most)) as supply:
         workers.run(supply, kept, line.take, telemetry)
     return _Forwarded(
         counts=workers.counts,

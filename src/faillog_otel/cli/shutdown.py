@@ -9,7 +9,7 @@ interpreter writes when a signal comes (signal.set_wakeup_fd), or for longer tha
 """
 
 import os
-import select
+import selectors
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +36,9 @@ class Shutdown:
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Self:
-        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._reader, self._writer = os.pipe()
+        for end in (self._reader, self._writer):
+            os.set_blocking(end, False)
         self._wakeup_before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         handlers = dict.fromkeys(self._signals, self._on_signal) | {signal.SIGALRM: self._on_alarm}
         for number, handler in handlers.items():
@@ -78,21 +80,21 @@ class Shutdown:
         return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
     def _until_readable(self, descriptor: int) -> None:
-        while descriptor not in select.select([descriptor, self._reader], [], [])[0]:
+        while descriptor not in _readable([descriptor, self._reader], None):
             if self.requested is not None:
                 raise Interrupted(self.requested)
 
     def readable(self, descriptors: Sequence[int], seconds: float) -> list[int]:
         """Those that can be read, as soon as there is one; none after so long, or when a signal comes."""
         signals = [] if self.is_requested() else [self._reader]
-        found: list[int] = select.select([*descriptors, *signals], [], [], seconds)[0]
+        found = _readable([*descriptors, *signals], seconds)
         return [descriptor for descriptor in found if descriptor not in signals]
 
     def wait(self, seconds: float) -> bool:
         """Waits so long; returns True at once when the run was asked to stop."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
-            if select.select([self._reader], [], [], min(left, 3600.0))[0]:
+            if _readable([self._reader], min(left, 3600.0)):
                 break
         return self.is_requested()
 
@@ -108,3 +110,15 @@ class Shutdown:
         self._grace_is_over = True
         if self._grace is not None and self.requested is not None:
             raise Interrupted(self.requested)
+
+
+_Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
+"""Takes descriptors beyond 1023 (poll), regular files, and no descriptor of its own."""
+
+
+def _readable(descriptors: Sequence[int], seconds: float | None) -> list[int]:
+    """Those that can be read, or have come to their end; None: waits for as long as it takes."""
+    with _Selector() as selector:
+        for descriptor in descriptors:
+            selector.register(descriptor, selectors.EVENT_READ)
+        return [key.fd for key, _ in selector.select(seconds)]

@@ -1,6 +1,8 @@
 """Settings → the workers of a run over PATHs: whether there are any, how many, and how they are started."""
 
+import logging
 import os
+import resource
 import stat
 import sys
 from collections.abc import Sequence
@@ -10,12 +12,14 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from faillog_otel.app.orders import Start
-from faillog_otel.app.parts import SMALLEST_BYTES
+from faillog_otel.app.parts import SMALLEST_BYTES, max_workers
 from faillog_otel.app.workers import Workers
 from faillog_otel.cli.shutdown import Shutdown
 from faillog_otel.config import RunConfig, SegmentConfig, TelemetryConfig
 from faillog_otel.events.unpack import is_packed
 from faillog_otel.segment.paths import STDIN, FoundPaths
+
+_log = logging.getLogger(__name__)
 
 LARGE_BYTES = 8 * SMALLEST_BYTES
 """Less is forwarded before a second process has started."""
@@ -39,7 +43,21 @@ def number_of_workers(paths: Sequence[str], config: RunConfig) -> int:
         parts, size = parts + (more or asked), size + length
     if config.workers is None and size < LARGE_BYTES:
         return 1
-    return min(asked, parts)
+    possible = max_workers(descriptors())
+    if possible < min(config.workers or 1, parts):
+        _log.warning(
+            "only %d files may be open at a time: %d of %d workers are started; raise the limit (ulimit -n)",
+            descriptors(),
+            possible,
+            asked,
+        )
+    return min(asked, parts, possible)
+
+
+def descriptors() -> int:
+    """How many files and connections this process may have open."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit
 
 
 def only_forwarding(config: RunConfig) -> RunConfig:

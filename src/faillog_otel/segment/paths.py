@@ -4,6 +4,7 @@ A file is read twice, so what can be read only once (standard input, a pipe) is 
 temporary file that nobody else can read (0600) and that is gone when it is closed.
 """
 
+import errno
 import glob
 import os
 import stat
@@ -103,9 +104,9 @@ class Passage:
 
 
 class InputFile:
-    """One input, open for reading, more than once. A context manager; raises InputError.
+    """One input, to be read more than once. A context manager; raises InputError.
 
-    Each reading gives what the file held when it was opened, though others write to it meanwhile.
+    Each reading gives what the file held when it was first opened, though others write to it meanwhile.
     """
 
     def __init__(
@@ -113,7 +114,9 @@ class InputFile:
     ) -> None:
         """`name` is what it is called in messages and kept entries, its path by default."""
         self.name = name or ("<stdin>" if path == STDIN else os.fsencode(path).decode(errors="replace"))
+        self._path = path
         self._interruptible = interruptible
+        self._is_copy = False
         try:
             if path == STDIN:
                 self._file = self._copied(stdin)
@@ -122,9 +125,11 @@ class InputFile:
                 if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
                     with self._file as once:
                         self._file = self._copied(once)
-            self._whole = Passage(self.fileno(), self.name, 0, self.size())
+            found = os.fstat(self._file.fileno())
+            self._identity = found.st_dev, found.st_ino
+            self._whole = Passage(self._file.fileno(), self.name, 0, found.st_size)
         except OSError as error:
-            raise InputError(f"{self.name}: {error.strerror}") from None
+            raise InputError(f"{self.name}: {_reason(error)}") from None
 
     @property
     def length(self) -> int:
@@ -138,11 +143,31 @@ class InputFile:
 
     def chunks(self) -> Iterator[bytes]:
         """The file's bytes from its start. Raises InputError when it cannot be read on, or has shrunk."""
+        self._whole = Passage(self.fileno(), self.name, 0, self.length)
         return self._whole.chunks()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes a descriptor now."""
+        return not self._file.closed
+
     def fileno(self) -> int:
-        """The open file's descriptor."""
+        """Returns the file's descriptor; opens a file again that was released. Raises InputError."""
+        if not self.is_open:
+            try:
+                self._file = _opened(self._path)
+                found = os.fstat(self._file.fileno())
+            except OSError as error:
+                raise InputError(f"{self.name}: {_reason(error)}") from None
+            if (found.st_dev, found.st_ino) != self._identity:
+                self._file.close()
+                raise InputError(f"{self.name}: was replaced while it was read; run it again")
         return self._file.fileno()
+
+    def release(self) -> None:
+        """Gives the descriptor back until the file is read again; a copy stays open: it has no name."""
+        if not self._is_copy:
+            self._file.close()
 
     def line_after(self, offset: int) -> int:
         """The first position from this one on where a line begins, else the length. Raises InputError."""
@@ -154,12 +179,13 @@ class InputFile:
         return self.length
 
     def grown_bytes(self) -> int:
-        """How much was added to the file since it was opened, and is not read."""
-        return max(0, self.size() - self.length)
-
-    def size(self) -> int:
-        """The file's length in bytes, as it is now."""
-        return os.fstat(self.fileno()).st_size
+        """How much was added to the file since it was opened, and is not read; 0 if it is not there now."""
+        try:
+            found = os.fstat(self._file.fileno()) if self.is_open else os.stat(self._path)
+        except OSError:
+            return 0
+        is_same = (found.st_dev, found.st_ino) == self._identity
+        return max(0, found.st_size - self.length) if is_same else 0
 
     def __enter__(self) -> Self:
         return self
@@ -173,6 +199,7 @@ class InputFile:
 
     def _copied(self, once: BinaryIO) -> BinaryIO:
         copy = tempfile.TemporaryFile(prefix="faillog-")  # noqa: SIM115  # until __exit__
+        self._is_copy = True
         read: Callable[[int], bytes | None] = getattr(once, "read1", once.read)
         with self._interruptible() as until_readable:
             while True:
@@ -184,6 +211,13 @@ class InputFile:
                 elif chunk is not None:  # None: nothing there yet, after all
                     copy.flush()
                     return copy
+
+
+def _reason(error: OSError) -> str:
+    """Why a file cannot be opened, and what to do where it is not the file's fault."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"{error.strerror}; raise the limit (ulimit -n), or lower --workers"
+    return error.strerror or str(error)
 
 
 def _opened(path: str) -> BinaryIO:

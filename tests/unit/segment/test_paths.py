@@ -94,3 +94,34 @@ def test_so_can_standard_input_and_a_pipe(tmp_path: Path) -> None:
 def test_a_file_that_is_gone_says_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No such file"):
         InputFile(str(tmp_path / "gone"), io.BytesIO(), nullcontext)
+
+
+def test_a_file_that_is_released_takes_no_descriptor_and_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"content")
+    with InputFile(str(path), io.BytesIO(), nullcontext) as file:
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        file.release()
+        assert len(list(Path("/proc/self/fd").iterdir())) == before - 1
+        with path.open("ab") as more:
+            more.write(b" and more")
+        assert file.grown_bytes() == 9
+        assert b"".join(file.chunks()) == b"content"
+
+
+def test_a_file_that_was_replaced_after_its_release_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"content")
+    with InputFile(str(path), io.BytesIO(), nullcontext) as file:
+        file.release()
+        path.rename(tmp_path / "rotated")
+        path.write_bytes(b"another content")
+        assert file.grown_bytes() == 0
+        with pytest.raises(InputError, match=r"f: was replaced while it was read; run it again"):
+            b"".join(file.chunks())
+
+
+def test_standard_input_is_not_released() -> None:
+    with InputFile("-", io.BytesIO(b"content"), nullcontext) as file:
+        file.release()
+        assert b"".join(file.chunks()) == b"content"
