@@ -9,7 +9,7 @@ import pytest
 import faillog_otel
 
 ROOT = Path(faillog_otel.__file__).parent
-LEAVES = {"config", "errors", "clock", "files", "text", "hosts", "proxies", "connections", "propagation"}
+LEAVES = {"config", "errors", "clock", "files", "text", "hosts", "proxies", "connections", "durable", "propagation"}
 MAY_IMPORT = {
     "propagation": set[str](),
     "config": set[str](),
@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "hosts": set[str](),
     "proxies": {"config", "errors", "hosts"},
     "connections": {"text"},
+    "durable": set[str](),
     "backends": {"config"},
     "files": {"errors"},
     "diagnosis": set[str](),

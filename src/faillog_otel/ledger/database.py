@@ -57,6 +57,8 @@ class Database:
             wal = has_sound_wal(sqlite3.sqlite_version_info)
             self._connection.execute(f"PRAGMA journal_mode = {'WAL' if wal else 'DELETE'}")
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if wal else 'EXTRA'}")
+            self._connection.execute("PRAGMA fullfsync = ON")  # macOS: to the disk, not to its cache
+            self._connection.execute("PRAGMA checkpoint_fullfsync = ON")
             self._connection.execute("PRAGMA secure_delete = ON")  # URLs are secrets
             self._migrate()
             self.check()

@@ -13,7 +13,7 @@ import sqlite3
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 from faillog_otel.errors import LedgerBroken
 from faillog_otel.ledger.private_folder import PART, PrivateFolder, StrangeEntry, is_disk_full
@@ -129,13 +129,13 @@ class StateFolder:
         try:
             if not self.root.has(_BALLAST):
                 with self.root.replacement(_BALLAST) as file:
-                    os.posix_fallocate(file.fileno(), 0, BALLAST_BYTES)
+                    _reserve(file)
         except OSError as error:
             if is_disk_full(error):
                 return False
             self._go_without_ballast(f"{self.path / _BALLAST}: {error.strerror}")
         except StrangeEntry as error:
-            self._go_without_ballast(str(error))
+            self._go_without_ballast(f"{error}; until then")
         return True
 
     def give_up_ballast(self) -> bool:
@@ -197,7 +197,21 @@ class StateFolder:
 
     def _go_without_ballast(self, why: str) -> None:
         self._is_without_ballast = True
-        _log.warning("%s; until then no room is reserved for a full disk", why)
+        _log.warning("%s: no room is reserved for a full disk", why)
+
+
+def _reserve(file: BinaryIO) -> None:
+    """Makes the file take `BALLAST_BYTES` of the disk. Raises OSError."""
+    if hasattr(os, "posix_fallocate"):  # macOS has none
+        try:
+            os.posix_fallocate(file.fileno(), 0, BALLAST_BYTES)
+        except OSError as error:
+            if is_disk_full(error):
+                raise
+        else:
+            return
+    # The file system cannot reserve room (ZFS, some of FUSE; musl says so). It may compress what is written.
+    file.write(os.urandom(BALLAST_BYTES))
 
 
 def _refuse_others_folder(root: PrivateFolder) -> None:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Self
 
+from faillog_otel.durable import make_durable
 from faillog_otel.errors import InputError, LedgerBroken
 from faillog_otel.events.entry import read_entry
 from faillog_otel.ledger.counts import Stretch
@@ -47,7 +48,7 @@ class KeptFile:
         open_file, self._file = self._file, None
         try:
             with open_file as file:
-                os.fsync(file.fileno())
+                make_durable(file.fileno())
         except OSError as error:
             raise LedgerBroken(f"{self.path}: cannot be written: {error.strerror}") from None
 
@@ -225,7 +226,7 @@ def _refusal(found: os.stat_result) -> str:
 def _copy(source: IO[bytes], to: IO[bytes]) -> None:
     while piece := source.read(_PIECE_BYTES):
         _write(to, piece)
-    os.fsync(to.fileno())
+    make_durable(to.fileno())
 
 
 def _write(file: IO[bytes], data: bytes) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import BinaryIO, Self
 
+from faillog_otel.durable import make_durable
 from faillog_otel.errors import LedgerBroken
 
 _log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ class PrivateFolder:
 
     def sync(self) -> None:
         """Makes created, renamed and removed entries durable."""
-        os.fsync(self.descriptor)
+        make_durable(self.descriptor)
 
     def names(self) -> list[str]:
         """The names of all entries, sorted."""
@@ -133,7 +134,7 @@ class PrivateFolder:
             with os.fdopen(self.create(part), "wb") as file:
                 yield file
                 file.flush()
-                os.fsync(file.fileno())
+                make_durable(file.fileno())
             self.rename(part, name)
         except BaseException:
             with suppress(OSError, StrangeEntry):  # the first error is the one to report

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
+from faillog_otel.durable import make_durable
 from faillog_otel.errors import LedgerBroken, NoRoom
 from faillog_otel.ledger.private_folder import PART, TEMPORARY, PrivateFolder, StrangeEntry, is_disk_full
 
@@ -62,7 +63,7 @@ class Spool:
                 yield part
                 if part.is_whole:
                     part.flush()
-                    os.fsync(part.fileno())
+                    make_durable(part.fileno())
             if part.is_whole:
                 self._folder.rename(name, str(number))
             else:

@@ -2,11 +2,11 @@
 receiver reads them.
 """
 
-import os
 from collections.abc import Sequence
 from typing import IO
 
 from faillog_otel.config import Signal
+from faillog_otel.durable import make_durable
 from faillog_otel.events.printable import printable_json
 from faillog_otel.otlp.json import JsonEnvelope
 from faillog_otel.otlp.outcome import Acknowledged, Outcome, Refused
@@ -54,7 +54,7 @@ class FileClient:
             while line:
                 line = line[self._file.write(line) :]
             if self._durably:
-                os.fsync(self._file.fileno())
+                make_durable(self._file.fileno())
         except OSError as error:
             why = f"the output cannot be written: {error.strerror}"
             if start is None:
