@@ -1,16 +1,22 @@
 """Machines unlike the one where this was written: file systems, users, clocks, networks, limits."""
 
 import errno
-from collections.abc import Iterator
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.building import Workshop, build
 from support.events import error, lines
-from support.polled import Polled, simulated
-from support.program import Done, run_program
+from support.polled import AWAY, Polled, simulated
+from support.program import PROGRAM, Done, environment, run_program
+from support.working import children
 
+from faillog_otel.cli import BUG
 from faillog_otel.ledger.folder import BALLAST_BYTES
 from faillog_otel.otlp.receiver import Receiver
 
@@ -101,3 +107,100 @@ def test_workers_need_no_call_that_only_linux_has(receiver: Receiver, tmp_path: 
 def test_the_demo_needs_no_call_that_only_linux_has(tmp_path: Path) -> None:
     done = run_program("demo", cwd=tmp_path, **MACOS)
     assert (done.code, done.stderr) == (0, ""), done.stderr
+
+
+# -- processes -----------------------------------------------------------------------------------------------
+
+NO_PRIVILEGES = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all"]
+"""Before a command: root has no more rights than others then."""
+
+
+def start(*command: str | Path, cwd: Path, before: Sequence[str] = (), **env: str) -> Done:
+    """Runs the program to its end, by way of another command."""
+    if before and os.geteuid() != 0:
+        pytest.skip("takes root")
+    done = subprocess.run(
+        [*before, PROGRAM, *command],
+        cwd=cwd,
+        env=environment(**env),
+        input=error(messageId="m"),
+        capture_output=True,
+        timeout=100,
+        check=False,
+    )
+    return Done(done.returncode, done.stdout, done.stderr.decode())
+
+
+def by_shell(script: str, *before: str) -> list[str]:
+    """A command that runs another one, its arguments, after a line of the shell."""
+    return [*before, "/bin/sh", "-c", f'{script} && exec "$@"', "sh"]
+
+
+def test_no_umask_keeps_the_program_from_its_own_files(
+    segment: Polled, receiver: Receiver, tmp_path: Path
+) -> None:
+    here = segment.in_folder(tmp_path)
+    without = by_shell("umask 0777", *NO_PRIVILEGES)
+    polling = ["run", *here.polling(receiver.http_endpoint)]
+    for _ in range(2):
+        done = start(*polling, cwd=tmp_path, before=without, SEGMENT_TOKEN=here.segment.token)
+        assert done.code in (0, DELIVERED), done.stderr
+    for command in (["status", "--state-dir", here.state], ["audit", "--state-dir", here.state], ["demo"]):
+        assert start(*command, cwd=tmp_path, before=without).code == 0
+    modes = {path.stat().st_mode & 0o777 for path in here.state.rglob("*")}
+    assert modes == {0o600, 0o700}
+
+
+def test_what_a_run_keeps_under_any_umask_can_be_read(tmp_path: Path) -> None:
+    without = by_shell("umask 0777", *NO_PRIVILEGES)
+    for _ in range(2):
+        done = start("run", "-", "--endpoint", AWAY, "--wait", "0s", cwd=tmp_path, before=without)
+        assert done.code == 4, done.stderr
+    pending = tmp_path / "faillog-pending.jsonl"
+    assert (len(pending.read_bytes().splitlines()), pending.stat().st_mode & 0o777) == (2, 0o600)
+
+
+@pytest.mark.parametrize(
+    "command", ["run - --wait 0s", "doctor --state-dir here", "run --once", "status", "demo"]
+)
+def test_a_working_directory_that_was_removed_is_no_bug(tmp_path: Path, command: str) -> None:
+    """What needs one says so; what does not goes on."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    done = start(*command.split(), cwd=gone, before=by_shell('rmdir "$PWD"'), XDG_STATE_HOME="")
+    assert done.code != BUG, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["run -", "redact -", "demo"])
+def test_where_no_temporary_file_can_be_made_the_remedy_is_said(tmp_path: Path, command: str) -> None:
+    """As on a root file system that is read only."""
+    readonly = 'mount --make-rprivate / && for d in /tmp /var/tmp /usr/tmp /dev/shm "$PWD"; do'
+    readonly += " if [ -d $d ]; then mount --bind $d $d && mount -o remount,ro,bind $d || exit 99; fi; done"
+    done = start(*command.split(), cwd=tmp_path, before=by_shell(readonly, "unshare", "-m"))
+    if done.code == 99:
+        pytest.skip("file systems cannot be mounted here")
+    assert done.code == 2, done.stderr
+    assert "no folder for temporary files can be written to; name one in TMPDIR" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_process_of_a_container_can_be_ended_while_it_waits(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """`doctor` asks a collector that never answers; the kernel keeps signals without a handler from it."""
+    if os.geteuid() != 0:
+        pytest.skip("takes root")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        command = [PROGRAM, "doctor", "--endpoint", f"http://127.0.0.1:{silent.getsockname()[1]}"]
+        with subprocess.Popen(
+            ["unshare", "--pid", "--fork", "--kill-child", *command],
+            cwd=tmp_path,
+            env=environment(OTEL_EXPORTER_OTLP_TIMEOUT="50000"),
+            stdout=subprocess.DEVNULL,
+        ) as process:
+            connection, _ = silent.accept()
+            with connection:
+                [child] = children(process.pid)
+                os.kill(child, number)
+                assert process.wait(40) == 128 + number

@@ -9,7 +9,18 @@ import pytest
 import faillog_otel
 
 ROOT = Path(faillog_otel.__file__).parent
-LEAVES = {"config", "errors", "clock", "files", "text", "hosts", "proxies", "connections", "durable", "propagation"}
+LEAVES = {
+    "config",
+    "errors",
+    "clock",
+    "files",
+    "text",
+    "hosts",
+    "proxies",
+    "connections",
+    "durable",
+    "propagation",
+}
 MAY_IMPORT = {
     "propagation": set[str](),
     "config": set[str](),

@@ -3,7 +3,10 @@
 Heavy imports stand inside the commands, so that `--help` is quick.
 """
 
+import os
+import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -52,6 +55,7 @@ for _command in (run, status, plan, audit, doctor, replay, redact, demo, simulat
 def main(clock: Clock | None = None) -> None:
     """The program: runs a command and exits with its code. `clock`: what Segment's hours go by."""
     set_up_streams()
+    _prepare_process()
     color = None if takes_escapes(sys.stdout) else False
     try:
         code = cli.main(standalone_mode=False, obj=clock, color=color)
@@ -76,6 +80,32 @@ def main(clock: Clock | None = None) -> None:
     except click.Abort:
         code = 130
     except Exception as error:  # noqa: BLE001  # a bug: its code must not be one that means something else
-        say_bug(error)
-        code = BUG
+        if isinstance(error, OSError) and (missing := _missing_folder()):
+            say_error(f"Error: {missing}")
+            code = 2
+        else:
+            say_bug(error)
+            code = BUG
     sys.exit(code or 0)
+
+
+def _prepare_process() -> None:
+    """What a shell or a container runtime may have left out."""
+    os.umask(os.umask(0o077) & 0o077)  # we can always read what we write
+    if os.getpid() == 1:  # in a container: the kernel ignores a signal that has no handler
+        signal.signal(signal.SIGTERM, lambda number, _frame: os._exit(128 + number))
+
+
+def _missing_folder() -> str:
+    """Which folder that every process needs is missing, and what to do; empty if all are there."""
+    try:
+        Path.cwd()
+    except OSError:
+        return "the working directory was removed; change to another one"
+    import tempfile
+
+    try:
+        tempfile.gettempdir()
+    except OSError:
+        return "no folder for temporary files can be written to; name one in TMPDIR"
+    return ""

@@ -198,7 +198,12 @@ class InputFile:
         self._file.close()
 
     def _copied(self, once: BinaryIO) -> BinaryIO:
-        copy = tempfile.TemporaryFile(prefix="faillog-")  # noqa: SIM115  # until __exit__
+        try:
+            copy = tempfile.TemporaryFile(prefix="faillog-")  # noqa: SIM115  # until __exit__
+        except FileNotFoundError:
+            raise InputError(
+                f"{self.name}: no folder for temporary files can be written to; name one in TMPDIR"
+            ) from None
         self._is_copy = True
         read: Callable[[int], bytes | None] = getattr(once, "read1", once.read)
         with self._interruptible() as until_readable:
