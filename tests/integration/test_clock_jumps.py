@@ -18,6 +18,7 @@ from support.server import unused_port
 
 from faillog_otel.cli import cli
 from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, hour_of, time_text
+from faillog_otel.errors import ConfigError
 from faillog_otel.ledger.upkeep import HOURS_KEPT_NS
 from faillog_otel.otlp.receiver import Receiver
 from faillog_otel.segment.simulator.clock import SimulatedClock
@@ -359,3 +360,71 @@ def test_a_ledger_is_pruned_by_a_clock_that_agrees_only(wrong: Scene) -> None:
     wrong.run()
     assert wrong.sql("SELECT objects FROM past WHERE hour = -1") == [(objects,)]
     assert run_command(wrong, "audit").exit_code == 0
+
+
+# -- before Segment's time is known --------------------------------------------------------------------------
+
+
+def run_while_segment_is_away(found: Scene, since: str) -> None:
+    hosts = ["--segment-url", f"http://127.0.0.1:{unused_port()}"]
+    done = run_command(found, "run", "--once", *found.options(since, time_text(END)), *hosts)
+    assert "Segment's time is unknown" in done.stderr
+
+
+@pytest.mark.parametrize("ahead_ns", [0, *JUMPS], ids=lambda ns: f"{ns // HOUR_NS:+} h")
+def test_what_a_run_wanted_while_segment_was_away_stays_wanted(wrong: Scene, ahead_ns: int) -> None:
+    """Hours go by until the next run; what the first one wanted is counted from its own time."""
+    wrong.clock.ahead_ns = ahead_ns
+    run_while_segment_is_away(wrong, "-6h")
+    wrong.segment.clock.forward(4 * 3600)
+    run_while_segment_is_away(wrong, "-6h")
+    wrong.segment.clock.forward(3600)
+    assert wrong.run() == 0, wrong.said
+    [(since,)] = wrong.sql("SELECT value FROM facts WHERE name = 'since'")
+    assert abs(int(since) - (START - 6 * HOUR_NS)) <= 60 * SECOND_NS
+    end_well(wrong)
+
+
+@pytest.mark.parametrize("is_set", [False, True], ids=["is not set", "is set then"])
+def test_a_first_run_before_the_clock_was_set_keeps_what_it_wanted(wrong: Scene, is_set: bool) -> None:
+    """In 1970, and Segment away; the next run wants less. The time between them is lost with the clock."""
+    wrong.clock.ahead_ns = 60 * SECOND_NS - START
+    run_while_segment_is_away(wrong, "-9h")
+    if is_set:
+        wrong.clock.ahead_ns = 0
+    assert wrong.run("-2h") == 0, wrong.said
+    [(since,)] = wrong.sql("SELECT value FROM facts WHERE name = 'since'")
+    assert abs(int(since) - (START - 9 * HOUR_NS)) <= 60 * SECOND_NS
+    wrong.clock.ahead_ns = 40 * DAY_NS
+    assert wrong.run("-2h") == 0, wrong.said
+    assert wrong.sql("SELECT value FROM facts WHERE name = 'since'") == [(since,)], "it is wanted once"
+    end_well(wrong)
+    assert wrong.is_everything_exported_since(9)
+
+
+def test_a_run_that_waits_for_segment_wants_the_hours_of_its_start(wrong: Scene) -> None:
+    """The clock is set while it waits: how long that took is known all the same."""
+    wrong.clock.ahead_ns = -START
+    answers = iter([""] * 2)
+    wrong.segment.date = lambda now_ns: next(answers, http_date(now_ns))
+
+    def hours_pass() -> None:
+        wrong.segment.clock.forward(5 * 3600)
+        wrong.clock.ahead_ns = 0
+
+    wrong.clock.at_first_wait = hours_pass
+    assert wrong.run() == 0, wrong.said
+    [(since,)] = wrong.sql("SELECT value FROM facts WHERE name = 'since'")
+    assert abs(int(since) - (START - 6 * HOUR_NS)) <= 60 * SECOND_NS
+    end_well(wrong)
+
+
+def test_replay_before_the_clock_was_set_touches_nothing(wrong: Scene) -> None:
+    assert wrong.run() == 0
+    before = wrong.sql("SELECT * FROM hours")
+    wrong.clock.ahead_ns = -START
+    hosts = ["--segment-url", f"http://127.0.0.1:{unused_port()}"]
+    done = run_command(wrong, "replay", *wrong.options("-5h", time_text(END)), *hosts)
+    assert isinstance(done.exception, ConfigError)
+    assert "this machine's clock shows 1970-01-01T00:00:00Z; set the clock" in str(done.exception)
+    assert wrong.sql("SELECT * FROM hours") == before

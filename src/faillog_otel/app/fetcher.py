@@ -11,7 +11,15 @@ from typing import Literal
 
 from msgspec.structs import astuple, replace
 
-from faillog_otel.app.ledger_view import REFUSED, REFUSED_NS, SINCE, hour_views, quota_of
+from faillog_otel.app.ledger_view import (
+    REFUSED,
+    REFUSED_NS,
+    SINCE,
+    UNCHECKED_SINCE,
+    hour_views,
+    quota_of,
+    unchecked_since_ns,
+)
 from faillog_otel.app.segment_time import AGREED, SegmentTime
 from faillog_otel.clock import HOUR_NS, SECOND_NS, SegmentClock, hour_of, hour_text, time_text
 from faillog_otel.errors import NoRoom
@@ -78,6 +86,8 @@ class Fetcher:
         self.schedule = schedule(clock.now_ns())
         """What is asked for; until Segment's time is known, as far as the machine's clock tells."""
         self._schedule_at = schedule
+        self._started = clock.monotonic()
+        self._is_since_kept = False
         self._is_schedule_checked = False
         self._clock = clock
         self._is_stopping = is_stopping
@@ -99,6 +109,8 @@ class Fetcher:
             if self._time.is_check_due:
                 self._check_time()
                 now_ns = self._clock.now_ns()
+            if not (self._time.is_known or self._is_since_kept):
+                self._keep_since(now_ns)
             self._tidy(now_ns)
             if not self._ledger.folder.has_room():
                 return self._no_room(now_ns)
@@ -340,11 +352,30 @@ class Fetcher:
         if self._is_schedule_checked:
             return
         self._is_schedule_checked = self._clock.is_checked
-        self.schedule = self._schedule_at(self._clock.now_ns())
-        noted = fact_ns(self._ledger.database, SINCE)
+        now_ns, ledger = self._clock.now_ns(), self._ledger
+        self.schedule = self._schedule_at(now_ns - self._running_ns)
+        if (unchecked := unchecked_since_ns(ledger.database, now_ns + self._clock.ahead_ns)) is not None:
+            since_ns = min(self.schedule.since_ns, unchecked - self._clock.ahead_ns)
+            self.schedule = replace(self.schedule, since_ns=since_ns)
+        noted = fact_ns(ledger.database, SINCE)
         if noted is None or self.schedule.since_ns < noted:
-            self._ledger.note(SINCE, str(self.schedule.since_ns))
+            ledger.note(SINCE, str(self.schedule.since_ns))
             _log.info("hours since %s are wanted", time_text(self.schedule.since_ns))
+        if unchecked is not None:
+            ledger.note(UNCHECKED_SINCE, "")
+
+    @property
+    def _running_ns(self) -> int:
+        """How long this run has been going on."""
+        return round((self._clock.monotonic() - self._started) * SECOND_NS)
+
+    def _keep_since(self, now_ns: int) -> None:
+        """Notes since when hours are wanted, for a run that ends before Segment's time is known."""
+        since_ns = self._schedule_at(now_ns - self._running_ns).since_ns
+        kept = unchecked_since_ns(self._ledger.database, now_ns)
+        since_ns = since_ns if kept is None else min(since_ns, kept)
+        self._ledger.note(UNCHECKED_SINCE, f"{since_ns} {now_ns}")
+        self._is_since_kept = True
 
     def _tidy(self, now_ns: int) -> None:
         if not self._time.is_known:

@@ -4,7 +4,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from faillog_otel.clock import HOUR_NS, RETENTION_NS, hour_of
+from faillog_otel.clock import HOUR_NS, MIN_TIME_NS, RETENTION_NS, hour_of
 from faillog_otel.config import DEFAULT_SINCE, Moment, SegmentConfig
 from faillog_otel.ledger.database import Database
 from faillog_otel.ledger.ledger import Ledger
@@ -81,6 +81,26 @@ def refused_collections(database: Database) -> dict[str, Refusal]:
         if hours and max(each["last_listed_ns"] or 0 for each in hours) <= until_ns - REFUSED_NS:
             found[name] = Refusal(hours[0]["failed_why"], until_ns)
     return found
+
+
+UNCHECKED_SINCE = "unchecked since"
+"""The fact since when hours are wanted by a machine's clock that Segment's time has not confirmed yet.
+
+Two numbers of nanoseconds since 1970: since when, and what that clock showed then. Empty once confirmed.
+"""
+
+
+def unchecked_since_ns(database: Database, machine_ns: int) -> int | None:
+    """Since when hours are wanted by a machine's clock that shows `machine_ns`; None if nothing is unchecked.
+
+    A clock that was set meanwhile does not tell how long ago that was noted: it counts as noted now.
+    """
+    noted = fact(database, UNCHECKED_SINCE)
+    if not noted:
+        return None
+    since_ns, at_ns = map(int, noted.split())
+    is_same_clock = at_ns <= machine_ns and (at_ns < MIN_TIME_NS) == (machine_ns < MIN_TIME_NS)
+    return since_ns if is_same_clock else machine_ns - (at_ns - since_ns)
 
 
 def wanted_since_ns(database: Database, since_ns: int) -> int:

@@ -13,7 +13,7 @@ from faillog_otel.cli.delivering import USER_AGENT, delivering, sending_client, 
 from faillog_otel.cli.polling import poll, token_source
 from faillog_otel.cli.report import Ending, exit_code, records, say_what_was_shifted, summary
 from faillog_otel.cli.shutdown import Shutdown
-from faillog_otel.clock import HOUR_NS, RETENTION_NS, Clock, SegmentClock, hour_of
+from faillog_otel.clock import HOUR_NS, RETENTION_NS, Clock, SegmentClock, hour_of, time_text
 from faillog_otel.config import Moment, RunConfig
 from faillog_otel.errors import ConfigError, LedgerBroken
 from faillog_otel.ledger.folder import StateFolder
@@ -105,6 +105,9 @@ def replay_hours(
         with closing(segment), shutdown.interruptible():
             follow_segment(segment_clock, segment)
         now_ns = segment_clock.now_ns()
+        if not segment_clock.is_plausible:
+            shown = f"this machine's clock shows {time_text(now_ns)}"
+            raise ConfigError(f"Segment did not say the time, and {shown}; set the clock")
         over_ns = hour_of(now_ns) * HOUR_NS
         until_ns = min(over_ns, until.ns(now_ns)) if until else over_ns
         since_ns = since.ns(now_ns)
