@@ -1,6 +1,7 @@
 """Machines unlike the one where this was written: file systems, users, clocks, networks, limits."""
 
 import errno
+import json
 import os
 import signal
 import socket
@@ -12,13 +13,16 @@ from typing import Any
 import pytest
 from support.building import Workshop, build
 from support.events import error, lines
-from support.polled import AWAY, Polled, simulated
+from support.polled import AWAY, Polled
 from support.program import PROGRAM, Done, environment, run_program
 from support.working import children
 
 from faillog_otel.cli import BUG
 from faillog_otel.ledger.folder import BALLAST_BYTES
 from faillog_otel.otlp.receiver import Receiver
+from faillog_otel.segment.simulator.clock import SimulatedClock
+from faillog_otel.segment.simulator.config import QuotaConfig, SimulatorConfig, WorldConfig
+from faillog_otel.segment.simulator.server import Simulator
 
 SUPPORT = Path(__file__).parents[1] / "support"
 MACOS: dict[str, Any] = {"PYTHONPATH": str(SUPPORT / "elsewhere")}
@@ -28,9 +32,10 @@ DELIVERED = 3
 
 @pytest.fixture(scope="module")
 def segment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Polled]:
-    """A simulated Segment."""
-    with simulated(tmp_path_factory.mktemp("segment")) as polled:
-        yield polled
+    """A simulated Segment, with requests for all tests."""
+    config = SimulatorConfig(world=WorldConfig(damage=0.05), quota=QuotaConfig(per_day=100_000))
+    with Simulator(config, SimulatedClock()) as simulator:
+        yield Polled(simulator, tmp_path_factory.mktemp("segment"), ("--since", "-10h"))
 
 
 def run(polled: Polled, receiver: Receiver, **env: Any) -> Done:
@@ -39,40 +44,140 @@ def run(polled: Polled, receiver: Receiver, **env: Any) -> Done:
     return run_program(*command, cwd=polled.folder, SEGMENT_TOKEN=polled.segment.token, **env)
 
 
+def start(*command: str | Path, cwd: Path, before: Sequence[str] = (), **env: str) -> Done:
+    """Runs the program to its end, by way of another command."""
+    if before and os.geteuid() != 0:
+        pytest.skip("takes root")
+    done = subprocess.run(
+        [*before, PROGRAM, *command],
+        cwd=cwd,
+        env=environment(**env),
+        input=error(messageId="m"),
+        capture_output=True,
+        timeout=100,
+        check=False,
+    )
+    return Done(done.returncode, done.stdout, done.stderr.decode())
+
+
 # -- file systems --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
-def no_fallocate() -> str:
+def poor_file_system() -> str:
     """The library to be loaded."""
-    source = SUPPORT / "no_fallocate.c"
+    source = SUPPORT / "poor_file_system.c"
 
     def compiled(workshop: Workshop) -> Path:
-        made = workshop.bench / "no_fallocate.so"
+        made = workshop.bench / "poor_file_system.so"
         workshop.run("cc", "-O1", "-shared", "-fPIC", "-o", made, source)
         return made
 
-    return str(build("no_fallocate.so", source.read_bytes(), compiled))
+    return str(build("poor_file_system.so", source.read_bytes(), compiled))
 
 
 @pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV])
 def test_a_file_system_that_reserves_no_room_is_written_to(
-    segment: Polled, receiver: Receiver, tmp_path: Path, no_fallocate: str, code: int
+    segment: Polled, receiver: Receiver, tmp_path: Path, poor_file_system: str, code: int
 ) -> None:
     """The ballast takes its room as it does elsewhere, and nothing is said."""
     here = segment.in_folder(tmp_path)
-    done = run(here, receiver, LD_PRELOAD=no_fallocate, NO_FALLOCATE=str(code))
+    done = run(here, receiver, LD_PRELOAD=poor_file_system, NO_FALLOCATE=str(code))
     assert done.code == DELIVERED, done.stderr
     assert "room" not in done.stderr
     assert (here.state / "ballast").stat().st_blocks * 512 >= BALLAST_BYTES
 
 
 def test_a_disk_that_is_full_at_the_start_is_said_whatever_else_it_cannot(
-    segment: Polled, receiver: Receiver, tmp_path: Path, no_fallocate: str
+    segment: Polled, receiver: Receiver, tmp_path: Path, poor_file_system: str
 ) -> None:
-    done = run(segment.in_folder(tmp_path), receiver, LD_PRELOAD=no_fallocate, NO_FALLOCATE=str(errno.ENOSPC))
+    done = run(
+        segment.in_folder(tmp_path), receiver, LD_PRELOAD=poor_file_system, NO_FALLOCATE=str(errno.ENOSPC)
+    )
     assert done.code != DELIVERED
     assert "full" in done.stderr
+
+
+# -- volumes -------------------------------------------------------------------------------------------------
+
+OTHER = 1000
+AS_OTHER = [
+    *("setpriv", f"--reuid={OTHER}", f"--regid={OTHER}", "--clear-groups", "--bounding-set=+dac_read_search"),
+    *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"),  # Python may be root's
+]
+
+
+def polling(polled: Polled, state: Path, *, before: Sequence[str] = (), **env: Any) -> tuple[Done, Done]:
+    """`run --once` on this state folder, and `doctor --json` before it."""
+    doctor = start("doctor", "--json", "--state-dir", state, cwd=polled.folder, before=before, **env)
+    command = ["run", *polled.polling(AWAY), "--state-dir", str(state), "--wait", "0s"]
+    token = polled.segment.token
+    return start(*command, cwd=polled.folder, before=before, SEGMENT_TOKEN=token, **env), doctor
+
+
+def verdict(doctor: Done) -> tuple[str, str]:
+    """Of `doctor` on the state folder: ok, warn or fail, and why."""
+    findings = json.loads(doctor.stdout)["findings"]
+    return next((each["state"], each["says"]) for each in findings if each["check"] == "state folder")
+
+
+def test_the_root_of_a_volume_of_kubernetes_is_refused_and_a_folder_inside_it_is_named(
+    segment: Polled, tmp_path: Path
+) -> None:
+    """Its group may write there (fsGroup), and root owns it. What is named then works."""
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    here = segment.in_folder(tmp_path)
+    os.chown(volume, os.geteuid(), OTHER)
+    volume.chmod(0o2775)
+    done, doctor = polling(here, volume, before=AS_OTHER)
+    advice = f"name a folder inside it, which `run` then makes: --state-dir {volume}/faillog-otel"
+    assert (done.code, advice in done.stderr) == (5, True), done.stderr
+    state, says = verdict(doctor)
+    assert (state, advice in says) == ("fail", True), says
+    assert list(volume.iterdir()) == []
+
+    done, doctor = polling(here, volume / "faillog-otel", before=AS_OTHER)
+    assert (done.code, verdict(doctor)[0]) == (4, "ok"), done.stderr
+    assert {each.stat().st_mode & 0o7777 for each in volume.rglob("*")} == {0o600, 0o700}
+
+
+def test_a_volume_whose_permissions_cannot_be_changed_is_refused_alike(
+    segment: Polled, tmp_path: Path, poor_file_system: str
+) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    volume.chmod(0o777)
+    done, doctor = polling(
+        segment.in_folder(tmp_path), volume, LD_PRELOAD=poor_file_system, NO_CHMOD=str(errno.EPERM)
+    )
+    advice = "name a --state-dir on another file system, or mount this one with mode 0700"
+    assert (done.code, advice in done.stderr) == (5, True), done.stderr
+    state, says = verdict(doctor)
+    assert (state, advice in says) == ("fail", True), says
+    volume.chmod(0o700)
+    done, doctor = polling(
+        segment.in_folder(tmp_path), volume, LD_PRELOAD=poor_file_system, NO_CHMOD=str(errno.EPERM)
+    )
+    assert (done.code, verdict(doctor)[0]) == (4, "ok"), done.stderr
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_state_folder_that_is_a_link_says_what_to_write(
+    segment: Polled, tmp_path: Path, is_there: bool
+) -> None:
+    if is_there:
+        (tmp_path / "real").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to("real")
+    here = segment.in_folder(tmp_path)
+    done, doctor = polling(here, tmp_path / "link")
+    advice = f"link: is a symbolic link to real; write --state-dir {tmp_path}/real"
+    assert (done.code, advice in done.stderr) == (5, True), done.stderr
+    assert verdict(doctor)[0] == "fail"
+    if is_there:
+        assert advice in verdict(doctor)[1]
+    done, _ = polling(here, tmp_path / "real")
+    assert done.code == 4, done.stderr
 
 
 # -- macOS ---------------------------------------------------------------------------------------------------
@@ -113,22 +218,6 @@ def test_the_demo_needs_no_call_that_only_linux_has(tmp_path: Path) -> None:
 
 NO_PRIVILEGES = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all"]
 """Before a command: root has no more rights than others then."""
-
-
-def start(*command: str | Path, cwd: Path, before: Sequence[str] = (), **env: str) -> Done:
-    """Runs the program to its end, by way of another command."""
-    if before and os.geteuid() != 0:
-        pytest.skip("takes root")
-    done = subprocess.run(
-        [*before, PROGRAM, *command],
-        cwd=cwd,
-        env=environment(**env),
-        input=error(messageId="m"),
-        capture_output=True,
-        timeout=100,
-        check=False,
-    )
-    return Done(done.returncode, done.stdout, done.stderr.decode())
 
 
 def by_shell(script: str, *before: str) -> list[str]:

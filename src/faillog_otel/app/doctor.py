@@ -99,7 +99,7 @@ def _state_folder(folder: StateFolder, segment: SegmentConfig, clock: Clock) -> 
     try:
         folder.check()
     except LedgerBroken as error:
-        yield Finding(check, "fail", str(error), "name another --state-dir")
+        yield Finding(check, "fail", str(error), "do as it says")
         return
     yield _permissions(folder.path)
     yield _room(there)

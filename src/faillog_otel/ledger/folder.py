@@ -94,6 +94,7 @@ class StateFolder:
         root = PrivateFolder.open(self.path, create=False)
         try:
             _refuse_others_folder(root)
+            root.check_private()
         finally:
             root.close()
 

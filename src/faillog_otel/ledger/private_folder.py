@@ -57,22 +57,40 @@ class PrivateFolder:
             if error.errno not in (errno.ENOTDIR, errno.ELOOP):
                 raise
             is_link = stat.S_ISLNK(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode)
+            if parent:
+                do = "move it out of the state folder"
+            else:
+                do = f"write --state-dir {os.path.realpath(path)}" if is_link else "name a folder"
             kind = f"a symbolic link to {os.readlink(name, dir_fd=at)}" if is_link else "not a folder"
-            do = "name the folder that it points to" if is_link else "name a folder"
             raise StrangeEntry(f"{path}: is {kind}; {do}") from None
         owner = os.fstat(descriptor).st_uid
         if owner != os.geteuid():
             os.close(descriptor)
-            raise StrangeEntry(
-                f"{path}: belongs to user {owner}, not to user {os.geteuid()}; run as user {owner}, or name "
-                "a folder of your own"
-            )
+            do = f"run as user {owner}, or name a folder of your own"
+            if parent is None and os.access(path, os.W_OK | os.X_OK, effective_ids=True):  # by its group
+                do = f"name a folder inside it, which `run` then makes: --state-dir {path / 'faillog-otel'}"
+            raise StrangeEntry(f"{path}: belongs to user {owner}, not to user {os.geteuid()}; {do}")
         return cls(path, descriptor)
 
     def make_private(self) -> None:
-        """Takes all permissions from group and others."""
-        if stat.S_IMODE(os.fstat(self.descriptor).st_mode) != FOLDER_MODE:
-            os.fchmod(self.descriptor, FOLDER_MODE)
+        """Takes all permissions from group and others. Raises LedgerBroken if the file system refuses."""
+        self._set_mode(FOLDER_MODE)
+
+    def check_private(self) -> None:
+        """Raises LedgerBroken if `make_private` would; sets the mode that it has."""
+        self._set_mode(stat.S_IMODE(os.fstat(self.descriptor).st_mode))
+
+    def _set_mode(self, mode: int) -> None:
+        if stat.S_IMODE(os.fstat(self.descriptor).st_mode) == FOLDER_MODE:
+            return
+        try:
+            os.fchmod(self.descriptor, mode)
+        except OSError as error:
+            raise LedgerBroken(
+                f"{self.path}: others can look into it, and that cannot be changed (chmod 700: "
+                f"{error.strerror}); name a --state-dir on another file system, or mount this one with "
+                "mode 0700"
+            ) from None
 
     def sync(self) -> None:
         """Makes created, renamed and removed entries durable."""
