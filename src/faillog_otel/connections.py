@@ -60,6 +60,20 @@ class Deadline:
         return left if math.isfinite(left) else None
 
 
+def loopback_host() -> str:
+    """The address of this machine as URLs write it: `127.0.0.1`, or `[::1]` where there is no IPv4."""
+    try:
+        socket.create_server(("127.0.0.1", 0)).close()
+    except OSError:
+        return "[::1]"
+    return "127.0.0.1"
+
+
+def family_of(host: str) -> socket.AddressFamily:
+    """Of an address as URLs write it."""
+    return socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+
+
 def resolve(host: str, port: int, deadline: Deadline) -> Sequence[Address]:
     """The addresses of a host. Raises TimeoutError, OSError, UnicodeError.
 

@@ -255,7 +255,9 @@ def _health(first: Callable[[str, str, Any], Any]) -> HealthConfig:
         return HealthConfig(file=file)
     found = re.fullmatch(r"(?:([^:\[\]]*|\[[0-9A-Fa-f:.]+\]):)?(\d{1,5})", text, re.ASCII)
     if found is None or int(found[2]) > LARGEST_PORT:
-        raise ConfigError("--health-addr takes HOST:PORT, or a port of this machine only")
+        raise ConfigError(
+            "--health-addr takes HOST:PORT ([::]:8080 is everybody's), or a port of this machine only"
+        )
     return HealthConfig(address=((found[1] or "127.0.0.1").strip("[]"), int(found[2])), file=file)
 
 

@@ -3,9 +3,12 @@
 import errno
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from support.program import PROGRAM, Done, environment, run_program
 from support.working import children
 
 from faillog_otel.cli import BUG
-from faillog_otel.ledger.folder import BALLAST_BYTES
+from faillog_otel.ledger.folder import BALLAST_BYTES, Holder, StateFolder
 from faillog_otel.otlp.receiver import Receiver
 from faillog_otel.segment.simulator.clock import SimulatedClock
 from faillog_otel.segment.simulator.config import QuotaConfig, SimulatorConfig, WorldConfig
@@ -293,3 +296,85 @@ def test_the_first_process_of_a_container_can_be_ended_while_it_waits(
                 [child] = children(process.pid)
                 os.kill(child, number)
                 assert process.wait(40) == 128 + number
+
+
+# -- networks ------------------------------------------------------------------------------------------------
+
+
+def in_network(script: str) -> list[str]:
+    """A command in a network of its own, with nothing but a loopback interface that is up."""
+    if shutil.which("ip") is None:
+        pytest.skip("ip is not on this machine")
+    return by_shell(f"ip link set lo up && {script}", "unshare", "--net")
+
+
+WITHOUT_IPV4 = "ip address del 127.0.0.1/8 dev lo"
+WITHOUT_IPV6 = "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6"
+
+
+@pytest.mark.parametrize("without", [WITHOUT_IPV4, WITHOUT_IPV6], ids=["IPv6 only", "IPv4 only"])
+def test_the_demo_needs_one_kind_of_addresses(tmp_path: Path, without: str) -> None:
+    done = start("demo", cwd=tmp_path, before=in_network(without))
+    assert (done.code, done.stderr) == (0, "")
+    assert "all holds" in done.stdout.decode()
+
+
+@pytest.mark.parametrize(
+    ("without", "hosts"),
+    [("true", ["127.0.0.1", "[::1]"]), (WITHOUT_IPV4, ["[::1]"]), (WITHOUT_IPV6, ["127.0.0.1"])],
+    ids=["both", "IPv6 only", "IPv4 only"],
+)
+def test_health_at_all_addresses_is_answered_by_ipv4_and_ipv6(
+    tmp_path: Path, without: str, hosts: list[str]
+) -> None:
+    """Where our pod listens; it is asked by the kind of addresses that the cluster has."""
+    if os.geteuid() != 0:
+        pytest.skip("takes root")
+    asking = "".join(
+        f"urllib.request.urlopen('http://{host}:' + str(server.port) + '/healthz').read(); " for host in hosts
+    )
+    manifest = (SUPPORT.parents[1] / "docker" / "kubernetes.yaml").read_text("utf-8")
+    [address] = re.findall(r'FAILLOG_HEALTH_ADDR, value: "(.*):8080"', manifest)
+    code = (
+        "import urllib.request; from faillog_otel.telemetry.health import HealthServer as H\n"
+        f"with H({address.strip('[]')!r}, 0, alive=dict, ready=dict) as server: {asking}"
+    )
+    done = subprocess.run([*in_network(without), sys.executable, "-c", code], check=False, cwd=tmp_path)
+    assert done.returncode == 0
+
+
+# -- two of them ---------------------------------------------------------------------------------------------
+
+
+def test_a_second_pod_is_told_which_host_holds_the_folder_and_since_when(tmp_path: Path) -> None:
+    """Two containers have the same process id: only their host names tell them apart."""
+    if os.geteuid() != 0:
+        pytest.skip("takes root")
+    state = tmp_path / "state"
+    in_pod = by_shell("hostname faillog-otel-0", "unshare", "--uts")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        hosts = ["--segment-url", f"http://127.0.0.1:{silent.getsockname()[1]}", "--collection", "shop"]
+        command = [PROGRAM, "run", *hosts, "--state-dir", str(state)]
+        env = environment(SEGMENT_TOKEN="a-token")  # noqa: S106  # nobody takes it
+        with subprocess.Popen([*in_pod, *command], cwd=tmp_path, env=env) as first:
+            connection, _ = silent.accept()
+            with connection:
+                done = start(*command[1:], cwd=tmp_path, SEGMENT_TOKEN="a-token")  # noqa: S106  # the same
+                held = rf"process {first.pid} {{}} \(on host faillog-otel-0, since 20\d\d-\d\d-\d\dT\S+Z\)"
+                assert (done.code, bool(re.search(held.format("holds it"), done.stderr))) == (5, True)
+                status = start("status", "--state-dir", state, cwd=tmp_path).stdout.decode()
+                assert re.search(held.format("runs on it"), status), status
+                doctor = start("doctor", "--state-dir", state, cwd=tmp_path).stdout.decode()
+                assert re.search(held.format("holds it"), doctor), doctor
+                # Version 0.1.0 reads 20 bytes, and takes nothing but a number and white space.
+                assert (state / "lock").read_bytes()[:20].strip() == str(first.pid).encode()
+            first.send_signal(signal.SIGTERM)
+
+
+def test_a_lock_of_version_0_1_0_says_the_process_only(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with StateFolder(str(state)) as folder:
+        (state / "lock").write_text("4711\n")
+        assert folder.holder() == Holder("4711")
+        (state / "lock").write_text("")
+        assert folder.holder() == Holder("?")

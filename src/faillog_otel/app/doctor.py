@@ -152,7 +152,7 @@ def _ledger(folder: StateFolder, segment: SegmentConfig, clock: Clock) -> Iterat
     try:
         if holder := folder.holder():
             do = "this is so while `run` polls; another one with this --state-dir is refused (exit code 5)"
-            yield Finding("lock", "warn", f"process {holder} holds it", do)
+            yield Finding("lock", "warn", holder.text("holds it"), do)
         else:
             yield Finding("lock", "ok", "nobody holds it")
         if not folder.ledger.exists():

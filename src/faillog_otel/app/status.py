@@ -77,6 +77,9 @@ class Status(Struct, frozen=True):
     """Hours since then are wanted."""
     held_by: int | None
     """The id of the process that runs on the state folder."""
+    held_on: str
+    """The name of its machine or pod; empty if unknown."""
+    held_since: str
     collections: dict[str, Coverage]
     marks: dict[State, str]
     """The characters of the calendars."""
@@ -101,7 +104,7 @@ def status(
     Where no collections are set, they are those of the last run. Its `--until` is not taken over: hours that
     nobody reads are to be seen.
     """
-    held_by = folder.holder()
+    holder = folder.holder()
     with database.at_one_moment():
         collections = as_last_run(database, config).collections
         since_ns = wanted_since_ns(database, now_ns)
@@ -123,7 +126,9 @@ def status(
         state_dir=str(folder.path),
         now=time_text(now_ns),
         since=time_text(since_ns),
-        held_by=int(held_by) if held_by and held_by.isdigit() else None,
+        held_by=int(holder.process) if holder and holder.process.isdigit() else None,
+        held_on=holder.host if holder else "",
+        held_since=holder.since if holder else "",
         collections={
             name: coverage(
                 seen.get(name, {}),

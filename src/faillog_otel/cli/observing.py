@@ -9,6 +9,7 @@ from faillog_otel import __version__
 from faillog_otel.app.answers import Answers
 from faillog_otel.app.standing import Standing, collector, loops
 from faillog_otel.app.workers import Workers
+from faillog_otel.cli.working import descriptors
 from faillog_otel.config import HealthConfig, RunConfig
 from faillog_otel.ledger.counts import Counts
 from faillog_otel.otlp.delivery import Delivery
@@ -72,7 +73,7 @@ def serve_health(
     """Answers `/healthz` and `/readyz` until the stack is left, if an address is set. Raises ConfigError."""
     if config.address is None:
         return
-    from faillog_otel.telemetry.health import HealthServer
+    from faillog_otel.telemetry.health import MAX_CONNECTIONS, HealthServer
 
     host, port = config.address
     server = stack.enter_context(
@@ -86,6 +87,7 @@ def serve_health(
                 "collector": collector(answers),
                 "hours": standing.hours(),
             },
+            max_connections=max(1, min(MAX_CONNECTIONS, descriptors() // 4)),
         )
     )
     shown = f"[{host}]" if ":" in host else host

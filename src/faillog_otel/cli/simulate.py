@@ -34,7 +34,7 @@ _HELP = """Simulate Segment's failure-log API on this machine: to try a set-up, 
     \b
       curl $segment_url/v1/track -u key: -d '{"userId": "u", "event": "e", "messageId": "my-message"}'
 
-    It listens on 127.0.0.1 only. Whoever can reach that can also move its clock and script faults, without
+    It listens on loopback only. Whoever can reach that can also move its clock and script faults, without
     the token:
 
     \b

@@ -81,7 +81,8 @@ def show_status(config: "RunConfig", at_ns: int, only: Sequence[str] = (), *, as
 
 
 def _text(found: "Status") -> Iterator[str]:
-    by = f"process {found.held_by} runs on it" if found.held_by else "nothing runs on it"
+    where = f" (on host {found.held_on}, since {found.held_since})" if found.held_on else ""
+    by = f"process {found.held_by} runs on it{where}" if found.held_by else "nothing runs on it"
     yield line("state folder", f"{found.state_dir}: {by}")
     yield from quota_text(found.quota)
     records = found.records

@@ -13,9 +13,14 @@ import sqlite3
 import time
 from contextlib import closing
 from pathlib import Path
+from socket import gethostname
 from typing import BinaryIO, Self
 
+from msgspec import Struct
+
+from faillog_otel.clock import time_text
 from faillog_otel.errors import LedgerBroken
+from faillog_otel.events.printable import printable
 from faillog_otel.ledger.private_folder import PART, PrivateFolder, StrangeEntry, is_disk_full
 
 _log = logging.getLogger(__name__)
@@ -31,9 +36,27 @@ _LOCK = "lock"
 """Names the process that holds the folder. Version 0.1.0 locks this file instead of the folder."""
 _OF_THE_FILE_SYSTEM = {"lost+found"}
 _NOTED_PROCESS = re.compile(rb"([0-9]+\n)?")
+_PROCESS_BYTES = 20
+"""Version 0.1.0 reads so many bytes of the lock file, and expects a process id and white space."""
 _FOLDERS = {"spool", "digests"}
 _OF_VERSION_0_1_0 = {_LOCK, _BALLAST, _BALLAST + PART, *_FOLDERS}
 LOCK_TRIES = 5
+
+
+class Holder(Struct, frozen=True):
+    """The process that holds a state folder."""
+
+    process: str = "?"
+    """Its id; `?` if unknown."""
+    host: str = ""
+    """The name of its machine or pod; empty if version 0.1.0 wrote it."""
+    since: str = ""
+    """RFC 3339, by that machine's clock."""
+
+    def text(self, does: str) -> str:
+        """Who does it, for people: `process 1 runs on it (on host web-1, since 2026-01-02T03:04:05Z)`."""
+        where = f" (on host {self.host}, since {self.since})" if self.host else ""
+        return f"process {self.process} {does}{where}"
 
 
 class StateFolder:
@@ -98,8 +121,8 @@ class StateFolder:
         finally:
             root.close()
 
-    def holder(self) -> str | None:
-        """The id of the process that holds the folder, `?` if unknown; None if no process holds it.
+    def holder(self) -> Holder | None:
+        """The process that holds the folder; None if no process holds it.
 
         Raises LedgerBroken.
         """
@@ -115,7 +138,7 @@ class StateFolder:
             try:
                 fcntl.flock(looked_at, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                return self._noted_process()
+                return self._noted_holder()
             finally:
                 os.close(looked_at)
         return None
@@ -163,31 +186,34 @@ class StateFolder:
             else:
                 return
         raise LedgerBroken(
-            f"{self.path}: process {self._noted_process()} holds it; stop that process, or name another "
+            f"{self.path}: {self._noted_holder().text('holds it')}; stop that process, or name another "
             "--state-dir"
         )
 
     def _note_process(self) -> None:
-        """Writes our process id for people, and locks the file: a process of version 0.1.0 looks there."""
+        """Writes who we are for people, and locks the file: a process of version 0.1.0 looks there."""
         try:
             self._lock = self.root.open_file(_LOCK, os.O_RDWR | os.O_CREAT)
         except StrangeEntry as error:
             _log.warning("%s; until then nobody can tell which process holds the state folder", error)
             return
         self._take(self._lock)
+        process = f"{os.getpid()}\n".ljust(_PROCESS_BYTES)
         os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        os.pwrite(self._lock, f"{process}\n{gethostname()}\n{time_text(time.time_ns())}\n".encode(), 0)
 
-    def _noted_process(self) -> str:
+    def _noted_holder(self) -> Holder:
         try:
             lock = os.open(self.path / _LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
-            return "?"
+            return Holder()
         try:
-            noted = os.pread(lock, 20, 0).strip()
-            return noted.decode() if noted.isdigit() else "?"
-        except OSError:
-            return "?"
+            process, *more = os.pread(lock, 512, 0).decode(errors="replace").split()
+            if not (process.isascii() and process.isdigit()):
+                return Holder()
+            return Holder(process, *map(printable, more)) if len(more) == 2 else Holder(process)
+        except (OSError, ValueError):  # it is empty
+            return Holder()
         finally:
             os.close(lock)
 

@@ -25,6 +25,7 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from faillog_otel.config import Signal
+from faillog_otel.connections import family_of, loopback_host
 from faillog_otel.otlp.requests import GRPC_METHODS, REQUESTS, Request, read_json, records_of
 
 _PATHS: dict[str, Signal] = {"/v1/logs": "logs", "/v1/traces": "traces"}
@@ -97,8 +98,10 @@ class Receiver:
         self.received: list[Received] = []
         self._script = script
         self._ending = threading.Event()
-        self._http = ThreadingHTTPServer(
-            ("127.0.0.1", 0), type("_Handler", (_HttpHandler,), {"receiver": self})
+        self._host = loopback_host()
+        server = type("_Server", (ThreadingHTTPServer,), {"address_family": family_of(self._host)})
+        self._http: ThreadingHTTPServer = server(
+            (self._host.strip("[]"), 0), type("_Handler", (_HttpHandler,), {"receiver": self})
         )
         self._http.daemon_threads = True
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
@@ -112,20 +115,20 @@ class Receiver:
                 root_certificates=identity.client_ca,
                 require_client_auth=identity.client_ca is not None,
             )
-            self._grpc_port = self._grpc.add_secure_port("127.0.0.1:0", credentials)
+            self._grpc_port = self._grpc.add_secure_port(f"{self._host}:0", credentials)
         else:
-            self._grpc_port = self._grpc.add_insecure_port("127.0.0.1:0")
+            self._grpc_port = self._grpc.add_insecure_port(f"{self._host}:0")
         self._grpc.add_generic_rpc_handlers((_GrpcHandler(self),))
 
     @property
     def http_endpoint(self) -> str:
         """The base URL for OTLP/HTTP."""
-        return f"{self._scheme}://127.0.0.1:{self._http.server_address[1]}"
+        return f"{self._scheme}://{self._host}:{self._http.server_address[1]}"
 
     @property
     def grpc_endpoint(self) -> str:
         """The URL for OTLP/gRPC."""
-        return f"{self._scheme}://127.0.0.1:{self._grpc_port}"
+        return f"{self._scheme}://{self._host}:{self._grpc_port}"
 
     def logs(self) -> list[LogRecord]:
         """All log records of the requests that were taken, in the order in which they came."""

@@ -42,20 +42,26 @@ class HealthServer:
     """A context manager: answers from entering to leaving, on a thread of its own. Raises ConfigError."""
 
     def __init__(
-        self, host: str, port: int, *, alive: Checks, ready: Checks, max_seconds: float = MAX_SECONDS
+        self,
+        host: str,
+        port: int,
+        *,
+        alive: Checks,
+        ready: Checks,
+        max_seconds: float = MAX_SECONDS,
+        max_connections: int = MAX_CONNECTIONS,
     ) -> None:
+        """`host`: `::` is every address of this machine, of IPv4 too, also where there is no IPv6."""
         self._checks = {"/healthz": alive, "/readyz": ready}
         self._max_seconds = max_seconds
+        self._max_connections = max_connections
         self._asking: dict[socket.socket, _Asking] = {}
         """The oldest one first."""
-        self._listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         try:
-            self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._listening.bind((host, port))
-            self._listening.listen()
+            self._listening = _listening(host, port)
         except OSError as error:
-            self._listening.close()
-            raise ConfigError(f"--health-addr {host}:{port}: {error.strerror}") from None
+            shown = f"[{host}]" if ":" in host else host
+            raise ConfigError(f"--health-addr {shown}:{port}: {error.strerror}") from None
         self._listening.setblocking(False)
         self.port: int = self._listening.getsockname()[1]
         """Where it listens; the system picked it when it was 0."""
@@ -85,7 +91,7 @@ class HealthServer:
                         self._read(key.fileobj)
 
     def _accept(self) -> None:
-        if len(self._asking) >= MAX_CONNECTIONS:
+        if len(self._asking) >= self._max_connections:
             self._drop(next(iter(self._asking)))
         try:
             connection, _ = self._listening.accept()
@@ -139,6 +145,16 @@ class HealthServer:
         del self._asking[connection]
         self._selector.unregister(connection)
         connection.close()
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises OSError."""
+    if host == "::":
+        if socket.has_dualstack_ipv6():
+            return socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
+        host = "0.0.0.0"  # noqa: S104  # who asks for :: asks for all
+    family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    return socket.create_server(address[:2], family=family)
 
 
 class _Handler(BaseHTTPRequestHandler):

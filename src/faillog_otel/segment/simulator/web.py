@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import msgspec
 from msgspec import Struct, field
 
+from faillog_otel.connections import family_of, loopback_host
 from faillog_otel.errors import ConfigError
 
 _MOST_BODY_BYTES = 16 * 1024 * 1024
@@ -57,15 +58,19 @@ class Origin:
         self.ending = threading.Event()
         attributes = {"answer": staticmethod(answer), "ending": self.ending}
         try:
-            self._server = _Server(("127.0.0.1", port), type("_Handler", (_Handler,), attributes))
+            self._host = loopback_host()
+            server = type("_Server", (_Server,), {"address_family": family_of(self._host)})
+            self._server: _Server = server(
+                (self._host.strip("[]"), port), type("_Handler", (_Handler,), attributes)
+            )
         except (OSError, OverflowError) as error:
             raise ConfigError(f"port {port}: {getattr(error, 'strerror', None) or error}") from None
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     @property
     def host(self) -> str:
-        """`127.0.0.1:PORT`"""
-        return f"127.0.0.1:{self._server.server_address[1]}"
+        """`127.0.0.1:PORT`, or `[::1]:PORT` where there is no IPv4."""
+        return f"{self._host}:{self._server.server_address[1]}"
 
     def close(self) -> None:
         """Gives the port back, of an origin that was never entered."""
