@@ -343,6 +343,25 @@ def test_health_at_all_addresses_is_answered_by_ipv4_and_ipv6(
     assert done.returncode == 0
 
 
+# -- limits --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+@pytest.mark.parametrize("limit", [40, 64])
+def test_polling_takes_few_descriptors(
+    segment: Polled, receiver: Receiver, tmp_path: Path, limit: int, protocol: str
+) -> None:
+    here = segment.in_folder(tmp_path)
+    endpoint = receiver.grpc_endpoint if protocol == "grpc" else receiver.http_endpoint
+    few = by_shell(f"ulimit -n {limit}")
+    command = ["run", *here.polling(endpoint), "--protocol", protocol, "--health-addr", "127.0.0.1:0"]
+    done = start(*command, cwd=tmp_path, before=few, SEGMENT_TOKEN=here.segment.token)
+    assert done.code in (0, DELIVERED), done.stderr
+    assert ("raise the limit to 64 or more (ulimit -n)" in done.stderr) == (limit < 64)
+    replayed = ["replay", "--state-dir", str(here.state), "--endpoint", endpoint, "--protocol", protocol]
+    assert start(*replayed, cwd=tmp_path, before=few).code in (0, DELIVERED)
+
+
 # -- two of them ---------------------------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ from faillog_otel.cli.observing import pulse_of, serve_health, telemetry_of, wat
 from faillog_otel.cli.progress import progress_line
 from faillog_otel.cli.report import Ending, exit_code, records, say_what_was_shifted, summary
 from faillog_otel.cli.shutdown import Shutdown
+from faillog_otel.cli.working import descriptors
 from faillog_otel.clock import Clock, SegmentClock
 from faillog_otel.config import RunConfig, Secret, SegmentConfig, token_problem
 from faillog_otel.errors import ConfigError
@@ -43,6 +44,9 @@ from faillog_otel.telemetry.logs import announce
 
 _log = logging.getLogger(__name__)
 
+MIN_DESCRIPTORS = 64
+"""Polling takes up to 30 by itself, and the health server up to a quarter of what is allowed."""
+
 
 def poll(
     config: RunConfig, *, once: bool, clock: Clock | None = None, only_wanted: bool = False
@@ -58,8 +62,7 @@ def poll(
     token = token_source(config.segment)
     token()
     network = network_of(config.segment, os.environ)
-    if config.workers is not None and config.workers > 1:
-        _log.warning("--workers %d: is for PATHs; polling uses one process", config.workers)
+    _say_what_is_ignored(config)
     with ExitStack() as stack:
         shutdown = stack.enter_context(Shutdown())
         client = None if config.delivery.writes else sending_client(config)
@@ -165,6 +168,16 @@ def poll(
             signal=shutdown.requested,
         )
     return summary(counts, delivery.sent, time.monotonic() - started, exit_code(ending))
+
+
+def _say_what_is_ignored(config: RunConfig) -> None:
+    if config.workers is not None and config.workers > 1:
+        _log.warning("--workers %d: is for PATHs; polling uses one process", config.workers)
+    if (limit := descriptors()) < MIN_DESCRIPTORS:
+        do = f"raise the limit to {MIN_DESCRIPTORS} or more (ulimit -n)"
+        _log.warning(
+            "only %d files and connections may be open at a time, which may be too few; %s", limit, do
+        )
 
 
 def _say_how_it_ended(forwarder: Forwarder, broken: str, refused: str, over: str, config: RunConfig) -> None:

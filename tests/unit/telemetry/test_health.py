@@ -46,6 +46,16 @@ def test_many_that_drip_cost_little_and_hold_nobody_up() -> None:
                 assert peer.recv(1) == b""
 
 
+def test_where_few_descriptors_are_allowed_fewer_connections_are_kept() -> None:
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(HealthServer("127.0.0.1", 0, alive=dict, ready=dict, max_connections=3))
+        address = ("127.0.0.1", server.port)
+        peers = [stack.enter_context(socket.create_connection(address)) for _ in range(10)]
+        assert httpx.get(f"http://127.0.0.1:{server.port}/healthz").status_code == 200
+        for peer in peers[:7]:
+            assert peer.recv(1) == b""
+
+
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize("start", [b"", b"GET /healthz HTTP/1.1\r\n", b"GET /healthz HTTP/1.1\r\nX: "])
 def test_one_that_drips_is_closed_in_time(start: bytes) -> None:
