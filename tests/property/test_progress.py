@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support.clock import MovedClock
 from support.delivering import delivery_to
@@ -35,6 +35,7 @@ AWAY = "http://127.0.0.1:9"
 
 @pytest.mark.parametrize("is_away", [False, True])
 @given(files=st.lists(FILES, min_size=1, max_size=3))
+@example(files=[b"\n", b"\n".join([error()] * 7)])
 def test_every_byte_is_accounted_for_once_and_none_too_early(files: list[bytes], *, is_away: bool) -> None:
     told: list[Accounted] = []
     with tempfile.TemporaryDirectory() as name, Receiver() as receiver:

@@ -46,6 +46,7 @@ class Accounting:
         self._last_why = ""
         self._covered = 0  # bytes of input in front of the next batch
         self._records = self._pending = 0  # since the last batch that bytes of input end with
+        self._share = (0, 1)  # of the records before it: so many of so many are pending
 
     def cover(self, read: int) -> None:
         """So many more bytes of input are accounted for when all batches so far are."""
@@ -182,11 +183,18 @@ class Accounting:
                 self._telemetry.written(batch.stretch.became, batch.stretch.reasons(), shifted)
 
     def _accounted_for(self, read: int) -> Accounted:
-        """So many bytes of input end here: the records that were in them share them evenly."""
+        """So many bytes of input end here: the records that were in them share them evenly.
+
+        A batch may hold records of several small files, and bytes may end behind the batch that has all of
+        their records: the share of pending ones is then that of the records before.
+        """
         if not read:
             return Accounted()
-        pending = read * self._pending // max(self._records, 1)
-        self._records = self._pending = 0
+        if self._records:
+            self._share = self._pending, self._records
+            self._records = self._pending = 0
+        part, all_records = self._share
+        pending = read * part // all_records
         return Accounted(read - pending, pending)
 
 
