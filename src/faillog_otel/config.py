@@ -119,9 +119,11 @@ class Target(Struct, frozen=True, kw_only=True):
     compression: Compression = "gzip"
     timeout_seconds: float = 10.0
     certificate: str | None = None
-    """A file of CA certificates, PEM; None are the system's."""
+    """A file of authorities, PEM, which are trusted beside the system's."""
     client_certificate: str | None = None
     client_key: str | None = None
+    proxy: Secret | None = None
+    """`environment`, or a URL, which may hold a password; None: no proxy is used."""
 
     def masked(self, text: str) -> str:
         """The text without our header values: a server may say back what we sent it, "invalid key ..."."""

@@ -1,14 +1,11 @@
-"""Exchanges with one deadline each, and HTTP/1.1 connections that several threads use: those to collectors.
+"""HTTP/1.1 connections to collectors that several threads use, with one deadline for each exchange.
 
-A `Deadline` bounds the whole exchange. Every call that waits for the peer (the look-up of its name,
-connecting, the TLS handshake, each send and each receive) gets only the time that is left, so that a peer
-which drips single bytes gains nothing by it. `http.client` writes and parses; redirects are not followed,
-proxies of the environment are not used. (Segment and S3: `segment/http_client.py`.)
+`http.client` writes and parses; redirects are not followed, a proxy is used where one is given. (Segment and
+S3: `segment/http_client.py`.)
 """
 
 import io
 import math
-import queue
 import re
 import select
 import socket
@@ -17,7 +14,7 @@ import threading
 import time
 import zlib
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache, partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse, UnknownTransferEncoding
@@ -26,7 +23,10 @@ from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
 
+from faillog_otel.addresses import Deadline, addresses_in_turn, resolve
+from faillog_otel.proxies import Proxy
 from faillog_otel.text import cut
+from faillog_otel.tls import client_context
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -35,106 +35,9 @@ MAX_ANSWER_BYTES = 4 * 1024 * 1024
 MAX_IDLE_SECONDS = 30.0
 """An idle connection is not used after this time: NAT gateways and load balancers forget it silently."""
 
-Address = tuple[Any, ...]
-"""One row of `socket.getaddrinfo`: family, type, protocol, name, socket address."""
 
-
-class Deadline:
-    """The moment when an exchange must be over."""
-
-    def __init__(self, seconds: float, max_seconds: float = math.inf) -> None:
-        """`seconds` from now. It can be moved, but not beyond `max_seconds` from now."""
-        now = time.monotonic()
-        self._latest = now + max_seconds
-        self._ends = min(now + seconds, self._latest)
-
-    def move_to(self, seconds: float) -> None:
-        """Ends that many seconds from now instead."""
-        self._ends = min(time.monotonic() + seconds, self._latest)
-
-    def left(self) -> float | None:
-        """Seconds until then; None: forever. Raises TimeoutError when it is past."""
-        left = self._ends - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        return left if math.isfinite(left) else None
-
-
-def loopback_host() -> str:
-    """The address of this machine as URLs write it: `127.0.0.1`, or `[::1]` where there is no IPv4."""
-    try:
-        socket.create_server(("127.0.0.1", 0)).close()
-    except OSError:
-        return "[::1]"
-    return "127.0.0.1"
-
-
-def family_of(host: str) -> socket.AddressFamily:
-    """Of an address as URLs write it."""
-    return socket.AF_INET6 if host.startswith("[") else socket.AF_INET
-
-
-def resolve(host: str, port: int, deadline: Deadline) -> Sequence[Address]:
-    """The addresses of a host. Raises TimeoutError, OSError, UnicodeError.
-
-    A look-up cannot be interrupted. One that takes too long goes on in its own thread until the system's
-    resolver gives up.
-    """
-    found: queue.SimpleQueue[Sequence[Address] | OSError | UnicodeError] = queue.SimpleQueue()
-
-    def look_up() -> None:
-        try:
-            found.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        except (OSError, UnicodeError) as error:
-            found.put(error)
-
-    threading.Thread(target=look_up, daemon=True).start()
-    try:
-        result = found.get(timeout=deadline.left())
-    except queue.Empty:
-        raise TimeoutError from None
-    if isinstance(result, Exception):
-        raise result
-    return result
-
-
-MAX_TRY_SECONDS = 5.0
-"""How long one address is tried while there are others."""
-
-
-def addresses_in_turn(
-    addresses: Sequence[Address], deadline: Deadline
-) -> Iterator[tuple[Address, float | None]]:
-    """Yields each address and how many seconds it may be tried: a silent one leaves time for the others.
-
-    IPv6 and IPv4 take turns, so that a family that leads nowhere costs one address's time (RFC 8305,
-    section 4). Raises TimeoutError once the deadline is past.
-    """
-    families = [family for family, *_ in addresses]
-    turns = sorted(
-        range(len(addresses)),
-        key=lambda at: (families[:at].count(families[at]), families.index(families[at])),
-    )
-    for others, at in zip(reversed(range(len(turns))), turns, strict=True):
-        left = deadline.left()
-        share = (
-            left if not others else min(MAX_TRY_SECONDS, math.inf if left is None else left / (others + 1))
-        )
-        yield addresses[at], share
-
-
-def client_context(
-    certificate: str | None = None, client_certificate: str | None = None, client_key: str | None = None
-) -> ssl.SSLContext:
-    """TLS settings from files, PEM. Raises OSError, which SSLError is, too.
-
-    `certificate`: the trusted authorities; without it the system's (SSL_CERT_FILE and SSL_CERT_DIR count).
-    """
-    context = ssl.create_default_context(cafile=certificate)
-    if client_certificate:
-        context.load_cert_chain(client_certificate, client_key)
-    context.set_alpn_protocols(["http/1.1"])
-    return context
+class NotConnected(TimeoutError):
+    """The time for connecting is over, that for the exchange is not."""
 
 
 class Answer(Struct, frozen=True):
@@ -154,9 +57,12 @@ class Connections:
         url: str,
         *,
         timeout_seconds: float = math.inf,
+        connect_seconds: float = math.inf,
         context: Callable[[], ssl.SSLContext | None] | None = None,
+        proxy: Proxy | None = None,
     ) -> None:
         """`timeout_seconds`: for a whole exchange, from the look-up of the host's name on.
+        `connect_seconds`: for that and for connecting, where it is shorter.
 
         `context` returns the TLS settings of new connections, by default the system's; connections that
         were made with another one are not used again. It is never called by two threads at once.
@@ -170,7 +76,13 @@ class Connections:
         if parts.username or parts.password:
             pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}".encode()
             self._authorization["authorization"] = f"Basic {b64encode(pair).decode()}"
-        self._timeout_seconds = timeout_seconds
+        self._proxy = proxy
+        if proxy and not self._is_tls:  # RFC 9112, section 3.2.2: the absolute form
+            host = f"[{self._host}]" if ":" in self._host else self._host
+            self._target = f"http://{host}{f':{self._port}' if self._port != 80 else ''}{self._target}"
+            if proxy.authorization:
+                self._authorization["proxy-authorization"] = proxy.authorization.reveal()
+        self._timeout_seconds, self._connect_seconds = timeout_seconds, connect_seconds
         self._context = context or cache(client_context)
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
@@ -190,7 +102,7 @@ class Connections:
         deadline = Deadline(self._timeout_seconds)
         is_whole = False
         try:
-            connection.ready(deadline)
+            connection.ready(deadline, self._connect_seconds)
             if self._is_closed:  # meanwhile
                 raise ConnectionAbortedError(_CLOSED)
             # A server may answer, "too large", and close while it is still sent to: the answer counts.
@@ -198,6 +110,9 @@ class Connections:
                 connection.request(method, self._target, body, {**headers, **self._authorization})
             answer = connection.answer()
             is_whole = answer.body is not None and answer.status >= 200
+        except TimeoutError:
+            self._close_idle()  # the way to the server may have gone silent for all of them
+            raise
         finally:
             self._give_back(connection, is_of_use=is_whole)
         return answer
@@ -206,12 +121,16 @@ class Connections:
         """Closes all connections; a request that is under way fails, and so does each new one."""
         with self._lock:
             self._is_closed = True
-            idle, self._idle = self._idle, []
             used = tuple(self._used)
-        for connection in idle:
-            connection.close()
+        self._close_idle()
         for connection in used:
             connection.shut_down()
+
+    def _close_idle(self) -> None:
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
 
     def _take(self) -> "Connection":
         with self._lock:
@@ -220,7 +139,9 @@ class Connections:
             context = self._context() if self._is_tls else None
             while self._idle and self._idle[-1].context is not context:
                 self._idle.pop().close()
-            connection = self._idle.pop() if self._idle else Connection(self._host, self._port, context)
+            connection = (
+                self._idle.pop() if self._idle else Connection(self._host, self._port, context, self._proxy)
+            )
             self._used.add(connection)
         return connection
 
@@ -242,19 +163,24 @@ class Connection(HTTPConnection):
 
     sock: socket.socket | None
 
-    def __init__(self, host: str, port: int, context: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, host: str, port: int, context: ssl.SSLContext | None, proxy: Proxy | None = None
+    ) -> None:
         """`context`: TLS settings, None for plain HTTP."""
         super().__init__(host, port)
         self.default_port = 443 if context else 80  # it is left out of the Host header
         self.context = context
+        self._proxy = proxy
         self.idle_since = math.inf
         self._deadline = Deadline(math.inf)
         self._connected: socket.socket | None = None
         self._is_shut_down = False
 
-    def ready(self, deadline: Deadline) -> None:
-        """Makes sure that it is connected, for an exchange that ends with this deadline."""
-        self._deadline = deadline
+    def ready(self, deadline: Deadline, connect_seconds: float = math.inf) -> None:
+        """Makes sure that it is connected, for an exchange that ends with this deadline.
+
+        A connection that is not there yet has `connect_seconds`, where that is less.
+        """
         if self.sock is not None:
             idle = select.poll()
             idle.register(self.sock, select.POLLIN)
@@ -262,12 +188,31 @@ class Connection(HTTPConnection):
             if is_old or idle.poll(0):  # nothing was asked: it is the end, or cannot be understood
                 self.close()
         if self.sock is None:
-            self.connect()
+            self._deadline = deadline.within(connect_seconds)
+            try:
+                self.connect()
+            except TimeoutError:
+                deadline.left()  # raises it where the whole exchange is over
+                raise NotConnected(f"no connection within {connect_seconds:g} s") from None
+        self._deadline = deadline
 
     def connect(self) -> None:
-        """Connects to the first address that answers. What is under way can be shut down at any time."""
+        """Connects, through the proxy where there is one. What is under way can be shut down at any time."""
+        if self._proxy is None:
+            self._connect_to(self.host, self.port)
+        else:
+            self._connect_to(self._proxy.host, self._proxy.port)
+            if self._proxy.scheme == "https":
+                self._start_tls(client_context(), self._proxy.host)
+            if self.context is not None:
+                self._ask_for_tunnel(self._proxy)
+        if self.context is not None:
+            self._start_tls(self.context, self.host)
+
+    def _connect_to(self, host: str, port: int) -> None:
+        """Connects to the first address of the host that answers."""
         failed: OSError | None = None
-        found = resolve(self.host, self.port, self._deadline)
+        found = resolve(host, port, self._deadline)
         for (family, kind, protocol, _, address), seconds in addresses_in_turn(found, self._deadline):
             try:
                 self.sock = self._connected = socket.socket(family, kind, protocol)
@@ -278,14 +223,43 @@ class Connection(HTTPConnection):
                 failed = error
                 self.close()
         if self.sock is None:
-            raise failed or OSError(f"{self.host} has no address")
+            raise failed or OSError(f"{host} has no address")
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self.context is not None:
-            self.sock = self._connected = secure = self.context.wrap_socket(
-                self.sock, server_hostname=self.host, do_handshake_on_connect=False
+
+    def _start_tls(self, context: ssl.SSLContext, host: str) -> None:
+        connected = self.sock
+        if isinstance(connected, ssl.SSLSocket):  # to a proxy: TLS within TLS
+            from urllib3.util.ssltransport import SSLTransport
+
+            connected.settimeout(self._deadline.left())
+            tunnel: Any = SSLTransport(connected, context, server_hostname=host)
+            self.sock = tunnel
+        elif connected is not None:
+            self.sock = self._connected = secure = context.wrap_socket(
+                connected, server_hostname=host, do_handshake_on_connect=False
             )
             secure.settimeout(self._deadline.left())
             secure.do_handshake()
+
+    def _ask_for_tunnel(self, proxy: Proxy) -> None:
+        """Lets the proxy connect to the host (RFC 9110, section 9.3.6). Raises OSError where it does not."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        head = f"CONNECT {host}:{self.port} HTTP/1.1\r\nHost: {host}:{self.port}\r\n"
+        if proxy.authorization:
+            head += f"Proxy-Authorization: {proxy.authorization.reveal()}\r\n"
+        self.send(f"{head}\r\n".encode())
+        assert self.sock is not None  # noqa: S101  # it was connected just now
+        response = _Response(self._deadline, self.sock, "CONNECT")
+        try:
+            response.begin()
+        except HTTPException:
+            raise OSError(f"the proxy {proxy.url} does not answer as one") from None
+        finally:
+            response.close()
+        if response.status == 407:
+            raise OSError(f"the proxy {proxy.url} asks for a user and a password (407)")
+        if not 200 <= response.status < 300:
+            raise OSError(f"the proxy {proxy.url} does not connect to {host}: HTTP {response.status}")
 
     def send(self, data: Any) -> None:
         """Sends all of it. For `http.client`."""

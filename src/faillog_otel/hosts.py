@@ -2,10 +2,12 @@
 
 import ipaddress
 import re
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 
 MAX_PORT = 65535
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _HOST_PORT = re.compile(r"(?:\[(?P<literal>[^\[\]]+)\]|(?P<host>[^:\[\]]+))(?::(?P<port>[0-9]{1,5}))?")
 _NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
@@ -37,6 +39,12 @@ def plain_host(text: str) -> str:
     if isinstance(address, ipaddress.IPv6Address) and address.scope_id:
         raise ValueError("an address with a zone")  # it means something on one machine only
     return str(address)
+
+
+def origin_of(url: str) -> tuple[str, str, int]:
+    """The scheme, the host in its plain form and the port of an http or https URL. Raises ValueError."""
+    parts = urlsplit(url)
+    return parts.scheme, plain_host(parts.hostname or ""), parts.port or DEFAULT_PORTS[parts.scheme]
 
 
 def parse_host_port(text: str) -> HostPort:

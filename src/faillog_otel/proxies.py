@@ -6,14 +6,15 @@ The environment is read as curl and Python read it: `https_proxy`, `http_proxy`,
 
 import ipaddress
 import re
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from msgspec import Struct
 
 from faillog_otel.config import Secret
 from faillog_otel.errors import ConfigError
-from faillog_otel.hosts import is_loopback, parse_host_port, plain_host
+from faillog_otel.hosts import is_loopback, origin_of, parse_host_port, plain_host
 
 ENVIRONMENT = "environment"
 """The setting that stands for the environment's variables."""
@@ -35,49 +36,82 @@ class Proxy(Struct, frozen=True):
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port}"
 
+    @property
+    def whole_url(self) -> Secret:
+        """The URL with user and password, for libraries that take one."""
+        if not self.user:
+            return Secret(self.url)
+        scheme, _, rest = self.url.partition("://")
+        return Secret(f"{scheme}://{quote(self.user, '')}:{quote(self.password.reveal(), '')}@{rest}")
+
+    @property
+    def authorization(self) -> Secret | None:
+        """The value of the Proxy-Authorization header; None where the proxy asks for no user."""
+        if not self.user:
+            return None
+        pair = f"{self.user}:{self.password.reveal()}".encode()
+        return Secret(f"Basic {b64encode(pair).decode()}")
+
+
+class Traffic(Struct, frozen=True):
+    """What goes through proxies. `setting` is what errors call the setting."""
+
+    setting: str
+    may_be_plain: bool
+    """Whether plain http may go to a proxy on another machine, where what is sent can be read on the way."""
+    spares_this_machine: bool
+    """Whether servers on this machine are reached without the environment's proxy."""
+
+
+SEGMENT = Traffic("[segment] proxy", may_be_plain=False, spares_this_machine=False)
+OTLP = Traffic("[otlp] proxy", may_be_plain=True, spares_this_machine=True)
+"""A collector is often on this machine, and plain http to another one is the user's choice."""
+
 
 class Proxies:
     """Which proxy each server is reached through."""
 
-    def __init__(self, setting: Secret | None, environ: Mapping[str, str], name: str) -> None:
-        """`setting`: None, `environment`, or a proxy's URL; `name` is what errors call it.
-
-        Raises ConfigError.
-        """
+    def __init__(self, setting: Secret | None, environ: Mapping[str, str], traffic: Traffic) -> None:
+        """`setting`: None, `environment`, or a proxy's URL. Raises ConfigError."""
+        self._traffic = traffic
         text = setting.reveal() if setting else ""
         is_environment = text == ENVIRONMENT
-        self._named = parse_proxy(text, name) if text and not is_environment else None
+        self._named = parse_proxy(text, traffic.setting) if text and not is_environment else None
         self._by_scheme: dict[str, Proxy] = {}
         self._exceptions = ""
         if is_environment:
             for scheme in SCHEMES:
                 if variable := _variable_of(scheme, environ):
                     self._by_scheme[scheme] = parse_proxy(environ[variable].strip(), variable)
+        if text:
             self._exceptions = next((environ[each] for each in _both_cases("no", environ)), "")
 
     def proxy_of(self, scheme: str, host: str, port: int) -> Proxy | None:
-        """The proxy for a server; None: it is connected to directly.
-
-        Plain http goes to no proxy on another machine: what is sent would be readable on the way.
-        """
+        """The proxy for a server; None: it is connected to directly."""
         proxy = self._named or self._by_scheme.get(scheme)
         if proxy is None or _is_excepted(host, port, self._exceptions):
             return None
-        if scheme == "http" and not is_loopback(proxy.host):
+        if scheme == "http" and not self._traffic.may_be_plain and not is_loopback(proxy.host):
+            return None
+        if self._traffic.spares_this_machine and self._named is None and is_loopback(host):
             return None
         return proxy
 
 
-def variable_unused(url: str, setting: Secret | None, environ: Mapping[str, str]) -> str:
+def proxy_to(
+    url: str, setting: Secret | None, environ: Mapping[str, str], traffic: Traffic = OTLP
+) -> Proxy | None:
+    """Returns the proxy on the way to a URL; None: straight to it. Raises ConfigError."""
+    return Proxies(setting, environ, traffic).proxy_of(*origin_of(url)) if setting else None
+
+
+def variable_unused(
+    url: str, setting: Secret | None, environ: Mapping[str, str], traffic: Traffic = SEGMENT
+) -> str:
     """The environment's variable that names a proxy for this URL, where no `setting` does; else empty."""
-    parts = urlsplit(url)
-    variable = "" if setting else _variable_of(parts.scheme, environ)
+    variable = "" if setting else _variable_of(urlsplit(url).scheme, environ)
     try:
-        is_meant = Proxies(Secret(ENVIRONMENT), environ, "").proxy_of(
-            parts.scheme,
-            plain_host(parts.hostname or ""),
-            parts.port or (443 if parts.scheme == "https" else 80),
-        )
+        is_meant = proxy_to(url, Secret(ENVIRONMENT), environ, traffic)
     except ValueError:
         return ""
     except ConfigError:

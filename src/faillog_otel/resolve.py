@@ -230,10 +230,10 @@ def _telemetry(first: Callable[[str, str, Any], Any]) -> tuple[TelemetryConfig, 
     """Our own metrics, and warnings."""
 
     def setting(name: str) -> tuple[Any, bool]:
-        return first("own", name, None), False
+        return first("own", name, first("otlp", "proxy", None) if name == "proxy" else None), False
 
     if not setting("endpoint")[0]:
-        given = [name for name in OwnSettings.__struct_fields__ if setting(name)[0] is not None]
+        given = [name for name in OwnSettings.__struct_fields__ if first("own", name, None) is not None]
         said = ", ".join(sorted(given))
         return TelemetryConfig(), [
             f"[self] says {said}, and no endpoint: no metrics are sent"
@@ -315,6 +315,7 @@ def _target_of(setting: Callable[[str], tuple[Any, bool]], path: str) -> Target:
     if protocol == "grpc" and "://" not in url:  # the specification: only then does INSECURE decide
         url = f"{'http' if first('insecure') else 'https'}://{url}"
     _check_url(url)
+    _check_path(url, protocol, path, is_own=is_own)
     if protocol != "grpc" and not is_own:
         if re.search("[?#]", url):
             raise ConfigError("the endpoint has a query, and v1/<signal> cannot stand behind one")
@@ -333,10 +334,25 @@ def _target_of(setting: Callable[[str], tuple[Any, bool]], path: str) -> Target:
         certificate=first("certificate"),
         client_certificate=first("client_certificate"),
         client_key=first("client_key"),
+        proxy=_proxy(first("proxy"), protocol),
     )
 
 
+def _proxy(setting: str | None, protocol: NetworkProtocol) -> Secret | None:
+    if not setting:
+        return None
+    proxy = None if setting == ENVIRONMENT else parse_proxy(setting, "[otlp] proxy")
+    if proxy and proxy.scheme == "https" and protocol == "grpc":
+        raise ConfigError(
+            f"the proxy {proxy.url}: gRPC can use http:// proxies only; name one, or use OTLP/HTTP"
+        )
+    return Secret(setting)
+
+
 _HOST = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*")
+
+
+_STARTS_WITH_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?")
 
 
 def _check_url(url: str) -> None:
@@ -353,7 +369,28 @@ def _check_url(url: str) -> None:
         usable = False
     if not usable:
         shown = re.sub(r"[?#].*", "", re.sub(r"(?s)^(\w+://)?.*@", r"\1", url))
+        if "://" not in url and _STARTS_WITH_HOST.match(shown):
+            raise ConfigError(
+                f"the endpoint {shown!r} has no scheme; write http://{shown} or https://{shown}"
+            )
         raise ConfigError(f"{shown!r} is no endpoint: http://HOST:PORT or https://HOST:PORT")
+
+
+def _check_path(url: str, protocol: NetworkProtocol, signal: str, *, is_own: bool) -> None:
+    """Raises ConfigError for a path that leads nowhere, and says what to write instead."""
+    parts = urlsplit(url)
+    origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    path = parts.path.rstrip("/")
+    if protocol == "grpc" and path:
+        raise ConfigError(f"the endpoint {origin}{path} has a path, and gRPC has none; write {origin}")
+    found = re.search(r"/v1/(logs|traces|metrics)$", path)
+    base = f"{origin}{path[: found.start()]}" if found else ""
+    if found and not is_own:
+        raise ConfigError(
+            f"the endpoint {origin}{path} ends with {found[0]}, which is added to it; write {base}"
+        )
+    if found and found[1] != signal:
+        raise ConfigError(f"the endpoint of {signal} ends with {found[0]}; write {base}/v1/{signal}")
 
 
 def _is_unencrypted(url: str) -> bool:

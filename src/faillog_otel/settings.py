@@ -56,6 +56,7 @@ class SignalSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     certificate: str | None = None
     client_certificate: str | None = None
     client_key: str | None = None
+    proxy: str | None = None
 
 
 class OtlpSettings(SignalSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -239,6 +240,7 @@ VARIABLES: dict[str, tuple[str, _Parser]] = {
         for prefix, branch in (("", ""), ("LOGS_", "logs."), ("TRACES_", "traces."))
         for name, (key, parse) in _SIGNAL_VARIABLES.items()
     },
+    "FAILLOG_OTLP_PROXY": ("otlp.proxy", str),
     "FAILLOG_PROTOCOL": ("otlp.protocol", str),
     "FAILLOG_SIGNALS": ("otlp.signals", parse_list),
     "FAILLOG_OUTPUT": ("otlp.output", str),
@@ -276,6 +278,7 @@ VARIABLES: dict[str, tuple[str, _Parser]] = {
         )
         for name, (key, parse) in _SIGNAL_VARIABLES.items()
     },
+    "FAILLOG_SELF_OTLP_PROXY": ("self.proxy", str),
     "FAILLOG_SELF_OTLP_INTERVAL": ("self.interval", parse_own_duration),
     "FAILLOG_SELF_OTLP_RESOURCE_ATTRIBUTES": ("self.resource_attributes", parse_encoded_pairs),
 }

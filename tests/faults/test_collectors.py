@@ -1,8 +1,6 @@
 """Real collectors between the program and the receiver: killed in the middle, and one of another make."""
 
-import importlib.util
 import json
-import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +9,8 @@ from typing import IO, Any
 import pytest
 from support.collector import READY, ROOT, endpoint_in
 from support.program import run_program, start_program
-from support.server import Server, unused_port
+from support.rust_collector import rust_collector
+from support.server import Server
 
 from faillog_otel.config import NetworkProtocol, Signal
 from faillog_otel.otlp.receiver import Receiver
@@ -144,32 +143,15 @@ def test_the_collector_reads_what_protocol_file_writes(collector_program: Path, 
         assert arrived(receiver) == wanted
 
 
-def rotel_program() -> Path | None:
-    found = importlib.util.find_spec("rotel")
-    folders = found.submodule_search_locations if found else None
-    return Path(folders[0]) / "rotel-agent" if folders else None
-
-
 @pytest.mark.parametrize("protocol", ["http/protobuf", "http/json", "grpc"])
 def test_rotel_passes_on_exactly_what_we_send(tmp_path: Path, protocol: NetworkProtocol) -> None:
     events = tmp_path / "events"
     events.write_bytes(b"\n".join(failure_events(12, 1_000)))
-    program = rotel_program()
-    if program is None:
-        if os.environ.get("CI"):
-            pytest.fail("rotel is not installed")
-        pytest.skip("PyPI has no rotel for this Python")
-    http, grpc = f"127.0.0.1:{unused_port()}", f"127.0.0.1:{unused_port()}"
     with Receiver() as receiver:
-        command: list[str | Path] = [
-            *(program, "start", "--otlp-http-endpoint", http, "--otlp-grpc-endpoint", grpc),
-            *("--exporter", "otlp", "--otlp-exporter-protocol", "http", "--pid-file", tmp_path / "pid"),
-            *("--otlp-exporter-endpoint", receiver.http_endpoint, "--log-file", tmp_path / "log"),
-        ]
-        with Server(command, "Starting Rotel"):
-            endpoint = f"http://{grpc if protocol == 'grpc' else http}"
+        with rust_collector(receiver, tmp_path) as (http, grpc):
             done = run_program(
-                *("run", events, "--endpoint", endpoint, "--protocol", protocol, "--summary", "json"),
+                *("run", events, "--endpoint", grpc if protocol == "grpc" else http),
+                *("--protocol", protocol, "--summary", "json"),
                 cwd=tmp_path,
             )
             assert done.code == 0, done.stderr

@@ -14,6 +14,7 @@ import pytest
 from support.peer import OK, Peer, head_of, peer_that
 
 from faillog_otel.connections import MAX_ANSWER_BYTES, Connections
+from faillog_otel.proxies import parse_proxy
 
 LARGE = b"x" * 32 * 1024 * 1024
 """More than the buffers between two processes hold."""
@@ -203,3 +204,35 @@ def test_user_and_password_of_the_url_and_its_query_are_sent() -> None:
     assert head[0] == "POST /v1/logs?api-version=1 HTTP/1.1"
     assert f"authorization: Basic {base64.b64encode(b'me:p@ss').decode()}" in head
     assert {"x-key: k", "Content-Length: 4", f"Host: {peer.url.split('/')[2]}"} <= set(head)
+
+
+@pytest.mark.parametrize(
+    ("url", "first_line", "host"),
+    [
+        ("http://collector.test/v1/logs", "POST http://collector.test/v1/logs HTTP/1.1", "collector.test"),
+        ("http://collector.test:80/", "POST http://collector.test/ HTTP/1.1", "collector.test"),
+        ("http://[fd00::1]:4318/", "POST http://[fd00::1]:4318/ HTTP/1.1", "[fd00::1]:4318"),
+        ("http://[fd00::1]/", "POST http://[fd00::1]/ HTTP/1.1", "[fd00::1]"),
+        ("https://collector.test/", "CONNECT collector.test:443 HTTP/1.1", "collector.test:443"),
+        ("https://[fd00::1]/", "CONNECT [fd00::1]:443 HTTP/1.1", "[fd00::1]:443"),
+    ],
+)
+def test_what_a_proxy_is_told(url: str, first_line: str, host: str) -> None:
+    """A default port is left out of the Host header, but of CONNECT's (RFC 9110, section 7.2)."""
+    heads = []
+
+    def treat(connection: socket.socket) -> None:
+        heads.append(head_of(connection).decode())
+        connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+
+    with peer_that(treat) as peer:
+        connections = Connections(url, timeout_seconds=30, proxy=parse_proxy(peer.origin, "[otlp] proxy"))
+        if url.startswith("https:"):
+            with pytest.raises(OSError, match="403"):
+                connections.post(b"", {})
+        else:
+            assert connections.post(b"", {}).status == 403
+        connections.close()
+    (head,) = heads
+    assert head.startswith(f"{first_line}\r\n")
+    assert f"\r\nhost: {host}\r\n" in head.lower()

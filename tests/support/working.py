@@ -52,6 +52,7 @@ def worked(
             is_stopping=is_stopping,
             monotonic=time.monotonic,
             readable=lambda ours, seconds: select.select(ours, [], [], seconds)[0],
+            say=lambda _what, _seconds: None,
         ) as running,
         closing(
             Supply(list(map(str, files)), opened, workers=workers, size=size, max_open_files=max_open_files)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from faillog_otel.config import Secret
 from faillog_otel.errors import ConfigError
-from faillog_otel.proxies import Proxies, parse_proxy, variable_unused
+from faillog_otel.proxies import SEGMENT, Proxies, parse_proxy, variable_unused
 from faillog_otel.resolve import resolve
 from faillog_otel.settings import Layer, SegmentSettings
 
@@ -18,7 +18,7 @@ API = "https://api.segmentapis.com"
 
 def used(host: str = "api.segmentapis.com", scheme: str = "https", **environ: str) -> str:
     """The URL of the proxy that the environment gives."""
-    proxy = Proxies(Secret("environment"), environ, "x").proxy_of(scheme, host, 443)
+    proxy = Proxies(Secret("environment"), environ, SEGMENT).proxy_of(scheme, host, 443)
     return proxy.url if proxy else ""
 
 
@@ -27,7 +27,9 @@ def used(host: str = "api.segmentapis.com", scheme: str = "https", **environ: st
     "text", [PROXY, "proxy.example:3128", f" {PROXY}/ ", "http://me:geheim@PROXY.example:3128"]
 )
 def test_the_environment_names_a_proxy(name: str, text: str) -> None:
-    proxy = Proxies(Secret("environment"), {name: text}, "x").proxy_of("https", "api.segmentapis.com", 443)
+    proxy = Proxies(Secret("environment"), {name: text}, SEGMENT).proxy_of(
+        "https", "api.segmentapis.com", 443
+    )
     assert proxy is not None
     assert proxy.url == PROXY
 

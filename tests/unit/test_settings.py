@@ -454,3 +454,24 @@ def test_sizes(text: str, size: int) -> None:
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(ConfigError, match="no size"):
         parse_size(text)
+
+
+def test_our_own_metrics_use_the_proxy_of_forwarded_data_where_they_have_none_of_their_own() -> None:
+    def proxies(**environ: str) -> list[str | None]:
+        config = from_environment(FAILLOG_SELF_OTLP_ENDPOINT="https://ours.example", **environ)
+        targets = (config.delivery.targets["logs"], config.telemetry.target)
+        return [target.proxy.reveal() if target and target.proxy else None for target in targets]
+
+    assert proxies() == [None, None]
+    assert proxies(FAILLOG_OTLP_PROXY="environment") == ["environment", "environment"]
+    assert proxies(FAILLOG_SELF_OTLP_PROXY="http://p:1") == [None, "http://p:1"]
+    assert from_environment(FAILLOG_OTLP_PROXY="http://p:1").warnings == ()
+    assert not resolve([]).delivery.targets["logs"].proxy
+
+
+def test_a_signal_may_have_a_proxy_of_its_own() -> None:
+    targets = resolve(
+        [read_file('[otlp]\nproxy = "http://p:1"\n[otlp.logs]\nproxy = "http://q:2"\n', "f")]
+    ).delivery.targets
+    found = {signal: target.proxy.reveal() for signal, target in targets.items() if target.proxy}
+    assert found == {"logs": "http://q:2", "traces": "http://p:1"}

@@ -4,6 +4,7 @@ A message is its length, four bytes, and itself; descriptors travel with the len
 """
 
 import socket
+import threading
 from collections.abc import Sequence
 
 _LENGTH_BYTES = 4
@@ -12,10 +13,11 @@ _PIECE_BYTES = 256 * 1024
 
 
 class Channel:
-    """One end. Each direction is used by one thread of the sender's and one of the receiver's."""
+    """One end. Several threads may send, one receives."""
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
+        self._sending = threading.Lock()
         self._come = bytearray()
 
     def fileno(self) -> int:
@@ -25,11 +27,12 @@ class Channel:
     def send(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
         """Sends a message; waits for room. Raises OSError where nobody listens any more."""
         length = len(message).to_bytes(_LENGTH_BYTES, "big")
-        if descriptors:
-            socket.send_fds(self._socket, [length], descriptors)
-            self._socket.sendall(message)
-        else:
-            self._socket.sendall(length + message)
+        with self._sending:
+            if descriptors:
+                socket.send_fds(self._socket, [length], descriptors)
+                self._socket.sendall(message)
+            else:
+                self._socket.sendall(length + message)
 
     def receive(self) -> tuple[bytes, list[int]] | None:
         """Waits for a message and the open files beside it; None when the other end is closed."""

@@ -7,7 +7,7 @@ import os
 import re
 import sqlite3
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Literal
@@ -18,8 +18,17 @@ from msgspec import Struct
 from faillog_otel.app.ledger_view import SINCE, refused_collections
 from faillog_otel.backends import BACKENDS, backend_of
 from faillog_otel.clock import SECOND_NS, Clock, time_text
-from faillog_otel.config import SEGMENT_URLS, DeliveryConfig, HealthConfig, RunConfig, Secret, SegmentConfig
+from faillog_otel.config import (
+    SEGMENT_URLS,
+    DeliveryConfig,
+    HealthConfig,
+    RunConfig,
+    Secret,
+    SegmentConfig,
+    Target,
+)
 from faillog_otel.errors import Busy, ConfigError, LedgerBroken
+from faillog_otel.hosts import origin_of
 from faillog_otel.ledger.database import Database, has_sound_wal
 from faillog_otel.ledger.folder import StateFolder
 from faillog_otel.ledger.schema import MIGRATIONS
@@ -27,9 +36,9 @@ from faillog_otel.ledger.views import fact_ns
 from faillog_otel.otlp.clients import network_client
 from faillog_otel.otlp.outcome import Acknowledged, PartlyRejected, RetryLater
 from faillog_otel.otlp.tls import tls_context
-from faillog_otel.proxies import variable_unused
+from faillog_otel.proxies import OTLP, variable_unused
 from faillog_otel.segment import api
-from faillog_otel.segment.network import Network, network_of, origin_of, timeout_within
+from faillog_otel.segment.network import Network, network_of, timeout_within
 from faillog_otel.segment.quota import Quota
 from faillog_otel.segment.schedule import reads_per_hour
 from faillog_otel.segment.window import check_window
@@ -330,6 +339,18 @@ def _collector(config: RunConfig, user_agent: str) -> Iterator[Finding]:
                 yield Finding("collector", "fail", f"{where}: {why}", do)
     finally:
         client.close()
+    yield from _unused_proxies([*config.delivery.targets.values(), config.telemetry.target])
+
+
+def _unused_proxies(targets: Iterable[Target | None]) -> Iterator[Finding]:
+    found: dict[str, list[str]] = {}
+    for target in filter(None, targets):
+        if name := variable_unused(target.url, target.proxy, os.environ, OTLP):
+            found.setdefault(name, []).append(target.shown_url)
+    for name, urls in found.items():
+        says = f"{name} is set, and not used for {', '.join(dict.fromkeys(urls))}"
+        do = "is it the only way out? then set [otlp] proxy or FAILLOG_OTLP_PROXY to environment"
+        yield Finding("proxy", "warn", says, do)
 
 
 def _output(config: DeliveryConfig) -> Finding:

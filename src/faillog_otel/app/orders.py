@@ -119,7 +119,14 @@ class Written(Struct, frozen=True, tag=True, kw_only=True):
         )
 
 
-Report = Wanting | Learned | Written
+class Waits(Struct, frozen=True, tag=True):
+    """A request waits: for what, and for how many seconds. The run says it, once for all workers."""
+
+    what: str
+    seconds: float
+
+
+Report = Wanting | Learned | Written | Waits
 
 
 def _reveal(secret: Any) -> Any:

@@ -22,12 +22,13 @@ from faillog_otel.app.orders import (
     EndSending,
     Forward,
     Learn,
-    Learned,
     LookInto,
     Order,
+    Report,
     Settle,
     Start,
     Stop,
+    Waits,
     Wanting,
     Written,
     encode,
@@ -36,6 +37,7 @@ from faillog_otel.app.orders import (
 from faillog_otel.app.supply import Lesson, Part, Source, Supply
 from faillog_otel.errors import InputError, Interrupted, LedgerBroken
 from faillog_otel.ledger.counts import Accounted, Book, Counts, Stretch
+from faillog_otel.otlp.patience import Say
 from faillog_otel.otlp.sender import Sent
 from faillog_otel.telemetry.measuring import NO_TELEMETRY, Telemetry
 
@@ -101,11 +103,12 @@ class Workers:
         readable: Readable,
         monotonic: Callable[[], float],
         stderr: int | None = None,
+        say: Say,
     ) -> None:
         """`command` starts a worker, with a socket's descriptor as its last argument.
 
         `monotonic`: seconds that never run backwards. `stderr`: the descriptor of the workers' standard
-        error, by default that of this process.
+        error, by default that of this process. `say` takes what requests wait for.
         """
         self.counts = Counts()
         self.reasons: Counter[str] = Counter()
@@ -124,6 +127,7 @@ class Workers:
         self._is_stopping = is_stopping
         self._readable = readable
         self._monotonic = monotonic
+        self._say = say
         self._sent_by_the_dead = Sent()
         self._failed_starts = 0
         self._parts: deque[Part] = deque()  # given out, and not written down to their ends
@@ -264,9 +268,12 @@ class Workers:
             except EOFError:
                 self._bury(worker)
 
-    def _take(self, worker: _Worker, report: Wanting | Learned | Written) -> None:
+    def _take(self, worker: _Worker, report: Report) -> None:
         worker.has_reported, self._failed_starts = True, 0
-        if isinstance(report, Wanting):
+        if isinstance(report, Waits):
+            if not self._is_stopping():
+                self._say(report.what, report.seconds)
+        elif isinstance(report, Wanting):
             worker.wants = True
         elif isinstance(report, Written):
             self._take_written(worker, report)

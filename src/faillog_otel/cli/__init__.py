@@ -57,6 +57,9 @@ def main(clock: Clock | None = None) -> None:
     set_up_streams()
     _prepare_process()
     color = None if takes_escapes(sys.stdout) else False
+    os.environ.setdefault(
+        "GRPC_VERBOSITY", "NONE"
+    )  # before its C core is loaded, which logs to stderr itself
     try:
         code = cli.main(standalone_mode=False, obj=clock, color=color)
     except click.exceptions.NoArgsIsHelpError as error:

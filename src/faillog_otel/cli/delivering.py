@@ -15,7 +15,7 @@ from faillog_otel.config import RunConfig
 from faillog_otel.errors import ConfigError
 from faillog_otel.otlp.clients import in_flight, network_client, writing_client
 from faillog_otel.otlp.delivery import Delivery
-from faillog_otel.otlp.patience import Patience
+from faillog_otel.otlp.patience import Patience, Say
 from faillog_otel.otlp.sender import Client
 from faillog_otel.telemetry.pulse import NO_PULSE, Pulse
 
@@ -72,8 +72,12 @@ def delivering(
     stack: ExitStack,
     *,
     pulse: Pulse = NO_PULSE,
+    say: Say | None = None,
 ) -> Delivery:
-    """Delivers through the client until the stack is left; who waits for it rests."""
+    """Delivers through the client until the stack is left; who waits for it rests.
+
+    `say` takes what requests wait for; by default it is logged.
+    """
 
     @contextmanager
     def waiting() -> Iterator[None]:
@@ -84,7 +88,7 @@ def delivering(
     wait_seconds = 0.0 if config.delivery.writes else config.delivery.wait_seconds
     delivery = Delivery(
         client,
-        Patience(wait_seconds, shutdown, random.Random()),
+        Patience(wait_seconds, shutdown, random.Random(), say),
         signals=config.delivery.signals,
         in_flight=in_flight(config.delivery),
         waiting=waiting,

@@ -21,6 +21,7 @@ from faillog_otel.errors import Interrupted
 
 GRACE_SECONDS = 5.0
 AGAIN_SECONDS = 0.5
+SEEN_SECONDS = 0.01
 
 
 class Shutdown:
@@ -95,7 +96,10 @@ class Shutdown:
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             if _readable([self._reader], min(left, 3600.0)):
-                break
+                # A signal came, to any thread; the main one may see it a moment later.
+                if self.requested is not None:
+                    break
+                time.sleep(min(left, SEEN_SECONDS))
         return self.is_requested()
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:

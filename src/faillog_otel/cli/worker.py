@@ -4,14 +4,14 @@ import os
 import signal
 import socket
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from msgspec.structs import replace
 
 from faillog_otel.app.answers import Answers
 from faillog_otel.app.channel import Channel
 from faillog_otel.app.forwarder import Forwarder
-from faillog_otel.app.orders import Start, read_order
+from faillog_otel.app.orders import Start, Waits, encode, read_order
 from faillog_otel.app.worker import Answered, Worker
 from faillog_otel.cli.delivering import delivering, sending_client
 from faillog_otel.cli.output import set_up_streams
@@ -38,7 +38,12 @@ def main() -> None:
         shutdown = stack.enter_context(Shutdown((signal.SIGUSR1,)))
         answered = Answered()
         client = Answers(sending_client(config), answered, shutdown)
-        delivery = delivering(client, config, shutdown, stack)
+
+        def say(what: str, seconds: float) -> None:
+            with suppress(OSError):  # the run is gone, which is noticed elsewhere
+                channel.send(encode(Waits(what, seconds)))
+
+        delivery = delivering(client, config, shutdown, stack, say=say)
         encoder = WireEncoder(config.mapping)
 
         def forwarder(delivery_config: DeliveryConfig) -> Forwarder:

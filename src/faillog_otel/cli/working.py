@@ -17,6 +17,7 @@ from faillog_otel.app.workers import Workers
 from faillog_otel.cli.shutdown import Shutdown
 from faillog_otel.config import RunConfig, SegmentConfig, TelemetryConfig
 from faillog_otel.events.unpack import is_packed
+from faillog_otel.otlp.patience import WaitNotices
 from faillog_otel.segment.paths import STDIN, FoundPaths
 
 _log = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ def working(
             readable=shutdown.readable,
             monotonic=shutdown.monotonic,
             stderr=stderr,
+            say=WaitNotices(shutdown).say,
         )
     )
 

@@ -15,6 +15,9 @@ from faillog_otel.text import is_unicode
 IN_FLIGHT = 4
 """Requests in flight at once, as long as it is a collector that takes them."""
 
+MIN_CONNECT_SECONDS = 1.0
+"""A run that waits for the collector for less than that may still connect to it."""
+
 Resource = tuple[tuple[str, str], ...]
 
 
@@ -38,7 +41,10 @@ class PerSignal:
 def network_client(config: DeliveryConfig, resource: Resource, user_agent: str) -> Client:
     """The client for targets on the network. Raises ConfigError."""
     targets = config.targets
-    clients = {signal: _target_client(targets[signal], resource, user_agent) for signal in config.signals}
+    clients = {
+        signal: _target_client(targets[signal], resource, user_agent, config.wait_seconds)
+        for signal in config.signals
+    }
     return PerSignal(clients, targets)
 
 
@@ -77,12 +83,13 @@ def _masked(outcome: Outcome, target: Target) -> Outcome:
     return outcome if shown == said else replace(outcome, **{name: shown})
 
 
-def _target_client(target: Target, resource: Resource, user_agent: str) -> Client:
+def _target_client(target: Target, resource: Resource, user_agent: str, wait_seconds: float) -> Client:
+    connect_seconds = max(wait_seconds, MIN_CONNECT_SECONDS)
     if target.protocol == "grpc":
         from faillog_otel.otlp.grpc import GrpcClient
 
-        return GrpcClient(target, Envelope(resource), user_agent)
+        return GrpcClient(target, Envelope(resource), user_agent, connect_seconds=connect_seconds)
     from faillog_otel.otlp.http import HttpClient
 
     envelope = Envelope(resource) if target.protocol == "http/protobuf" else JsonEnvelope(resource)
-    return HttpClient(target, envelope, user_agent)
+    return HttpClient(target, envelope, user_agent, connect_seconds=connect_seconds)

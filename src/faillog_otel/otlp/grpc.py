@@ -5,11 +5,10 @@ opentelemetry.io/docs/specs/otlp).
 """
 
 import math
+import re
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -19,6 +18,7 @@ from google.rpc.status_pb2 import Status
 from faillog_otel.config import Signal, Target
 from faillog_otel.connections import MAX_ANSWER_BYTES
 from faillog_otel.errors import ConfigError
+from faillog_otel.grpc_channels import channel_address, channel_credentials, channel_options
 from faillog_otel.otlp.encoding import Envelope
 from faillog_otel.otlp.outcome import (
     Doubtful,
@@ -27,9 +27,14 @@ from faillog_otel.otlp.outcome import (
     Refused,
     RetryLater,
     TooLarge,
+    not_trusted,
     read_message,
     said_text,
+    speaks_of_other_limits,
+    speaks_of_size,
+    unknown_host,
 )
+from faillog_otel.otlp.port_check import PortCheck
 from faillog_otel.otlp.requests import GRPC_METHODS
 from faillog_otel.otlp.tls import Rotating, tls_context
 from faillog_otel.text import cut
@@ -37,11 +42,10 @@ from faillog_otel.text import cut
 MAX_METADATA_BYTES = 16 * 1024
 """All headers, or all trailers, of an answer: grpcio's own default."""
 
+MAX_DEADLINES = 3
+"""After so many calls in a row without an answer in time, a new connection is made: it may be silent."""
+
 _OPTIONS = (
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.enable_retries", 0),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),  # when to try again is decided by Patience, not by the channel
     ("grpc.max_receive_message_length", MAX_ANSWER_BYTES),
     ("grpc.max_metadata_size", MAX_METADATA_BYTES),
     ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
@@ -57,28 +61,60 @@ _RETRYABLE = frozenset(
     )
 )
 _DOUBTFUL = frozenset((grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN))
-_TOO_LARGE = "larger than max"
-"""What both gRPC implementations say of a message that is too large, with code RESOURCE_EXHAUSTED."""
+_SAYS_TOO_LARGE = _DOUBTFUL | {
+    grpc.StatusCode.RESOURCE_EXHAUSTED,  # Go, C core, Java, .NET
+    grpc.StatusCode.OUT_OF_RANGE,  # tonic
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.FAILED_PRECONDITION,
+}
+"""Codes that go with words about a message's size."""
+_MAY_BE_TOO_LARGE = frozenset(
+    (
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.OUT_OF_RANGE,
+        grpc.StatusCode.CANCELLED,  # grpc-java resets the stream, without a word
+    )
+)
+"""Codes of servers that say nothing about the size, or in words that are not known here."""
+_BROKEN = re.compile(r"(?i)^(?!failed to connect).*\b(reset|closed|broken pipe|rst_stream|goaway)\b")
+"""A connection that broke under the request, as it does where a server hangs up on a large one."""
+_ODD = _DOUBTFUL | {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNIMPLEMENTED}
+_NOT_CONNECTED = re.compile(r"(?i)connection refused|unreachable|no route|timed? ?out")
+_OTHER_SERVER = re.compile(r"Received http2 header with status: 40[45]")
+_NO_SUCH_HOST = re.compile(r"(?i)domain name not found|name or service not known|nodename nor servname")
+_NOT_TRUSTED = re.compile(r"CERTIFICATE_VERIFY_FAILED: (.*?)(: OK)?$")
 _OUR_END = "CLIENT: "
 """What grpcio writes before it where it is the answer that is too large."""
 
 
 class GrpcClient:
-    """The way to one signal's target. Raises ConfigError for unusable certificates."""
+    """The way to one signal's target. Raises ConfigError for unusable certificates and proxies."""
 
-    def __init__(self, target: Target, envelope: Envelope, user_agent: str) -> None:
+    def __init__(
+        self, target: Target, envelope: Envelope, user_agent: str, *, connect_seconds: float = math.inf
+    ) -> None:
+        """`connect_seconds`: for the look-up of the host's name, and for connecting."""
         self._target = target
+        self._connect_seconds = connect_seconds
         self._envelope = envelope
         self._metadata = tuple((name, value.reveal()) for name, value in target.headers)
         self._user_agent = user_agent
         self._lock = threading.Lock()
+        self._port = PortCheck(target)
+        self._has_answered = False
+        self._deadlines = 0  # calls in a row that had no answer in time
         self._channel = Rotating(target, self._connect)
 
     def send(self, signal: Signal, records: Sequence[bytes]) -> Outcome:
         """Makes one call and waits for its answer."""
-        timeout = self._target.timeout_seconds
         with self._lock:
+            if self._deadlines >= MAX_DEADLINES:
+                self._channel.renew()  # what is under way keeps the old one until it ends
+                self._deadlines, self._has_answered = 0, False
             channel = self._channel.get()
+            timeout = self._target.timeout_seconds
+            if not self._has_answered:  # a call cannot have another deadline for connecting alone
+                timeout = min(timeout, self._connect_seconds)
         try:
             call: Any = channel.unary_unary(GRPC_METHODS[signal])  # no serialisers: bytes go as they are
             answer: bytes = call(
@@ -88,36 +124,69 @@ class GrpcClient:
                 compression=_compression(self._target),
             )
         except grpc.RpcError as error:
-            return read_rpc_error(error, self._target.masked)
+            failed: Any = error  # grpcio's types do not say that it is the call as well
+            code, details = failed.code(), failed.details() or ""
+            self._note(code)
+            if code is grpc.StatusCode.UNAVAILABLE and (said := _explained(self._target, details)):
+                return RetryLater(said)
+            if code is grpc.StatusCode.UNIMPLEMENTED and _OTHER_SERVER.search(details):
+                what = "an HTTP server that knows no gRPC answered; name the gRPC port, or use OTLP/HTTP"
+                return Refused(f"{self._target.shown_url}: {what}: --protocol http/protobuf", is_mistake=True)
+            is_odd = code in _ODD and not _NOT_CONNECTED.search(details)
+            return self._port.explained(read_rpc_error(failed, self._target.masked), is_odd=is_odd)
         except ValueError:  # grpcio: a call on a closed channel
             return RetryLater("the connection was closed")
-        return read_message(signal, answer, self._target.masked)
+        self._note(grpc.StatusCode.OK)
+        return self._port.explained(read_message(signal, answer, self._target.masked), is_odd=False)
 
     def close(self) -> None:
         """Closes the connection; a call that is under way is cancelled."""
         self._channel.get().close()
 
+    def _note(self, code: grpc.StatusCode) -> None:
+        with self._lock:
+            is_late = code is grpc.StatusCode.DEADLINE_EXCEEDED
+            self._deadlines = self._deadlines + 1 if is_late else 0
+            if not is_late and code is not grpc.StatusCode.UNAVAILABLE:
+                self._has_answered = True
+
     def _connect(self, target: Target) -> grpc.Channel:
-        parts = urlsplit(target.url)
-        address = f"{parts.hostname if ':' not in (parts.hostname or '') else f'[{parts.hostname}]'}"
-        options = (*_OPTIONS, ("grpc.primary_user_agent", self._user_agent))
-        if parts.scheme == "http":
-            return grpc.insecure_channel(f"{address}:{parts.port or 4317}", options=options)
-        return grpc.secure_channel(f"{address}:{parts.port or 4317}", _credentials(target), options=options)
+        address = channel_address(target.url)
+        options = (
+            *channel_options(target, connect_seconds=self._connect_seconds),
+            *_OPTIONS,
+            ("grpc.primary_user_agent", self._user_agent),
+        )
+        credentials = _credentials(target)
+        if credentials is None:
+            return grpc.insecure_channel(address, options=options)
+        return grpc.secure_channel(address, credentials, options=options)
 
 
 def read_rpc_error(error: Any, mask: Mask = str) -> Outcome:
     """The outcome of a call that failed: `error` is grpcio's RpcError, which is the call as well."""
-    code, why = error.code(), f"gRPC {error.code().name}"
-    if details := error.details():
+    code, why, details = error.code(), f"gRPC {error.code().name}", error.details()
+    if details:
         is_own = code is grpc.StatusCode.UNAVAILABLE  # it names the address that cannot be reached
         why += f": {cut(mask(details)) if is_own else said_text(details, mask)}"
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in why:
+    if code in _SAYS_TOO_LARGE and speaks_of_size(why):
         return Refused(why) if _OUR_END in why else TooLarge(why)
     delay = _retry_delay(error)
+    is_broken = code is grpc.StatusCode.UNAVAILABLE and _BROKEN.match(details or "") is not None
+    may_be_size = delay is None and (code in _MAY_BE_TOO_LARGE or is_broken)
+    may_be_size = may_be_size and not speaks_of_other_limits(why)
     if code in _RETRYABLE or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and delay is not None):
-        return RetryLater(why, delay)
-    return Doubtful(why) if code in _DOUBTFUL else Refused(why)
+        return RetryLater(why, delay, may_be_size)
+    return Doubtful(why) if code in _DOUBTFUL else Refused(why, may_be_size)
+
+
+def _explained(target: Target, details: str) -> str | None:
+    """What stops all connections, where it is known, as it is said of HTTP."""
+    if _NO_SUCH_HOST.search(details):
+        return f"{target.shown_url}: {unknown_host(target.url)}"
+    if found := _NOT_TRUSTED.search(details):
+        return f"{target.shown_url}: {not_trusted(cut(found[1]))}"
+    return None
 
 
 def _retry_delay(error: Any) -> float | None:
@@ -134,18 +203,13 @@ def _retry_delay(error: Any) -> float | None:
     return None
 
 
-def _credentials(target: Target) -> grpc.ChannelCredentials:
-    tls_context(target)  # says what is wrong with the files, which grpcio does not
+def _credentials(target: Target) -> grpc.ChannelCredentials | None:
+    if target.url.startswith("https:"):
+        tls_context(target)  # says what is wrong with the files, which grpcio does not
     try:
-        return grpc.ssl_channel_credentials(
-            _read(target.certificate), _read(target.client_key), _read(target.client_certificate)
-        )
+        return channel_credentials(target)
     except OSError as error:
         raise ConfigError(f"the certificates for {target.shown_url} cannot be used: {error}") from None
-
-
-def _read(name: str | None) -> bytes | None:
-    return Path(name).read_bytes() if name else None
 
 
 def _compression(target: Target) -> grpc.Compression:

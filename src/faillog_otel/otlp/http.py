@@ -4,24 +4,46 @@ The errors of connections are translated here and nowhere else.
 """
 
 import math
+import os
+import socket
 import ssl
 import time
 from collections.abc import Sequence
 from http.client import HTTPException, IncompleteRead
 
 from faillog_otel.config import Signal, Target
-from faillog_otel.connections import MAX_ANSWER_BYTES, Connections
+from faillog_otel.connections import MAX_ANSWER_BYTES, Connections, NotConnected
 from faillog_otel.otlp.encoding import Envelope
 from faillog_otel.otlp.json import JsonEnvelope
-from faillog_otel.otlp.outcome import Outcome, Refused, RetryLater, read_http_answer
+from faillog_otel.otlp.outcome import (
+    Outcome,
+    Refused,
+    RetryLater,
+    not_trusted,
+    read_http_answer,
+    unknown_host,
+)
 from faillog_otel.otlp.packing import packed
+from faillog_otel.otlp.port_check import PortCheck
 from faillog_otel.otlp.tls import Rotating, tls_context
+from faillog_otel.proxies import proxy_to
+
+ODD_STATUSES = frozenset((400, 404, 405, 426, 505))
+"""What servers answer that want TLS or HTTP/2 at this port, or know nothing of this path."""
 
 
 class HttpClient:
     """The way to one signal's target, as protobuf or JSON. Raises ConfigError for unusable certificates."""
 
-    def __init__(self, target: Target, envelope: Envelope | JsonEnvelope, user_agent: str) -> None:
+    def __init__(
+        self,
+        target: Target,
+        envelope: Envelope | JsonEnvelope,
+        user_agent: str,
+        *,
+        connect_seconds: float = math.inf,
+    ) -> None:
+        """`connect_seconds`: for the look-up of the host's name, and for connecting."""
         self._target = target
         self._envelope = envelope
         is_json = isinstance(envelope, JsonEnvelope)
@@ -31,9 +53,14 @@ class HttpClient:
         }
         if target.compression == "gzip":
             self._headers["content-encoding"] = "gzip"
+        self._port = PortCheck(target)
         context = Rotating(target, _context)
         self._connections = Connections(
-            target.url, timeout_seconds=target.timeout_seconds, context=context.get
+            target.url,
+            timeout_seconds=target.timeout_seconds,
+            connect_seconds=connect_seconds,
+            context=context.get,
+            proxy=proxy_to(target.url, target.proxy, os.environ),
         )
 
     def send(self, signal: Signal, records: Sequence[bytes]) -> Outcome:
@@ -44,21 +71,35 @@ class HttpClient:
             body = packed(body)
         try:
             answer = self._connections.post(body, self._headers)
-        except TimeoutError:
-            is_ours = math.isfinite(target.timeout_seconds)
-            return RetryLater(f"no answer within {target.timeout_seconds:g} s" if is_ours else "no answer")
-        except OSError as error:
-            return RetryLater(f"{target.shown_url}: {error or type(error).__name__}")
-        except HTTPException as error:
-            said = error if isinstance(error, IncompleteRead) else "the answer is no HTTP"
-            return RetryLater(f"{target.shown_url}: {said} (does it speak OTLP/HTTP?)")
-        except ValueError as error:  # a header that cannot be written
-            return Refused(f"{target.shown_url}: {error}")
+        except (OSError, HTTPException, ValueError) as error:
+            is_odd = isinstance(error, ConnectionError | ssl.SSLError | HTTPException)
+            is_odd = is_odd and not isinstance(error, ConnectionRefusedError | ssl.SSLCertVerificationError)
+            return self._port.explained(self._failed(error), is_odd=is_odd)
         if answer.body is None:
             return Refused(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
-        return read_http_answer(
+        outcome = read_http_answer(
             signal, answer.status, answer.headers, answer.body, time.time(), mask=target.masked
         )
+        return self._port.explained(outcome, is_odd=answer.status in ODD_STATUSES)
+
+    def _failed(self, error: Exception) -> Outcome:
+        target = self._target
+        if isinstance(error, TimeoutError):
+            is_ours = math.isfinite(target.timeout_seconds)
+            no_answer = f"no answer within {target.timeout_seconds:g} s" if is_ours else "no answer"
+            return RetryLater(str(error) if isinstance(error, NotConnected) else no_answer)
+        if not isinstance(error, OSError | HTTPException):  # a header that cannot be written
+            return Refused(f"{target.shown_url}: {error}")
+        said = str(error) or type(error).__name__
+        if isinstance(error, ssl.SSLCertVerificationError):
+            said = not_trusted(error.verify_message)
+        elif isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME:
+            said = unknown_host(target.url)
+        elif isinstance(error, HTTPException) and not isinstance(error, ConnectionError | IncompleteRead):
+            said = "the answer is no HTTP (does it speak OTLP/HTTP?)"
+        # A server may hang up in the middle of a request that is too large for it.
+        is_broken = isinstance(error, ConnectionResetError | BrokenPipeError | ssl.SSLEOFError)
+        return RetryLater(f"{target.shown_url}: {said}", may_be_size=is_broken)
 
     def close(self) -> None:
         """Closes the connections; a request that is under way fails."""

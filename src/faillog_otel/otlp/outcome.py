@@ -5,7 +5,9 @@ it says is an OTLP answer: a login page with status 200 is not one. What it says
 here, where it is read: an outcome holds no more of it than is kept.
 """
 
+import re
 from collections.abc import Callable, Mapping
+from urllib.parse import urlsplit
 
 import msgspec
 from google.protobuf.message import DecodeError
@@ -41,6 +43,8 @@ class RetryLater(Struct, frozen=True):
 
     why: str
     after_seconds: float | None = None
+    may_be_size: bool = False
+    """It may be too large all the same: when that happens again, half of it is tried."""
 
 
 class TooLarge(Struct, frozen=True):
@@ -62,6 +66,10 @@ class Refused(Struct, frozen=True):
     """Not taken, and not because of a record: somebody has to mend something first."""
 
     why: str
+    may_be_size: bool = False
+    """As in `RetryLater`."""
+    is_mistake: bool = False
+    """The settings name a way that leads nowhere: `why` says what to write instead."""
 
 
 Mask = Callable[[str], str]
@@ -98,14 +106,51 @@ def read_http_answer(
     if said := _status_message(content_type, body):
         why += f": {said_text(said, mask)}"
     if status in RETRYABLE:
-        return RetryLater(why, retry_after(headers.get("retry-after"), now_seconds))
-    if status == 413:
+        # A gateway also answers 502 when the server behind it hangs up in the middle of a large request.
+        asked = retry_after(headers.get("retry-after"), now_seconds)
+        return RetryLater(why, asked, may_be_size=status == 502 and asked is None)
+    if status == 413 or (status in DOUBTFUL and speaks_of_size(why)):
         return TooLarge(why)
     if status in DOUBTFUL:
         return Doubtful(why)
     if 300 <= status < 400:
         why += " (redirects are not followed: is the endpoint right?)"
     return Refused(why)
+
+
+def speaks_of_size(text: str) -> bool:
+    """Whether a server says that a message is too large. Its words are all there is to tell by."""
+    return _TOO_LARGE.search(text) is not None and not speaks_of_other_limits(text)
+
+
+def speaks_of_other_limits(text: str) -> bool:
+    """Whether a server says that there is too much of something else: sending less at once is of no use."""
+    return _OTHER_LIMIT.search(text) is not None
+
+
+_TOO_LARGE = re.compile(
+    r"larger than (the )?max"  # grpc-go, gRPC's C core
+    r"|\b(message|length|body|request|payload|entity|content|data)\b[^.,;]{0,30}\btoo (large|big|long)\b"
+    r"|\b(message|body|request|payload|entity|content)\b[^.;]{0,40}\bexceed\w*\b.{0,40}\b(size|length|bytes)\b"
+    r"|\b(message|body|request|payload|entity|content)( \w+)? (size|length)\b.{0,40}\bexceed",
+    re.IGNORECASE,
+)
+"""grpc-java: "gRPC message exceeds maximum size"; .NET: "message exceeds the maximum configured message
+size"; tonic: "decoded message length too large"; Go's net/http: "request body too large"."""
+_OTHER_LIMIT = re.compile(r"\b(rate|quota|per second|headers?|memory)\b|/s(ec)?\b", re.IGNORECASE)
+
+
+def unknown_host(url: str) -> str:
+    """What is said of a host without an address: its name is wrong, or will be known later."""
+    return f"no host is called {urlsplit(url).hostname!r}; is the name right?"
+
+
+def not_trusted(why: str) -> str:
+    """What is said of a server whose certificate is not trusted."""
+    return (
+        f"its certificate is not trusted ({why}); "
+        "name its authority's file: [otlp] certificate, OTEL_EXPORTER_OTLP_CERTIFICATE"
+    )
 
 
 def said_text(text: str, mask: Mask) -> str:

@@ -24,8 +24,8 @@ from msgspec import Struct, field
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from faillog_otel.addresses import family_of, loopback_host
 from faillog_otel.config import Signal
-from faillog_otel.connections import family_of, loopback_host
 from faillog_otel.otlp.requests import GRPC_METHODS, REQUESTS, Request, read_json, records_of
 
 _PATHS: dict[str, Signal] = {"/v1/logs": "logs", "/v1/traces": "traces"}

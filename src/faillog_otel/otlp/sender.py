@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from faillog_otel.config import Signal
 from faillog_otel.events.entry import Rejection
@@ -73,6 +74,12 @@ MOST_REFUSALS = 16
 bad record among 512 costs ten."""
 
 
+MIN_SIZE_DOUBTS = 3
+"""Records that failed so often in a row, in a way that may be about their size, are halved."""
+MAX_SIZE_DOUBTS = 6
+"""A record that failed so often, first with others, then alone, is suspected itself."""
+
+
 class Sent(Struct):
     """What was sent so far: acknowledged items by signal, and requests; `retries` are those of them that
     were not the first one of their batch and signal: tries again, halves, probes.
@@ -90,14 +97,22 @@ class _Portion(Struct, frozen=True):
     start: int
     stop: int
     doubted: int | None = None
+    size_doubts: int = 0
+    """So often in a row it, or what it is a part of, failed in a way that may be about its size."""
+    is_part: bool = False
+    """It is of a larger one that may have been too large."""
 
-    def doubted_since(self, request: int) -> "_Portion":
-        return _Portion(self.start, self.stop, request)
+    def doubted_since(self, request: int | None) -> "_Portion":
+        return replace(self, doubted=request)
 
     def halves(self) -> "tuple[_Portion, _Portion]":
         """The second and the first half: the last one in is the next one out."""
         middle = (self.start + self.stop) // 2
-        return _Portion(middle, self.stop, self.doubted), _Portion(self.start, middle, self.doubted)
+        return replace(self, start=middle), replace(self, stop=middle)
+
+    def parts(self) -> "tuple[_Portion, _Portion]":
+        """Its halves, where it may have been too large."""
+        return replace(self, doubted=None, size_doubts=MIN_SIZE_DOUBTS - 1, is_part=True).halves()
 
 
 class Sender:
@@ -105,6 +120,8 @@ class Sender:
 
     def __init__(self, client: Client, patience: Patience) -> None:
         self.sent = Sent()
+        self._is_size_limited = False
+        """Smaller requests were taken where larger ones failed: no need to wait before halving the next."""
         self._client = client
         self._patience = patience
         self._lock = threading.Lock()
@@ -119,20 +136,26 @@ class Sender:
             inside = records[portion.start : portion.stop]
             outcome, request = self._request(signal, inside, is_retry=is_retry)
             is_retry = True
+            portion = replace(portion, size_doubts=portion.size_doubts + 1 if _may_be_size(outcome) else 0)
+            outcome = self._judged_by_size(outcome, portion)
             if isinstance(outcome, Doubtful):
                 refusals += 1
                 outcome, portion = self._examined(signal, outcome, portion, refusals)
+            is_halved = portion.size_doubts >= MIN_SIZE_DOUBTS and len(inside) > 1
             fate: Fate | None = None
             if isinstance(outcome, Acknowledged | PartlyRejected):
                 fate, failures, refusals = self._taken(signal, len(inside), outcome, request), 0, 0
+                self._is_size_limited = self._is_size_limited or portion.is_part
             elif isinstance(outcome, TooLarge | Doubtful) and len(inside) > 1:
                 portions += portion.halves()
             elif isinstance(outcome, TooLarge):
                 fate = Unfit("too_large", outcome.why)
             elif isinstance(outcome, Doubtful):
                 fate = Suspect(outcome.why, portion.doubted or request)
-            elif outcome is not None and self._go_on(signal, outcome, failures):
-                portions.append(_Portion(portion.start, portion.stop))
+            elif outcome is not None and self._go_on(
+                signal, outcome, min(failures, SHORT_PAUSES) if is_halved else failures
+            ):
+                portions += portion.parts() if is_halved else [portion.doubted_since(None)]
                 failures += 1
             else:
                 return fates
@@ -150,6 +173,16 @@ class Sender:
             return outcome, portion
         doubted = portion.doubted_since(self._patience.next_request())
         return self._doubt(signal, outcome), doubted
+
+    def _judged_by_size(self, outcome: Outcome | None, portion: _Portion) -> Outcome | None:
+        """The outcome, or what it means by what was seen before of sizes."""
+        if isinstance(outcome, RetryLater) and outcome.may_be_size:
+            is_alone = portion.stop - portion.start == 1
+            if not is_alone and self._is_size_limited:
+                return TooLarge(outcome.why)
+            if is_alone and portion.size_doubts >= MAX_SIZE_DOUBTS:
+                return Doubtful(outcome.why)
+        return outcome
 
     def takes_others(self, signal: Signal, suspect: Suspect) -> bool:
         """Whether it is known by now that the collector takes other records."""
@@ -170,6 +203,9 @@ class Sender:
                 if is_proven and isinstance(doubt, Doubtful):
                     return Unfit("refused", outcome.why)
                 outcome = RetryLater(f"{outcome.why}, and no other record was taken since")
+            may_be_size = isinstance(outcome, RetryLater) and outcome.may_be_size
+            if outcome is not None and is_proven and may_be_size and failures >= SHORT_PAUSES:
+                return Unfit("too_large", outcome.why)
             if is_proven:  # the collector is there and takes others: no reason for long pauses
                 failures = min(failures, SHORT_PAUSES)
             if outcome is None or not self._go_on(signal, outcome, failures):
@@ -209,13 +245,15 @@ class Sender:
         somebody mended something.
         """
         while True:
+            if isinstance(outcome, Refused) and outcome.is_mistake:
+                self._patience.give_up_early(f"{signal}: {outcome.why}")
             is_held = not isinstance(outcome, RetryLater)
             asked = outcome.after_seconds if isinstance(outcome, RetryLater) else None
             seconds = self._patience.pause(failures, f"{signal}: {outcome.why}", asked)
             if seconds is None:
                 return False
             what = "holding everything back, next look" if is_held else "trying again"
-            _log.warning("%s: %s; %s in %.1f s", signal, outcome.why, what, seconds)
+            self._patience.say(f"{signal}: {outcome.why}; {what}", seconds)
             self._patience.sleep(seconds)
             if not is_held:
                 return True
@@ -241,3 +279,7 @@ class Sender:
         except Exception as error:  # noqa: BLE001  # a bug must not cost records: they are held, and pending in the end
             _log.exception("sending %s failed", signal)
             return Refused(f"{type(error).__name__}: {error}"), number
+
+
+def _may_be_size(outcome: Outcome | None) -> bool:
+    return isinstance(outcome, RetryLater | Refused) and outcome.may_be_size

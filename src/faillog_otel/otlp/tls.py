@@ -3,13 +3,14 @@
 import logging
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from faillog_otel.config import Target
-from faillog_otel.connections import client_context
 from faillog_otel.errors import ConfigError
 from faillog_otel.files import read_small_file
+from faillog_otel.tls import client_context, watched_files
 
 _log = logging.getLogger(__name__)
 
@@ -17,7 +18,7 @@ Made = TypeVar("Made")
 
 
 def tls_context(target: Target) -> ssl.SSLContext:
-    """The TLS settings of a target: its CA or the system's, its client certificate. Raises ConfigError."""
+    """The TLS settings of a target: its authorities, its client certificate. Raises ConfigError."""
     if target.client_key and not target.client_certificate:
         raise ConfigError(f"a client key for {target.shown_url}, and no client certificate")
     try:
@@ -66,18 +67,20 @@ class Rotating(Generic[Made]):
                 _log.info("the certificates for %s have changed and were read again", self._target.shown_url)
         return self._made
 
+    def renew(self) -> None:
+        """Makes it anew, from the files as they were when it was made last."""
+        with suppress(ConfigError):  # they have changed meanwhile: `get` says so
+            self._made = self._make(self._target)
+
     def _signature(self) -> tuple[tuple[int, int, int] | None, ...]:
         target = self._target
-        return tuple(
-            _stamp(name)
-            for name in (target.certificate, target.client_certificate, target.client_key)
-            if name
-        )
+        files = watched_files(target.certificate, target.client_certificate, target.client_key)
+        return tuple(map(_stamp, files))
 
 
-def _stamp(name: str) -> tuple[int, int, int] | None:
+def _stamp(file: Path) -> tuple[int, int, int] | None:
     try:
-        found = Path(name).stat()
+        found = file.stat()
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino

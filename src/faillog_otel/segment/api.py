@@ -17,13 +17,14 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from faillog_otel.addresses import Deadline
 from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, date_ns, hour_text, retry_after
 from faillog_otel.config import SEGMENT_URLS, Secret
-from faillog_otel.connections import Deadline
 from faillog_otel.errors import ConfigError
+from faillog_otel.hosts import origin_of
 from faillog_otel.segment.explain import explain
 from faillog_otel.segment.http_client import http_client, whole_answer
-from faillog_otel.segment.network import Network, direct_network, origin_of
+from faillog_otel.segment.network import Network, direct_network
 from faillog_otel.segment.quota import Said
 from faillog_otel.text import peer_text
 

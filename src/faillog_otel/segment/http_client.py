@@ -17,15 +17,8 @@ from typing import Any, TypeVar
 import httpcore
 import httpx
 
-from faillog_otel.connections import (
-    MAX_IDLE_SECONDS,
-    Address,
-    Answer,
-    Deadline,
-    addresses_in_turn,
-    resolve,
-    unpacked,
-)
+from faillog_otel.addresses import Address, Deadline, addresses_in_turn, resolve
+from faillog_otel.connections import MAX_IDLE_SECONDS, Answer, unpacked
 from faillog_otel.proxies import Proxy
 from faillog_otel.text import cut
 

@@ -2,20 +2,19 @@
 
 The run never suffers: an endpoint that is dead gives one warning, and at the end it is waited for
 `FLUSH_SECONDS` at most. Everything is handed to the SDK; what it would read from the environment by itself
-(`OTEL_*` is about the forwarded data) has been taken out there by `cli`. Proxies are not used, redirects not
-followed.
+(`OTEL_*` is about the forwarded data) has been taken out there by `cli`. A proxy is used where the setting
+asks for one, redirects are not followed.
 """
 
 import logging
 import math
+import os
 import re
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from http.client import HTTPException
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import grpc
 import requests
@@ -34,16 +33,23 @@ from opentelemetry.sdk.resources import Resource
 from requests.adapters import BaseAdapter
 
 from faillog_otel.config import Target, TelemetryConfig
-from faillog_otel.connections import Connections, client_context
+from faillog_otel.connections import Connections
 from faillog_otel.events.printable import printable
 from faillog_otel.events.redaction import redact_text
+from faillog_otel.grpc_channels import channel_address, channel_credentials, channel_options
+from faillog_otel.ports import wrong_port
+from faillog_otel.proxies import proxy_to
 from faillog_otel.telemetry.measuring import Became, Gauge
 from faillog_otel.text import MAX_SEARCHED_BYTES, cut, peer_text
+from faillog_otel.tls import client_context
 
 _log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 2.0
 """Of the ten seconds that a run may take to end after a signal."""
+PORT_CHECK_SECONDS = 0.25
+"""For each of four ways to look at what speaks at the endpoint's port, before the one warning."""
+SETTINGS = "FAILLOG_SELF_OTLP_ENDPOINT={url} FAILLOG_SELF_OTLP_PROTOCOL={protocol}"
 LONGEST_TIMEOUT_SECONDS = 60.0
 OUTCOMES = ("exported", "rejected", "quarantined", "duplicate")
 """What becomes of a record."""
@@ -209,6 +215,8 @@ class _Exporter(MetricExporter):
     def warn(self, why: str) -> None:
         with self._lock:
             has_warned, self._has_warned = self._has_warned, True
+        if not has_warned and not self._target.proxy:  # a proxy's port is not looked at
+            why = wrong_port(self._target, PORT_CHECK_SECONDS, SETTINGS) or why
         level = logging.DEBUG if has_warned else logging.WARNING
         what = "our own metrics do not reach"
         _log.log(level, "%s %s: %s; nothing else depends on them", what, self._target.shown_url, why)
@@ -252,6 +260,7 @@ class _Adapter(BaseAdapter):
             target.url,
             timeout_seconds=_timeout(target),
             context=lambda: client_context(*files),  # read anew each time: files may change
+            proxy=proxy_to(target.url, target.proxy, os.environ),
         )
 
     def send(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> requests.Response:
@@ -275,24 +284,14 @@ class _Adapter(BaseAdapter):
 
 
 def _grpc_exporter(target: Target, headers: dict[str, str]) -> MetricExporter:
-    parts = urlsplit(target.url)
-    host = parts.hostname if ":" not in (parts.hostname or "") else f"[{parts.hostname}]"
-    credentials = None
-    if parts.scheme == "https":
-        credentials = grpc.ssl_channel_credentials(
-            *(Path(name).read_bytes() if name else None for name in _files(target))
-        )
-    options: Any = (("grpc.enable_http_proxy", 0),)
+    is_tls = target.url.startswith("https:")
+    options: Any = channel_options(target)
     return GrpcExporter(
-        f"{parts.scheme}://{host}:{parts.port or 4317}",
-        insecure=parts.scheme == "http",
-        credentials=credentials,
+        f"{'https' if is_tls else 'http'}://{channel_address(target.url)}",
+        insecure=not is_tls,
+        credentials=channel_credentials(target),
         headers=headers,
         timeout=_timeout(target),
         compression=grpc.Compression.Gzip if target.compression == "gzip" else grpc.Compression.NoCompression,
         channel_options=options,
     )
-
-
-def _files(target: Target) -> tuple[str | None, str | None, str | None]:
-    return target.certificate, target.client_key, target.client_certificate

@@ -24,6 +24,7 @@ from faillog_otel.otlp.outcome import (
     RetryLater,
     TooLarge,
     read_http_answer,
+    speaks_of_size,
 )
 
 PROTOBUF = {"content-type": "application/x-protobuf"}
@@ -58,7 +59,8 @@ WARNING = ExportLogsServiceResponse(
         ),
         (429, {}, b"", RetryLater("HTTP 429")),
         (429, {"retry-after": "120"}, b"", RetryLater("HTTP 429", 120.0)),
-        (502, {}, b"", RetryLater("HTTP 502")),
+        (502, {}, b"", RetryLater("HTTP 502", may_be_size=True)),
+        (502, {"retry-after": "3"}, b"", RetryLater("HTTP 502", 3.0)),
         (503, PROTOBUF, Status(message="full").SerializeToString(), RetryLater("HTTP 503: full")),
         (504, {}, b"", RetryLater("HTTP 504")),
         (400, JSON, b'{"message": "bad"}', Doubtful("HTTP 400: bad")),
@@ -125,3 +127,42 @@ def test_what_a_collector_quotes_is_redacted(kind: str) -> None:
     partial = ExportLogsPartialSuccess(rejected_log_records=1, error_message=text)
     body = ExportLogsServiceResponse(partial_success=partial).SerializeToString()
     assert canary not in repr(read_http_answer("logs", 200, PROTOBUF, body, 0))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "grpc: received message larger than max (5000000 vs. 4194304)",
+        "grpc: received message after decompression larger than max 4194304",
+        "SERVER: Received message larger than max (5000000 vs. 4194304)",
+        "Error, decoded message length too large: found 5000000 bytes, the limit is: 4194304 bytes",
+        "gRPC message exceeds maximum size 4194304: 5000000",
+        "Decompressed gRPC message exceeds maximum size 4194304",
+        "Received message exceeds the maximum configured message size.",
+        "http: request body too large",
+        "Payload Too Large",
+        "Request Entity Too Large",
+        "Request body size 5000000 exceeds the limit of 4194304",
+    ],
+)
+def test_words_about_the_size(said: str) -> None:
+    assert speaks_of_size(said)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "",
+        "no",
+        "out of range",
+        "rate limit exceeded",
+        "ingestion rate limit exceeded for user fake (limit: 4194304 bytes/sec) while adding 1000 bytes",
+        "Request Header Or Cookie Too Large",
+        "data refused due to high memory usage",
+        "monthly quota exceeded: message size does not matter",
+        "per second quota: request body exceeds the size",
+        "sending queue is full",
+    ],
+)
+def test_words_about_something_else(said: str) -> None:
+    assert not speaks_of_size(said)

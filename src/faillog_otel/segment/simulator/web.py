@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import msgspec
 from msgspec import Struct, field
 
-from faillog_otel.connections import family_of, loopback_host
+from faillog_otel.addresses import family_of, loopback_host
 from faillog_otel.errors import ConfigError
 
 _MOST_BODY_BYTES = 16 * 1024 * 1024

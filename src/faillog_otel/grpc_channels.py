@@ -1,0 +1,74 @@
+"""How gRPC reaches a target: address, authorities, proxy, and how long it holds on to a connection.
+
+gRPC's own defaults would trust a bundled list of authorities, use the environment's proxy, share one
+connection among all channels of a process, and never notice that a connection has gone silent.
+"""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import grpc
+
+from faillog_otel.config import Target
+from faillog_otel.errors import ConfigError
+from faillog_otel.proxies import proxy_to
+from faillog_otel.tls import trusted_authorities
+
+DEFAULT_PORT = 4317
+KEEPALIVE_SECONDS = 30
+"""After so long without a word from the server while a call waits, it is pinged. Servers that count pings
+(grpc-go's default: one in five minutes) forgive two, and forget them whenever they answer."""
+KEEPALIVE_TIMEOUT_SECONDS = 10
+
+Options = tuple[tuple[str, Any], ...]
+
+
+def channel_address(url: str) -> str:
+    """HOST:PORT of a target's URL."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    return f"{f'[{host}]' if ':' in host else host}:{parts.port or DEFAULT_PORT}"
+
+
+def channel_credentials(target: Target) -> grpc.ChannelCredentials | None:
+    """The certificates of a target; None: no TLS. Raises OSError."""
+    if urlsplit(target.url).scheme == "http":
+        return None
+    key, certificate = (
+        Path(name).read_bytes() if name else None for name in (target.client_key, target.client_certificate)
+    )
+    return grpc.ssl_channel_credentials(trusted_authorities(target.certificate).encode(), key, certificate)
+
+
+def channel_options(target: Target, *, connect_seconds: float = math.inf) -> Options:
+    """The options of a channel to a target. Raises ConfigError for an unusable proxy.
+
+    `connect_seconds`: for the look-up of the host's name, and for connecting.
+    """
+    connect_ms = round(min(connect_seconds, target.timeout_seconds, 60.0) * 1000)
+    options: Options = (
+        ("grpc.enable_retries", 0),
+        ("grpc.use_local_subchannel_pool", 1),  # else a new channel gets the old one's connection
+        ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", connect_ms),  # also the time that an attempt to connect has
+        (
+            "grpc.max_reconnect_backoff_ms",
+            1000,
+        ),  # when to try again is decided by Patience, not by the channel
+        ("grpc.dns_min_time_between_resolutions_ms", 1000),
+        ("grpc.dns_ares_query_timeout", connect_ms),
+    )
+    proxy = proxy_to(target.url, target.proxy, os.environ)
+    if proxy is None:
+        return (*options, ("grpc.enable_http_proxy", 0))
+    if proxy.scheme != "http":
+        raise ConfigError(
+            f"the proxy {proxy.url}: gRPC can use http:// proxies only; name one, or use OTLP/HTTP"
+        )
+    return (*options, ("grpc.enable_http_proxy", 1), ("grpc.http_proxy", proxy.whole_url.reveal()))

@@ -1,0 +1,88 @@
+"""Who is trusted: one rule for every TLS connection of the program, whatever library makes it.
+
+Trusted are the system's authorities, or those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name instead, and
+beside them the authorities in the file that a setting names. All are read here: gRPC would trust a list of
+its own, and OpenSSL passes over a file that is missing or has no certificate in it.
+"""
+
+import os
+import re
+import ssl
+from contextlib import suppress
+from pathlib import Path
+
+_KNOWN_BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Alpine, Arch
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",  # Fedora, RHEL
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",  # openSUSE
+    "/etc/ssl/cert.pem",  # macOS, BSD
+)
+"""For a Python whose OpenSSL was built to look elsewhere."""
+
+_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----[\sA-Za-z0-9+/=]+-----END CERTIFICATE-----")
+
+
+def client_context(
+    certificate: str | None = None, client_certificate: str | None = None, client_key: str | None = None
+) -> ssl.SSLContext:
+    """Returns TLS settings for clients that speak HTTP/1.1. Raises OSError, which SSLError is, too.
+
+    `certificate` is a file of authorities that are trusted, too. All files are PEM.
+    """
+    context = ssl.create_default_context(cadata=trusted_authorities(certificate))
+    if client_certificate:
+        context.load_cert_chain(client_certificate, client_key)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def trusted_authorities(certificate: str | None = None) -> str:
+    """Returns the certificates of all trusted authorities, PEM. Raises OSError.
+
+    A file that the setting or the environment names must hold certificates; what else cannot be read is
+    passed over, as OpenSSL does.
+    """
+    readable = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    found: dict[str, None] = {}
+    for name in filter(None, (certificate, os.environ.get("SSL_CERT_FILE"))):
+        blocks = _blocks(Path(name))
+        if not blocks:
+            raise OSError(f"{name} holds no certificate")
+        try:
+            readable.load_verify_locations(cadata="".join(blocks))
+        except ssl.SSLError as error:
+            raise OSError(f"{name} holds a certificate that cannot be read: {error}") from None
+        found |= blocks
+    for path in _system_files():
+        with suppress(OSError):
+            for block in _blocks(path).keys() - found.keys():
+                with suppress(ssl.SSLError):
+                    readable.load_verify_locations(cadata=block)
+                    found[block] = None
+    return "".join(found)
+
+
+def watched_files(*names: str | None) -> tuple[Path, ...]:
+    """Returns these files, and those of the environment: when one changes, connections are made anew."""
+    environment = (os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+    return tuple(Path(name) for name in (*names, *environment) if name)
+
+
+def _system_files() -> list[Path]:
+    """Files that may hold the system's authorities, none for a variable that is set and empty.
+
+    In a folder any name will do; OpenSSL wants hashes.
+    """
+    default, is_named = ssl.get_default_verify_paths(), "SSL_CERT_FILE" in os.environ
+    places = [] if is_named else [Path(default.openssl_cafile)]
+    folders = os.environ.get("SSL_CERT_DIR", default.openssl_capath)
+    for folder in filter(None, folders.split(os.pathsep)):
+        with suppress(OSError):
+            places += Path(folder).iterdir()
+    found = sorted({Path(os.path.realpath(place)) for place in places if place.is_file()})
+    return found if found or is_named else [path for name in _KNOWN_BUNDLES if (path := Path(name)).is_file()]
+
+
+def _blocks(path: Path) -> dict[str, None]:
+    return {f"{block.decode()}\n": None for block in _CERTIFICATE.findall(path.read_bytes())}
