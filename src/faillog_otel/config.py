@@ -16,7 +16,7 @@ SIGNALS: tuple[Signal, ...] = ("logs", "traces")
 
 Bodies = Literal["none", "keys", "response", "all"]
 Join = Literal["parent", "link", "off"]
-FailOn = Literal["never", "discarded", "failure", "quarantined"]
+FailOn = Literal["never", "discarded", "failure", "quarantined", "empty"]
 NetworkProtocol = Literal["http/protobuf", "http/json", "grpc"]
 Protocol = Literal["http/protobuf", "http/json", "grpc", "file", "console"]
 Compression = Literal["gzip", "none"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from support.program import Done, environment, run_program
+from support.program import PROGRAM, Done, environment, run_program
 from support.terminal import on_terminal
 
 from faillog_otel.config import Signal
@@ -231,15 +231,74 @@ def test_a_terminal_shows_what_is_downloaded_and_forwarded_below_the_log(sidecar
     assert not any("forwarding" in line or "downloading" in line for line in shown)
 
 
-def test_what_was_written_to_a_file_stays_there_when_nothing_new_comes(sidecar: Sidecar) -> None:
-    """It counts as exported, and is never exported again."""
-    writes = ("--since", "-16h", "--protocol", "file", "--output", "out.jsonl")
-    first = sidecar.run(*writes, OTEL_EXPORTER_OTLP_ENDPOINT="")
-    assert first.summary["exported"] > 20
+def test_console_and_file_output_show_and_forward_nothing(sidecar: Sidecar) -> None:
+    """However often one looks, the next run to a collector sends everything."""
+    writes = ("--since", "-30h", "--until", "-26h", "--protocol", "file", "--output", "out.jsonl")
+    first = sidecar.run(*writes)
+    assert "only shows what was not forwarded yet" in first.stderr
     written = (sidecar.folder / "out.jsonl").read_bytes()
-    assert written.endswith(b"\n")
-    assert sidecar.run(*writes, OTEL_EXPORTER_OTLP_ENDPOINT="").summary["records"] == 0
+    shown = written.count(b'"log.record.uid"')
+    assert shown > 20
+    assert (first.summary["exported"], first.summary["sent"]["logs"]) == (0, shown)
+    asked = len([each for each in sidecar.segment.requests() if each.counted])
+    again = sidecar.run(*writes)
     assert (sidecar.folder / "out.jsonl").read_bytes() == written
+    assert again.summary["pending"] == first.summary["pending"] == first.summary["records"]
+    assert len([each for each in sidecar.segment.requests() if each.counted]) == asked > 0
+    look = sidecar.run("--since", "-30h", "--until", "-26h", "--protocol", "console", "--summary", "text")
+    assert look.stdout.count(b"  log ") == first.summary["events"]["error"]
+    assert f"nothing was forwarded: {first.summary['pending']} records in state wait" in look.stderr
+    assert run_program("audit", "--state-dir", "state", cwd=sidecar.folder).code == 0
+    sent = sidecar.run("--since", "-30h", "--until", "-26h")
+    assert sent.summary["records"] == first.summary["records"]
+    assert sent.summary["exported"] == len(uids(sidecar.receiver))
+    assert sidecar.run(*writes).summary["records"] == 0
+
+
+def test_a_look_that_nobody_reads_any_more_ends_quietly(sidecar: Sidecar) -> None:
+    command = (
+        f"{PROGRAM} run --once --since -16h --protocol console --collection shop --collection app | head -1"
+    )
+    env = environment(
+        SEGMENT_TOKEN=TOKEN,
+        FAILLOG_SEGMENT_URL=sidecar.segment.url,
+        FAILLOG_DOWNLOAD_HOSTS=sidecar.segment.download_host,
+        FAILLOG_STATE_DIR="state",
+    )
+    script = f"{command}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=sidecar.folder, env=env, capture_output=True, check=False, timeout=60
+    )
+    assert done.returncode == 141, done.stderr
+    assert b"error" not in done.stderr
+    assert sidecar.run("--since", "-16h").summary["exported"] > 20
+
+
+def test_the_quarantine_can_be_looked_at_and_stays(sidecar: Sidecar) -> None:
+    quarantined = sidecar.run("--since", "-12h").summary["quarantined"]
+    assert quarantined
+    with sqlite3.connect(sidecar.folder / "state" / "ledger.sqlite3") as ledger:  # a person mends them
+        for row, entry in ledger.execute("SELECT id, entry FROM kept").fetchall():
+            mended = json.loads(entry)
+            mended["raw"] = '{"event": "Mended", "properties": {"occurredAt": "2025-05-07T23:00:00Z"}}'
+            mended["sha256"] = hashlib.sha256(mended["raw"].encode()).hexdigest()
+            ledger.execute("UPDATE kept SET entry = ? WHERE id = ?", (json.dumps(mended).encode(), row))
+    look = sidecar.run("--protocol", "file", "--output", "out.jsonl", command="replay")
+    assert (sidecar.folder / "out.jsonl").read_bytes().count(b'"log.record.uid"') == quarantined
+    assert (look.code, look.summary["exported"], look.summary["quarantined"]) == (0, 0, quarantined)
+    assert sidecar.run(command="replay").summary["exported"] == quarantined
+
+
+def test_hours_are_not_read_again_only_to_be_looked_at(sidecar: Sidecar) -> None:
+    done = sidecar.run("--since", "-12h", "--protocol", "file", "--output", "o", command="replay")
+    assert (done.code, "look at hours: run --once" in done.stderr) == (2, True)
+    assert sidecar.segment.requests() == []
+
+
+def test_a_collection_that_was_refused_is_exit_6_also_while_it_is_not_asked_for(sidecar: Sidecar) -> None:
+    assert sidecar.run("--since", "-9h", collections="nobodys").code == 6
+    again = sidecar.run("--since", "-9h", collections="nobodys")
+    assert (again.code, "nobodys: Segment refused it in an earlier run" in again.stderr) == (6, True)
 
 
 class Answers(BaseHTTPRequestHandler):

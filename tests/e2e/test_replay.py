@@ -265,7 +265,8 @@ def test_a_line_without_its_end_swallows_nothing(tmp_path: Path) -> None:
     assert go("run", "events", away(), tmp_path, "--wait", "0").code == 4
     path = tmp_path / PENDING
     path.write_bytes(path.read_bytes().rstrip(b"\n"))
-    assert go("run", "events", away(), tmp_path, "--wait", "0").code == 4
+    tmp_path.joinpath("others").write_bytes(THREE)
+    assert go("run", "others", away(), tmp_path, "--wait", "0").code == 4
     assert len(entries(tmp_path, PENDING)) == 6
 
 

@@ -15,7 +15,6 @@ import pytest
 from support.polled import AWAY, COLLECTION, Polled
 from support.program import Done, run_program, start_program
 
-from faillog_otel.app import sidecar
 from faillog_otel.clock import hour_of, hour_text
 from faillog_otel.ledger import database
 from faillog_otel.otlp.receiver import Receiver
@@ -499,7 +498,6 @@ def test_a_run_that_cannot_record_results_ends_and_sends_nothing_again_and_again
     pending: Polled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process holds the ledger from the first request on, for good."""
-    monkeypatch.setattr(sidecar, "ROOM_SECONDS", 0.01)
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.01)
     held: list[sqlite3.Connection] = []
 
@@ -509,7 +507,7 @@ def test_a_run_that_cannot_record_results_ends_and_sends_nothing_again_and_again
             held[0].execute("BEGIN EXCLUSIVE")
 
     with Receiver(hold) as receiver:
-        found = pending.at_its_time("run", *pending.polling(receiver.http_endpoint))
+        found = pending.at_its_time("run", *pending.polling(receiver.http_endpoint), "--wait", "1s")
     held[0].close()
     assert found["exit"] == BROKEN
     assert len(receiver.received) <= 4 * 12

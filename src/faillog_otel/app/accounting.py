@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from msgspec.structs import replace
 
 from faillog_otel.app.batch import Batch, Sending
+from faillog_otel.app.first_met import FirstMet, note_first
 from faillog_otel.errors import LedgerBroken
 from faillog_otel.events.entry import Rejection, write_entry
 from faillog_otel.ledger.counts import Accounted, Counts, Kept
@@ -31,6 +32,7 @@ class Accounting:
         self.counts = Counts()
         self.reasons: Counter[str] = Counter()
         """How many records are in quarantine, by reason code."""
+        self.first_met: FirstMet = {}
         self.broken: LedgerBroken | None = None
         """Why it cannot be written down what becomes of records."""
         self.progress: Callable[[Accounted], object] = lambda _: None
@@ -179,6 +181,7 @@ class Accounting:
             if is_written:
                 self.counts.add(batch.stretch.counts)
                 self.progress(batch.stretch.accounted)
+                note_first(self.first_met, batch.stretch)
                 shifted = len(batch.stretch.shifted)
                 self._telemetry.written(batch.stretch.became, batch.stretch.reasons(), shifted)
 

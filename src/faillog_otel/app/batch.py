@@ -4,10 +4,11 @@ from collections import Counter
 
 from msgspec import Struct, field
 
+from faillog_otel.app.first_met import met_by
 from faillog_otel.config import Signal
 from faillog_otel.events.entry import Learned
 from faillog_otel.events.model import AttemptProperties, ErrorProperties, Event, ExchangeProperties, Place
-from faillog_otel.ledger.counts import Book, Kept, Stretch
+from faillog_otel.ledger.counts import Book, Kept, Met, Stretch
 from faillog_otel.otlp.delivery import Ticket
 from faillog_otel.otlp.encoding import Item
 
@@ -74,6 +75,14 @@ class Batch(Struct):
             setattr(counts.events, kind, getattr(counts.events, kind) + count)
             counts.failures += count if is_bad and kind == "attempt" else 0
             counts.discarded += count if is_bad and kind == "error" else 0
+        if counts.failures:
+            self.stretch.met["failure"] = self._first_bad("attempt")
+        if counts.discarded:
+            self.stretch.met["discarded"] = self._first_bad("error")
+
+    def _first_bad(self, kind: str) -> Met:
+        first = next(each for each in self.sendings if each.sort[0] == kind and each.sort[2])
+        return met_by(first.raw, first.file, first.line, first.learned)
 
     def account(self, sending: Sending, outcome: str) -> None:
         """Notes what became of a record that was sent."""

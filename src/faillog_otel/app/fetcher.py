@@ -76,6 +76,8 @@ class Fetcher:
         that ends by itself waits for a Segment that does not answer.
         """
         self.troubles: dict[Trouble, str] = {}
+        self.lacks_room: NoRoom | None = None
+        """Why the last step did nothing: the disk is full, or another process holds the ledger."""
         self.plan: Plan | None = None
         self.last_failure = ""
         """Why the last hour that could not be listed was not."""
@@ -113,14 +115,16 @@ class Fetcher:
                 self._keep_since(now_ns)
             self._tidy(now_ns)
             if not self._ledger.folder.has_room():
-                return self._no_room(now_ns)
+                self.lacks_room = NoRoom(f"{self._ledger.folder.path}: the disk is full")
+                return now_ns + NO_ROOM_NS
+            self.lacks_room = None
             self._to_download(self._ledger.to_download())
             if listed := self._ledger.next_listed():
                 self._download(listed)
                 return None
             return self._list_next(now_ns)
         except NoRoom as error:
-            _log.error("%s: nothing is asked for until that is over", error)
+            self.lacks_room = error
             return now_ns + NO_ROOM_NS
 
     def _list_next(self, now_ns: int) -> int | None:
@@ -161,10 +165,6 @@ class Fetcher:
         until_ns = fact_ns(self._ledger.database, REFUSED + collection) or 0
         return now_ns < until_ns <= now_ns + REFUSED_NS
 
-    def _no_room(self, now_ns: int) -> int:
-        _log.error("%s: the disk is full: nothing is asked for until there is room", self._ledger.folder.path)
-        return now_ns + NO_ROOM_NS
-
     @property
     def may_try_again(self) -> bool:
         """Whether hours are due again soon: they failed less than three times, or Segment asked to wait."""
@@ -179,6 +179,22 @@ class Fetcher:
     def why_unasked(self) -> str:
         """Why nothing could be asked: Segment's time is not known. Empty where it is."""
         return "" if self._time.is_known else self._time.why_unknown
+
+    @property
+    def refusals(self) -> list[str]:
+        """What Segment refused, for people: in this run, or in an earlier one that is not asked again yet."""
+        if self.troubles:
+            return list(self.troubles.values())
+        now_ns = self._clock.now_ns()
+        refused = {
+            each: fact_ns(self._ledger.database, REFUSED + each) or 0
+            for each in self.schedule.collections
+            if self._is_refused(each, now_ns)
+        }
+        return [
+            f"{each}: Segment refused it in an earlier run; it is asked for again at {time_text(until_ns)}"
+            for each, until_ns in refused.items()
+        ]
 
     @property
     def unread(self) -> int:

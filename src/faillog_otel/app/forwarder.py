@@ -77,6 +77,7 @@ class Forwarder:
         self.counts = self._accounting.counts
         self.reasons = self._accounting.reasons
         """How many records are in quarantine, by reason code."""
+        self.first_met = self._accounting.first_met
         self.stopped_at: int | None = 0
         """Where reading the last file stopped, in bytes of its content; None when all of it was read."""
         self._encoder = encoder

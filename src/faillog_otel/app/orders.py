@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
-from faillog_otel.config import RunConfig, Secret
-from faillog_otel.ledger.counts import Accounted, Counts, Kept, Stretch
+from faillog_otel.config import FailOn, RunConfig, Secret
+from faillog_otel.ledger.counts import Accounted, Counts, Kept, Met, Stretch
 from faillog_otel.ledger.exchanges import Index, Lessons
 from faillog_otel.otlp.sender import Sent
 
@@ -90,9 +90,11 @@ class Written(Struct, frozen=True, tag=True, kw_only=True):
     kept: list[Kept]
     became: list[tuple[tuple[str, str, str], int]]
     shifted: set[int]
+    met: dict[FailOn, Met]
     is_last: bool
-    stopped_at: int | None = None
-    """With the last one: where reading stopped, in bytes of the content; None: it was read to its end."""
+    stopped_at: list[int | None] = field(default_factory=list)
+    """With the last one, for each piece that was begun: where reading stopped, in bytes of the content; None:
+    it was read to its end."""
     problems: list[str] = field(default_factory=list)
     """With the last one: what could not be read."""
     bytes_in: int = 0
@@ -115,6 +117,7 @@ class Written(Struct, frozen=True, tag=True, kw_only=True):
             became=Counter(dict(self.became)),
             shifted=self.shifted,
             accounted=self.accounted,
+            met=self.met,
             is_last=self.is_last,
         )
 

@@ -5,8 +5,10 @@ away, hours go on being listed and downloaded, before they leave Segment.
 """
 
 import logging
+import math
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import BinaryIO
@@ -14,10 +16,11 @@ from typing import BinaryIO
 from faillog_otel.app.fetcher import Fetcher
 from faillog_otel.app.forwarder import Forwarder, Progress
 from faillog_otel.app.hourly import HourlyReport
+from faillog_otel.app.room import RoomWait, what_to_do
 from faillog_otel.clock import RETENTION_NS, SECOND_NS, Clock, hour_of, hour_text
 from faillog_otel.errors import InputError, Interrupted, LedgerBroken, NoRoom
 from faillog_otel.ledger.ledger import Ledger, Spooled
-from faillog_otel.ledger.objects import ObjectBook
+from faillog_otel.ledger.objects import ObjectBook, ShownBook
 from faillog_otel.ledger.spool import NotWhole, Spool
 from faillog_otel.segment.paths import Interruptible, Passage
 from faillog_otel.telemetry.pulse import NO_PULSE, Pulse
@@ -26,9 +29,6 @@ _log = logging.getLogger(__name__)
 
 LOOK_UP_SECONDS = 0.2
 LONGEST_WAIT_SECONDS = 300.0
-ROOM_SECONDS = 5.0
-MOST_WAITS_FOR_ROOM = 12
-"""With `once`: about a minute."""
 GRACE_SECONDS = 2.5
 """How long the end of the run waits for a request that is under way."""
 RETRY_NS = 61 * SECOND_NS
@@ -56,12 +56,25 @@ class Sidecar:
         progress: OfObject,
         hourly: HourlyReport,
         pulse: Pulse = NO_PULSE,
+        shows_only: bool = False,
+        wait_seconds: float = math.inf,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`clock` is the one that the hours go by. `is_over`: whether nothing is sent any more.
+        """`shows_only`: records are shown, nothing is recorded, and every object stays in the spool.
+
+        `wait_seconds`: how long the run goes on while the disk is full or another process holds the ledger.
+        `monotonic` measures that where it is about forwarding.
+
+        `clock` is the one that the hours go by. `is_over`: whether nothing is sent any more.
 
         `end_sending` ends it, for a reason: who waits for the collector is let go.
         """
         self.broken: LedgerBroken | None = None
+        self.shown: set[int] = set()
+        """The ids of the objects that were shown, with `shows_only`."""
+        self.unfetched: NoRoom | None = None
+        """Why listing and downloading ended before everything that was due was read; what is spooled is
+        forwarded all the same."""
         self.has_unaccounted = False
         """Whether records were lost, or were not as many as counted at the download; the log says which."""
         self._ledger = ledger
@@ -81,7 +94,9 @@ class Sidecar:
         self._news = threading.Event()
         self._ended = threading.Event()
         self._must_end = threading.Event()
-        self._lacks_room = 0
+        self.shows_only = shows_only
+        self._room = RoomWait(wait_seconds, monotonic)
+        self._room_to_fetch = RoomWait(wait_seconds, clock.monotonic)
 
     def run(self) -> None:
         """Goes on until it is stopped; with `once`, until nothing is due. Sets `broken`."""
@@ -94,15 +109,16 @@ class Sidecar:
                 if self._is_over() and not self._once:
                     break
                 try:
-                    spooled = None if self._is_over() else self._ledger.next_spooled()
+                    spooled = None if self._is_over() else self._ledger.next_spooled(self.shown)
                     if spooled is not None:
                         self._forward(spooled)
-                    elif fetched:
+                        continue
+                    self._room.found()
+                    if fetched:
                         break
-                    else:
-                        self._wait_for_news()
-                except NoRoom:
-                    self._wait_for_room()
+                    self._wait_for_news()
+                except NoRoom as error:
+                    self._wait_for_room(error)
         except LedgerBroken as error:
             self.broken = self.broken or error
         self._must_end.set()
@@ -121,8 +137,10 @@ class Sidecar:
         except NotWhole as error:
             self._give_up(spooled, name, str(error))
             is_done = True
-        if is_done:
-            self._lacks_room = 0
+        if is_done and self.shows_only:
+            self.shown.add(spooled.id)
+        elif is_done:
+            self._room.found()
             self._spool.drop(spooled.id)
 
     def _give_up(self, spooled: Spooled, name: str, why: str) -> None:
@@ -138,7 +156,13 @@ class Sidecar:
 
     def _forward_whole(self, spooled: Spooled, name: str, file: BinaryIO) -> bool:
         """Forwards an object that is whole; returns whether all of it is recorded. Raises LedgerBroken."""
-        book = ObjectBook(self._ledger, spooled, now_ns=self._clock.now_ns, wait_for_room=self._wait_for_room)
+        book = (ShownBook if self.shows_only else ObjectBook)(
+            self._ledger,
+            spooled,
+            now_ns=self._clock.now_ns,
+            wait_for_room=self._wait_for_room,
+            has_room=self._room.found,
+        )
         is_done = is_read = False
         try:
             size = os.fstat(file.fileno()).st_size
@@ -174,20 +198,16 @@ class Sidecar:
             return
         self._news.clear()
 
-    def _wait_for_room(self) -> bool:
-        if not self._lacks_room:
-            _log.error("%s: the disk is full, or the ledger is busy: waiting", self._ledger.folder.path)
-        self._lacks_room += 1
-        if self._once and self._lacks_room > MOST_WAITS_FOR_ROOM:
-            self.broken = self.broken or LedgerBroken(
-                f"{self._ledger.folder.path}: the disk is full, or another process reads the ledger; make "
-                "room, then run again"
-            )
-            return True
+    def _wait_for_room(self, error: NoRoom) -> bool:
+        """Waits a little; True says to give up."""
         self._pulse.turned("forwarding")
+        seconds = self._room.pause(error)
+        if seconds is None:
+            self.broken = self.broken or LedgerBroken(what_to_do(error))
+            return True
         try:
             with self._interruptible():
-                self._must_end.wait(ROOM_SECONDS)
+                self._must_end.wait(seconds)
         except Interrupted:
             return True
         return self._is_stopping()
@@ -201,6 +221,15 @@ class Sidecar:
                 self._pulse.turned("fetching")
                 self._hourly.say_if_due()
                 back_ns = self._fetcher.step()
+                if (error := self._fetcher.lacks_room) is not None:
+                    seconds = self._room_to_fetch.pause(error)
+                    if seconds is None:
+                        self.unfetched = error
+                        break
+                    if self._clock.wait(seconds):
+                        break
+                    continue
+                self._room_to_fetch.found()
                 if back_ns is None:
                     self._news.set()
                 elif (self._once and not self._comes_soon(back_ns)) or self._clock.wait(

@@ -48,7 +48,7 @@ class Standing:
                 "faillog.coverage.gap.hours",
                 "h",
                 "Hours that are due and were not read",
-                lambda: {name: len(hours) for name, hours in self._unread().items()},
+                lambda: {name: len(hours) for name, hours in self.unread().items()},
                 attribute="collection",
             ),
             Gauge(
@@ -83,7 +83,7 @@ class Standing:
     def hours(self) -> Check:
         """Whether no hour is about to expire unread."""
         try:
-            unread, now_ns = self._unread(), self._clock.now_ns()
+            unread, now_ns = self.unread(), self._clock.now_ns()
         except FaillogError:
             return Check(ok=False, why="the ledger cannot be read")
         late = sum(expires_soon(now_ns, hour) for hours in unread.values() for hour in hours)
@@ -91,7 +91,8 @@ class Standing:
             return Check(ok=False, why=f"{late} hours leave Segment within a day, unread")
         return Check(ok=True, why=f"{sum(map(len, unread.values()))} hours due, none of them leaves soon")
 
-    def _unread(self) -> dict[str, list[int]]:
+    def unread(self) -> dict[str, list[int]]:
+        """Collection → the hours that are due and were not read, ascending."""
         now_ns, schedule = self._clock.now_ns(), self._schedule()
         reads = reads_per_hour(quota_of(self._database), len(schedule.collections))
         return unread_hours(now_ns, hour_views(self._database, now_ns), schedule, reads)

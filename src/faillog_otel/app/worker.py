@@ -66,7 +66,7 @@ class PartBook:
         self.position = order.position
         self.reference_ns = reference_ns
         self.problems: list[str] = []
-        self.stopped_at: int | None = None
+        self.stopped_at: list[int | None] = []
         self.bytes_in = 0
         self._report = report
 
@@ -181,7 +181,7 @@ class Worker:
                 forwarder.forward(passage, book, lambda _: None, lines)
             except InputError as error:
                 book.problems.append(str(error))
-            book.stopped_at = forwarder.stopped_at
+            book.stopped_at.append(forwarder.stopped_at)
         book.bytes_in = forwarder.counts.bytes_in - before
         forwarder.end(book)
 
@@ -193,6 +193,7 @@ class Worker:
                 kept=stretch.kept,
                 became=list(stretch.became.items()),
                 shifted=stretch.shifted,
+                met=stretch.met,
                 is_last=stretch.is_last,
                 stopped_at=book.stopped_at,
                 bytes_in=book.bytes_in if stretch.is_last else 0,

@@ -18,6 +18,7 @@ from typing import Self
 from msgspec.structs import astuple
 
 from faillog_otel.app.channel import Channel
+from faillog_otel.app.first_met import FirstMet, note_first
 from faillog_otel.app.orders import (
     EndSending,
     Forward,
@@ -113,6 +114,7 @@ class Workers:
         self.counts = Counts()
         self.reasons: Counter[str] = Counter()
         """How many records are in quarantine, by reason code."""
+        self.first_met: FirstMet = {}
         self.broken: LedgerBroken | None = None
         """Why it cannot be written down what becomes of records; nothing more is taken in then."""
         self.over = ""
@@ -120,7 +122,8 @@ class Workers:
         self.problems: list[str] = []
         """What could not be read, in sentences for people."""
         self.stopped_at: dict[str, int | None] = {}
-        """Path → where reading stopped, in bytes; None: at its end. Of files that were not cut."""
+        """Path → where reading stopped, in bytes; None: at its end. Of a file that was cut, some of what
+        follows may have been read, too."""
         self._command = command
         self._stderr = stderr
         self._start = start
@@ -133,6 +136,9 @@ class Workers:
         self._parts: deque[Part] = deque()  # given out, and not written down to their ends
         self._next_number = 0
         self._ahead_bytes = 0
+        self._lengths: dict[str, int] = {}
+        self._read_pieces: dict[str, dict[int, tuple[int, int | None]]] = {}
+        """Path → start of a piece that was given out → its end, and where reading it stopped."""
         self._until: float | None = None
         self._workers = [self._new() for _ in range(number)]
 
@@ -178,6 +184,18 @@ class Workers:
                 break
             self._listen()
         self.problems = supply.problems + self.problems
+        self.stopped_at = {path: self._stopped_at(path) for path in self._lengths}
+
+    def _stopped_at(self, path: str) -> int | None:
+        """How far the file was read without a gap; None: to its end."""
+        read_to = 0
+        for start, (end, stopped_at) in sorted(self._read_pieces[path].items()):
+            if start > read_to:  # a piece that was not given out
+                break
+            if stopped_at is not None:
+                return max(start, stopped_at)
+            read_to = end
+        return None if read_to >= self._lengths[path] else read_to
 
     # -- orders ----------------------------------------------------------------------------------------
 
@@ -228,6 +246,9 @@ class Workers:
             self._give_up(task, str(error))
             return
         worker.parts.append(task)
+        for piece, each in zip(task.pieces, task.sources, strict=True):
+            self._lengths[each.path] = each.file.length
+            self._read_pieces.setdefault(each.path, {})[piece.start] = (piece.end, piece.start)
         source = task.sources[0]
         if source.index is not None and worker.source is not source:
             worker.source = source
@@ -296,8 +317,8 @@ class Workers:
             worker.parts.remove(part)
             self._supply.read(part)
             self.problems += report.problems
-            if len(part.pieces) == 1:
-                self.stopped_at[part.sources[0].path] = report.stopped_at
+            for piece, source, stopped_at in zip(part.pieces, part.sources, report.stopped_at, strict=False):
+                self._read_pieces[source.path][piece.start] = (piece.end, stopped_at)
         worker.sent = report.sent
         for answer in report.answers:
             self._telemetry.answered(*answer)
@@ -320,6 +341,7 @@ class Workers:
                 except LedgerBroken as error:
                     self.broken = self.broken or error
                 self.counts.add(stretch.counts)
+                note_first(self.first_met, stretch)
                 self.reasons.update(each.reason for each in stretch.kept if each.where == "quarantine")
                 self._telemetry.written(stretch.became, stretch.reasons(), len(stretch.shifted))
             if not part.is_done:

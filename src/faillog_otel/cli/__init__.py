@@ -23,6 +23,7 @@ from faillog_otel.cli.replay import replay
 from faillog_otel.cli.run import run
 from faillog_otel.cli.simulate import simulate
 from faillog_otel.cli.status import status
+from faillog_otel.cli.streams import protect_standard_streams, unwritten
 from faillog_otel.clock import Clock
 from faillog_otel.errors import Busy, ConfigError, InputError, Interrupted, LedgerBroken, NoRoom
 
@@ -55,45 +56,52 @@ for _command in (run, status, plan, audit, doctor, replay, redact, demo, simulat
 def main(clock: Clock | None = None) -> None:
     """The program: runs a command and exits with its code. `clock`: what Segment's hours go by."""
     set_up_streams()
+    protect_standard_streams()
     _prepare_process()
+    code = _run(clock)
+    if why := unwritten():
+        say_error(f"Error: standard output cannot be written: {why}")
+    sys.exit(code)
+
+
+def _run(clock: Clock | None) -> int:
+    """Runs the command that the arguments name; returns the exit code, after any error was said."""
     color = None if takes_escapes(sys.stdout) else False
-    os.environ.setdefault(
-        "GRPC_VERBOSITY", "NONE"
-    )  # before its C core is loaded, which logs to stderr itself
     try:
-        code = cli.main(standalone_mode=False, obj=clock, color=color)
+        return cli.main(standalone_mode=False, obj=clock, color=color) or 0
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else "")
-        code = 2
+        return 2
     except click.ClickException as error:
         say_usage_error(error)
-        code = error.exit_code
-    except (ConfigError, InputError) as error:
-        say_error(f"Error: {error}")
-        code = 2
-    except LedgerBroken as error:
-        say_error(f"Error: {error}")
-        code = 5
-    except NoRoom as error:
+        return error.exit_code
+    except Interrupted as error:
+        return 128 + error.signal
+    except click.Abort:
+        return 130
+    except Exception as error:  # noqa: BLE001  # a bug: its code must not be one that means something else
+        return _said(error)
+
+
+def _said(error: Exception) -> int:
+    """Says an error; returns its exit code."""
+    if isinstance(error, NoRoom):
         do = "try again later" if isinstance(error, Busy) else "make room, then start again"
         say_error(f"Error: {error}; {do}")
-        code = 5
-    except Interrupted as error:
-        code = 128 + error.signal
-    except click.Abort:
-        code = 130
-    except Exception as error:  # noqa: BLE001  # a bug: its code must not be one that means something else
-        if isinstance(error, OSError) and (missing := _missing_folder()):
-            say_error(f"Error: {missing}")
-            code = 2
-        else:
-            say_bug(error)
-            code = BUG
-    sys.exit(code or 0)
+        return 5
+    if isinstance(error, ConfigError | InputError | LedgerBroken):
+        say_error(f"Error: {error}")
+        return 5 if isinstance(error, LedgerBroken) else 2
+    if isinstance(error, OSError) and (missing := _missing_folder()):
+        say_error(f"Error: {missing}")
+        return 2
+    say_bug(error)
+    return BUG
 
 
 def _prepare_process() -> None:
     """What a shell or a container runtime may have left out."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's C core, once loaded, logs to stderr itself
     os.umask(os.umask(0o077) & 0o077)  # we can always read what we write
     if os.getpid() == 1:  # in a container: the kernel ignores a signal that has no handler
         signal.signal(signal.SIGTERM, lambda number, _frame: os._exit(128 + number))

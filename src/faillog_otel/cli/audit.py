@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 _HELP = """Count everything in the ledger anew, and look at all of its files.
 
     records = exported + rejected + quarantined + pending + duplicate, and for JSON Lines lines = records +
-    blank: for every object, every hour and overall. As many entries are kept as records are quarantined or
-    rejected; what is in the spool is whole; the digests are in order; SQLite finds no damage. Nothing is
-    changed; it may be called while `run` polls.
+    blank (objects of other forms have no lines): for every object, every hour and overall. As many entries
+    are kept as records are quarantined or rejected; what is in the spool is whole; the digests are in order;
+    SQLite finds no damage. Nothing is changed; it may be called while `run` polls.
 
     \b
     Exit codes:
@@ -59,6 +59,8 @@ def _text(found: "Audit") -> Iterator[str]:
         fates = f"{sums.exported} exported + {sums.rejected} rejected + {sums.quarantined} quarantined"
         fates += f" + {sums.pending} pending + {sums.duplicate} duplicate"
         yield line("records", f"{sums.records} = {fates}" if found.holds else f"{sums.records}; {fates}")
+        of_lines = sums.lines - sums.blank
+        yield line("lines", f"{sums.lines} = {of_lines} records of JSON Lines + {sums.blank} blank")
         yield line("objects", f"{sums.objects}, {found.spooled_files} files in the spool")
         yield line("kept", f"{sums.kept} entries")
         yield line("digests", f"{found.digests_files} files")

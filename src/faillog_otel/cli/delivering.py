@@ -3,14 +3,14 @@
 import errno
 import os
 import random
-import sys
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import IO
 
 from faillog_otel import __version__
 from faillog_otel.cli.shutdown import GRACE_SECONDS, Shutdown
+from faillog_otel.cli.streams import results_stream
 from faillog_otel.config import RunConfig
 from faillog_otel.errors import ConfigError
 from faillog_otel.otlp.clients import in_flight, network_client, writing_client
@@ -27,25 +27,29 @@ def sending_client(config: RunConfig) -> Client:
     return network_client(config.delivery, config.mapping.resource, USER_AGENT)
 
 
-def writing(config: RunConfig, stack: ExitStack, *, adds: bool = False) -> Client:
+def writing(config: RunConfig, shutdown: Shutdown, stack: ExitStack) -> Client:
     """The client that writes to a file or the terminal. Raises ConfigError.
 
-    `adds`: what is in the file stays, for what was exported to it is not exported again.
+    If the reader of standard output closes it, the run ends as by SIGPIPE.
     """
     file: IO[bytes] = open(1, "wb", buffering=0, closefd=False)  # noqa: SIM115  # standard output
     if config.delivery.output is not None:
         try:
             opened = open(  # noqa: SIM115  # until the run ends
-                config.delivery.output, "ab" if adds else "wb", buffering=0, opener=_without_waiting
+                config.delivery.output, "wb", buffering=0, opener=_without_waiting
             )
             file = stack.enter_context(opened)
-            if adds:
-                _end_last_line(config.delivery.output, file)
         except OSError as error:
             is_unread = error.errno == errno.ENXIO
             why = "is a pipe that nobody reads; start its reader first" if is_unread else error.strerror
             raise ConfigError(f"--output {config.delivery.output}: {why}") from None
-    return writing_client(config.delivery, config.mapping.resource, file, sys.stdout, durably=adds)
+    return writing_client(
+        config.delivery,
+        config.mapping.resource,
+        file,
+        results_stream(),
+        on_closed=lambda: shutdown.request(signal.SIGPIPE),
+    )
 
 
 def _without_waiting(name: str, flags: int) -> int:
@@ -53,16 +57,6 @@ def _without_waiting(name: str, flags: int) -> int:
     descriptor = os.open(name, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     os.set_blocking(descriptor, True)
     return descriptor
-
-
-def _end_last_line(name: str, file: IO[bytes]) -> None:
-    """A line that a crash cut off must not swallow the next one."""
-    path = Path(name)
-    if path.is_file() and path.stat().st_size:
-        with path.open("rb") as read:
-            read.seek(-1, os.SEEK_END)
-            if read.read() != b"\n":
-                file.write(b"\n")
 
 
 def delivering(
@@ -86,10 +80,13 @@ def delivering(
 
     # What cannot be written stays so; a collector may come back.
     wait_seconds = 0.0 if config.delivery.writes else config.delivery.wait_seconds
+    signals = config.delivery.signals
+    if config.delivery.writes == "console":  # it takes a batch's spans before its logs
+        signals = tuple(sorted(signals, reverse=True))
     delivery = Delivery(
         client,
         Patience(wait_seconds, shutdown, random.Random(), say),
-        signals=config.delivery.signals,
+        signals=signals,
         in_flight=in_flight(config.delivery),
         waiting=waiting,
     )

@@ -35,6 +35,7 @@ def demo(ctx: click.Context, /, show_all: bool) -> None:  # noqa: FBT001  # clic
     from faillog_otel.cli.polling import poll
     from faillog_otel.cli.report import Exit, summary_text
     from faillog_otel.cli.status import show_status
+    from faillog_otel.cli.streams import CLOSED_PIPE, is_output_closed
     from faillog_otel.clock import time_text
     from faillog_otel.events.printable import printable
     from faillog_otel.otlp.receiver import Receiver, Reply
@@ -58,6 +59,8 @@ def demo(ctx: click.Context, /, show_all: bool) -> None:  # noqa: FBT001  # clic
             ended = poll(config, once=True, clock=segment.clock)
             codes.add(ended["exit"])
             click.echo(summary_text(ended) + "\n")
+            if is_output_closed():
+                ctx.exit(CLOSED_PIPE)
         trees = trace_trees(receiver.spans(), receiver.logs())
         longest = {len(tree.lines): tree for tree in trees}
         shown = trees if show_all else [longest[length] for length in sorted(longest)[-3:]]

@@ -2,10 +2,11 @@
 
 import logging
 import os
+import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from msgspec import Struct
 
 from faillog_otel.app.answers import Answers
+from faillog_otel.app.first_met import FirstMet
 from faillog_otel.app.forwarder import Forwarder
 from faillog_otel.app.orders import Start
 from faillog_otel.app.parts import max_open_files
@@ -21,13 +23,21 @@ from faillog_otel.app.workers import Workers
 from faillog_otel.cli.delivering import delivering, sending_client, writing
 from faillog_otel.cli.observing import pending_of, telemetry_of, watch_delivery
 from faillog_otel.cli.progress import NoProgressLine, progress_line
-from faillog_otel.cli.report import Ending, exit_code, records, say_what_was_shifted, summary
+from faillog_otel.cli.report import (
+    Ending,
+    Files,
+    exit_code,
+    records,
+    say_what_was_met,
+    say_what_was_shifted,
+    summary,
+)
 from faillog_otel.cli.shutdown import Shutdown
 from faillog_otel.cli.working import descriptors, number_of_workers, only_forwarding, working
 from faillog_otel.config import RunConfig
 from faillog_otel.errors import ConfigError, InputError, Interrupted, LedgerBroken
-from faillog_otel.ledger.counts import Counts
-from faillog_otel.ledger.kept import SET_ASIDE, KeptFiles, Replayed, is_kept_file
+from faillog_otel.ledger.counts import Book, Counts
+from faillog_otel.ledger.kept import SET_ASIDE, KeptFiles, NothingKept, Replayed, is_kept_file
 from faillog_otel.otlp.delivery import Delivery
 from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.otlp.sender import Sent
@@ -41,7 +51,8 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
     """Forwards the files; returns the summary. Raises ConfigError before anything was read.
 
     A PATH that is the run's own pending or quarantine file is replayed: it is set aside first, what fails
-    again is kept anew, and the set-aside file goes when all of it is accounted for.
+    again is kept anew, and the set-aside file goes when all of it is accounted for. Console and file output
+    only show it: it stays as it is.
     """
     started = time.monotonic()
     with ExitStack() as stack:
@@ -51,14 +62,16 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
         workers = working(number_of_workers(paths, config), start, shutdown, stack, line.stderr)
         # Certificates are looked at before any file is touched.
         client = None if config.delivery.writes else sending_client(config)
-        replayed = {path: stack.enter_context(Replayed(path)) for path in _to_replay(paths, config)}
-        found = _found(paths, replayed, config)
+        own = _kept_files_among(paths, config)
+        shown = own if config.delivery.writes else []
+        replayed = {path: stack.enter_context(Replayed(path)) for path in own if path not in shown}
+        found = _found(paths, replayed, shown, config)
         telemetry = telemetry_of(config, stack)
-        kept = KeptFiles(config.quarantine, config.pending, start.reference_ns)
+        kept = _book(config, start.reference_ns, shutdown, shows_kept=bool(shown))
         kept.check()
         line.expect(found.files)
         if workers is None:
-            answers = Answers(client or writing(config, stack), telemetry, shutdown)
+            answers = Answers(client or writing(config, shutdown, stack), telemetry, shutdown)
             delivery = delivering(answers, config, shutdown, stack)
             forwarded = _forwarded_here(
                 found.files,
@@ -82,18 +95,20 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
                 telemetry=telemetry,
                 line=line,
             )
-        broken = forwarded.broken
-        try:
-            kept.close()
-        except LedgerBroken as error:
-            broken = broken or error
+        broken = _closed(kept, forwarded.broken)
         if broken is None:
             for each in replayed.values():
                 each.read_to = forwarded.stopped_at.get(each.aside, 0)
         problems = found.problems + forwarded.problems
         for problem in [*problems, *filter(None, [broken])]:
             _log.error("%s", problem)
-        _say_what_is_kept(forwarded, kept)
+        not_kept = kept.lost
+        if broken is not None and len(replayed) == len(found.files):
+            not_kept = Counter()  # all of it goes back into the file that was replayed
+        if shutdown.requested != signal.SIGPIPE:
+            _say_what_is_kept(forwarded, kept.places(), not_kept)
+        if shutdown.requested != signal.SIGPIPE and (broken is not None or shutdown.is_requested()):
+            _say_what_is_unread(found.files, forwarded.stopped_at)
         say_what_was_shifted(forwarded.counts, config)
         ending = Ending(
             counts=forwarded.counts,
@@ -102,7 +117,38 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
             ledger_broken=broken is not None,
             signal=shutdown.requested,
         )
-    return summary(forwarded.counts, forwarded.sent, time.monotonic() - started, exit_code(ending))
+        say_what_was_met(ending, forwarded.first_met, config)
+    return summary(
+        forwarded.counts,
+        forwarded.sent,
+        time.monotonic() - started,
+        exit_code(ending),
+        not_kept=not_kept,
+        files=Files(len(found.files), sum(each is None for each in forwarded.stopped_at.values())),
+    )
+
+
+def _book(
+    config: RunConfig, reference_ns: int, shutdown: Shutdown, *, shows_kept: bool
+) -> KeptFiles | NothingKept:
+    """Where records are kept. Nothing is kept of what only went to a screen, or is kept already."""
+    if shows_kept or config.delivery.writes == "console":
+        return NothingKept(reference_ns)
+    return KeptFiles(
+        config.quarantine,
+        config.pending,
+        reference_ns,
+        keeps_pending=lambda: shutdown.requested != signal.SIGPIPE,
+    )
+
+
+def _closed(kept: KeptFiles | NothingKept, broken: LedgerBroken | None) -> LedgerBroken | None:
+    """Makes durable what was kept; returns why that is impossible, or why it was before."""
+    try:
+        kept.close()
+    except LedgerBroken as error:
+        return broken or error
+    return broken
 
 
 class _Forwarded(Struct, frozen=True, kw_only=True):
@@ -110,6 +156,7 @@ class _Forwarded(Struct, frozen=True, kw_only=True):
 
     counts: Counts
     reasons: Counter[str]
+    first_met: FirstMet
     sent: Sent
     over: str
     """Why nothing was sent any more."""
@@ -124,7 +171,7 @@ def _forwarded_here(
     files: Sequence[str],
     start: Start,
     delivery: Delivery,
-    kept: KeptFiles,
+    kept: Book,
     *,
     shutdown: Shutdown,
     telemetry: Telemetry,
@@ -168,6 +215,7 @@ def _forwarded_here(
     return _Forwarded(
         counts=forwarder.counts,
         reasons=forwarder.reasons,
+        first_met=forwarder.first_met,
         sent=delivery.sent,
         over=delivery.over,
         broken=forwarder.broken,
@@ -180,7 +228,7 @@ def _forwarded_by(
     workers: Workers,
     files: Sequence[str],
     whole: Collection[str],
-    kept: KeptFiles,
+    kept: Book,
     *,
     shutdown: Shutdown,
     telemetry: Telemetry,
@@ -202,6 +250,7 @@ def _forwarded_by(
     return _Forwarded(
         counts=workers.counts,
         reasons=workers.reasons,
+        first_met=workers.first_met,
         sent=workers.sent,
         over=workers.over,
         broken=workers.broken,
@@ -210,32 +259,56 @@ def _forwarded_by(
     )
 
 
-def _say_what_is_kept(forwarded: _Forwarded, kept: KeptFiles) -> None:
-    counts, quarantine, pending = forwarded.counts, kept.quarantine, kept.pending
-    number = counts.quarantined + counts.rejected
-    if number and quarantine.count:
+def _say_what_is_kept(forwarded: _Forwarded, places: Mapping[str, str], not_kept: Counter[str]) -> None:
+    """`places`: `quarantine` and `pending` → the file where records were kept."""
+    counts = forwarded.counts
+
+    def where(kind: str) -> str:
+        kept = [f"see {places[kind]}"] if kind in places else []
+        lost = [f"{not_kept[kind]} of them not kept" if kept else "not kept"] if not_kept[kind] else []
+        return "; ".join(kept + lost) or "they stay in the file that was replayed"
+
+    if number := counts.quarantined + counts.rejected:
         reasons = ", ".join(f"{count} {reason}" for reason, count in forwarded.reasons.most_common())
         what = f"{records(number)} not understood or not taken ({reasons})"
-        _log.warning("%s: see %s", what, quarantine.path)
-    if counts.pending and pending.count:
+        _log.warning("%s: %s", what, where("quarantine"))
+    if counts.pending:
         reason = f" ({forwarded.over})" if forwarded.over else ""
-        _log.error("%s not delivered%s: see %s", records(counts.pending), reason, pending.path)
+        _log.error("%s not delivered%s: %s", records(counts.pending), reason, where("pending"))
 
 
-def _to_replay(paths: Sequence[str], config: RunConfig) -> list[str]:
+def _say_what_is_unread(files: Sequence[str], stopped_at: Mapping[str, int | None]) -> None:
+    """Which input the run did not read because it ended early."""
+    left = [name for name in files if stopped_at.get(name, 0) is not None]
+    if not left:
+        return
+    first, *others = left
+    offset = stopped_at.get(first)
+    how_far = f"read to byte {offset} of its content, and no further" if offset else "not read"
+    more = f"; {records(len(others), 'file')} more not read to the end" if others else ""
+    shown = "standard input" if first == STDIN else first.removesuffix(SET_ASIDE)
+    _log.warning("the run ended early: %s: %s%s", shown, how_far, more)
+
+
+def _kept_files_among(paths: Sequence[str], config: RunConfig) -> list[str]:
     """Those PATHs that are kept files of this run, each once."""
     own = {os.path.realpath(config.quarantine), os.path.realpath(config.pending)}
     found = {os.path.realpath(path): path for path in paths if path != STDIN and is_kept_file(path)}
     return [path for real, path in found.items() if real in own]
 
 
-def _found(paths: Sequence[str], replayed: dict[str, Replayed], config: RunConfig) -> FoundPaths:
+def _found(
+    paths: Sequence[str], replayed: dict[str, Replayed], shown: Sequence[str], config: RunConfig
+) -> FoundPaths:
     kept = [config.quarantine, config.pending]
     own_files = [*kept, *(name + SET_ASIDE for name in kept), *filter(None, [config.config_file])]
-    set_aside = {os.path.realpath(path) for path in replayed}
-    others = [path for path in paths if path == STDIN or os.path.realpath(path) not in set_aside]
+    own = {os.path.realpath(path) for path in (*replayed, *shown)}
+    others = [path for path in paths if path == STDIN or os.path.realpath(path) not in own]
     found = FoundPaths(others, own_files)
     found.files += [each.aside for each in replayed.values()]
+    found.files += [name for path in shown for name in (path + SET_ASIDE, path) if Path(name).is_file()]
+    for path in shown:
+        _log.warning("%s: is only shown, and stays as it is; replay it to a collector", path)
     for warning in found.warnings:
         _log.warning("%s", warning)
     output = config.delivery.output

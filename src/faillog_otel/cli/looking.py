@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from faillog_otel.cli.streams import is_output_closed
 from faillog_otel.events.printable import printable, printable_json
 from faillog_otel.text import is_unicode
 
@@ -142,6 +143,8 @@ def print_json(found: object) -> None:
 def print_lines(lines: Iterable[str]) -> None:
     """Lines that may have colours; click leaves the colours out where they are not wanted."""
     for each in lines:
+        if is_output_closed():
+            return
         click.echo(each)
 
 

@@ -28,7 +28,9 @@ EXIT_CODES = """
       4  the collector refused or stayed away: records are pending
       5  what must be remembered could not be written
       6  Segment refused: token, collection, quota (--once); or hours that were due could not be listed
+      7  not known yet: with --once and --fail-on, no hour of --since to --until could be judged
       130, 143  interrupted, after a clean stop
+      141  the reader of standard output closed it (--protocol console | head)
 
     Settings: flag > environment (FAILLOG_*, OTEL_*) > config file > default.
 """
@@ -49,7 +51,8 @@ _OPTIONS = (
     click.option(
         "--protocol",
         type=click.Choice(["http/protobuf", "http/json", "grpc", "file", "console"]),
-        help="How to send; `file` writes OTLP JSON Lines, `console` shows trees.  [default: http/protobuf]",
+        help="How to send; `file` writes OTLP JSON Lines, `console` shows trees: both forward nothing that is"
+        " in a state folder.  [default: http/protobuf]",
     ),
     click.option("--output", metavar="FILE", help="Where `--protocol file` writes.  [default: stdout]"),
     click.option(
@@ -75,9 +78,9 @@ _OPTIONS = (
     ),
     click.option(
         "--fail-on",
-        type=click.Choice(["never", "discarded", "failure", "quarantined"]),
+        type=click.Choice(["never", "discarded", "failure", "quarantined", "empty"]),
         multiple=True,
-        help="Exit with 1 when the run saw such a record (repeatable).  [default: never]",
+        help="Exit with 1 when the run saw such a record; `empty`: no event (repeatable).  [default: never]",
     ),
     click.option(
         "--wait",

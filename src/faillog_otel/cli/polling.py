@@ -3,44 +3,59 @@
 import logging
 import math
 import os
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from copy import copy
 from functools import partial
 from typing import Any
+
+from msgspec import Struct
 
 from faillog_otel.app.answers import Answers
 from faillog_otel.app.fetcher import Fetcher
 from faillog_otel.app.forwarder import Forwarder
 from faillog_otel.app.hourly import HourlyReport
+from faillog_otel.app.judging import Judged, Judging
 from faillog_otel.app.ledger_view import SINCE, note_polled, wanted_since_ns
+from faillog_otel.app.room import RoomWait, what_to_do
 from faillog_otel.app.segment_time import AGREED
 from faillog_otel.app.sidecar import Sidecar
 from faillog_otel.app.standing import Standing
 from faillog_otel.cli.delivering import USER_AGENT, delivering, sending_client, writing
 from faillog_otel.cli.observing import pulse_of, serve_health, telemetry_of, watch_delivery
 from faillog_otel.cli.progress import progress_line
-from faillog_otel.cli.report import Ending, exit_code, records, say_what_was_shifted, summary
+from faillog_otel.cli.report import (
+    Ending,
+    exit_code,
+    records,
+    say_what_was_met,
+    say_what_was_shifted,
+    summary,
+)
 from faillog_otel.cli.shutdown import Shutdown
 from faillog_otel.cli.working import descriptors
-from faillog_otel.clock import Clock, SegmentClock
+from faillog_otel.clock import Clock, SegmentClock, hour_text
 from faillog_otel.config import RunConfig, Secret, SegmentConfig, token_problem
-from faillog_otel.errors import ConfigError
+from faillog_otel.errors import ConfigError, LedgerBroken, NoRoom
 from faillog_otel.events.printable import printable
 from faillog_otel.files import read_small_text
+from faillog_otel.ledger.counts import Counts
 from faillog_otel.ledger.folder import StateFolder
 from faillog_otel.ledger.ledger import Ledger
 from faillog_otel.ledger.objects import clean_digests
 from faillog_otel.ledger.spool import Spool
 from faillog_otel.ledger.upkeep import recover
-from faillog_otel.ledger.views import fact_ns, pending_records
+from faillog_otel.ledger.views import fact_ns, pending_lines, pending_records
 from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.segment.api import TIMEOUT_SECONDS, SegmentApi
 from faillog_otel.segment.download import Downloader, Limits
-from faillog_otel.segment.network import network_of, timeout_within
+from faillog_otel.segment.network import Network, network_of, timeout_within
 from faillog_otel.segment.schedule import ScheduleConfig
 from faillog_otel.segment.window import check_window
 from faillog_otel.telemetry.logs import announce
+from faillog_otel.telemetry.measuring import NO_TELEMETRY
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +72,7 @@ def poll(
     business. `only_wanted`: nothing but the hours that a person asked for.
     """
     started = time.monotonic()
+    shows_only = config.delivery.writes is not None
     if not config.segment.collections:
         raise ConfigError("name a PATH, or a collection to poll: --collection ID or FAILLOG_COLLECTIONS")
     token = token_source(config.segment)
@@ -67,30 +83,21 @@ def poll(
         shutdown = stack.enter_context(Shutdown())
         client = None if config.delivery.writes else sending_client(config)
         folder = stack.enter_context(StateFolder(config.state_dir))
-        ledger = Ledger(folder)
+        wait_seconds = config.delivery.wait_seconds if once else math.inf
+        room = RoomWait(wait_seconds, shutdown.monotonic)
+        ledger = room.retry(lambda: Ledger(folder), shutdown.wait)
         stack.callback(ledger.close)
         spool = Spool(folder.spool)
         segment_clock = SegmentClock(clock or shutdown, fact_ns(ledger.database, AGREED) or 0)
         if not only_wanted:
-            noted_ns = fact_ns(ledger.database, SINCE)
-            for warning in check_window(config.segment, segment_clock.now_ns(), noted_ns):
-                _log.warning("%s", warning)
-            note_polled(ledger, config.segment)
-        recover(ledger)
+            room.retry(lambda: _check_window(config, ledger, segment_clock), shutdown.wait)
+        room.retry(lambda: recover(ledger), shutdown.wait)
+        judging = room.retry(lambda: Judging(ledger.database, config.segment, segment_clock), shutdown.wait)
         spool.clean(ledger.in_spool())
         clean_digests(folder.digests, ledger.open_hours())
         telemetry = telemetry_of(config, stack)
         pulse = pulse_of(config.health, shutdown.monotonic)
-        wait_seconds = config.delivery.wait_seconds
-        segment = SegmentApi(
-            config.segment.url,
-            token,
-            USER_AGENT,
-            timeout_seconds=timeout_within(wait_seconds, TIMEOUT_SECONDS),
-            network=network,
-        )
-        limits = Limits(stall_seconds=timeout_within(wait_seconds, Limits().stall_seconds))
-        downloader = Downloader(config.segment.download_hosts, USER_AGENT, limits, network)
+        segment, downloader = _segment_clients(config, token, network)
         line = progress_line(config, shutdown.monotonic, stack)
         fetcher = Fetcher(
             ledger=ledger,
@@ -102,10 +109,10 @@ def poll(
             is_stopping=pulse.asking("fetching", shutdown.is_requested),
             most_content_bytes=config.most_content_bytes,
             to_download=line.to_download,
-            wait_seconds=wait_seconds if once else math.inf,
+            wait_seconds=wait_seconds,
         )
         standing = Standing(ledger.database, lambda: fetcher.schedule, segment_clock)
-        answers = Answers(client or writing(config, stack, adds=True), telemetry, shutdown)
+        answers = Answers(client or writing(config, shutdown, stack), telemetry, shutdown)
         delivery = delivering(answers, config, shutdown, stack, pulse=pulse)
         watch_delivery(telemetry, delivery)
         for gauge in standing.gauges():
@@ -117,7 +124,7 @@ def poll(
             config=config.delivery,
             is_stopping=pulse.asking("forwarding", shutdown.is_requested),
             most_content_bytes=config.most_content_bytes,
-            telemetry=telemetry,
+            telemetry=NO_TELEMETRY if shows_only else telemetry,
         )
         hourly = HourlyReport(
             database=ledger.database,
@@ -141,6 +148,9 @@ def poll(
             progress=line.forwarding,
             hourly=hourly,
             pulse=pulse,
+            shows_only=shows_only,
+            wait_seconds=wait_seconds,
+            monotonic=shutdown.monotonic,
         )
         polled = records(len(config.segment.collections), "collection")
         _log.info("polling %s; state folder %s", polled, folder.path)
@@ -148,26 +158,114 @@ def poll(
             line.write(printable(f"polling {polled}; state folder {folder.path}; SIGINT ends it") + "\n")
         sidecar.run()
         hourly.say()
-        counts, refused = forwarder.counts, ""
-        if sidecar.broken is None:
-            counts.pending = pending_records(ledger.database)
-            counts.records += counts.pending
-            refused = _refusal(fetcher) if once or fetcher.is_denied else ""
-        _say_how_it_ended(
-            forwarder,
-            str(sidecar.broken or ""),
-            "" if fetcher.troubles else refused,
-            delivery.over,
-            config,
-        )
+        ended = _ended(sidecar, fetcher, forwarder, judging, standing, once=once)
+        _say_how_it_ended(ended, forwarder, delivery.over, shutdown, config)
         ending = Ending(
-            counts=counts,
+            counts=forwarder.counts if shows_only else ended.counts,
             fail_on=config.fail_on,
-            ledger_broken=sidecar.broken is not None or sidecar.has_unaccounted,
-            segment_refused=bool(refused),
+            ledger_broken=bool(ended.broken) or sidecar.has_unaccounted,
+            segment_refused=bool(ended.refused),
+            judged_hours=ended.hours.judged if ended.hours else None,
             signal=shutdown.requested,
         )
-    return summary(counts, delivery.sent, time.monotonic() - started, exit_code(ending))
+        say_what_was_met(ending, forwarder.first_met, config)
+        code = exit_code(ending)
+    return summary(ended.counts, delivery.sent, time.monotonic() - started, code, hours=ended.hours)
+
+
+def _check_window(config: RunConfig, ledger: Ledger, clock: Clock) -> None:
+    """Says what is odd about the window, and remembers what is asked for, unless the run only shows.
+
+    Raises ConfigError, NoRoom, LedgerBroken.
+    """
+    for warning in check_window(config.segment, clock.now_ns(), fact_ns(ledger.database, SINCE)):
+        _log.warning("%s", warning)
+    if config.delivery.writes is None:
+        note_polled(ledger, config.segment)
+
+
+def _segment_clients(
+    config: RunConfig, token: Callable[[], Secret], network: Network
+) -> tuple[SegmentApi, Downloader]:
+    """The clients of Segment's API and of its downloads. One exchange lasts no longer than `--wait`."""
+    wait_seconds = config.delivery.wait_seconds
+    api = SegmentApi(
+        config.segment.url,
+        token,
+        USER_AGENT,
+        timeout_seconds=timeout_within(wait_seconds, TIMEOUT_SECONDS),
+        network=network,
+    )
+    limits = Limits(stall_seconds=timeout_within(wait_seconds, Limits().stall_seconds))
+    return api, Downloader(config.segment.download_hosts, USER_AGENT, limits, network)
+
+
+class _Ended(Struct, frozen=True, kw_only=True):
+    """What a polling run came to, besides the counts of its forwarder."""
+
+    counts: Counts
+    """With what lies in the spool as pending."""
+    hours: Judged | None
+    """None if the ledger cannot be read."""
+    left: str
+    """The hours that are due and were not read, for people; empty if there are none."""
+    refused: str
+    """Why hours that were due were not read; empty where all were."""
+    is_refusal_said: bool
+    broken: str
+
+
+def _ended(
+    sidecar: Sidecar,
+    fetcher: Fetcher,
+    forwarder: Forwarder,
+    judging: Judging,
+    standing: Standing,
+    *,
+    once: bool,
+) -> _Ended:
+    """Reads from the ledger how the run ended; if the ledger cannot be read, that is said."""
+    broken = str(sidecar.broken or "")
+    if not broken and sidecar.unfetched is not None:
+        broken = what_to_do(sidecar.unfetched)
+    counts, hours, left, refused = copy(forwarder.counts), None, "", ""
+    if sidecar.shows_only:
+        counts = Counts(
+            events=counts.events,
+            bytes_in=counts.bytes_in,
+            discarded=counts.discarded,
+            failures=counts.failures,
+        )
+    try:
+        pending = pending_records(judging.database)
+        counts.records += pending - counts.pending
+        counts.pending = pending
+        counts.lines += pending_lines(judging.database)
+        hours = judging.judge(sidecar.shown)
+        left = _hours_text(standing.unread())
+        if not sidecar.broken:
+            refused = _refusal(fetcher) if once or fetcher.is_denied else ""
+    except NoRoom as error:
+        broken = broken or what_to_do(error)
+    except LedgerBroken as error:
+        broken = broken or str(error)
+    return _Ended(
+        counts=counts,
+        hours=hours,
+        left=left,
+        refused=refused,
+        is_refusal_said=bool(fetcher.troubles),
+        broken=broken,
+    )
+
+
+def _hours_text(hours: Mapping[str, Sequence[int]]) -> str:
+    """`shop: 3 (2025-05-07T20:00:00Z to 2025-05-07T22:00:00Z)`; empty if there are no hours."""
+    return ", ".join(
+        f"{name}: {len(each)} ({hour_text(each[0])} to {hour_text(each[-1])})"
+        for name, each in hours.items()
+        if each
+    )
 
 
 def _say_what_is_ignored(config: RunConfig) -> None:
@@ -178,18 +276,38 @@ def _say_what_is_ignored(config: RunConfig) -> None:
         _log.warning(
             "only %d files and connections may be open at a time, which may be too few; %s", limit, do
         )
+    if config.delivery.writes:
+        _log.warning(
+            "--protocol %s only shows what was not forwarded yet: it stays in %s for a run to a collector",
+            config.delivery.writes,
+            config.state_dir,
+        )
 
 
-def _say_how_it_ended(forwarder: Forwarder, broken: str, refused: str, over: str, config: RunConfig) -> None:
+def _say_how_it_ended(
+    ended: _Ended, forwarder: Forwarder, over: str, shutdown: Shutdown, config: RunConfig
+) -> None:
     counts, folder = forwarder.counts, config.state_dir
-    for problem in filter(None, (broken, refused)):
+    if shutdown.requested == signal.SIGPIPE:
+        return
+    for problem in filter(None, (ended.broken, "" if ended.is_refusal_said else ended.refused)):
         _log.error("%s", problem)
-    if counts.pending:
+    if config.delivery.writes:
+        if over:
+            _log.error("not all was shown: %s", over)
+        waiting = records(ended.counts.pending)
+        _log.warning("nothing was forwarded: %s in %s wait for a run to a collector", waiting, folder)
+    elif ended.counts.pending:
         why = f" ({over})" if over else ""
-        _log.error("%s not delivered%s: in %s", records(counts.pending), why, folder)
+        _log.error("%s not delivered%s: in %s", records(ended.counts.pending), why, folder)
+    if ended.hours is None:
+        _log.error("%s: how many records are pending is not known", folder)
+    if ended.left and (shutdown.is_requested() or ended.broken):
+        _log.warning("the run ended early: hours that are due and were not read: %s", ended.left)
     if kept := counts.quarantined + counts.rejected:
         reasons = ", ".join(f"{count} {reason}" for reason, count in forwarder.reasons.most_common())
-        _log.warning("%s not understood or not taken (%s): in %s", records(kept), reasons, folder)
+        what = f"{records(kept)} not understood or not taken ({reasons})"
+        _log.warning("%s: %s", what, "only shown" if config.delivery.writes else f"in {folder}")
     say_what_was_shifted(counts, config)
 
 
@@ -231,13 +349,13 @@ def schedule_at(
 
 def _refusal(fetcher: Fetcher) -> str:
     """Why hours that were due were not read; empty where all were."""
-    if fetcher.troubles:
-        return "; ".join(fetcher.troubles.values())
+    if refusals := fetcher.refusals:
+        return "; ".join(refusals)
     if why := fetcher.why_unasked:
         if fetcher.plan is None:
             return f"no hour could be listed: {why}"
-        due = len(fetcher.plan.asks) + sum(fetcher.plan.waiting.values())
-        return f"{records(due, 'hour')} due could not be listed: {why}; run again later" if due else ""
+        if due := len(fetcher.plan.asks) + sum(fetcher.plan.waiting.values()):
+            return f"{records(due, 'hour')} due could not be listed: {why}; run again later"
     if failed := fetcher.unread:
         why = f": {fetcher.last_failure}" if fetcher.last_failure else ""
         return f"{records(failed, 'hour')} due could not be read{why}; run again later"

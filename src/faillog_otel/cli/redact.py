@@ -28,6 +28,7 @@ _HELP = """Show what `run` would send of the failure logs in FILE..., and send n
       0  done
       2  wrong usage or configuration, or a FILE could not be read
       3  done, but some records were not understood
+      141  the reader of standard output closed it (`| head`)
     """
 
 
@@ -48,6 +49,7 @@ def redact(ctx: click.Context, /, paths: tuple[str, ...], *, for_people: bool, *
     import sys
     import time
 
+    from faillog_otel.cli.streams import CLOSED_PIPE, is_output_closed
     from faillog_otel.errors import InputError
     from faillog_otel.events.model import BadRecord
     from faillog_otel.preview import preview
@@ -73,6 +75,8 @@ def redact(ctx: click.Context, /, paths: tuple[str, ...], *, for_people: bool, *
                         click.echo("\n".join(_sheet(place, explained)))
                     else:
                         print_json(_told(place, explained))
+                    if is_output_closed():
+                        ctx.exit(CLOSED_PIPE)
         except InputError as error:
             problems.append(str(error))
     for problem in problems:

@@ -2,8 +2,10 @@
 
 import logging
 import os
+import signal
 import time
 from contextlib import ExitStack, closing
+from copy import copy
 from typing import Any
 
 from faillog_otel.app.forwarder import Forwarder
@@ -11,7 +13,14 @@ from faillog_otel.app.ledger_view import quota_of
 from faillog_otel.app.segment_time import follow_segment
 from faillog_otel.cli.delivering import USER_AGENT, delivering, sending_client, writing
 from faillog_otel.cli.polling import poll, token_source
-from faillog_otel.cli.report import Ending, exit_code, records, say_what_was_shifted, summary
+from faillog_otel.cli.report import (
+    Ending,
+    exit_code,
+    records,
+    say_what_was_met,
+    say_what_was_shifted,
+    summary,
+)
 from faillog_otel.cli.shutdown import Shutdown
 from faillog_otel.clock import HOUR_NS, RETENTION_NS, Clock, SegmentClock, hour_of, time_text
 from faillog_otel.config import Moment, RunConfig
@@ -19,7 +28,7 @@ from faillog_otel.errors import ConfigError, LedgerBroken
 from faillog_otel.ledger.folder import StateFolder
 from faillog_otel.ledger.ledger import Ledger
 from faillog_otel.ledger.objects import forget_digests
-from faillog_otel.ledger.quarantine import QuarantineBook
+from faillog_otel.ledger.quarantine import QuarantineBook, ShownQuarantine
 from faillog_otel.ledger.views import kept_by_reason
 from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.segment.api import TIMEOUT_SECONDS, SegmentApi
@@ -39,10 +48,14 @@ def replay_quarantine(config: RunConfig, *, sends_rejected: bool) -> dict[str, A
         folder = stack.enter_context(_existing(config.state_dir))
         ledger = Ledger(folder)
         stack.callback(ledger.close)
-        book = QuarantineBook(ledger, shutdown.now_ns(), config.segment.collections)
+        shows_only = config.delivery.writes is not None
+        if shows_only:
+            _log.warning("the quarantine is only shown, and stays as it is; replay it to a collector")
+        kind = ShownQuarantine if shows_only else QuarantineBook
+        book = kind(ledger, shutdown.now_ns(), config.segment.collections)
         entries = stack.enter_context(book.file)
         _log.info("%s in quarantine", records(len(book)))
-        delivery = delivering(client or writing(config, stack, adds=True), config, shutdown, stack)
+        delivery = delivering(client or writing(config, shutdown, stack), config, shutdown, stack)
         forwarder = Forwarder(
             encoder=WireEncoder(config.mapping),
             delivery=delivery,
@@ -61,7 +74,9 @@ def replay_quarantine(config: RunConfig, *, sends_rejected: bool) -> dict[str, A
         broken = broken or forwarder.broken
         if broken:
             _log.error("%s", broken)
-        if left := sum(kept_by_reason(ledger.database).values()):
+        if shutdown.requested == signal.SIGPIPE:
+            pass
+        elif left := sum(kept_by_reason(ledger.database).values()):
             _log.warning("%s in quarantine still: in %s", records(left), folder.path)
         say_what_was_shifted(forwarder.counts, config)
         ending = Ending(
@@ -70,7 +85,13 @@ def replay_quarantine(config: RunConfig, *, sends_rejected: bool) -> dict[str, A
             ledger_broken=broken is not None,
             signal=shutdown.requested,
         )
-    return summary(forwarder.counts, delivery.sent, time.monotonic() - started, exit_code(ending))
+        say_what_was_met(ending, forwarder.first_met, config)
+        code = exit_code(ending)
+        counts = copy(forwarder.counts)
+        if shows_only:  # it is in the quarantine still
+            counts.quarantined += counts.exported
+            counts.exported = 0
+    return summary(counts, delivery.sent, time.monotonic() - started, code)
 
 
 def _existing(path: str) -> StateFolder:
@@ -88,6 +109,11 @@ def replay_hours(
 
     Each costs one request. Hours that Segment has no more cannot be read. Raises ConfigError.
     """
+    if config.delivery.writes:
+        raise ConfigError(
+            f"--protocol {config.delivery.writes} only shows records, and hours are read again to be sent;"
+            " to look at hours: run --once --since ... --until ... with an empty --state-dir"
+        )
     if not config.segment.collections:
         raise ConfigError("name the collection whose hours are meant: --collection ID")
     for warning in check_window(config.segment, clock.now_ns() if clock else time.time_ns()):

@@ -58,6 +58,12 @@ class Shutdown:
         """Whether a signal asked for the end."""
         return self.requested is not None
 
+    def request(self, number: int) -> None:
+        """Asks for the end as a signal of this number would. May be called from any thread."""
+        if self.requested is None:
+            self.requested = number
+            os.write(self._writer, b"\0")
+
     @contextmanager
     def interruptible(self, grace_seconds: float = 0.0) -> Iterator[Callable[[int], None]]:
         """Inside, a signal raises Interrupted: at once, or after a time for the inside to end by itself.

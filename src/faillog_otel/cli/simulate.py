@@ -146,8 +146,11 @@ def simulate(ctx: click.Context, /, **flags: Any) -> None:
         while not shutdown.wait(3600.0):
             pass
         if manifest is not None:
-            with manifest.open("wb") as file:
-                file.writelines(msgspec.json.encode(each) + b"\n" for each in segment.manifest())
+            try:
+                with manifest.open("wb") as file:
+                    file.writelines(msgspec.json.encode(each) + b"\n" for each in segment.manifest())
+            except OSError as error:
+                raise ConfigError(f"--manifest {manifest}: {error.strerror}") from None
     ctx.exit(0)
 
 

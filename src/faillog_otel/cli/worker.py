@@ -16,6 +16,7 @@ from faillog_otel.app.worker import Answered, Worker
 from faillog_otel.cli.delivering import delivering, sending_client
 from faillog_otel.cli.output import set_up_streams
 from faillog_otel.cli.shutdown import Shutdown
+from faillog_otel.cli.streams import protect_standard_streams
 from faillog_otel.config import DeliveryConfig
 from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.telemetry.logs import start_logging
@@ -26,6 +27,7 @@ CAREFUL_RECORDS = 16
 def main() -> None:
     """Works until the run closes the socket of this descriptor, or ends."""
     set_up_streams()
+    protect_standard_streams()
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     come = channel.receive()
     start = read_order(come[0]) if come else None

@@ -103,6 +103,10 @@ def write_entry(
     )
 
 
+class _Owed(Struct, frozen=True):
+    signals: tuple[Signal, ...] | None = None
+
+
 _EVENT_START = b'{"type":"observability","event":'
 """So Segment's own lines begin, and what has an `event` is no entry: most need no closer look."""
 
@@ -127,6 +131,29 @@ def read_entry(line: bytes) -> Entry | None:
     if entry.record() is None and entry.replayable:
         return Entry(detail="raw_base64 cannot be read", replayable=False)
     return entry
+
+
+class _Identity(Struct, frozen=True):
+    """What tells an entry from others. The rest, such as `detail`, may differ from run to run."""
+
+    reason: str = ""
+    file: str = ""
+    line: int | None = None
+    offset: int | None = None
+    sha256: str = ""
+    context: _Owed | None = None
+
+
+def identity_of(line: bytes) -> bytes | None:
+    """What tells an entry from others: its record, where that stood, and why and for what it is kept.
+
+    None for a line that is no entry.
+    """
+    try:
+        identity = msgspec.json.decode(line, type=_Identity)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return hashlib.sha256(_encode(identity)).digest()
 
 
 def is_intact(line: bytes) -> bool:

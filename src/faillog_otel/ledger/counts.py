@@ -1,12 +1,15 @@
 """What becomes of records, counted; and the law that the counts keep.
 
-`records = exported + rejected + quarantined + pending + duplicate`, and `lines = records + blank`.
+`records = exported + rejected + quarantined + pending + duplicate`; for JSON Lines `lines = records + blank`,
+for other forms `lines` and `blank` are 0.
 """
 
 from collections import Counter
 from typing import Literal, Protocol
 
 from msgspec import Struct, field
+
+from faillog_otel.config import FailOn
 
 
 class EventCounts(Struct):
@@ -22,6 +25,7 @@ class Counts(Struct):
     """What became of the records of a run, or of a part of it. `bytes_in` is content read, decompressed."""
 
     lines: int = 0
+    """Of JSON Lines, like `blank`."""
     blank: int = 0
     records: int = 0
     events: EventCounts = field(default_factory=EventCounts)
@@ -75,6 +79,17 @@ class Accounted(Struct, frozen=True):
         return Accounted(delivered, min(self.pending, total - delivered))
 
 
+class Met(Struct, frozen=True):
+    """A record that met a condition of `--fail-on`; what is not known of it is empty."""
+
+    file: str
+    """The file or the object."""
+    line: int
+    message_id: str = ""
+    destination: str = ""
+    why: str = ""
+
+
 class Stretch(Struct):
     """Records that stand one after the other in a file, and what became of every one of them."""
 
@@ -84,6 +99,8 @@ class Stretch(Struct):
     """(event, outcome, destination id) → records; what is not known of them is empty."""
     shifted: set[int] = field(default_factory=set)
     """The exported records that carry another time than their own, by their number in the file, from 0."""
+    met: dict[FailOn, Met] = field(default_factory=dict)
+    """The first record of those that were sent that met each of the conditions `failure` and `discarded`."""
     newest_ns: int = 0
     """When Segment logged the newest of those that were exported, nanoseconds since 1970."""
     accounted: Accounted = Accounted()
@@ -97,6 +114,7 @@ class Stretch(Struct):
         self.kept += more.kept
         self.became.update(more.became)
         self.shifted |= more.shifted
+        self.met = more.met | self.met
         self.newest_ns = max(self.newest_ns, more.newest_ns)
         self.accounted = self.accounted.plus(more.accounted)
         self.is_last = more.is_last

@@ -1,6 +1,7 @@
 """Files of kept records: one entry a line, written as soon as a record is kept, readable by its owner only.
 
-The file is made when the first record comes, and later runs add to it: what is kept is never overwritten.
+The file is made when the first record comes, and later runs add to it: what is kept is never overwritten,
+and a record that the file holds already is not added again.
 To be replayed it is set aside under another name, so that what fails again can be added to it anew. Who
 writes to a file holds a shared lock on it, who replays it an exclusive one.
 """
@@ -9,14 +10,17 @@ import errno
 import fcntl
 import os
 import stat
+from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Self
 
 from faillog_otel.durable import make_durable
-from faillog_otel.errors import InputError, LedgerBroken
-from faillog_otel.events.entry import read_entry
+from faillog_otel.errors import InputError, LedgerBroken, NoRoom
+from faillog_otel.events.entry import identity_of, read_entry
 from faillog_otel.ledger.counts import Stretch
+from faillog_otel.ledger.known_entries import KnownEntries
 
 SET_ASIDE = ".replaying"
 _PIECE_BYTES = 1024 * 1024
@@ -28,21 +32,48 @@ class KeptFile:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.count = 0
         self._file: IO[bytes] | None = None
+        self._known: KnownEntries | None = None
 
     def keep(self, entry: bytes) -> None:
-        """Adds one entry. Raises LedgerBroken."""
+        """Adds one entry, unless the file holds the same one. Raises LedgerBroken."""
+        identity = identity_of(entry)
         try:
             if self._file is None:
                 self._file = _open_to_add(self.path)
-            _write(self._file, entry + b"\n")
+                self._read_known(self._file)
+            if identity is None or not self._knows(identity):
+                _write(self._file, entry + b"\n")
+                self._note(identity)
         except OSError as error:
             raise LedgerBroken(f"{self.path}: cannot be written: {error.strerror}") from None
-        self.count += 1
+
+    def _read_known(self, file: IO[bytes]) -> None:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return
+        with suppress(NoRoom):
+            self._known = KnownEntries()
+        with os.fdopen(os.dup(file.fileno()), "rb") as lines:
+            lines.seek(0)
+            for line in lines:
+                self._note(identity_of(line))
+
+    def _knows(self, identity: bytes) -> bool:
+        with suppress(NoRoom):
+            return self._known is not None and identity in self._known
+        return False
+
+    def _note(self, identity: bytes | None) -> None:
+        """Without room to remember it, the same record may be kept twice."""
+        with suppress(NoRoom):
+            if self._known is not None and identity is not None:
+                self._known.add(identity)
 
     def close(self) -> None:
         """Makes what was kept durable. Raises LedgerBroken."""
+        if self._known is not None:
+            self._known.close()
+            self._known = None
         if self._file is None:
             return
         open_file, self._file = self._file, None
@@ -62,11 +93,27 @@ class KeptFiles:
     position = 0
     holds_entries = True
 
-    def __init__(self, quarantine: str, pending: str, reference_ns: int) -> None:
+    def __init__(
+        self,
+        quarantine: str,
+        pending: str,
+        reference_ns: int,
+        keeps_pending: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`keeps_pending` says whether records that were not delivered are still wanted."""
         self.reference_ns = reference_ns
+        self.lost: Counter[str] = Counter()
+        """`quarantine` and `pending`: how many records of each kind were not kept."""
+        self._keeps_pending = keeps_pending
+        self._kept: set[str] = set()
         self.quarantine = KeptFile(quarantine)
         is_one_file = os.path.realpath(pending) == os.path.realpath(quarantine)
         self.pending = self.quarantine if is_one_file else KeptFile(pending)
+
+    def places(self) -> dict[str, str]:
+        """`quarantine` and `pending` → the file, where this run kept records of the kind."""
+        paths = {"quarantine": self.quarantine.path, "pending": self.pending.path}
+        return {where: path for where, path in paths.items() if where in self._kept}
 
     def check(self) -> None:
         """Raises LedgerBroken if records could not be kept in an existing file; changes nothing."""
@@ -83,10 +130,16 @@ class KeptFiles:
         """Keeps what is to be kept, as much of it as can be. Raises LedgerBroken where some could not."""
         broken: LedgerBroken | None = None
         for kept in stretch.kept:
+            if kept.where == "pending" and not self._keeps_pending():
+                self.lost["pending"] += 1
+                continue
             try:
                 (self.pending if kept.where == "pending" else self.quarantine).keep(kept.entry)
             except LedgerBroken as error:
+                self.lost[kept.where] += 1
                 broken = broken or error
+            else:
+                self._kept.add(kept.where)
         if broken:
             raise broken
         return True
@@ -97,6 +150,36 @@ class KeptFiles:
             self.quarantine.close()
         finally:
             self.pending.close()
+
+
+class NothingKept:
+    """The book of a run that only shows records: results are counted, and no record is kept."""
+
+    position = 0
+    holds_entries = True
+
+    def __init__(self, reference_ns: int) -> None:
+        self.reference_ns = reference_ns
+        self.lost: Counter[str] = Counter()
+
+    def knows(self, _raw: bytes) -> bool:
+        """Nothing: runs over PATHs remember no records."""
+        return False
+
+    def check(self) -> None:
+        """Nothing is written, so nothing can be wrong."""
+
+    def places(self) -> dict[str, str]:
+        """None."""
+        return {}
+
+    def write_down(self, stretch: Stretch) -> bool:
+        """Keeps nothing."""
+        self.lost.update(each.where for each in stretch.kept)
+        return True
+
+    def close(self) -> None:
+        """Does nothing."""
 
 
 class Replayed:

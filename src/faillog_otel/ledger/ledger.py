@@ -6,7 +6,7 @@ that is not durable here. State is per object: there is no mark that all before 
 """
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -20,7 +20,7 @@ from faillog_otel.ledger.counts import Stretch
 from faillog_otel.ledger.database import Database
 from faillog_otel.ledger.folder import StateFolder
 from faillog_otel.ledger.hours import complete, drop_listed, fail, give_up
-from faillog_otel.ledger.views import NEWEST
+from faillog_otel.ledger.views import NEWEST, first_spooled
 
 REQUESTS_KEPT_NS = 2 * DAY_NS
 
@@ -269,9 +269,9 @@ class Ledger:
 
     # -- T3: records ---------------------------------------------------------------------------------------
 
-    def next_spooled(self) -> Spooled | None:
-        """The oldest object in the spool; None when everything is written down."""
-        rows = self.database.rows("SELECT * FROM objects WHERE state = 'spooled' ORDER BY id LIMIT 1")
+    def next_spooled(self, shown: Collection[int] = ()) -> Spooled | None:
+        """The oldest object in the spool whose id is not in `shown`; None when there is none."""
+        rows = first_spooled(self.database, shown)
         try:
             return _spooled(rows[0]) if rows else None
         except msgspec.MsgspecError as error:

@@ -34,9 +34,13 @@ class ObjectBook:
         spooled: Spooled,
         *,
         now_ns: Callable[[], int],
-        wait_for_room: Callable[[], bool],
+        wait_for_room: Callable[[NoRoom], bool],
+        has_room: Callable[[], object],
     ) -> None:
-        """`wait_for_room` waits a little while the disk is full; True says to give up."""
+        """`wait_for_room` waits a little while there is no room; True says to give up.
+
+        `has_room` is called when there was room.
+        """
         self.reference_ns = spooled.spooled_ns
         self.position = spooled.position
         self.is_over = False
@@ -45,6 +49,7 @@ class ObjectBook:
         self._spooled = spooled
         self._now_ns = now_ns
         self._wait_for_room = wait_for_room
+        self._has_room = has_room
         self._folder = ledger.folder.digests
         try:
             self._digests = self._opened(digests_name(spooled.collection, spooled.hour))
@@ -82,9 +87,10 @@ class ObjectBook:
         while not self.is_over:
             try:
                 self._ledger.advance(self._spooled, self.position, stretch, self._now_ns())
-            except NoRoom:
-                self.is_over = self._wait_for_room()
+            except NoRoom as error:
+                self.is_over = self._wait_for_room(error)
             else:
+                self._has_room()
                 self.position += stretch.counts.records
                 return True
         return False
@@ -99,8 +105,8 @@ class ObjectBook:
                     self._save()
                     self._ledger.done(self._spooled, self.position)
                     return True
-                except NoRoom:
-                    if self._wait_for_room():
+                except NoRoom as error:
+                    if self._wait_for_room(error):
                         return False
         finally:
             self._digests.close()
@@ -114,6 +120,20 @@ class ObjectBook:
             if is_disk_full(error):
                 raise NoRoom(str(error)) from None
             raise LedgerBroken(f"{self._folder.path}: {error.strerror}") from None
+
+
+class ShownBook(ObjectBook):
+    """The book of an object that is only shown: nothing is recorded, and the object stays in the spool."""
+
+    def write_down(self, stretch: Stretch) -> bool:
+        """Records nothing."""
+        self.position += stretch.counts.records
+        return True
+
+    def close(self, *, is_read: bool) -> bool:
+        """Ends the book; True if the object was read to its end."""
+        self._digests.close()
+        return is_read
 
 
 def forget_digests(folder: PrivateFolder, collection: str, hour: int) -> None:

@@ -91,6 +91,14 @@ class QuarantineBook:
         return True
 
 
+class ShownQuarantine(QuarantineBook):
+    """The quarantine, only shown: every entry stays as it is."""
+
+    def write_down(self, _stretch: Stretch) -> bool:
+        """Records nothing."""
+        return True
+
+
 def _record(db: sqlite3.Connection, replayed: Sequence[_Replayed]) -> None:
     """The results of kept records that were sent again: exported and forgotten, or kept anew."""
     for each in replayed:

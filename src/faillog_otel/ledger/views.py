@@ -4,8 +4,11 @@ Times are nanoseconds since 1970, hours are whole hours since 1970.
 """
 
 import re
+import sqlite3
+from collections.abc import Collection
 from typing import Literal
 
+import msgspec
 from msgspec import Struct
 
 from faillog_otel.ledger.database import Database
@@ -44,9 +47,36 @@ class Totals(Struct, frozen=True):
     duplicate: int
 
 
+def unfinished_hours(database: Database, shown: Collection[int]) -> set[tuple[str, int]]:
+    """Collection-hours with objects that were not forwarded to their end, but for the objects in `shown`."""
+    rows = database.rows(
+        "SELECT DISTINCT collection, hour FROM objects WHERE state != 'done'"
+        " AND id NOT IN (SELECT value FROM json_each(?))",
+        msgspec.json.encode(sorted(shown)).decode(),
+    )
+    return {(row["collection"], row["hour"]) for row in rows}
+
+
+def first_spooled(database: Database, shown: Collection[int]) -> list[sqlite3.Row]:
+    """The row of the oldest object in the spool whose id is not in `shown`; empty if there is none."""
+    return database.rows(
+        "SELECT * FROM objects WHERE state = 'spooled'"
+        " AND id NOT IN (SELECT value FROM json_each(?)) ORDER BY id LIMIT 1",
+        msgspec.json.encode(sorted(shown)).decode(),
+    )
+
+
 def pending_records(database: Database) -> int:
     """Records that lie in the spool and are not written down yet."""
     [row] = database.rows("SELECT coalesce(sum(records - position), 0) AS pending FROM objects")
+    return int(row["pending"])
+
+
+def pending_lines(database: Database) -> int:
+    """How many of the pending records are lines of JSON Lines."""
+    [row] = database.rows(
+        "SELECT coalesce(sum(records - position), 0) AS pending FROM objects WHERE lines > 0"
+    )
     return int(row["pending"])
 
 

@@ -1,6 +1,6 @@
 """Settings → the client that sends, for every protocol."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import IO, TextIO
 
 from msgspec.structs import replace
@@ -49,16 +49,20 @@ def network_client(config: DeliveryConfig, resource: Resource, user_agent: str) 
 
 
 def writing_client(
-    config: DeliveryConfig, resource: Resource, file: IO[bytes], terminal: TextIO, *, durably: bool = False
+    config: DeliveryConfig,
+    resource: Resource,
+    file: IO[bytes],
+    terminal: TextIO,
+    on_closed: Callable[[], object],
 ) -> Client:
     """The client that writes OTLP JSON Lines to a file, or trees to a terminal.
 
-    `durably`: a file's line is acknowledged when it is on the disk.
+    `on_closed` is called when the reader of the output has closed it.
     """
     if config.writes == "console":
         from faillog_otel.otlp.console import ConsoleClient
 
-        return ConsoleClient(terminal)
+        return ConsoleClient(terminal, on_closed, waits_for_logs="logs" in config.signals)
     from faillog_otel.otlp.file import FileClient
 
     return FileClient(
@@ -66,7 +70,7 @@ def writing_client(
         JsonEnvelope(resource),
         is_terminal=file.isatty(),
         is_ascii=not is_unicode(terminal.encoding),
-        durably=durably,
+        on_closed=on_closed,
     )
 
 

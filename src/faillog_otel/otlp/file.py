@@ -2,14 +2,13 @@
 receiver reads them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import IO
 
 from faillog_otel.config import Signal
-from faillog_otel.durable import make_durable
 from faillog_otel.events.printable import printable_json
 from faillog_otel.otlp.json import JsonEnvelope
-from faillog_otel.otlp.outcome import Acknowledged, Outcome, Refused
+from faillog_otel.otlp.outcome import READER_GONE, Acknowledged, Outcome, Refused
 
 
 class FileClient:
@@ -26,13 +25,13 @@ class FileClient:
         *,
         is_terminal: bool = False,
         is_ascii: bool = False,
-        durably: bool = False,
+        on_closed: Callable[[], object],
     ) -> None:
         """To a terminal, control characters are written as JSON's escapes; `is_ascii`: others, too.
 
-        `durably`: a line is acknowledged when it is on the disk.
+        `on_closed` is called when the reader of the output has closed it.
         """
-        self._durably = durably and file.seekable()
+        self._on_closed = on_closed
         self._file = file
         self._is_terminal = is_terminal
         self._is_ascii = is_ascii
@@ -53,8 +52,10 @@ class FileClient:
         try:
             while line:
                 line = line[self._file.write(line) :]
-            if self._durably:
-                make_durable(self._file.fileno())
+        except ConnectionError:
+            self._broken = READER_GONE
+            self._on_closed()
+            return Refused(READER_GONE)
         except OSError as error:
             why = f"the output cannot be written: {error.strerror}"
             if start is None:

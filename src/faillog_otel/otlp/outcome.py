@@ -24,6 +24,8 @@ from faillog_otel.text import peer_text
 RETRYABLE = frozenset((429, 502, 503, 504))
 DOUBTFUL = frozenset((400, 500))
 
+READER_GONE = "the reader of the output closed it"
+
 
 class Acknowledged(Struct, frozen=True):
     """The collector took all records. `message` is a warning it gave along, or empty."""

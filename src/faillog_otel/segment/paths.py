@@ -63,8 +63,12 @@ class FoundPaths:
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(names):
                 file = os.path.join(parent, name)
-                if not name.startswith(".") and os.path.isfile(file) and not self._own(file):
+                if name.startswith(".") or self._own(file):
+                    continue
+                if os.path.isfile(file):
                     self.files.append(file)
+                elif not os.path.exists(file):
+                    self.problems.append(f"{file}: no such file, or a link to none")
         if len(self.files) == before:
             self.warnings.append(f"{folder}: holds no files")
 

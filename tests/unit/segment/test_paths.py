@@ -32,6 +32,14 @@ def test_a_folder_means_all_files_below_it_sorted_but_hidden_ones_and_our_own() 
 
 
 @pytest.mark.usefixtures("tree")
+def test_a_link_to_nothing_is_a_problem_and_the_rest_is_read() -> None:
+    Path("logs/b.jsonl").symlink_to("gone")
+    found = FoundPaths(["logs"], ["logs/own.jsonl"])
+    assert found.files == ["logs/a.jsonl", "logs/sub/b.jsonl", "logs/sub/c.gz"]
+    assert found.problems == ["logs/b.jsonl: no such file, or a link to none"]
+
+
+@pytest.mark.usefixtures("tree")
 def test_a_glob_means_its_matches_sorted() -> None:
     assert FoundPaths(["logs/**/*.jsonl"], ["logs/own.jsonl"]).files == ["logs/a.jsonl", "logs/sub/b.jsonl"]
 
