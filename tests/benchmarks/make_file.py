@@ -48,6 +48,7 @@ MIX = Destination(
     "https://api.mixpanel.com/import?strict=1",
     tuple(_answers()),
     batch=19,
+    subscription_id="gMkWhSqGUyqGTV7BSZXHUu",
 )
 
 

@@ -32,6 +32,9 @@ ROUTED = (
     '"routed":{"to":[{"type":"destination","id":"5f7dd6d21ad74f3842b1fc47"}],'
     '"from":[{"type":"source","id":"qL9vTgNcd3xW2b5Yp8RkZm"}]}'
 )
+DRAFT_ROUTED = ROUTED.replace(
+    '"}],"from"', '"},{"type":"subscription","id":"gMkWhSqGUyqGTV7BSZXHUu"}],"from"'
+)
 TIMES = '"occurredAt":"2026-01-07T23:14:47.000Z","loggedAt":"2026-01-07T23:14:49.000Z"'
 ANSWER = '"{\\"error\\":\\"rate limit exceeded\\",\\"request\\":\\"%d\\"}"'
 
@@ -52,7 +55,8 @@ class Expected:
 def story(number: int, expected: Expected) -> bytes:
     """The lines of one batch: an exchange, ten attempts in it, three messages that are discarded."""
     exchange, answer = f"exchange-{number}", ANSWER % number
-    head = f'"version":"v1","properties":{{{ROUTED},'
+    version, routed = ("1", DRAFT_ROUTED) if number % 2 else ('"v1"', ROUTED)  # both dialects of the page
+    head = f'"version":{version},"properties":{{{routed},'
     response = f'"responseFromDestination":{{"status":429,"headers":{{"Retry-After":"30"}},"body":{answer}}}'
     lines = [
         (

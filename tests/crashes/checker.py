@@ -1,4 +1,4 @@
-"""Was anything lost, invented or changed? An independent look at what a sidecar left behind.
+"""Was anything lost, invented, misread or changed? An independent look at what a sidecar left behind.
 
 Imports nothing of the program: it reads what the simulated Segment had (truth.jsonl), what the collector got
 (received.jsonl), what Segment counted (quota.json) and the state folder, with the standard library and the
@@ -18,6 +18,8 @@ from typing import Any
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 EVENT_NAMES = {
     "Error Logged": "segment.error",
@@ -72,7 +74,7 @@ class Evidence:
 def problems(folder: Path, per_day: int = 120, state: Path | None = None) -> list[str]:
     """All that is wrong, in sentences; nothing where all is well. `state`: in the folder by default."""
     found = Evidence(folder, state)
-    wrong = [*_lost_or_invented(found), *_changed(found), *_miscounted(found)]
+    wrong = [*_lost_or_invented(found), *_misread(found), *_changed(found), *_miscounted(found)]
     if found.quota["most_in_24_hours"] > per_day:
         wrong.append(f"the quota was exceeded: {found.quota['most_in_24_hours']} requests in 24 hours")
     return wrong
@@ -98,6 +100,55 @@ def _lost_or_invented(found: Evidence) -> Iterator[str]:
             yield f"lost: the span of {uid} of {where}"
     yield from (f"invented: {uid} was never in a file" for uid in found.logs.keys() - known)
     yield from ("invented: a kept record was never in a file" for raw in kept - whole)
+
+
+def _misread(found: Evidence) -> Iterator[str]:
+    """Whether records say what they are, whichever dialect of Segment's they are written in."""
+    for record in found.truth:
+        if record["damaged"]:
+            continue
+        raw = base64.b64decode(record["raw"])
+        severity, attributes = _expected(json.loads(raw))
+        for form in found.logs.get(uid_of(raw), ()):
+            log = LogRecord.FromString(form)
+            said = {each.key: _value(each.value) for each in log.attributes}
+            if log.severity_number != severity:
+                yield f"misread: {uid_of(raw)} has severity {log.severity_number}, not {severity}"
+            for name, value in attributes.items():
+                if said.get(name) != value:
+                    yield f"misread: {uid_of(raw)}: {name} is {said.get(name)!r}, not {value!r}"
+            if extras := [name for name in said if name.startswith("segment.extra.")]:
+                yield f"misread: {uid_of(raw)} has {extras}"
+
+
+def _value(value: AnyValue) -> object:
+    return getattr(value, value.WhichOneof("value") or "string_value")
+
+
+def _expected(record: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Severity, and attributes; None where there is to be none. By the README's tables.
+
+    Records of the draft have a number as the version, and a subscription behind the destination.
+    """
+    name, properties = record["event"], record["properties"]
+    routed = {party["type"]: party["id"] for party in properties["routed"]["to"]}
+    severity = 9
+    if name == "Error Logged":
+        severity = 17 if properties["discarded"] else 13
+    elif name == "Delivery Attempt Logged":
+        severity = 13 if properties["outcome"] == "failure" else 9
+    elif properties.get("responseFromDestination", {}).get("status", 999) >= 400:
+        severity = 17
+    attributes = {
+        "segment.event": EVENT_NAMES[name] if record["version"] in (1, "v1") else "segment.other",
+        "segment.destination.id": routed["destination"],
+        "segment.destination.ids": None,
+        "segment.subscription.id": routed.get("subscription"),
+        "segment.delivery.attempt": properties.get("attempt"),
+        "segment.feature": properties.get("featureName"),
+        "segment.discarded": properties.get("discarded"),
+    }
+    return severity, attributes
 
 
 def _changed(found: Evidence) -> Iterator[str]:
@@ -156,5 +207,5 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 if __name__ == "__main__":
     wrong = problems(Path(sys.argv[1]))
-    print("\n".join(wrong) or "nothing lost, nothing invented, nothing changed")
+    print("\n".join(wrong) or "nothing lost, nothing invented, nothing misread, nothing changed")
     sys.exit(bool(wrong))

@@ -144,15 +144,20 @@ BROKEN_BUILDS: dict[str, tuple[str, str, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", BROKEN_BUILDS)
-def test_the_checker_catches_a_broken_build(name: str, tmp_path: Path) -> None:
-    where, right, wrong = BROKEN_BUILDS[name]
-    package = tmp_path / "build" / "faillog_otel"
+def broken_build(folder: Path, where: str, right: str, wrong: str) -> Path:
+    """A build of the program with one thing wrong in it."""
+    package = folder / "build" / "faillog_otel"
     shutil.copytree(Path(faillog_otel.__file__).parent, package)
     source = (package / where).read_text()
     assert right in source
     (package / where).write_text(source.replace(right, wrong))
-    with Scene(tmp_path, faults={}, package=package.parent) as scene:
+    return package.parent
+
+
+@pytest.mark.parametrize("name", BROKEN_BUILDS)
+def test_the_checker_catches_a_broken_build(name: str, tmp_path: Path) -> None:
+    package = broken_build(tmp_path, *BROKEN_BUILDS[name])
+    with Scene(tmp_path, faults={}, package=package) as scene:
         busy = next(hour for hour in scene.hours if scene.segment.world.records("a", hour))
         assert busy < scene.hours[-1]
         scene.segment.faults.script(
@@ -162,6 +167,23 @@ def test_the_checker_catches_a_broken_build(name: str, tmp_path: Path) -> None:
         scene.kill_when(lambda: len(scene.collector.received) > 2)
         scene.settle()
         assert any(problem.startswith("lost") for problem in checked(scene))
+
+
+READS_WRONGLY: dict[str, tuple[str, str, str]] = {
+    "misread": ("otlp/parts.py", '("segment.feature", cleaned(case.feature))', '("segment.feature", None)'),
+    "misread: a subscription": ("events/routing.py", 'kind != "subscription"', 'kind != "source"'),
+    "lost: a version": ("events/version.py", "1 <= version < 2", "version == 2"),
+}
+"""By the first word of what the checker says."""
+
+
+@pytest.mark.parametrize("name", READS_WRONGLY)
+def test_the_checker_catches_a_build_that_reads_a_dialect_wrongly(name: str, tmp_path: Path) -> None:
+    package = broken_build(tmp_path, *READS_WRONGLY[name])
+    with Scene(tmp_path, hours=1, faults={}, package=package) as scene:
+        scene.collector_is_moody = False
+        scene.settle()
+        assert any(problem.startswith(name.partition(":")[0]) for problem in checked(scene))
 
 
 @pytest.mark.parametrize("step", range(len(STEPS)), ids=STEPS)

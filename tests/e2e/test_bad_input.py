@@ -73,8 +73,32 @@ CASES = {
     "broken line in the middle": Case(between(b'{"a":'), 2, ("invalid_json",), "line 2"),
     "100,000 deep": Case(between(b'{"a":' + b"[" * 100_000), 2, ("too_deep",), "100 levels"),
     "100,000 deep, a whole file": Case(b"[" * 100_000, 0, ("invalid_json",), "was the file cut off?"),
-    "lone surrogate": Case(
-        between(error(x="?").replace(b"?", b"\\ud800")), 2, ("invalid_json",), "lone surrogate"
+    "halves of characters": Case(
+        lines(
+            *(
+                error(**{field: "cut?"}).replace(b"?", half)
+                for field in ("messageId", "x", "k?", "reason", "featureName")
+                for half in (b"\\ud83d", b"\\ude00")
+            )
+        ),
+        10,
+    ),
+    "a line that breaks off behind half of a character": Case(
+        between(error(x="?").replace(b"?", b"\\ud800")[:-9]), 2, ("invalid_json",), "was it cut off?"
+    ),
+    "half of a character in UTF-8": Case(
+        between(error(x="ü").replace("ü".encode(), "ü".encode()[:1])), 2, ("invalid_utf8",), "not UTF-8"
+    ),
+    "null wherever something may be absent": Case(
+        lines(
+            error(discarded=None, routed=None, errorMessage=None, x=None),
+            attempt(outcome=None, destinationExchangeId=None, loggedAt=None, reason=None),
+            exchange(requestToDestination=None, responseFromDestination=None),
+            exchange(responseFromDestination={"status": None, "headers": None, "body": None, "x": None}),
+            error().replace(b'"v1"', b"null").replace(b'"observability"', b"null"),
+            error(routed={"to": None, "from": [None, {"type": "source", "id": None}]}),
+        ),
+        6,
     ),
     "NaN": Case(between(b'{"a": NaN}'), 2, ("invalid_json",), "invalid character"),
     "numbers that no type holds": Case(

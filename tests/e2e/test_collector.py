@@ -158,6 +158,41 @@ def test_every_field_of_the_three_events_of_segments_page(collector: Collector, 
     ]
 
 
+@pytest.mark.parametrize("protocol", ["http/protobuf", "http/json", "grpc"])
+def test_the_fields_of_the_pages_first_draft(collector: Collector, tmp_path: Path, protocol: str) -> None:
+    """A numeric version, a subscription, the attempt of an error, prose, the feature."""
+    to = [{"type": "destination", "id": "abc"}, {"type": "subscription", "id": "def"}]
+    own: dict[str, Any] = {"routed": {"to": to, "from": [{"type": "source", "id": "ghi"}]}}
+    feature = {"featureName": "destinationInsertFunction"}
+    found = lines(
+        error(**own, **feature, attempt=2, reason="failed insert function"),
+        attempt(**own, **feature, reason="some description for why"),
+        exchange(**own),
+    ).replace(b'"v1"', b"1")
+    endpoint = collector.grpc_endpoint if protocol == "grpc" else collector.http_endpoint
+    forward(collector, found, tmp_path, "--protocol", protocol, "--endpoint", endpoint)
+    arrived = collector.stop()
+    error_log, attempt_log, exchange_log = arrived.logs
+    attempt_span, exchange_span = arrived.spans
+    for record in (error_log, attempt_log, exchange_log, attempt_span, exchange_span):
+        attributes = attributes_of(record)
+        assert attributes["segment.subscription.id"] == "def"
+        assert attributes["segment.destination.id"] == "abc"
+        assert "segment.destination.ids" not in attributes
+        assert not any(name.startswith("segment.extra") for name in attributes)
+    assert (error_log["severityText"], error_log["eventName"]) == ("ERROR", "segment.error")
+    of_error = attributes_of(error_log)
+    assert (of_error["segment.delivery.attempt"], of_error["segment.discarded"]) == ("2", True)
+    assert (of_error["segment.reason"], of_error["error.type"]) == ("failed insert function", "_OTHER")
+    for record in (attempt_log, attempt_span):
+        assert attributes_of(record)["segment.reason"] == "some description for why"
+        assert attributes_of(record)["error.type"] == "418"
+    for record in (error_log, attempt_log, attempt_span):
+        assert attributes_of(record)["segment.feature"] == "destinationInsertFunction"
+    assert (attempt_span["spanId"], attempt_span["traceId"]) == (ATTEMPT_SPAN, MESSAGE_TRACE)
+    assert attempt_span["status"] == {"code": 2, "message": "some description for why"}
+
+
 def test_what_the_page_does_not_show(collector: Collector, tmp_path: Path) -> None:
     """Headers, URL, several destinations, extras, another event, a shifted time: at the other end, too."""
     answered = exchange(

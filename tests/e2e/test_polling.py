@@ -93,12 +93,18 @@ def test_quarantined_records_and_whole_hours_can_be_sent_again(sidecar: Sidecar)
         for row, entry in ledger.execute("SELECT id, entry FROM kept").fetchall():
             mended = json.loads(entry)
             mended["raw"] = json.dumps(
-                {"event": "Mended", "properties": {"occurredAt": "2025-05-07T23:00:00Z", "row": row}}
+                {
+                    "event": "Mended",
+                    "version": "v2",
+                    "properties": {"occurredAt": "2025-05-07T23:00:00Z", "row": row},
+                }
             )
             mended["sha256"] = hashlib.sha256(mended["raw"].encode()).hexdigest()
             ledger.execute("UPDATE kept SET entry = ? WHERE id = ?", (json.dumps(mended).encode(), row))
-    mended_run = sidecar.run(command="replay")
-    assert (mended_run.code, mended_run.summary["exported"]) == (0, quarantined)
+    mended_run = sidecar.run("--fail-on", "discarded", command="replay")
+    assert (mended_run.code, mended_run.summary["exported"]) == (1, quarantined)
+    assert mended_run.summary["unknown_version"] == quarantined
+    assert "--fail-on discarded cannot be denied" in mended_run.stderr
     assert sidecar.run(command="replay").summary["records"] == 0
     before = set(uids(sidecar.receiver))
     hours = sidecar.run("--since", "-12h", command="replay", collections="shop")

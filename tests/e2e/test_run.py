@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.events import ABSENT, attempt, error, exchange, lines
+from support.events import ABSENT, TIMES, attempt, error, event, exchange, lines
 from support.program import PROGRAM, environment, run_program, start_program
 
 from faillog_otel.otlp.receiver import Receiver, Reply
@@ -27,6 +27,10 @@ def events(tmp_path: Path) -> Path:
     path = tmp_path / "events.ndjson"
     path.write_bytes(THREE)
     return path
+
+
+def of_version(version: bytes, raw: bytes) -> bytes:
+    return raw.replace(b'"v1"', version)
 
 
 def entries_of(path: Path) -> list[dict[str, Any]]:
@@ -64,6 +68,7 @@ def test_three_events_become_three_logs_and_two_spans_with_a_link(
         "requests": 2,
         "retries": 0,
         "bytes_in": len(THREE),
+        "unknown_version": 0,
         "exit": 0,
     }
     assert [log.event_name for log in receiver.logs()] == [
@@ -250,6 +255,15 @@ def test_partly_rejected_records_count_as_rejected_and_are_kept(events: Path, tm
         (["discarded"], b"{", 3),
         (["never"], error(), 0),
         ([], error(), 0),
+        (["discarded"], of_version(b"1", error()), 1),
+        (["failure"], of_version(b"1", attempt()), 1),
+        (["discarded"], of_version(b'"v1.4"', error(discarded=False)), 0),
+        (["discarded"], of_version(b'"v2"', attempt()), 1),  # nobody knows what it is
+        (["failure"], of_version(b"2", error()), 1),
+        (["quarantined"], of_version(b"2", error()), 0),
+        (["never"], of_version(b"2", error()), 0),
+        ([], of_version(b"2", error()), 0),
+        (["discarded", "failure"], event("Retry Logged", **TIMES), 0),
     ],
 )
 def test_fail_on(
@@ -259,6 +273,40 @@ def test_fail_on(
     flags = [word for condition in conditions for word in ("--fail-on", condition)]
     done = run_program("run", "events", "--endpoint", receiver.http_endpoint, *flags, cwd=tmp_path)
     assert done.code == code
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_events_of_an_unknown_version_are_counted_and_said(
+    receiver: Receiver, tmp_path: Path, workers: str
+) -> None:
+    unknown = of_version(b'"v2"', error())
+    (tmp_path / "events").write_bytes(lines(error(), unknown, event("Retry Logged", **TIMES), unknown))
+    command = ["run", "events", "--endpoint", receiver.http_endpoint, "--workers", workers]
+    done = run_program(*command, "--fail-on", "failure", cwd=tmp_path)
+    assert done.code == 1
+    assert "events, line 2: an event of an unknown version" in done.stderr
+    assert "2 events of an unknown version not judged: --fail-on failure cannot be denied" in done.stderr
+    assert "1 error, 3 other (2 of an unknown version, not judged)" in done.stderr
+    quiet = run_program(*command, "--fail-on", "discarded", "-q", cwd=tmp_path)
+    assert "--fail-on discarded cannot be denied" in quiet.stderr
+    found = run_program(*command, "--summary", "json", cwd=tmp_path).summary
+    assert (found["unknown_version"], found["events"]["other"], found["exit"]) == (2, 3, 0)
+
+
+def test_the_first_draft_of_segments_page_is_shown_as_trees(tmp_path: Path) -> None:
+    (tmp_path / "events").write_bytes(
+        lines(
+            of_version(b"1", error(attempt=2, reason="failed insert function", featureName="delivery")),
+            of_version(b"1", attempt(reason="some description for why", featureName="delivery")),
+            of_version(b"1", exchange()),
+        )
+    )
+    done = run_program("run", "events", "--protocol", "console", cwd=tmp_path)
+    assert done.code == 0
+    shown = done.stdout.decode()
+    assert "deliver abc  attempt 4  failure  HTTP 418  some description for why" in shown
+    assert "↳ link: HTTP abc  HTTP 418" in shown
+    assert "log ERROR  discarded: message m to abc: failed insert function" in shown
 
 
 def test_a_missing_path_is_exit_2_and_the_rest_is_delivered(

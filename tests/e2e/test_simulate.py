@@ -84,6 +84,24 @@ def test_the_same_seed_is_the_same_manifest(tmp_path: Path) -> None:
     assert any(each["damaged"] for each in manifests[0])
 
 
+@pytest.mark.parametrize(
+    ("options", "versions"),
+    [
+        ((), {1, "v1"}),
+        (("--dialect", "mixed"), {1, "v1"}),
+        (("--dialect", "draft"), {1}),
+        (("--dialect", "page"), {"v1"}),
+    ],
+)
+def test_records_are_written_in_the_dialect_that_is_asked_for(
+    tmp_path: Path, options: tuple[str, ...], versions: set[Any]
+) -> None:
+    with simulate(tmp_path, "--start", START, "--formats", "jsonl", *options) as (_, ready):
+        listing = ask(ready, "shop-webhooks", "2024-10-03T12:00:00Z").json()
+        content = b"".join(httpx.get(url).content for url in listing["data"]["download"]["urls"])
+    assert {json.loads(line)["version"] for line in content.splitlines()} == versions
+
+
 def test_a_message_that_is_tracked_is_forwarded_hours_later(tmp_path: Path) -> None:
     """As the README says: the simulated clock starts eight hours ago, and is moved to the real time."""
     start = (datetime.now(UTC) - timedelta(hours=8)).strftime("%Y-%m-%dT%H:%M:%SZ")

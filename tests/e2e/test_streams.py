@@ -104,7 +104,7 @@ def test_a_report_that_cannot_be_written_changes_no_exit_code(
     assert "Traceback" not in said
     assert "Broken pipe" not in said
     if where == "> /dev/full" and code == 0:
-        assert said == "error: standard output cannot be written: No space left on device\n"
+        assert said == "Error: standard output cannot be written: No space left on device\n"
 
 
 def test_a_run_to_a_collector_goes_on_when_nobody_reads_what_it_says(folder: Path) -> None:

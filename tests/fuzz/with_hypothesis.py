@@ -68,7 +68,7 @@ NAME = st.one_of(
         (
             *("token", "password", "apiKey", "phone", "content-type", "x-ratelimit-a", "Set-Cookie", "a.b"),
             *("to", "from", "id", "type", "status", "headers", "body", "url", "method", "code", "message"),
-            *("reason", "error", "event", "version", "properties", "raw", "raw_base64", "context"),
+            *("reason", "error", "event", "version", "properties", "raw", "raw_base64", "context", "name"),
         )
     ),
     TEXT,
@@ -87,11 +87,12 @@ KNOWN = st.sampled_from(
     (
         *("routed", "occurredAt", "loggedAt", "messageId", "attempt", "outcome", "discarded", "reason"),
         *("destinationExchangeId", "requestToDestination", "responseFromDestination", "errorCode"),
+        *("featureName", "errortype", "errorMessage", "error_reporter"),
     )
 )
 CARRIER = st.dictionaries(st.sampled_from(("method", "url", "headers", "body", "status", "x")), VALUE)
 ODD = st.one_of(
-    st.dictionaries(st.one_of(KNOWN, NAME.filter(lambda name: name != "name")), VALUE, max_size=4),
+    st.dictionaries(st.one_of(KNOWN, NAME), VALUE, max_size=4),
     st.fixed_dictionaries({}, optional={"requestToDestination": CARRIER, "responseFromDestination": CARRIER}),
 )
 EVENT = st.one_of(
@@ -115,7 +116,10 @@ DAMAGES = st.lists(
     st.tuples(
         st.floats(0, 1),
         st.integers(0, 30),
-        st.one_of(st.binary(max_size=3), st.sampled_from((b'"', b"\\", b"[", b"}", b"\n", b"\\u", b"\0"))),
+        st.one_of(
+            st.binary(max_size=3),
+            st.sampled_from((b'"', b"\\", b"[", b"}", b"\n", b"\\u", b"\\ud83d", b"\0")),
+        ),
     ),
     max_size=2,
 )

@@ -24,7 +24,7 @@ CONFIGS = st.builds(
     time_policy=st.sampled_from((TimePolicy(), TimePolicy("arrival"), TimePolicy("clamp", 60.0))),
     join=st.sampled_from(("parent", "link", "off")),
     destination_names=st.sampled_from(
-        ({}, {"abc": "Mixpanel (Actions)"}, {"abc": ""}, {"abc": "é\n" * 2000})
+        ({}, {"abc": "Mixpanel (Actions)", "def": "Orders"}, {"abc": ""}, {"abc": "é\n" * 2000})
     ),
     limits=st.sampled_from(
         (
@@ -56,13 +56,20 @@ TIMES = st.sampled_from(
         *("2025-03-23T20:00:02.123Z", "2262-04-11T23:47:16.854775807Z", "2025-03-23 20:00:00.5+02:00"),
     )
 )
-PARTY = st.fixed_dictionaries({"type": st.sampled_from(("destination", "source", "x")), "id": TEXT})
+KINDS = st.sampled_from(("destination", "subscription", "source", "x"))
+PARTY = st.fixed_dictionaries({"type": KINDS, "id": TEXT})
 ROUTED = st.fixed_dictionaries({}, optional={side: st.lists(PARTY, max_size=3) for side in ("to", "from")})
 REQUEST = {"method": st.sampled_from(("post", "BREW", "")), "url": TEXT | st.just("https://h:1/?a=b")}
 RESPONSE = {
     "status": st.sampled_from((100, 200, 399, 400, 503)),
     "headers": st.dictionaries(st.sampled_from(("Date", "x-ratelimit-a", "b")), TEXT),
-    "body": TEXT | st.sampled_from(('{"error":"no","user":{"a":[1,"x"]}}', '{"error":', '[{"code":1}]')),
+    "body": TEXT
+    | st.sampled_from(
+        (
+            *('{"error":"no","user":{"a":[1,"x"]}}', '{"error":', '[{"code":1}]'),
+            '[{"errorType":"BAD_KEY","errorMessage":"no","errorReporter":"DESTINATION"},{"status":200}]',
+        )
+    ),
 }
 PROPERTIES = {
     "messageId": MESSAGE_IDS,
@@ -71,6 +78,8 @@ PROPERTIES = {
     "outcome": st.sampled_from(("failure", "success", "", "odd\n")) | TEXT,
     "discarded": st.booleans(),
     "reason": TEXT,
+    "featureName": st.sampled_from(("delivery", "destinationInsertFunction", "", "odd\n")) | TEXT,
+    "errorreporter": st.sampled_from(("INTEGRATIONS", "DESTINATION")),
     "errorCode": st.just("E_CODE"),
     "occurredAt": TIMES,
     "loggedAt": TIMES,
@@ -80,9 +89,11 @@ PROPERTIES = {
     "more": st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False),
 }
 NAMES = ("Error Logged", "Delivery Attempt Logged", "Destination Exchange Logged", "Other", "")
+VERSIONS = st.sampled_from((b'"v1"', b"1", b'"1"', b'"v1.7"', b"null", b"2"))
 RAWS = EVENT | st.builds(
-    lambda name, properties: event(name, **properties),
+    lambda name, version, properties: event(name, **properties).replace(b'"v1"', version, 1),
     st.sampled_from(NAMES),
+    VERSIONS,
     st.fixed_dictionaries({}, optional=PROPERTIES).map(
         lambda some: {"messageId": "m", "attempt": 1, "occurredAt": "2025-03-23T20:00:00Z", **some}
     ),

@@ -8,7 +8,7 @@ TIMES = {"occurredAt": "2025-03-23T20:00:00Z", "loggedAt": "2025-03-23T20:00:00Z
 ABSENT = object()
 
 
-def event(name: str, **properties: Any) -> bytes:
+def event(name: str, /, **properties: Any) -> bytes:
     """One event's line, compact; properties given as ABSENT are left out."""
     kept = {key: value for key, value in properties.items() if value is not ABSENT}
     whole = {"type": "observability", "event": name, "version": "v1", "properties": kept}

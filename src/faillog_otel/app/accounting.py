@@ -4,6 +4,7 @@ A batch is written down when the fate of each of its records is known, and all b
 counted in exactly one of exported, rejected, quarantined, pending and duplicate.
 """
 
+import logging
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
@@ -17,6 +18,8 @@ from faillog_otel.ledger.counts import Accounted, Counts, Kept
 from faillog_otel.otlp.delivery import Delivery, Fates
 from faillog_otel.otlp.sender import Suspect, Unfit, Untaken
 from faillog_otel.telemetry.measuring import Telemetry
+
+_log = logging.getLogger(__name__)
 
 MOST_HELD_BYTES = 32 * 1024 * 1024
 """So much may be held by the batches under way: records of 16 MiB go one by one."""
@@ -46,6 +49,7 @@ class Accounting:
         self._bytes_accounted = 0
         self._last_rejections: dict[str, Rejection] = {}
         self._last_why = ""
+        self._has_warned = False
         self._covered = 0  # bytes of input in front of the next batch
         self._records = self._pending = 0  # since the last batch that bytes of input end with
         self._share = (0, 1)  # of the records before it: so many of so many are pending
@@ -60,6 +64,7 @@ class Accounting:
     def send(self, batch: Batch) -> None:
         """Sends a batch on its way; waits for older ones while there are too many."""
         batch.count()
+        self._warn_of_unknown_versions(batch)
         batch.read_bytes += self._covered
         self._covered = 0
         self._bytes_under_way += batch.held_bytes
@@ -71,6 +76,19 @@ class Accounting:
             or self._bytes_under_way > MOST_HELD_BYTES
         ):
             self._account_oldest()
+
+    def _warn_of_unknown_versions(self, batch: Batch) -> None:
+        """Names the first event of an unknown version, once: it looks like one that is in order."""
+        if self._has_warned or not batch.stretch.counts.unknown_version:
+            return
+        self._has_warned = True
+        first = next(each for each in batch.sendings if each.sort[0] == "other" and each.sort[2])
+        _log.warning(
+            "%s, line %d: an event of an unknown version: it is forwarded as segment.other and not judged;"
+            " look for a newer faillog-otel",
+            first.file,
+            first.line,
+        )
 
     def finish(self) -> None:
         """Waits until everything that was sent is written down."""

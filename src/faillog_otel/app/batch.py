@@ -8,12 +8,14 @@ from faillog_otel.app.first_met import met_by
 from faillog_otel.config import Signal
 from faillog_otel.events.entry import Learned
 from faillog_otel.events.model import AttemptProperties, ErrorProperties, Event, ExchangeProperties, Place
+from faillog_otel.events.version import is_version_1
 from faillog_otel.ledger.counts import Book, Kept, Met, Stretch
 from faillog_otel.otlp.delivery import Ticket
 from faillog_otel.otlp.encoding import Item
 
 Sort = tuple[str, str, bool]
-"""What counts tell apart: the kind of event, its destination, and whether it is a failure or a discard."""
+"""What counts tell apart: the kind of event, its destination, and whether it is a failure, a discard or, of
+another kind, an event of an unknown version."""
 
 
 class Sending(Struct, frozen=True, gc=False):
@@ -75,6 +77,7 @@ class Batch(Struct):
             setattr(counts.events, kind, getattr(counts.events, kind) + count)
             counts.failures += count if is_bad and kind == "attempt" else 0
             counts.discarded += count if is_bad and kind == "error" else 0
+            counts.unknown_version += count if is_bad and kind == "other" else 0
         if counts.failures:
             self.stretch.met["failure"] = self._first_bad("attempt")
         if counts.discarded:
@@ -108,4 +111,6 @@ def sort_of(event: Event) -> Sort:
         return "attempt", destination, properties.outcome == "failure"
     if type(properties) is ErrorProperties:
         return "error", destination, properties.discarded is True
-    return "exchange" if type(properties) is ExchangeProperties else "other", destination, False
+    if type(properties) is ExchangeProperties:
+        return "exchange", destination, False
+    return "other", destination, not is_version_1(event.extras.get("version"))

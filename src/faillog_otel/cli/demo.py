@@ -25,7 +25,7 @@ def demo(ctx: click.Context, /, show_all: bool) -> None:  # noqa: FBT001  # clic
 
     Everything is the real thing, over real connections, but for Segment and the collector, which are in this
     process. On the way Segment says 429, a download breaks off, the collector is busy for a moment, and an
-    hour goes on growing after it was read; one line in it is broken. Then come the traces, `status` and
+    hour goes on growing after it was read; some lines in it are broken. Then come the traces, `status` and
     `audit`.
     """
     import tempfile
@@ -74,7 +74,7 @@ def demo(ctx: click.Context, /, show_all: bool) -> None:  # noqa: FBT001  # clic
         click.secho("— audit", bold=True)
         codes.add(show_audit(config))
         click.echo()
-    ctx.exit(max(codes - {Exit.QUARANTINED}))  # the broken line is meant to be
+    ctx.exit(max(codes - {Exit.QUARANTINED}))  # the broken lines are meant to be
 
 
 def _segment() -> "Simulator":

@@ -29,6 +29,7 @@ from faillog_otel.cli.report import (
     exit_code,
     records,
     say_what_was_met,
+    say_what_was_not_judged,
     say_what_was_shifted,
     summary,
 )
@@ -110,6 +111,7 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
         if shutdown.requested != signal.SIGPIPE and (broken is not None or shutdown.is_requested()):
             _say_what_is_unread(found.files, forwarded.stopped_at)
         say_what_was_shifted(forwarded.counts, config)
+        say_what_was_not_judged(forwarded.counts, config)
         ending = Ending(
             counts=forwarded.counts,
             fail_on=config.fail_on,

@@ -31,6 +31,7 @@ from faillog_otel.cli.report import (
     exit_code,
     records,
     say_what_was_met,
+    say_what_was_not_judged,
     say_what_was_shifted,
     summary,
 )
@@ -235,6 +236,7 @@ def _ended(
             bytes_in=counts.bytes_in,
             discarded=counts.discarded,
             failures=counts.failures,
+            unknown_version=counts.unknown_version,
         )
     try:
         pending = pending_records(judging.database)
@@ -309,6 +311,7 @@ def _say_how_it_ended(
         what = f"{records(kept)} not understood or not taken ({reasons})"
         _log.warning("%s: %s", what, "only shown" if config.delivery.writes else f"in {folder}")
     say_what_was_shifted(counts, config)
+    say_what_was_not_judged(counts, config)
 
 
 def token_source(config: SegmentConfig) -> Callable[[], Secret]:

@@ -18,6 +18,7 @@ from faillog_otel.cli.report import (
     exit_code,
     records,
     say_what_was_met,
+    say_what_was_not_judged,
     say_what_was_shifted,
     summary,
 )
@@ -79,6 +80,7 @@ def replay_quarantine(config: RunConfig, *, sends_rejected: bool) -> dict[str, A
         elif left := sum(kept_by_reason(ledger.database).values()):
             _log.warning("%s in quarantine still: in %s", records(left), folder.path)
         say_what_was_shifted(forwarder.counts, config)
+        say_what_was_not_judged(forwarder.counts, config)
         ending = Ending(
             counts=forwarder.counts,
             fail_on=config.fail_on,

@@ -64,7 +64,7 @@ def exit_code(ending: Ending) -> int:
         Exit.LEDGER: ending.ledger_broken,
         Exit.SEGMENT: ending.segment_refused,
         Exit.PENDING: counts.pending,
-        Exit.CONDITION: conditions_met(ending),
+        Exit.CONDITION: conditions_met(ending) or cannot_deny(counts, ending.fail_on),
         Exit.QUARANTINED: counts.quarantined + counts.rejected,
         Exit.NOT_KNOWN_YET: ending.fail_on and ending.judged_hours == 0,
     }
@@ -86,6 +86,11 @@ def conditions_met(ending: Ending) -> dict[FailOn, int]:
         "never": 0,
     }
     return {condition: met[condition] for condition in ending.fail_on if met[condition]}
+
+
+def cannot_deny(counts: Counts, fail_on: Sequence[FailOn]) -> list[FailOn]:
+    """The `--fail-on` conditions that events of an unknown version may have met."""
+    return [each for each in fail_on if each in ("discarded", "failure")] if counts.unknown_version else []
 
 
 _NONE: Mapping[str, int] = {}
@@ -132,6 +137,7 @@ def summary(
         "requests": sent.requests,
         "retries": sent.retries,
         "bytes_in": counts.bytes_in,
+        "unknown_version": counts.unknown_version,
         "seconds": round(seconds, 3),
         "exit": code,
     }
@@ -161,6 +167,8 @@ def summary_text(found: dict[str, Any], *, verb: str = "exported", says_judged: 
         others["not understood or not taken, and not kept"] = lost["quarantined"]
     kept = [f"{number} {name}" for name, number in others.items() if number]
     outcome = ", ".join([f"{found['exported']} {verb}", *kept])
+    if found["unknown_version"]:
+        events += f" ({found['unknown_version']} of an unknown version, not judged)"
     sent = found["sent"]
     logs, spans = records(sent["logs"], "log record"), records(sent["spans"], "span")
     requests = f"{records(found['requests'], 'request')} ({found['retries']} of them again)"
@@ -231,6 +239,17 @@ def say_what_was_shifted(counts: Counts, config: RunConfig) -> None:
         is_backends = config.backend is not None and BACKENDS[config.backend].time_policy == policy
         why = f"time policy {policy}" + (f" of --backend {config.backend}" if is_backends else "")
         _log.warning("%s sent with another time (%s); the true one is segment.occurred_at", number, why)
+
+
+def say_what_was_not_judged(counts: Counts, config: RunConfig) -> None:
+    """No event passes as good because its version is not understood; that is an error where it was asked."""
+    if not counts.unknown_version:
+        return
+    number = records(counts.unknown_version, "event")
+    asked = [f"--fail-on {each}" for each in cannot_deny(counts, config.fail_on)]
+    undecided = f": {' and '.join(asked)} cannot be denied" if asked else ""
+    level = logging.ERROR if asked else logging.WARNING
+    _log.log(level, "%s of an unknown version not judged%s; look for a newer faillog-otel", number, undecided)
 
 
 def records(number: int, what: str = "record") -> str:

@@ -85,6 +85,13 @@ _HELP = """Simulate Segment's failure-log API on this machine: to try a set-up, 
     show_default=True,
     help="What objects may look like.",
 )
+@click.option(
+    "--dialect",
+    type=click.Choice(["draft", "page", "mixed"]),
+    default="mixed",
+    show_default=True,
+    help="How records are written: as the first draft of Segment's page, as the page now, or mixed.",
+)
 @click.option("--damage", type=float, default=0.0, metavar="RATE", help="So many lines are cut off.")
 @click.option(
     "--duplicates", type=float, default=0.0, metavar="RATE", help="So many records come once more later."
@@ -171,6 +178,7 @@ def _config(flags: dict[str, Any]) -> "SimulatorConfig":
         messages=flags["messages"],
         growth=tuple(_chosen("--growth", flags["growth"], GROWTHS)),
         formats=tuple(_chosen("--formats", flags["formats"], FORMATS)),
+        dialect=flags["dialect"],
         damage=flags["damage"],
         duplicates=flags["duplicates"],
     )

@@ -1,16 +1,50 @@
-"""Any JSON value, no type in mind; a number that no float and no integer type holds is its own text."""
+"""Any JSON value, no type in mind.
+
+A number that no float and no integer type holds is its own text, half of a surrogate pair is U+FFFD.
+"""
 
 import json
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
+
+from faillog_otel.events.syntax import whole_characters
+
+Type = TypeVar("Type")
 
 _decode = msgspec.json.Decoder().decode
 
 
 def read_anything(raw: bytes) -> Any:
-    """The JSON value. Raises ValueError."""
+    """The JSON value; half of a surrogate pair is read as U+FFFD. Raises ValueError."""
+    try:
+        return _read(raw)
+    except ValueError:
+        if (mended := whole_characters(raw)) == raw:
+            raise
+        return _read(mended)
+
+
+def read_as(of_type: type[Type], raw: bytes) -> Type:
+    """The JSON value as this type; half of a surrogate pair is read as U+FFFD.
+
+    Raises ValueError and RecursionError.
+    """
+    try:
+        return msgspec.json.decode(raw, type=of_type)
+    except msgspec.DecodeError:
+        return msgspec.json.decode(whole_characters(raw), type=of_type)
+
+
+def without_null(value: Any) -> Any:
+    """The value without those fields of its objects that are null: they are as good as absent."""
+    if isinstance(value, dict):
+        return {key: without_null(item) for key, item in value.items() if item is not None}
+    return [without_null(item) for item in value] if isinstance(value, list) else value
+
+
+def _read(raw: bytes) -> Any:
     try:
         return _decode(raw)
     except msgspec.ValidationError:

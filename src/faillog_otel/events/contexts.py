@@ -7,9 +7,8 @@ JSON object, or in one that names no other messageId.
 
 from typing import Any
 
-import msgspec
-
 from faillog_otel import propagation
+from faillog_otel.events.anything import read_anything
 from faillog_otel.events.syntax import holds_too_much, is_too_deep
 
 _MESSAGE_ID = "messageId"
@@ -28,8 +27,8 @@ def traceparents(body: Any) -> dict[str, str]:
         if is_too_deep(text) or holds_too_much(text):
             return {}
         try:
-            body = msgspec.json.decode(text)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+            body = read_anything(text)
+        except ValueError:
             return {}
     found: dict[str, str] = {}
     if isinstance(body, dict | list):

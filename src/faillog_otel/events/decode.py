@@ -9,9 +9,9 @@ what Segment's page shows; see the README's table of reason codes.
 from typing import Any
 
 import msgspec
-from msgspec import UNSET
+from msgspec.structs import replace
 
-from faillog_otel.events.anything import read_anything
+from faillog_otel.events.anything import read_anything, without_null
 from faillog_otel.events.fitting import fitted
 from faillog_otel.events.model import (
     Answer,
@@ -28,7 +28,7 @@ from faillog_otel.events.model import (
     Properties,
     Routing,
 )
-from faillog_otel.events.reason import plain_reason, take_reason
+from faillog_otel.events.reason import plain_reason, reason_of_results, take_reason
 from faillog_otel.events.routing import read_routing, shallow_routing
 from faillog_otel.events.syntax import (
     DEEPEST_NESTING,
@@ -38,6 +38,7 @@ from faillog_otel.events.syntax import (
     why_not_json,
 )
 from faillog_otel.events.times import parse_rfc3339
+from faillog_otel.events.version import is_version_1
 
 Known = ErrorLogged | DeliveryAttemptLogged | DestinationExchangeLogged | DeliveryExchangeLogged
 
@@ -58,8 +59,10 @@ def decode(raw: bytes) -> Event | BadRecord:
     """Reads one record. Never raises, whatever the bytes are."""
     if len(raw) <= LONGEST_PLAIN_BYTES and raw.isascii() and _BACKSLASH not in raw and _DELETE not in raw:
         try:
-            properties: Properties = _known.decode(raw).properties
-            routing = shallow_routing(bytes(properties.routed))
+            known = _known.decode(raw)
+            properties: Properties = known.properties
+            is_known = known.version == "v1" or is_version_1(known.version)
+            routing = shallow_routing(bytes(properties.routed)) if is_known else None
         except (ValueError, RecursionError):
             routing = None  # looked at closely below
         if (
@@ -83,7 +86,11 @@ def _read_closely(raw: bytes) -> Event | BadRecord:
         return BadRecord("invalid_utf8", f"not UTF-8 at byte {error.start}", raw)
     except (ValueError, RecursionError) as error:  # msgspec.DecodeError is a ValueError
         return _too_deep(raw) or BadRecord("invalid_json", why_not_json(raw, str(error)), raw)
-    return read if isinstance(read, BadRecord) else _complete(raw, *read)
+    found = read if isinstance(read, BadRecord) else _complete(raw, *read)
+    if isinstance(found, BadRecord) or found.reason is not None:
+        return found
+    reason = reason_of_results(found.extras, found.properties.response_from_destination)
+    return found if reason is None else replace(found, reason=reason)
 
 
 _Read = tuple[Properties, dict[str, Any], Routing]
@@ -93,9 +100,12 @@ _Read = tuple[Properties, dict[str, Any], Routing]
 def _read_strictly(raw: bytes) -> _Read | BadRecord | None:
     """None where the structs refuse it. Raises ValueError and RecursionError."""
     try:
-        properties: Properties = _known.decode(raw).properties
-    except msgspec.ValidationError:
+        known = _known.decode(raw)
+    except msgspec.DecodeError:
         return None
+    if known.version != "v1" and not is_version_1(known.version):
+        return None
+    properties: Properties = known.properties
     routed = bytes(properties.routed)
     routing = shallow_routing(routed)
     if (routing is None or not _is_flat(properties)) and (bad := _too_deep(raw)):
@@ -109,6 +119,8 @@ def _read_loosely(raw: bytes) -> _Read | BadRecord:
     if not isinstance(value, dict):
         return BadRecord("not_an_object", "a record is a JSON object; this is not", raw)
     properties, extras = fitted(value)
+    if b"null" in raw:
+        extras = without_null(extras)
     routed = bytes(properties.routed)
     return properties, extras, shallow_routing(routed) or read_routing(routed)
 
@@ -170,11 +182,11 @@ def _complete(
         name = "occurredAt" if occurred_ns is None else "loggedAt"
         return BadRecord("bad_time", f"{name} is no RFC 3339 time from 1970 to 2262", raw)
     said, reason = properties.reason, None
-    if said is not UNSET:
+    if said is not None:
         extras["reason"] = said
     if routing.leftover is not None:
         extras["routed"] = routing.leftover
-    if len(extras) == 1 and said is not UNSET and said.strip():
+    if len(extras) == 1 and said is not None and said.strip():
         reason, extras = plain_reason(said), {}
     elif extras:
         reason = take_reason(extras)

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from faillog_otel.config import Signal
+from faillog_otel.events.anything import read_anything
 from faillog_otel.events.model import Context, Place
 from faillog_otel.events.syntax import holds_too_much
 
@@ -119,13 +120,13 @@ def read_entry(line: bytes) -> Entry | None:
     if line.startswith(_EVENT_START) or b'"raw' not in line or holds_too_much(line):
         return None
     try:
-        value = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        value = read_anything(line)
+    except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict) or "event" in value or not {"raw", "raw_base64"} & value.keys():
         return None
     try:
-        entry = msgspec.convert(value, Entry)
+        entry = msgspec.convert({key: item for key, item in value.items() if item is not None}, Entry)
     except msgspec.ValidationError as error:
         return Entry(detail=str(error), replayable=False)
     if entry.record() is None and entry.replayable:

@@ -14,6 +14,7 @@ from faillog_otel.events.model import (
     Request,
     Response,
 )
+from faillog_otel.events.version import is_version_1
 
 Fitting = TypeVar("Fitting", bound=msgspec.Struct)
 
@@ -33,9 +34,9 @@ def fitted(value: dict[str, Any]) -> tuple[Properties, dict[str, Any]]:
     extras = {key: item for key, item in value.items() if key not in _ENVELOPE}
     if value.get("type") not in (None, "observability"):
         extras["type"] = value["type"]
-    if of_type is None or version not in (None, "v1"):
+    if of_type is None or (version != "v1" and not is_version_1(version)):
         of_type = OtherProperties
-        extras |= {"event": name, "version": version}
+        extras |= {key: value[key] for key in ("event", "version") if key in value}
     inside = value.get("properties")
     if not isinstance(inside, dict):
         if inside is not None:
@@ -57,10 +58,10 @@ def _fit(of_type: type[Fitting], value: dict[str, Any]) -> tuple[Fitting, dict[s
     for key, item in value.items():
         field = fields.get(key)
         nested = _NESTED.get(key)
+        if item is None:
+            continue
         if field is None:
             rest[key] = item
-        elif item is None:
-            continue
         elif nested is not None:
             # Whatever stands there is under the rules for bodies and headers, never a plain extra.
             fitting[field.name], inner_rest = _fit(nested, item if isinstance(item, dict) else {"body": item})

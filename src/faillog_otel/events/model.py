@@ -37,14 +37,17 @@ class _Properties(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     logged_at: str | None = None
     request_to_destination: Request | None = None
     response_from_destination: Response | None = None
-    reason: str | UnsetType = UNSET
+    feature_name: str | None = None
+    """Which part of Segment writes: `delivery`, `destinationInsertFunction`."""
+    reason: str | None = None
     """The likeliest name of the field that Segment's page promises and does not show; see `Event.reason`."""
 
 
 class ErrorProperties(_Properties, frozen=True, kw_only=True):
-    """One event of a source hit an error: a retry, a discard, ..."""
+    """One event of a source hit an error: a retry, a discard, ... `attempt` counts from 1."""
 
     message_id: str | None = None
+    attempt: Int64 | None = None
     discarded: bool | None = None
 
 
@@ -71,7 +74,8 @@ class OtherProperties(_Properties, frozen=True, kw_only=True):
 
 class _Envelope(Struct, frozen=True, kw_only=True, gc=False, tag_field="event", forbid_unknown_fields=True):
     type: Literal["observability"] = "observability"
-    version: Literal["v1"] = "v1"
+    version: str | int | float | None = None
+    """See `is_version_1`."""
 
 
 class ErrorLogged(_Envelope, frozen=True, kw_only=True, tag="Error Logged"):
@@ -105,12 +109,15 @@ class Routing(Struct, frozen=True, gc=False, cache_hash=True):
     """`properties.routed`, read: where an event was going and where it came from."""
 
     to_id: str | None = None
-    """The first `to`, whatever its type: a field of the attempt's span id."""
+    """The first `to` that is no subscription: a field of the attempt's span id."""
     from_id: str | None = None
     """The first `from`: `segment.source.id`."""
     destination_id: str | None = None
-    """The first `to` of type destination, else the first: it names the span."""
+    """The first `to` of type destination, else `to_id`: it names the span."""
     destination_ids: tuple[str, ...] = ()
+    """Every `to` that is no subscription."""
+    subscription_id: str | None = None
+    """The first `to` of type subscription: the mapping of an Actions destination."""
     leftover: Any = None
     """All of `routed`, where it says more than ids (or something else entirely); else None."""
 
@@ -120,6 +127,10 @@ class Reason(Struct, frozen=True, gc=False, cache_hash=True):
 
     text: str
     code: str | None = None
+    reporter: str | UnsetType = UNSET
+    """Whose fault it is, where the event says so: INTEGRATIONS (Segment's) or DESTINATION."""
+    in_body: bool | UnsetType = UNSET
+    """True where a response's body says it; absent otherwise, so that kept entries stay as they are."""
 
 
 class Event(Struct, frozen=True, gc=False):

@@ -1,15 +1,34 @@
-"""Why something failed: Segment's page promises a field that says so, and does not show its name."""
+"""Why something failed: Segment's page promises a field that says so, and does not show its name.
+
+Segment's own framework for destinations says it in the results of single events: `errormessage`, `errortype`
+(a code) and `errorreporter` (whose fault it is). They are looked for wherever they may be.
+"""
 
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
-from faillog_otel.events.model import Reason
+from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
+
+from faillog_otel.events.anything import read_anything
+from faillog_otel.events.model import Reason, Response
+from faillog_otel.events.syntax import holds_too_much, is_too_deep
 
 _TEXTS = ("reason", "discardreason", "failurereason", "errorreason", "errormessage", "error")
 _INNER_TEXTS = ("message", *_TEXTS)
-_CODES = ("reasoncode", "errorcode", "failurecode", "code")
+_CODES = ("reasoncode", "errorcode", "failurecode", "errortype", "code")
 _CODE = re.compile(r"[A-Z][A-Z0-9_]{1,63}")
+_REPORTER = re.compile(r"[A-Za-z][A-Za-z_]{0,63}")
+_OF_RESULTS = frozenset(("errormessage", "errortype", "errorreporter"))
+(
+    _MAYBE_RESULTS,
+    _MAYBE_RESULTS_IN_CAPITALS,
+) = (  # what a pattern begins with is looked for quickly, in one case
+    re.compile(f"{begin}[_-]?(?i:message|type|reporter)") for begin in ("rror", "RROR")
+)
+_MAX_REMEMBERED_CHARACTERS = 4096
 
 
 def plain_reason(text: str) -> Reason:
@@ -26,16 +45,71 @@ def take_reason(extras: dict[str, Any]) -> Reason | None:
     """The reason, from any field that by its name holds one.
 
     It is looked for beside the other properties, then inside the response; what is inside the request is
-    a part of its body. A text that stands beside the other properties is taken out of the extras, for it
-    travels as the reason.
+    a part of its body. What stands beside the other properties and travels as the reason is taken out of
+    the extras.
     """
     for holder in (extras, extras.get("responseFromDestination")):
         if isinstance(holder, dict) and (found := _reason_in(holder, _TEXTS)):
             key, reason = found
-            if holder is extras and extras[key] == reason.text:
-                del extras[key]
+            if holder is extras:
+                _take_out(extras, key, reason)
             return reason
     return None
+
+
+def reason_of_results(extras: dict[str, Any], response: Response | None) -> Reason | None:
+    """The reason that results of single events give in the words of Segment's framework, however cased.
+
+    They are looked for in all extras but the request's, then in the response's body: a JSON value, or a text
+    that may be JSON. Of results that give different reasons, none.
+    """
+    if extras:
+        held = [item for name, item in extras.items() if name != "requestToDestination"]
+        if reason := _agreed_reason(held):
+            return reason
+    if response is None or response.body is None:
+        return None
+    body = response.body
+    if not isinstance(body, str):
+        return _as_said_in_body(_agreed_reason(body))
+    if not (_MAYBE_RESULTS.search(body) or _MAYBE_RESULTS_IN_CAPITALS.search(body)):
+        return None
+    return _remembered(body) if len(body) <= _MAX_REMEMBERED_CHARACTERS else _reason_in_text(body)
+
+
+def _reason_in_text(body: str) -> Reason | None:
+    raw = body.encode()
+    if is_too_deep(raw) or holds_too_much(raw):
+        return None
+    try:
+        return _as_said_in_body(_agreed_reason(read_anything(raw)))
+    except ValueError:
+        return None
+
+
+_remembered = lru_cache(maxsize=256)(_reason_in_text)
+
+
+def _as_said_in_body(reason: Reason | None) -> Reason | None:
+    return replace(reason, in_body=True) if reason else None
+
+
+def _agreed_reason(value: Any) -> Reason | None:
+    """The reason that every result in the value gives, where they give the same one."""
+    reasons = {found[1] for result in _results(value) if (found := _reason_in(result, ("errormessage",)))}
+    return reasons.pop() if len(reasons) == 1 else None
+
+
+def _results(value: Any) -> Iterator[dict[str, Any]]:
+    inside = [value]
+    while inside:
+        item = inside.pop()
+        if isinstance(item, dict):
+            if "rror" in "".join(item).lower() and not _OF_RESULTS.isdisjoint(map(_plain_name, item)):
+                yield item
+            inside += item.values()
+        elif isinstance(item, list):
+            inside += item
 
 
 def _reason_in(holder: dict[str, Any], texts: tuple[str, ...]) -> tuple[str, Reason] | None:
@@ -43,13 +117,30 @@ def _reason_in(holder: dict[str, Any], texts: tuple[str, ...]) -> tuple[str, Rea
     fields = {key.lower().replace("_", "").replace("-", ""): key for key in holder}
     coded = [(fields[name], _as_code(holder[fields[name]])) for name in _CODES if name in fields]
     code_field, code = next((found for found in coded if found[1]), ("", None))
+    reporter = _as_reporter(holder[fields["errorreporter"]]) if "errorreporter" in fields else UNSET
     for key in (fields[name] for name in texts if name in fields):
         value = holder[key]
         if isinstance(value, str) and value.strip():
-            return key, Reason(value, code or _as_code(value))
+            return key, Reason(value, code or _as_code(value), reporter)
         if isinstance(value, dict) and (inner := _reason_in(value, _INNER_TEXTS)):
             return key, inner[1]
-    return (code_field, Reason(code, code)) if code else None
+    return (code_field, Reason(code, code, reporter)) if code else None
+
+
+def _take_out(extras: dict[str, Any], field: str, reason: Reason) -> None:
+    if extras[field] == reason.text:
+        del extras[field]
+    for name in [name for name in extras if _plain_name(name) == "errorreporter"]:
+        if extras[name] == reason.reporter:
+            del extras[name]
+
+
+def _plain_name(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "")
+
+
+def _as_reporter(value: object) -> str | UnsetType:
+    return value if isinstance(value, str) and _REPORTER.fullmatch(value) else UNSET
 
 
 def _as_code(value: object) -> str | None:

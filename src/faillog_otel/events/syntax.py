@@ -71,9 +71,7 @@ def why_not_json(raw: bytes, said: str) -> str:
     if b"\0" in raw:
         first = raw.index(b"\0")
         return f"NUL bytes, the first at byte {first}: was the file cut off by a crash?"
-    if said.startswith("Input data was truncated") or "surrogate" in said:
-        if lone := _lone_surrogate(raw):
-            return f"{lone[0].decode()} at byte {lone.start()} is half a character (a lone surrogate)"
+    if said.startswith("Input data was truncated"):
         return "the record breaks off before its end: was it cut off?"
     return said
 
@@ -85,5 +83,11 @@ _PAIR_OR_HALF = re.compile(
 )
 
 
-def _lone_surrogate(raw: bytes) -> re.Match[bytes] | None:
-    return next((found for found in _PAIR_OR_HALF.finditer(raw) if found["half"]), None)
+def whole_characters(raw: bytes) -> bytes:
+    """JSON with U+FFFD for each escape that is half of a surrogate pair; its length stays the same.
+
+    Texts that were cut between two UTF-16 units end in such a half.
+    """
+    if not _SURROGATE.search(raw):
+        return raw
+    return _PAIR_OR_HALF.sub(lambda found: rb"\ufffd" if found["half"] else found[0], raw)

@@ -39,6 +39,8 @@ class Counts(Struct):
     """Error Logged events whose message was discarded."""
     failures: int = 0
     """Delivery attempts with outcome `failure`."""
+    unknown_version: int = 0
+    """Events of a version that is not understood: nobody knows whether they are discards or failures."""
     time_shifted: int = 0
     """Exported records that carry another time than their own."""
 

@@ -20,7 +20,7 @@ ALLOWED_KEYS = frozenset(
     (
         *("code", "codes", "subcode", "errno", "error", "errors", "errorcode", "errorcodes", "errorsubcode"),
         *("errortype", "errorkey", "errorid", "errormessage", "errormessages", "errormsg", "errorreason"),
-        *("errordescription", "errordetail", "errordetails", "errorsummary"),
+        *("errordescription", "errordetail", "errordetails", "errorsummary", "errorreporter"),
         *("message", "messages", "msg", "reason", "reasons", "reasoncode", "failurereason", "failurecode"),
         *("discardreason", "status", "statuscode", "statustext", "statusmessage", "statusdescription"),
         *("httpstatus", "httpcode", "httpstatuscode", "title", "detail", "details"),

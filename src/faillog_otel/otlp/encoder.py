@@ -147,14 +147,17 @@ class WireEncoder:
         return self._how(case)
 
     def _where_of(self, name: str, verb: str, routing: Routing) -> Where:
-        to, source = routing.destination_id, routing.from_id
+        to, source, subscription = routing.destination_id, routing.from_id, routing.subscription_id
         ids = routing.destination_ids
-        if len(ids) <= 1 and len(to or "") + len(source or "") <= LONGEST_REMEMBERED:
-            return self._remembered_where(name, verb, to, source, ids)
-        return self._where(name, verb, to, source, ids)
+        where = self._where
+        if (
+            len(ids) <= 1
+            and len(to or "") + len(source or "") + len(subscription or "") <= LONGEST_REMEMBERED
+        ):
+            where = self._remembered_where
+        return where(name, verb, Routing(None, source, to, ids, subscription))
 
-    def _where(self, name: str, verb: str, to: str | None, source: str | None, ids: tuple[str, ...]) -> Where:
-        routing = Routing(from_id=source, destination_id=to, destination_ids=ids)
+    def _where(self, name: str, verb: str, routing: Routing) -> Where:
         part = destined(name, routing, self._config.destination_names)
         kind = SPAN_KINDS.get(name)
         before, after = part.before.encode(), part.after.encode()
@@ -171,7 +174,7 @@ class WireEncoder:
         )
 
     def _how(self, case: Case) -> How:
-        part = judged(case, self._config.redaction_key)
+        part = judged(case, self._config)
         opening, ending = part.opening.encode(), part.ending.encode()
         code = StatusCode.ERROR if part.failed else StatusCode.UNSET
         status = text_field(messages.STATUS_MESSAGE, part.status_message)

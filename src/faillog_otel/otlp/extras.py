@@ -87,7 +87,7 @@ def extra_attributes(
 ) -> tuple[Attributes, int]:
     """`segment.extra.<dotted path>` for each leaf, the first 64 in the record's order; and how many not.
 
-    A list is one leaf, as its JSON text; so are an empty object and null: nothing unknown is dropped.
+    A list is one leaf, as its JSON text; so is an empty object: nothing unknown is dropped.
     """
     found: dict[str, Value] = {}
     for path, leaf, kind in islice(leaves(extras, _PREFIX), MOST_EXTRAS):
@@ -142,7 +142,9 @@ def _header(header: str, value: Any, allowed: tuple[str, ...], key: Secret | Non
         return None
     name = header.lower()
     kind = kind_of_name(name)
-    values = value if isinstance(value, list) else [value]
+    values = [item for item in value if item is not None] if isinstance(value, list) else [value]
+    if not values:
+        return None
     return tuple(str(_header_value(name, as_text(item), kind, key)) for item in values)
 
 
@@ -169,13 +171,15 @@ def is_allowed(header: str, allowed: Iterable[str]) -> bool:
 
 
 def header_pairs(headers: Any) -> Iterator[tuple[str, Any]]:
-    """Name and value of each header."""
+    """Name and value of each header; one that is null is none."""
     if isinstance(headers, dict):
-        yield from headers.items()
-    elif isinstance(headers, list):
-        for pair in headers:
-            if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str):
-                yield pair[0], pair[1]
+        pairs: Iterable[Any] = headers.items()
+    else:
+        every = headers if isinstance(headers, list) else []
+        pairs = [pair for pair in every if isinstance(pair, list) and len(pair) == 2]
+    for name, value in pairs:
+        if isinstance(name, str) and value is not None:
+            yield name, value
 
 
 def _matches(name: str, entry: str) -> bool:

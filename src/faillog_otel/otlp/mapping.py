@@ -63,7 +63,7 @@ def map_event(event: Event, context: Context, config: MappingConfig) -> Mapped:
     message_id, exchange_id, *_ = own
     origin = message_origin(event, context, config)
     case = case_of(event, context.answer, origin.name if origin else None, is_shifted=is_shifted)
-    where, how = destined(name, event.routing, config.destination_names), judged(case, config.redaction_key)
+    where, how = destined(name, event.routing, config.destination_names), judged(case, config)
     common = where.attributes + how.attributes + present(*zip(OWN, own, strict=True))
     trace_id, span_id = ids(event, origin)
     span = None

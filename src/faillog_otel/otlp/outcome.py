@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
-import msgspec
 from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
 from msgspec import Struct
@@ -18,6 +17,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from faillog_otel.clock import retry_after
 from faillog_otel.config import Signal
+from faillog_otel.events.anything import read_as
 from faillog_otel.events.redaction import redact_text
 from faillog_otel.text import peer_text
 
@@ -84,7 +84,7 @@ Outcome = Acknowledged | PartlyRejected | NotTaken
 class _PartialSuccess(Struct, rename="camel"):
     rejected_log_records: int | str | None = 0  # protobuf's JSON: an integer, a text, or null
     rejected_spans: int | str | None = 0
-    error_message: str = ""
+    error_message: str | None = None
 
 
 class _JsonAnswer(Struct, rename="camel"):
@@ -186,10 +186,10 @@ def _read_success(signal: Signal, content_type: str, body: bytes, mask: Mask) ->
         shown = said_text(content_type, mask) or "of no type"
         return Refused(f"the answer is {shown}, not OTLP: is it a collector?")
     try:
-        partial = msgspec.json.decode(body, type=_JsonAnswer).partial_success or _PartialSuccess()
+        partial = read_as(_JsonAnswer, body).partial_success or _PartialSuccess()
         rejected = partial.rejected_log_records if signal == "logs" else partial.rejected_spans
-        return _success(int(rejected or 0), partial.error_message, mask)
-    except (msgspec.DecodeError, ValueError):
+        return _success(int(rejected or 0), partial.error_message or "", mask)
+    except ValueError:
         return _NO_OTLP
 
 
@@ -199,16 +199,16 @@ def _success(rejected: int, message: str, mask: Mask) -> Outcome:
 
 
 class _Status(Struct):
-    message: str = ""
+    message: str | None = None
 
 
 def _status_message(content_type: str, body: bytes) -> str:
     """The message of the google.rpc.Status that an OTLP error carries; empty where there is none."""
     try:
         if content_type.startswith("application/json"):
-            return msgspec.json.decode(body, type=_Status).message
+            return read_as(_Status, body).message or ""
         if content_type.startswith("application/x-protobuf"):
             return str(Status.FromString(body).message)
-    except (msgspec.DecodeError, UnicodeDecodeError, DecodeError):
+    except (ValueError, DecodeError):
         return ""
     return body.decode(errors="replace").strip() if content_type.startswith("text/plain") else ""

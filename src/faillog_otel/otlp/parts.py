@@ -7,9 +7,10 @@ ones once and writes the same. All texts but ids are redacted; all are cut.
 
 from urllib.parse import urlsplit
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
+from msgspec.structs import replace
 
-from faillog_otel.config import Secret
+from faillog_otel.config import MappingConfig
 from faillog_otel.events.model import (
     Answer,
     AttemptProperties,
@@ -54,13 +55,14 @@ class Destined(Struct, frozen=True):
 
 def destined(name: str, routing: Routing, destination_names: dict[str, str]) -> Destined:
     """The part for all events of this name with this routing."""
-    known = routing.destination_id
+    known, subscription = routing.destination_id, routing.subscription_id
     shown = cut(destination_names.get(known, known)) if known else None
     attributes = present(
         ("messaging.system", "segment"),
         ("messaging.operation.name", "deliver"),
         ("messaging.operation.type", "process"),
         ("messaging.destination.name", shown),
+        ("messaging.destination.subscription.name", destination_names.get(subscription or "") or None),
         ("segment.event", name),
         ("segment.source.id", routing.from_id),
         ("segment.destination.id", known),
@@ -68,6 +70,7 @@ def destined(name: str, routing: Routing, destination_names: dict[str, str]) -> 
             "segment.destination.ids",
             routing.destination_ids if len(routing.destination_ids) > 1 else None,
         ),
+        ("segment.subscription.id", subscription),
     )
     before, after = "", f" to {shown}" if shown else ""
     if name == "segment.exchange":
@@ -96,10 +99,13 @@ class Case(Struct, frozen=True, gc=False):
     """The request's method and URL."""
     other_name: str | None = None
     """What an unknown event calls itself."""
+    feature: str | None = None
+    """Which part of Segment the event is about."""
 
     def length(self) -> int:
         """Characters in it that somebody else chose."""
-        texts = (self.outcome, self.reason and self.reason.text, *(self.request or ()), self.other_name)
+        reason = self.reason and self.reason.text
+        texts = (self.outcome, reason, *(self.request or ()), self.other_name, self.feature)
         return sum(len(text) for text in texts if text)
 
 
@@ -112,27 +118,48 @@ def case_of(event: Event, answer: Answer | None, origin: TraceOrigin | None, *, 
     if isinstance(properties, AttemptProperties):
         if answer is not None:
             status = answer.status if status is None else status
-            reason = answer.reason if reason is None else reason
+            reason = _reason_of(answer, properties) if reason is None else reason
         return Case(
             "segment.attempt",
             *(properties.attempt, properties.outcome, None, status, reason, origin, is_shifted, False, asked),
+            feature=properties.feature_name,
         )
     if isinstance(properties, ErrorProperties):
         return Case(
             "segment.error",
-            *(None, None, properties.discarded, status, reason, origin, is_shifted, False, asked),
+            *(
+                properties.attempt,
+                None,
+                properties.discarded,
+                status,
+                reason,
+                origin,
+                is_shifted,
+                False,
+                asked,
+            ),
+            feature=properties.feature_name,
         )
     if isinstance(properties, ExchangeProperties):
         is_unanswered = response in (None, Response()) and "responseFromDestination" not in event.extras
         return Case(
-            "segment.exchange", *(None, None, None, status, reason, None, is_shifted, is_unanswered, asked)
+            "segment.exchange",
+            *(None, None, None, status, reason, None, is_shifted, is_unanswered, asked),
+            feature=properties.feature_name,
         )
     name = event.extras.get("event")
     return Case(
         "segment.other",
         *(None, None, None, status, reason, origin, is_shifted, False, asked),
         name if isinstance(name, str) else None,
+        feature=properties.feature_name,
     )
+
+
+def _reason_of(answer: Answer, attempt: AttemptProperties) -> Reason | None:
+    """What the exchange gives as the attempt's reason: what failed in its batch is none of a success."""
+    reason = answer.reason
+    return None if reason and reason.in_body is True and attempt.outcome == "success" else reason
 
 
 class Judged(Struct, frozen=True):
@@ -148,14 +175,17 @@ class Judged(Struct, frozen=True):
     ending: str
 
 
-def judged(case: Case, key: Secret | None) -> Judged:
+def judged(case: Case, config: MappingConfig) -> Judged:
     """The part for all events with which it went like this."""
 
     def cleaned(text: str | None) -> str | None:
-        return clean(text, key)[0] if text else None
+        return clean(text, config.redaction_key)[0] if text else None
 
+    if config.bodies == "none" and case.reason and case.reason.in_body is True:
+        case = replace(case, reason=None)
     failed = _failed(case)
     reason, outcome = cleaned(case.reason.text) if case.reason else None, cleaned(case.outcome)
+    reporter = case.reason.reporter if case.reason else UNSET
     method, url = case.request or (None, None)
     method = _method(case.name, method)
     host, port = _server(url)
@@ -170,7 +200,9 @@ def judged(case: Case, key: Secret | None) -> Judged:
         ("segment.delivery.outcome", outcome),
         ("segment.discarded", case.discarded),
         ("segment.trace.origin", case.origin),
+        ("segment.feature", cleaned(case.feature)),
         ("segment.reason", reason),
+        ("segment.error.reporter", None if reporter is UNSET else reporter),
         ("segment.time_shifted", True if case.is_shifted else None),
     )
     return Judged(

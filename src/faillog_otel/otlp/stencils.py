@@ -130,7 +130,8 @@ class Stencils:
         lag = int64((event.logged_ns - event.occurred_ns) // 1_000_000)
         routing, attempt = event.routing, properties.attempt
         shape = (len(message), len(exchange), len(occurred), len(logged), len(lag))
-        key = (routing, attempt, properties.outcome, context.answer, event.reason, shape, joined)
+        how = (attempt, properties.outcome, properties.feature_name, context.answer, event.reason)
+        key = (routing, how, shape, joined)
         stencil = self._known.get(key)
         if stencil is None:
             between = propagation.attempt_between(routing.to_id, routing.from_id, attempt)
@@ -165,7 +166,8 @@ class Stencils:
         message, occurred, logged = message_id.encode(), occurred_at.encode(), logged_at.encode()
         lag = int64((event.logged_ns - event.occurred_ns) // 1_000_000)
         shape = (len(message), len(occurred), len(logged), len(lag))
-        key = (event.routing, properties.discarded, event.reason, shape, joined)
+        how = (properties.attempt, properties.discarded, properties.feature_name, event.reason)
+        key = (event.routing, how, shape, joined)
         stencil = self._known.get(key)
         if stencil is None:
             in_log, in_span = _ERROR_GAPS
@@ -196,7 +198,7 @@ class Stencils:
         exchange, occurred, logged = exchange_id.encode(), occurred_at.encode(), logged_at.encode()
         lag = int64((event.logged_ns - event.occurred_ns) // 1_000_000)
         shape = (len(exchange), len(occurred), len(logged), len(lag))
-        key = (event.routing, status, asked, event.reason, shape)
+        key = (event.routing, status, asked, properties.feature_name, event.reason, shape)
         stencil = self._known.get(key) or self._first(key, event, context, _EXCHANGE_GAPS)
         if not stencil.log:
             return None

@@ -21,6 +21,7 @@ from faillog_otel.addresses import Deadline
 from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, date_ns, hour_text, retry_after
 from faillog_otel.config import SEGMENT_URLS, Secret
 from faillog_otel.errors import ConfigError
+from faillog_otel.events.anything import read_as
 from faillog_otel.hosts import origin_of
 from faillog_otel.segment.explain import explain
 from faillog_otel.segment.http_client import http_client, whole_answer
@@ -247,7 +248,7 @@ def _without_queries(text: str) -> str:
 
 
 class _Download(Struct):
-    urls: list[str]
+    urls: list[str | None] | None
 
 
 class _Data(Struct):
@@ -269,7 +270,7 @@ class _Error(Struct):
 
 
 class _Bad(Struct):
-    errors: list[_Error] = []
+    errors: list[_Error | None] | None = None
 
 
 _IS_IT_SEGMENT = "is this Segment's API?"
@@ -295,9 +296,10 @@ def _read_workspace(body: bytes) -> Outcome:
 
 def _read_listing(body: bytes) -> Outcome:
     try:
-        urls = msgspec.json.decode(body, type=_Good).data.download.urls
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        listed = read_as(_Good, body).data.download.urls or ()
+    except (ValueError, RecursionError):
         return Failed(f"the answer is no list of URLs: {_IS_IT_SEGMENT}")
+    urls = [url for url in listed if url is not None]
     if len(urls) > MAX_URLS:
         return Failed(f"the answer lists {len(urls)} objects, more than {MAX_URLS}")
     try:
@@ -312,8 +314,8 @@ def _read_listing(body: bytes) -> Outcome:
 
 def _errors(body: bytes) -> list[_Error]:
     try:
-        return msgspec.json.decode(body, type=_Bad).errors
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return [each for each in read_as(_Bad, body).errors or () if each is not None]
+    except (ValueError, RecursionError):
         return []
 
 

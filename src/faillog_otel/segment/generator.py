@@ -10,7 +10,8 @@ import random
 import uuid
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -19,6 +20,12 @@ SOURCE_ID = "qL9vTgNcd3xW2b5Yp8RkZm"
 RETRY_SECONDS = (30, 90, 300, 900, 2700, 5400, 9000)
 """Delays between attempts: about four hours and a half in all, then the message is discarded."""
 _LATEST_SECONDS = 4 * 3600
+
+Dialect = Literal["draft", "page", "mixed"]
+"""How records are written: as the first draft of Segment's page has it (a numeric version, a subscription
+beside the destination, `featureName`, prose as the reason, the attempt of an error), as the page has it now,
+or some deliveries so and some so. Which of them the real Segment writes is written nowhere (spec 1)."""
+DIALECTS: tuple[Dialect, ...] = ("draft", "page", "mixed")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -47,6 +54,10 @@ class Destination(Struct, frozen=True):
     """At most so many messages travel in one exchange."""
     passes_through: bool = False
     """It gets an event that was tracked as it is, and not a mapping of it."""
+    subscription_id: str | None = None
+    """The mapping that its events go through, where it is an Actions destination."""
+    feature: str = "delivery"
+    """Which part of Segment it is, in the words of the draft."""
 
 
 _OK = {"status": "ok"}
@@ -67,6 +78,7 @@ DESTINATIONS: tuple[Destination, ...] = (
             ),
         ),
         batch=8,
+        subscription_id="gMkWhSqGUyqGTV7BSZXHUu",
     ),
     Destination(
         "60f9d0d048950c356be2e4da",
@@ -74,6 +86,7 @@ DESTINATIONS: tuple[Destination, ...] = (
         "https://rest.iad-01.braze.com/users/track",
         (Answer(1, 401, {"message": "Invalid API key"}, reason="INVALID_SETTINGS"),),
         batch=5,
+        subscription_id="4GvPnyVm2LxcBe6Tq8RkZa",
     ),
     Destination(
         "614a3c7d791c91c41bae7599",
@@ -85,6 +98,7 @@ DESTINATIONS: tuple[Destination, ...] = (
             Answer(4, None, {}, retried=True, reason="ETIMEDOUT"),
         ),
         passes_through=True,
+        subscription_id="nD3uWpRr7TbYs5KfJx9QeC",
     ),
     Destination(
         "62e184d4fa0e3c4a1f0d4b11",
@@ -101,6 +115,7 @@ DESTINATIONS: tuple[Destination, ...] = (
             ),
         ),
         batch=10,
+        subscription_id="aB8hZt2NcvLqX6wPy4MdRk",
     ),
     Destination(
         "65f0c2ab9d3e4b0012ab34cd",
@@ -108,6 +123,7 @@ DESTINATIONS: tuple[Destination, ...] = (
         "https://fn.shop.example/brew",
         (Answer(1, 418, {"error": "I'm a teapot", "contact": "barista@shop.example"}),),
         passes_through=True,
+        feature="destinationInsertFunction",
     ),
 )
 
@@ -135,9 +151,12 @@ def failure_events(
     start: datetime = datetime(2025, 5, 7, 23, tzinfo=UTC),
     seconds: float = 3600.0,
     destinations: Sequence[Destination] = DESTINATIONS,
+    dialect: Dialect = "mixed",
 ) -> Iterator[bytes]:
     """The events of so many failing messages, begun within `seconds` after `start`: JSON, no newline."""
-    for logged in logged_events(seed, messages, start=start, seconds=seconds, destinations=destinations):
+    for logged in logged_events(
+        seed, messages, start=start, seconds=seconds, destinations=destinations, dialect=dialect
+    ):
         yield logged.event
 
 
@@ -150,6 +169,7 @@ def logged_events(
     destinations: Sequence[Destination],
     retry_seconds: Sequence[int] = RETRY_SECONDS,
     none_later: bool = False,
+    dialect: Dialect = "mixed",
 ) -> Iterator[Logged]:
     """The same events, with the times at which they were logged.
 
@@ -172,7 +192,7 @@ def logged_events(
             at = batch[0].occurred
         else:
             at, _, batch = heapq.heappop(queue)
-        again, lag, events = _deliver(rng, at, batch, retries=len(retry_seconds))
+        again, lag, events = _deliver(rng, at, batch, retries=len(retry_seconds), dialect=dialect)
         at_ns = _nanoseconds(at + timedelta(seconds=lag))
         for event in events:
             yield Logged(at_ns, event)
@@ -190,12 +210,13 @@ def logged_story(
     start: datetime,
     destination: Destination,
     retry_seconds: Sequence[int] = RETRY_SECONDS,
+    dialect: Dialect = "mixed",
 ) -> Iterator[Logged]:
     """The events of one message that was tracked at `start`, in the order in which they were logged."""
     rng = random.Random(seed)
     at, left = start, [_Message(message_id, destination, start, tracked=tracked)]
     while left:
-        left, lag, events = _deliver(rng, at, left, retries=len(retry_seconds))
+        left, lag, events = _deliver(rng, at, left, retries=len(retry_seconds), dialect=dialect)
         at_ns = _nanoseconds(at + timedelta(seconds=lag))
         for event in events:
             yield Logged(at_ns, event)
@@ -204,15 +225,18 @@ def logged_story(
 
 
 def _deliver(
-    rng: random.Random, at: datetime, batch: list[_Message], *, retries: int
+    rng: random.Random, at: datetime, batch: list[_Message], *, retries: int, dialect: Dialect
 ) -> tuple[list[_Message], float, list[bytes]]:
     """One exchange: the messages to try again, how many seconds later it was logged, its events."""
     destination = batch[0].destination
     answer = rng.choices(destination.answers, [each.weight for each in destination.answers])[0]
     exchange_id, lag = _uuid(rng), rng.uniform(0.2, 4.0)
+    is_draft = dialect == "draft" or (dialect == "mixed" and int(exchange_id[0], 16) % 2 == 0)
+    write = partial(_event, at=at, lag=lag, destination=destination, is_draft=is_draft)
     again: list[_Message] = []
-    events = [_exchange(rng, at, lag, exchange_id, batch=batch, answer=answer)]
+    events = [write("Destination Exchange Logged", _exchange(rng, exchange_id, batch=batch, answer=answer))]
     for message in batch:
+        number = {"attempt": message.attempt} if is_draft else {}
         is_ok = answer.status is not None and answer.status < 400
         may_retry = answer.retried and message.attempt <= retries
         in_time = (at - message.occurred).total_seconds() < _LATEST_SECONDS
@@ -222,25 +246,28 @@ def _deliver(
             "outcome": "success" if is_ok else "failure",
             "destinationExchangeId": exchange_id,
         }
-        events.append(_event("Delivery Attempt Logged", at, lag, destination, outcome | own))
+        feature = {"featureName": destination.feature} if is_draft else {}
+        drafted = feature if is_ok or not is_draft else {"reason": _prose(answer), **feature}
+        events.append(write("Delivery Attempt Logged", outcome | drafted | own))
         if is_ok:
             continue
         if may_retry and in_time:
             if message.attempt == 1:
-                events.append(_event("Error Logged", at, lag, destination, {"discarded": False} | own))
+                events.append(write("Error Logged", {"discarded": False} | number | drafted | own))
             message.attempt += 1
             again.append(message)
         else:
-            why = {"discarded": True, "reason": answer.reason or _reason(answer)} | own
-            events.append(_event("Error Logged", at, lag, destination, why))
+            why = {"discarded": True, "reason": answer.reason or _reason(answer)}
+            events.append(write("Error Logged", why | number | drafted | own))
     if rng.random() < 0.5:  # what belongs together is not always written together
         events.append(events.pop(0))
     return again, lag, events
 
 
 def _exchange(
-    rng: random.Random, at: datetime, lag: float, exchange_id: str, *, batch: list[_Message], answer: Answer
-) -> bytes:
+    rng: random.Random, exchange_id: str, *, batch: list[_Message], answer: Answer
+) -> dict[str, Any]:
+    """The exchange's own properties."""
     destination = batch[0].destination
     own: dict[str, Any] = {
         "destinationExchangeId": exchange_id,
@@ -259,7 +286,7 @@ def _exchange(
         }
     elif answer.reason:
         own["reason"] = answer.reason
-    return _event("Destination Exchange Logged", at, lag, destination, own)
+    return own
 
 
 def _sent(rng: random.Random, batch: list[_Message]) -> dict[str, Any]:
@@ -286,20 +313,30 @@ def _mapped(tracked: dict[str, Any], *, passes_through: bool) -> dict[str, Any]:
     return {"batch": [{name: tracked[name] for name in taken if tracked.get(name) is not None}]}
 
 
-def _event(name: str, at: datetime, lag: float, destination: Destination, own: dict[str, Any]) -> bytes:
-    routed = {
-        "to": [{"type": "destination", "id": destination.id}],
-        "from": [{"type": "source", "id": SOURCE_ID}],
-    }
+def _event(
+    name: str, own: dict[str, Any], *, at: datetime, lag: float, destination: Destination, is_draft: bool
+) -> bytes:
+    to = [{"type": "destination", "id": destination.id}]
+    if is_draft and destination.subscription_id:
+        to.append({"type": "subscription", "id": destination.subscription_id})
+    routed = {"to": to, "from": [{"type": "source", "id": SOURCE_ID}]}
     times = {"occurredAt": _rfc3339(at), "loggedAt": _rfc3339(at + timedelta(seconds=lag))}
     properties = {"routed": routed, **own, **times}
+    version = 1 if is_draft else "v1"
     return msgspec.json.encode(
-        {"type": "observability", "event": name, "version": "v1", "properties": properties}
+        {"type": "observability", "event": name, "version": version, "properties": properties}
     )
 
 
 def _reason(answer: Answer) -> str:
     return str(answer.body.get("error") or answer.body.get("message") or f"HTTP {answer.status}")
+
+
+def _prose(answer: Answer) -> str:
+    """A reason as the draft has it: words, and no code."""
+    if answer.status is None:
+        return "the destination did not answer in time"
+    return f"the destination answered {answer.status}: {_reason(answer)}"
 
 
 def _nanoseconds(at: datetime) -> int:

@@ -1,11 +1,12 @@
 """Chunks → lines with their places, and what damage does to them."""
 
 import gzip
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support.forms import zstd
 
@@ -90,8 +91,15 @@ def test_gzip_of_several_members_unpacks_to_all_of_them(
     assert b"".join(unpack(chunked(packed, size))) == b"".join(members)
 
 
-@given(st.binary().filter(lambda data: not data.startswith(b"\x1f\x8b")), st.integers(1, 10))
-def test_what_is_not_gzip_stays_as_it_is(data: bytes, size: int) -> None:
+PACKED = re.compile(rb"\x1f\x8b|\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")
+"""How gzip (RFC 1952), a zstd frame and a skippable one (RFC 8878) begin."""
+
+
+@example(b"\x1f", 1)
+@example(b"\x28\xb5\x2f", 1)
+@example(b"\x50\x2a\x4d", 2)
+@given(st.binary().filter(lambda data: not PACKED.match(data)), st.integers(1, 10))
+def test_what_is_not_packed_stays_as_it_is(data: bytes, size: int) -> None:
     assert b"".join(unpack(chunked(data, size))) == data
 
 

@@ -426,9 +426,12 @@ def test_a_text_made_to_be_slow_is_not(unit: str) -> None:
         redact_text(before + text)
 
 
-@given(
-    st.uuids() | st.from_regex(r"[0-9a-f]{24}|[0-9a-f]{32}|[A-Za-z0-9]{27}|[01789]\d{0,19}", fullmatch=True)
-)
+IDS = r"[0-9a-f]{24}|[0-9a-f]{32}|[0-3][A-Za-z0-9]{26}|[1789][0-9]{0,19}|0(?:[1-9][0-9]{0,18})?"
+"""Ids of objects, hashes, KSUIDs of this century, numbers: none begins as a vendor's token, as an IBAN or,
+with 00, as a phone number does."""
+
+
+@given(st.uuids() | st.from_regex(IDS, fullmatch=True))
 def test_ids_that_a_text_mentions_stay(id_: object) -> None:
     for text in (f"{id_}", f"message {id_} was refused", f'{{"messageId":"{id_}"}}'):
         assert redact_text(text) == text

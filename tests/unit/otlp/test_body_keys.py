@@ -132,6 +132,7 @@ def _pairs(before: Any, after: Any, *, key: str = "") -> Iterator[tuple[str, Any
 
 @given(BODIES)
 @example({"errors": [{"user": ["c4n4ry1234567890"]}]})
+@example({"attribute": json.dumps(json.dumps({"attribute": None}))})
 def test_no_value_of_another_key_survives_and_the_structure_does(body: Any) -> None:
     allowed = {"".join(key.lower().split("_")) for key in ALLOWED_KEYS}
     for key, before, after in _pairs(body, withhold_values(body)):
@@ -139,7 +140,7 @@ def test_no_value_of_another_key_survives_and_the_structure_does(body: Any) -> N
             assert after is None
         elif key.lower().replace("_", "").replace(" ", "") not in allowed:
             assert after == WITHHELD
-        elif not (isinstance(before, str) and before.startswith(("{", "["))):
+        elif not (isinstance(before, str) and {"{", "["} & set(before)):  # else there is JSON in the text
             assert after == before
 
 

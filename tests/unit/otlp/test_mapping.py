@@ -1,17 +1,18 @@
 """The mapping, rule by rule, as the README's table has it."""
 
 import hashlib
+import json
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.events import ABSENT, TIMES, attempt, error, event, exchange
+from support.events import ABSENT, ROUTED, TIMES, attempt, error, event, exchange
 from support.reference import encode_log, encode_span
 
 from faillog_otel import propagation
 from faillog_otel.config import MappingConfig, TimePolicy
-from faillog_otel.events.decode import decode
+from faillog_otel.events.decode import answer_of, decode
 from faillog_otel.events.model import Answer, Context, Event, Reason
 from faillog_otel.otlp.mapping import Mapped, map_event
 from faillog_otel.otlp.records import Link, Log, Severity, Span, SpanKind, StatusCode
@@ -28,6 +29,10 @@ def mapped(raw: bytes, answer: Answer | None = None, **config: Any) -> Mapped:
 
 def log_of(raw: bytes, answer: Answer | None = None, **config: Any) -> Log:
     return mapped(raw, answer, **config).log
+
+
+def records(both: Mapped) -> list[Log | Span]:
+    return [both.log, both.span] if both.span else [both.log]
 
 
 def span_of(raw: bytes, answer: Answer | None = None, **config: Any) -> Span:
@@ -326,7 +331,6 @@ def test_unknown_fields_leave_under_their_dotted_paths() -> None:
         "mapping.n.deep": 1.5,
         "mapping.n.ok": True,
         "tags": '["a",{"b":1}]',
-        "nothing": "null",
         "empty": "{}",
         "big": str(2**63),
         "low": -(2**63),
@@ -493,6 +497,118 @@ def test_another_event_is_a_log_of_its_own_name() -> None:
     assert found["segment.extra.delay"] == 7
 
 
+def test_an_unknown_version_travels_as_it_came() -> None:
+    log = log_of(error().replace(b'"v1"', b"2"))
+    assert (log.event_name, log.severity) == ("segment.other", Severity.INFO)
+    found = attributes(log)
+    assert (found["segment.extra.event"], found["segment.extra.version"]) == ("Error Logged", 2)
+    assert "segment.extra.version" not in attributes(
+        log_of(event("Retry Logged", **TIMES).replace(b'"v1"', b"null"))
+    )
+
+
+# -- fields of Segment's first draft -----------------------------------------------------------------------
+
+DRAFT = {
+    "to": [{"type": "destination", "id": "abc"}, {"type": "subscription", "id": "def"}],
+    "from": [{"type": "source", "id": "ghi"}],
+}
+
+
+@pytest.mark.parametrize("make", [error, attempt, exchange])
+def test_a_subscription_has_attributes_of_its_own(make: Any) -> None:
+    both = mapped(make(routed=DRAFT), destination_names={"abc": "Mixpanel", "def": "Track Order"})
+    for record in records(both):
+        found = attributes(record)
+        assert found["segment.subscription.id"] == "def"
+        assert found["messaging.destination.subscription.name"] == "Track Order"
+        assert (found["segment.destination.id"], found["messaging.destination.name"]) == ("abc", "Mixpanel")
+        assert "segment.destination.ids" not in found
+        assert not any(name.startswith("segment.extra") for name in found)
+    unnamed = attributes(log_of(make(routed=DRAFT)))
+    assert unnamed["segment.subscription.id"] == "def"
+    assert "messaging.destination.subscription.name" not in unnamed
+    assert not any("subscription" in name for name in attributes(log_of(make())))
+
+
+def test_a_subscription_changes_no_id_of_an_attempt() -> None:
+    turned = DRAFT | {"to": DRAFT["to"][::-1]}
+    spans = [span_of(attempt(routed=routed)) for routed in (ROUTED, DRAFT, turned)]
+    assert len({(span.trace_id, span.span_id, span.name) for span in spans}) == 1
+
+
+@pytest.mark.parametrize("make", [error, attempt, exchange])
+def test_the_feature_is_named(make: Any) -> None:
+    both = mapped(make(featureName="destinationInsertFunction"))
+    for record in records(both):
+        assert attributes(record)["segment.feature"] == "destinationInsertFunction"
+
+
+def test_an_errors_attempt_is_that_of_its_delivery() -> None:
+    assert attributes(log_of(error(attempt=2)))["segment.delivery.attempt"] == 2
+    assert "segment.delivery.attempt" not in attributes(log_of(error()))
+
+
+def test_prose_is_a_reason_and_no_error_type() -> None:
+    found = mapped(attempt(reason="some description for why"))
+    for record in records(found):
+        own = attributes(record)
+        assert (own["segment.reason"], own["error.type"]) == ("some description for why", "_OTHER")
+    assert attributes(log_of(attempt(reason="prose"), Answer(418, None)))["error.type"] == "418"
+
+
+RESULT = {
+    "errortype": "BAD_KEY",
+    "errormessage": "no key for jane@shop.example",
+    "errorreporter": "DESTINATION",
+}
+
+
+def test_whose_fault_it_is_has_an_attribute() -> None:
+    for make in (error, attempt, exchange):
+        found = attributes(log_of(make(**RESULT)))
+        assert found["segment.error.reporter"] == "DESTINATION"
+        assert found["segment.reason"] == "no key for [redacted:email]"
+    assert attributes(log_of(error(**RESULT)))["error.type"] == "BAD_KEY"
+
+
+@pytest.mark.parametrize("bodies", ["none", "keys", "response", "all"])
+def test_what_a_body_says_of_the_reason_leaves_where_bodies_do(bodies: Any) -> None:
+    raw = exchange(responseFromDestination={"body": json.dumps([RESULT])})
+    both = mapped(raw, bodies=bodies)
+    for record in records(both):
+        found = attributes(record)
+        if bodies == "none":
+            assert not {"segment.reason", "segment.error.reporter"} & found.keys()
+            assert "no key" not in str(record)
+        else:
+            assert found["segment.reason"] == "no key for [redacted:email]"
+            assert found["segment.error.reporter"] == "DESTINATION"
+    failed, taken = (
+        attributes(log_of(attempt(outcome=outcome), answer_to(raw), bodies=bodies))
+        for outcome in ("failure", "success")
+    )
+    assert failed.get("segment.error.reporter") == (None if bodies == "none" else "DESTINATION")
+    assert "segment.reason" not in taken  # what failed in its batch is another event
+
+
+def answer_to(raw: bytes) -> Answer:
+    found = decode(raw)
+    assert isinstance(found, Event)
+    answer = answer_of(found)
+    assert answer is not None
+    return answer[1]
+
+
+def test_a_header_that_is_null_is_none() -> None:
+    headers = {"Date": None, "Server": ["a", None], "Retry-After": [None]}
+    for form in (headers, [list(pair) for pair in headers.items()]):
+        found = attributes(log_of(exchange(responseFromDestination={"status": 500, "headers": form})))
+        assert {name: value for name, value in found.items() if "header" in name} == {
+            "http.response.header.server": ("a",)
+        }
+
+
 def test_another_event_without_message_has_no_trace() -> None:
     log = log_of(event("Retry Logged", loggedAt=TIMES["loggedAt"]))
     assert log.trace_id == b""
@@ -531,7 +647,7 @@ def test_a_shift_changes_no_id() -> None:
 
 TEXTS = st.text(max_size=40)
 PROPERTIES = st.dictionaries(
-    TEXTS | st.sampled_from(["reason", "error", "routed", "outcome", "discarded", "loggedAt"]),
+    TEXTS | st.sampled_from(["reason", "error", "routed", "outcome", "discarded", "loggedAt", "name"]),
     st.none()
     | st.booleans()
     | st.integers()

@@ -43,10 +43,35 @@ def test_a_listing_gives_its_urls() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", ["", "<html>", "{}", "[]", '{"data": null}', '{"data":{"download":{"urls":[1]}}}']
+    "body",
+    [
+        *("", "<html>", "{}", "[]", '{"data": null}', '{"data":{"download":null}}'),
+        *('{"data":{"download":{"urls":[1]}}}', '{"data":{"download":{}}}'),
+    ],
 )
 def test_a_200_that_is_no_listing_is_a_failure(body: str) -> None:
     assert isinstance(outcome(200, body), Failed)
+
+
+@pytest.mark.parametrize("urls", ["null", "[]", "[null]"])
+def test_null_is_the_empty_list_of_urls(urls: str) -> None:
+    assert outcome(200, f'{{"data": {{"download": {{"urls": {urls}, "next": null}}}}}}') == Listing(())
+
+
+def test_a_listing_is_read_though_a_text_in_it_was_cut_within_a_character() -> None:
+    body = GOOD.replace('"download"', '"note": "\\ud83d", "download"')
+    assert outcome(200, body) == outcome(200, GOOD)
+
+
+@pytest.mark.parametrize("errors", ["null", "[null]", '[{"message": null, "data": null}]'])
+def test_an_error_that_is_null_says_nothing(errors: str) -> None:
+    assert outcome(500, f'{{"errors": {errors}}}') == Failed("HTTP 500")
+
+
+@pytest.mark.parametrize("odd", ["null, ", '{"message": "cut: \\ud83d"}, '])
+def test_an_odd_error_hides_none_of_the_others(odd: str) -> None:
+    body = TOO_MANY.replace('"errors": [', f'"errors": [{odd}')
+    assert read_answer(429, {}, body.encode(), NOW, is_listing=True).pause_ns == 57_647_000_000
 
 
 def test_too_many_urls_are_a_failure_that_says_so() -> None:

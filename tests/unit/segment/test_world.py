@@ -14,11 +14,11 @@ from faillog_otel.clock import HOUR_NS, hour_text
 from faillog_otel.errors import ConfigError
 from faillog_otel.events.decode import decode
 from faillog_otel.events.forms import form_of, read_records
-from faillog_otel.events.model import BadRecord
+from faillog_otel.events.model import BadRecord, Event, OtherProperties
 from faillog_otel.events.record import Record
 from faillog_otel.events.times import parse_rfc3339
 from faillog_otel.events.unpack import unpack
-from faillog_otel.segment.generator import DESTINATIONS, failure_events, logged_events
+from faillog_otel.segment.generator import DESTINATIONS, DIALECTS, Dialect, failure_events, logged_events
 from faillog_otel.segment.simulator.config import FORMATS, GROWTHS, Growth, WorldConfig
 from faillog_otel.segment.simulator.world import RETENTION_NS, StoredObject, World, parse_hour
 
@@ -214,6 +214,57 @@ def test_an_hours_text_is_read_back(hour: int) -> None:
 )
 def test_what_is_no_hour(text: str) -> None:
     assert parse_hour(text) is None
+
+
+def written(dialect: Dialect) -> list[dict[str, Any]]:
+    return [json.loads(record.raw) for record in world(dialect=dialect, messages=90.0).records("one", HOUR)]
+
+
+def test_the_draft_has_a_number_as_version_and_fields_that_the_page_has_not() -> None:
+    draft, page = written("draft"), written("page")
+    assert [each["event"] for each in draft] == [each["event"] for each in page]
+    assert {each["version"] for each in draft} == {1}
+    assert {each["version"] for each in page} == {"v1"}
+    for each, shown in zip(draft, page, strict=True):
+        own, known = each["properties"], shown["properties"]
+        assert [party["type"] for party in own["routed"]["to"]] == ["destination", "subscription"]
+        assert known["routed"]["to"] == own["routed"]["to"][:1]
+        more = own.keys() - known.keys()
+        if each["event"] == "Destination Exchange Logged":
+            assert not more
+        elif own.get("outcome") == "success":
+            assert more == {"featureName"}
+        elif each["event"] == "Delivery Attempt Logged":
+            assert more == {"featureName", "reason"}
+        else:
+            assert more | {"reason"} == {"featureName", "reason", "attempt"}
+            assert own["attempt"] >= 1
+        assert own.get("featureName", "delivery") == "delivery"
+        assert {name: own[name] for name in known if name not in ("routed", "reason")} == {
+            name: known[name] for name in known if name not in ("routed", "reason")
+        }
+
+
+def test_mixed_is_some_deliveries_in_one_dialect_and_some_in_the_other() -> None:
+    by_exchange: dict[str, set[Any]] = {}
+    for each in written("mixed"):
+        if exchange_id := each["properties"].get("destinationExchangeId"):
+            by_exchange.setdefault(exchange_id, set()).add(each["version"])
+    assert {len(versions) for versions in by_exchange.values()} == {1}
+    drafts = sum(1 in versions for versions in by_exchange.values())
+    assert len(by_exchange) / 4 < drafts < len(by_exchange) * 3 / 4
+    assert world(messages=9.0).records("one", HOUR) == world(messages=9.0, dialect="mixed").records(
+        "one", HOUR
+    )
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_every_dialect_is_understood_without_an_extra(dialect: Dialect) -> None:
+    for record in world(dialect=dialect, messages=9.0).records("two", HOUR):
+        found = decode(record.raw)
+        assert isinstance(found, Event)
+        assert found.extras == {}
+        assert not isinstance(found.properties, OtherProperties)
 
 
 def test_logged_events_are_the_failure_events() -> None:

@@ -6,6 +6,7 @@ from typing import Literal
 from msgspec import Struct, field
 
 from faillog_otel.errors import ConfigError
+from faillog_otel.segment.generator import Dialect
 
 Growth = Literal["append", "rewrite", "repack"]
 """How an hour grows: each later portion is a new object; one object is written anew; all of it is packed
@@ -44,6 +45,8 @@ class WorldConfig(Struct, frozen=True, kw_only=True):
     """Each object has one of them; an hour with damaged lines is no array."""
     damage: float = 0.0
     """So many records are cut off within their line."""
+    dialect: Dialect = "mixed"
+    """How records are written; see the generator."""
     duplicates: float = 0.0
     """So many records come once more, the same bytes, in a later portion of their hour."""
 

@@ -196,6 +196,7 @@ class World:
             start=_EPOCH + timedelta(microseconds=message.at_ns // 1000),
             destination=replace(self.destination(collection), answers=_DOWN),
             retry_seconds=_RETRY_SECONDS,
+            dialect=self.config.dialect,
         )
         rng = self._random(name, 0, "lateness")
         not_before_ns = (message.after_ns // PORTION_NS + 1) * PORTION_NS
@@ -214,6 +215,7 @@ class World:
             seconds=3600.0,
             destinations=(destination,),
             retry_seconds=_RETRY_SECONDS,
+            dialect=self.config.dialect,
             none_later=True,
         )
         return sorted((TrueRecord(each.event, _ready_ns(each, rng)) for each in logged), key=_available)
