@@ -141,13 +141,19 @@ def date_ns(header: str | None) -> int | None:
         return None
 
 
-def retry_after(header: str | None, now_seconds: float) -> float | None:
-    """Seconds to wait from a Retry-After header, a number or a date (RFC 9110); None where it is neither."""
+def retry_after(header: str | None, now_seconds: float, date: str | None = None) -> float | None:
+    """Seconds to wait from a Retry-After header, a number or a date (RFC 9110); None where it is neither.
+
+    A date is measured by `date`, the same answer's Date header: the server's clock wrote both. `now_seconds`
+    since 1970 counts where there is none.
+    """
     if header is None:
         return None
     if header.strip().isascii() and header.strip().isdigit():
         return float(header)
     try:
-        return max(0.0, parsedate_to_datetime(header).timestamp() - now_seconds)
+        until = parsedate_to_datetime(header).timestamp()
     except (ValueError, OverflowError):
         return None
+    from_ns = date_ns(date)
+    return max(0.0, until - (now_seconds if from_ns is None else from_ns / SECOND_NS))

@@ -179,7 +179,7 @@ class SegmentConfig(Struct, frozen=True, kw_only=True):
     since: Moment = DEFAULT_SINCE
     """Hours before are not asked for; what an earlier run wanted stays wanted."""
     is_since_given: bool = False
-    """Whether `since` is a setting, not the default."""
+    """Whether a person named `since`: then the age of a collection is no reason to skip an hour."""
     until: Moment | None = None
     download_hosts: tuple[str, ...] = ()
     """HOST or HOST:PORT that presigned URLs may point to, besides S3."""
@@ -187,6 +187,10 @@ class SegmentConfig(Struct, frozen=True, kw_only=True):
     """A file of CA certificates, PEM, that are trusted besides the system's."""
     proxy: Secret | None = None
     """`environment`, or the URL of the proxy to Segment and S3; None: there is none."""
+    requests_per_day: int = 120
+    """How many there are where Segment's headers do not say so."""
+    max_requests: int | None = None
+    """What one run may spend of them."""
 
 
 class TelemetryConfig(Struct, frozen=True, kw_only=True):

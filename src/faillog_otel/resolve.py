@@ -184,6 +184,8 @@ def _segment(layers: Sequence[Layer], first: Callable[[str, str, Any], Any]) -> 
         download_hosts=hosts,
         certificate=first("segment", "certificate", None),
         proxy=Secret(proxy) if proxy else None,
+        requests_per_day=first("segment", "requests_per_day", 120),
+        max_requests=first("segment", "max_requests", None),
     )
 
 

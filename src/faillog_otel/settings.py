@@ -94,6 +94,8 @@ class SegmentSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     download_hosts: list[str] | None = None
     certificate: str | None = None
     proxy: str | None = None
+    requests_per_day: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    max_requests: Annotated[int, Meta(ge=1)] | None = None
 
 
 class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -260,6 +262,8 @@ VARIABLES: dict[str, tuple[str, _Parser]] = {
     "FAILLOG_DOWNLOAD_HOSTS": ("segment.download_hosts", parse_list),
     "FAILLOG_SEGMENT_CERTIFICATE": ("segment.certificate", str),
     "FAILLOG_SEGMENT_PROXY": ("segment.proxy", str),
+    "FAILLOG_REQUESTS_PER_DAY": ("segment.requests_per_day", parse_number),
+    "FAILLOG_MAX_REQUESTS": ("segment.max_requests", parse_number),
     "FAILLOG_STATE_DIR": ("run.state_dir", str),
     "FAILLOG_FAIL_ON": ("run.fail_on", parse_list),
     "FAILLOG_WAIT": ("run.wait", str),

@@ -14,6 +14,7 @@ from campaign.long_object import LongObject
 from campaign.many_objects import ManyObjects
 from campaign.parts import Case, Part, memory_folder
 from campaign.power_loss import PowerLoss
+from campaign.slow_quota import SlowQuota
 from campaign.year import Year
 
 PARTS: dict[str, Part] = {
@@ -25,6 +26,7 @@ PARTS: dict[str, Part] = {
     "clock-jumps": ClockJumps(),
     "many-objects": ManyObjects(),
     "long-object": LongObject(),
+    "slow-quota": SlowQuota(),
     "year": Year(),
 }
 ON_DISK = ("many-objects", "long-object")

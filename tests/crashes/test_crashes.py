@@ -134,10 +134,10 @@ BROKEN_BUILDS: dict[str, tuple[str, str, str]] = {
     "keeps a high-water mark": (
         "segment/schedule.py",
         """
-        never_read = [hour for hour in self._due if hour not in views]
+        never_read = [hour for hour in due if hour not in views]
 """,
         """
-        never_read = [hour for hour in self._due if hour > max(views, default=0)]
+        never_read = [hour for hour in due if hour > max(views, default=0)]
         views = {hour: view for hour, view in views.items() if not view.failures}
 """,
     ),

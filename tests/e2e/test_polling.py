@@ -159,7 +159,9 @@ def test_a_token_may_come_from_a_file(sidecar: Sidecar) -> None:
 def test_an_unknown_collection_is_exit_6_and_the_others_are_read(sidecar: Sidecar) -> None:
     done = sidecar.run("--since", "-9h", collections="shop,nobodys")
     assert done.code == 6
-    assert "nobodys: HTTP 404" in done.stderr
+    assert re.search(r"nobodys: HTTP 404: .*; it is asked for again at \S+Z", done.stderr)
+    refused = run_program("status", "--json", "--state-dir", "state", cwd=sidecar.folder)
+    assert list(json.loads(refused.stdout)["refused"]) == ["nobodys"]
     hours = {each.collection for each in sidecar.segment.requests() if each.status == 200 and each.counted}
     assert "shop" in hours
 
@@ -170,7 +172,10 @@ def test_a_quota_that_is_used_up_is_exit_6_and_says_so(receiver: Receiver, tmp_p
         done = Sidecar(segment, receiver, tmp_path).run("--since", "-40h", collections="shop")
         assert segment.quota.most_in_24_hours <= 6
     assert done.code == 6
-    assert re.search(r"hours due, and \d requests left.*: run again later", done.stderr)
+    assert re.search(
+        r"hours that are due wait until \S+Z: Segment says that no request is left \(\d+", done.stderr
+    )
+    assert re.search(r"\d+ hours due are left: Segment says .*; run again at \S+Z\n", done.stderr)
 
 
 def test_only_the_form_that_segment_takes_is_asked_again(receiver: Receiver, tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ class Scene:
         self.run(until=time_text(START - DAY_NS))
         for _ in range(requests):
             self.segment.quota.saw(self.segment.clock.now_ns())
+            self.segment.quota.take(self.segment.clock.now_ns())
             self.sql(
                 "INSERT INTO requests (at_ns, collection, hour, why, outcome)"
                 " VALUES (:now, 'shop', 0, 'fresh', 'listed')",

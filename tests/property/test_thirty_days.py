@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from support.thirty_days import CALM, ROUGH, Result, Trouble, thirty_days
+from support.thirty_days import CALM, ROUGH, Result, Trouble, Words, thirty_days
 
 from faillog_otel.clock import DAY_NS, HOUR_NS, RETENTION_NS, SECOND_NS
 from faillog_otel.segment.quota import Debit, Quota, Said
@@ -15,11 +15,14 @@ from faillog_otel.segment.schedule import HourView, ScheduleConfig, plan
 NOW = 490_000 * HOUR_NS + 1234 * SECOND_NS
 
 
-def over(collections: int, trouble: Trouble, *, seed: int = 1, days: int = 30) -> Result:
-    found = thirty_days(collections, seed=seed, trouble=trouble, days=days)
+def over(
+    collections: int, trouble: Trouble, *, seed: int = 1, days: int = 30, words: Words = "headers"
+) -> Result:
+    found = thirty_days(collections, seed=seed, trouble=trouble, days=days, words=words)
     print(collections, trouble, found)  # seen with -s
     assert found.most_in_24_hours <= 120
     assert found.over_quota == 0
+    assert found.guessed <= trouble.failures * sum(found.by_collection.values())
     return found
 
 
@@ -29,6 +32,13 @@ def test_no_hour_is_missed_and_all_records_are_collected(collections: int) -> No
     assert found.missed == 0
     assert found.records > 0.9999
     assert found.slowest_hours < 10
+
+
+@pytest.mark.parametrize("words", ["remaining", "none"])
+def test_a_server_that_says_less_of_its_quota_is_asked_as_well(words: Words) -> None:
+    found = over(4, ROUGH, words=words)
+    assert found.missed == 0
+    assert found.records > 0.999
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -77,16 +87,16 @@ VIEWS = st.builds(
 @settings(max_examples=60)
 @given(
     st.integers(0, 21),
-    st.lists(st.tuples(STEPS, st.integers(0, 120), SAID), max_size=15),
+    st.lists(st.tuples(STEPS, st.integers(0, 120)), max_size=15),
     st.dictionaries(
         st.integers(NOW // HOUR_NS - 700, NOW // HOUR_NS + 30), st.dictionaries(st.just("a"), VIEWS)
     ),
     st.integers(1, 150),
     st.booleans(),
 )
-def test_never_more_than_the_quota_in_any_24_hours(
+def test_without_a_word_of_the_server_never_more_than_the_setting_in_any_24_hours(
     collections: int,
-    steps: list[tuple[int, int, Said | None]],
+    steps: list[tuple[int, int]],
     known: dict[int, dict[str, HourView]],
     per_day: int,
     once: bool,
@@ -96,10 +106,10 @@ def test_never_more_than_the_quota_in_any_24_hours(
     hours = {"0": {hour: view for hour, views in known.items() for view in views.values()}}
     quota, now_ns = Quota(per_day=per_day), NOW
     true_ns, made = NOW, Counter[int]()
-    for step, count, said in steps:
+    for step, count in steps:
         now_ns += step
         true_ns += max(step, 0)  # a clock that is set back: no time has passed
-        quota = replace(quota.mended(now_ns), said=said and replace(said, at_ns=now_ns))
+        quota = quota.mended(now_ns)
         found = plan(now_ns, hours, quota, config)
         assert found == plan(now_ns, hours, quota, config)
         assert len(found.asks) <= found.left
@@ -111,6 +121,29 @@ def test_never_more_than_the_quota_in_any_24_hours(
         )
     for at_ns in made:
         assert sum(count for ns, count in made.items() if at_ns - DAY_NS < ns <= at_ns) <= per_day
+
+
+@settings(max_examples=60)
+@given(
+    SAID,
+    st.integers(0, 130),
+    st.integers(0, 2 * DAY_NS),
+    st.integers(1, 150),
+    st.sampled_from([1, 3, 20]),
+    st.booleans(),
+)
+def test_while_a_word_holds_no_more_is_asked_than_it_says(
+    said: Said | None, spent: int, later_ns: int, per_day: int, collections: int, once: bool
+) -> None:
+    debits = [Debit(NOW - HOUR_NS, "0", "fresh")] * spent
+    quota = Quota(debits=debits, said=said, per_day=per_day)
+    config = ScheduleConfig(tuple(f"{number}" for number in range(collections)), once=once)
+    found = plan(NOW + later_ns, {}, quota, config)
+    assert len(found.asks) <= found.left
+    if said is not None and NOW + later_ns < said.ends_ns:
+        assert found.left <= max(0, said.remaining + (spent if said.reset_ns is None else 0))
+    elif said is None or said.reset_ns is None:
+        assert found.left <= per_day
 
 
 @settings(max_examples=60)

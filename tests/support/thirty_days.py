@@ -8,13 +8,14 @@ from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Iterator
 from statistics import quantiles
+from typing import Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from faillog_otel.clock import DAY_NS, HOUR_NS, RETENTION_NS, SECOND_NS
 from faillog_otel.segment.generator import RETRY_SECONDS
-from faillog_otel.segment.quota import Debit, Quota, Said
+from faillog_otel.segment.quota import Answer, Debit, Quota, Said
 from faillog_otel.segment.schedule import HourView, ScheduleConfig, plan
 
 MINUTE_NS = 60 * SECOND_NS
@@ -28,13 +29,16 @@ class Trouble(Struct, frozen=True):
     failures: float = 0.0
     """Share of the listings that fail, and cost a request all the same."""
     refusals: float = 0.0
-    """Share of the listings that are answered with a 429 though there is quota."""
+    """Share of the listings that are answered with a 429 though there is quota: it says how long to wait."""
     restarts_a_day: float = 0.0
     """The program is away for up to two hours, and forgets the failures of its run."""
 
 
 CALM = Trouble()
 ROUGH = Trouble(failures=0.02, refusals=0.01, restarts_a_day=1.0)
+
+Words = Literal["headers", "remaining", "none"]
+"""What successful answers say: how many requests remain, and until when; only how many; nothing."""
 
 
 class Result(Struct, frozen=True):
@@ -43,7 +47,9 @@ class Result(Struct, frozen=True):
     most_in_24_hours: int
     """By Segment's own count."""
     over_quota: int
-    """Requests that Segment had to refuse."""
+    """Requests that Segment had to refuse, though the program could know it."""
+    guessed: int
+    """Those that followed one without an answer: Segment had counted it, and could not say so."""
     expected: int
     """Hours whose first reading was due a day before the end, or that left before."""
     missed: int
@@ -81,7 +87,10 @@ class Segment:
     """Grants 120 requests in any 24 hours."""
 
     def __init__(self, rng: random.Random, trouble: Trouble) -> None:
-        self.most, self.refused = 0, 0
+        self.most, self.refused, self.guessed = 0, 0, 0
+        self.asks_to_wait_ns = 0
+        """By its last 429."""
+        self._failed_last = False
         self._rng = rng
         self._trouble = trouble
         self._granted: deque[int] = deque()
@@ -90,29 +99,41 @@ class Segment:
     def hour(self, collection: str, hour: int) -> _Hour:
         return self._kinds[(hour * 7 + len(collection) * 13 + ord(collection[-1])) % KINDS_OF_HOUR]
 
-    def list_hour(self, now_ns: int, collection: str, hour: int) -> tuple[int | str, int]:
-        """Shown records or what went wrong, and how many requests remain."""
+    def said(self, now_ns: int, words: Words) -> Said | None:
+        """What an answer says of the quota."""
+        if words == "none":
+            return None
+        remaining = 120 - len(self._granted)
+        if words == "remaining":
+            return Said(now_ns, remaining)
+        return Said(now_ns, remaining, self._granted[0] + DAY_NS, 120)
+
+    def list_hour(self, now_ns: int, collection: str, hour: int) -> int | str:
+        """Shown records or what went wrong."""
         while self._granted and self._granted[0] <= now_ns - DAY_NS:
             self._granted.popleft()
         if len(self._granted) >= 120:
-            self.refused += 1
-            return "refused", 0
+            self.guessed += self._failed_last
+            self.refused += not self._failed_last
+            self.asks_to_wait_ns = self._granted[0] + DAY_NS - now_ns
+            return "refused"
         chance = self._rng.random()
         if chance < self._trouble.refusals:
-            return "refused", 120 - len(self._granted)
+            self.asks_to_wait_ns = int(self._rng.uniform(0.1, 10.0) * MINUTE_NS)
+            return "refused"
         self._granted.append(now_ns)
         self.most = max(self.most, len(self._granted))
-        if chance < self._trouble.refusals + self._trouble.failures:
-            return "failed", 0
+        self._failed_last = chance < self._trouble.refusals + self._trouble.failures
+        if self._failed_last:
+            return "failed"
         age_ns = now_ns - hour * HOUR_NS
-        shown = self.hour(collection, hour).shows(age_ns) if age_ns < RETENTION_NS else 0
-        return shown, 120 - len(self._granted)
+        return self.hour(collection, hour).shows(age_ns) if age_ns < RETENTION_NS else 0
 
 
 class Program:
     """Does what the plan says, and remembers what the ledger would."""
 
-    def __init__(self, segment: Segment, rng: random.Random, config: ScheduleConfig) -> None:
+    def __init__(self, segment: Segment, rng: random.Random, config: ScheduleConfig, words: Words) -> None:
         self.hours: dict[str, dict[int, HourView]] = {name: {} for name in config.collections}
         self.seen: dict[tuple[str, int], list[tuple[int, int]]] = {}
         """(collection, hour) → (time, records) of the listings that succeeded."""
@@ -121,6 +142,7 @@ class Program:
         self._rng = rng
         self._config = config
         self._quota = Quota()
+        self._words = words
 
     def go_on(self, now_ns: int) -> int:
         """Makes the requests of one plan; returns the time of the next one."""
@@ -131,21 +153,24 @@ class Program:
         assert len(set(planned.asks)) == len(planned.asks) <= planned.left
         for ask in planned.asks:
             now_ns += int(self._rng.uniform(0.2, 2.0) * SECOND_NS)
-            debit = Debit(now_ns, ask.collection, ask.why)
-            self._quota = replace(self._quota, debits=[*self._quota.debits, debit])
             self.asked[ask.collection] += 1
-            answer, remaining = self._segment.list_hour(now_ns, ask.collection, ask.hour)
+            answer = self._segment.list_hour(now_ns, ask.collection, ask.hour)
+            means: Answer = "granted"
+            if isinstance(answer, str):
+                means = "refused" if answer == "refused" else "none"
+            debit = Debit(now_ns, ask.collection, ask.why, means)
+            self._quota = replace(self._quota, debits=[*self._quota.debits, debit])
             views = self.hours[ask.collection]
             view = views.get(ask.hour, HourView())
             if isinstance(answer, str):
                 views[ask.hour] = replace(view, failures=view.failures + 1, failed_ns=now_ns)
                 if answer == "refused":
-                    said = Said(now_ns, remaining, now_ns + 10 * MINUTE_NS)
-                    pause_ns = int(self._rng.uniform(0.1, 10.0) * MINUTE_NS)
-                    self._quota = replace(self._quota, said=said, not_before_ns=now_ns + pause_ns)
+                    until_ns = now_ns + self._segment.asks_to_wait_ns
+                    self._quota = replace(self._quota, not_before_ns=until_ns)
                     break
                 continue
-            self._quota = replace(self._quota, said=Said(now_ns, remaining))
+            if (said := self._segment.said(now_ns, self._words)) is not None:
+                self._quota = replace(self._quota, said=self._quota.learned(said))
             self._note(ask.collection, ask.hour, now_ns, answer)
         return now_ns if planned.asks else max(now_ns, planned.next_ns)
 
@@ -168,7 +193,13 @@ class Program:
 
 
 def thirty_days(
-    collections: int, *, seed: int = 1, trouble: Trouble = CALM, backlog_days: int = 0, days: int = 30
+    collections: int,
+    *,
+    seed: int = 1,
+    trouble: Trouble = CALM,
+    backlog_days: int = 0,
+    days: int = 30,
+    words: Words = "headers",
 ) -> Result:
     """Runs the program so long; `backlog_days`: it may ask for so many days before its first start."""
     rng = random.Random(seed)
@@ -177,7 +208,7 @@ def thirty_days(
         since_ns=START_NS - backlog_days * DAY_NS,
     )
     segment = Segment(rng, trouble)
-    program = Program(segment, rng, config)
+    program = Program(segment, rng, config, words)
     now_ns, end_ns = START_NS, START_NS + days * DAY_NS
     restarts = _restarts(rng, trouble, end_ns)
     restart_ns = next(restarts)
@@ -220,6 +251,7 @@ def _result(segment: Segment, program: Program, config: ScheduleConfig, end_ns: 
     return Result(
         most_in_24_hours=segment.most,
         over_quota=segment.refused,
+        guessed=segment.guessed,
         expected=expected,
         missed=missed,
         by_collection=dict(program.asked),

@@ -102,7 +102,7 @@ def _first_obtainable(seen: Mapping[int, SeenHour], first_kept: int) -> int:
 def _state(hour: int, seen: SeenHour | None, *, is_gone: bool) -> State:
     if seen is not None and seen.under_way:
         return "partial"
-    if is_gone and (seen is None or seen.listed_ns is None):
+    if (is_gone and (seen is None or seen.listed_ns is None)) or (seen is not None and seen.lost):
         return "expired"
     if seen is not None and seen.failures:
         return "failed"

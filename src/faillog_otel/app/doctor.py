@@ -197,8 +197,8 @@ def _refused(database: Database, segment: SegmentConfig, clock: Clock) -> Iterat
 
 
 def _collections(config: SegmentConfig) -> Iterator[Finding]:
-    quota, number = Quota(), len(config.collections)
-    covered = quota.per_day // 24
+    quota, number = Quota(per_day=config.requests_per_day), len(config.collections)
+    covered = quota.size // 24
     if not number:
         yield Finding(
             "collections",
@@ -207,7 +207,7 @@ def _collections(config: SegmentConfig) -> Iterator[Finding]:
             "set --collection or FAILLOG_COLLECTIONS",
         )
     elif number > covered:
-        missed = f"each misses {24 - quota.per_day / number:.1f} of the 24 hours of a day"
+        missed = f"each misses {24 - quota.size / number:.1f} of the 24 hours of a day"
         says = f"{number}, and the quota covers {covered}: {missed}"
         yield Finding("collections", "warn", says, "poll fewer, or ask Segment for more requests")
     else:

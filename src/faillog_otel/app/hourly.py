@@ -43,6 +43,7 @@ class HourlyReport:
         sent: Callable[[], Sent],
         schedule: Callable[[], ScheduleConfig],
         clock: Clock,
+        requests_per_day: int,
         say: Callable[[str, Mapping[str, Any]], object],
     ) -> None:
         """`counts` are those of the run so far. `say` takes a sentence and the same as numbers.
@@ -54,6 +55,7 @@ class HourlyReport:
         self._sent = sent
         self._schedule = schedule
         self._clock = clock
+        self._requests_per_day = requests_per_day
         self._say = say
         self._last = self._state()
 
@@ -88,7 +90,7 @@ class HourlyReport:
 
     def _told(self, last: _State, now: _State) -> dict[str, Any]:
         seconds, now_ns = now.at_seconds - last.at_seconds, self._clock.now_ns()
-        quota = quota_seen(quota_of(self._database), now_ns)
+        quota = quota_seen(quota_of(self._database, self._requests_per_day), now_ns)
         return {
             "seconds": round(seconds),
             "hours_read": sum(number > last.listings.get(hour, 0) for hour, number in now.listings.items()),

@@ -13,6 +13,7 @@ from faillog_otel.clock import HOUR_NS, RETENTION_NS, Clock, hour_of, time_text
 from faillog_otel.config import SegmentConfig
 from faillog_otel.ledger.database import Database
 from faillog_otel.ledger.views import unfinished_hours
+from faillog_otel.segment.ksuid import created_ns
 from faillog_otel.segment.schedule import READ_AFTER_HOURS, HourView, ScheduleConfig, reads_per_hour
 
 CollectionHour = tuple[str, int]
@@ -30,7 +31,10 @@ class Judged(Struct, frozen=True):
     """`window = judged + due + not_readable`, all of them collection-hours."""
 
     window: int
-    """All hours from `--since` to `--until` that have ended and that Segment still has."""
+    """All hours from `--since` to `--until` that have ended and that Segment still has.
+
+    By default not those before a collection was made.
+    """
     judged: int
     judged_now: int
     """Those that were judged by this run, not by an earlier one on the same state folder."""
@@ -61,8 +65,8 @@ def judged_hours(
             return False
         return view.listed_ns >= (hour + 1 + after) * HOUR_NS
 
-    window = _window(config, now_ns)
-    return {(name, hour) for name in config.collections for hour in window if is_judged(name, hour)}
+    windows = {name: _window(config, name, now_ns) for name in config.collections}
+    return {(name, hour) for name, window in windows.items() for hour in window if is_judged(name, hour)}
 
 
 def judge(
@@ -74,16 +78,22 @@ def judge(
 ) -> Judged:
     """Counts what is judged at the end of a run; `judged_before` was it at its start."""
     after = READ_AFTER_HOURS[reads][0]
-    window = _window(config, now_ns)
-    readable = range(window.start, max(window.start, min(window.stop, hour_of(now_ns) - after)))
-    size = len(window) * len(config.collections)
-    due = [(name, hour) for name in config.collections for hour in readable if (name, hour) not in judged]
-    next_hour = max(readable.stop, hour_of(now_ns) - after)
-    is_wanted = config.until_ns is None or next_hour * HOUR_NS < config.until_ns
+    end = hour_of(now_ns) - after  # of the hours that are readable
+    windows = {name: _window(config, name, now_ns) for name in config.collections}
+    size = sum(map(len, windows.values()))
+    due = [
+        (name, hour)
+        for name, window in windows.items()
+        for hour in range(window.start, min(window.stop, end))
+        if (name, hour) not in judged
+    ]
     following = None
-    if is_wanted and config.collections:
-        at_ns = (next_hour + 1 + after) * HOUR_NS
-        following = NextReadable(config.collections[0], time_text(next_hour * HOUR_NS), time_text(at_ns))
+    if windows:
+        name = min(windows, key=lambda name: windows[name].start)
+        hour = max(windows[name].start, end)
+        if config.until_ns is None or hour * HOUR_NS < config.until_ns:
+            at_ns = (hour + 1 + after) * HOUR_NS
+            following = NextReadable(name, time_text(hour * HOUR_NS), time_text(at_ns))
     return Judged(
         window=size,
         judged=len(judged),
@@ -94,9 +104,9 @@ def judge(
     )
 
 
-def _window(config: ScheduleConfig, now_ns: int) -> range:
-    """The hours that have ended, and that Segment still has."""
-    first = max(hour_of(now_ns - RETENTION_NS) + 1, hour_of(config.since_ns))
+def _window(config: ScheduleConfig, collection: str, now_ns: int) -> range:
+    """The hours of a collection that have ended, and that Segment still has."""
+    first = max(hour_of(now_ns - RETENTION_NS) + 1, hour_of(config.since_of(collection)))
     now = hour_of(now_ns)
     return range(first, now if config.until_ns is None else min(now, -(-config.until_ns // HOUR_NS)))
 
@@ -116,12 +126,17 @@ class Judging:
         """What is judged now. `shown`: objects that count as forwarded, for the run only shows records."""
         now_ns = self._clock.now_ns()
         until = self._config.until
+        since_ns = self._config.since.ns(now_ns)
         schedule = ScheduleConfig(
             self._config.collections,
-            since_ns=self._config.since.ns(now_ns),
+            since_ns=since_ns,
             until_ns=until.ns(now_ns) if until else None,
+            born_ns={name: created_ns(name, now_ns) or 0 for name in self._config.collections},
+            asked_since_ns=since_ns if self._config.is_since_given else None,
         )
-        reads = reads_per_hour(quota_of(self.database), len(schedule.collections))
+        reads = reads_per_hour(
+            quota_of(self.database, self._config.requests_per_day), len(schedule.collections)
+        )
         views, unfinished = hour_views(self.database, now_ns), unfinished_hours(self.database, shown)
         return judge(
             judged_hours(views, unfinished, schedule, reads, now_ns),

@@ -4,10 +4,11 @@ An Outlook is also what `plan --json` prints.
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 from msgspec import Struct
 
-from faillog_otel.app.ledger_view import as_last_run, hour_views, quota_of, wanted_since_ns
+from faillog_otel.app.ledger_view import as_last_run, hour_views, quota_of, schedule_of
 from faillog_otel.app.status import QuotaSeen, quota_seen
 from faillog_otel.clock import hour_text, time_text
 from faillog_otel.config import SegmentConfig
@@ -25,6 +26,7 @@ REASONS: dict[Why, str] = {
     "leaving": "was never read, and Segment drops it soon",
     "fresh": "can be complete by now",
     "again": "may have grown since it was read",
+    "missing": "an object of it could not be downloaded",
     "last_call": "the last reading, before Segment drops it",
     "backfill": "was never read",
 }
@@ -57,6 +59,8 @@ class Outlook(Struct, frozen=True):
     """Hours that are due, and wait for the quota."""
     failed: int
     """Hours whose last reading failed; they are tried again after a pause."""
+    missing: int
+    """Objects that could not be downloaded so far; `status` names them."""
     reads_per_hour: int
     reads_after_hours: tuple[int, ...]
     """When an hour is read, in hours after its end; with four readings the last one is before it leaves."""
@@ -70,28 +74,23 @@ def outlook(database: Database | None, config: SegmentConfig, now_ns: int, *, on
 
     What is not set is as the last run had it. Raises LedgerBroken; ConfigError where no collection is known.
     """
-    since_ns = config.since.ns(now_ns)
     hours: Mapping[str, Mapping[int, HourView]] = {}
-    quota, to_download = Quota(), 0
-    if database is not None:
-        with database.at_one_moment():
+    quota, to_download = Quota(per_day=config.requests_per_day), 0
+    missing: list[views.MissingObject] = []
+    with nullcontext() if database is None else database.at_one_moment():
+        if database is not None:
             config = as_last_run(database, config)
-            since_ns = wanted_since_ns(database, config.since.ns(now_ns))
-            hours, quota = hour_views(database, now_ns), quota_of(database)
+            hours, quota = hour_views(database, now_ns), quota_of(database, config.requests_per_day)
             to_download = views.objects_by_state(database)["listed"]
+            missing = views.missing_objects(database)
+        schedule = schedule_of(database, config, now_ns, once=once)
     if not config.collections:
         raise ConfigError("no collection is known: name one by --collection ID or FAILLOG_COLLECTIONS")
-    schedule = ScheduleConfig(
-        collections=config.collections,
-        since_ns=since_ns,
-        until_ns=config.until.ns(now_ns) if config.until else None,
-        once=once,
-    )
     found = plan(now_ns, hours, quota, schedule)
     next_ns = _next_request_ns(now_ns, hours, quota, schedule, found)
     return Outlook(
         now=time_text(now_ns),
-        since=time_text(since_ns),
+        since=time_text(schedule.since_ns),
         collections=config.collections,
         requests=[
             Request(ask.collection, hour_text(ask.hour), ask.why, time_text(ask.due_ns)) for ask in found.asks
@@ -101,6 +100,7 @@ def outlook(database: Database | None, config: SegmentConfig, now_ns: int, *, on
         quota=quota_seen(quota, now_ns),
         waiting=found.waiting,
         failed=sum(view.failures > 0 for known in hours.values() for view in known.values()),
+        missing=len(missing),
         reads_per_hour=found.reads_per_hour,
         reads_after_hours=READ_AFTER_HOURS[found.reads_per_hour],
         collections_covered=found.covered,

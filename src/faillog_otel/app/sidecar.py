@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import BinaryIO
 
-from faillog_otel.app.fetcher import Fetcher
+from faillog_otel.app.fetcher import SOON_NS, Fetcher
 from faillog_otel.app.forwarder import Forwarder, Progress
 from faillog_otel.app.hourly import HourlyReport
 from faillog_otel.app.room import RoomWait, what_to_do
@@ -31,7 +31,6 @@ LOOK_UP_SECONDS = 0.2
 LONGEST_WAIT_SECONDS = 300.0
 GRACE_SECONDS = 2.5
 """How long the end of the run waits for a request that is under way."""
-RETRY_NS = 61 * SECOND_NS
 
 OfObject = Callable[[int], AbstractContextManager[Progress]]
 """Shows how far the forwarding of an object of so many bytes has come."""
@@ -257,8 +256,8 @@ class Sidecar:
         return self._is_stopping() or self._must_end.is_set()
 
     def _comes_soon(self, back_ns: int) -> bool:
-        """Whether a try again is worth the wait: what failed or was put off is due again within a minute."""
+        """Whether a try again is worth the wait: what failed or was put off is due within about a minute."""
         try:
-            return back_ns - self._clock.now_ns() <= RETRY_NS and self._fetcher.may_try_again
+            return back_ns - self._clock.now_ns() <= SOON_NS and self._fetcher.may_try_again
         except NoRoom:  # another process reads the ledger: look again then
             return True

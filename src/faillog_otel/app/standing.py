@@ -24,7 +24,14 @@ ANSWERS_LATELY_SECONDS = 60.0
 class Standing:
     """The standing of a polling run. `clock` is the one that the hours go by."""
 
-    def __init__(self, database: Database, schedule: Callable[[], ScheduleConfig], clock: Clock) -> None:
+    def __init__(
+        self,
+        database: Database,
+        schedule: Callable[[], ScheduleConfig],
+        clock: Clock,
+        requests_per_day: int = 120,
+    ) -> None:
+        self._requests_per_day = requests_per_day
         self._database = database
         self._schedule = schedule
         self._clock = clock
@@ -94,12 +101,12 @@ class Standing:
     def unread(self) -> dict[str, list[int]]:
         """Collection → the hours that are due and were not read, ascending."""
         now_ns, schedule = self._clock.now_ns(), self._schedule()
-        reads = reads_per_hour(quota_of(self._database), len(schedule.collections))
+        reads = reads_per_hour(quota_of(self._database, self._requests_per_day), len(schedule.collections))
         return unread_hours(now_ns, hour_views(self._database, now_ns), schedule, reads)
 
     def _requests_left(self) -> int:
         now_ns = self._clock.now_ns()
-        return quota_of(self._database).mended(now_ns).left(now_ns, with_reserve=True)
+        return quota_of(self._database, self._requests_per_day).mended(now_ns).left(now_ns, with_reserve=True)
 
 
 def collector(answers: Answers) -> Check:

@@ -9,13 +9,21 @@ from pathlib import Path
 from msgspec import Struct
 
 from faillog_otel.app.coverage import MARKS, Coverage, State, coverage
-from faillog_otel.app.ledger_view import as_last_run, hour_views, quota_of, wanted_since_ns
-from faillog_otel.clock import HOUR_NS, SECOND_NS, hour_text, time_text
+from faillog_otel.app.ledger_view import (
+    as_last_run,
+    asked_since_ns,
+    hour_views,
+    quota_of,
+    refused_until_ns,
+    wanted_since_ns,
+)
+from faillog_otel.clock import HOUR_NS, RETENTION_NS, SECOND_NS, hour_text, time_text
 from faillog_otel.config import SegmentConfig
 from faillog_otel.errors import ConfigError
 from faillog_otel.ledger import views
 from faillog_otel.ledger.database import Database
 from faillog_otel.ledger.folder import StateFolder
+from faillog_otel.segment.ksuid import created_ns
 from faillog_otel.segment.quota import Quota
 from faillog_otel.segment.schedule import ScheduleConfig, plan
 
@@ -28,15 +36,42 @@ class SaidSeen(Struct, frozen=True):
     reset: str | None
 
 
+class Waits(Struct, frozen=True):
+    """Until when nothing is asked of Segment, and why."""
+
+    until: str
+    why: str
+
+
 class QuotaSeen(Struct, frozen=True):
     """The requests of the last 24 hours, and how many are left now."""
 
     per_day: int
+    """As Segment says, or else as the setting does."""
     used: int
     left: int
     not_before: str | None
-    """Segment wants no request until then."""
+    """Segment wants no request until then, or a run paused after failures."""
     said: SaidSeen | None
+    waits: Waits | None
+    """Null where a request may be made now."""
+
+
+class Missing(Struct, frozen=True):
+    """An object that could not be downloaded so far."""
+
+    collection: str
+    hour: str
+    object: str
+    why: str
+    since: str
+    """When its download failed first; `failed`: last."""
+    failed: str
+    next: str
+    """When it is tried again; where `needs_listing`, with the URL that another listing gives: one request."""
+    needs_listing: bool
+    leaves: str
+    """When its hour leaves Segment's 28 days."""
 
 
 class Newest(Struct, frozen=True):
@@ -84,6 +119,8 @@ class Status(Struct, frozen=True):
     marks: dict[State, str]
     """The characters of the calendars."""
     quota: QuotaSeen
+    refused: dict[str, str]
+    """Collection → until when it is not asked for, because Segment refused it."""
     lag: Lag
     records: views.Totals
     time_shifted: int
@@ -91,6 +128,10 @@ class Status(Struct, frozen=True):
     quarantine: dict[str, int]
     """Records that are kept, by reason."""
     objects: Objects
+    missing: list[Missing]
+    """Objects that could not be downloaded so far."""
+    lost: int
+    """Objects that left Segment's 28 days before they could be downloaded; of the last 60 days."""
     bytes: Sizes
     missed_per_day: dict[str, float]
     """Collection → hours that will be missed each day, where the quota is too small for all."""
@@ -108,19 +149,25 @@ def status(
     with database.at_one_moment():
         collections = as_last_run(database, config).collections
         since_ns = wanted_since_ns(database, now_ns)
+        asked_ns = asked_since_ns(database, None)
         seen = views.seen_hours(database)
-        quota = quota_of(database)
+        quota = quota_of(database, config.requests_per_day)
         hours = hour_views(database, now_ns)
         records, time_shifted = views.totals(database), views.time_shifted(database)
         quarantine = views.kept_by_reason(database)
         objects = views.objects_by_state(database)
+        refused = {name: refused_until_ns(database, name, now_ns) for name in (*config.collections, *seen)}
+        missing, lost = views.missing_objects(database), views.lost_objects(database)
         read, sent = views.newest_hour(database, of="read"), views.newest_hour(database, of="sent")
     if strangers := [name for name in only if name not in {*seen, *collections}]:
         known = ", ".join(dict.fromkeys((*collections, *seen))) or "none"
         raise ConfigError(f"{', '.join(strangers)}: not in this ledger, which knows {known}")
     until_ns = config.until.ns(now_ns) if config.until else None
     polled = collections
-    schedule = ScheduleConfig(collections=polled, since_ns=since_ns, until_ns=until_ns)
+    born = {name: created_ns(name, now_ns) or 0 for name in polled}
+    schedule = ScheduleConfig(
+        collections=polled, since_ns=since_ns, until_ns=until_ns, born_ns=born, asked_since_ns=asked_ns
+    )
     names = only or list(dict.fromkeys((*polled, *seen)))
     return Status(
         state_dir=str(folder.path),
@@ -133,7 +180,7 @@ def status(
             name: coverage(
                 seen.get(name, {}),
                 now_ns=now_ns,
-                since_ns=since_ns,
+                since_ns=schedule.since_of(name),
                 until_ns=until_ns,
                 polled=name in polled,
             )
@@ -141,11 +188,14 @@ def status(
         },
         marks=MARKS,
         quota=quota_seen(quota, now_ns),
+        refused={name: time_text(at_ns) for name, at_ns in refused.items() if at_ns is not None},
         lag=Lag(_newest(read, now_ns), _newest(sent, now_ns)),
         records=records,
         time_shifted=time_shifted,
         quarantine=quarantine,
         objects=Objects(to_download=objects["listed"], to_forward=objects["spooled"]),
+        missing=[_missing(each) for each in missing],
+        lost=lost,
         bytes=Sizes(
             ledger=sum(map(_size, folder.path.glob(f"{folder.ledger.name}*"))),
             spool=sum(map(_size, folder.spool_path.glob("*"))),
@@ -158,9 +208,9 @@ def status(
 def quota_seen(quota: Quota, now_ns: int) -> QuotaSeen:
     """The quota, for people."""
     quota = quota.mended(now_ns)
-    said = quota.said
+    said, wait = quota.said, quota.wait(now_ns)
     return QuotaSeen(
-        per_day=quota.per_day,
+        per_day=quota.size,
         used=len(quota.last_day(now_ns)),
         left=quota.left(now_ns, with_reserve=True),
         not_before=time_text(quota.not_before_ns) if quota.not_before_ns > now_ns else None,
@@ -171,6 +221,21 @@ def quota_seen(quota: Quota, now_ns: int) -> QuotaSeen:
             remaining=said.remaining,
             reset=None if said.reset_ns is None else time_text(said.reset_ns),
         ),
+        waits=None if wait is None else Waits(time_text(wait.until_ns), wait.why),
+    )
+
+
+def _missing(each: views.MissingObject) -> Missing:
+    return Missing(
+        collection=each.collection,
+        hour=hour_text(each.hour),
+        object=each.path,
+        why=each.why,
+        since=time_text(each.since_ns),
+        failed=time_text(each.failed_ns),
+        next=time_text(each.next_ns),
+        needs_listing=each.needs_listing,
+        leaves=time_text(each.hour * HOUR_NS + RETENTION_NS),
     )
 
 

@@ -27,7 +27,8 @@ EXIT_CODES = """
       3  done, but some records are in the quarantine
       4  the collector refused or stayed away: records are pending
       5  what must be remembered could not be written
-      6  Segment refused: token, collection, quota (--once); or hours that were due could not be listed
+      6  Segment refused: token, collection, quota or --max-requests (--once); or something that was due could
+         not be listed or downloaded
       7  not known yet: with --once and --fail-on, no hour of --since to --until could be judged
       130, 143  interrupted, after a clean stop
       141  the reader of standard output closed it (--protocol console | head)
@@ -120,8 +121,17 @@ _POLLING_OPTIONS = (
         multiple=True,
         help="A host that presigned URLs may point to, besides S3 (repeatable).",
     ),
+    click.option(
+        "--max-requests",
+        metavar="N",
+        type=click.IntRange(1),
+        help="What this run may spend of the day's quota.  [default: as much as there is]",
+    ),
 )
-POLLING_FLAGS = ("collections", "since", "until", "state_dir", "segment_url", "download_hosts")
+POLLING_FLAGS = (
+    *("collections", "since", "until", "state_dir", "segment_url", "download_hosts"),
+    "max_requests",
+)
 
 
 _HEALTH_OPTIONS = (
@@ -162,6 +172,7 @@ DEFAULT_FLAGS: dict[str, Any] = {
     ),
     **dict.fromkeys(("config_file", "log_format", "since", "until", "state_dir", "segment_url")),
     "backend": None,
+    "max_requests": None,
     "collections": (),
     "download_hosts": (),
     "headers": (),
@@ -298,6 +309,7 @@ def _flag_layer(flags: dict[str, Any]) -> "Layer":
             since=flags["since"],
             until=flags["until"],
             download_hosts=list(flags["download_hosts"]) or None,
+            max_requests=flags["max_requests"],
         ),
         "run": given(
             state_dir=flags["state_dir"],

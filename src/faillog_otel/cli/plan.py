@@ -96,8 +96,8 @@ def _waiting_text(found: "Outlook") -> Iterator[str]:
     if found.waiting:
         kinds = ", ".join(f"{number} {why}" for why, number in found.waiting.items())
         left = found.quota.left - len(found.requests)
-        if found.quota.not_before:
-            why = f"Segment wants no request before {found.quota.not_before}"
+        if found.quota.waits:
+            why = f"{found.quota.waits.why}; until {found.quota.waits.until}"
         elif left <= 0:
             why = "no request is left for them"
         else:
@@ -105,3 +105,7 @@ def _waiting_text(found: "Outlook") -> Iterator[str]:
         yield line("waiting", f"{sum(found.waiting.values())} hours are due ({kinds}): {why}", "yellow")
     if found.failed:
         yield line("failed", f"{found.failed} hours could not be read, and are tried again", "yellow")
+    if found.missing:
+        yield line(
+            "missing", f"{found.missing} objects could not be downloaded so far: see `status`", "yellow"
+        )

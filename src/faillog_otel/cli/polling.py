@@ -18,14 +18,14 @@ from faillog_otel.app.fetcher import Fetcher
 from faillog_otel.app.forwarder import Forwarder
 from faillog_otel.app.hourly import HourlyReport
 from faillog_otel.app.judging import Judged, Judging
-from faillog_otel.app.ledger_view import SINCE, note_polled, wanted_since_ns
+from faillog_otel.app.ledger_view import SINCE, note_polled, schedule_of
 from faillog_otel.app.room import RoomWait, what_to_do
 from faillog_otel.app.segment_time import AGREED
 from faillog_otel.app.sidecar import Sidecar
 from faillog_otel.app.standing import Standing
 from faillog_otel.cli.delivering import USER_AGENT, delivering, sending_client, writing
 from faillog_otel.cli.observing import pulse_of, serve_health, telemetry_of, watch_delivery
-from faillog_otel.cli.progress import progress_line
+from faillog_otel.cli.progress import NoProgressLine, progress_line
 from faillog_otel.cli.report import (
     Ending,
     exit_code,
@@ -37,7 +37,7 @@ from faillog_otel.cli.report import (
 )
 from faillog_otel.cli.shutdown import Shutdown
 from faillog_otel.cli.working import descriptors
-from faillog_otel.clock import Clock, SegmentClock, hour_text
+from faillog_otel.clock import Clock, SegmentClock, hour_text, time_text
 from faillog_otel.config import RunConfig, Secret, SegmentConfig, token_problem
 from faillog_otel.errors import ConfigError, LedgerBroken, NoRoom
 from faillog_otel.events.printable import printable
@@ -109,10 +109,14 @@ def poll(
             clock=segment_clock,
             is_stopping=pulse.asking("fetching", shutdown.is_requested),
             most_content_bytes=config.most_content_bytes,
+            requests_per_day=config.segment.requests_per_day,
+            max_requests=config.segment.max_requests,
             to_download=line.to_download,
             wait_seconds=wait_seconds,
         )
-        standing = Standing(ledger.database, lambda: fetcher.schedule, segment_clock)
+        standing = Standing(
+            ledger.database, lambda: fetcher.schedule, segment_clock, config.segment.requests_per_day
+        )
         answers = Answers(client or writing(config, shutdown, stack), telemetry, shutdown)
         delivery = delivering(answers, config, shutdown, stack, pulse=pulse)
         watch_delivery(telemetry, delivery)
@@ -133,6 +137,7 @@ def poll(
             sent=lambda: delivery.sent,
             schedule=lambda: fetcher.schedule,
             clock=segment_clock,
+            requests_per_day=config.segment.requests_per_day,
             say=partial(announce, _log),
         )
         sidecar = Sidecar(
@@ -153,13 +158,11 @@ def poll(
             wait_seconds=wait_seconds,
             monotonic=shutdown.monotonic,
         )
-        polled = records(len(config.segment.collections), "collection")
-        _log.info("polling %s; state folder %s", polled, folder.path)
-        if not once and config.verbosity == 0:
-            line.write(printable(f"polling {polled}; state folder {folder.path}; SIGINT ends it") + "\n")
+        _say_that_it_polls(config, line, once=once)
         sidecar.run()
         hourly.say()
-        ended = _ended(sidecar, fetcher, forwarder, judging, standing, once=once)
+        now_ns = segment_clock.now_ns()
+        ended = _ended(sidecar, fetcher, forwarder, judging, standing, now_ns=now_ns, once=once)
         _say_how_it_ended(ended, forwarder, delivery.over, shutdown, config)
         ending = Ending(
             counts=forwarder.counts if shows_only else ended.counts,
@@ -183,6 +186,13 @@ def _check_window(config: RunConfig, ledger: Ledger, clock: Clock) -> None:
         _log.warning("%s", warning)
     if config.delivery.writes is None:
         note_polled(ledger, config.segment)
+
+
+def _say_that_it_polls(config: RunConfig, line: NoProgressLine, *, once: bool) -> None:
+    polled = records(len(config.segment.collections), "collection")
+    _log.info("polling %s; state folder %s", polled, config.state_dir)
+    if not once and config.verbosity == 0:
+        line.write(printable(f"polling {polled}; state folder {config.state_dir}; SIGINT ends it") + "\n")
 
 
 def _segment_clients(
@@ -223,6 +233,7 @@ def _ended(
     judging: Judging,
     standing: Standing,
     *,
+    now_ns: int,
     once: bool,
 ) -> _Ended:
     """Reads from the ledger how the run ended; if the ledger cannot be read, that is said."""
@@ -246,7 +257,7 @@ def _ended(
         hours = judging.judge(sidecar.shown)
         left = _hours_text(standing.unread())
         if not sidecar.broken:
-            refused = _refusal(fetcher) if once or fetcher.is_denied else ""
+            refused = _refusal(fetcher, now_ns) if once or fetcher.is_denied else ""
     except NoRoom as error:
         broken = broken or what_to_do(error)
     except LedgerBroken as error:
@@ -341,29 +352,30 @@ def schedule_at(
     """What is asked for. What an earlier run wanted stays wanted: a restart must not lose hours."""
     if only_wanted:
         return ScheduleConfig(config.collections, since_ns=now_ns, once=True)
-    since_ns = wanted_since_ns(ledger.database, config.since.ns(now_ns))
-    return ScheduleConfig(
-        collections=config.collections,
-        since_ns=since_ns,
-        until_ns=config.until.ns(now_ns) if config.until else None,
-        once=once,
-    )
+    return schedule_of(ledger.database, config, now_ns, once=once)
 
 
-def _refusal(fetcher: Fetcher) -> str:
-    """Why hours that were due were not read; empty where all were."""
+def _refusal(fetcher: Fetcher, now_ns: int) -> str:
+    """What was due and was not read, why, and when to run again; empty where all was."""
     if refusals := fetcher.refusals:
         return "; ".join(refusals)
     if why := fetcher.why_unasked:
         if fetcher.plan is None:
             return f"no hour could be listed: {why}"
-        if due := len(fetcher.plan.asks) + sum(fetcher.plan.waiting.values()):
+        if due := fetcher.hours_due:
             return f"{records(due, 'hour')} due could not be listed: {why}; run again later"
+    problems = []
+    if fetcher.lost:
+        problems.append(f"{records(fetcher.lost, 'object')} left Segment's 28 days, never downloaded")
     if failed := fetcher.unread:
         why = f": {fetcher.last_failure}" if fetcher.last_failure else ""
-        return f"{records(failed, 'hour')} due could not be read{why}; run again later"
-    if fetcher.plan and (waiting := sum(fetcher.plan.waiting.values())):
-        left = records(fetcher.plan.left, "request")
-        kept = " (kept for people, and for what others use of the quota)" if fetcher.plan.left else ""
-        return f"{records(waiting, 'hour')} due, and {left} left{kept}: run again later"
-    return ""
+        problems.append(f"{records(failed, 'hour')} due could not be read{why}; run again later")
+    if missing := fetcher.missing():
+        first = min(missing, key=lambda each: each.next_ns)
+        number = records(len(missing), "object")
+        again = time_text(max(first.next_ns, now_ns))
+        problems.append(f"{number} could not be downloaded: {first.why}; run again at {again}")
+    if wait := fetcher.wait(now_ns):
+        again = f"run again at {time_text(wait.until_ns)}" if wait.until_ns > now_ns else "run again"
+        problems.append(f"{records(fetcher.hours_due, 'hour')} due are left: {wait.why}; {again}")
+    return "; ".join(problems)

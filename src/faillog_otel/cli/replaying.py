@@ -147,12 +147,16 @@ def replay_hours(
         ledger = Ledger(folder)
         stack.callback(ledger.close)
         wanted = len(hours) * len(config.segment.collections)
-        left = quota_of(ledger.database).mended(now_ns).left(now_ns, with_reserve=True)
+        left = (
+            quota_of(ledger.database, config.segment.requests_per_day)
+            .mended(now_ns)
+            .left(now_ns, with_reserve=True)
+        )
         if wanted > left:
             raise ConfigError(f"asks for {records(wanted, 'hour')}, and {left} of today's requests are left")
         for collection in config.segment.collections:
             ledger.want(collection, hours)
             for hour in hours:
                 forget_digests(folder.digests, collection, hour)
-    _log.info("%s: as many requests of the day's 120", records(wanted, "hour"))
+    _log.info("%s: as many requests of the day's quota", records(wanted, "hour"))
     return poll(config, once=True, clock=clock, only_wanted=True)

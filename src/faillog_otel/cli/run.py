@@ -55,7 +55,7 @@ def run(ctx: click.Context, /, paths: tuple[str, ...], *, once: bool, **flags: A
         from faillog_otel.cli.forwarding import run_paths
 
         given = {"once": once, **{name: flags[name] for name in (*POLLING_FLAGS, *HEALTH_FLAGS)}}
-        if named := [f"--{name.removesuffix('s').replace('_', '-')}" for name in given if given[name]]:
+        if named := [flag_of(name) for name in given if given[name]]:
             raise click.UsageError(f"{', '.join(named)}: for polling, without PATHs")
         config = config_of(flags)
         ctx.exit(print_and_code(config, lambda: run_paths(paths, config)))
@@ -65,3 +65,9 @@ def run(ctx: click.Context, /, paths: tuple[str, ...], *, once: bool, **flags: A
 
     config = config_of(flags, polls_forever=not once)
     ctx.exit(print_and_code(config, lambda: poll(config, once=once, clock=ctx.obj)))
+
+
+def flag_of(name: str) -> str:
+    """How an option is written that may be given several times, or once."""
+    repeatable = name in ("collections", "download_hosts")
+    return f"--{(name.removesuffix('s') if repeatable else name).replace('_', '-')}"

@@ -96,13 +96,31 @@ _HELP = """Simulate Segment's failure-log API on this machine: to try a set-up, 
 @click.option(
     "--duplicates", type=float, default=0.0, metavar="RATE", help="So many records come once more later."
 )
-@click.option("--quota", type=int, default=120, show_default=True, help="Requests a day.")
+@click.option(
+    "--dead", type=int, default=0, metavar="N", help="So many objects a day can never be downloaded."
+)
+@click.option("--quota", type=int, default=120, show_default=True, help="Requests a day, or in a window.")
 @click.option(
     "--replenish",
-    type=click.Choice(["hourly", "midnight", "rolling"]),
+    type=click.Choice(["hourly", "midnight", "rolling", "window"]),
     default="hourly",
     show_default=True,
     help="How requests come back.",
+)
+@click.option(
+    "--window",
+    metavar="DURATION",
+    default="60s",
+    show_default=True,
+    help="How long a window is, with --replenish window.",
+)
+@click.option("--no-limit-headers", is_flag=True, help="Successful answers say nothing about the quota.")
+@click.option(
+    "--refusal",
+    metavar="LIST",
+    default="body",
+    show_default=True,
+    help="How 429s say until when to wait, in turns: body, retry-after, retry-after-date, both, none, html.",
 )
 @click.option("--retry-after", is_flag=True, help="Say Retry-After when the quota is used up.")
 @click.option(
@@ -167,10 +185,12 @@ def _config(flags: dict[str, Any]) -> "SimulatorConfig":
         COLLECTIONS,
         FORMATS,
         GROWTHS,
+        REFUSALS,
         QuotaConfig,
         SimulatorConfig,
         WorldConfig,
     )
+    from faillog_otel.setting_values import parse_duration
 
     world = WorldConfig(
         seed=flags["seed"],
@@ -181,9 +201,15 @@ def _config(flags: dict[str, Any]) -> "SimulatorConfig":
         dialect=flags["dialect"],
         damage=flags["damage"],
         duplicates=flags["duplicates"],
+        dead=flags["dead"],
     )
     quota = QuotaConfig(
-        per_day=flags["quota"], replenish=flags["replenish"], retry_after=flags["retry_after"]
+        per_day=flags["quota"],
+        replenish=flags["replenish"],
+        window_seconds=parse_duration(flags["window"]),
+        headers=not flags["no_limit_headers"],
+        refusals=tuple(_chosen("--refusal", flags["refusal"], REFUSALS)),
+        retry_after=flags["retry_after"],
     )
     return SimulatorConfig(
         world=world,

@@ -36,6 +36,8 @@ _HELP = """Show what was read, what is left of the quota, what waits, and how la
       5  there is no ledger in the state folder, or it cannot be read
     """
 
+SHOWN_MISSING = 5
+
 COLOURS: dict["State", str] = {
     "waiting": "white",
     "partial": "cyan",
@@ -48,13 +50,13 @@ COLOURS: dict["State", str] = {
 }
 _MEANS: dict["State", str] = {
     "waiting": "not read yet",
-    "partial": "being downloaded, or in the spool",
+    "partial": "being downloaded, in the spool, or an object of it could not be downloaded so far",
     "read": "read, may still grow",
     "settled": "read twice, the same",
     "closed": "read for the last time",
     "empty": "read, no objects",
     "failed": "could not be read, is tried again",
-    "expired": "left Segment's 28 days unread",
+    "expired": "left Segment's 28 days unread, or an object of it did",
 }
 
 
@@ -85,6 +87,8 @@ def _text(found: "Status") -> Iterator[str]:
     by = f"process {found.held_by} runs on it{where}" if found.held_by else "nothing runs on it"
     yield line("state folder", f"{found.state_dir}: {by}")
     yield from quota_text(found.quota)
+    for name, until in found.refused.items():
+        yield line("refused", f"{name}: Segment refused it, it is not asked for until {until}", "yellow")
     records = found.records
     others = ", ".join(
         f"{number} {name}"
@@ -101,6 +105,7 @@ def _text(found: "Status") -> Iterator[str]:
         yield line("quarantine", reasons, "yellow")
     waiting = f"{found.objects.to_download} to download, {found.objects.to_forward} to forward"
     yield line("objects", waiting, "yellow" if found.objects.to_forward else None)
+    yield from _missing_text(found)
     yield from _lag_text(found)
     sizes = found.bytes
     yield line(
@@ -116,11 +121,22 @@ def _text(found: "Status") -> Iterator[str]:
 def quota_text(quota: "QuotaSeen") -> Iterator[str]:
     """What is left of the quota, and what Segment said of it."""
     text = f"{quota.left} of {quota.per_day} requests left, {quota.used} used in 24 h"
-    if quota.not_before:
-        text += f"; Segment wants none before {quota.not_before}"
     yield line("quota", text, None if quota.left else "yellow")
+    if quota.waits:
+        yield line("waits", f"until {quota.waits.until}: {quota.waits.why}", "yellow")
     if quota.said:
         yield line("", f"Segment said {quota.said.remaining} left, at {quota.said.at}")
+
+
+def _missing_text(found: "Status") -> Iterator[str]:
+    if found.missing:
+        yield line("missing", f"{len(found.missing)} objects could not be downloaded so far", "yellow")
+    for each in found.missing[-SHOWN_MISSING:]:
+        how = "listed again" if each.needs_listing else "tried again"
+        where = f"{each.collection}, {each.hour}, {each.object}"
+        yield line("", f"{where}: {each.why}; {how} from {each.next} on, lost at {each.leaves}")
+    if found.lost:
+        yield line("lost", f"{found.lost} objects left Segment's 28 days, never downloaded", "red")
 
 
 def missed_text(missed_per_day: dict[str, float]) -> Iterator[str]:

@@ -227,7 +227,7 @@ WHERE position != exported + rejected + quarantined + duplicate
     OR min(exported, rejected, quarantined, duplicate, records - position, lines, blank) < 0
     OR NOT (lines = records + blank OR (lines = 0 AND blank = 0))
     OR (state != 'spooled' AND position != records)
-    OR (state = 'listed' AND records != 0)
+    OR (state IN ('listed', 'missing') AND records != 0)
 """
 # On the copy only: objects and what was pruned of them, alike.
 _COUNTED = """

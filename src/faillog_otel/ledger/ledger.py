@@ -8,44 +8,22 @@ that is not durable here. State is per object: there is no mark that all before 
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
 
-from faillog_otel.clock import DAY_NS
 from faillog_otel.errors import Busy, LedgerBroken, NoRoom
 from faillog_otel.events.forms import Survey
+from faillog_otel.ledger import downloads, requests
 from faillog_otel.ledger.counts import Stretch
 from faillog_otel.ledger.database import Database
+from faillog_otel.ledger.downloads import Cause, Content, Identity, Listed
 from faillog_otel.ledger.folder import StateFolder
-from faillog_otel.ledger.hours import complete, drop_listed, fail, give_up
+from faillog_otel.ledger.hours import fail, give_up
+from faillog_otel.ledger.requests import Said
 from faillog_otel.ledger.views import NEWEST, first_spooled
 
-REQUESTS_KEPT_NS = 2 * DAY_NS
-
 Result = TypeVar("Result")
-
-
-class Identity(Struct, frozen=True):
-    """What tells whether an object is the one that was read before, besides its path."""
-
-    etag: str | None
-    last_modified: str | None
-    length: int | None
-
-
-class Listed(Struct, frozen=True):
-    """An object that was listed and is to be downloaded."""
-
-    id: int
-    collection: str
-    hour: int
-    url: str
-    listed_ns: int
-    tries: int
-    known: Identity | None
-    """Of the object that was read at the same path before: it need not be downloaded again."""
 
 
 class Spooled(Struct, frozen=True):
@@ -64,27 +42,6 @@ class Spooled(Struct, frozen=True):
     length: int | None
     sha256: str | None
     survey: Survey | None
-
-
-class Content(Struct, frozen=True):
-    """What was downloaded. `lines` and `blank` are 0 for other forms than JSON Lines."""
-
-    lines: int
-    blank: int
-    records: int
-    sha256: str
-    """Of the object's bytes as they came, in hexadecimal."""
-    survey: Survey
-    """What decided the counts: it is used again when the object is forwarded."""
-
-
-class Said(Struct, frozen=True):
-    """What Segment said about its quota. `not_before_ns`: until then it wants no request."""
-
-    at_ns: int
-    remaining: int | None = None
-    reset_ns: int | None = None
-    not_before_ns: int = 0
 
 
 class Ledger:
@@ -107,57 +64,27 @@ class Ledger:
 
     def debit(self, collection: str, hour: int, why: str, now_ns: int) -> int:
         """T0: the request that is about to be made; returns its number."""
-
-        def steps(db: sqlite3.Connection) -> int:
-            db.execute("DELETE FROM requests WHERE at_ns < ?", (now_ns - REQUESTS_KEPT_NS,))
-            added = db.execute(
-                "INSERT INTO requests (at_ns, collection, hour, why) VALUES (?, ?, ?, ?)",
-                (now_ns, collection, hour, why),
-            )
-            return int(added.lastrowid or 0)
-
-        return self.transact(steps)
+        return self.transact(lambda db: requests.debit(db, collection, hour, why, now_ns))
 
     def heard(self, request: int, outcome: str, said: Said) -> None:
         """How a request was answered, and what the answer said about the quota."""
+        self.transact(lambda db: requests.hear(db, request, outcome, said))
 
-        def steps(db: sqlite3.Connection) -> None:
-            db.execute("UPDATE requests SET outcome = ? WHERE id = ?", (outcome, request))
-            db.execute(
-                "INSERT INTO said (id, at_ns, remaining, reset_ns, not_before_ns) VALUES (1, ?, ?, ?, ?)"
-                " ON CONFLICT DO UPDATE SET not_before_ns = excluded.not_before_ns",
-                (said.at_ns, said.remaining, said.reset_ns, said.not_before_ns),
-            )
-            if said.remaining is not None:
-                db.execute(
-                    "UPDATE said SET at_ns = ?, remaining = ?, reset_ns = ?",
-                    (said.at_ns, said.remaining, said.reset_ns),
-                )
-
-        self.transact(steps)
+    def pause(self, until_ns: int, why: str, now_ns: int) -> None:
+        """Nothing is asked until then, for a reason of our own."""
+        self.transact(lambda db: requests.pause(db, until_ns, why, now_ns))
 
     def listed(self, request: int, collection: str, hour: int, urls: Sequence[str], now_ns: int) -> None:
         """T1: the objects of an hour, to be downloaded."""
 
         def steps(db: sqlite3.Connection) -> None:
             db.execute("UPDATE requests SET outcome = 'listed' WHERE id = ?", (request,))
-            drop_listed(db, collection, hour)
-            db.execute(
-                "INSERT INTO hours (collection, hour, listing_ns) VALUES (?, ?, ?)"
-                " ON CONFLICT DO UPDATE SET listing_ns = excluded.listing_ns",
-                (collection, hour, now_ns),
-            )
-            db.executemany(
-                "INSERT INTO objects (collection, hour, path, state, url, listed_ns)"
-                " VALUES (?, ?, ?, 'listed', ?, ?)",
-                ((collection, hour, urlsplit(url).path, url, now_ns) for url in dict.fromkeys(urls)),
-            )
-            complete(db, collection, hour)
+            downloads.add_listed(db, collection, hour, urls, now_ns)
 
         self.transact(steps)
 
     def listing_failed(self, collection: str, hour: int, why: str, now_ns: int) -> None:
-        """An hour could not be listed, or an object of it not downloaded: it is to be listed again."""
+        """An hour could not be listed: it is to be listed again."""
         self.transact(lambda db: fail(db, collection, hour, why, now_ns))
 
     def want(self, collection: str, hours: Sequence[int]) -> None:
@@ -167,7 +94,7 @@ class Ledger:
             for hour in hours:
                 db.execute(
                     "INSERT INTO hours (collection, hour, wanted) VALUES (?, ?, 1)"
-                    " ON CONFLICT DO UPDATE SET wanted = 1, failures = 0",
+                    " ON CONFLICT DO UPDATE SET wanted = 1, failures = 0, listing_ns = NULL",
                     (collection, hour),
                 )
                 db.execute(
@@ -179,10 +106,8 @@ class Ledger:
         self.transact(steps)
 
     def move_requests(self, since_ns: int, by_ns: int) -> None:
-        """Moves the requests stamped since then: the clock that stamped them was wrong by so much."""
-        self.transact(
-            lambda db: db.execute("UPDATE requests SET at_ns = at_ns + ? WHERE at_ns >= ?", (by_ns, since_ns))
-        )
+        """Moves what was stamped since then: the clock that stamped it was wrong by so much."""
+        self.transact(lambda db: requests.move(db, since_ns, by_ns))
 
     def note(self, name: str, value: str) -> None:
         """Remembers a fact."""
@@ -190,82 +115,26 @@ class Ledger:
 
     # -- T2: downloads -------------------------------------------------------------------------------------
 
-    def next_listed(self) -> Listed | None:
-        """The next object to download, of the oldest listing; None when nothing is left."""
-        rows = self.database.rows(
-            "SELECT o.*, k.id AS known, k.etag AS k_etag, k.last_modified AS k_modified, k.length AS k_length"
-            " FROM objects o LEFT JOIN objects k ON k.id = ("
-            "   SELECT max(id) FROM objects WHERE collection = o.collection AND hour = o.hour"
-            "   AND path = o.path AND state != 'listed' AND length IS NOT NULL)"
-            " WHERE o.id = (SELECT id FROM objects WHERE state = 'listed' ORDER BY listed_ns, id LIMIT 1)"
-        )
-        if not rows:
-            return None
-        [row] = rows
-        return Listed(
-            id=row["id"],
-            collection=row["collection"],
-            hour=row["hour"],
-            url=row["url"],
-            listed_ns=row["listed_ns"],
-            tries=row["tries"],
-            known=Identity(row["k_etag"], row["k_modified"], row["k_length"]) if row["known"] else None,
-        )
+    def next_listed(self, now_ns: int) -> Listed | None:
+        """The next object to download now; None when nothing is left."""
+        return downloads.next_listed(self.database, now_ns)
 
-    def to_download(self) -> int:
-        """How many objects were listed, and neither spooled nor given up."""
-        [row] = self.database.rows("SELECT count(*) AS objects FROM objects WHERE state = 'listed'")
-        return int(row["objects"])
-
-    def spooled(self, listed: Listed, identity: Identity, content: Content, now_ns: int) -> bool:
-        """T2: the object lies in the spool, durably. The secret part of its URL is wiped.
-
-        False if it is not listed any more: its hour is to be listed again.
-        """
-
-        def steps(db: sqlite3.Connection) -> bool:
-            spooled = db.execute(
-                "UPDATE objects SET state = 'spooled', url = NULL, etag = ?, last_modified = ?, length = ?,"
-                " spooled_ns = ?, lines = ?, blank = ?, records = ?, sha256 = ?, survey = ? WHERE id = ?",
-                (
-                    identity.etag,
-                    identity.last_modified,
-                    identity.length,
-                    now_ns,
-                    content.lines,
-                    content.blank,
-                    content.records,
-                    content.sha256,
-                    msgspec.json.encode(content.survey).decode(),
-                    listed.id,
-                ),
-            )
-            if spooled.rowcount:
-                complete(db, listed.collection, listed.hour)
-            return bool(spooled.rowcount)
-
-        return self.transact(steps)
-
-    def unchanged(self, listed: Listed) -> None:
-        """T2, too: the object is the one that was read at its path before."""
+    def spooled(self, listed: Listed, identity: Identity, content: Content, now_ns: int) -> None:
+        """T2: the object lies in the spool, durably. The secret part of its URL is wiped."""
 
         def steps(db: sqlite3.Connection) -> None:
-            db.execute(
-                "UPDATE objects SET listed_ns = ? WHERE id = (SELECT max(id) FROM objects"
-                " WHERE collection = ? AND hour = ? AND path = (SELECT path FROM objects WHERE id = ?)"
-                " AND state != 'listed' AND length IS NOT NULL)",
-                (listed.listed_ns, listed.collection, listed.hour, listed.id),
-            )
-            db.execute("DELETE FROM objects WHERE id = ?", (listed.id,))
-            complete(db, listed.collection, listed.hour)
+            if downloads.spool(db, listed, identity, content, now_ns) != 1:
+                raise self._touched(f"object {listed.id} is not listed any more")
 
         self.transact(steps)
 
-    def download_failed(self, listed: Listed) -> None:
-        """A download that may be tried again."""
-        self.transact(
-            lambda db: db.execute("UPDATE objects SET tries = tries + 1 WHERE id = ?", (listed.id,))
-        )
+    def unchanged(self, listed: Listed) -> None:
+        """T2, too: the object is the one that was read at its path before."""
+        self.transact(lambda db: downloads.unchange(db, listed))
+
+    def download_failed(self, listed: Listed, why: str, now_ns: int, cause: Cause = "other") -> None:
+        """A download came to nothing: the object is tried again by itself."""
+        self.transact(lambda db: downloads.fail_download(db, listed, why, now_ns, cause))
 
     # -- T3: records ---------------------------------------------------------------------------------------
 
@@ -365,10 +234,12 @@ class Ledger:
     def _expect_change(self, cursor: sqlite3.Cursor, why: str) -> None:
         """Raises LedgerBroken, which undoes the transaction, unless exactly one row was changed."""
         if cursor.rowcount != 1:
-            raise LedgerBroken(
-                f"{self.database.path}: {why}; another process writes to this ledger: stop it, then start "
-                "again"
-            )
+            raise self._touched(why)
+
+    def _touched(self, why: str) -> LedgerBroken:
+        return LedgerBroken(
+            f"{self.database.path}: {why}; another process writes to this ledger: stop it, then start again"
+        )
 
 
 _ADVANCE = """

@@ -105,12 +105,29 @@ ALTER TABLE objects ADD COLUMN time_shifted INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE past ADD COLUMN time_shifted INTEGER NOT NULL DEFAULT 0
 """,
     """
+-- requests in one window, as the server says
+ALTER TABLE said ADD COLUMN quota INTEGER;
+
+-- how long a window is; NULL: not known, a day
+ALTER TABLE said ADD COLUMN window_ns INTEGER;
+
+-- whether the body of a 429 said it
+ALTER TABLE said ADD COLUMN refusal INTEGER NOT NULL DEFAULT 0;
+
+ALTER TABLE said ADD COLUMN not_before_why TEXT NOT NULL DEFAULT '';
+
+-- until when the run itself pauses, after failures: the next one does not
+ALTER TABLE said ADD COLUMN pause_ns INTEGER NOT NULL DEFAULT 0;
+
+ALTER TABLE said ADD COLUMN pause_why TEXT NOT NULL DEFAULT '';
+
 CREATE TABLE hours_3 (
     collection TEXT NOT NULL,
     hour INTEGER NOT NULL CHECK (hour BETWEEN 0 AND 70000000),
     listing_ns INTEGER,  -- the listing whose objects are being downloaded
+    counted INTEGER NOT NULL DEFAULT 0,  -- whether every object of it was tried: it is the last one listed
     first_listed_ns INTEGER,
-    last_listed_ns INTEGER,  -- the last listing of which every object was downloaded
+    last_listed_ns INTEGER,  -- the last listing of which every object was downloaded or tried
     listings INTEGER NOT NULL DEFAULT 0 CHECK (listings >= 0),
     identity TEXT,  -- of all objects that it showed
     same_since_ns INTEGER,
@@ -118,11 +135,12 @@ CREATE TABLE hours_3 (
     failed_ns INTEGER NOT NULL DEFAULT 0,
     failed_why TEXT NOT NULL DEFAULT '',
     wanted INTEGER NOT NULL DEFAULT 0,  -- a person asked to read it again, or an object was damaged
+    lost INTEGER NOT NULL DEFAULT 0 CHECK (lost >= 0),  -- objects that left the 28 days, never downloaded
     PRIMARY KEY (collection, hour)
 ) STRICT, WITHOUT ROWID;
 
-INSERT INTO hours_3 SELECT collection, hour, listing_ns, first_listed_ns, last_listed_ns, listings, identity,
-    same_since_ns, failures, failed_ns, failed_why, wanted FROM hours;
+INSERT INTO hours_3 SELECT collection, hour, listing_ns, 0, first_listed_ns, last_listed_ns, listings,
+    identity, same_since_ns, failures, failed_ns, failed_why, wanted, 0 FROM hours;
 
 DROP TABLE hours;
 
@@ -136,14 +154,20 @@ CREATE TABLE objects_3 (
     etag TEXT,
     last_modified TEXT,
     length INTEGER,
-    state TEXT NOT NULL CHECK (state IN ('listed', 'spooled', 'done')),
+    state TEXT NOT NULL CHECK (state IN ('listed', 'missing', 'spooled', 'done')),
+    -- missing: it could not be downloaded, and its URL works no more: the hour is listed again for its sake
     url TEXT,  -- with its signature: only until the download, and for two hours at most
     listed_ns INTEGER NOT NULL,  -- the last listing that showed it
     spooled_ns INTEGER CHECK (state != 'spooled' OR spooled_ns IS NOT NULL),  -- the "now" of its records
     sha256 TEXT,  -- of its bytes, fixed at the download; NULL: downloaded before version 3
     survey TEXT,  -- what decides its number of records (form, limits), as JSON; NULL like sha256
     damaged INTEGER NOT NULL DEFAULT 0,  -- its spool file was missing or changed: it was given up
-    tries INTEGER NOT NULL DEFAULT 0 CHECK (tries >= 0),
+    tries INTEGER NOT NULL DEFAULT 0 CHECK (tries >= 0),  -- of its present URL
+    urls_failed INTEGER NOT NULL DEFAULT 0 CHECK (urls_failed >= 0),  -- before the present one, in a row
+    failed_ns INTEGER,  -- its last try that failed
+    failed_since_ns INTEGER,  -- the first one
+    failed_why TEXT NOT NULL DEFAULT '',
+    due_ns INTEGER NOT NULL DEFAULT 0,  -- listed: the next try; missing: the next listing of its hour
     position INTEGER NOT NULL DEFAULT 0 CHECK (position BETWEEN 0 AND records),  -- results recorded
     lines INTEGER NOT NULL DEFAULT 0,
     blank INTEGER NOT NULL DEFAULT 0,

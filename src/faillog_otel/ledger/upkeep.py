@@ -6,18 +6,22 @@ All raise NoRoom and LedgerBroken.
 import sqlite3
 
 from faillog_otel.clock import AGREES_NS, DAY_NS, HOUR_NS, RETENTION_NS
+from faillog_otel.ledger import downloads
+from faillog_otel.ledger.downloads import LostObject
 from faillog_otel.ledger.hours import fail
 from faillog_otel.ledger.ledger import Ledger
 
-URL_LIFE_NS = 2 * HOUR_NS
-"""A presigned URL works for two hours. [Segment's page]"""
 HOURS_KEPT_NS = 60 * DAY_NS
 
 
 def recover(ledger: Ledger) -> None:
-    """After a crash: requests that were left unanswered failed, and their hours are listed again."""
+    """After a crash: requests that were left unanswered failed, and their hours are listed again.
+
+    A pause that the last run made for itself ends.
+    """
 
     def steps(db: sqlite3.Connection) -> None:
+        db.execute("UPDATE said SET pause_ns = 0, pause_why = '' WHERE pause_ns != 0")
         unanswered = db.execute("SELECT * FROM requests WHERE outcome IS NULL").fetchall()
         for row in unanswered:
             db.execute("UPDATE requests SET outcome = 'unanswered' WHERE id = ?", (row["id"],))
@@ -43,28 +47,30 @@ def mend_future(ledger: Ledger, now_ns: int) -> None:
 
 _MEND_FUTURE = (
     "UPDATE requests SET at_ns = :now WHERE at_ns > :now",
-    "UPDATE said SET not_before_ns = not_before_ns - (at_ns - :now), at_ns = :now WHERE at_ns > :now",
+    "UPDATE said SET not_before_ns = not_before_ns - (at_ns - :now) WHERE at_ns > :now",
+    "UPDATE said SET reset_ns = reset_ns - (at_ns - :now), at_ns = :now WHERE at_ns > :now",
+    "UPDATE said SET pause_ns = 0 WHERE pause_ns > :agrees + 3600000000000",
     "UPDATE hours SET failed_ns = :now WHERE failed_ns > :now",
     "UPDATE hours SET listing_ns = :now WHERE listing_ns > :now",
     "UPDATE hours SET first_listed_ns = NULL WHERE first_listed_ns > :agrees",
     "UPDATE hours SET last_listed_ns = first_listed_ns, same_since_ns = NULL WHERE last_listed_ns > :agrees",
     "UPDATE objects SET listed_ns = :now WHERE listed_ns > :now",
     "UPDATE objects SET spooled_ns = :now WHERE spooled_ns > :now",
+    "UPDATE objects SET due_ns = :now, failed_ns = :now WHERE failed_ns > :now",
 )
 
 
 def wipe_urls(ledger: Ledger, now_ns: int) -> None:
-    """URLs that have expired: their hours are to be listed again."""
+    """URLs that have expired: what could not be downloaded with them needs another listing."""
+    ledger.transact(lambda db: downloads.expire(db, now_ns))
 
-    def steps(db: sqlite3.Connection) -> None:
-        expired = db.execute(
-            "SELECT DISTINCT collection, hour FROM objects WHERE state = 'listed' AND listed_ns <= ?",
-            (now_ns - URL_LIFE_NS,),
-        ).fetchall()
-        for row in expired:
-            fail(db, row["collection"], row["hour"], "its URLs expired before the download", now_ns)
 
-    ledger.transact(steps)
+def lose(ledger: Ledger, now_ns: int) -> list[LostObject]:
+    """Gives up objects that left Segment's 28 days before they could be downloaded; returns them.
+
+    `now_ns` must be certain.
+    """
+    return ledger.transact(lambda db: downloads.lose(db, now_ns))
 
 
 def prune(ledger: Ledger, now_ns: int) -> list[tuple[str, int]]:

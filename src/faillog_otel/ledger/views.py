@@ -34,6 +34,25 @@ class SeenHour(Struct, frozen=True):
     """Objects that are being downloaded, or lie in the spool."""
     objects: int
     """Objects of which every record is written down."""
+    lost: int = 0
+    """Objects that left Segment's 28 days before they could be downloaded."""
+
+
+class MissingObject(Struct, frozen=True):
+    """An object that could not be downloaded so far."""
+
+    collection: str
+    hour: int
+    path: str
+    why: str
+    urls_failed: int
+    """URLs of it, each from a listing of its own, that came to nothing."""
+    since_ns: int
+    """Its first try that failed; `failed_ns`: the last one."""
+    failed_ns: int
+    next_ns: int
+    """When it is tried again, or where `needs_listing`, when its hour may be listed again."""
+    needs_listing: bool
 
 
 class Totals(Struct, frozen=True):
@@ -117,6 +136,7 @@ def seen_hours(database: Database) -> dict[str, dict[int, SeenHour]]:
             failed_why=row["failed_why"],
             under_way=row["under_way"],
             objects=row["objects"],
+            lost=row["lost"],
         )
     return seen
 
@@ -125,6 +145,34 @@ def listings(database: Database) -> dict[tuple[str, int], int]:
     """(collection, hour) → how often the hour was read: listed, with all of its objects downloaded."""
     rows = database.rows("SELECT collection, hour, listings FROM hours")
     return {(row["collection"], row["hour"]): row["listings"] for row in rows}
+
+
+def missing_objects(database: Database) -> list[MissingObject]:
+    """The objects that could not be downloaded so far, by hour."""
+    rows = database.rows(
+        "SELECT * FROM objects WHERE state != 'done' AND state IN ('listed', 'missing')"
+        " AND failed_ns IS NOT NULL ORDER BY hour, collection, id"
+    )
+    return [
+        MissingObject(
+            collection=row["collection"],
+            hour=row["hour"],
+            path=row["path"],
+            why=row["failed_why"],
+            urls_failed=row["urls_failed"],
+            since_ns=row["failed_since_ns"],
+            failed_ns=row["failed_ns"],
+            next_ns=row["due_ns"],
+            needs_listing=row["state"] == "missing",
+        )
+        for row in rows
+    ]
+
+
+def lost_objects(database: Database) -> int:
+    """How many objects left Segment's 28 days before they could be downloaded, of the hours remembered."""
+    [row] = database.rows("SELECT coalesce(sum(lost), 0) AS lost FROM hours")
+    return int(row["lost"])
 
 
 def totals(database: Database) -> Totals:
@@ -140,7 +188,7 @@ def time_shifted(database: Database) -> int:
 
 
 def objects_by_state(database: Database) -> dict[str, int]:
-    """How many objects are `listed`, `spooled` and `done`; `done` without those that were pruned."""
+    """How many objects are in each state; `done` without those that were pruned."""
     rows = database.rows("SELECT state, count(*) AS objects FROM objects GROUP BY state")
     return {"listed": 0, "spooled": 0, "done": 0, **{row["state"]: row["objects"] for row in rows}}
 

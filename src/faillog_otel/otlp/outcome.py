@@ -100,7 +100,10 @@ def read_http_answer(
     *,
     mask: Mask = str,
 ) -> Outcome:
-    """The outcome of one HTTP answer. `now_seconds` (since 1970) is what a Retry-After date counts from."""
+    """The outcome of one HTTP answer.
+
+    `now_seconds` (since 1970) is what a Retry-After date counts from if the answer has no Date.
+    """
     content_type = headers.get("content-type", "").lower()
     if 200 <= status < 300:
         return _read_success(signal, content_type, body, mask)
@@ -109,7 +112,7 @@ def read_http_answer(
         why += f": {said_text(said, mask)}"
     if status in RETRYABLE:
         # A gateway also answers 502 when the server behind it hangs up in the middle of a large request.
-        asked = retry_after(headers.get("retry-after"), now_seconds)
+        asked = retry_after(headers.get("retry-after"), now_seconds, headers.get("date"))
         return RetryLater(why, asked, may_be_size=status == 502 and asked is None)
     if status == 413 or (status in DOUBTFUL and speaks_of_size(why)):
         return TooLarge(why)

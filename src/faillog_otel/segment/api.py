@@ -18,7 +18,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from faillog_otel.addresses import Deadline
-from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, date_ns, hour_text, retry_after
+from faillog_otel.clock import DAY_NS, SECOND_NS, date_ns, hour_text, retry_after
 from faillog_otel.config import SEGMENT_URLS, Secret
 from faillog_otel.errors import ConfigError
 from faillog_otel.events.anything import read_as
@@ -36,7 +36,10 @@ MAX_URL_CHARS = 8192
 """Servers refuse longer ones: RFC 9110, section 4.1, asks for 8,000 bytes."""
 TIMEOUT_SECONDS = 60.0
 """For a whole exchange, from the look-up of the name to the answer's last byte."""
-LONGEST_PAUSE_NS = DAY_NS
+MAX_PAUSE_NS = DAY_NS
+MAX_COUNT_DIGITS = 9
+MIN_EPOCH_SECONDS = 1e9
+"""A reset that is a larger number counts from 1970: nobody waits for 30 years."""
 MIN_SECRET_CHARS = 8
 """Characters: to mask a shorter token would garble all words."""
 
@@ -52,9 +55,8 @@ class Listing(Struct, frozen=True):
 
 
 class TooMany(Struct, frozen=True):
-    """429: nothing is to be asked for so long."""
+    """429: nothing was counted, and nothing is to be asked for as long as the answer says."""
 
-    pause_ns: int
     why: str
 
 
@@ -93,8 +95,8 @@ class Answered(Struct, frozen=True):
 
     outcome: Outcome
     said: Said | None = None
-    pause_ns: int = 0
-    """How long Segment wants no request at all."""
+    pause_ns: int | None = None
+    """How long Segment wants no request at all; None where it does not say."""
     date_ns: int | None = None
     """What time it is there: the answer's Date, to the second. Nanoseconds since 1970."""
     is_answered: bool = False
@@ -209,7 +211,7 @@ def read_answer(
 
     `mask` replaces our token, which a gateway may say back.
     """
-    said = _said(headers, now_ns)
+    said = _said(headers, now_ns, is_refused=status == 429)
     if 200 <= status < 300:
         return Answered(_read_listing(body) if is_listing else _read_workspace(body), said)
     errors = _errors(body)
@@ -217,11 +219,10 @@ def read_answer(
     if message := next((each.message for each in errors if each.message), ""):
         why += f": {peer_text(mask(message), _without_queries)}"
     if status == 429:
-        pause_ns = _pause_ns(headers, errors, now_ns)
-        if said is None and any(each.data and each.data.remaining_points == 0 for each in errors):
-            said = Said(now_ns, 0, now_ns + pause_ns)
-        return Answered(TooMany(pause_ns, why), said, pause_ns)
-    asked_ns = _retry_after_ns(headers, now_ns) or 0
+        if said is None:
+            said = _said_by_refusal(errors, now_ns)
+        return Answered(TooMany(why), said, _pause_ns(headers, errors, now_ns))
+    asked_ns = _retry_after_ns(headers, now_ns)
     outcome: Outcome
     if status in (401, 403):
         outcome = Denied(f"{why}: is the token right, and good for this workspace?", status == 401)
@@ -262,6 +263,7 @@ class _Good(Struct):
 class _ErrorData(Struct):
     remaining_points: float | None = msgspec.field(default=None, name="remainingPoints")
     ms_before_next: float | None = msgspec.field(default=None, name="msBeforeNext")
+    consumed_points: float | None = msgspec.field(default=None, name="consumedPoints")
 
 
 class _Error(Struct):
@@ -319,27 +321,52 @@ def _errors(body: bytes) -> list[_Error]:
         return []
 
 
-def _said(headers: Mapping[str, str], now_ns: int) -> Said | None:
-    """X-RateLimit-Remaining and -Reset, a date (or a number of seconds, as elsewhere)."""
-    remaining = headers.get("x-ratelimit-remaining", "").strip()
-    if not (remaining.isascii() and remaining.isdigit() and len(remaining) < 10):
+def _said(headers: Mapping[str, str], now_ns: int, *, is_refused: bool) -> Said | None:
+    """X-RateLimit-Consumed, -Remaining and -Reset: a date, seconds since 1970, or seconds from now.
+
+    Some servers count refused requests, too: then the consumed and the remaining ones are no limit.
+    """
+    remaining, consumed = (_count(headers.get(f"x-ratelimit-{name}")) for name in ("remaining", "consumed"))
+    if remaining is None:
         return None
-    seconds = retry_after(headers.get("x-ratelimit-reset"), now_ns / SECOND_NS)
-    reset_ns = None if seconds is None else now_ns + int(min(seconds, 2 * 86400.0) * SECOND_NS)
-    return Said(now_ns, int(remaining), reset_ns)
+    reset, date = headers.get("x-ratelimit-reset"), headers.get("date")
+    seconds = retry_after(reset, now_ns / SECOND_NS, date)
+    if seconds is not None and seconds >= MIN_EPOCH_SECONDS:
+        server_ns = date_ns(date)
+        seconds = max(0.0, seconds - (now_ns if server_ns is None else server_ns) / SECOND_NS)
+    reset_ns = None if seconds is None else now_ns + min(int(min(seconds, 1e6) * SECOND_NS), MAX_PAUSE_NS)
+    limit = None if consumed is None or is_refused else remaining + consumed
+    return Said(now_ns, remaining, reset_ns, limit or None)
 
 
-def _pause_ns(headers: Mapping[str, str], errors: list[_Error], now_ns: int) -> int:
-    """How long a 429 asks to wait; an hour where it does not say, for some requests come back hourly."""
-    asked = [
-        each.data.ms_before_next for each in errors if each.data and each.data.ms_before_next is not None
-    ]
-    pauses = [int(min(max(ms, 0.0), 1e9) * 1_000_000) for ms in asked]
+def _count(text: str | None) -> int | None:
+    text = (text or "").strip()
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= MAX_COUNT_DIGITS else None
+
+
+def _said_by_refusal(errors: list[_Error], now_ns: int) -> Said | None:
+    """What the body of a 429 says: nothing remains until then, and one more than there are was counted."""
+    data = next((each.data for each in errors if each.data and each.data.ms_before_next is not None), None)
+    if data is None or data.remaining_points != 0:
+        return None
+    consumed = data.consumed_points
+    limit = int(consumed) - 1 if consumed is not None and 2 <= consumed < 10**MAX_COUNT_DIGITS else None
+    return Said(now_ns, 0, now_ns + _ms_ns(data.ms_before_next or 0.0), limit, is_refusal=True)
+
+
+def _pause_ns(headers: Mapping[str, str], errors: list[_Error], now_ns: int) -> int | None:
+    """How long a 429 asks to wait, by its body or its header; the longer one of both."""
+    asked = [each.data.ms_before_next for each in errors if each.data]
+    pauses = [_ms_ns(ms) for ms in asked if ms is not None]
     if (after := _retry_after_ns(headers, now_ns)) is not None:
         pauses.append(after)
-    return min(max(pauses), LONGEST_PAUSE_NS) if pauses else HOUR_NS
+    return max(pauses, default=None)
+
+
+def _ms_ns(ms: float) -> int:
+    return min(int(min(max(ms, 0.0), 1e9) * 1_000_000), MAX_PAUSE_NS)
 
 
 def _retry_after_ns(headers: Mapping[str, str], now_ns: int) -> int | None:
-    seconds = retry_after(headers.get("retry-after"), now_ns / SECOND_NS)
-    return None if seconds is None else min(int(min(seconds, 1e6) * SECOND_NS), LONGEST_PAUSE_NS)
+    seconds = retry_after(headers.get("retry-after"), now_ns / SECOND_NS, headers.get("date"))
+    return None if seconds is None else min(int(min(seconds, 1e6) * SECOND_NS), MAX_PAUSE_NS)

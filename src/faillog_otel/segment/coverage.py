@@ -21,16 +21,19 @@ def unread_hours(
     """
     after = READ_AFTER_HOURS[reads][0]
     until = hour_of(now_ns) if config.until_ns is None else -(-config.until_ns // HOUR_NS)
-    first = max(hour_of(now_ns - RETENTION_NS) + 1, hour_of(config.since_ns))
-    due = range(first, min(hour_of(now_ns) - after, until))
+    kept = hour_of(now_ns - RETENTION_NS) + 1
+    due = {
+        name: range(max(kept, hour_of(config.since_of(name))), min(hour_of(now_ns) - after, until))
+        for name in config.collections
+    }
 
     def is_read(view: HourView | None, hour: int) -> bool:
         listed_ns = None if view is None else view.listed_ns
         return listed_ns is not None and listed_ns >= (hour + 1 + after) * HOUR_NS
 
     return {
-        name: [hour for hour in due if not is_read(hours.get(name, {}).get(hour), hour)]
-        for name in config.collections
+        name: [hour for hour in hours_due if not is_read(hours.get(name, {}).get(hour), hour)]
+        for name, hours_due in due.items()
     }
 
 

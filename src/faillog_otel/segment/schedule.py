@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -34,6 +35,8 @@ SLACK_NS = HOUR_NS // 4
 """Requests of yesterday were made some time after the hour struck, and come back as much later."""
 TRY_AGAIN_NS = (10 * SECOND_NS, 60 * SECOND_NS)
 """After the first and the second failure in a row: three tries (specification 3, T0)."""
+MISSING_SHARE = 10
+"""A tenth of the quota at most lists hours only for objects that could not be downloaded."""
 PAUSE_NS = tuple(hours * HOUR_NS for hours in (1, 2, 4, 8, 12))
 """After the third failure and the next ones: an API that is broken must not cost the whole quota."""
 
@@ -51,11 +54,15 @@ class HourView(Struct, frozen=True):
     """When the last of them was debited."""
     wanted: bool = False
     """A person asked to read it again: it is due now."""
+    missing: int = 0
+    """Objects of the last listing that could not be downloaded so far."""
+    missing_due_ns: int | None = None
+    """When the hour may be listed again for their sake: their URLs do not work any more."""
 
     @property
     def is_settled(self) -> bool:
-        """Whether two listings at least 20 hours apart showed the same identities."""
-        if self.listed_ns is None or self.same_since_ns is None:
+        """Whether two listings at least 20 hours apart showed the same identities, and all objects came."""
+        if self.listed_ns is None or self.same_since_ns is None or self.missing:
             return False
         return self.listed_ns - self.same_since_ns >= SETTLED_AFTER_NS
 
@@ -68,8 +75,19 @@ class ScheduleConfig(Struct, frozen=True):
     """Hours that ended by then are not asked for."""
     until_ns: int | None = None
     """Nor are hours that begin then or later."""
+    born_ns: Mapping[str, int] = msgspec.field(default_factory=dict)
+    """Collection → when it was made, as its id says. Hours that ended by then hold nothing."""
+    asked_since_ns: int | None = None
+    """Hours since then are asked for whatever `born_ns` says: a person named that time."""
     once: bool = False
     """Nobody will ask later (`--once`): nothing is put by for the hours to come."""
+
+    def since_of(self, collection: str) -> int:
+        """Hours of this collection that ended by then are not asked for."""
+        born_ns = self.born_ns.get(collection, 0)
+        if self.asked_since_ns is not None:
+            born_ns = min(born_ns, self.asked_since_ns)
+        return max(self.since_ns, born_ns)
 
 
 class Ask(Struct, frozen=True):
@@ -156,7 +174,7 @@ def plan(
     """What to ask now. `hours`: collection → hour → what is known; unknown hours were never asked for."""
     quota = quota.mended(now_ns)
     needed_a_day = 24 * len(config.collections)
-    if needed_a_day > quota.per_day - quota.reserve:
+    if needed_a_day > quota.size - quota.reserve:
         quota = replace(quota, reserve=0)  # it yields before an hour is missed
     reads = reads_per_hour(quota, len(config.collections))
     survey = _Survey(now_ns, hours, config, reads)
@@ -168,21 +186,21 @@ def plan(
     changes = [(hour_of(now_ns) + 1) * HOUR_NS, *survey.retries_ns]
     if waiting:
         changes.append(quota.next_ns(now_ns))
-    missed = max(0.0, 24 - quota.per_day / len(config.collections)) if config.collections else 0.0
+    missed = max(0.0, 24 - quota.size / len(config.collections)) if config.collections else 0.0
     return Plan(
         asks=tuple(asks),
         next_ns=min(changes),
         left=quota.left(now_ns, with_reserve=True),
         waiting=waiting,
         reads_per_hour=reads,
-        covered=quota.per_day // 24,
+        covered=quota.size // 24,
         missed_per_day=dict.fromkeys(config.collections, missed) if missed else {},
     )
 
 
 def reads_per_hour(quota: Quota, collections: int) -> int:
     """How many of the four readings of each hour the quota covers."""
-    return min(4, max(1, (quota.per_day - quota.reserve) // (24 * max(1, collections))))
+    return min(4, max(1, (quota.size - quota.reserve) // (24 * max(1, collections))))
 
 
 class _Survey:
@@ -199,10 +217,11 @@ class _Survey:
         self.leaving = _Pool("leaving", self._first_ns, newest_first=False)
         self.fresh, self.late = (_Pool("fresh", self._first_ns, newest_first=True) for _ in range(2))
         self.again = _Pool("again", self._again_ns, newest_first=True)
+        self.missing = _Pool("missing", self._missing_ns, newest_first=False)
         self.last_call = _Pool("last_call", self._last_call_ns, newest_first=False)
         self.backfill = _Pool("backfill", self._first_ns, newest_first=True)
         self.retries_ns: list[int] = []
-        """When hours that failed are due again, as far as that is later."""
+        """When hours that failed, or that miss objects, are due again, as far as that is later."""
         self.reads = reads
         self._now_ns = now_ns
         self._hours = hours
@@ -218,6 +237,7 @@ class _Survey:
             max(self._begun.start, hour_of(config.since_ns)),
             min(now - first_read, until),
         )
+        self._since = {each: hour_of(config.since_of(each)) for each in config.collections}
         self._leaving_before = -(-(now_ns + LEAVING_NS - RETENTION_NS) // HOUR_NS)
         self._late_before = hour_of(now_ns - PATIENCE_NS) - first_read
         self._backfill_before = hour_of(now_ns - FRESH_NS) - first_read
@@ -231,24 +251,30 @@ class _Survey:
     def pools(self) -> tuple[_Pool, ...]:
         """In the order of worth. Last calls that the quota does not cover come after hours never read."""
         rest = (self.last_call, self.backfill) if self.reads == 4 else (self.backfill, self.last_call)
-        return self.wanted, self.leaving, self.fresh, self.late, self.again, *rest
+        return self.wanted, self.leaving, self.fresh, self.late, self.again, self.missing, *rest
 
     def _sort(self, collection: str, views: Mapping[int, HourView]) -> None:
-        never_read = [hour for hour in self._due if hour not in views]
+        due = range(max(self._due.start, self._since[collection]), self._due.stop)
+        never_read = [hour for hour in due if hour not in views]
         for hour, view in views.items():
             listed_ns = view.listed_ns
             is_last_call = hour < self._last_call_before
             if listed_ns is not None and not is_last_call and listed_ns >= hour * HOUR_NS + self._all_read_ns:
+                if view.missing_due_ns is not None:
+                    self._add_missing(collection, hour, view, view.missing_due_ns)
                 continue  # nearly all hours
-            if view.wanted or hour not in self._due or not self._is_due(hour, view):
+            if view.wanted or hour not in due or not self._is_due(hour, view):
                 continue
             if listed_ns is None or listed_ns < self._first_ns(collection, hour):
                 never_read.append(hour)
-            elif is_last_call:
-                if listed_ns < self._last_call_ns(collection, hour):
-                    self.last_call.add(collection, [hour])
-            elif not view.is_settled and self._again_ns(collection, hour) <= self._now_ns:
+            elif is_last_call and listed_ns < self._last_call_ns(collection, hour):
+                self.last_call.add(collection, [hour])
+            elif (
+                not is_last_call and not view.is_settled and self._again_ns(collection, hour) <= self._now_ns
+            ):
                 self.again.add(collection, [hour])
+            elif view.missing_due_ns is not None:
+                self._add_missing(collection, hour, view, view.missing_due_ns)
         never_read.sort()
         old, late, on_time = (
             bisect_left(never_read, bound)
@@ -258,6 +284,18 @@ class _Survey:
         self.backfill.add(collection, never_read[old:late])
         self.late.add(collection, never_read[max(old, late) : on_time])
         self.fresh.add(collection, never_read[max(old, on_time) :])
+
+    def _add_missing(self, collection: str, hour: int, view: HourView, due_ns: int) -> None:
+        """An hour of which everything else was read. An empty window means: only what a person asked for."""
+        if view.wanted or hour not in self._begun or not self._due:
+            return
+        if due_ns > self._now_ns:
+            self.retries_ns.append(due_ns)
+        elif self._is_due(hour, view):
+            self.missing.add(collection, [hour])
+
+    def _missing_ns(self, collection: str, hour: int) -> int:
+        return self._hours[collection][hour].missing_due_ns or self._now_ns
 
     def _first_ns(self, _collection: str, hour: int) -> int:
         """When an hour can be complete: what was read before does not count."""
@@ -297,30 +335,35 @@ def _spend(now_ns: int, quota: Quota, config: ScheduleConfig, survey: _Survey) -
     # Hours that leave come first, but not before the fresh ones have what they need: else, once all hours
     # are late, each would be read on its last day only.
     on_time = min(survey.fresh.size, left)
-    spare = quota.spare(now_ns, needed, patience_ns=SLACK_NS, with_reserve=True) - quota.others(now_ns)
+    spare = quota.spare(now_ns, needed, patience_ns=SLACK_NS, with_reserve=True)
     asks += survey.leaving.take(min(left - on_time, spare - on_time) - len(asks), turns)
 
     kept = max(0, quota.kept(now_ns) - len(asks))
     reserve_used = quota.kept(now_ns) - kept
-    if 24 * len(config.collections) <= quota.per_day:
+    if 24 * len(config.collections) <= quota.size:
         most = left - kept
     else:  # evenly over the day, not all collections' at once
         most = min(left, quota.spare(now_ns, needed, patience_ns=PATIENCE_NS) + reserve_used)
     asks += survey.fresh.take(most - len(asks), turns)
 
-    spare = quota.spare(now_ns, needed, patience_ns=SLACK_NS) + reserve_used - quota.others(now_ns)
+    spare = quota.spare(now_ns, needed, patience_ns=SLACK_NS) + reserve_used
     spare = min(left, max(spare, quota.probes(now_ns)))
-    pace = -(-(quota.per_day - quota.reserve) // 24) - quota.since(now_ns - HOUR_NS)
+    pace = -(-(quota.size - quota.reserve) // 24) - quota.since(now_ns - HOUR_NS)
     for pool in survey.pools()[3:]:
-        # Backfill goes on evenly, for it takes days: what comes after it finds requests that come back.
-        is_paced = pool is survey.backfill and not config.once
-        asks += pool.take((min(spare, pace) if is_paced else spare) - len(asks), turns)
+        most = spare - len(asks)
+        if pool is survey.backfill and not config.once:
+            # It goes on evenly, for it takes days: what comes after it finds requests that come back.
+            most = min(spare, max(pace, quota.probes(now_ns))) - len(asks)
+        elif pool is survey.missing:
+            used = sum(each.why == "missing" for each in quota.last_day(now_ns))
+            most = min(most, max(1, quota.size // MISSING_SHARE) - used)
+        asks += pool.take(most, turns)
     return asks
 
 
 def _needed(now_ns: int, quota: Quota, config: ScheduleConfig, reads: int) -> Iterator[int]:
     """When the first readings of the next 24 hours are due: as many as there will be, or as there can be."""
-    share = min(len(config.collections), quota.per_day / 24)
+    share = min(len(config.collections), quota.size / 24)
     count = 0.0
     for ahead in range(1, 25):
         due = hour_of(now_ns) + ahead

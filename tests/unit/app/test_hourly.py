@@ -10,7 +10,9 @@ from faillog_otel.app.hourly import HourlyReport
 from faillog_otel.clock import DAY_NS, HOUR_NS, hour_of
 from faillog_otel.events.forms import JSON_LINES, Survey
 from faillog_otel.ledger.counts import Counts
-from faillog_otel.ledger.ledger import Content, Identity, Ledger, Said
+from faillog_otel.ledger.downloads import Content, Identity
+from faillog_otel.ledger.ledger import Ledger
+from faillog_otel.ledger.requests import Said
 from faillog_otel.otlp.sender import Sent
 from faillog_otel.segment.schedule import ScheduleConfig
 
@@ -32,6 +34,7 @@ class Run:
             sent=lambda: self.sent,
             schedule=lambda: self.schedule,
             clock=self.clock,
+            requests_per_day=120,
             say=lambda text, numbers: self.said.append((text, numbers)),
         )
 
@@ -40,8 +43,8 @@ class Run:
         now_ns = self.clock.now_ns()
         request = self.ledger.debit(collection, hour, "fresh", now_ns)
         self.ledger.listed(request, collection, hour, [f"https://h/{path}?sig=1"], now_ns)
-        self.ledger.heard(request, "listed", Said(now_ns))
-        listed = self.ledger.next_listed()
+        self.ledger.heard(request, "listed", Said(at_ns=now_ns))
+        listed = self.ledger.next_listed(now_ns)
         assert listed
         content = Content(records, 0, records, "", Survey(JSON_LINES, None))
         self.ledger.spooled(listed, Identity("e", None, 9), content, now_ns)

@@ -9,7 +9,9 @@ from faillog_otel.clock import DAY_NS, HOUR_NS, hour_of
 from faillog_otel.config import DeliveryConfig
 from faillog_otel.events.forms import JSON_LINES, Survey
 from faillog_otel.ledger.counts import Stretch
-from faillog_otel.ledger.ledger import Content, Identity, Ledger, Said
+from faillog_otel.ledger.downloads import Content, Identity, to_download
+from faillog_otel.ledger.ledger import Ledger
+from faillog_otel.ledger.requests import Said
 from faillog_otel.otlp.clients import network_client
 from faillog_otel.otlp.receiver import Receiver, Reply
 from faillog_otel.segment.schedule import ScheduleConfig
@@ -51,9 +53,9 @@ def test_what_was_read_and_exported_shows(ledger: Ledger) -> None:
     before = read_gauges(standing(ledger, clock, days=1))
     request = ledger.debit("a", hour, "fresh", now_ns)
     ledger.listed(request, "a", hour, ["https://h/x?sig=1"], now_ns)
-    ledger.heard(request, "listed", Said(now_ns, remaining=90))
-    assert ledger.to_download() == 1
-    listed = ledger.next_listed()
+    ledger.heard(request, "listed", Said(at_ns=now_ns, remaining=90))
+    assert to_download(ledger.database) == 1
+    listed = ledger.next_listed(now_ns)
     assert listed is not None
     ledger.spooled(listed, Identity("e", None, 9), Content(3, 0, 3, "", Survey(JSON_LINES, None)), now_ns)
     spooled = ledger.next_spooled()

@@ -8,8 +8,9 @@ from faillog_otel.clock import DAY_NS, HOUR_NS, hour_of
 from faillog_otel.events.forms import JSON_LINES, Survey
 from faillog_otel.ledger.counts import Stretch
 from faillog_otel.ledger.database import Database
+from faillog_otel.ledger.downloads import Content, Identity
 from faillog_otel.ledger.folder import StateFolder
-from faillog_otel.ledger.ledger import Content, Identity, Ledger
+from faillog_otel.ledger.ledger import Ledger
 from faillog_otel.ledger.schema import MIGRATIONS
 from faillog_otel.ledger.upkeep import prune
 from faillog_otel.ledger.views import Totals, time_shifted, totals
@@ -40,7 +41,7 @@ def test_shifted_records_are_summed_up_with_the_objects_that_are_pruned(tmp_path
         hour = hour_of(NOW_NS) - 10
         request = ledger.debit("c", hour, "last_call", NOW_NS)
         ledger.listed(request, "c", hour, ["https://h/x"], NOW_NS)
-        listed = ledger.next_listed()
+        listed = ledger.next_listed(NOW_NS)
         assert listed
         ledger.spooled(listed, Identity("e", None, 9), Content(3, 0, 3, "", Survey(JSON_LINES, None)), NOW_NS)
         spooled = ledger.next_spooled()

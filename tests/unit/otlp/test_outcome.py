@@ -181,3 +181,10 @@ def test_words_about_the_size(said: str) -> None:
 )
 def test_words_about_something_else(said: str) -> None:
     assert not speaks_of_size(said)
+
+
+def test_a_retry_after_date_is_measured_by_the_answers_own_date() -> None:
+    """Our clock may be a day off: then two seconds would be 86,402."""
+    headers = {"retry-after": "Mon, 12 Jan 1970 13:46:42 GMT", "date": "Mon, 12 Jan 1970 13:46:40 GMT"}
+    found = read_http_answer("logs", 503, headers, b"", 1_000_000.0 - 86_400)
+    assert found == RetryLater("HTTP 503", 2.0)

@@ -82,8 +82,8 @@ def test_too_many_urls_are_a_failure_that_says_so() -> None:
 def test_a_429_says_how_long_to_wait_in_its_body_or_its_header() -> None:
     found = read_answer(429, {}, TOO_MANY.encode(), NOW, is_listing=True)
     assert found.pause_ns == 57_647_000_000
-    assert found.outcome == TooMany(57_647_000_000, "HTTP 429: Too many requests")
-    assert found.said == Said(NOW, 0, NOW + 57_647_000_000)
+    assert found.outcome == TooMany("HTTP 429: Too many requests")
+    assert found.said == Said(NOW, 0, NOW + 57_647_000_000, 20, is_refusal=True)
     assert read_answer(429, {"retry-after": "90"}, b"", NOW, is_listing=True).pause_ns == 90 * SECOND_NS
     later = {"retry-after": "Thu, 08 May 2025 00:05:00 GMT"}
     assert read_answer(429, later, TOO_MANY.encode(), NOW, is_listing=True).pause_ns == 300 * SECOND_NS
@@ -92,12 +92,29 @@ def test_a_429_says_how_long_to_wait_in_its_body_or_its_header() -> None:
 @pytest.mark.parametrize("ms", ["1e300", "-5", "9999999999999999"])
 def test_an_absurd_wait_is_bounded(ms: str) -> None:
     body = f'{{"errors":[{{"data":{{"msBeforeNext":{ms}}}}}]}}'
-    assert 0 <= read_answer(429, {}, body.encode(), NOW, is_listing=True).pause_ns <= DAY_NS
+    assert 0 <= (read_answer(429, {}, body.encode(), NOW, is_listing=True).pause_ns or 0) <= DAY_NS
 
 
-def test_a_429_that_says_nothing_is_waited_out_for_an_hour() -> None:
+def test_a_429_that_says_no_time_says_so() -> None:
     found = read_answer(429, {}, b"<html>", NOW, is_listing=True)
-    assert (found.pause_ns, found.said) == (HOUR_NS, None)
+    assert (found.pause_ns, found.said) == (None, None)
+
+
+@pytest.mark.parametrize("skew_ns", [-DAY_NS, 0, DAY_NS])
+def test_a_time_that_the_server_names_is_measured_by_its_own_clock(skew_ns: int) -> None:
+    """Ours may be a day off: then two seconds would be 86,402."""
+    headers = {"date": "Thu, 08 May 2025 00:00:00 GMT", "retry-after": "Thu, 08 May 2025 00:00:02 GMT"}
+    headers |= {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "Thu, 08 May 2025 00:00:03 GMT"}
+    found = read_answer(429, headers, b"", NOW + skew_ns, is_listing=True)
+    assert found.pause_ns == 2 * SECOND_NS
+    assert found.said == Said(NOW + skew_ns, 0, NOW + skew_ns + 3 * SECOND_NS)
+
+
+@pytest.mark.parametrize("reset", ["Thu, 08 May 2025 00:01:00 GMT", "1746662460", "60"])
+def test_a_reset_is_a_date_or_seconds(reset: str) -> None:
+    headers = {"x-ratelimit-remaining": "7", "x-ratelimit-consumed": "3", "x-ratelimit-reset": reset}
+    found = read_answer(200, headers, GOOD.encode(), NOW, is_listing=True)
+    assert found.said == Said(NOW, 7, NOW + 60 * SECOND_NS, 10)
 
 
 @pytest.mark.parametrize(

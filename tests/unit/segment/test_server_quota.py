@@ -51,7 +51,7 @@ def test_hourly_never_grants_more_than_the_quota_and_what_came_back(seconds: lis
 
 @pytest.mark.parametrize("replenish", REPLENISHES)
 def test_after_the_time_that_it_tells_there_is_more(replenish: Any) -> None:
-    quota = ServerQuota(QuotaConfig(replenish=replenish))
+    quota = ServerQuota(QuotaConfig(replenish=replenish, window_seconds=3600))
     for step in range(120):
         assert quota.take(NOW + step * SECOND_NS).granted
     refused = quota.take(NOW + 200 * SECOND_NS)
@@ -68,7 +68,9 @@ def test_five_of_120_come_back_every_hour() -> None:
     assert quota.take(NOW + 99 * HOUR_NS).remaining == 119
 
 
-@given(st.lists(st.integers(-3600, 4 * 3600), max_size=100), st.sampled_from(REPLENISHES))
+@given(
+    st.lists(st.integers(-3600, 4 * 3600), max_size=100), st.sampled_from(["hourly", "midnight", "rolling"])
+)
 def test_a_clock_that_steps_back_gives_nothing(seconds: list[int], replenish: Any) -> None:
     config = QuotaConfig(per_day=12, replenish=replenish)
     quota, now_ns, count = ServerQuota(config), NOW, 0
@@ -96,3 +98,32 @@ def test_it_knows_the_most_requests_in_24_hours(seconds: list[int]) -> None:
 def test_no_quota_makes_no_sense() -> None:
     with pytest.raises(ConfigError):
         QuotaConfig(per_day=0)
+
+
+@given(steps, st.sampled_from([60.0, 3600.0]))
+def test_window_never_grants_more_than_the_quota_in_a_window(seconds: list[int], window: float) -> None:
+    quota, now_ns, times = (
+        ServerQuota(QuotaConfig(per_day=3, replenish="window", window_seconds=window)),
+        NOW,
+        [],
+    )
+    for step in seconds:
+        now_ns += step * SECOND_NS
+        standing = quota.take(now_ns)
+        assert now_ns < standing.reset_ns <= now_ns + window * SECOND_NS
+        times += [now_ns] if standing.granted else []
+    for first, later in zip(times, times[3:], strict=False):
+        assert later > first
+    assert all(sum(at <= each < at + window * SECOND_NS for each in times) <= 6 for at in times), (
+        "two windows at most"
+    )
+
+
+def test_it_knows_what_came_before_the_time_that_it_named() -> None:
+    quota = ServerQuota(QuotaConfig())
+    quota.told(NOW, NOW + 10 * SECOND_NS)
+    quota.told(NOW + SECOND_NS, NOW + 15 * SECOND_NS)
+    for at_ns in (NOW + SECOND_NS, NOW + 14 * SECOND_NS, NOW + 15 * SECOND_NS):
+        quota.saw(at_ns)
+    assert quota.too_early == 2
+    assert quota.asked_to_wait_seconds == 15

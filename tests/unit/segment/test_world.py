@@ -276,3 +276,18 @@ def test_logged_events_are_the_failure_events() -> None:
         told = parse_rfc3339(json.loads(each.event)["properties"]["loggedAt"])
         assert told is not None
         assert 0 <= each.at_ns - told < 1_000_000
+
+
+@pytest.mark.parametrize("growth", ["append", "rewrite", "repack"])
+def test_dead_objects_are_few_the_same_in_every_listing_and_in_one_hour_each(growth: Any) -> None:
+    world = World(WorldConfig(collections=("a",), growth=(growth,), dead=2, messages=30))
+    first = HOUR
+    dead: dict[int, int] = {}
+    for hour in range(first - first % 24, first - first % 24 + 5 * 24):
+        objects = world.objects("a", hour, (hour + 12) * HOUR_NS)
+        found = [world.death(each) for each in objects]
+        assert found == [world.death(each) for each in objects]
+        if count := sum(each is not None for each in found):
+            dead[hour] = count
+    assert 4 <= len(dead) <= 10
+    assert set(dead.values()) == {1}

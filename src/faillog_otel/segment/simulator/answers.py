@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 
 from faillog_otel.clock import SECOND_NS
+from faillog_otel.segment.simulator.config import Refusal
 from faillog_otel.segment.simulator.quota import Standing
 from faillog_otel.segment.simulator.web import Answer, json_answer
 
@@ -24,6 +25,21 @@ def too_many(milliseconds: int, consumed: int = _CONSUMED, **headers: str) -> An
     data = {"remainingPoints": 0, "msBeforeNext": milliseconds, "consumedPoints": consumed}
     error = {"type": "RequestError", "message": "Too many requests", "data": data}
     return json_answer(429, {"errors": [error]}, **headers)
+
+
+def refusal(shape: Refusal, standing: Standing, now_ns: int) -> Answer:
+    """A 429 in one of its shapes."""
+    milliseconds = max(1, -(-(standing.reset_ns - now_ns) // 1_000_000))
+    seconds = -(-milliseconds // 1000)
+    headers = {}
+    if shape in ("retry-after", "both"):
+        headers["Retry-After"] = str(seconds)
+    elif shape == "retry-after-date":
+        until = datetime.fromtimestamp(now_ns // SECOND_NS + seconds, UTC)
+        headers["Retry-After"] = format_datetime(until, usegmt=True)
+    if shape in ("body", "both"):
+        return too_many(milliseconds, standing.consumed, **headers)
+    return html_page(429) if shape == "html" else Answer(429, headers=headers)
 
 
 def limit_headers(standing: Standing) -> dict[str, str]:

@@ -17,8 +17,8 @@ from faillog_otel.segment.simulator.answers import (
     COUNTED_LISTINGS,
     UNCOUNTED_LISTINGS,
     limit_headers,
+    refusal,
     segment_error,
-    too_many,
 )
 from faillog_otel.segment.simulator.config import SimulatorConfig
 from faillog_otel.segment.simulator.downloads import Signer
@@ -74,6 +74,7 @@ class Api:
         self._journal = journal
         self._clock = clock
         self._download_host = download_host
+        self._refused = 0
 
     def answer(self, request: Request) -> Answer:
         """One request."""
@@ -165,7 +166,11 @@ class Api:
         urls = [self._signer.url(self._download_host, stored.key) for stored in objects]
         if fault == "huge":
             urls += self._made_up(collection, hour, HUGE - len(urls))
-        headers = limit_headers(standing)
+        headers = {}
+        if self._config.quota.headers:
+            headers = limit_headers(standing)
+            if not standing.remaining:
+                self._quota.told(now_ns, standing.reset_ns)
         answer = json_answer(200, {"data": {"download": {"urls": urls}}}, **headers)
         if fault == "truncated":
             return Answer(200, answer.body, answer.headers, sent_bytes=len(answer.body) // 2)
@@ -173,7 +178,8 @@ class Api:
             answer = Answer(200, answer.body, answer.headers, slow_seconds=self._config.slow_seconds)
         if fault != "huge":  # whoever refuses so many URLs is right: nothing was promised
             for stored in objects:
-                self._manifest.listed(stored, now_ns)
+                if self._world.death(stored) is None:
+                    self._manifest.listed(stored, now_ns)
         return answer
 
     def _made_up(self, collection: str, hour: int, count: int) -> Iterator[str]:
@@ -185,9 +191,14 @@ class Api:
     # -- refusals --------------------------------------------------------------------------------------
 
     def _too_many(self, standing: Standing, now_ns: int) -> Answer:
-        milliseconds = max(1, -(-(standing.reset_ns - now_ns) // 1_000_000))
-        headers = {"Retry-After": str(-(-milliseconds // 1000))} if self._config.quota.retry_after else {}
-        return too_many(milliseconds, standing.consumed, **headers)
+        refusals = self._config.quota.refusals
+        shape = refusals[self._refused % len(refusals)]
+        self._refused += 1
+        if shape == "body" and self._config.quota.retry_after:
+            shape = "both"
+        if shape not in ("none", "html"):
+            self._quota.told(now_ns, standing.reset_ns)
+        return refusal(shape, standing, now_ns)
 
     def _uncounted(self, fault: str | None, now_ns: int) -> Answer | None:
         """Faults that come before the request is counted."""

@@ -16,9 +16,15 @@ GROWTHS: tuple[Growth, ...] = ("append", "rewrite", "repack")
 Format = Literal["gzip", "jsonl", "zstd", "array"]
 FORMATS: tuple[Format, ...] = ("gzip", "jsonl", "zstd", "array")
 
-Replenish = Literal["hourly", "midnight", "rolling"]
-"""How requests come back: some every hour; all at midnight UTC; each 24 hours after it was made."""
-REPLENISHES: tuple[Replenish, ...] = ("hourly", "midnight", "rolling")
+Replenish = Literal["hourly", "midnight", "rolling", "window"]
+"""How requests come back: some every hour; all at midnight UTC; each 24 hours after it was made; all when a
+window ends, which begins with the first request."""
+REPLENISHES: tuple[Replenish, ...] = ("hourly", "midnight", "rolling", "window")
+
+Refusal = Literal["body", "retry-after", "retry-after-date", "both", "none", "html"]
+"""How a 429 says until when to wait: in the body (msBeforeNext), in Retry-After (seconds or a date), in both,
+not at all, or with an HTML page."""
+REFUSALS: tuple[Refusal, ...] = ("body", "retry-after", "retry-after-date", "both", "none", "html")
 
 Form = Literal["either", "query", "body", "body-only"]
 """Where a listing's arguments are looked for; `body-only` refuses a request that has a query."""
@@ -49,6 +55,8 @@ class WorldConfig(Struct, frozen=True, kw_only=True):
     """How records are written; see the generator."""
     duplicates: float = 0.0
     """So many records come once more, the same bytes, in a later portion of their hour."""
+    dead: int = 0
+    """So many objects a day can never be downloaded: 404, 500, 503, a reset, half of it, an HTML page."""
 
     def __post_init__(self) -> None:
         if not self.collections or len(set(self.collections)) != len(self.collections):
@@ -60,6 +68,8 @@ class WorldConfig(Struct, frozen=True, kw_only=True):
             raise ConfigError("messages: from 0 to 1,000,000")
         if not self.growth or not self.formats:
             raise ConfigError("growth and formats: one at least")
+        if not 0 <= self.dead <= 24:
+            raise ConfigError("dead: from 0 to 24 objects a day")
         for name, rate in (("damage", self.damage), ("duplicates", self.duplicates)):
             if not 0 <= rate <= 1:
                 raise ConfigError(f"{name}: a rate from 0 to 1")
@@ -69,13 +79,24 @@ class QuotaConfig(Struct, frozen=True, kw_only=True):
     """How many listings a day the workspace has. Raises ConfigError where a value makes no sense."""
 
     per_day: int = 120
+    """In each window, where `replenish` is `window`."""
     replenish: Replenish = "hourly"
+    window_seconds: float = 60.0
+    """How long a window is."""
+    headers: bool = True
+    """Successful answers carry `X-RateLimit-*`."""
+    refusals: tuple[Refusal, ...] = ("body",)
+    """How 429s say until when to wait; they take turns."""
     retry_after: bool = False
     """A 429 also says Retry-After; Segment's page does not say whether the real one does."""
 
     def __post_init__(self) -> None:
         if self.per_day < 1:
             raise ConfigError("quota: one request a day at least")
+        if not 1 <= self.window_seconds <= 86_400:
+            raise ConfigError("window: from 1 second to a day")
+        if not self.refusals:
+            raise ConfigError("refusal: one shape at least")
 
     @property
     def per_hour(self) -> int:

@@ -1,8 +1,9 @@
 """What tests and people move and read, under `/_simulator/` of the API origin, without a token.
 
 `GET clock`, `POST clock` (`{"now": "2025-05-07T23:00:00Z"}` or `{"forward_seconds": 3600}`), `POST faults`
-(a list of `{"fault", "nth"?, "collection"?, "hour"?, "times"?}`), `GET faults` (how many are left),
-`GET quota` (the most requests in 24 hours), `GET manifest`, `GET requests` and `GET tracked` (JSON Lines).
+(a list of `{"fault", "nth"?, "collection"?, "hour"?, "object"?, "times"?}`), `GET faults` (how many are
+left), `GET quota` (the most requests in 24 hours, those that came too early, how long it asked to wait), `GET
+manifest`, `GET requests` and `GET tracked` (JSON Lines).
 It listens on loopback, as all of the simulator does.
 """
 
@@ -52,7 +53,7 @@ class Control:
             ("POST", "clock"): self._move,
             ("POST", "faults"): self._script,
             ("GET", "faults"): lambda _: self._faults_left(),
-            ("GET", "quota"): lambda _: json_answer(200, {"most_in_24_hours": quota.most_in_24_hours}),
+            ("GET", "quota"): lambda _: _counted(quota),
             ("GET", "manifest"): lambda _: _lines(manifest.promises()),
             ("GET", "requests"): lambda _: _lines(journal.requests()),
             ("GET", "tracked"): lambda _: _lines(message.event for message in inbox.messages()),
@@ -93,6 +94,17 @@ class Control:
                 raise ConfigError(f"now: {move.now!r} is no RFC 3339 time")
             self._clock.move_to(now_ns)
         return self._time()
+
+
+def _counted(quota: ServerQuota) -> Answer:
+    return json_answer(
+        200,
+        {
+            "most_in_24_hours": quota.most_in_24_hours,
+            "too_early": quota.too_early,
+            "asked_to_wait_seconds": quota.asked_to_wait_seconds,
+        },
+    )
 
 
 def _lines(items: Iterable[object]) -> Answer:

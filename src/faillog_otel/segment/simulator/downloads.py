@@ -110,7 +110,7 @@ class Downloads:
             answer = refusal
         elif stored is None:
             answer = no_such_key()
-        elif fault := self._faults.pick("download", collection, hour):
+        elif fault := self._faults.pick("download", collection, hour, key) or self._world.death(stored):
             answer = self._faulty(fault, stored, request)
         else:
             answer = self._object(stored, request)

@@ -69,6 +69,8 @@ class Scripted(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     collection: str | None = None
     hour: str | None = None
     """`2025-05-07T23:00:00Z`"""
+    object: str | None = None
+    """Only a download of this object: the path of its URL, without the leading slash."""
     times: int = 1
 
     def __post_init__(self) -> None:
@@ -107,20 +109,23 @@ class Faults:
         with self._lock:
             return sum(scripted.times for scripted in self._script)
 
-    def pick(self, kind: Kind, collection: str | None, hour: str | None) -> str | None:
+    def pick(
+        self, kind: Kind, collection: str | None, hour: str | None, key: str | None = None
+    ) -> str | None:
         """The name of the fault that happens to the next request of this kind, without the kind."""
         with self._lock:
             self._counts[kind] += 1
-            name = self._scripted(kind, collection, hour) or self._by_rate(kind)
+            name = self._scripted(kind, collection, hour, key) or self._by_rate(kind)
         return name and name.partition(":")[2]
 
-    def _scripted(self, kind: Kind, collection: str | None, hour: str | None) -> str | None:
+    def _scripted(self, kind: Kind, collection: str | None, hour: str | None, key: str | None) -> str | None:
         for place, each in enumerate(self._script):
             if (
                 each.fault.startswith(kind)
                 and each.nth in (None, self._counts[kind])
                 and each.collection in (None, collection)
                 and each.hour in (None, hour)
+                and each.object in (None, key)
             ):
                 left = [replace(each, times=each.times - 1)] if each.times > 1 else []
                 self._script[place : place + 1] = left

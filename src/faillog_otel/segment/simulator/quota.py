@@ -3,7 +3,8 @@
 Segment: 120 a day for the whole workspace, some of which come back every hour (spec 1). How they come
 back is written nowhere; each way of it keeps its own bound:
 `rolling`: never more than the quota in any 24 hours; `midnight`: never more than the quota in a UTC day;
-`hourly`: never more than the quota at once, and so many come back at each full hour.
+`hourly`: never more than the quota at once, and so many come back at each full hour;
+`window`: never more than the quota within a window, which the first request begins.
 """
 
 import threading
@@ -12,7 +13,7 @@ from collections import deque
 
 from msgspec import Struct
 
-from faillog_otel.clock import DAY_NS, HOUR_NS
+from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS
 from faillog_otel.segment.simulator.config import QuotaConfig
 
 
@@ -38,6 +39,26 @@ class ServerQuota:
         self._filled = -1  # the hour or day that _left was last filled up for
         self._seen: list[int] = []  # ascending
         self._most = 0
+        self._ends_ns = 0  # of the window
+        self._told_ns = 0
+        self._asked_ns = 0
+        self._too_early = 0
+
+    @property
+    def too_early(self) -> int:
+        """How many requests came before the time until which the server had asked to wait."""
+        return self._too_early
+
+    @property
+    def asked_to_wait_seconds(self) -> float:
+        """For how long, all in all, the server asked to wait."""
+        return self._asked_ns / SECOND_NS
+
+    def told(self, now_ns: int, until_ns: int) -> None:
+        """Notes that an answer asked to wait until then."""
+        with self._lock:
+            self._asked_ns += max(0, until_ns - max(now_ns, self._told_ns))
+            self._told_ns = max(self._told_ns, until_ns)
 
     @property
     def most_in_24_hours(self) -> int:
@@ -49,6 +70,7 @@ class ServerQuota:
         with self._lock:
             if self._seen and now_ns < self._seen[-1]:
                 now_ns = self._seen[-1]
+            self._too_early += now_ns < self._told_ns
             self._seen.append(now_ns)
             del self._seen[: bisect_right(self._seen, now_ns - DAY_NS)]
             self._most = max(self._most, len(self._seen))
@@ -71,6 +93,11 @@ class ServerQuota:
                 self._granted.popleft()
             self._left = per_day - len(self._granted)
             return
+        if self.config.replenish == "window":
+            if now_ns >= self._ends_ns:
+                self._ends_ns = now_ns + int(self.config.window_seconds * SECOND_NS)
+                self._left = per_day
+            return
         self._granted.clear()
         period = now_ns // (HOUR_NS if self.config.replenish == "hourly" else DAY_NS)
         if self._filled >= 0 and period > self._filled:
@@ -81,5 +108,7 @@ class ServerQuota:
     def _reset_ns(self, now_ns: int) -> int:
         if self.config.replenish == "rolling":
             return (self._granted[0] if self._granted else now_ns) + DAY_NS
+        if self.config.replenish == "window":
+            return self._ends_ns
         length = HOUR_NS if self.config.replenish == "hourly" else DAY_NS
         return (now_ns // length + 1) * length

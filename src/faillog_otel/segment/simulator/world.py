@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import math
 import random
+import re
 import sys
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -57,6 +58,7 @@ _OUTAGE = (
     Answer(1, 200, {"status": "ok"}),
 )
 _DOWN = _OUTAGE[:1]
+_DEATHS = ("404", "500", "503", "html", "reset", "truncated", "expired", "302")
 _KEPT_HOURS, _KEPT_GENERATIONS = 32, 16
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SUFFIXES: dict[Format, str] = {"gzip": "jsonl.gz", "zstd": "jsonl.zst", "jsonl": "jsonl", "array": "json"}
@@ -106,6 +108,22 @@ class World:
         self._inbox = inbox or Inbox(config.seed)
         self._records_of = lru_cache(_KEPT_HOURS)(self._records)
         self._objects_of = lru_cache(_KEPT_GENERATIONS)(self._packed_objects)
+
+    def death(self, stored: StoredObject) -> str | None:
+        """The fault by which an object can never be downloaded; None for nearly all of them.
+
+        It is the first object of one of the day's hours: with `rewrite` the only one.
+        """
+        day, hour_of_day = divmod(stored.hour, 24)
+        name = stored.key.rpartition("/")[2]
+        if not name.startswith(("0000-", "events-")) and not re.match(r"\d{4}-0-", name, re.ASCII):
+            return None
+        for number in range(self.config.dead):
+            rng = self._random("dead", day, str(number))
+            where = rng.choice(self.config.collections), rng.randrange(24)
+            if where == (stored.collection, hour_of_day):
+                return rng.choice(_DEATHS)
+        return None
 
     def records(self, collection: str, hour: int) -> tuple[TrueRecord, ...]:
         """All records that an hour will ever have, as far as is known, in the order in which they come."""
