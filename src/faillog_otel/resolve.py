@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, TypeVar
-from urllib.parse import urlsplit
 
 from faillog_otel.backends import BACKENDS, NO_BACKEND
 from faillog_otel.config import (
@@ -17,7 +16,6 @@ from faillog_otel.config import (
     DEFAULT_HTTP_ENDPOINT,
     DEFAULT_SINCE,
     RESPONSE_HEADERS,
-    SEGMENT_URLS,
     SIGNALS,
     DeliveryConfig,
     HealthConfig,
@@ -33,8 +31,9 @@ from faillog_otel.config import (
     token_problem,
 )
 from faillog_otel.errors import ConfigError
-from faillog_otel.hosts import is_loopback, parse_host_port, plain_host
+from faillog_otel.hosts import parse_host_port
 from faillog_otel.proxies import ENVIRONMENT, parse_proxy
+from faillog_otel.setting_urls import check_endpoint, check_path, is_unencrypted, segment_url
 from faillog_otel.setting_values import (
     check_headers,
     parse_duration,
@@ -80,7 +79,7 @@ def resolve(
     targets = {} if writes else {signal: _target(layers, signal) for signal in signals}
     telemetry, ignored = _telemetry(first)
     all_targets = [*targets.values(), *filter(None, [telemetry.target])]
-    unencrypted = {target.shown_url for target in all_targets if _is_unencrypted(target.url)}
+    unencrypted = {target.shown_url for target in all_targets if is_unencrypted(target.url)}
     redaction_key = first("mapping", "redaction_key", None)
     if any(layer.segment.token and layer.segment.token_file for layer in layers):
         ignored = [*ignored, "a token and a token file are set in one place: the file is not read; unset one"]
@@ -156,7 +155,7 @@ def _first_said(layers: Sequence[Layer], branch: str, name: str, default: Any) -
 
 
 def _segment(layers: Sequence[Layer], first: Callable[[str, str, Any], Any]) -> SegmentConfig:
-    url = _segment_url(first("segment", "url", "us"))
+    url = segment_url(first("segment", "url", "us"))
     until = first("segment", "until", None)
     token, token_file = _token(layers)
     if token and (problem := token_problem(token)):
@@ -187,35 +186,6 @@ def _segment(layers: Sequence[Layer], first: Callable[[str, str, Any], Any]) -> 
         requests_per_day=first("segment", "requests_per_day", 120),
         max_requests=first("segment", "max_requests", None),
     )
-
-
-def _segment_url(text: str) -> str:
-    """The base URL of Segment's API. Raises ConfigError, which shows neither users nor passwords."""
-    url = SEGMENT_URLS.get(text, text)
-    if "://" not in url:
-        shown = re.sub(r".*@|[?#].*", "", url)
-        raise ConfigError(f"--segment-url {shown!r} has no scheme; write us, eu, or https://HOST")
-    try:
-        parts = urlsplit(url)
-        host, port = plain_host(parts.hostname or ""), parts.port
-    except ValueError:
-        host, port = "", None
-    if not host or port == 0 or parts.scheme not in ("http", "https") or not re.fullmatch(r"[!-~]+", url):
-        raise ConfigError("--segment-url is no URL of an API; write us, eu, or https://HOST")
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        raise ConfigError("--segment-url has more than a base URL; write https://HOST, and set SEGMENT_TOKEN")
-    if parts.scheme == "http" and not is_loopback(host):
-        raise ConfigError(
-            "--segment-url: the token would not be encrypted; write https:// (plain http is for this machine)"
-        )
-    is_segments = host in {urlsplit(each).hostname for each in SEGMENT_URLS.values()}
-    if parts.path.strip("/") and (is_segments or "customer-insights" in parts.path):
-        base = "" if is_segments else parts.path.partition("/customer-insights")[0]
-        raise ConfigError(
-            f"--segment-url has a path of one request, {parts.path[:80]!r}; "
-            f"write {parts.scheme}://{parts.netloc}{base}"
-        )
-    return url
 
 
 def _token(layers: Sequence[Layer]) -> tuple[str | None, str | None]:
@@ -316,8 +286,8 @@ def _target_of(setting: Callable[[str], tuple[Any, bool]], path: str) -> Target:
     url = endpoint or (DEFAULT_GRPC_ENDPOINT if protocol == "grpc" else DEFAULT_HTTP_ENDPOINT)
     if protocol == "grpc" and "://" not in url:  # the specification: only then does INSECURE decide
         url = f"{'http' if first('insecure') else 'https'}://{url}"
-    _check_url(url)
-    _check_path(url, protocol, path, is_own=is_own)
+    check_endpoint(url)
+    check_path(url, protocol, path, is_own=is_own)
     if protocol != "grpc" and not is_own:
         if re.search("[?#]", url):
             raise ConfigError("the endpoint has a query, and v1/<signal> cannot stand behind one")
@@ -349,53 +319,3 @@ def _proxy(setting: str | None, protocol: NetworkProtocol) -> Secret | None:
             f"the proxy {proxy.url}: gRPC can use http:// proxies only; name one, or use OTLP/HTTP"
         )
     return Secret(setting)
-
-
-_HOST = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*")
-
-
-_STARTS_WITH_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?")
-
-
-def _check_url(url: str) -> None:
-    """Raises ConfigError for what no client could use, without showing what may be secret in it."""
-    try:
-        parts = urlsplit(url)
-        usable = (
-            parts.scheme in ("http", "https")
-            and _HOST.fullmatch(parts.hostname or "") is not None
-            and parts.port != 0
-            and re.fullmatch(r"[!-~]+", url) is not None
-        )
-    except ValueError:
-        usable = False
-    if not usable:
-        shown = re.sub(r"[?#].*", "", re.sub(r"(?s)^(\w+://)?.*@", r"\1", url))
-        if "://" not in url and _STARTS_WITH_HOST.match(shown):
-            raise ConfigError(
-                f"the endpoint {shown!r} has no scheme; write http://{shown} or https://{shown}"
-            )
-        raise ConfigError(f"{shown!r} is no endpoint: http://HOST:PORT or https://HOST:PORT")
-
-
-def _check_path(url: str, protocol: NetworkProtocol, signal: str, *, is_own: bool) -> None:
-    """Raises ConfigError for a path that leads nowhere, and says what to write instead."""
-    parts = urlsplit(url)
-    origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-    path = parts.path.rstrip("/")
-    if protocol == "grpc" and path:
-        raise ConfigError(f"the endpoint {origin}{path} has a path, and gRPC has none; write {origin}")
-    found = re.search(r"/v1/(logs|traces|metrics)$", path)
-    base = f"{origin}{path[: found.start()]}" if found else ""
-    if found and not is_own:
-        raise ConfigError(
-            f"the endpoint {origin}{path} ends with {found[0]}, which is added to it; write {base}"
-        )
-    if found and found[1] != signal:
-        raise ConfigError(f"the endpoint of {signal} ends with {found[0]}; write {base}/v1/{signal}")
-
-
-def _is_unencrypted(url: str) -> bool:
-    """Whether what is sent there can be read on the way: plain http, and not to this machine."""
-    parts = urlsplit(url)
-    return parts.scheme == "http" and not is_loopback(parts.hostname or "")

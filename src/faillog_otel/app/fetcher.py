@@ -7,7 +7,6 @@ downloaded is tried again by itself.
 
 import logging
 import math
-import re
 from collections.abc import Callable
 from typing import Literal
 
@@ -37,7 +36,7 @@ from faillog_otel.ledger.views import MissingObject, fact, missing_objects
 from faillog_otel.segment import api
 from faillog_otel.segment.api import SegmentApi
 from faillog_otel.segment.download import Downloader
-from faillog_otel.segment.quota import Wait
+from faillog_otel.segment.quota import Wait, without_figures
 from faillog_otel.segment.schedule import Ask, Plan, ScheduleConfig, plan
 
 _log = logging.getLogger(__name__)
@@ -101,7 +100,7 @@ class Fetcher:
         """Listings in a row."""
         self._said_waits: dict[str, int] = {}
         """Why hours waited → when that was said last."""
-        self._time = SegmentTime(ledger, segment, clock, self._on_time_set, wait_seconds)
+        self._time = SegmentTime(ledger, segment, clock, self._wanted.on_time_set, wait_seconds)
         self._requests = Requests(ledger, segment, clock, self._time.hear, requests_per_day)
         self._downloads = Downloads(
             ledger=ledger,
@@ -192,7 +191,7 @@ class Fetcher:
         wait = self.wait(now_ns)
         if wait is None:
             return
-        reason = _reason(wait.why)
+        reason = without_figures(wait.why)
         said_ns = self._said_waits.get(reason)
         if said_ns is not None and now_ns < said_ns + HOUR_NS:
             return
@@ -324,7 +323,7 @@ class Fetcher:
                 *(where, outcome.why, time_text(until_ns)),
                 duration_text(max(1, round((until_ns - now_ns) / SECOND_NS))),
             )
-            self._said_waits[_reason(outcome.why)] = now_ns
+            self._said_waits[without_figures(outcome.why)] = now_ns
         elif isinstance(outcome, api.Denied) and outcome.is_token_wrong:
             self._trouble("token", outcome.why)
             self._pause(HOUR_NS, outcome.why)
@@ -372,10 +371,6 @@ class Fetcher:
 
     # -- time --------------------------------------------------------------------------------------------
 
-    def _on_time_set(self, _by_ns: int) -> None:
-        """What was derived from the time before follows it."""
-        self._wanted.on_time_set()
-
     @property
     def schedule(self) -> ScheduleConfig:
         """What is asked for; until Segment's time is known, as far as the machine's clock tells."""
@@ -399,8 +394,3 @@ class Fetcher:
                 )
             for collection, hour in prune(self._ledger, self._clock.certain_ns()):
                 forget_digests(self._ledger.folder.digests, collection, hour)
-
-
-def _reason(why: str) -> str:
-    """What a wait is for, without its figures."""
-    return re.sub("[0-9]+", "", why)

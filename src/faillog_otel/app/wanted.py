@@ -40,7 +40,7 @@ class Wanted:
         self._ledger.note(UNCHECKED_SINCE, f"{since_ns} {now_ns}")
         self._is_kept = True
 
-    def on_time_set(self) -> None:
+    def on_time_set(self, _by_ns: int) -> None:
         """Derives what is asked for from Segment's time, and notes it."""
         if self._is_checked:
             return

@@ -6,6 +6,7 @@ debited before they are made, and a debit stays one, whatever the outcome; only 
 (Specification 1, "Asking for an hour".)
 """
 
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from functools import cached_property
@@ -288,3 +289,8 @@ class Quota(Struct, frozen=True, dict=True):
 
 def _at_ns(debit: Debit) -> int:
     return debit.at_ns
+
+
+def without_figures(why: str) -> str:
+    """What a wait is for, whatever its figures are."""
+    return re.sub("[0-9]+", "", why)
