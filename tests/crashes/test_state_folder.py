@@ -21,8 +21,8 @@ BROKEN = 5
 
 @pytest.fixture
 def scene(tmp_path: Path) -> Iterator[Scene]:
-    """Hours of two collections, all of them complete, and nothing goes wrong."""
-    with Scene(tmp_path, faults={}, messages=20) as scene:
+    """Hours of two collections, all of them complete, some lines damaged, and nothing goes wrong."""
+    with Scene(tmp_path, faults={}, messages=20, damage=0.05) as scene:
         scene.segment.clock.move_to(START_NS + 2 * DAY_NS)
         scene.collector_is_moody = False
         yield scene

@@ -47,10 +47,10 @@ class Scene:
         self.clock = WrongClock(segment.clock)
         self.said = ""
 
-    def run(self, since: str = "-6h", until: str = time_text(END)) -> int:
+    def run(self, since: str = "-6h", until: str = time_text(END), *more: str) -> int:
         """`run --once`; returns its exit code."""
         self.clock.looks = 0
-        done = run_command(self, "run", "--once", *self.options(since, until))
+        done = run_command(self, "run", "--once", *self.options(since, until), *more)
         assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
         self.said = done.stderr
         return done.exit_code
@@ -414,7 +414,7 @@ def test_a_run_that_waits_for_segment_wants_the_hours_of_its_start(wrong: Scene)
         wrong.clock.ahead_ns = 0
 
     wrong.clock.at_first_wait = hours_pass
-    assert wrong.run() == 0, wrong.said
+    assert wrong.run("-6h", time_text(END), "--wait", "6h") == 0, wrong.said
     [(since,)] = wrong.sql("SELECT value FROM facts WHERE name = 'since'")
     assert abs(int(since) - (START - 6 * HOUR_NS)) <= 60 * SECOND_NS
     end_well(wrong)

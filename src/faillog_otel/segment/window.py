@@ -9,20 +9,20 @@ def check_window(config: SegmentConfig, now_ns: int, noted_since_ns: int | None 
     """Warnings about the window at this time. Raises ConfigError where no hour is in it.
 
     `noted_since_ns`: what an earlier run wanted stays wanted, so an absolute `--until` may by now lie before
-    a relative `--since`. A clock that was never set proves nothing. A default `--since` is no mistake.
+    a relative `--since`. How a relative time compares with an absolute one rests on the machine's clock, which
+    may be wrong: then it is a warning. A default `--since` is no mistake.
     """
     since, until, warnings = config.since, config.until, []
-    is_clock_set = now_ns >= MIN_TIME_NS
     since_ns = since.ns(now_ns)
     if until is not None and since_ns >= (until_ns := until.ns(now_ns)):
         says = f"--since ({time_text(since_ns)}) is not before --until ({time_text(until_ns)})"
         is_certain = (since.at_ns is None) == (until.at_ns is None)
         was_wanted = noted_since_ns is not None and noted_since_ns < until_ns
-        if config.is_since_given and (is_certain or (is_clock_set and not was_wanted)):
+        if config.is_since_given and is_certain:
             raise ConfigError(f"{says}: no hour lies between them; exchange them, or name others")
         if not was_wanted:
-            warnings.append(f"{says}: no hour lies between them; name a --since")
-    if not is_clock_set or not config.is_since_given:
+            warnings.append(f"{says} by this machine's clock: no hour lies between them; name a --since")
+    if now_ns < MIN_TIME_NS or not config.is_since_given:
         return warnings
     if since_ns > now_ns:
         ahead = duration_text((since_ns - now_ns) / 1e9)
