@@ -11,8 +11,8 @@ SOURCES := $(shell find src -type f -not -name '*.pyc')
 demo: .venv/installed ## Poll a simulated Segment for a day, and show what arrived
 	@$(BIN)/faillog-otel demo
 
-test: .venv/installed collector ## Run all tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: .venv/installed collector ## Run all tests, in two processes; PYTEST_ARGS="-n 0" runs them in one
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: .venv/installed ## Formatter, linters, type checker
 	$(BIN)/ruff format --check src tests docker
