@@ -97,7 +97,9 @@ def test_a_disk_that_kubernetes_gives_to_the_group_will_do(inside: Pod, tmp_path
     token = volume / "token"  # it stands in a volume of its own there
     token.write_text("token\n")
     env = settings["data"] | {each["name"]: each["value"] for each in ours["env"]}
+    assert env["FAILLOG_COLLECTIONS"] == "COLLECTION_ID"  # which `run` refuses by name
     env |= {"SEGMENT_TOKEN_FILE": "token", "FAILLOG_SEGMENT_URL": "http://127.0.0.1:1"}
+    env["FAILLOG_COLLECTIONS"] = "shop"
     with Server(inside.container(volume, [*ours["args"], "-v"], **env), "healthy?"):
         alive = run(inside.container(volume, inside.image.healthcheck, entrypoint=[], **env))
         assert (alive.returncode, alive.stderr) == (0, "")

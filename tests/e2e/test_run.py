@@ -484,8 +484,7 @@ def test_while_the_collector_is_away_no_more_than_a_few_batches_are_read(tmp_pat
         cwd=tmp_path,
     )
     assert process.stderr
-    for _ in range(12):
-        assert b"trying again" in process.stderr.readline()
+    assert b"trying again" in process.stderr.readline()
     process.terminate()
     stdout, _ = process.communicate(timeout=10)
     summary = json.loads(stdout.splitlines()[-1])

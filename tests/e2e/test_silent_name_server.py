@@ -25,7 +25,7 @@ COMMANDS = {
     "run --once": ("run", "--once", *POLLING, "--protocol", "file", "--output", "out.jsonl"),
     "run": ("run", *POLLING, "--protocol", "file", "--output", "out.jsonl"),
     "doctor": ("doctor", *POLLING, "--protocol", "console"),
-    "replay": ("replay", *POLLING, "--since", "-3h", "--protocol", "file", "--output", "out.jsonl"),
+    "replay": ("replay", *POLLING, "--since", "-3h", "--endpoint", "http://127.0.0.1:9"),
 }
 
 

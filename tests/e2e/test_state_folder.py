@@ -351,7 +351,7 @@ def test_after_the_lock_file_was_deleted_a_second_process_is_still_refused(pendi
         *("run", *pending.options, "--endpoint", AWAY), cwd=pending.folder, SEGMENT_TOKEN=token
     )
     try:
-        while first.poll() is None and lock.read_text().strip() != str(first.pid):
+        while first.poll() is None and lock.read_text().split()[:1] != [str(first.pid)]:
             pass
         lock.unlink()
         done = pending.run(AWAY)
