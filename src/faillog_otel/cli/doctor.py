@@ -17,7 +17,7 @@ from faillog_otel.cli.options import (
 from faillog_otel.errors import ConfigError
 
 if TYPE_CHECKING:
-    from faillog_otel.app.doctor import Finding
+    from faillog_otel.app.finding import Finding
 
 _HELP = """Look at everything that `run` needs: with the options of `run`, and as the same user.
 
@@ -66,7 +66,8 @@ def doctor(ctx: click.Context, /, *, as_json: bool, _once: bool, **flags: Any) -
 
 
 def _examined(flags: dict[str, Any], ctx: click.Context) -> "Iterator[Finding]":
-    from faillog_otel.app.doctor import Finding, examine
+    from faillog_otel.app.doctor import examine
+    from faillog_otel.app.finding import Finding
     from faillog_otel.cli.delivering import USER_AGENT
     from faillog_otel.cli.polling import token_source
 
