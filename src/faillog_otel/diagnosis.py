@@ -97,7 +97,7 @@ def _unknown(path: tuple[str, ...], value: object, kind: inspect.Type, top: insp
         return f'{said}; did you mean "{near[0]}"?'
     others = [name for name, each in _fields(top).items() if key in _fields(each) and [name] != within]
     if others:
-        return f"{said}; write it under [{others[0]}]"
+        return f"{said}; write it under {' or '.join(f'[{name}]' for name in others)}"
     return f"{said}; known are {', '.join(fields)}" if within else f"{said}; write it under a table"
 
 
@@ -157,9 +157,11 @@ def _choices(kind: inspect.Type) -> str:
 
 
 def _quoted(value: object, kind: inspect.Type) -> str:
-    """A word that is none of the choices; of everything else only what kind of thing it is."""
+    """A word that is none of the choices, a number that is out of bounds; else what kind of thing it is."""
     if isinstance(value, str) and isinstance(kind, inspect.LiteralType):
         return f'"{_cut(value)}"{did_you_mean(value, map(str, kind.values))}'
+    if isinstance(value, int | float) and not isinstance(value, bool) and isinstance(kind, inspect.IntType):
+        return _cut(str(value))
     return _found(value)
 
 
@@ -201,6 +203,7 @@ _OF_KUBERNETES = re.compile(
 )
 """What Kubernetes sets for a Service: for one with the name faillog, FAILLOG_SERVICE_HOST and the like."""
 _MAY_BE_OURS = re.compile(r"(FAIL|OTEL|OTLP|SEGMENT)", re.IGNORECASE)
+_OUR_PREFIX = re.compile(r"^(FAILLOG|OTEL_EXPORTER)_")
 _OF_OTHERS = re.compile(r"OTEL_EXPORTER_OTLP_(METRICS?|PROFILES|SPAN)_|FAILLOG_COLLECTOR_")
 """Signals that are not sent, and what the shipped configurations of the Collector read."""
 
@@ -213,5 +216,15 @@ def unknown_variables(names: Iterable[str], known: Collection[str]) -> Iterator[
         if _OF_KUBERNETES.fullmatch(name) or _OF_OTHERS.match(name):
             continue
         is_ours = name.startswith("FAILLOG_")
-        if (hint := did_you_mean(name.upper(), known, cutoff=0.7 if is_ours else NEAR)) or is_ours:
+        hint = _our_variable(name, known) if is_ours else did_you_mean(name.upper(), known, cutoff=NEAR)
+        if hint or is_ours:
             yield f"{_cut(name)}: no such setting, it has no effect{hint or '; unset it'}"
+
+
+def _our_variable(name: str, known: Collection[str]) -> str:
+    """The hint for a name that begins with FAILLOG_: by its other words, which that one would outweigh."""
+    words = {_OUR_PREFIX.sub("", each): each for each in sorted(known)}
+    said = _OUR_PREFIX.sub("", name)
+    near = get_close_matches(said, words, n=1, cutoff=0.7)
+    ending = sorted((each for each in words if each.endswith(f"_{said}")), key=len)
+    return f'; did you mean "{words[found[0]]}"?' if (found := near or ending) else ""

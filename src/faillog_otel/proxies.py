@@ -75,11 +75,10 @@ class Proxies:
         """`setting`: None, `environment`, or a proxy's URL. Raises ConfigError."""
         self._traffic = traffic
         text = setting.reveal() if setting else ""
-        is_environment = text == ENVIRONMENT
-        self._named = parse_proxy(text, traffic.setting) if text and not is_environment else None
+        self._named = parse_setting(text, traffic.setting) if text else None
         self._by_scheme: dict[str, Proxy] = {}
         self._exceptions = ""
-        if is_environment:
+        if text == ENVIRONMENT:
             for scheme in SCHEMES:
                 if variable := _variable_of(scheme, environ):
                     self._by_scheme[scheme] = parse_proxy(environ[variable].strip(), variable)
@@ -117,6 +116,15 @@ def variable_unused(
     except ConfigError:
         return variable
     return variable if is_meant else ""
+
+
+def parse_setting(text: str, name: str) -> Proxy | None:
+    """Returns the proxy that a setting names; None for `environment`. Raises ConfigError that says `name`."""
+    if text == ENVIRONMENT:
+        return None
+    if "://" not in text and ":" not in text:  # a slip of the pen would be a host's name
+        raise ConfigError(f'{name} is neither "{ENVIRONMENT}" nor a URL; write http://HOST:PORT')
+    return parse_proxy(text, name)
 
 
 def parse_proxy(text: str, name: str) -> Proxy:

@@ -32,7 +32,7 @@ from faillog_otel.config import (
 )
 from faillog_otel.errors import ConfigError
 from faillog_otel.hosts import parse_host_port
-from faillog_otel.proxies import ENVIRONMENT, parse_proxy
+from faillog_otel.proxies import parse_setting
 from faillog_otel.setting_urls import check_endpoint, check_path, is_unencrypted, segment_url
 from faillog_otel.setting_values import (
     check_headers,
@@ -169,8 +169,8 @@ def _segment(layers: Sequence[Layer], first: Callable[[str, str, Any], Any]) -> 
                 f"--download-host {host[:80]!r} is no host; write HOST, HOST:PORT or [IPV6-ADDRESS]:PORT"
             ) from None
     proxy = first("segment", "proxy", None)
-    if proxy and proxy != ENVIRONMENT:
-        parse_proxy(proxy, "[segment] proxy")
+    if proxy:
+        parse_setting(proxy, "[segment] proxy")
     since = first("segment", "since", None)
     return SegmentConfig(
         url=url,
@@ -313,7 +313,7 @@ def _target_of(setting: Callable[[str], tuple[Any, bool]], path: str) -> Target:
 def _proxy(setting: str | None, protocol: NetworkProtocol) -> Secret | None:
     if not setting:
         return None
-    proxy = None if setting == ENVIRONMENT else parse_proxy(setting, "[otlp] proxy")
+    proxy = parse_setting(setting, "[otlp] proxy")
     if proxy and proxy.scheme == "https" and protocol == "grpc":
         raise ConfigError(
             f"the proxy {proxy.url}: gRPC can use http:// proxies only; name one, or use OTLP/HTTP"

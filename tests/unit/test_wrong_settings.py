@@ -190,8 +190,9 @@ def toml(value: object) -> str:
     [
         ("[otlp]\nendpont = 'x'", '[otlp] unknown key "endpont"; did you mean "endpoint"?'),
         ("[otlp.logs]\nsignals = []", '[otlp.logs] unknown key "signals"; write it under [otlp]'),
-        ("[segment]\nendpoint = 'x'", '[segment] unknown key "endpoint"; write it under [otlp]'),
-        ("endpoint = 'x'", 'outside of any table: unknown key "endpoint"; write it under [otlp]'),
+        ("[segment]\nendpoint = 'x'", '[segment] unknown key "endpoint"; write it under [otlp] or [self]'),
+        ("endpoint = 'x'", 'outside of any table: unknown key "endpoint"; write it under [otlp] or [self]'),
+        ("[run]\nproxy = 'x'", "write it under [otlp] or [segment] or [self]"),
         ("[otpl]", "unknown table [otpl]; did you mean [otlp]?"),
         ("[otlp.log]", "unknown table [otlp.log]; did you mean [otlp.logs]?"),
         ("[xyzzy]", "unknown table [xyzzy]; the tables are [otlp], [mapping], [segment], [run], [self]"),
@@ -212,7 +213,8 @@ def toml(value: object) -> str:
             '[otlp] headers must be a table of strings; found a number for "api-key"',
         ),
         ("[otlp]\ninsecure = 'yes'", "[otlp] insecure must be true or false; found a string"),
-        ("[run]\nworkers = 0", "[run] workers must be a whole number from 1 to 256; found a number"),
+        ("[run]\nworkers = 0", "[run] workers must be a whole number from 1 to 256; found 0"),
+        ("[segment]\nmax_requests = 1.5", "max_requests must be a whole number from 1; found 1.5"),
         ("[run]\nsummary = 'jso'", '[run] summary must be json or text; found "jso"; did you mean "json"?'),
         ("[otlp]\nlogs = 'x'", "[otlp.logs] must be a table; found a string"),
         ("[[otlp]]", "[otlp] must be a table; found a list"),
@@ -252,6 +254,12 @@ def test_every_setting_is_known_to_the_words_and_to_the_checks() -> None:
         ("FAILLOG_COLECTIONS", "FAILLOG_COLLECTIONS"),
         ("FAILLOG_SELF_OTLP_ENDPONT", "FAILLOG_SELF_OTLP_ENDPOINT"),
         ("FAILOG_WAIT", "FAILLOG_WAIT"),
+        ("FAILLOG_TOKEN", "SEGMENT_TOKEN"),
+        ("FAILLOG_SEGMENT_TOKEN", "SEGMENT_TOKEN"),
+        ("FAILLOG_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ("FAILLOG_PROXY", "FAILLOG_OTLP_PROXY"),
+        ("FAILLOG_SEGMENT_PROXI", "FAILLOG_SEGMENT_PROXY"),
+        ("FAILLOG_REQUEST_PER_DAY", "FAILLOG_REQUESTS_PER_DAY"),
         ("faillog_wait", "FAILLOG_WAIT"),
         ("SEGMENT_TOKNE", "SEGMENT_TOKEN"),
         ("SEGMENT_TOKEN_FIEL", "SEGMENT_TOKEN_FILE"),
@@ -276,8 +284,19 @@ def test_variables_of_others_are_not_warned_about() -> None:
         *("SEGMENT_WRITE_KEY", "FAILLOG_COLLECTOR_HTTP", "OTEL_PROPAGATORS", "FAILLOG_CONFIG", "PATH"),
     ]
     assert read_environment(dict.fromkeys(others, "x")) == (Layer(), [])
-    _, warnings = read_environment({"FAILLOG_XYZZY": "x", "FAILLOG_EMPTY": ""})
-    assert warnings == ["FAILLOG_XYZZY: no such setting, it has no effect; unset it"]
+
+
+@pytest.mark.parametrize("name", ["FAILLOG_XYZZY", "FAILLOG_QUOTA"])
+def test_a_variable_that_is_like_none_of_ours_is_warned_about_without_a_hint(name: str) -> None:
+    _, warnings = read_environment({name: "x", "FAILLOG_EMPTY": ""})
+    assert warnings == [f"{name}: no such setting, it has no effect; unset it"]
+
+
+@pytest.mark.parametrize("name", ["FAILLOG_SEGMENT_PROXY", "FAILLOG_OTLP_PROXY", "FAILLOG_SELF_OTLP_PROXY"])
+def test_a_misspelt_environment_is_no_proxy(name: str) -> None:
+    """Without this, it would be the name of a host."""
+    with pytest.raises(ConfigError, match='proxy is neither "environment" nor a URL; write http://HOST:PORT'):
+        from_environment(**{name: "enviroment", "FAILLOG_SELF_OTLP_ENDPOINT": "http://localhost:4318"})
 
 
 @pytest.mark.parametrize(
