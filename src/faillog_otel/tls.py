@@ -11,6 +11,9 @@ import ssl
 from contextlib import suppress
 from pathlib import Path
 
+from faillog_otel.errors import ConfigError
+from faillog_otel.files import read_small_file
+
 _KNOWN_BUNDLES = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Alpine, Arch
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",  # Fedora, RHEL
@@ -24,39 +27,39 @@ _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----[\sA-Za-z0-9+/=]+-----EN
 
 
 def client_context(
-    certificate: str | None = None, client_certificate: str | None = None, client_key: str | None = None
+    certificate: str | None = None,
+    client_certificate: str | None = None,
+    client_key: str | None = None,
+    *,
+    setting: str = "certificate",
 ) -> ssl.SSLContext:
     """Returns TLS settings for clients that speak HTTP/1.1. Raises OSError, which SSLError is, too.
 
-    `certificate` is a file of authorities that are trusted, too. All files are PEM.
+    `certificate` is a file of authorities that are trusted, too; `setting` is what errors call it. All files
+    are PEM.
     """
-    context = ssl.create_default_context(cadata=trusted_authorities(certificate))
+    context = ssl.create_default_context(cadata=trusted_authorities(certificate, setting=setting))
     if client_certificate:
         context.load_cert_chain(client_certificate, client_key)
     context.set_alpn_protocols(["http/1.1"])
     return context
 
 
-def trusted_authorities(certificate: str | None = None) -> str:
+def trusted_authorities(certificate: str | None = None, *, setting: str = "certificate") -> str:
     """Returns the certificates of all trusted authorities, PEM. Raises OSError.
 
-    A file that the setting or the environment names must hold certificates; what else cannot be read is
-    passed over, as OpenSSL does.
+    A file that the setting or the environment names must hold certificates, and one of the environment's
+    folders must be there; what else cannot be read is passed over, as OpenSSL does.
     """
+    folders = os.environ.get("SSL_CERT_DIR", "")
+    if folders and not any(Path(each).is_dir() for each in folders.split(os.pathsep)):
+        raise OSError(f"SSL_CERT_DIR: {folders}: is no folder; name one with authorities, or unset it")
+    found = _named_blocks(certificate, setting)
+    found |= _named_blocks(os.environ.get("SSL_CERT_FILE"), "SSL_CERT_FILE")
     readable = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    found: dict[str, None] = {}
-    for name in filter(None, (certificate, os.environ.get("SSL_CERT_FILE"))):
-        blocks = _blocks(Path(name))
-        if not blocks:
-            raise OSError(f"{name} holds no certificate")
-        try:
-            readable.load_verify_locations(cadata="".join(blocks))
-        except ssl.SSLError as error:
-            raise OSError(f"{name} holds a certificate that cannot be read: {error}") from None
-        found |= blocks
     for path in _system_files():
         with suppress(OSError):
-            for block in _blocks(path).keys() - found.keys():
+            for block in _blocks(path.read_bytes()).keys() - found.keys():
                 with suppress(ssl.SSLError):
                     readable.load_verify_locations(cadata=block)
                     found[block] = None
@@ -65,7 +68,7 @@ def trusted_authorities(certificate: str | None = None) -> str:
 
 def watched_files(*names: str | None) -> tuple[Path, ...]:
     """Returns these files, and those of the environment: when one changes, connections are made anew."""
-    environment = (os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+    environment = (os.environ.get("SSL_CERT_FILE"), *os.environ.get("SSL_CERT_DIR", "").split(os.pathsep))
     return tuple(Path(name) for name in (*names, *environment) if name)
 
 
@@ -84,5 +87,20 @@ def _system_files() -> list[Path]:
     return found if found or is_named else [path for name in _KNOWN_BUNDLES if (path := Path(name)).is_file()]
 
 
-def _blocks(path: Path) -> dict[str, None]:
-    return {f"{block.decode()}\n": None for block in _CERTIFICATE.findall(path.read_bytes())}
+def _named_blocks(file: str | None, setting: str) -> dict[str, None]:
+    """The certificates of a file that a setting names. Raises OSError where there is none in it."""
+    remedy = "name a file of certificates in PEM form"
+    if not file:
+        return {}
+    try:
+        blocks = _blocks(read_small_file(file))
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata="".join(blocks))
+    except ConfigError as error:
+        raise OSError(f"{setting}: {error}; {remedy}") from None
+    except (ssl.SSLError, ValueError):  # the latter where there is none
+        raise OSError(f"{setting}: {file}: holds no certificate in PEM form; {remedy}") from None
+    return blocks
+
+
+def _blocks(content: bytes) -> dict[str, None]:
+    return {f"{block.decode()}\n": None for block in _CERTIFICATE.findall(content)}

@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "proxies": {"config", "errors", "hosts"},
     "addresses": set[str](),
     "connections": {"addresses", "text", "tls", "proxies"},
-    "tls": set[str](),
+    "tls": {"errors", "files"},
     "ports": {"addresses", "connections", "grpc_channels", "config"},
     "grpc_channels": {"tls", "proxies", "config", "errors"},
     "durable": set[str](),

@@ -1,5 +1,6 @@
 """Who is trusted: the system's authorities, those of the environment, and those of the setting."""
 
+import os
 import re
 import ssl
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from faillog_otel.tls import client_context, trusted_authorities
+from faillog_otel.tls import client_context, trusted_authorities, watched_files
 
 
 @pytest.fixture(autouse=True)
@@ -70,5 +71,18 @@ def test_a_named_file_without_certificates_is_an_error_that_names_it(
         file.write_text(content)
     if says == "environment":
         monkeypatch.setenv("SSL_CERT_FILE", str(file))
-    with pytest.raises(OSError, match=r"named\.pem"):
+    name = "SSL_CERT_FILE" if says == "environment" else "certificate"
+    with pytest.raises(OSError, match=rf"^{name}: .*named\.pem: .*; name a file of certificates in PEM form"):
         client_context(str(file) if says == "setting" else None)
+
+
+def test_a_pipe_is_no_file_of_certificates_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "named.pem")
+    with pytest.raises(OSError, match=r"certificate: .*named\.pem: is a"):
+        client_context(str(tmp_path / "named.pem"))
+
+
+def test_all_files_and_folders_of_the_environment_are_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/a/file")
+    monkeypatch.setenv("SSL_CERT_DIR", f"/a/folder{os.pathsep}/another")
+    assert watched_files("ca.pem", None) == tuple(map(Path, ("ca.pem", "/a/file", "/a/folder", "/another")))
