@@ -40,6 +40,14 @@ class NotConnected(TimeoutError):
     """The time for connecting is over, that for the exchange is not."""
 
 
+class ProxyDenied(OSError):
+    """The proxy asks for a user and a password, or does not take those that it got."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        remedy = "set them in the proxy's URL: http://USER:PASSWORD@HOST:PORT"
+        super().__init__(f"the proxy {proxy.url} asks for a user and a password (407); {remedy}")
+
+
 class Answer(Struct, frozen=True):
     """What a server answered. The names of `headers` are lower case, their values are cut."""
 
@@ -60,12 +68,14 @@ class Connections:
         connect_seconds: float = math.inf,
         context: Callable[[], ssl.SSLContext | None] | None = None,
         proxy: Proxy | None = None,
+        proxy_context: Callable[[], ssl.SSLContext] = client_context,
     ) -> None:
         """`timeout_seconds`: for a whole exchange, from the look-up of the host's name on.
         `connect_seconds`: for that and for connecting, where it is shorter.
 
         `context` returns the TLS settings of new connections, by default the system's; connections that
         were made with another one are not used again. It is never called by two threads at once.
+        `proxy_context` returns those of connections to an https:// proxy.
         """
         parts = urlsplit(url)
         self._host = parts.hostname or ""
@@ -82,6 +92,7 @@ class Connections:
             self._target = f"http://{host}{f':{self._port}' if self._port != 80 else ''}{self._target}"
             if proxy.authorization:
                 self._authorization["proxy-authorization"] = proxy.authorization.reveal()
+        self._proxy_context = proxy_context
         self._timeout_seconds, self._connect_seconds = timeout_seconds, connect_seconds
         self._context = context or cache(client_context)
         self._lock = threading.Lock()
@@ -115,6 +126,8 @@ class Connections:
             raise
         finally:
             self._give_back(connection, is_of_use=is_whole)
+        if self._proxy and not self._is_tls and answer.status == 407:
+            raise ProxyDenied(self._proxy)
         return answer
 
     def close(self) -> None:
@@ -140,7 +153,9 @@ class Connections:
             while self._idle and self._idle[-1].context is not context:
                 self._idle.pop().close()
             connection = (
-                self._idle.pop() if self._idle else Connection(self._host, self._port, context, self._proxy)
+                self._idle.pop()
+                if self._idle
+                else Connection(self._host, self._port, context, self._proxy, self._proxy_context)
             )
             self._used.add(connection)
         return connection
@@ -164,13 +179,18 @@ class Connection(HTTPConnection):
     sock: socket.socket | None
 
     def __init__(
-        self, host: str, port: int, context: ssl.SSLContext | None, proxy: Proxy | None = None
+        self,
+        host: str,
+        port: int,
+        context: ssl.SSLContext | None,
+        proxy: Proxy | None = None,
+        proxy_context: Callable[[], ssl.SSLContext] = client_context,
     ) -> None:
-        """`context`: TLS settings, None for plain HTTP."""
+        """`context`: TLS settings, None for plain HTTP; `proxy_context`: those for an https:// proxy."""
         super().__init__(host, port)
         self.default_port = 443 if context else 80  # it is left out of the Host header
         self.context = context
-        self._proxy = proxy
+        self._proxy, self._proxy_context = proxy, proxy_context
         self.idle_since = math.inf
         self._deadline = Deadline(math.inf)
         self._connected: socket.socket | None = None
@@ -193,7 +213,8 @@ class Connection(HTTPConnection):
                 self.connect()
             except TimeoutError:
                 deadline.left()  # raises it where the whole exchange is over
-                raise NotConnected(f"no connection within {connect_seconds:g} s") from None
+                through = f" through the proxy {self._proxy.url}" if self._proxy else ""
+                raise NotConnected(f"no connection{through} within {connect_seconds:g} s") from None
         self._deadline = deadline
 
     def connect(self) -> None:
@@ -201,13 +222,25 @@ class Connection(HTTPConnection):
         if self._proxy is None:
             self._connect_to(self.host, self.port)
         else:
-            self._connect_to(self._proxy.host, self._proxy.port)
-            if self._proxy.scheme == "https":
-                self._start_tls(client_context(), self._proxy.host)
+            self._connect_to_proxy(self._proxy)
             if self.context is not None:
                 self._ask_for_tunnel(self._proxy)
         if self.context is not None:
             self._start_tls(self.context, self.host)
+
+    def _connect_to_proxy(self, proxy: Proxy) -> None:
+        """Connects to the proxy. Errors say that it is the proxy, and not the host."""
+        try:
+            self._connect_to(proxy.host, proxy.port)
+            if proxy.scheme == "https":
+                self._start_tls(self._proxy_context(), proxy.host)
+        except TimeoutError:
+            raise
+        except ssl.SSLCertVerificationError as error:
+            why = f"its certificate is not trusted ({error.verify_message})"
+            raise OSError(f"the proxy {proxy.url}: {why}") from None
+        except OSError as error:
+            raise OSError(f"the proxy {proxy.url}: {error}") from None
 
     def _connect_to(self, host: str, port: int) -> None:
         """Connects to the first address of the host that answers."""
@@ -257,7 +290,7 @@ class Connection(HTTPConnection):
         finally:
             response.close()
         if response.status == 407:
-            raise OSError(f"the proxy {proxy.url} asks for a user and a password (407)")
+            raise ProxyDenied(proxy)
         if not 200 <= response.status < 300:
             raise OSError(f"the proxy {proxy.url} does not connect to {host}: HTTP {response.status}")
 

@@ -189,7 +189,6 @@ def test_grpc_refuses_a_proxy_that_it_cannot_use(events: Path) -> None:
     every: list[dict[str, Any]] = [
         {"FAILLOG_OTLP_PROXY": f"https://user:{SECRET}@proxy.test"},
         {"FAILLOG_OTLP_PROXY": "environment", "HTTPS_PROXY": f"https://user:{SECRET}@proxy.test"},
-        {"FAILLOG_OTLP_PROXY": f"socks5://user:{SECRET}@proxy.test"},
     ]
     for settings in every:
         done = run_program(
@@ -199,6 +198,17 @@ def test_grpc_refuses_a_proxy_that_it_cannot_use(events: Path) -> None:
         )
         assert (done.code, "proxy.test" in done.stderr) == (2, True), done.stderr
         assert SECRET not in done.stderr
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_socks_proxy_is_refused(events: Path, protocol: str) -> None:
+    done = run_program(
+        *("run", events, "--endpoint", "https://collector.test", "--protocol", protocol),
+        cwd=events.parent,
+        FAILLOG_OTLP_PROXY=f"socks5://user:{SECRET}@proxy.test",
+    )
+    assert (done.code, "[otlp] proxy: SOCKS proxies cannot be used" in done.stderr) == (2, True), done.stderr
+    assert SECRET not in done.stderr
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -214,25 +224,71 @@ def test_a_proxy_of_the_environment_is_not_used_by_default(events: Path, protoco
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_proxy_that_refuses_is_named(events: Path, protocol: str) -> None:
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_wants_another_password_ends_the_run(events: Path, protocol: str, scheme: str) -> None:
     with HttpProxy(authorization="Basic other") as proxy:
+        url = f"http://127.0.0.1:{proxy.port}"
         done = run_program(
-            *(
-                "run",
-                events,
-                "--endpoint",
-                "https://collector.test:1",
-                "--protocol",
-                protocol,
-                "--wait",
-                "1s",
-            ),
+            *("run", events, "--endpoint", f"{scheme}://collector.test:1", "--protocol", protocol),
             cwd=events.parent,
-            FAILLOG_OTLP_PROXY=f"http://user:{SECRET}@127.0.0.1:{proxy.port}",
+            FAILLOG_OTLP_PROXY=url.replace("://", f"://user:{SECRET}@"),
         )
-        assert done.code == 4
-        assert re.search("407", done.stderr), done.stderr
-        assert SECRET not in done.stderr
+    assert done.code == 4
+    assert f"the proxy {url} asks for a user and a password (407); set them in the proxy's URL" in done.stderr
+    assert "trying again" not in done.stderr
+    assert SECRET not in done.stderr
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_is_away_is_named(events: Path, protocol: str, scheme: str) -> None:
+    url = f"http://127.0.0.1:{unused_port()}"
+    done = run_program(
+        *(
+            "run",
+            events,
+            "--endpoint",
+            f"{scheme}://collector.test:1",
+            "--protocol",
+            protocol,
+            "--wait",
+            "1s",
+        ),
+        cwd=events.parent,
+        FAILLOG_OTLP_PROXY=url.replace("://", f"://user:{SECRET}@"),
+    )
+    assert done.code == 4
+    assert re.search(f"collector.test:1.*: the proxy {url}: .*refused", done.stderr), done.stderr
+    assert SECRET not in done.stderr
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_collector_that_is_not_trusted_is_not_taken_for_the_proxy(
+    events: Path, authority: Authority, protocol: str
+) -> None:
+    with Receiver(identity=authority.identity("collector.test")) as receiver, HttpProxy() as proxy:
+        target = endpoint(receiver, protocol, "collector.test")
+        done = run_program(
+            *("run", events, "--endpoint", target, "--protocol", protocol, "--wait", "1s"),
+            cwd=events.parent,
+            FAILLOG_OTLP_PROXY=f"http://127.0.0.1:{proxy.port}",
+        )
+    assert re.search(f"{target}[^ ]*: its certificate is not trusted", done.stderr), done.stderr
+
+
+def test_a_proxys_certificate_may_be_of_the_authority_that_a_setting_names(
+    events: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "proxy").mkdir()
+    tls, trusted = identity_for_tls(tmp_path / "proxy")
+    with Receiver() as receiver, HttpProxy(tls=tls) as proxy:
+        url = f"https://127.0.0.1:{proxy.port}"
+        args = ("run", events, "--endpoint", receiver.http_endpoint, "--wait", "1s")
+        done = run_program(*args, cwd=events.parent, FAILLOG_OTLP_PROXY=url)
+        assert f"the proxy {url}: its certificate is not trusted" in done.stderr
+        settings: dict[str, Any] = {"FAILLOG_OTLP_PROXY": url, "OTEL_EXPORTER_OTLP_CERTIFICATE": trusted}
+        done = run_program(*args, cwd=events.parent, **settings)
+        assert done.code == 0, done.stderr
 
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])

@@ -5,6 +5,7 @@ opentelemetry.io/docs/specs/otlp).
 """
 
 import math
+import os
 import re
 import threading
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
 from faillog_otel.config import Signal, Target
-from faillog_otel.connections import MAX_ANSWER_BYTES
+from faillog_otel.connections import MAX_ANSWER_BYTES, ProxyDenied
 from faillog_otel.errors import ConfigError
 from faillog_otel.grpc_channels import channel_address, channel_credentials, channel_options
 from faillog_otel.otlp.encoding import Envelope
@@ -37,6 +38,7 @@ from faillog_otel.otlp.outcome import (
 from faillog_otel.otlp.port_check import PortCheck
 from faillog_otel.otlp.requests import GRPC_METHODS
 from faillog_otel.otlp.tls import Rotating, tls_context
+from faillog_otel.proxies import proxy_to
 from faillog_otel.text import cut
 
 MAX_METADATA_BYTES = 16 * 1024
@@ -82,6 +84,9 @@ _ODD = _DOUBTFUL | {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNIMPLEMENTED}
 _NOT_CONNECTED = re.compile(r"(?i)connection refused|unreachable|no route|timed? ?out")
 _OTHER_SERVER = re.compile(r"Received http2 header with status: 40[45]")
 _NO_SUCH_HOST = re.compile(r"(?i)domain name not found|name or service not known|nodename nor servname")
+_DENIED_BY_PROXY = "proxy returned response code 407"
+_NOT_THROUGH = re.compile(r"(?i)HTTP proxy returned|failed to connect to|dns|domain name|name or service")
+"""What grpcio says where it does not come as far as the server, through a proxy."""
 _NOT_TRUSTED = re.compile(r"CERTIFICATE_VERIFY_FAILED: (.*?)(: OK)?$")
 _OUR_END = "CLIENT: "
 """What grpcio writes before it where it is the answer that is too large."""
@@ -127,6 +132,8 @@ class GrpcClient:
             failed: Any = error  # grpcio's types do not say that it is the call as well
             code, details = failed.code(), failed.details() or ""
             self._note(code)
+            if outcome := _failed_at_proxy(self._target, details):
+                return outcome
             if code is grpc.StatusCode.UNAVAILABLE and (said := _explained(self._target, details)):
                 return RetryLater(said)
             if code is grpc.StatusCode.UNIMPLEMENTED and _OTHER_SERVER.search(details):
@@ -178,6 +185,16 @@ def read_rpc_error(error: Any, mask: Mask = str) -> Outcome:
     if code in _RETRYABLE or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and delay is not None):
         return RetryLater(why, delay, may_be_size)
     return Doubtful(why) if code in _DOUBTFUL else Refused(why, may_be_size)
+
+
+def _failed_at_proxy(target: Target, details: str) -> Outcome | None:
+    """What came of a call that got no farther than the proxy; None where it did, or there is no proxy."""
+    proxy = proxy_to(target.url, target.proxy, os.environ)
+    if proxy is None or not _NOT_THROUGH.search(details) or _NOT_TRUSTED.search(details):
+        return None
+    if _DENIED_BY_PROXY in details:
+        return Refused(f"{target.shown_url}: {ProxyDenied(proxy)}", is_mistake=True)
+    return RetryLater(f"{target.shown_url}: the proxy {proxy.url}: {cut(details)}")
 
 
 def _explained(target: Target, details: str) -> str | None:

@@ -9,10 +9,11 @@ import socket
 import ssl
 import time
 from collections.abc import Sequence
+from functools import partial
 from http.client import HTTPException, IncompleteRead
 
 from faillog_otel.config import Signal, Target
-from faillog_otel.connections import MAX_ANSWER_BYTES, Connections, NotConnected
+from faillog_otel.connections import MAX_ANSWER_BYTES, Connections, NotConnected, ProxyDenied
 from faillog_otel.otlp.encoding import Envelope
 from faillog_otel.otlp.json import JsonEnvelope
 from faillog_otel.otlp.outcome import (
@@ -27,6 +28,7 @@ from faillog_otel.otlp.packing import packed
 from faillog_otel.otlp.port_check import PortCheck
 from faillog_otel.otlp.tls import Rotating, tls_context
 from faillog_otel.proxies import proxy_to
+from faillog_otel.tls import client_context
 
 ODD_STATUSES = frozenset((400, 404, 405, 426, 505))
 """What servers answer that want TLS or HTTP/2 at this port, or know nothing of this path."""
@@ -61,6 +63,7 @@ class HttpClient:
             connect_seconds=connect_seconds,
             context=context.get,
             proxy=proxy_to(target.url, target.proxy, os.environ),
+            proxy_context=partial(client_context, target.certificate),
         )
 
     def send(self, signal: Signal, records: Sequence[bytes]) -> Outcome:
@@ -88,6 +91,8 @@ class HttpClient:
             is_ours = math.isfinite(target.timeout_seconds)
             no_answer = f"no answer within {target.timeout_seconds:g} s" if is_ours else "no answer"
             return RetryLater(str(error) if isinstance(error, NotConnected) else no_answer)
+        if isinstance(error, ProxyDenied):
+            return Refused(f"{target.shown_url}: {error}", is_mistake=True)
         if not isinstance(error, OSError | HTTPException):  # a header that cannot be written
             return Refused(f"{target.shown_url}: {error}")
         said = str(error) or type(error).__name__

@@ -261,6 +261,7 @@ class _Adapter(BaseAdapter):
             timeout_seconds=_timeout(target),
             context=lambda: client_context(*files),  # read anew each time: files may change
             proxy=proxy_to(target.url, target.proxy, os.environ),
+            proxy_context=lambda: client_context(target.certificate),
         )
 
     def send(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> requests.Response:
