@@ -389,7 +389,7 @@ def test_where_few_descriptors_are_allowed_fewer_workers_are_started(
     assert done.code == 0, done.stderr
     assert done.summary["exported"] == 600
     assert done.stderr == (
-        f"warning: only {limit} files may be open at a time: {workers} of 8 workers are started; "
+        f"warning: only {limit} files may be open at a time: starting {workers} of 8 workers; "
         "raise the limit (ulimit -n)\n"
     )
 

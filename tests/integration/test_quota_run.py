@@ -120,7 +120,7 @@ def test_max_requests_caps_a_run(tmp_path: Path) -> None:
         done = found.poll("--since", ago(30), "--max-requests", "7")
         assert done.exit_code == 6
         assert len(found.listings()) == 7
-        assert "hours due are left: this run has spent the 7 requests of --max-requests" in done.stderr
+        assert "hours due are left: this run has spent all of --max-requests 7" in done.stderr
         assert found.poll("--since", ago(30)).exit_code == 0
 
 

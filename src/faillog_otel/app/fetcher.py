@@ -178,7 +178,7 @@ class Fetcher:
         if self.plan is None or not (self.plan.waiting or self.plan.asks):
             return None
         if self.is_capped:
-            return Wait(0, f"this run has spent the {self._requests.spent} requests of --max-requests")
+            return Wait(0, f"this run has spent all of --max-requests {self._requests.spent}")
         if self.plan.asks:
             return None
         if wait := self._requests.quota().mended(now_ns).wait(now_ns):

@@ -48,6 +48,8 @@ class Outlook(Struct, frozen=True):
     now: str
     since: str
     """Hours since then are wanted."""
+    until: str | None
+    """Hours that begin then or later are not wanted; null: all are."""
     collections: tuple[str, ...]
     requests: list[Request]
     next_request: str | None
@@ -91,6 +93,7 @@ def outlook(database: Database | None, config: SegmentConfig, now_ns: int, *, on
     return Outlook(
         now=time_text(now_ns),
         since=time_text(schedule.since_ns),
+        until=None if schedule.until_ns is None else time_text(schedule.until_ns),
         collections=config.collections,
         requests=[
             Request(ask.collection, hour_text(ask.hour), ask.why, time_text(ask.due_ns)) for ask in found.asks

@@ -59,7 +59,8 @@ def plan(ctx: click.Context, /, *, once: bool, as_json: bool, **flags: Any) -> N
 
 
 def _text(found: "Outlook") -> Iterator[str]:
-    yield line("wanted", f"hours since {found.since} of {', '.join(found.collections)}")
+    until = f" until {found.until}" if found.until else ""
+    yield line("wanted", f"hours since {found.since}{until} of {', '.join(found.collections)}")
     yield from quota_text(found.quota)
     if found.to_download:
         yield line("first", f"{found.to_download} objects are downloaded that were listed already")

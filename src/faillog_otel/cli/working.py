@@ -47,7 +47,7 @@ def number_of_workers(paths: Sequence[str], config: RunConfig) -> int:
     possible = max_workers(descriptors())
     if possible < min(config.workers or 1, parts):
         _log.warning(
-            "only %d files may be open at a time: %d of %d workers are started; raise the limit (ulimit -n)",
+            "only %d files may be open at a time: starting %d of %d workers; raise the limit (ulimit -n)",
             descriptors(),
             possible,
             asked,

@@ -27,8 +27,8 @@ def check_window(config: SegmentConfig, now_ns: int, noted_since_ns: int | None 
     if since_ns > now_ns:
         ahead = duration_text((since_ns - now_ns) / 1e9)
         warnings.append(
-            f"--since {time_text(since_ns)} is {ahead} in the future by this machine's clock: no hour is"
-            " asked for until then"
+            f"--since {time_text(since_ns)} is {ahead} in the future by this machine's clock: no hour"
+            " that an earlier run did not want is asked for until then"
         )
     elif since_ns < now_ns - RETENTION_NS:
         warnings.append(
