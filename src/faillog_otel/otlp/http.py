@@ -11,6 +11,9 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from http.client import HTTPException, IncompleteRead
+from urllib.parse import urlsplit
+
+from msgspec.structs import replace
 
 from faillog_otel.config import Signal, Target
 from faillog_otel.connections import MAX_ANSWER_BYTES, Connections, NotConnected, ProxyDenied
@@ -83,6 +86,9 @@ class HttpClient:
         outcome = read_http_answer(
             signal, answer.status, answer.headers, answer.body, time.time(), mask=target.masked
         )
+        if answer.status == 404 and isinstance(outcome, Refused) and not urlsplit(target.url).path.strip("/"):
+            hint = f"the endpoint has no path; write {target.shown_url.rstrip('/')}/v1/{signal}"
+            outcome = replace(outcome, why=f"{outcome.why}; {hint}")
         return self._port.explained(outcome, is_odd=answer.status in ODD_STATUSES)
 
     def _failed(self, error: Exception) -> Outcome:
