@@ -110,6 +110,8 @@ def variable_unused(
     """The environment's variable that names a proxy for this URL, where no `setting` does; else empty."""
     variable = "" if setting else _variable_of(urlsplit(url).scheme, environ)
     try:
+        if traffic.spares_this_machine and is_loopback(origin_of(url)[1]):
+            return ""
         is_meant = proxy_to(url, Secret(ENVIRONMENT), environ, traffic)
     except ValueError:
         return ""

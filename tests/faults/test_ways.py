@@ -308,6 +308,27 @@ def test_our_own_metrics_follow_the_setting(events: Path, protocol: str, name: s
         assert any("metrics.test" in each for each in proxy.asked)
 
 
+def test_doctor_says_which_proxy_leads_to_the_collector(events: Path) -> None:
+    with Receiver() as receiver, HttpProxy() as proxy:
+        command = ("doctor", "--endpoint", endpoint(receiver, "http/protobuf", "collector.test"))
+        url = f"http://127.0.0.1:{proxy.port}"
+        done = run_program(*command, cwd=events.parent, FAILLOG_OTLP_PROXY=url)
+        assert f"/v1/logs: through {url}\n" in done.stdout.decode()
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "http/json"])
+def test_a_signals_own_endpoint_without_a_path_is_explained(events: Path, protocol: str) -> None:
+    """It is used as it is, so a 404 is most likely for want of the path."""
+    with Receiver() as receiver:
+        done = run_program(
+            *("run", events, "--protocol", protocol, "--signals", "logs", "--wait", "1s"),
+            cwd=events.parent,
+            OTEL_EXPORTER_OTLP_LOGS_ENDPOINT=receiver.http_endpoint,
+        )
+    assert done.code == 4
+    assert f"the endpoint has no path; write {receiver.http_endpoint}/v1/logs" in done.stderr
+
+
 def test_doctor_says_that_a_proxy_is_not_used(events: Path) -> None:
     command = ("doctor", "--endpoint", "https://collector.invalid:1")
     proxy: dict[str, Any] = {"HTTPS_PROXY": f"http://user:{SECRET}@127.0.0.1:1"}

@@ -44,6 +44,13 @@ def test_the_environment_counts_only_where_the_setting_asks_for_it(monkeypatch: 
     assert shown("http://other.example:1", URL) == "http://other.example:1"
 
 
+def test_on_the_way_to_this_machine_no_proxy_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for proxy in (PROXY, f"{PROXY}/unusable"):
+        monkeypatch.setenv("HTTP_PROXY", proxy)
+        assert unused_proxy(None, "http://127.0.0.1:4318/v1/logs") is None
+        assert unused_proxy(None, "http://collector.example/v1/logs") == "HTTP_PROXY"
+
+
 @pytest.mark.parametrize(
     ("variable", "scheme"),
     [("HTTPS_PROXY", "https"), ("https_proxy", "https"), ("http_proxy", "http"), ("HTTP_PROXY", "http")],

@@ -1,7 +1,8 @@
 """What `doctor` checks over the network: Segment's API, the clock, the collector, and the proxies to them."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from faillog_otel.app.finding import Finding, Health
@@ -11,7 +12,7 @@ from faillog_otel.errors import ConfigError
 from faillog_otel.hosts import origin_of
 from faillog_otel.otlp.clients import network_client
 from faillog_otel.otlp.outcome import Acknowledged, PartlyRejected, RetryLater
-from faillog_otel.proxies import OTLP, variable_unused
+from faillog_otel.proxies import OTLP, proxy_to, variable_unused
 from faillog_otel.segment import api
 from faillog_otel.segment.network import Network, network_of, timeout_within
 
@@ -90,7 +91,7 @@ def _token(outcome: api.Outcome, config: SegmentConfig) -> Finding:
 
 
 def collector_findings(config: RunConfig, user_agent: str) -> Iterator[Finding]:
-    """Yields a finding for each signal, by an empty request, and for proxies that are not used."""
+    """Yields a finding for each signal, by an empty request, and for proxies, used or not."""
     if config.delivery.writes:
         yield _output(config.delivery)
         return
@@ -99,6 +100,7 @@ def collector_findings(config: RunConfig, user_agent: str) -> Iterator[Finding]:
     except ConfigError as error:
         yield Finding("collector", "fail", str(error), "change the setting")
         return
+    answered: list[Target] = []
     try:
         for signal in config.delivery.signals:
             outcome = client.send(signal, [])
@@ -106,6 +108,7 @@ def collector_findings(config: RunConfig, user_agent: str) -> Iterator[Finding]:
             why = getattr(outcome, "why", "")
             where = signal if url in why else f"{signal} to {url}"
             if isinstance(outcome, Acknowledged | PartlyRejected):
+                answered.append(config.delivery.targets[signal])
                 state: Health = "warn" if outcome.message else "ok"
                 says = f"{where}: {outcome.message or 'takes an empty request'}"
                 yield Finding("collector", state, says, "ask who runs it" if outcome.message else "")
@@ -117,18 +120,33 @@ def collector_findings(config: RunConfig, user_agent: str) -> Iterator[Finding]:
                 yield Finding("collector", "fail", f"{where}: {why}", do)
     finally:
         client.close()
-    yield from _unused_proxies([*config.delivery.targets.values(), config.telemetry.target])
+    telemetry = config.telemetry.target
+    targets = [*config.delivery.targets.values(), *([telemetry] if telemetry else [])]
+    yield from _used_proxies(targets)
+    yield from _unused_proxies(targets, answered)
 
 
-def _unused_proxies(targets: Iterable[Target | None]) -> Iterator[Finding]:
-    found: dict[str, list[str]] = {}
-    for target in filter(None, targets):
+def _used_proxies(targets: Iterable[Target]) -> Iterator[Finding]:
+    """Through which proxies the targets are reached. An unusable one was a finding before."""
+    for target in targets:
+        with suppress(ConfigError):
+            if proxy := proxy_to(target.url, target.proxy, os.environ):
+                yield Finding("proxy", "ok", f"{target.shown_url}: through {proxy.url}")
+
+
+def _unused_proxies(targets: Iterable[Target], answered: Collection[Target]) -> Iterator[Finding]:
+    """Proxies of the environment that are not used: a warning where a target did not answer."""
+    found: dict[str, list[Target]] = {}
+    for target in targets:
         if name := variable_unused(target.url, target.proxy, os.environ, OTLP):
-            found.setdefault(name, []).append(target.shown_url)
-    for name, urls in found.items():
-        says = f"{name} is set, and not used for {', '.join(dict.fromkeys(urls))}"
-        do = "is it the only way out? then set [otlp] proxy or FAILLOG_OTLP_PROXY to environment"
-        yield Finding("proxy", "warn", says, do)
+            found.setdefault(name, []).append(target)
+    for name, unused in found.items():
+        says = (
+            f"{name} is set, and not used for {', '.join(dict.fromkeys(each.shown_url for each in unused))}"
+        )
+        do = 'to use it: [otlp] proxy = "environment", or FAILLOG_OTLP_PROXY=environment'
+        is_well = all(target in answered for target in unused)
+        yield Finding("proxy", "ok", says) if is_well else Finding("proxy", "warn", says, do)
 
 
 def _output(config: DeliveryConfig) -> Finding:
