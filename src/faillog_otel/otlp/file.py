@@ -58,13 +58,21 @@ class FileClient:
             return Refused(READER_GONE)
         except OSError as error:
             why = f"the output cannot be written: {error.strerror}"
-            if start is None:
+            if not self._is_cut_back(start):
                 self._broken = why
-            else:
-                self._file.seek(start)
-                self._file.truncate()
             return Refused(why)
         return Acknowledged()
+
+    def _is_cut_back(self, start: int | None) -> bool:
+        """Removes half a line, if the output is a file: a device may seek, and cannot be cut."""
+        if start is None:
+            return False
+        try:
+            self._file.seek(start)
+            self._file.truncate()
+        except OSError:
+            return False
+        return True
 
     def close(self) -> None:
         """Leaves the file to who opened it."""
