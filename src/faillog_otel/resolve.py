@@ -306,14 +306,14 @@ def _target_of(setting: Callable[[str], tuple[Any, bool]], path: str) -> Target:
         certificate=first("certificate"),
         client_certificate=first("client_certificate"),
         client_key=first("client_key"),
-        proxy=_proxy(first("proxy"), protocol),
+        proxy=_proxy(first("proxy"), protocol, "proxy" if path == "metrics" else "[otlp] proxy"),
     )
 
 
-def _proxy(setting: str | None, protocol: NetworkProtocol) -> Secret | None:
+def _proxy(setting: str | None, protocol: NetworkProtocol, name: str) -> Secret | None:
     if not setting:
         return None
-    proxy = parse_setting(setting, "[otlp] proxy")
+    proxy = parse_setting(setting, name)
     if proxy and proxy.scheme == "https" and protocol == "grpc":
         raise ConfigError(
             f"the proxy {proxy.url}: gRPC can use http:// proxies only; name one, or use OTLP/HTTP"

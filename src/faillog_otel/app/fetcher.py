@@ -17,15 +17,7 @@ from faillog_otel.app.ledger_view import REFUSED, REFUSED_NS, hour_views, refuse
 from faillog_otel.app.requests import Requests
 from faillog_otel.app.segment_time import AGREED, SegmentTime
 from faillog_otel.app.wanted import Wanted
-from faillog_otel.clock import (
-    HOUR_NS,
-    SECOND_NS,
-    SegmentClock,
-    duration_text,
-    hour_of,
-    hour_text,
-    time_text,
-)
+from faillog_otel.clock import HOUR_NS, SECOND_NS, SegmentClock, duration_text, hour_of, hour_text, time_text
 from faillog_otel.errors import NoRoom
 from faillog_otel.ledger.downloads import Listed, next_try_ns, to_download
 from faillog_otel.ledger.ledger import Ledger
@@ -258,14 +250,10 @@ class Fetcher:
         if self.troubles:
             return list(self.troubles.values())
         now_ns = self._clock.now_ns()
-        refused = {
-            each: until_ns
-            for each in self.schedule.collections
-            if (until_ns := refused_until_ns(self._ledger.database, each, now_ns)) is not None
-        }
         return [
             f"{each}: Segment refused it in an earlier run; it is asked for again at {time_text(until_ns)}"
-            for each, until_ns in refused.items()
+            for each in self.schedule.collections
+            if (until_ns := refused_until_ns(self._ledger.database, each, now_ns)) is not None
         ]
 
     @property
