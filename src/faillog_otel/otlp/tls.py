@@ -22,7 +22,7 @@ def tls_context(target: Target) -> ssl.SSLContext:
     if target.client_key and not target.client_certificate:
         raise ConfigError(f"a client key for {target.shown_url}, and no client certificate")
     try:
-        for setting in ("client_certificate", "client_key"):
+        for setting in ("certificate", "client_certificate", "client_key"):
             _check_pem(setting, getattr(target, setting))
         return client_context(target.certificate, target.client_certificate, target.client_key)
     except (ConfigError, OSError) as error:
