@@ -5,6 +5,7 @@ import os
 import pty
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +13,11 @@ import pytest
 from support.polled import AWAY, COLLECTION, Polled, simulated
 from support.program import PROGRAM, environment, run_program, start_program
 
-from faillog_otel.clock import hour_text, time_text
+from faillog_otel.clock import HOUR_NS, SECOND_NS, hour_of, hour_text, time_text
 from faillog_otel.otlp.receiver import Receiver
+from faillog_otel.segment.simulator.clock import SimulatedClock
+from faillog_otel.segment.simulator.config import SimulatorConfig
+from faillog_otel.segment.simulator.server import Simulator
 
 ESCAPE = "\x1b[31mred"
 
@@ -273,3 +277,15 @@ def test_a_ledger_that_is_none_or_newer_is_exit_5_with_the_way_out(
     tmp_path.joinpath("state", "ledger.sqlite3").write_bytes(b"no ledger at all" * 1000)
     done, _ = polled.look(command, *more)
     assert (done.code, "Move" in done.stderr) == (5, True)
+
+
+def test_no_request_counts_beside_the_word_that_knows_of_it(tmp_path: Path, receiver: Receiver) -> None:
+    """The machine's clock is a little ahead: Segment's time, which polling goes by, steps back each time."""
+    end_of_a_second = SimulatedClock(HOUR_NS * hour_of(time.time_ns()) + SECOND_NS - 1, standing=True)
+    with Simulator(SimulatorConfig(), end_of_a_second) as segment:
+        polled = Polled(segment, tmp_path)
+        assert polled.run(receiver.http_endpoint).code == 0
+        segment.clock.move_to(segment.clock.now_ns() + 60 * SECOND_NS)
+        quota = polled.at_its_time("status", "--json")["quota"]
+    assert quota["said"]["remaining"] == 120 - quota["used"] < 120
+    assert quota["left"] == quota["said"]["remaining"]

@@ -80,7 +80,9 @@ class Requests:
             return Said(at_ns=now_ns, not_before_ns=until_ns, not_before_why=why)
         reset_ns = None if said.reset_ns is None else said.reset_ns - said.at_ns + now_ns
         quota = self.quota().answered(answer)
-        learned = quota.learned(replace(said, at_ns=now_ns, reset_ns=reset_ns))
+        # It knows of every request so far, also of one that was stamped before the clock stepped back.
+        at_ns = max(now_ns, quota.debits[-1].at_ns)
+        learned = quota.learned(replace(said, at_ns=at_ns, reset_ns=reset_ns))
         return Said(
             at_ns=learned.at_ns,
             remaining=learned.remaining,
