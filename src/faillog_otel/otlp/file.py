@@ -14,8 +14,8 @@ from faillog_otel.otlp.outcome import READER_GONE, Acknowledged, Outcome, Refuse
 class FileClient:
     """Writes requests to an open, unbuffered file; a line that is written is acknowledged.
 
-    A line of which only a part could be written is taken back; where that is impossible (a pipe), nothing
-    is written any more: a part of a line would spoil the next one. One request at a time.
+    A line of which only a part could be written is taken back; where that is impossible (a pipe, a device),
+    nothing is written any more: a part of a line would spoil the next one. One request at a time.
     """
 
     def __init__(
