@@ -12,7 +12,7 @@ from faillog_otel.clock import HOUR_NS, RETENTION_NS, SECOND_NS, Clock, duration
 from faillog_otel.errors import FaillogError
 from faillog_otel.ledger.counts import Counts
 from faillog_otel.ledger.database import Database
-from faillog_otel.ledger.views import listings, totals
+from faillog_otel.ledger.views import listings, lost_objects, missing_objects, totals
 from faillog_otel.otlp.sender import Sent
 from faillog_otel.segment.schedule import ScheduleConfig
 
@@ -30,6 +30,7 @@ class _State(Struct, frozen=True):
     sent: Sent
     rejected: int
     quarantined: int
+    objects_lost: int
 
 
 class HourlyReport:
@@ -45,8 +46,11 @@ class HourlyReport:
         clock: Clock,
         requests_per_day: int,
         say: Callable[[str, Mapping[str, Any]], object],
+        shows_only: bool = False,
     ) -> None:
         """`counts` are those of the run so far. `say` takes a sentence and the same as numbers.
+
+        `shows_only`: what was sent was only shown.
 
         Raises LedgerBroken, NoRoom.
         """
@@ -57,6 +61,7 @@ class HourlyReport:
         self._clock = clock
         self._requests_per_day = requests_per_day
         self._say = say
+        self._verb = "showed" if shows_only else "sent"
         self._last = self._state()
 
     def seconds_left(self) -> float:
@@ -76,7 +81,7 @@ class HourlyReport:
         except FaillogError:
             return
         self._last = now
-        self._say(_text(told), told)
+        self._say(_text(told, self._verb), told)
 
     def _state(self) -> _State:
         return _State(
@@ -86,6 +91,7 @@ class HourlyReport:
             sent=replace(self._sent()),
             rejected=self._counts.rejected,
             quarantined=self._counts.quarantined,
+            objects_lost=lost_objects(self._database),
         )
 
     def _told(self, last: _State, now: _State) -> dict[str, Any]:
@@ -99,6 +105,8 @@ class HourlyReport:
             "rejected": now.rejected - last.rejected,
             "quarantined": now.quarantined - last.quarantined,
             "hours_expired": self._expired(now, now_ns, round(seconds * SECOND_NS)),
+            "objects_lost": max(0, now.objects_lost - last.objects_lost),  # pruned hours take theirs along
+            "objects_missing": len(missing_objects(self._database)),
             "pending": totals(self._database).pending,
             "requests_left": quota.left,
             "requests_per_day": quota.per_day,
@@ -118,16 +126,20 @@ class HourlyReport:
         )
 
 
-def _text(told: Mapping[str, Any]) -> str:
+def _text(told: Mapping[str, Any], verb: str) -> str:
     seconds, sent = told["seconds"], told["sent"]
     is_hour = HOUR_SECONDS <= seconds < ABOUT_AN_HOUR_SECONDS
     lost = [f"{told[name]:,} {name}" for name in ("rejected", "quarantined") if told[name]]
     if told["hours_expired"]:
         lost.append(f"{_counted(told['hours_expired'], 'collection-hour')} expired unread")
+    if told["objects_lost"]:
+        lost.append(f"{_counted(told['objects_lost'], 'object')} never downloaded")
+    missing = _counted(told["objects_missing"], "object")
     parts = [
         f"read {_counted(told['hours_read'], 'collection-hour')}, {_counted(told['records_read'], 'record')}",
-        f"sent {_counted(sent['logs'], 'log record')} and {_counted(sent['spans'], 'span')}",
+        f"{verb} {_counted(sent['logs'], 'log record')} and {_counted(sent['spans'], 'span')}",
         f"lost: {', '.join(lost)}" if lost else "0 lost",
+        *([f"{missing} not downloaded so far"] if told["objects_missing"] else []),
         *([f"{_counted(told['pending'], 'record')} pending"] if told["pending"] else []),
         f"{told['requests_left']} of {told['requests_per_day']} requests left",
     ]

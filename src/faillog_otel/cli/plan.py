@@ -16,7 +16,7 @@ from faillog_otel.cli.looking import (
     start,
     warn_of_clock,
 )
-from faillog_otel.cli.status import missed_text, quota_text
+from faillog_otel.cli.status import missed_text, objects, quota_text
 from faillog_otel.events.printable import printable
 
 if TYPE_CHECKING:
@@ -108,5 +108,7 @@ def _waiting_text(found: "Outlook") -> Iterator[str]:
         yield line("failed", f"{found.failed} hours could not be read, and are tried again", "yellow")
     if found.missing:
         yield line(
-            "missing", f"{found.missing} objects could not be downloaded so far: see `status`", "yellow"
+            "missing",
+            f"{objects(found.missing)} could not be downloaded so far: see `status`",
+            "yellow",
         )

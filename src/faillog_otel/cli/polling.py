@@ -139,6 +139,7 @@ def poll(
             clock=segment_clock,
             requests_per_day=config.segment.requests_per_day,
             say=partial(announce, _log),
+            shows_only=shows_only,
         )
         sidecar = Sidecar(
             ledger=ledger,
@@ -308,8 +309,9 @@ def _say_how_it_ended(
     if config.delivery.writes:
         if over:
             _log.error("not all was shown: %s", over)
-        waiting = records(ended.counts.pending)
-        _log.warning("nothing was forwarded: %s in %s wait for a run to a collector", waiting, folder)
+        if number := ended.counts.pending:
+            wait = f"{records(number)} in {folder} {'waits' if number == 1 else 'wait'}"
+            _log.warning("nothing was forwarded: %s for a run to a collector", wait)
     elif ended.counts.pending:
         why = f" ({over})" if over else ""
         _log.error("%s not delivered%s: in %s", records(ended.counts.pending), why, folder)
@@ -372,9 +374,11 @@ def _refusal(fetcher: Fetcher, now_ns: int) -> str:
         problems.append(f"{records(failed, 'hour')} due could not be read{why}; run again later")
     if missing := fetcher.missing():
         first = min(missing, key=lambda each: each.next_ns)
-        number = records(len(missing), "object")
+        why = first.why if len(missing) == 1 else f"see `status`; the one that is tried next: {first.why}"
         again = time_text(max(first.next_ns, now_ns))
-        problems.append(f"{number} could not be downloaded: {first.why}; run again at {again}")
+        problems.append(
+            f"{records(len(missing), 'object')} could not be downloaded: {why}; run again at {again}"
+        )
     if wait := fetcher.wait(now_ns):
         again = f"run again at {time_text(wait.until_ns)}" if wait.until_ns > now_ns else "run again"
         problems.append(f"{records(fetcher.hours_due, 'hour')} due are left: {wait.why}; {again}")

@@ -128,15 +128,22 @@ def quota_text(quota: "QuotaSeen") -> Iterator[str]:
         yield line("", f"Segment said {quota.said.remaining} left, at {quota.said.at}")
 
 
+def objects(number: int) -> str:
+    """`1 object`, `2 objects`."""
+    return f"{number} object{'' if number == 1 else 's'}"
+
+
 def _missing_text(found: "Status") -> Iterator[str]:
     if found.missing:
-        yield line("missing", f"{len(found.missing)} objects could not be downloaded so far", "yellow")
+        yield line("missing", f"{objects(len(found.missing))} could not be downloaded so far", "yellow")
+    if more := len(found.missing[:-SHOWN_MISSING]):
+        yield line("", f"{more} of older hours (--json lists all), and:")
     for each in found.missing[-SHOWN_MISSING:]:
         how = "listed again" if each.needs_listing else "tried again"
         where = f"{each.collection}, {each.hour}, {each.object}"
         yield line("", f"{where}: {each.why}; {how} from {each.next} on, lost at {each.leaves}")
     if found.lost:
-        yield line("lost", f"{found.lost} objects left Segment's 28 days, never downloaded", "red")
+        yield line("lost", f"{objects(found.lost)} left Segment's 28 days, never downloaded", "red")
 
 
 def missed_text(missed_per_day: dict[str, float]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from faillog_otel.ledger.counts import Counts
 from faillog_otel.ledger.downloads import Content, Identity
 from faillog_otel.ledger.ledger import Ledger
 from faillog_otel.ledger.requests import Said
+from faillog_otel.ledger.upkeep import lose
 from faillog_otel.otlp.sender import Sent
 from faillog_otel.segment.schedule import ScheduleConfig
 
@@ -92,6 +93,8 @@ def test_it_says_what_this_hour_brought_and_not_what_was_before(run: Run) -> Non
         "rejected": 0,
         "quarantined": 2,
         "hours_expired": 0,
+        "objects_lost": 0,
+        "objects_missing": 0,
         "pending": 3412,
         "requests_left": 117,
         "requests_per_day": 120,
@@ -109,6 +112,23 @@ def test_hours_that_leave_segment_unread_are_lost(run: Run) -> None:
     run.report.say_if_due()
     assert run.said[-1][1]["hours_expired"] == 1
     assert "lost: 1 rejected, 1 collection-hour expired unread;" in run.said[-1][0]
+
+
+def test_an_object_that_could_not_be_downloaded_is_said_and_lost_when_it_leaves(run: Run) -> None:
+    hour, now_ns = hour_of(run.clock.now_ns()) - 5, run.clock.now_ns()
+    request = run.ledger.debit("a", hour, "fresh", now_ns)
+    run.ledger.listed(request, "a", hour, ["https://h/dead?sig=1"], now_ns)
+    run.ledger.heard(request, "listed", Said(at_ns=now_ns))
+    listed = run.ledger.next_listed(now_ns)
+    assert listed
+    run.ledger.download_failed(listed, "HTTP 404", now_ns)
+    run.report.say()
+    assert "; 0 lost; 1 object not downloaded so far; 119 of 120 requests left" in run.said[-1][0]
+    assert (run.said[-1][1]["objects_missing"], run.said[-1][1]["objects_lost"]) == (1, 0)
+    lose(run.ledger, now_ns + 28 * DAY_NS)
+    run.report.say()
+    assert "; lost: 1 object never downloaded; 119 of" in run.said[-1][0]
+    assert (run.said[-1][1]["objects_missing"], run.said[-1][1]["objects_lost"]) == (0, 1)
 
 
 def test_hours_that_nobody_wants_do_not_expire(run: Run) -> None:
