@@ -92,6 +92,15 @@ def test_what_was_judged_is_said(receiver: Receiver, tmp_path: Path) -> None:
     assert done.summary["files"] == {"found": 1, "read": 1}
 
 
+def test_what_is_not_understood_is_not_called_judged(receiver: Receiver, tmp_path: Path) -> None:
+    unknown = error().replace(b'"v1"', b'"v2"')
+    assert unknown != error()
+    (tmp_path / "events").write_bytes(lines(error(discarded=False), unknown, unknown, b"{"))
+    done = run(tmp_path, receiver, "events", "--fail-on", "failure")
+    assert done.code == 1
+    assert "judged 1 of 4 records; 1 of 1 file read to the end" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("paths", "stdin", "code"),
     [

@@ -259,11 +259,16 @@ def test_console_and_file_output_show_and_forward_nothing(sidecar: Sidecar) -> N
     look = sidecar.run("--since", "-30h", "--until", "-26h", "--protocol", "console", "--summary", "text")
     assert look.stdout.count(b"  log ") == first.summary["events"]["error"]
     assert f"nothing was forwarded: {first.summary['pending']} records in state wait" in look.stderr
+    assert (
+        f"{first.summary['pending']} records: 0 exported, {first.summary['pending']} pending\n" in look.stderr
+    )
+    assert f"; showed {shown} log records and " in look.stderr
     assert run_program("audit", "--state-dir", "state", cwd=sidecar.folder).code == 0
     sent = sidecar.run("--since", "-30h", "--until", "-26h")
     assert sent.summary["records"] == first.summary["records"]
     assert sent.summary["exported"] == len(uids(sidecar.receiver))
-    assert sidecar.run(*writes).summary["records"] == 0
+    last = sidecar.run(*writes)
+    assert (last.summary["records"], "nothing was forwarded" in last.stderr) == (0, False)
 
 
 def test_a_look_that_nobody_reads_any_more_ends_quietly(sidecar: Sidecar) -> None:

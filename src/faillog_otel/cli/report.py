@@ -190,9 +190,10 @@ def judged_text(found: dict[str, Any]) -> str:
         if following := hours["next_readable"]:
             text += f"; next readable: {following['collection']} at {following['at'][11:16]} UTC"
         return text
-    files = found["files"]
+    files, number = found["files"], found["records"]
+    judged = sum(found["events"].values()) + found["duplicate"] - found["unknown_version"]
     where = f"{files['read']} of {records(files['found'], 'file')} read to the end"
-    return f"judged {records(found['records'])}; {where}"
+    return f"judged {records(number) if judged == number else f'{judged} of {records(number)}'}; {where}"
 
 
 def say_what_was_judged(found: dict[str, Any], config: RunConfig) -> bool:
@@ -273,7 +274,8 @@ def print_summary(found: dict[str, Any], config: RunConfig) -> None:
     elif config.verbosity >= 0 and config.log_format == "json":
         announce(_log, "ended", found)
     elif config.verbosity >= 0:
-        verb = _VERBS[config.delivery.writes]
+        is_of_paths = found["files"] is not None
+        verb = _VERBS[config.delivery.writes if is_of_paths else None]
         is_known = found["hours"] is not None or found["files"] is not None
         says_judged = bool(config.fail_on) and is_known and not was_said
         click.echo(summary_text(found, verb=verb, says_judged=says_judged), err=True)
