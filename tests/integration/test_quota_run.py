@@ -95,6 +95,17 @@ def test_one_dead_object_costs_few_requests_and_is_reported_when_it_leaves(tmp_p
         assert found.poll(*window).exit_code == 0, "it is reported once"
 
 
+def test_a_dead_object_of_a_collection_that_is_not_polled_fails_no_run(tmp_path: Path) -> None:
+    with quota_run(tmp_path, QuotaConfig(), messages=8) as found:
+        window = ("--since", ago(20), "--until", ago(19))
+        [first, *_] = found.segment.world.objects("shop", START_NS // HOUR_NS - 20, START_NS)
+        found.segment.faults.script(Scripted(fault="download:404", object=first.key, times=1000))
+        assert found.poll(*window).exit_code == 6
+    with quota_run(tmp_path, QuotaConfig(), collection="another") as found:
+        assert found.poll(*window).exit_code == 0
+        assert "1 object could not be downloaded so far" in found.run(command="status").stdout
+
+
 def test_many_dead_objects_hold_up_no_other_hour(tmp_path: Path) -> None:
     """All objects of half a day are dead: they are tried again beside the others."""
     with quota_run(tmp_path, QuotaConfig(), messages=4) as found:
@@ -129,7 +140,7 @@ def test_a_wait_is_shown_for_what_and_until_when(tmp_path: Path) -> None:
     with quota_run(tmp_path, quota, messages=0) as found:
         done = found.poll("--since", ago(10))
         until = "2025-11-24T18:07:00Z"
-        assert f"hours that are due wait until {until}: Segment says that no request is left" in done.stderr
+        assert f"1 hour due waits until {until}: Segment says that no request is left" in done.stderr
         says = r"\d+ hours? due are left: Segment says that no request is left; run again at "
         assert re.search(says + until, done.stderr)
         assert found.status()["quota"]["waits"] == {  # type: ignore[index]

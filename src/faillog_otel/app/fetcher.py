@@ -191,7 +191,8 @@ class Fetcher:
         is_turn = bool(self.plan and self.plan.left) and not self.is_capped
         until = f" until {time_text(wait.until_ns)}" if wait.until_ns else ""
         level = logging.INFO if is_turn else logging.WARNING
-        _log.log(level, "hours that are due wait%s: %s (%d of them)", until, wait.why, self.hours_due)
+        due = "1 hour due waits" if self.hours_due == 1 else f"{self.hours_due} hours due wait"
+        _log.log(level, "%s%s: %s", due, until, wait.why)
 
     @property
     def hours_due(self) -> int:
@@ -236,8 +237,9 @@ class Fetcher:
         return any(each.next_ns <= soon_ns for each in self.missing())
 
     def missing(self) -> list[MissingObject]:
-        """The objects that could not be downloaded so far."""
-        return missing_objects(self._ledger.database)
+        """The objects of the collections polled that could not be downloaded so far."""
+        polled = self.schedule.collections
+        return [each for each in missing_objects(self._ledger.database) if each.collection in polled]
 
     @property
     def why_unasked(self) -> str:
