@@ -152,7 +152,9 @@ class Quota(Struct, frozen=True, dict=True):
             return Wait(self.not_before_ns, self.not_before_why or "Segment asked to wait")
         if (said := self._in_force(now_ns)) is not None:
             return Wait(said.ends_ns, "Segment says that no request is left")
-        used = f"{self.since(now_ns - self._comes_back_ns)} of {self._limit} requests are used"
+        used = (
+            f"{min(self.since(now_ns - self._comes_back_ns), self._limit)} of {self._limit} requests are used"
+        )
         return Wait(self.next_ns(now_ns), f"{used}, the first one comes back then")
 
     def probes(self, now_ns: int) -> int:
@@ -258,6 +260,9 @@ class Quota(Struct, frozen=True, dict=True):
         """How long the window is that began when the last word ended; None where that is not known."""
         own = self._counted_ns[bisect_left(self._counted_ns, began_ns) :]
         limit = said.limit or 0
+        if len(own) > limit:  # windows went by without a word: this one began with the first of its requests
+            own = own[len(own) - (limit - said.remaining) :]
+            began_ns = own[0] if own else began_ns
         consumed, stayed = limit - last.remaining, limit - said.remaining - len(own)
         if stayed > 0 or not own:
             return None if 2 * stayed > consumed else last.window_ns

@@ -1,5 +1,6 @@
 """What may be spent: our own count of 24 hours, the server's word, and what is kept for whom."""
 
+import pytest
 from msgspec.structs import replace
 
 from faillog_otel.clock import HOUR_NS, SECOND_NS
@@ -173,3 +174,14 @@ def test_a_clock_set_back_leaves_no_debits_in_the_future() -> None:
     assert mended.said == Said(NOW, 50)
     assert left(replace(mended, said=None), NOW + COMES_BACK_NS) == (116, 120)
     assert mended.mended(NOW) is mended
+
+
+@pytest.mark.parametrize("silent", range(5))
+def test_windows_that_went_by_without_a_word_make_none_longer(silent: int) -> None:
+    """Two requests a minute; the 429s of `silent` windows say when to ask again, and nothing of the quota."""
+    ends_ns = NOW + MINUTE_NS
+    said = Said(NOW, 0, ends_ns, 2, is_refusal=True)
+    starts = [ends_ns + number * MINUTE_NS for number in range(silent + 1)]
+    debits = [Debit(at_ns, "c", "fresh", "granted") for start in starts for at_ns in (start, start + 1)]
+    word = Said(starts[-1] + 2, 0, starts[-1] + MINUTE_NS, 2, is_refusal=True)
+    assert Quota(debits=debits, said=said).learned(word).window_ns == MINUTE_NS
