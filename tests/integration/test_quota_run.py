@@ -95,6 +95,17 @@ def test_one_dead_object_costs_few_requests_and_is_reported_when_it_leaves(tmp_p
         assert found.poll(*window).exit_code == 0, "it is reported once"
 
 
+def test_a_replay_is_judged_by_the_objects_of_its_hours(tmp_path: Path) -> None:
+    with quota_run(tmp_path, QuotaConfig(), messages=8) as found:
+        dead, other = ("--since", ago(20), "--until", ago(19)), ("--since", ago(40), "--until", ago(39))
+        [first, *_] = found.segment.world.objects("shop", START_NS // HOUR_NS - 20, START_NS)
+        found.segment.faults.script(Scripted(fault="download:404", object=first.key, times=1000))
+        assert found.poll(*dead).exit_code == 6
+        assert found.replay(*other).exit_code == 0
+        again = found.replay(*dead)
+        assert (again.exit_code, "1 object could not be downloaded: HTTP 404" in again.stderr) == (6, True)
+
+
 def test_a_dead_object_of_a_collection_that_is_not_polled_fails_no_run(tmp_path: Path) -> None:
     with quota_run(tmp_path, QuotaConfig(), messages=8) as found:
         window = ("--since", ago(20), "--until", ago(19))

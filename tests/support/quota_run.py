@@ -47,9 +47,16 @@ class QuotaRun:
 
     def poll(self, *args: str) -> Result:
         """`run --once`."""
+        return self.run("--once", *self._hosts, *args)
+
+    def replay(self, *args: str) -> Result:
+        """`replay` of hours."""
+        return self.run(*self._hosts, *args, command="replay")
+
+    @property
+    def _hosts(self) -> list[str]:
         hosts = ["--segment-url", self.segment.url, "--download-host", self.segment.download_host]
-        hosts += ["--endpoint", self.receiver.http_endpoint, "--collection", self.collection]
-        return self.run("--once", *hosts, *args)
+        return [*hosts, "--endpoint", self.receiver.http_endpoint, "--collection", self.collection]
 
     def poll_every(self, hours: int, days: float, *args: str) -> None:
         """`run --once` every so many hours, as cron starts it."""

@@ -37,7 +37,7 @@ from faillog_otel.cli.report import (
 )
 from faillog_otel.cli.shutdown import Shutdown
 from faillog_otel.cli.working import descriptors
-from faillog_otel.clock import Clock, SegmentClock, hour_text, time_text
+from faillog_otel.clock import HOUR_NS, Clock, SegmentClock, hour_of, hour_text, time_text
 from faillog_otel.config import RunConfig, Secret, SegmentConfig, token_problem
 from faillog_otel.errors import ConfigError, LedgerBroken, NoRoom
 from faillog_otel.events.printable import printable
@@ -163,7 +163,8 @@ def poll(
         sidecar.run()
         hourly.say()
         now_ns = segment_clock.now_ns()
-        ended = _ended(sidecar, fetcher, forwarder, judging, standing, now_ns=now_ns, once=once)
+        asked = config.segment if only_wanted else None
+        ended = _ended(sidecar, fetcher, forwarder, judging, standing, now_ns=now_ns, once=once, asked=asked)
         _say_how_it_ended(ended, forwarder, delivery.over, shutdown, config)
         ending = Ending(
             counts=forwarder.counts if shows_only else ended.counts,
@@ -236,8 +237,12 @@ def _ended(
     *,
     now_ns: int,
     once: bool,
+    asked: SegmentConfig | None,
 ) -> _Ended:
-    """Reads from the ledger how the run ended; if the ledger cannot be read, that is said."""
+    """Reads from the ledger how the run ended; if the ledger cannot be read, that is said.
+
+    `asked`: the window that the run is about; None: all that is due.
+    """
     broken = str(sidecar.broken or "")
     if not broken and sidecar.unfetched is not None:
         broken = what_to_do(sidecar.unfetched)
@@ -258,7 +263,7 @@ def _ended(
         hours = judging.judge(sidecar.shown)
         left = _hours_text(standing.unread())
         if not sidecar.broken:
-            refused = _refusal(fetcher, now_ns) if once or fetcher.is_denied else ""
+            refused = _refusal(fetcher, now_ns, asked) if once or fetcher.is_denied else ""
     except NoRoom as error:
         broken = broken or what_to_do(error)
     except LedgerBroken as error:
@@ -357,7 +362,7 @@ def schedule_at(
     return schedule_of(ledger.database, config, now_ns, once=once)
 
 
-def _refusal(fetcher: Fetcher, now_ns: int) -> str:
+def _refusal(fetcher: Fetcher, now_ns: int, asked: SegmentConfig | None) -> str:
     """What was due and was not read, why, and when to run again; empty where all was."""
     if refusals := fetcher.refusals:
         return "; ".join(refusals)
@@ -372,7 +377,7 @@ def _refusal(fetcher: Fetcher, now_ns: int) -> str:
     if failed := fetcher.unread:
         why = f": {fetcher.last_failure}" if fetcher.last_failure else ""
         problems.append(f"{records(failed, 'hour')} due could not be read{why}; run again later")
-    if missing := fetcher.missing():
+    if missing := [each for each in fetcher.missing() if not asked or _covers(asked, each.hour, now_ns)]:
         first = min(missing, key=lambda each: each.next_ns)
         why = first.why if len(missing) == 1 else f"see `status`; the one that is tried next: {first.why}"
         again = time_text(max(first.next_ns, now_ns))
@@ -383,3 +388,9 @@ def _refusal(fetcher: Fetcher, now_ns: int) -> str:
         again = f"run again at {time_text(wait.until_ns)}" if wait.until_ns > now_ns else "run again"
         problems.append(f"{records(fetcher.hours_due, 'hour')} due are left: {wait.why}; {again}")
     return "; ".join(problems)
+
+
+def _covers(config: SegmentConfig, hour: int, now_ns: int) -> bool:
+    """Whether an hour is between `--since` and `--until`."""
+    until_ns = config.until.ns(now_ns) if config.until else now_ns
+    return hour_of(config.since.ns(now_ns)) <= hour < -(-until_ns // HOUR_NS)

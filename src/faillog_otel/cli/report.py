@@ -186,7 +186,7 @@ def judged_text(found: dict[str, Any]) -> str:
         if hours["judged"] > hours["judged_now"]:
             text += f", {hours['judged_now']} of them now"
         if hours["due"]:
-            text += f"; {hours['due']} due and not read to their end"
+            text += f"; {hours['due']} due and not read or not forwarded to the end"
         if following := hours["next_readable"]:
             text += f"; next readable: {following['collection']} at {following['at'][11:16]} UTC"
         return text

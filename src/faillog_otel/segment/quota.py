@@ -152,10 +152,9 @@ class Quota(Struct, frozen=True, dict=True):
             return Wait(self.not_before_ns, self.not_before_why or "Segment asked to wait")
         if (said := self._in_force(now_ns)) is not None:
             return Wait(said.ends_ns, "Segment says that no request is left")
-        used = (
-            f"{min(self.since(now_ns - self._comes_back_ns), self._limit)} of {self._limit} requests are used"
-        )
-        return Wait(self.next_ns(now_ns), f"{used}, the first one comes back then")
+        used = min(self.since(now_ns - self._comes_back_ns), self._limit)
+        why = f"{used} of {self._limit} requests are used, the first one comes back then"
+        return Wait(self.next_ns(now_ns), why)
 
     def probes(self, now_ns: int) -> int:
         """Whether the server's window is over, and it may be asked whatever our own count says: 1, else 0.
