@@ -96,7 +96,8 @@ class HourlyReport:
 
     def _told(self, last: _State, now: _State) -> dict[str, Any]:
         seconds, now_ns = now.at_seconds - last.at_seconds, self._clock.now_ns()
-        quota = quota_seen(quota_of(self._database, self._requests_per_day), now_ns)
+        quota = replace(quota_of(self._database, self._requests_per_day), not_before_ns=0)  # also in a pause
+        seen = quota_seen(quota, now_ns)
         return {
             "seconds": round(seconds),
             "hours_read": sum(number > last.listings.get(hour, 0) for hour, number in now.listings.items()),
@@ -108,8 +109,8 @@ class HourlyReport:
             "objects_lost": max(0, now.objects_lost - last.objects_lost),  # pruned hours take theirs along
             "objects_missing": len(missing_objects(self._database)),
             "pending": totals(self._database).pending,
-            "requests_left": quota.left,
-            "requests_per_day": quota.per_day,
+            "requests_left": seen.left,
+            "requests_per_day": seen.per_day,
         }
 
     def _expired(self, now: _State, now_ns: int, passed_ns: int) -> int:

@@ -101,6 +101,13 @@ def test_it_says_what_this_hour_brought_and_not_what_was_before(run: Run) -> Non
     }
 
 
+def test_a_pause_uses_no_request_up(run: Run) -> None:
+    now_ns = run.clock.now_ns()
+    run.ledger.pause(now_ns + HOUR_NS, "3 downloads in a row failed", now_ns)
+    run.report.say()
+    assert run.said[-1][0].endswith("; 120 of 120 requests left")
+
+
 def test_hours_that_leave_segment_unread_are_lost(run: Run) -> None:
     """Of two collections, over one hour each; one of the two hours was read in time."""
     run.clock.wait(21 * DAY)
