@@ -95,6 +95,18 @@ def test_one_dead_object_costs_few_requests_and_is_reported_when_it_leaves(tmp_p
         assert found.poll(*window).exit_code == 0, "it is reported once"
 
 
+def test_objects_that_our_settings_refused_are_tried_at_once_with_other_settings(tmp_path: Path) -> None:
+    with quota_run(tmp_path, QuotaConfig(), messages=8) as found:
+        window = ("--since", ago(20), "--until", ago(18))
+        refused = found.run(
+            *("--once", "--segment-url", found.segment.url, "--collection", "shop", *window),
+            *("--endpoint", found.receiver.http_endpoint),
+        )
+        assert (refused.exit_code, "name it by --download-host" in refused.stderr) == (6, True)
+        assert found.poll(*window).exit_code == 0
+        assert found.status()["missing"] == []
+
+
 def test_a_replay_is_judged_by_the_objects_of_its_hours(tmp_path: Path) -> None:
     with quota_run(tmp_path, QuotaConfig(), messages=8) as found:
         dead, other = ("--since", ago(20), "--until", ago(19)), ("--since", ago(40), "--until", ago(39))

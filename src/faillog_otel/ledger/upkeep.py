@@ -17,11 +17,13 @@ HOURS_KEPT_NS = 60 * DAY_NS
 def recover(ledger: Ledger) -> None:
     """After a crash: requests that were left unanswered failed, and their hours are listed again.
 
-    A pause that the last run made for itself ends.
+    A pause that the last run made for itself ends, and objects whose URL may still work are tried at once:
+    other settings (--download-host, a proxy, authorities) may be what they need, and it costs no request.
     """
 
     def steps(db: sqlite3.Connection) -> None:
         db.execute("UPDATE said SET pause_ns = 0, pause_why = '' WHERE pause_ns != 0")
+        db.execute("UPDATE objects SET due_ns = 0 WHERE state = 'listed' AND due_ns != 0")
         unanswered = db.execute("SELECT * FROM requests WHERE outcome IS NULL").fetchall()
         for row in unanswered:
             db.execute("UPDATE requests SET outcome = 'unanswered' WHERE id = ?", (row["id"],))
