@@ -102,6 +102,22 @@ def test_what_is_not_understood_is_not_called_judged(receiver: Receiver, tmp_pat
 
 
 @pytest.mark.parametrize(
+    ("event", "condition", "code"),
+    [
+        *((attempt(outcome=each), "failure", 1) for each in ("FAILURE", "error", "retry", 5, True)),
+        *((attempt(outcome=each), "failure", 0) for each in ("success", "Success", None)),
+        *((error(discarded=each), "discarded", 1) for each in ("true", 1, "yes")),
+        *((error(discarded=each), "discarded", 0) for each in (False, "false", 0, None)),
+    ],
+)
+def test_a_value_that_the_page_does_not_name_is_no_good_one(
+    receiver: Receiver, tmp_path: Path, event: bytes, condition: str, code: int
+) -> None:
+    (tmp_path / "events").write_bytes(lines(event))
+    assert run(tmp_path, receiver, "events", "--fail-on", condition).code == code
+
+
+@pytest.mark.parametrize(
     ("paths", "stdin", "code"),
     [
         (["folder"], b"", 1),

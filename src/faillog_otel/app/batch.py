@@ -105,12 +105,14 @@ class Batch(Struct):
 
 
 def sort_of(event: Event) -> Sort:
-    """What sort of event it is."""
+    """What sort of event it is, and whether it is bad, or may be: no other value than these is a good one."""
     properties, destination = event.properties, event.routing.destination_id or ""
     if type(properties) is AttemptProperties:
-        return "attempt", destination, properties.outcome == "failure"
+        outcome = properties.outcome or event.extras.get("outcome")
+        return "attempt", destination, outcome is not None and str(outcome).lower() != "success"
     if type(properties) is ErrorProperties:
-        return "error", destination, properties.discarded is True
+        discarded = properties.discarded or event.extras.get("discarded")
+        return "error", destination, bool(discarded) and str(discarded).lower() != "false"
     if type(properties) is ExchangeProperties:
         return "exchange", destination, False
     return "other", destination, not is_version_1(event.extras.get("version"))

@@ -36,9 +36,9 @@ class Counts(Struct):
     duplicate: int = 0
     bytes_in: int = 0
     discarded: int = 0
-    """Error Logged events whose message was discarded."""
+    """Error Logged events whose message was discarded, or may have been: `discarded` is no boolean."""
     failures: int = 0
-    """Delivery attempts with outcome `failure`."""
+    """Delivery attempts with outcome `failure`, or with one that is not `success` either."""
     unknown_version: int = 0
     """Events of a version that is not understood: nobody knows whether they are discards or failures."""
     time_shifted: int = 0
