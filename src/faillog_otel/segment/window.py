@@ -9,8 +9,8 @@ def check_window(config: SegmentConfig, now_ns: int, noted_since_ns: int | None 
     """Warnings about the window at this time. Raises ConfigError where no hour is in it.
 
     `noted_since_ns`: what an earlier run wanted stays wanted, so an absolute `--until` may by now lie before
-    a relative `--since`. How a relative time compares with an absolute one rests on the machine's clock, which
-    may be wrong: then it is a warning. A default `--since` is no mistake.
+    a relative `--since`. A relative and an absolute time compare by the machine's clock, which may be wrong:
+    that is a warning. A default `--since` is no mistake.
     """
     since, until, warnings = config.since, config.until, []
     since_ns = since.ns(now_ns)
