@@ -123,7 +123,9 @@ def test_join_link_of_a_compact_id_has_nothing_to_link_to() -> None:
     assert origin_of(both) == "derived"
 
 
-@pytest.mark.parametrize("message_id", [SAMPLED, UNSAMPLED, COMPACT, "m"])
+@pytest.mark.parametrize(
+    "message_id", [SAMPLED, UNSAMPLED, COMPACT, "m"], ids=["sampled", "unsampled", "compact", "plain"]
+)
 def test_join_off_knows_no_application(message_id: str) -> None:
     both = mapped(attempt(messageId=message_id), TRACEPARENT, join="off")
     assert both.span is not None
