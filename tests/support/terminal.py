@@ -96,9 +96,13 @@ class Terminal:
 def on_terminal(
     *args: str, cwd: Path, columns: int = 100, stdin: int | None = None, **env: str
 ) -> Iterator[Terminal]:
-    """Starts `faillog-otel ARGS` with a terminal as its standard error; ends it."""
+    """Starts `faillog-otel ARGS` with a terminal as its standard error; ends it.
+
+    A request may take as long as a test holds it back.
+    """
     terminal = Terminal(columns)
-    terminal.start(list(args), cwd, stdin, {"TERM": "xterm-256color", **env})
+    held = {"OTEL_EXPORTER_OTLP_TIMEOUT": "100000"}  # milliseconds
+    terminal.start(list(args), cwd, stdin, {"TERM": "xterm-256color", **held, **env})
     try:
         yield terminal
     finally:
