@@ -10,8 +10,10 @@ import os
 import random
 import subprocess
 import sys
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -231,8 +233,17 @@ class Scene:
                 if each.taken:
                     body = base64.b64encode(each.body).decode()
                     file.write(json.dumps({"signal": each.signal, "body": body}) + "\n")
-        quota = {"most_in_24_hours": self.segment.quota.most_in_24_hours}
+        quota = {"most_in_24_hours": self._most_in_24_hours()}
         (self.folder / "quota.json").write_text(json.dumps(quota))
+
+    def _most_in_24_hours(self) -> int:
+        """How many listings Segment's quota granted or refused; a 429 of another limit counts nowhere."""
+        at_ns = [
+            round(datetime.fromisoformat(each.at).timestamp() * 1e9)
+            for each in self.segment.requests()
+            if each.counted or (each.status == 429 and each.fault is None)
+        ]
+        return max((bisect_right(at_ns, at) - bisect_right(at_ns, at - DAY_NS) for at in at_ns), default=0)
 
     def write_truth(self) -> None:
         """Writes down what Segment had: it stays the same, so once is enough."""
