@@ -87,7 +87,7 @@ class Scene:
         )
         config = SimulatorConfig(
             world=world,
-            quota=QuotaConfig(per_day=per_day),
+            quota=QuotaConfig(per_day=per_day, replenish="rolling"),
             token=TOKEN,
             faults=FAULTS if faults is None else faults,
             slow_seconds=0.05,
