@@ -23,7 +23,7 @@ class SlowQuota(Part):
     title = "one request a minute, and a dead object a day"
     unit = "days"
     size = 28
-    short = 1
+    short = 4
 
     def plan(self, size: int, seed: int) -> list[list[str]]:
         """The case."""
