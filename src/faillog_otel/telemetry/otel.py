@@ -213,13 +213,13 @@ class _Exporter(MetricExporter):
         return peer_text(_FRAME.sub("", self._words.first), redact_text)
 
     def warn(self, why: str) -> None:
-        with self._lock:
+        with self._lock:  # until it is said: the end of the run must not overtake the first warning
             has_warned, self._has_warned = self._has_warned, True
-        if not has_warned and not self._target.proxy:  # a proxy's port is not looked at
-            why = wrong_port(self._target, PORT_CHECK_SECONDS, SETTINGS) or why
-        level = logging.DEBUG if has_warned else logging.WARNING
-        what = "our own metrics do not reach"
-        _log.log(level, "%s %s: %s; nothing else depends on them", what, self._target.shown_url, why)
+            if not has_warned and not self._target.proxy:  # a proxy's port is not looked at
+                why = wrong_port(self._target, PORT_CHECK_SECONDS, SETTINGS) or why
+            level = logging.DEBUG if has_warned else logging.WARNING
+            what = "our own metrics do not reach"
+            _log.log(level, "%s %s: %s; nothing else depends on them", what, self._target.shown_url, why)
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:
         return self._theirs.force_flush(timeout_millis)
