@@ -134,7 +134,7 @@ def test_grpcs_own_log_lines_do_not_reach_standard_error(
 # -- proxies -------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["http", "https"])
+@pytest.fixture
 def proxy_tls(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[ssl.SSLContext | None, str]:
     """A proxy's TLS settings, where it has any, and the file that trusts it."""
     if request.param == "http":
@@ -144,7 +144,11 @@ def proxy_tls(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[ssl.SSLCo
     return identity_for_tls(folder)
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize(
+    ("proxy_tls", "protocol"),
+    [("http", each) for each in PROTOCOLS] + [("https", each) for each in PROTOCOLS if each != "grpc"],
+    indirect=["proxy_tls"],
+)  # gRPC knows proxies without TLS only: the next test
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("says", ["environment", "url"])
 def test_a_proxy_is_used_where_it_is_asked_for(
@@ -157,8 +161,6 @@ def test_a_proxy_is_used_where_it_is_asked_for(
 ) -> None:
     """The collector's name is known to the proxy alone. Its password is told to nobody else."""
     tls, trusted = proxy_tls
-    if tls and protocol == "grpc":
-        pytest.skip("gRPC knows proxies without TLS only: the next test")
     identity = authority.identity("collector.test") if scheme == "https" else None
     expected = "Basic " + base64.b64encode(f"user:{SECRET}".encode()).decode()
     with Receiver(identity=identity) as receiver, HttpProxy(tls=tls, authorization=expected) as proxy:
