@@ -186,7 +186,7 @@ class SegmentConfig(Struct, frozen=True, kw_only=True):
     certificate: str | None = None
     """A file of CA certificates, PEM, that are trusted besides the system's."""
     proxy: Secret | None = None
-    """`environment`, or the URL of the proxy to Segment and S3; None: there is none."""
+    """`environment`, or the URL of the proxy to Segment and S3; None: no proxy is used."""
     requests_per_day: int = 120
     """How many there are where Segment's headers do not say so."""
     max_requests: int | None = None

@@ -157,7 +157,7 @@ def _choices(kind: inspect.Type) -> str:
 
 
 def _quoted(value: object, kind: inspect.Type) -> str:
-    """A word that is none of the choices, a number that is out of bounds; else what kind of thing it is."""
+    """Returns a wrong word or a number out of bounds as it is; of any other value, its kind."""
     if isinstance(value, str) and isinstance(kind, inspect.LiteralType):
         return f'"{_cut(value)}"{did_you_mean(value, map(str, kind.values))}'
     if isinstance(value, int | float) and not isinstance(value, bool) and isinstance(kind, inspect.IntType):

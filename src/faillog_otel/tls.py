@@ -88,7 +88,7 @@ def _system_files() -> list[Path]:
 
 
 def _named_blocks(file: str | None, setting: str) -> dict[str, None]:
-    """The certificates of a file that a setting names. Raises OSError where there is none in it."""
+    """The certificates of a file that a setting names. Raises OSError for a file without certificates."""
     remedy = "name a file of certificates in PEM form"
     if not file:
         return {}

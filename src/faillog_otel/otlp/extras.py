@@ -171,7 +171,7 @@ def is_allowed(header: str, allowed: Iterable[str]) -> bool:
 
 
 def header_pairs(headers: Any) -> Iterator[tuple[str, Any]]:
-    """Name and value of each header; one that is null is none."""
+    """Name and value of each header, without those whose value is null."""
     if isinstance(headers, dict):
         pairs: Iterable[Any] = headers.items()
     else:
