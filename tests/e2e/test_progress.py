@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from support.events import error, lines
 from support.program import run_program
 from support.terminal import Terminal, on_terminal
@@ -22,20 +23,39 @@ AWAY = "http://127.0.0.1:9"
 MESSAGES = ("warning: ", "error: ", "info: ")
 MANY = lines(*[error(messageId=f"m{number}", reason="r" * 300) for number in range(10_000)])
 """Twenty batches."""
+BATCH_RECORDS = 512
 SIZE = f"{len(MANY) / 1e6:.1f} MB"
 
 
 class Gate:
-    """A collector that acknowledges as many requests as it is let."""
+    """A collector that acknowledges the first batches of the input, as many as it is let.
+
+    Batches travel four at a time and may arrive in any order. The line shows what is delivered up to the
+    first batch that is not.
+    """
 
     def __init__(self) -> None:
-        self._open = threading.Semaphore(0)
+        self._changed = threading.Condition()
+        self._open = 0
 
-    def let(self, requests: int) -> None:
-        self._open.release(requests)
+    def let(self, batches: int) -> None:
+        with self._changed:
+            self._open += batches
+            self._changed.notify_all()
 
-    def script(self, _signal: Signal, _body: bytes) -> Reply | None:
-        self._open.acquire()
+    def script(self, _signal: Signal, body: bytes) -> Reply | None:
+        request = ExportLogsServiceRequest.FromString(body)
+        records = [
+            each for logs in request.resource_logs for scope in logs.scope_logs for each in scope.log_records
+        ]
+        numbers = [
+            int(value.value.string_value.removeprefix("m"))
+            for record in records
+            for value in record.attributes
+            if value.key == "messaging.message.id"
+        ]
+        with self._changed:
+            self._changed.wait_for(lambda: min(numbers) // BATCH_RECORDS < self._open)
         return None
 
 

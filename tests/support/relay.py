@@ -82,6 +82,9 @@ class HttpProxy(Relay):
             while b"\r\n\r\n" not in start:
                 start += client.recv(_PIECE_BYTES) or b"\r\n\r\n"
             head = start.partition(b"\r\n\r\n")[0].decode("latin-1")
+            if not head:  # the client hung up before it asked for anything
+                client.close()
+                return
             self.asked.append(head.partition("\r\n")[0])
             given = re.search(r"(?im)^proxy-authorization: (.*?)\r?$", head)
             if self._authorization is not None and (given is None or given[1] != self._authorization):
