@@ -23,7 +23,8 @@ Compression = Literal["gzip", "none"]
 BackendName = Literal["tempo", "loki", "jaeger", "honeycomb", "datadog", "newrelic", "dynatrace"]
 
 DEFAULT_HTTP_ENDPOINT = "http://localhost:4318"
-DEFAULT_GRPC_ENDPOINT = "http://localhost:4317"
+DEFAULT_GRPC_PORT = 4317
+DEFAULT_GRPC_ENDPOINT = f"http://localhost:{DEFAULT_GRPC_PORT}"
 SEGMENT_URLS = {"us": "https://api.segmentapis.com", "eu": "https://eu1.api.segmentapis.com"}
 RESPONSE_HEADERS = (
     "content-type",

@@ -12,12 +12,11 @@ from urllib.parse import urlsplit
 
 import grpc
 
-from faillog_otel.config import Target
+from faillog_otel.config import DEFAULT_GRPC_PORT, Target
 from faillog_otel.errors import ConfigError
 from faillog_otel.proxies import proxy_to
 from faillog_otel.tls import trusted_authorities
 
-DEFAULT_PORT = 4317
 KEEPALIVE_SECONDS = 30
 """After so long without a word from the server while a call waits, it is pinged. Servers that count pings
 (grpc-go's default: one in five minutes) forgive two, and forget them whenever they answer."""
@@ -30,7 +29,7 @@ def channel_address(url: str) -> str:
     """HOST:PORT of a target's URL."""
     parts = urlsplit(url)
     host = parts.hostname or ""
-    return f"{f'[{host}]' if ':' in host else host}:{parts.port or DEFAULT_PORT}"
+    return f"{f'[{host}]' if ':' in host else host}:{parts.port or DEFAULT_GRPC_PORT}"
 
 
 def channel_credentials(target: Target) -> grpc.ChannelCredentials | None:

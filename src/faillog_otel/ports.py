@@ -12,9 +12,8 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from faillog_otel.addresses import Deadline
-from faillog_otel.config import Target
+from faillog_otel.config import DEFAULT_GRPC_PORT, Target
 from faillog_otel.connections import Connection
-from faillog_otel.grpc_channels import DEFAULT_PORT
 
 Scheme = Literal["http", "https"]
 Version = Literal["HTTP/1.1", "HTTP/2"]
@@ -42,7 +41,7 @@ def wrong_port(
     scheme: Scheme = "https" if parts.scheme == "https" else "http"
     version: Version = "HTTP/2" if target.protocol == "grpc" else "HTTP/1.1"
     host = parts.hostname or ""
-    port = parts.port or (DEFAULT_PORT if version == "HTTP/2" else 443 if scheme == "https" else 80)
+    port = parts.port or (DEFAULT_GRPC_PORT if version == "HTTP/2" else 443 if scheme == "https" else 80)
     found: tuple[Scheme, Version] | None = None
     for spoken in _spoken(host, port, seconds):
         if spoken == (scheme, version):

@@ -17,7 +17,7 @@ from msgspec import Struct
 from support.building import Workshop, build
 from support.server import Server
 
-from faillog_otel.otlp.requests import GRPC_METHODS
+from faillog_otel.otlp.grpc import GRPC_METHODS
 
 SOURCE = Path(__file__).with_name("sink")
 _READY = "listening on "

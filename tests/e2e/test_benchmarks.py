@@ -18,7 +18,7 @@ from benchmarks.in_process import ready_request
 from benchmarks.make_file import Made, make_mix
 from support.building import CannotBuild
 
-from faillog_otel.otlp.requests import GRPC_METHODS
+from faillog_otel.otlp.grpc import GRPC_METHODS
 
 ROOT = Path(__file__).parents[2]
 COLLECTORS = {"collector", "collector-tuned", "collector-gzip", "collector-tuned-gzip"}

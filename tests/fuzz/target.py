@@ -14,8 +14,16 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from faillog_otel.config import MappingConfig, Secret
 from faillog_otel.events.decode import answer_of, decode
 from faillog_otel.events.entry import Learned, read_entry, write_entry
-from faillog_otel.events.forms import Form, form_of, read_records
-from faillog_otel.events.model import Answer, AttemptProperties, BadRecord, Event, ExchangeProperties, Place
+from faillog_otel.events.forms import form_of, read_records
+from faillog_otel.events.model import (
+    Answer,
+    AttemptProperties,
+    BadRecord,
+    Event,
+    ExchangeProperties,
+    Form,
+    Place,
+)
 from faillog_otel.events.record import BYTE_ORDER_MARK, KEPT_BYTES, Blank, Record, UntilDamage
 from faillog_otel.events.redaction import redact_text
 from faillog_otel.events.syntax import WHITE_SPACE

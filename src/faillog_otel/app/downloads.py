@@ -6,7 +6,8 @@ from collections.abc import Callable
 from msgspec.structs import astuple
 
 from faillog_otel.clock import Clock, hour_text
-from faillog_otel.events.forms import Survey, form_of, read_records
+from faillog_otel.events.forms import form_of, read_records
+from faillog_otel.events.model import Survey
 from faillog_otel.events.record import Blank
 from faillog_otel.events.unpack import unpack
 from faillog_otel.ledger.downloads import Cause, Content, Identity, Listed

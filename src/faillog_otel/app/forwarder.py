@@ -16,16 +16,8 @@ from faillog_otel.config import DeliveryConfig, Signal
 from faillog_otel.errors import LedgerBroken
 from faillog_otel.events.decode import decode
 from faillog_otel.events.entry import Entry, Learned, read_entry, write_entry
-from faillog_otel.events.forms import (
-    JSON_LINES,
-    Form,
-    Survey,
-    form_of,
-    read_exchanges,
-    read_groups,
-    read_records,
-)
-from faillog_otel.events.model import BadRecord, Event, Place
+from faillog_otel.events.forms import form_of, read_exchanges, read_groups, read_records
+from faillog_otel.events.model import JSON_LINES, BadRecord, Event, Form, Place, Survey
 from faillog_otel.events.record import FROM_THE_START, Blank, Group, Record, Start
 from faillog_otel.events.unpack import unpack
 from faillog_otel.ledger.counts import Accounted, Book, Kept

@@ -11,11 +11,10 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from faillog_otel.app.fetcher import SOON_NS, Fetcher
 from faillog_otel.app.forwarder import Forwarder, Progress
-from faillog_otel.app.hourly import HourlyReport
 from faillog_otel.app.room import RoomWait, what_to_do
 from faillog_otel.clock import RETENTION_NS, SECOND_NS, Clock, hour_of, hour_text
 from faillog_otel.errors import InputError, Interrupted, LedgerBroken, NoRoom
@@ -36,6 +35,16 @@ OfObject = Callable[[int], AbstractContextManager[Progress]]
 """Shows how far the forwarding of an object of so many bytes has come."""
 
 
+class Periodic(Protocol):
+    """Something that is due from time to time, such as a line in the log every hour."""
+
+    def say_if_due(self) -> None:
+        """Does it where it is due."""
+
+    def seconds_left(self) -> float:
+        """Returns how long it is until then."""
+
+
 class Sidecar:
     """One polling run, once or for good."""
 
@@ -53,7 +62,7 @@ class Sidecar:
         end_sending: Callable[[str], object],
         once: bool,
         progress: OfObject,
-        hourly: HourlyReport,
+        hourly: Periodic,
         pulse: Pulse = NO_PULSE,
         shows_only: bool = False,
         wait_seconds: float = math.inf,

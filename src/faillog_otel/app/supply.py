@@ -15,7 +15,8 @@ from msgspec import Struct, field
 from faillog_otel.app.orders import Learned, Piece
 from faillog_otel.app.parts import MAX_OPEN_FILES, MOST_FILES, SMALLEST_BYTES, cuts, part_bytes
 from faillog_otel.errors import InputError
-from faillog_otel.events.forms import JSON_LINES, form_of
+from faillog_otel.events.forms import form_of
+from faillog_otel.events.model import JSON_LINES
 from faillog_otel.events.unpack import is_packed
 from faillog_otel.ledger.counts import Stretch
 from faillog_otel.ledger.exchanges import Exchanges, Index

@@ -31,7 +31,8 @@ from faillog_otel.app.orders import (
 )
 from faillog_otel.errors import InputError
 from faillog_otel.events import record
-from faillog_otel.events.forms import JSON_LINES, read_exchanges
+from faillog_otel.events.forms import read_exchanges
+from faillog_otel.events.model import JSON_LINES
 from faillog_otel.ledger.counts import Stretch
 from faillog_otel.ledger.exchanges import Exchanges
 from faillog_otel.otlp.delivery import Delivery

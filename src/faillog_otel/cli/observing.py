@@ -14,6 +14,7 @@ from faillog_otel.config import HealthConfig, RunConfig
 from faillog_otel.ledger.counts import Counts
 from faillog_otel.otlp.delivery import Delivery
 from faillog_otel.otlp.tls import tls_context
+from faillog_otel.ports import wrong_port
 from faillog_otel.telemetry.measuring import NO_TELEMETRY, Gauge, Telemetry
 from faillog_otel.telemetry.pulse import NO_PULSE, FeltPulse, Pulse
 
@@ -32,7 +33,9 @@ def telemetry_of(config: RunConfig, stack: ExitStack) -> Telemetry:
         del os.environ[name]
     from faillog_otel.telemetry.otel import OtelTelemetry
 
-    telemetry = OtelTelemetry(config.telemetry, target, config.mapping.destination_names, __version__)
+    telemetry = OtelTelemetry(
+        config.telemetry, target, config.mapping.destination_names, __version__, wrong_port
+    )
     stack.callback(telemetry.close)
     return telemetry
 

@@ -2,13 +2,10 @@
 
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
-from typing import Literal
-
-from msgspec import Struct
 
 from faillog_otel.events.decode import EXCHANGE_MARKS, may_be_exchange
 from faillog_otel.events.lines import group_lines, lines_with, split_lines
-from faillog_otel.events.model import BadRecord
+from faillog_otel.events.model import BadRecord, Form
 from faillog_otel.events.record import (
     BYTE_ORDER_MARK,
     FROM_THE_START,
@@ -46,25 +43,6 @@ _FOREIGN = (
     (b"%PDF", "PDF"),
 )
 _LONGEST_START = 16
-
-
-class Form(Struct, frozen=True):
-    """What a file's content is: JSON Lines, an array, values one after the other, or something else."""
-
-    kind: Literal["lines", "array", "values", "foreign"]
-    detail: str = ""
-    """For people: what else it is."""
-
-
-JSON_LINES = Form("lines")
-
-
-class Survey(Struct, frozen=True):
-    """What decides how many records a file's content has."""
-
-    form: Form
-    max_content_bytes: int | None
-    """How many bytes a compressed file may unpack to; None for any number."""
 
 
 def form_of(chunks: Iterable[bytes]) -> Form:

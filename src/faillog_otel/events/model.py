@@ -187,3 +187,22 @@ class Context(Struct, frozen=True, gc=False):
     answer: Answer | None = None
     traceparent: str | None = None
     """The application's context, where the exchange's request names it beside the attempt's messageId."""
+
+
+class Form(Struct, frozen=True):
+    """What a file's content is: JSON Lines, an array, values one after the other, or something else."""
+
+    kind: Literal["lines", "array", "values", "foreign"]
+    detail: str = ""
+    """For people: what else it is."""
+
+
+JSON_LINES = Form("lines")
+
+
+class Survey(Struct, frozen=True):
+    """What decides how many records a file's content has."""
+
+    form: Form
+    max_content_bytes: int | None
+    """How many bytes a compressed file may unpack to; None for any number."""

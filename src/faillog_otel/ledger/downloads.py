@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from faillog_otel.clock import HOUR_NS, RETENTION_NS, SECOND_NS
-from faillog_otel.events.forms import Survey
+from faillog_otel.events.model import Survey
 from faillog_otel.ledger.database import Database
 from faillog_otel.ledger.hours import complete, fail
 

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from faillog_otel.errors import Busy, LedgerBroken, NoRoom
-from faillog_otel.events.forms import Survey
+from faillog_otel.events.model import Survey
 from faillog_otel.ledger import downloads, requests
 from faillog_otel.ledger.counts import Stretch
 from faillog_otel.ledger.database import Database

@@ -36,7 +36,6 @@ from faillog_otel.otlp.outcome import (
     unknown_host,
 )
 from faillog_otel.otlp.port_check import PortCheck
-from faillog_otel.otlp.requests import GRPC_METHODS
 from faillog_otel.otlp.tls import Rotating, tls_context
 from faillog_otel.proxies import proxy_to
 from faillog_otel.text import cut
@@ -47,6 +46,10 @@ MAX_METADATA_BYTES = 16 * 1024
 MAX_DEADLINES = 3
 """After so many calls in a row without an answer in time, a new connection is made: it may be silent."""
 
+GRPC_METHODS: dict[Signal, str] = {
+    "logs": "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
+    "traces": "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+}
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_ANSWER_BYTES),
     ("grpc.max_metadata_size", MAX_METADATA_BYTES),

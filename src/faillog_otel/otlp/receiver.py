@@ -26,7 +26,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from faillog_otel.addresses import family_of, loopback_host
 from faillog_otel.config import Signal
-from faillog_otel.otlp.requests import GRPC_METHODS, REQUESTS, Request, read_json, records_of
+from faillog_otel.otlp.grpc import GRPC_METHODS
+from faillog_otel.otlp.requests import REQUESTS, Request, read_json, records_of
 
 _PATHS: dict[str, Signal] = {"/v1/logs": "logs", "/v1/traces": "traces"}
 _PROTOBUF, _JSON = "application/x-protobuf", "application/json"

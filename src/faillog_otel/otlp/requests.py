@@ -16,10 +16,6 @@ REQUESTS: dict[Signal, type[ExportLogsServiceRequest] | type[ExportTraceServiceR
     "logs": ExportLogsServiceRequest,
     "traces": ExportTraceServiceRequest,
 }
-GRPC_METHODS: dict[Signal, str] = {
-    "logs": "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
-    "traces": "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
-}
 _IDS = ("traceId", "spanId", "parentSpanId")
 
 

@@ -37,7 +37,6 @@ from faillog_otel.connections import Connections
 from faillog_otel.events.printable import printable
 from faillog_otel.events.redaction import redact_text
 from faillog_otel.grpc_channels import channel_address, channel_credentials, channel_options
-from faillog_otel.ports import wrong_port
 from faillog_otel.proxies import proxy_to
 from faillog_otel.telemetry.measuring import Became, Gauge
 from faillog_otel.text import MAX_SEARCHED_BYTES, cut, peer_text
@@ -63,15 +62,27 @@ _FRAME = re.compile(
     re.DOTALL,
 )
 
+ExplainFailure = Callable[[Target, float, str], str | None]
+"""Returns what listens at a target's port and what to set instead; None where that is not known.
+
+It gets the target, the seconds for each try, and how the target's settings are written.
+"""
+
 
 class OtelTelemetry:
     """Counts, and sends every `interval_seconds`. `names`: destination id → name, for people."""
 
     def __init__(
-        self, config: TelemetryConfig, target: Target, names: Mapping[str, str], version: str
+        self,
+        config: TelemetryConfig,
+        target: Target,
+        names: Mapping[str, str],
+        version: str,
+        explain: ExplainFailure,
     ) -> None:
+        """`explain` is called once, when the first sending fails."""
         words = _Words(target.masked)
-        self._exporter = _Exporter(_exporter_to(target), target, words)
+        self._exporter = _Exporter(_exporter_to(target), target, words, explain)
         reader = PeriodicExportingMetricReader(
             self._exporter,
             export_interval_millis=config.interval_seconds * 1000,
@@ -187,8 +198,11 @@ class _Words(logging.Handler):
 class _Exporter(MetricExporter):
     """Theirs, but for what it says: that things cannot be sent is said once."""
 
-    def __init__(self, theirs: MetricExporter, target: Target, words: _Words) -> None:
+    def __init__(
+        self, theirs: MetricExporter, target: Target, words: _Words, explain: ExplainFailure
+    ) -> None:
         super().__init__()
+        self._explain = explain
         self.is_delivered = True
         """Whether the last sending got through; False while it is under way."""
         self._theirs = theirs
@@ -216,7 +230,7 @@ class _Exporter(MetricExporter):
         with self._lock:  # until it is said: the end of the run must not overtake the first warning
             has_warned, self._has_warned = self._has_warned, True
             if not has_warned and not self._target.proxy:  # a proxy's port is not looked at
-                why = wrong_port(self._target, PORT_CHECK_SECONDS, SETTINGS) or why
+                why = self._explain(self._target, PORT_CHECK_SECONDS, SETTINGS) or why
             level = logging.DEBUG if has_warned else logging.WARNING
             what = "our own metrics do not reach"
             _log.log(level, "%s %s: %s; nothing else depends on them", what, self._target.shown_url, why)

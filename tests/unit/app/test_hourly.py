@@ -8,7 +8,7 @@ from support.clock import MovedClock
 
 from faillog_otel.app.hourly import HourlyReport
 from faillog_otel.clock import DAY_NS, HOUR_NS, hour_of
-from faillog_otel.events.forms import JSON_LINES, Survey
+from faillog_otel.events.model import JSON_LINES, Survey
 from faillog_otel.ledger.counts import Counts
 from faillog_otel.ledger.downloads import Content, Identity
 from faillog_otel.ledger.ledger import Ledger

@@ -7,7 +7,7 @@ from faillog_otel.app.answers import Answers
 from faillog_otel.app.standing import ANSWERS_LATELY_SECONDS, Standing, collector
 from faillog_otel.clock import DAY_NS, HOUR_NS, hour_of
 from faillog_otel.config import DeliveryConfig
-from faillog_otel.events.forms import JSON_LINES, Survey
+from faillog_otel.events.model import JSON_LINES, Survey
 from faillog_otel.ledger.counts import Stretch
 from faillog_otel.ledger.downloads import Content, Identity, to_download
 from faillog_otel.ledger.ledger import Ledger

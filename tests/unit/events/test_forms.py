@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from support.events import error, lines
 from support.forms import FORMS, PACKINGS
 
-from faillog_otel.events.forms import Form, form_of, read_records
+from faillog_otel.events.forms import form_of, read_records
+from faillog_otel.events.model import Form
 from faillog_otel.events.record import LONGEST_RECORD_BYTES, Blank, Record
 from faillog_otel.events.unpack import DamagedFile, unpack
 from faillog_otel.segment.generator import failure_events

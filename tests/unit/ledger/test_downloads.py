@@ -4,7 +4,7 @@ import pytest
 
 from faillog_otel.app.ledger_view import hour_views
 from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, hour_of
-from faillog_otel.events.forms import JSON_LINES, Survey
+from faillog_otel.events.model import JSON_LINES, Survey
 from faillog_otel.ledger.downloads import LIST_AGAIN_NS, MAX_TRIES, URL_LIFE_NS, Content, Identity, Listed
 from faillog_otel.ledger.ledger import Ledger
 from faillog_otel.ledger.upkeep import lose, prune, wipe_urls

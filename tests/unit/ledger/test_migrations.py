@@ -5,7 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 from faillog_otel.clock import DAY_NS, HOUR_NS, hour_of
-from faillog_otel.events.forms import JSON_LINES, Survey
+from faillog_otel.events.model import JSON_LINES, Survey
 from faillog_otel.ledger.counts import Stretch
 from faillog_otel.ledger.database import Database
 from faillog_otel.ledger.downloads import Content, Identity
