@@ -12,9 +12,9 @@ from support.collector import Collector
 from support.node import install_packages
 from support.peer import identity_for_tls
 
-from faillog_otel.ledger.folder import StateFolder
 from faillog_otel.ledger.ledger import Ledger
-from faillog_otel.otlp.receiver import Receiver
+from faillog_otel.ledger.state_dir import StateFolder
+from faillog_otel.sandbox.collector import Receiver
 
 hypothesis.settings.register_profile("here", deadline=None)  # timings are never asserted
 hypothesis.settings.load_profile("here")

@@ -3,9 +3,14 @@
 An hour of Segment's is a number here: whole hours since 1970-01-01T00:00:00Z.
 """
 
+import re
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Protocol
+
+# -- clock ---------------------------------------------------------------------------------------------------
+
 
 SECOND_NS = 1_000_000_000
 HOUR_NS = 3600 * SECOND_NS
@@ -157,3 +162,113 @@ def retry_after(header: str | None, now_seconds: float, date: str | None = None)
         return None
     from_ns = date_ns(date)
     return max(0.0, until - (now_seconds if from_ns is None else from_ns / SECOND_NS))
+
+
+# -- times ---------------------------------------------------------------------------------------------------
+#
+# RFC 3339 times as nanoseconds since 1970, exactly: no float, no microsecond, is in between.
+
+
+LATEST_NS = 2**63 - 1
+"""2262-04-11T23:47:16.854775807Z: the last instant that an int64 of nanoseconds can hold."""
+
+_LATEST_SECOND_NS = LATEST_NS - LATEST_NS % 1_000_000_000
+
+_RFC3339 = re.compile(
+    r"(?P<minute>\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d):(?P<second>\d\d)(?:\.(?P<fraction>\d+))?"
+    r"(?P<zone>[Zz]|[+-]\d\d:\d\d)?",
+    re.ASCII,
+)
+
+
+_MILLISECONDS = {f".{number:03}Z": number * 1_000_000 for number in range(1000)} | {"Z": 0}
+"""What Segment writes behind a second, in nanoseconds."""
+
+
+def parse_rfc3339(text: str) -> int | None:
+    """Nanoseconds since 1970-01-01T00:00:00Z, or None where the text is no such time.
+
+    No zone means UTC. Digits beyond the nanosecond are cut. Second 60 (RFC 3339, section 5.7) is the
+    first instant of the next minute. None also for times before 1970 or after `LATEST_NS`, which OTLP's
+    readers cannot hold.
+    """
+    within = _MILLISECONDS.get(text[19:])
+    if within is not None:
+        second = _seconds.get(text[:19])
+        if second is not None:
+            return second + within
+        return _parse_in_new_second(text, within)
+    return _parse(text)
+
+
+_seconds: dict[str, int] = {}
+"""When a second begins that is written as Segment does; a file's events are of one hour."""
+_MOST_SECONDS = 4096
+
+
+def _parse_in_new_second(text: str, within: int) -> int | None:
+    second = _parse(f"{text[:19]}Z")
+    if second is None or second >= _LATEST_SECOND_NS:
+        return _parse(text)
+    if len(_seconds) >= _MOST_SECONDS:
+        _seconds.clear()
+    _seconds[text[:19]] = second
+    return second + within
+
+
+def _parse(text: str) -> int | None:
+    found = _RFC3339.fullmatch(text)
+    if found is None:
+        return None
+    minute, second, fraction, zone = found.groups()
+    start = _minute_start(minute, zone or "Z")
+    if start is None or int(second) > 60:
+        return None
+    nanoseconds = (start + int(second)) * 1_000_000_000 + int((fraction or "0").ljust(9, "0")[:9])
+    return nanoseconds if 0 <= nanoseconds <= LATEST_NS else None
+
+
+@lru_cache(maxsize=1024)
+def _minute_start(minute: str, zone: str) -> int | None:
+    """Seconds since 1970 at the start of a minute; a file's events share few of them."""
+    try:
+        local = datetime.fromisoformat(minute.upper().replace(" ", "T"))
+    except ValueError:
+        return None
+    seconds = int(local.replace(tzinfo=UTC).timestamp())
+    if zone in "Zz":
+        return seconds
+    hours, minutes = int(zone[1:3]), int(zone[4:6])
+    if hours > 23 or minutes > 59:
+        return None
+    offset = hours * 3600 + minutes * 60
+    return seconds - offset if zone[0] == "+" else seconds + offset
+
+
+# -- ksuid ---------------------------------------------------------------------------------------------------
+#
+# When a collection was made, as its id says: Segment's collection ids are KSUIDs.
+#
+# A KSUID is 27 base62 digits, a number of 20 bytes; its first four bytes are the seconds since 2014-05-13.
+# Only one example is known, so it is a hint.
+
+
+EPOCH_SECONDS = 1_400_000_000
+_DIGITS = {
+    digit: value
+    for value, digit in enumerate("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+}
+_CHARACTERS, _BITS, _RANDOM_BITS = 27, 160, 128
+
+
+def created_ns(text: str, now_ns: int) -> int | None:
+    """When the id was made, in nanoseconds since 1970; None where it is no KSUID, or made later than now."""
+    if len(text) != _CHARACTERS or not all(digit in _DIGITS for digit in text):
+        return None
+    number = 0
+    for digit in text:
+        number = number * len(_DIGITS) + _DIGITS[digit]
+    if number >> _BITS:
+        return None
+    at_ns = ((number >> _RANDOM_BITS) + EPOCH_SECONDS) * SECOND_NS
+    return at_ns if at_ns <= now_ns else None

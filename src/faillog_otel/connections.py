@@ -23,13 +23,13 @@ from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
 
-from faillog_otel.addresses import Deadline, addresses_in_turn, resolve
-from faillog_otel.proxies import Proxy
+from faillog_otel.network import Deadline, Proxy, addresses_in_turn, resolve
 from faillog_otel.text import cut
 from faillog_otel.tls import client_context
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
+
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 MAX_IDLE_SECONDS = 30.0

@@ -1,10 +1,29 @@
-"""Small files that a setting names: a config file, a token, certificates."""
+"""Folders and files that belong to one user, opened so that nothing else can be hit by mistake.
 
+A folder is held by its descriptor, and its entries are named relative to it: a symbolic link is never
+followed. An entry counts as ours only if it is a regular file of this user with one name. Anything else is a
+`StrangeEntry`: it may belong to somebody else, so it is reported and left alone.
+"""
+
+import errno
+import fcntl
+import logging
 import os
+import re
 import stat
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from secrets import token_hex
+from typing import BinaryIO, Self
 
-from faillog_otel.errors import ConfigError
+from faillog_otel.errors import ConfigError, LedgerBroken
+
+# -- files ---------------------------------------------------------------------------------------------------
+#
+# Small files that a setting names: a config file, a token, certificates.
+
 
 MAX_BYTES = 1024 * 1024
 
@@ -46,3 +65,226 @@ def read_small_text(name: str, *, may_be_pipe: bool = False) -> str:
 def _kind(mode: int) -> str:
     kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
     return kinds.get(stat.S_IFMT(mode), "a device")
+
+
+# -- durable -------------------------------------------------------------------------------------------------
+#
+# What was written stays written, also after a power cut.
+
+
+def make_durable(descriptor: int) -> None:
+    """Returns when the disk holds everything that was written to a file or folder. Raises OSError."""
+    if hasattr(fcntl, "F_FULLFSYNC"):  # macOS: fsync leaves the data in the disk's own cache
+        with suppress(OSError):  # not on every file system
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(descriptor)
+
+
+# -- private folder ------------------------------------------------------------------------------------------
+
+
+_log = logging.getLogger(__name__)
+
+FOLDER_MODE = 0o700
+FILE_MODE = 0o600
+PART = ".part"
+TEMPORARY = "temporary-"
+"""The beginning of the name that `PrivateFolder.temporary` gives a file for a moment."""
+
+
+class StrangeEntry(LedgerBroken):
+    """An entry that is not a regular file of ours; the message names it and says what to do."""
+
+
+class PrivateFolder:
+    """A folder of this user, held by its descriptor until `close()`. Methods raise OSError, StrangeEntry."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        """`path` is for messages; `descriptor` is closed with this object."""
+        self.path = path
+        self.descriptor = descriptor
+
+    @classmethod
+    def open(cls, path: Path, parent: Self | None = None, *, create: bool = True) -> Self:
+        """Opens a folder, by its path or as an entry of another one; creates it (0700) if it is missing.
+
+        Raises OSError, and StrangeEntry if it is not a folder of this user.
+        """
+        name, at = (path.name, parent.descriptor) if parent else (str(path), None)
+        if create:
+            with suppress(FileExistsError):
+                os.mkdir(name, FOLDER_MODE, dir_fd=at)
+        try:
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(name, flags, dir_fd=at)
+        except OSError as error:
+            if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+                raise
+            is_link = stat.S_ISLNK(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode)
+            if parent:
+                do = "move it out of the state folder"
+            else:
+                do = f"write --state-dir {os.path.realpath(path)}" if is_link else "name a folder"
+            kind = f"a symbolic link to {os.readlink(name, dir_fd=at)}" if is_link else "not a folder"
+            raise StrangeEntry(f"{path}: is {kind}; {do}") from None
+        owner = os.fstat(descriptor).st_uid
+        if owner != os.geteuid():
+            os.close(descriptor)
+            do = f"run as user {owner}, or name a folder of your own"
+            if parent is None and os.access(path, os.W_OK | os.X_OK, effective_ids=True):  # by its group
+                do = f"name a folder inside it, which `run` then makes: --state-dir {path / 'faillog-otel'}"
+            raise StrangeEntry(f"{path}: belongs to user {owner}, not to user {os.geteuid()}; {do}")
+        return cls(path, descriptor)
+
+    def make_private(self) -> None:
+        """Takes all permissions from group and others. Raises LedgerBroken if the file system refuses."""
+        self._set_mode(FOLDER_MODE)
+
+    def check_private(self) -> None:
+        """Raises LedgerBroken if `make_private` would; sets the mode that it has."""
+        self._set_mode(stat.S_IMODE(os.fstat(self.descriptor).st_mode))
+
+    def _set_mode(self, mode: int) -> None:
+        if stat.S_IMODE(os.fstat(self.descriptor).st_mode) == FOLDER_MODE:
+            return
+        try:
+            os.fchmod(self.descriptor, mode)
+        except OSError as error:
+            raise LedgerBroken(
+                f"{self.path}: others can look into it, and that cannot be changed (chmod 700: "
+                f"{error.strerror}); name a --state-dir on another file system, or mount this one with "
+                "mode 0700"
+            ) from None
+
+    def sync(self) -> None:
+        """Makes created, renamed and removed entries durable."""
+        make_durable(self.descriptor)
+
+    def names(self) -> list[str]:
+        """The names of all entries, sorted."""
+        return sorted(os.listdir(self.descriptor))  # noqa: PTH208  # a Path holds no descriptor
+
+    def our_files(self, names: re.Pattern[str]) -> Iterator[str]:
+        """The names of files of ours that match; warns of every other entry."""
+        for name in self.names():
+            if not names.fullmatch(name):
+                _log.warning("%s: was not made by faillog-otel; it is left alone", self.path / name)
+            elif strange := self.strangeness(name):
+                _log.warning("%s", strange)
+            else:
+                yield name
+
+    def open_file(self, name: str, flags: int) -> int:
+        """Opens a file of ours; creates it with O_CREAT. Returns its descriptor. To be written, it is 0600.
+
+        O_TRUNC takes effect only after the file was checked.
+        """
+        opened = flags & ~os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            descriptor = os.open(name, opened, FILE_MODE, dir_fd=self.descriptor)
+        except OSError as error:
+            if strange := self.strangeness(name):
+                raise StrangeEntry(strange) from error
+            raise
+        try:
+            found = os.fstat(descriptor)
+            self._refuse_strange(name, found)
+            writes = flags & (os.O_WRONLY | os.O_RDWR)
+            if writes and stat.S_IMODE(found.st_mode) != FILE_MODE:
+                os.fchmod(descriptor, FILE_MODE)
+            if flags & os.O_TRUNC:
+                os.ftruncate(descriptor, 0)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def read_file(self, name: str) -> BinaryIO:
+        """Opens a file of ours for reading, unbuffered. Raises FileNotFoundError if it is missing."""
+        return os.fdopen(self.open_file(name, os.O_RDONLY), "rb", buffering=0)
+
+    def create(self, name: str) -> int:
+        """Creates a file for writing, and returns its descriptor; an earlier one is removed first."""
+        self.remove(name)
+        return self.open_file(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+
+    @contextmanager
+    def replacement(self, name: str) -> Iterator[BinaryIO]:
+        """A `.part` file for writing; on leaving it replaces the file of this name durably, in one step."""
+        part = f"{name}{PART}"
+        try:
+            with os.fdopen(self.create(part), "wb") as file:
+                yield file
+                file.flush()
+                make_durable(file.fileno())
+            self.rename(part, name)
+        except BaseException:
+            with suppress(OSError, StrangeEntry):  # the first error is the one to report
+                self.remove(part)
+            raise
+
+    def temporary(self) -> BinaryIO:
+        """A file for writing and reading that has no name and goes when it is closed."""
+        name = f"{TEMPORARY}{token_hex(8)}"
+        descriptor = self.open_file(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        os.unlink(name, dir_fd=self.descriptor)
+        return os.fdopen(descriptor, "w+b")
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of ours by this name. Raises StrangeEntry for anything else."""
+        try:
+            found = os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        self._refuse_strange(name, found)
+        return True
+
+    def remove(self, name: str) -> None:
+        """Removes a file of ours, if it is there."""
+        if self.has(name):
+            os.unlink(name, dir_fd=self.descriptor)
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Renames a file, durably; replaces a file of ours that has the new name."""
+        self.has(new_name)
+        os.rename(name, new_name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
+        self.sync()
+
+    def strangeness(self, name: str) -> str:
+        """Why an entry is not a file of ours, and what to do; empty if it is one, or is missing."""
+        try:
+            return self._strangeness(name, os.stat(name, dir_fd=self.descriptor, follow_symlinks=False))
+        except OSError:
+            return ""
+
+    def close(self) -> None:
+        """Closes the descriptor."""
+        os.close(self.descriptor)
+
+    def _refuse_strange(self, name: str, found: os.stat_result) -> None:
+        if strange := self._strangeness(name, found):
+            raise StrangeEntry(strange)
+
+    def _strangeness(self, name: str, found: os.stat_result) -> str:
+        do = "move it out of the state folder"
+        if stat.S_ISLNK(found.st_mode):
+            why = "is a symbolic link"
+        elif stat.S_ISDIR(found.st_mode):
+            why = "is a folder"
+        elif not stat.S_ISREG(found.st_mode):
+            why = "is not a regular file"
+        elif found.st_uid != os.geteuid():
+            why = f"belongs to user {found.st_uid}, not to user {os.geteuid()}"
+            do = f"run as user {found.st_uid}, or change its owner"
+        elif found.st_nlink > 1:
+            why = f"is a file with {found.st_nlink} names (hard links)"
+            do = "put a copy of it in its place"
+        else:
+            return ""
+        return f"{self.path / name}: {why}; {do}"
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether there is no room, or no more of it for this user."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)

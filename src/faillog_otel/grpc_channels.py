@@ -14,7 +14,7 @@ import grpc
 
 from faillog_otel.config import DEFAULT_GRPC_PORT, Target
 from faillog_otel.errors import ConfigError
-from faillog_otel.proxies import proxy_to
+from faillog_otel.network import proxy_to
 from faillog_otel.tls import trusted_authorities
 
 KEEPALIVE_SECONDS = 30

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Link
 
+
 SAMPLED = 0x01
 """The flag of W3C's Trace Context that says: the caller may have recorded this."""
 

@@ -25,8 +25,8 @@ from faillog_otel.config import (
     Protocol,
     Signal,
 )
-from faillog_otel.diagnosis import broken_toml, shown, unknown_variables, wrong_table, wrong_value
 from faillog_otel.errors import ConfigError
+from faillog_otel.setting_errors import broken_toml, shown, unknown_variables, wrong_table, wrong_value
 from faillog_otel.setting_values import (
     check_collections,
     check_headers,

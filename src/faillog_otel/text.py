@@ -1,7 +1,11 @@
 """Text that a peer sent, cut to a length that can be kept, logged and shown; and charsets."""
 
 import codecs
+import json
 from collections.abc import Callable
+
+# -- text ----------------------------------------------------------------------------------------------------
+
 
 MAX_PEER_BYTES = 500
 """UTF-8 bytes of one message of a collector, of Segment or of S3 that are kept."""
@@ -32,3 +36,27 @@ def peer_text(text: str, hide: Callable[[str], str]) -> str:
 def is_unicode(encoding: str | None) -> bool:
     """Returns whether a charset has all characters; without a charset, all are taken."""
     return encoding is None or codecs.lookup(encoding).name.startswith("utf")
+
+
+# -- printable -----------------------------------------------------------------------------------------------
+#
+# Text from outside, made fit for one line on a terminal.
+
+
+def printable(text: str) -> str:
+    """The text with control and format characters (newlines, escapes, bidi) written as escapes.
+
+    A terminal then shows what is there instead of obeying it.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def printable_json(text: str, *, is_ascii: bool = False) -> str:
+    """The same for JSON, which still says the same; `is_ascii`: with all else than ASCII as escapes."""
+    if text.isprintable() and (not is_ascii or text.isascii()):
+        return text
+    return "".join(
+        c if c.isprintable() and (not is_ascii or c.isascii()) else json.dumps(c)[1:-1] for c in text
+    )

@@ -17,7 +17,7 @@ from support.events import error, lines
 from support.program import run_program
 
 from faillog_otel.clock import SECOND_NS
-from faillog_otel.otlp.receiver import Receiver
+from faillog_otel.sandbox.collector import Receiver
 
 DASHBOARD = json.loads((CONFIGS / "grafana" / "dashboards" / "faillog-otel.json").read_text("utf-8"))
 PANELS = {

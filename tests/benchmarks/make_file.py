@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from faillog_otel.segment.generator import DESTINATIONS, Answer, Destination, failure_events
+from faillog_otel.sandbox.generator import DESTINATIONS, Answer, Destination, failure_events
 
 FEWEST_EVENTS_PER_MESSAGE = 1.1
 """Each message has an attempt, every nineteen or fewer of them an exchange: so many messages surely do."""

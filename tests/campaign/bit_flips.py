@@ -20,7 +20,7 @@ from crashes.tripwire import Watch
 
 from campaign.parts import Case, Part, chunks, copy_state
 from faillog_otel.clock import DAY_NS
-from faillog_otel.otlp.receiver import Received
+from faillog_otel.sandbox.collector import Received
 
 JOURNALS: tuple[Journal, ...] = ("delete", "wal")
 CASES_OF_A_FOLDER = 20

@@ -7,7 +7,7 @@ from support.quota_run import START_NS, ago, quota_run
 
 from campaign.parts import Case, Part
 from faillog_otel.clock import HOUR_NS
-from faillog_otel.segment.simulator.config import REFUSALS, QuotaConfig
+from faillog_otel.sandbox.config import REFUSALS, QuotaConfig
 
 FAULTS = {
     **dict.fromkeys(("listing:html", "listing:500", "listing:reset"), 0.01),

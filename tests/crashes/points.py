@@ -16,7 +16,7 @@ from crashes.rounds import HANGS_AFTER_CPU_SECONDS, HANGS_AFTER_SECONDS, KILLED,
 from crashes.scene import START_NS, Journal, Scene
 from crashes.tripwire import Action, Call, Watch, read_log
 from faillog_otel.clock import DAY_NS
-from faillog_otel.otlp.receiver import Received
+from faillog_otel.sandbox.collector import Received
 
 STEPS = ("first run", "replay of the quarantine", "replay of hours", "pruning")
 NOW_NS = START_NS + 2 * DAY_NS

@@ -21,7 +21,7 @@ from support.moved_program import SimulatorsClock
 from faillog_otel.cli import main
 from faillog_otel.ledger import database
 
-MODULES = ("polling", "replaying", "looking")
+MODULES = ("app.run_sidecar", "app.run_replay", "cli.inspect")
 PHASES = (
     ("migration", r"CREATE TABLE|ALTER TABLE|user_version ="),
     ("replay", r"DELETE FROM kept|UPDATE kept"),
@@ -102,7 +102,7 @@ class HeardConnection(sqlite3.Connection):
 def serve() -> list[str]:
     """Reads orders, and starts a child for each; returns in the child, with its arguments."""
     for name in MODULES:
-        importlib.import_module(f"faillog_otel.cli.{name}")
+        importlib.import_module(f"faillog_otel.{name}")
     gc.freeze()
     while line := sys.stdin.readline():
         order = json.loads(line)

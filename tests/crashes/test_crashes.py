@@ -19,7 +19,7 @@ from crashes.rounds import PHASES, POLLING, one_round
 from crashes.scene import Journal, Scene
 from crashes.tripwire import Watch, read_log
 from faillog_otel.clock import DAY_NS, HOUR_NS, hour_text
-from faillog_otel.segment.simulator.faults import Scripted
+from faillog_otel.sandbox.config import Scripted
 
 MIB = 1024 * 1024
 
@@ -99,7 +99,7 @@ def peak_bytes(process: int) -> int:
 
 BROKEN_BUILDS: dict[str, tuple[str, str, str]] = {
     "writes down before the collector acknowledged": (
-        "app/accounting.py",
+        "pipeline/batch.py",
         """
         self._under_way.append(batch)
 """,
@@ -116,7 +116,7 @@ BROKEN_BUILDS: dict[str, tuple[str, str, str]] = {
         "Acknowledged(message)",
     ),
     "is done with an object before it is sent": (
-        "app/sidecar.py",
+        "pipeline/sidecar.py",
         """
         is_done = is_read = False
 """,
@@ -170,9 +170,9 @@ def test_the_checker_catches_a_broken_build(name: str, tmp_path: Path) -> None:
 
 
 READS_WRONGLY: dict[str, tuple[str, str, str]] = {
-    "misread": ("otlp/parts.py", '("segment.feature", cleaned(case.feature))', '("segment.feature", None)'),
-    "misread: a subscription": ("events/routing.py", 'kind != "subscription"', 'kind != "source"'),
-    "lost: a version": ("events/version.py", "1 <= version < 2", "version == 2"),
+    "misread": ("otlp/rules.py", '("segment.feature", cleaned(case.feature))', '("segment.feature", None)'),
+    "misread: a subscription": ("events/decode.py", 'kind != "subscription"', 'kind != "source"'),
+    "lost: a version": ("events/model.py", "1 <= version < 2", "version == 2"),
 }
 """By the first word of what the checker says."""
 

@@ -9,7 +9,7 @@ import pytest
 from support.polled import AWAY, Polled, simulated
 from support.program import run_program
 
-from faillog_otel.otlp.receiver import Receiver
+from faillog_otel.sandbox.collector import Receiver
 
 
 @pytest.fixture(scope="module")

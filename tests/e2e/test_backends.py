@@ -11,7 +11,7 @@ from support.metrics import MetricsReceiver
 from support.polled import AWAY, Polled, simulated
 from support.program import Done, run_program
 
-from faillog_otel.otlp.receiver import Receiver, Reply
+from faillog_otel.sandbox.collector import Receiver, Reply
 
 PARTIAL = bytes.fromhex("0a020801")  # ExportLogsServiceResponse: 1 record rejected
 LONG = "b" * 20_000

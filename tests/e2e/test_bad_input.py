@@ -19,8 +19,8 @@ from support.events import ABSENT, TIMES, attempt, error, event, exchange, lines
 from support.forms import FORMS, PACKINGS, zstd
 from support.program import PROGRAM, Done, environment, run_measured, run_program, start_program
 
-from faillog_otel.otlp.receiver import Receiver
 from faillog_otel.propagation import trace_id_of
+from faillog_otel.sandbox.collector import Receiver
 
 MIB = 1024 * 1024
 GOOD = error(messageId="good")

@@ -9,7 +9,7 @@ from support.canaries import CANARIES
 from support.events import attempt, error, exchange, lines
 from support.program import run_program
 
-from faillog_otel.otlp.receiver import Receiver, Reply
+from faillog_otel.sandbox.collector import Receiver, Reply
 
 
 def planted(text: str) -> bytes:

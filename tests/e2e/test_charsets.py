@@ -14,7 +14,7 @@ from support.events import error, lines
 from support.polled import COLLECTION, Polled, simulated
 from support.program import PROGRAM, environment, run_program
 
-from faillog_otel.otlp.receiver import Receiver
+from faillog_otel.sandbox.collector import Receiver
 
 NAME = "café→\U0001f600"
 ESCAPES = "\x1b[2J\x1b]0;owned\x07\u202eevil\u2066\x9b31m"

@@ -11,7 +11,7 @@ from support.collector import ROOT, Arrived, Collector, attributes_of
 from support.events import attempt, error, event, exchange, lines
 from support.program import environment, run_program
 
-from faillog_otel.segment.generator import failure_events
+from faillog_otel.sandbox.generator import failure_events
 
 SEGMENT_PAGE = lines(error(), attempt(), exchange())
 MESSAGE_TRACE = hashlib.sha256(b'["segment.message","m"]').hexdigest()[:32]

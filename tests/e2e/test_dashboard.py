@@ -23,8 +23,8 @@ from support.polling import TOKEN, simulator
 from support.program import run_program
 from support.server import Server, unused_port
 
-from faillog_otel.otlp.receiver import Receiver
-from faillog_otel.segment.generator import failure_events
+from faillog_otel.sandbox.collector import Receiver
+from faillog_otel.sandbox.generator import failure_events
 
 GRAFANA = CONFIGS / "grafana"
 DASHBOARD = json.loads((GRAFANA / "dashboards" / "faillog-otel.json").read_text("utf-8"))

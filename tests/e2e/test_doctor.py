@@ -15,10 +15,10 @@ import pytest
 from support.polled import AWAY, COLLECTION, to_version_2
 from support.program import PROGRAM, environment, run_program
 
-from faillog_otel.ledger.folder import StateFolder
 from faillog_otel.ledger.ledger import Ledger
-from faillog_otel.otlp.receiver import Receiver, Reply
-from faillog_otel.segment.simulator.server import Simulator
+from faillog_otel.ledger.state_dir import StateFolder
+from faillog_otel.sandbox.collector import Receiver, Reply
+from faillog_otel.sandbox.server import Simulator
 
 NOBODY = 65534
 

@@ -10,7 +10,7 @@ import pytest
 from support.polling import TOKEN, polling, sidecar, simulator
 from support.program import run_program
 
-from faillog_otel.otlp.receiver import Receiver
+from faillog_otel.sandbox.collector import Receiver
 
 
 def test_a_sidecar_says_that_it_is_alive_and_ready_and_nothing_secret(

@@ -11,7 +11,7 @@ import pytest
 from support.polled import simulated
 from support.program import environment
 
-from faillog_otel.otlp.receiver import Receiver
+from faillog_otel.sandbox.collector import Receiver
 
 MOVED = str(Path(__file__).parents[1] / "support" / "moved_program.py")
 

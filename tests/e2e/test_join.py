@@ -11,7 +11,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from support.events import attempt, error, exchange, lines
 from support.program import run_program
 
-from faillog_otel.otlp.receiver import Receiver
+from faillog_otel.sandbox.collector import Receiver
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE}-{SPAN}-01"

@@ -16,9 +16,9 @@ from support.polled import AWAY, COLLECTION, simulated
 from support.program import Done, run_program, start_program
 
 from faillog_otel.clock import HOUR_NS, hour_of, time_text
-from faillog_otel.otlp.receiver import Receiver, Reply
-from faillog_otel.segment.simulator.config import QuotaConfig, SimulatorConfig, WorldConfig
-from faillog_otel.segment.simulator.server import Simulator
+from faillog_otel.sandbox.collector import Receiver, Reply
+from faillog_otel.sandbox.config import QuotaConfig, SimulatorConfig, WorldConfig
+from faillog_otel.sandbox.server import Simulator
 
 NOT_KNOWN_YET = 7
 TOKEN = "t0ken"  # noqa: S105  # the simulator's

@@ -21,11 +21,10 @@ from support.program import PROGRAM, Done, environment, run_program
 from support.working import children
 
 from faillog_otel.cli import BUG
-from faillog_otel.ledger.folder import BALLAST_BYTES, Holder, StateFolder
-from faillog_otel.otlp.receiver import Receiver
-from faillog_otel.segment.simulator.clock import SimulatedClock
-from faillog_otel.segment.simulator.config import QuotaConfig, SimulatorConfig, WorldConfig
-from faillog_otel.segment.simulator.server import Simulator
+from faillog_otel.ledger.state_dir import BALLAST_BYTES, Holder, StateFolder
+from faillog_otel.sandbox.collector import Receiver
+from faillog_otel.sandbox.config import QuotaConfig, SimulatedClock, SimulatorConfig, WorldConfig
+from faillog_otel.sandbox.server import Simulator
 
 SUPPORT = Path(__file__).parents[1] / "support"
 MACOS: dict[str, Any] = {"PYTHONPATH": str(SUPPORT / "elsewhere")}

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from support.program import run_measured
 
-from faillog_otel.otlp.receiver import Receiver
-from faillog_otel.segment.generator import failure_events
+from faillog_otel.sandbox.collector import Receiver
+from faillog_otel.sandbox.generator import failure_events
 
 MIB = 1024 * 1024
 

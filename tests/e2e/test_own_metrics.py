@@ -17,7 +17,7 @@ from support.metrics import MetricsReceiver
 from support.polling import TOKEN, polling, sidecar, simulator
 from support.program import environment, run_program
 
-from faillog_otel.otlp.receiver import Receiver, Reply
+from faillog_otel.sandbox.collector import Receiver, Reply
 
 EVENTS = lines(exchange(), attempt(), attempt(attempt=5), error(), b"{broken")
 PROTOCOLS = pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])

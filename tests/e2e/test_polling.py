@@ -18,10 +18,9 @@ from support.program import PROGRAM, Done, environment, run_program
 from support.terminal import on_terminal
 
 from faillog_otel.config import Signal
-from faillog_otel.otlp.receiver import Receiver
-from faillog_otel.segment.simulator.config import QuotaConfig, SimulatorConfig, WorldConfig
-from faillog_otel.segment.simulator.faults import Scripted
-from faillog_otel.segment.simulator.server import Simulator
+from faillog_otel.sandbox.collector import Receiver
+from faillog_otel.sandbox.config import QuotaConfig, Scripted, SimulatorConfig, WorldConfig
+from faillog_otel.sandbox.server import Simulator
 
 MOVED = str(Path(__file__).parents[1] / "support" / "moved_program.py")
 TOKEN = "s3gment-t0ken"  # noqa: S105  # the simulator's

@@ -17,7 +17,7 @@ from support.program import run_program
 from support.terminal import Terminal, on_terminal
 
 from faillog_otel.config import Signal
-from faillog_otel.otlp.receiver import Receiver, Reply
+from faillog_otel.sandbox.collector import Receiver, Reply
 
 AWAY = "http://127.0.0.1:9"
 MESSAGES = ("warning: ", "error: ", "info: ")

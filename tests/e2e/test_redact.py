@@ -8,7 +8,7 @@ from support.events import attempt, error, exchange, lines
 from support.forms import FORMS
 from support.program import run_program
 
-from faillog_otel.otlp.receiver import Receiver
+from faillog_otel.sandbox.collector import Receiver
 
 EXCHANGE = exchange(
     requestToDestination={

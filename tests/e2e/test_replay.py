@@ -11,7 +11,7 @@ import pytest
 from support.events import attempt, error, exchange, lines
 from support.program import Done, run_program, start_program
 
-from faillog_otel.otlp.receiver import Receiver, Reply
+from faillog_otel.sandbox.collector import Receiver, Reply
 
 THREE = lines(error(), attempt(), exchange())
 PARTIAL = bytes.fromhex("0a020801")  # ExportLogsServiceResponse: 1 record rejected

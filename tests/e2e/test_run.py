@@ -15,8 +15,8 @@ import pytest
 from support.events import ABSENT, TIMES, attempt, error, event, exchange, lines
 from support.program import PROGRAM, environment, run_program, start_program
 
-from faillog_otel.otlp.receiver import Receiver, Reply
 from faillog_otel.propagation import trace_id_of
+from faillog_otel.sandbox.collector import Receiver, Reply
 
 THREE = lines(error(), attempt(), exchange())
 PARTIAL = bytes.fromhex("0a02") + bytes.fromhex("0801")  # ExportLogsServiceResponse: 1 record rejected

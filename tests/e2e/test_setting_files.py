@@ -12,7 +12,7 @@ from support.polled import AWAY
 from support.polling import TOKEN, polling, sidecar, simulator
 from support.program import Done, run_program
 
-from faillog_otel.otlp.receiver import Receiver
+from faillog_otel.sandbox.collector import Receiver
 
 SECRET = "s3gment-t0ken"  # noqa: S105  # made up, to be looked for
 

@@ -14,9 +14,8 @@ from support.program import Done, environment, run_program
 from support.server import Server
 
 from faillog_otel.config import Signal
-from faillog_otel.otlp.receiver import Receiver, Reply
-from faillog_otel.otlp.requests import REQUESTS, records_of
-from faillog_otel.segment.generator import failure_events
+from faillog_otel.sandbox.collector import REQUESTS, Receiver, Reply, records_of
+from faillog_otel.sandbox.generator import failure_events
 
 NAMES = ("local", "tempo-loki", "honeycomb", "datadog", "jaeger")
 SECRETS = {"honeycomb": "HONEYCOMB_API_KEY", "datadog": "DD_API_KEY"}

@@ -17,10 +17,9 @@ from support.program import Done, run_program, start_program
 
 from faillog_otel.clock import hour_of, hour_text
 from faillog_otel.ledger import database
-from faillog_otel.otlp.receiver import Receiver
-from faillog_otel.segment.simulator.clock import SimulatedClock
-from faillog_otel.segment.simulator.config import QuotaConfig, SimulatorConfig, WorldConfig
-from faillog_otel.segment.simulator.server import Simulator
+from faillog_otel.sandbox.collector import Receiver
+from faillog_otel.sandbox.config import QuotaConfig, SimulatedClock, SimulatorConfig, WorldConfig
+from faillog_otel.sandbox.server import Simulator
 
 BROKEN = 5
 DELIVERED = 3

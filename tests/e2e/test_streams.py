@@ -11,7 +11,7 @@ from support.events import attempt, error, exchange, lines
 from support.polled import Polled, simulated
 from support.program import PROGRAM, environment
 
-from faillog_otel.otlp.receiver import Receiver
+from faillog_otel.sandbox.collector import Receiver
 
 CLOSED = 141
 

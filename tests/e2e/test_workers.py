@@ -19,9 +19,9 @@ from support.events import attempt, error, exchange, lines
 from support.program import PROGRAM, Done, environment, run_program, start_program
 from support.working import children, worked
 
-from faillog_otel.app.workers import MOST_DEATHS
 from faillog_otel.config import Signal
-from faillog_otel.otlp.receiver import Receiver, Reply
+from faillog_otel.pipeline.workers import MOST_DEATHS
+from faillog_otel.sandbox.collector import Receiver, Reply
 
 
 def events(count: int, name: str = "") -> bytes:

@@ -13,9 +13,8 @@ from support.rust_collector import rust_collector
 from support.server import Server
 
 from faillog_otel.config import NetworkProtocol, Signal
-from faillog_otel.otlp.receiver import Receiver
-from faillog_otel.otlp.requests import REQUESTS, records_of
-from faillog_otel.segment.generator import failure_events
+from faillog_otel.sandbox.collector import REQUESTS, Receiver, records_of
+from faillog_otel.sandbox.generator import failure_events
 
 CONFIG = ROOT / "tests" / "collector" / "forward.yaml"
 

@@ -17,10 +17,10 @@ from support.peer import head_of, peer_that
 from support.program import run_measured
 
 from faillog_otel.config import DeliveryConfig, NetworkProtocol, Secret, Signal
-from faillog_otel.events.entry import Entry
-from faillog_otel.otlp.clients import network_client
+from faillog_otel.events.kept_record import Entry
+from faillog_otel.otlp.delivery import network_client
 from faillog_otel.otlp.outcome import Outcome, Refused
-from faillog_otel.otlp.receiver import Receiver, Reply
+from faillog_otel.sandbox.collector import Receiver, Reply
 from faillog_otel.segment.api import MAX_URL_CHARS, Failed, SegmentApi, read_answer
 from faillog_otel.segment.download import Broken, Downloaded, Downloader, Got, Known, Same
 from faillog_otel.text import MAX_PEER_BYTES

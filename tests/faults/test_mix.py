@@ -15,9 +15,8 @@ from support.events import error
 from support.program import run_program
 
 from faillog_otel.config import Signal
-from faillog_otel.otlp.receiver import Received, Receiver, Reply
-from faillog_otel.otlp.requests import records_of
-from faillog_otel.segment.generator import failure_events
+from faillog_otel.sandbox.collector import Received, Receiver, Reply, records_of
+from faillog_otel.sandbox.generator import failure_events
 
 HTTP = [
     Reply(429),

@@ -7,9 +7,9 @@ from support.delivering import delivery_to, endpoint_of
 from support.relay import Relay
 
 from faillog_otel.config import NetworkProtocol
-from faillog_otel.otlp.encoding import Item
-from faillog_otel.otlp.receiver import Receiver
+from faillog_otel.otlp.envelope import Item
 from faillog_otel.otlp.sender import Taken
+from faillog_otel.sandbox.collector import Receiver
 
 LOG = Item(LogRecord(event_name="e").SerializeToString(), b"")
 

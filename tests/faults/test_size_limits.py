@@ -14,9 +14,9 @@ from support.rust_collector import rust_collector
 
 from faillog_otel.config import NetworkProtocol, Signal
 from faillog_otel.otlp.delivery import Delivery, Fates
-from faillog_otel.otlp.encoding import Item
-from faillog_otel.otlp.receiver import Receiver, Reply
+from faillog_otel.otlp.envelope import Item
 from faillog_otel.otlp.sender import Taken, Unfit, Untaken
+from faillog_otel.sandbox.collector import Receiver, Reply
 
 LIMIT = 600
 FOREVER = 1e9

@@ -26,11 +26,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from support.clock import MovedClock
 from support.delivering import Scripted, delivery_to
 
-from faillog_otel.events.entry import Rejection
+from faillog_otel.events.kept_record import Rejection
 from faillog_otel.otlp.delivery import Fates
-from faillog_otel.otlp.encoding import Item
-from faillog_otel.otlp.receiver import Receiver, Reply
+from faillog_otel.otlp.envelope import Item
 from faillog_otel.otlp.sender import Taken, Untaken
+from faillog_otel.sandbox.collector import Receiver, Reply
 
 ITEM = Item(b"", Span(name="s").SerializeToString())
 REJECTED = ExportTraceServiceResponse(

@@ -14,9 +14,9 @@ from support.program import run_program
 
 from faillog_otel.config import NetworkProtocol
 from faillog_otel.otlp.delivery import Fates
-from faillog_otel.otlp.encoding import Item
-from faillog_otel.otlp.receiver import Identity, Receiver
+from faillog_otel.otlp.envelope import Item
 from faillog_otel.otlp.sender import Taken, Untaken
+from faillog_otel.sandbox.collector import Identity, Receiver
 
 PROTOCOLS: list[NetworkProtocol] = ["http/protobuf", "grpc"]
 LOG = Item(LogRecord(event_name="e").SerializeToString(), b"")

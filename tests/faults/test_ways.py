@@ -16,8 +16,8 @@ from support.program import run_program, start_program
 from support.relay import HttpProxy, Relay
 from support.server import unused_port
 
-from faillog_otel.otlp.receiver import Identity, Receiver
-from faillog_otel.segment.generator import failure_events
+from faillog_otel.sandbox.collector import Identity, Receiver
+from faillog_otel.sandbox.generator import failure_events
 
 PROTOCOLS = ["http/protobuf", "http/json", "grpc"]
 SECRET = "s3cret-of-the-proxy"  # noqa: S105  # of no real proxy

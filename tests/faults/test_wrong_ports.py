@@ -13,8 +13,8 @@ from support.collector import READY, ROOT, endpoint_in
 from support.program import run_program, start_program
 from support.server import Server, unused_port
 
-from faillog_otel.otlp.receiver import Receiver
-from faillog_otel.segment.generator import failure_events
+from faillog_otel.sandbox.collector import Receiver
+from faillog_otel.sandbox.generator import failure_events
 
 LONG = "1h"
 """A run that waited so long for what never comes would be ended by its test."""

@@ -5,10 +5,10 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
-from faillog_otel.events.entry import Learned, write_entry
+from faillog_otel.events.kept_record import Learned, write_entry
 from faillog_otel.events.model import Place
-from faillog_otel.events.unpack import GZIP_MAGIC, ZSTD_MAGIC
-from faillog_otel.segment.generator import DESTINATIONS, failure_events
+from faillog_otel.inputs.decompress import GZIP_MAGIC, ZSTD_MAGIC
+from faillog_otel.sandbox.generator import DESTINATIONS, failure_events
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -13,8 +13,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from faillog_otel.config import MappingConfig, Secret
 from faillog_otel.events.decode import answer_of, decode
-from faillog_otel.events.entry import Learned, read_entry, write_entry
-from faillog_otel.events.forms import form_of, read_records
+from faillog_otel.events.kept_record import Learned, read_entry, write_entry
 from faillog_otel.events.model import (
     Answer,
     AttemptProperties,
@@ -24,11 +23,19 @@ from faillog_otel.events.model import (
     Form,
     Place,
 )
-from faillog_otel.events.record import BYTE_ORDER_MARK, KEPT_BYTES, Blank, Record, UntilDamage
-from faillog_otel.events.redaction import redact_text
-from faillog_otel.events.syntax import WHITE_SPACE
-from faillog_otel.events.unpack import DamagedFile, unpack
+from faillog_otel.inputs.decompress import (
+    BYTE_ORDER_MARK,
+    KEPT_BYTES,
+    Blank,
+    DamagedFile,
+    Record,
+    UntilDamage,
+    unpack,
+)
+from faillog_otel.inputs.formats import form_of, read_records
+from faillog_otel.json_syntax import WHITE_SPACE
 from faillog_otel.otlp.encoder import WireEncoder
+from faillog_otel.redact.redactor import redact_text
 
 MOST_BYTES = 4 * 1024 * 1024
 """What a packed input may unpack to: a bomb is slow because it is large, and that is no find."""

@@ -18,8 +18,7 @@ with atheris.instrument_imports(include=["faillog_otel"]):
     from fuzz.seeds import PACKINGS, packing_of, seeds
     from fuzz.target import check
 
-    from faillog_otel.events.record import UntilDamage
-    from faillog_otel.events.unpack import unpack
+    from faillog_otel.inputs.decompress import UntilDamage, unpack
 
 HERE = Path(__file__).parent
 CORPUS = Path("build", "fuzz", "corpus")

@@ -19,7 +19,7 @@ from faillog_otel.config import Secret, SegmentConfig
 from faillog_otel.errors import ConfigError
 from faillog_otel.segment.api import Failed, Listing, SegmentApi
 from faillog_otel.segment.download import Broken, Downloader, Forbidden, Got
-from faillog_otel.segment.network import Network, network_of
+from faillog_otel.segment.http_client import Network, network_of
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 

@@ -19,11 +19,10 @@ from support.server import unused_port
 from faillog_otel.cli import cli
 from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, hour_of, time_text
 from faillog_otel.errors import ConfigError
-from faillog_otel.ledger.upkeep import HOURS_KEPT_NS
-from faillog_otel.otlp.receiver import Receiver
-from faillog_otel.segment.simulator.clock import SimulatedClock
-from faillog_otel.segment.simulator.config import QuotaConfig, SimulatorConfig, WorldConfig
-from faillog_otel.segment.simulator.server import Simulator, http_date
+from faillog_otel.ledger.maintenance import HOURS_KEPT_NS
+from faillog_otel.sandbox.collector import Receiver
+from faillog_otel.sandbox.config import QuotaConfig, SimulatedClock, SimulatorConfig, WorldConfig
+from faillog_otel.sandbox.server import Simulator, http_date
 
 START = 490_000 * HOUR_NS + 7 * 60 * SECOND_NS
 END = START + 3 * HOUR_NS

@@ -14,7 +14,7 @@ import pytest
 from support.peer import OK, Peer, head_of, peer_that
 
 from faillog_otel.connections import MAX_ANSWER_BYTES, Connections
-from faillog_otel.proxies import parse_proxy
+from faillog_otel.network import parse_proxy
 
 LARGE = b"x" * 32 * 1024 * 1024
 """More than the buffers between two processes hold."""

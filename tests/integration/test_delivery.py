@@ -19,11 +19,11 @@ from support.clock import MovedClock
 from support.delivering import Scripted, delivery_to, endpoint_of
 
 from faillog_otel.config import NetworkProtocol, Secret, Signal
-from faillog_otel.events.entry import Rejection
+from faillog_otel.events.kept_record import Rejection
 from faillog_otel.otlp.delivery import Delivery, Fates
-from faillog_otel.otlp.encoding import Item
-from faillog_otel.otlp.receiver import Receiver, Reply
+from faillog_otel.otlp.envelope import Item
 from faillog_otel.otlp.sender import Taken, Unfit, Untaken
+from faillog_otel.sandbox.collector import Receiver, Reply
 
 PROTOCOLS: list[NetworkProtocol] = ["http/protobuf", "http/json", "grpc"]
 TAKEN, UNTAKEN = Taken(), Untaken()

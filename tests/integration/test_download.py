@@ -8,11 +8,9 @@ import httpx
 import pytest
 
 from faillog_otel.clock import HOUR_NS, hour_text
+from faillog_otel.sandbox.config import Scripted, SimulatedClock, SimulatorConfig, WorldConfig
+from faillog_otel.sandbox.server import Simulator
 from faillog_otel.segment.download import Broken, Downloaded, Downloader, Forbidden, Gone, Got, Known, Same
-from faillog_otel.segment.simulator.clock import SimulatedClock
-from faillog_otel.segment.simulator.config import SimulatorConfig, WorldConfig
-from faillog_otel.segment.simulator.faults import Scripted
-from faillog_otel.segment.simulator.server import Simulator
 
 NOW = 1_746_662_400 * 1_000_000_000
 

@@ -21,13 +21,13 @@ import pytest
 from support.peer import Peer, head_of, peer_that
 from support.polling import polling, sidecar, simulator
 
-from faillog_otel.addresses import Deadline
 from faillog_otel.clock import HOUR_NS
 from faillog_otel.config import DeliveryConfig, NetworkProtocol, Secret, Target
 from faillog_otel.connections import Connections
-from faillog_otel.otlp.clients import network_client
+from faillog_otel.network import Deadline
+from faillog_otel.otlp.delivery import network_client
 from faillog_otel.otlp.outcome import Acknowledged, RetryLater
-from faillog_otel.otlp.receiver import Receiver
+from faillog_otel.sandbox.collector import Receiver
 from faillog_otel.segment.api import Failed, Listing, SegmentApi
 from faillog_otel.segment.download import Broken, Downloader, Got, Limits
 from faillog_otel.segment.http_client import http_client

@@ -13,10 +13,10 @@ from support.proxy import HttpProxy
 from faillog_otel.clock import HOUR_NS
 from faillog_otel.config import SEGMENT_URLS, Secret, SegmentConfig, token_problem
 from faillog_otel.errors import ConfigError
-from faillog_otel.resolve import resolve
 from faillog_otel.segment.api import Denied, Failed, SegmentApi
-from faillog_otel.segment.network import network_of
+from faillog_otel.segment.http_client import network_of
 from faillog_otel.settings import Layer, SegmentSettings
+from faillog_otel.sources import resolve
 
 pytestmark = pytest.mark.timeout(100)
 

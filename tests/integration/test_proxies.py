@@ -20,7 +20,7 @@ from faillog_otel.clock import HOUR_NS
 from faillog_otel.config import Secret, SegmentConfig
 from faillog_otel.segment.api import Failed, Listing, SegmentApi
 from faillog_otel.segment.download import Broken, Downloaded, Downloader, Forbidden, Got, Limits
-from faillog_otel.segment.network import Network, network_of
+from faillog_otel.segment.http_client import Network, network_of
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 from support.quota_run import START_NS, ago, quota_run
 
-from faillog_otel.clock import HOUR_NS
-from faillog_otel.segment.ksuid import EPOCH_SECONDS
-from faillog_otel.segment.simulator.config import REFUSALS, QuotaConfig, Refusal
-from faillog_otel.segment.simulator.faults import Scripted
+from faillog_otel.clock import EPOCH_SECONDS, HOUR_NS
+from faillog_otel.sandbox.config import REFUSALS, QuotaConfig, Refusal, Scripted
 
 ONE_A_MINUTE = QuotaConfig(per_day=1, replenish="window", window_seconds=60)
 SILENT = QuotaConfig(per_day=1, replenish="window", window_seconds=60, headers=False)

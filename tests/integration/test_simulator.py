@@ -14,12 +14,17 @@ import pytest
 
 from faillog_otel.clock import HOUR_NS, SECOND_NS, hour_text
 from faillog_otel.errors import ConfigError
-from faillog_otel.segment.generator import DESTINATIONS
-from faillog_otel.segment.simulator.clock import SimulatedClock
-from faillog_otel.segment.simulator.config import QuotaConfig, SimulatorConfig, WorldConfig
-from faillog_otel.segment.simulator.faults import CATALOGUE, Scripted
-from faillog_otel.segment.simulator.manifest import Promise
-from faillog_otel.segment.simulator.server import Simulator
+from faillog_otel.sandbox.config import (
+    CATALOGUE,
+    QuotaConfig,
+    Scripted,
+    SimulatedClock,
+    SimulatorConfig,
+    WorldConfig,
+)
+from faillog_otel.sandbox.downloads import Promise
+from faillog_otel.sandbox.generator import DESTINATIONS
+from faillog_otel.sandbox.server import Simulator
 
 NOW = 480_000 * HOUR_NS + 17 * 60 * SECOND_NS  # 2024-10-04T00:17:00Z
 LISTING = "/customer-insights/download"

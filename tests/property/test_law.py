@@ -15,8 +15,8 @@ from support.forms import FORMS, PACKINGS, pretty
 from support.forwarding import forwarded
 
 from faillog_otel import propagation
-from faillog_otel.otlp.receiver import Receiver
-from faillog_otel.segment.generator import failure_events
+from faillog_otel.sandbox.collector import Receiver
+from faillog_otel.sandbox.generator import failure_events
 
 IDS = st.text(min_size=1, max_size=5)
 GOOD = st.one_of(

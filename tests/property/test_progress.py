@@ -14,14 +14,14 @@ from support.delivering import delivery_to
 from support.events import error, exchange
 from support.working import worked
 
-from faillog_otel.app.forwarder import Forwarder
-from faillog_otel.cli.progress import RECENT_SECONDS, Meter
+from faillog_otel.app.progress import RECENT_SECONDS, Meter
 from faillog_otel.config import DeliveryConfig, MappingConfig
-from faillog_otel.ledger.counts import Accounted
-from faillog_otel.ledger.kept import KeptFiles
+from faillog_otel.inputs.files import InputFile
+from faillog_otel.ledger.kept_files import KeptFiles
+from faillog_otel.ledger.results import Accounted
 from faillog_otel.otlp.encoder import WireEncoder
-from faillog_otel.otlp.receiver import Receiver
-from faillog_otel.segment.paths import InputFile
+from faillog_otel.pipeline.forwarder import Forwarder
+from faillog_otel.sandbox.collector import Receiver
 
 LINES = st.sampled_from([error(), exchange(), error(reason="r" * 5000), b"", b"{", b"  ", b"[]"])
 FILES = st.builds(

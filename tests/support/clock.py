@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from faillog_otel.segment.simulator.clock import SimulatedClock
+from faillog_otel.sandbox.config import SimulatedClock
 
 
 class MovedClock:

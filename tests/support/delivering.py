@@ -7,10 +7,9 @@ from typing import Any
 
 from faillog_otel.clock import Clock
 from faillog_otel.config import SIGNALS, DeliveryConfig, NetworkProtocol, Signal, Target
-from faillog_otel.otlp.clients import network_client
-from faillog_otel.otlp.delivery import Delivery
-from faillog_otel.otlp.patience import Patience
-from faillog_otel.otlp.receiver import Receiver, Reply
+from faillog_otel.otlp.backoff import Patience
+from faillog_otel.otlp.delivery import Delivery, network_client
+from faillog_otel.sandbox.collector import Receiver, Reply
 
 
 class Scripted:

@@ -5,9 +5,8 @@ import time
 from pathlib import Path
 
 from faillog_otel.clock import HOUR_NS
-from faillog_otel.segment.simulator.clock import SimulatedClock
-from faillog_otel.segment.simulator.config import Growth, SimulatorConfig, WorldConfig
-from faillog_otel.segment.simulator.server import Simulator
+from faillog_otel.sandbox.config import Growth, SimulatedClock, SimulatorConfig, WorldConfig
+from faillog_otel.sandbox.server import Simulator
 from support.collector import endpoint_in
 from support.program import Done, run_program
 from support.server import Server

@@ -4,12 +4,12 @@ import io
 from contextlib import nullcontext
 from pathlib import Path
 
-from faillog_otel.app.forwarder import Forwarder
 from faillog_otel.config import DeliveryConfig, MappingConfig
-from faillog_otel.ledger.kept import KeptFiles
+from faillog_otel.inputs.files import InputFile
+from faillog_otel.ledger.kept_files import KeptFiles
 from faillog_otel.otlp.encoder import WireEncoder
-from faillog_otel.otlp.receiver import Receiver
-from faillog_otel.segment.paths import InputFile
+from faillog_otel.pipeline.forwarder import Forwarder
+from faillog_otel.sandbox.collector import Receiver
 from support.clock import MovedClock
 from support.delivering import delivery_to
 

@@ -13,9 +13,8 @@ from msgspec import Struct
 
 from faillog_otel.cli import cli
 from faillog_otel.ledger.schema import MIGRATIONS
-from faillog_otel.segment.simulator.clock import SimulatedClock
-from faillog_otel.segment.simulator.config import SimulatorConfig, WorldConfig
-from faillog_otel.segment.simulator.server import Simulator
+from faillog_otel.sandbox.config import SimulatedClock, SimulatorConfig, WorldConfig
+from faillog_otel.sandbox.server import Simulator
 from support.program import Done, run_program
 
 COLLECTION = "shop-mixpanel"

@@ -12,12 +12,10 @@ from pathlib import Path
 from click.testing import CliRunner, Result
 
 from faillog_otel.cli import cli
-from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, hour_of, time_text
-from faillog_otel.events.times import parse_rfc3339
-from faillog_otel.otlp.receiver import Receiver
-from faillog_otel.segment.simulator.clock import SimulatedClock
-from faillog_otel.segment.simulator.config import QuotaConfig, SimulatorConfig, WorldConfig
-from faillog_otel.segment.simulator.server import Simulator
+from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, hour_of, parse_rfc3339, time_text
+from faillog_otel.sandbox.collector import Receiver
+from faillog_otel.sandbox.config import QuotaConfig, SimulatedClock, SimulatorConfig, WorldConfig
+from faillog_otel.sandbox.server import Simulator
 
 START_NS = 490_000 * HOUR_NS + 7 * 60 * SECOND_NS
 EVENT_NAMES = {

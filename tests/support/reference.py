@@ -7,9 +7,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from faillog_otel.config import MappingConfig
 from faillog_otel.events.model import Context, Event
-from faillog_otel.otlp.encoding import Item
+from faillog_otel.otlp.envelope import Item
 from faillog_otel.otlp.mapping import map_event
-from faillog_otel.otlp.records import Attributes, Log, Span, Value
+from faillog_otel.otlp.wire import Attributes, Log, Span, Value
 
 
 class ProtobufEncoder:

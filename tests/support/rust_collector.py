@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from faillog_otel.otlp.receiver import Receiver
+from faillog_otel.sandbox.collector import Receiver
 from support.server import Server, unused_port
 
 

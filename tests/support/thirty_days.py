@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from faillog_otel.clock import DAY_NS, HOUR_NS, RETENTION_NS, SECOND_NS
-from faillog_otel.segment.generator import RETRY_SECONDS
+from faillog_otel.sandbox.generator import RETRY_SECONDS
 from faillog_otel.segment.quota import Answer, Debit, Quota, Said
 from faillog_otel.segment.schedule import HourView, ScheduleConfig, plan
 

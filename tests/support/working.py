@@ -8,17 +8,16 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 
-from faillog_otel.app.forwarder import Progress
-from faillog_otel.app.orders import Start
-from faillog_otel.app.parts import MAX_OPEN_FILES
-from faillog_otel.app.supply import Supply
-from faillog_otel.app.workers import Workers
 from faillog_otel.config import DeliveryConfig, MappingConfig, RunConfig
-from faillog_otel.ledger.kept import KeptFiles
-from faillog_otel.segment.paths import InputFile
+from faillog_otel.inputs.files import InputFile
+from faillog_otel.ledger.kept_files import KeptFiles
+from faillog_otel.pipeline.forwarder import Progress
+from faillog_otel.pipeline.partition import MAX_OPEN_FILES, Supply
+from faillog_otel.pipeline.worker_protocol import Start
+from faillog_otel.pipeline.workers import Workers
 from support.delivering import targets
 
-COMMAND = [sys.executable, "-P", "-m", "faillog_otel.cli.worker"]
+COMMAND = [sys.executable, "-P", "-m", "faillog_otel.app.worker_process"]
 
 
 def worked(

@@ -10,8 +10,8 @@ import pytest
 from msgspec import Struct
 from msgspec.structs import replace
 
-from faillog_otel.resolve import resolve
 from faillog_otel.settings import VARIABLES, Layer, read_file
+from faillog_otel.sources import resolve
 
 TEXT = Path(__file__).parents[2].joinpath("collector-config", "faillog-otel.toml").read_text("utf-8")
 SETTING = re.compile(r"^#(?=[a-z_]+ = )", re.MULTILINE)

@@ -1,6 +1,7 @@
-"""The rooms and their doors: imports go one way, and deciding parts do no I/O."""
+"""The packages and what each may import; deciding modules do no I/O; no module is long, none is a stub."""
 
 import ast
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,127 +10,180 @@ import pytest
 import faillog_otel
 
 ROOT = Path(faillog_otel.__file__).parent
-LEAVES = {
-    "config",
-    "errors",
-    "clock",
-    "files",
-    "text",
-    "hosts",
-    "proxies",
-    "addresses",
-    "connections",
-    "durable",
-    "propagation",
-    "tls",
-    "grpc_channels",
-    "ports",
-}
-MAY_IMPORT = {
-    "propagation": set[str](),
-    "config": set[str](),
-    "errors": set[str](),
-    "clock": set[str](),
-    "text": set[str](),
-    "hosts": set[str](),
-    "proxies": {"config", "errors", "hosts"},
-    "addresses": set[str](),
-    "connections": {"addresses", "text", "tls", "proxies"},
-    "tls": {"errors", "files"},
-    "ports": {"addresses", "connections", "grpc_channels", "config"},
-    "grpc_channels": {"tls", "proxies", "config", "errors"},
-    "durable": set[str](),
-    "backends": {"config"},
+NAME = "faillog_otel"
+
+LEVELS = [
+    {"cli"},
+    {"app"},
+    {"pipeline", "reports", "sandbox"},
+    {"inputs", "otlp", "ledger", "telemetry", "sources"},
+    {"events", "segment", "redact", "backends"},
+]
+"""From the top. A package imports only from lower levels, never from its own. The leaf modules are below."""
+SAME_LEVEL = {("ledger", "segment")}
+"""The ledger stores Segment's quota and hours, so it uses these types."""
+
+LEAVES: dict[str, set[str]] = {
+    "errors": set(),
+    "clock": set(),
+    "text": set(),
+    "config": set(),
+    "propagation": set(),
+    "json_syntax": set(),
     "files": {"errors"},
-    "diagnosis": set[str](),
-    "setting_values": {"events", "config", "errors"},
-    "settings": {"setting_values", "diagnosis", "config", "errors"},
-    "setting_urls": {"config", "errors", "hosts"},
-    "resolve": {
-        "settings",
-        "setting_urls",
-        "setting_values",
-        "backends",
-        "config",
-        "errors",
-        "hosts",
-        "proxies",
-    },
-    "events": LEAVES,
-    "segment": {"events", *LEAVES},
-    "ledger": {"events", *LEAVES},
-    "otlp": {"events", *LEAVES},
-    "telemetry": {"events", *LEAVES},
-    "preview": {"segment", "ledger", "otlp", "events", *LEAVES},
-    "app": {"segment", "ledger", "otlp", "telemetry", "events", "backends", *LEAVES},
+    "setting_errors": set(),
+    "setting_values": {"clock", "config", "errors", "network"},
+    "settings": {"config", "errors", "setting_errors", "setting_values"},
+    "network": {"config", "errors"},
+    "tls": {"config", "errors", "files"},
+    "connections": {"network", "text", "tls"},
+    "grpc_channels": {"config", "errors", "network", "tls"},
 }
+"""Leaf modules, and which other ones each imports."""
+
+PURE = {
+    *("config", "errors", "clock", "text", "propagation", "json_syntax", "backends"),
+    *("settings", "setting_values", "setting_errors", "sources"),
+    *("events", "redact"),
+    *("segment.quota", "segment.schedule"),
+    *("otlp.mapping", "otlp.rules", "otlp.attributes", "otlp.wire", "otlp.templates", "otlp.encoder"),
+    *("otlp.envelope", "otlp.outcome"),
+    *("inputs.formats", "inputs.json_stream", "inputs.decompress"),
+}
+"""Packages and modules that decide and calculate: no files, sockets, clocks, environment or randomness."""
 IO_MODULES = {"os", "pathlib", "io", "socket", "ssl", "time", "random", "sqlite3", "tempfile", "subprocess"}
-PURE = sorted(
-    [
-        *ROOT.glob("events/*.py"),
-        *(
-            ROOT / "otlp" / f"{name}.py"
-            for name in (
-                *("parts", "mapping", "origin", "extras", "explain", "records", "outcome", "packing"),
-                *("wire", "messages", "layout", "stencils", "encoder", "encoding"),
-            )
-        ),
-        *(ROOT / "segment" / f"{name}.py" for name in ("quota", "schedule")),
-        *(
-            ROOT / f"{name}.py"
-            for name in (
-                "backends",
-                "config",
-                "diagnosis",
-                "setting_values",
-                "settings",
-                "resolve",
-                "errors",
-                "clock",
-                "text",
-                "hosts",
-                "proxies",
-                "propagation",
-            )
-        ),
-    ]
-)
+
+MAX_PACKAGES, MAX_FILES, MAX_LINES = 12, 125, 400
+MAX_MODULES = defaultdict(lambda: 10, {"otlp": 15, "sandbox": 15, "ledger": 14})
+
+BOUNDARIES = {
+    "app.run_replay": "one of the three kinds of run",
+    "cli": "the entry point",
+    "cli.run": "commands",
+    "cli.sandbox": "commands",
+    "cli.tools": "commands",
+    "events.reason": "what a record's reason is: a set of rules of its own",
+    "inputs.json_stream": "one of the formats: JSON values that are not lines",
+    "ledger.audit": "counts everything anew, and shares no code with what it checks",
+    "otlp.http": "one of the transports",
+    "otlp.templates": "the encoder's cache",
+    "pipeline.batch": "outcomes of the requests in flight",
+    "pipeline.requests": "requests to Segment: listings and downloads",
+    "pipeline.sidecar": "the two loops of a polling run",
+    "pipeline.worker": "what runs in a worker process",
+    "redact.key_values": "keys and their values in all notations",
+    "redact.patterns": "secrets by their look",
+    "redact.tokens": "a table: tokens of vendors, account numbers",
+    "reports.doctor": "what a command reports",
+    "reports.plan": "what a command reports",
+    "reports.preview": "what a command reports",
+    "sandbox.collector": "the OTLP receiver of the demo and the tests",
+    "sandbox.listing_api": "one of the simulated services",
+    "sandbox.server": "the simulated Segment as a whole",
+    "sandbox.tracking": "one of the simulated services",
+    "telemetry.metrics": "the only user of the OpenTelemetry SDK, imported where it is wanted",
+}
+"""Modules that only one other module imports, and why they are modules nevertheless."""
 
 
-def imports(file: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+def modules() -> dict[str, Path]:
+    """Each module's name below the package (`otlp.encoder`, `cli`), and its file."""
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(part for part in parts if part != "__init__")] = path
+    return found
+
+
+MODULES = modules()
+
+
+def all_imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner.removeprefix(f"{NAME}.") in MODULES else node.module
 
 
-def room(module: str) -> str | None:
-    parts = module.split(".")
-    return parts[1] if parts[0] == "faillog_otel" and len(parts) > 1 else None
+def imported(module: str) -> set[str]:
+    """The program's own modules that a module imports, anywhere in it."""
+    found = all_imports(MODULES[module])
+    return {name.removeprefix(f"{NAME}.") for name in found if name.startswith(f"{NAME}.")} - {module}
 
 
-@pytest.mark.parametrize("name", sorted(MAY_IMPORT))
-def test_a_room_imports_only_what_lies_below_it(name: str) -> None:
-    files = [ROOT / f"{name}.py"] if (ROOT / f"{name}.py").exists() else list((ROOT / name).rglob("*.py"))
-    assert files
-    for file in files:
-        rooms = {found for module in imports(file) if (found := room(module))}
-        assert rooms - {name, "__version__"} <= MAY_IMPORT[name], file
+def top(module: str) -> str:
+    return module.partition(".")[0]
 
 
-def test_the_simulator_shares_only_the_made_up_failures_with_what_it_tests() -> None:
-    for file in (ROOT / "segment" / "simulator").glob("*.py"):
-        shared = {module for module in imports(file) if module.startswith("faillog_otel.segment.")}
-        own = ("faillog_otel.segment.simulator.", "faillog_otel.segment.generator.")
-        assert all(module.startswith(own) for module in shared), file
+PACKAGED = [module for module in MODULES if module and module != "__main__"]
 
 
-def test_every_room_has_a_rule() -> None:
-    rooms = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
-    assert rooms - {"__init__", "__main__", "cli"} == set(MAY_IMPORT)
+@pytest.mark.parametrize("module", [module for module in PACKAGED if top(module) not in LEAVES])
+def test_a_package_imports_only_from_lower_levels(module: str) -> None:
+    level = {name: number for number, names in enumerate(LEVELS) for name in names}
+    for other in imported(module):
+        own, its = top(module), top(other)
+        assert own == its or its in LEAVES or level[its] > level[own] or (own, its) in SAME_LEVEL, other
 
 
-@pytest.mark.parametrize("file", PURE, ids=lambda file: str(file.relative_to(ROOT)))
-def test_deciding_parts_do_no_io(file: Path) -> None:
-    assert {module.split(".")[0] for module in imports(file)} & IO_MODULES == set()
+@pytest.mark.parametrize("module", sorted(LEAVES))
+def test_a_leaf_module_imports_only_what_is_listed(module: str) -> None:
+    assert imported(module) == LEAVES[module]
+
+
+def test_no_imports_go_in_a_circle() -> None:
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join((*path, module))
+        if module not in done:
+            for other in imported(module):
+                visit(other, (*path, module))
+            done.add(module)
+
+    for module in MODULES:
+        visit(module, ())
+
+
+def test_every_package_and_leaf_has_a_level() -> None:
+    assert {top(module) for module in PACKAGED} == {*LEAVES, *(name for names in LEVELS for name in names)}
+
+
+@pytest.mark.parametrize("module", [m for m in PACKAGED if m in PURE or top(m) in PURE])
+def test_deciding_modules_do_no_io(module: str) -> None:
+    assert {name.partition(".")[0] for name in all_imports(MODULES[module])} & IO_MODULES == set()
+
+
+def test_there_are_few_packages_and_files() -> None:
+    packages = {top(module) for module in MODULES if "." in module}
+    assert len(packages) <= MAX_PACKAGES
+    assert len(MODULES) <= MAX_FILES
+    for package in packages:
+        inside = [module for module in MODULES if module.startswith(f"{package}.")]
+        assert len(inside) <= MAX_MODULES[package], package
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_module_is_long(module: str) -> None:
+    assert len(MODULES[module].read_text("utf-8").splitlines()) <= MAX_LINES
+
+
+def test_a_module_with_one_importer_is_a_named_boundary() -> None:
+    importers = defaultdict(set)
+    for module in MODULES:
+        for other in imported(module):
+            importers[other].add(module)
+    alone = {module for module in importers if len(importers[module]) == 1}
+    assert alone == set(BOUNDARIES)
+
+
+def test_the_simulator_shares_no_code_with_what_it_tests() -> None:
+    """Else a fault in the program's idea of Segment would be in the simulator's idea as well."""
+    allowed = {"clock", "config", "errors", "network", "text"}
+    for module in MODULES:
+        if top(module) == "sandbox":
+            shared = {other for other in imported(module) if top(other) != "sandbox"}
+            assert shared <= allowed | {"otlp.grpc"}, module

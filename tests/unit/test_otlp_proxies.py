@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from faillog_otel.config import Secret
 from faillog_otel.errors import ConfigError
-from faillog_otel.proxies import OTLP, Proxy, parse_proxy, proxy_to, variable_unused
+from faillog_otel.network import OTLP, Proxy, parse_proxy, proxy_to, variable_unused
 
 URL = "https://collector.example:4318/v1/logs"
 PROXY = "http://proxy.example:3128"

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from faillog_otel.config import Secret
 from faillog_otel.errors import ConfigError
-from faillog_otel.proxies import SEGMENT, Proxies, parse_proxy, variable_unused
-from faillog_otel.resolve import resolve
+from faillog_otel.network import SEGMENT, Proxies, parse_proxy, variable_unused
 from faillog_otel.settings import Layer, SegmentSettings
+from faillog_otel.sources import resolve
 
 PROXY = "http://proxy.example:3128"
 API = "https://api.segmentapis.com"

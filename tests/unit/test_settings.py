@@ -9,9 +9,9 @@ import pytest
 
 from faillog_otel.config import RunConfig, Signal, TimePolicy
 from faillog_otel.errors import ConfigError
-from faillog_otel.resolve import resolve
 from faillog_otel.setting_values import parse_duration, parse_pairs, parse_size, parse_time_policy
 from faillog_otel.settings import VARIABLES, Layer, read_environment, read_file
+from faillog_otel.sources import resolve
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from faillog_otel.config import RunConfig
 from faillog_otel.errors import ConfigError
-from faillog_otel.resolve import resolve
 from faillog_otel.setting_values import parse_duration, parse_moment, parse_size, parse_timeout
 from faillog_otel.settings import TEXT_CHECKS, VARIABLES, Layer, read_environment, read_file, said_in
+from faillog_otel.sources import resolve
 
 
 def from_environment(**environ: str) -> RunConfig:

@@ -12,20 +12,22 @@ from typing import Any
 import click
 
 from faillog_otel import __version__
-from faillog_otel.cli.audit import audit
-from faillog_otel.cli.demo import demo
-from faillog_otel.cli.doctor import doctor
-from faillog_otel.cli.ids import ids
-from faillog_otel.cli.output import say_bug, say_error, say_usage_error, set_up_streams, takes_escapes
-from faillog_otel.cli.plan import plan
-from faillog_otel.cli.redact import redact
-from faillog_otel.cli.replay import replay
-from faillog_otel.cli.run import run
-from faillog_otel.cli.simulate import simulate
-from faillog_otel.cli.status import status
-from faillog_otel.cli.streams import protect_standard_streams, unwritten
+from faillog_otel.cli.inspect import audit, doctor
+from faillog_otel.cli.run import replay, run
+from faillog_otel.cli.sandbox import demo, simulate
+from faillog_otel.cli.status import plan, status
+from faillog_otel.cli.tools import ids, redact
 from faillog_otel.clock import Clock
 from faillog_otel.errors import Busy, ConfigError, InputError, Interrupted, LedgerBroken, NoRoom
+from faillog_otel.telemetry.output import (
+    protect_standard_streams,
+    say_bug,
+    say_error,
+    say_usage_error,
+    set_up_streams,
+    takes_escapes,
+    unwritten,
+)
 
 BUG = 70
 """The exit code of a program that failed by itself (sysexits.h: EX_SOFTWARE)."""

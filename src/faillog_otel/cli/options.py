@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from faillog_otel.config import RunConfig
     from faillog_otel.settings import Layer
 
+
 _log = logging.getLogger(__name__)
 
 DEFAULT_CONFIG_FILE = "faillog-otel.toml"
@@ -185,7 +186,7 @@ DEFAULT_FLAGS: dict[str, Any] = {
 
 def forward(paths: tuple[str, ...], flags: dict[str, Any], *, sends_rejected: bool = False) -> int:
     """Runs with flags, environment and config file; prints the summary, returns the exit code."""
-    from faillog_otel.cli.forwarding import run_paths
+    from faillog_otel.app.run_files import run_paths
 
     config = config_of(flags)
     return print_and_code(config, lambda: run_paths(paths, config, sends_rejected=sends_rejected))
@@ -193,8 +194,8 @@ def forward(paths: tuple[str, ...], flags: dict[str, Any], *, sends_rejected: bo
 
 def print_and_code(config: "RunConfig", run: Callable[[], dict[str, Any]]) -> int:
     """Runs, prints the summary, returns the exit code."""
-    from faillog_otel.cli.report import print_summary
-    from faillog_otel.telemetry.logs import start_logging
+    from faillog_otel.app.summary import print_summary
+    from faillog_otel.telemetry.output import start_logging
 
     start_logging(config.verbosity, config.log_format)
     for warning in config.warnings:
@@ -206,8 +207,8 @@ def print_and_code(config: "RunConfig", run: Callable[[], dict[str, Any]]) -> in
 
 def config_of(flags: dict[str, Any], *, polls_forever: bool = False) -> "RunConfig":
     """The settings of flags, environment and config file. Raises ConfigError, click.UsageError."""
-    from faillog_otel.resolve import resolve
-    from faillog_otel.telemetry.logs import start_logging
+    from faillog_otel.sources import resolve
+    from faillog_otel.telemetry.output import start_logging
 
     layers, warnings, file = read_layers(flags)
     verbosity = -1 if flags["quiet"] else flags["verbose"]
@@ -277,7 +278,7 @@ def _is_unicode(text: str) -> bool:
 def _flag_layer(flags: dict[str, Any]) -> "Layer":
     import msgspec
 
-    from faillog_otel.diagnosis import wrong_value
+    from faillog_otel.setting_errors import wrong_value
     from faillog_otel.setting_values import parse_pairs
     from faillog_otel.settings import Layer, check_texts
 

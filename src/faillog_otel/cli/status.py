@@ -6,25 +6,31 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from faillog_otel.cli.looking import (
+from faillog_otel.cli.inspect import (
     line,
     looking_options,
     now_ns,
     opened,
+    opened_if_there,
     print_json,
     print_lines,
+    say_window,
     start,
     warn_of_clock,
 )
 from faillog_otel.clock import duration_text
-from faillog_otel.events.printable import printable
+from faillog_otel.text import printable
 
 if TYPE_CHECKING:
-    from faillog_otel.app.coverage import Coverage, State
-    from faillog_otel.app.status import QuotaSeen, Status
     from faillog_otel.config import RunConfig
+    from faillog_otel.reports.plan import Outlook
+    from faillog_otel.reports.status import Coverage, QuotaSeen, State, Status
 
-_HELP = """Show what was read, what is left of the quota, what waits, and how late it all is.
+
+# -- status --------------------------------------------------------------------------------------------------
+
+
+_STATUS_HELP = """Show what was read, what is left of the quota, what waits, and how late it all is.
 
     For each collection a calendar: a row is a day, a character an hour (UTC). Nothing is changed or asked
     for; it may be called while `run` polls.
@@ -60,7 +66,7 @@ _MEANS: dict["State", str] = {
 }
 
 
-@click.command(short_help="Show what was read and what is left.", help=_HELP)
+@click.command(short_help="Show what was read and what is left.", help=_STATUS_HELP)
 @looking_options("collection", "state_dir", "config", "json")
 @click.pass_context
 def status(ctx: click.Context, /, *, as_json: bool, **flags: Any) -> None:
@@ -71,7 +77,7 @@ def status(ctx: click.Context, /, *, as_json: bool, **flags: Any) -> None:
 
 def show_status(config: "RunConfig", at_ns: int, only: Sequence[str] = (), *, as_json: bool = False) -> None:
     """Prints what is so at this time. Raises LedgerBroken, ConfigError."""
-    from faillog_otel.app.status import status as seen
+    from faillog_otel.reports.status import status as seen
 
     with opened(config) as (folder, database):
         warn_of_clock(database)
@@ -79,10 +85,10 @@ def show_status(config: "RunConfig", at_ns: int, only: Sequence[str] = (), *, as
     if as_json:
         print_json(found)
     else:
-        print_lines(_text(found))
+        print_lines(_status_text(found))
 
 
-def _text(found: "Status") -> Iterator[str]:
+def _status_text(found: "Status") -> Iterator[str]:
     where = f" (on host {found.held_on}, since {found.held_since})" if found.held_on else ""
     by = f"process {found.held_by} runs on it{where}" if found.held_by else "nothing runs on it"
     yield line("state folder", f"{found.state_dir}: {by}")
@@ -187,3 +193,100 @@ def _bytes(number: int) -> str:
             return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} GiB"
+
+
+# -- plan ----------------------------------------------------------------------------------------------------
+#
+# `faillog-otel plan`: what would be asked of Segment next, and why.
+
+
+_PLAN_HELP = """Show what `run` would ask of Segment next, and why. Nothing is sent.
+
+    It is the plan of `run` itself, by the ledger of the state folder; without one, that of a first run. What
+    is not set here (collections, since, until) is as the last run had it. How
+    often each hour is read, for how many collections the quota is enough, which hours wait for it.
+
+    \b
+    Exit codes:
+      0  done
+      2  wrong usage or configuration
+      5  the ledger cannot be read
+    """
+
+SHOWN = 24
+
+
+@click.command(short_help="Show what would be asked of Segment next.", help=_PLAN_HELP)
+@looking_options("polled", "since", "until", "state_dir", "config")
+@click.option("--once", is_flag=True, help="As `run --once` would: nothing is put by for the hours to come.")
+@looking_options("json")
+@click.pass_context
+def plan(ctx: click.Context, /, *, once: bool, as_json: bool, **flags: Any) -> None:
+    """Reads the options, plans, prints."""
+    from faillog_otel.reports.plan import outlook
+
+    config = start(flags)
+    with opened_if_there(config) as database:
+        say_window(config.segment, now_ns(ctx), database)
+        warn_of_clock(database)
+        found = outlook(database, config.segment, now_ns(ctx), once=once)
+    if as_json:
+        print_json(found)
+    else:
+        print_lines(_plan_text(found))
+
+
+def _plan_text(found: "Outlook") -> Iterator[str]:
+    until = f" until {found.until}" if found.until else ""
+    yield line("wanted", f"hours since {found.since}{until} of {', '.join(found.collections)}")
+    yield from quota_text(found.quota)
+    if found.to_download:
+        yield line("first", f"{found.to_download} objects are downloaded that were listed already")
+    if found.requests:
+        yield line("now", f"{len(found.requests)} requests")
+    else:
+        yield line("now", "nothing")
+        yield line("next request", found.next_request or "none within two days")
+    yield from _requests_text(found)
+    yield from _waiting_text(found)
+    after = ", ".join(f"{hours} h" for hours in found.reads_after_hours)
+    last = ", and before it leaves" if found.reads_per_hour > len(found.reads_after_hours) else ""
+    yield line("readings", f"{found.reads_per_hour} of each hour: {after} after its end{last}")
+    enough = len(found.collections) <= found.collections_covered
+    yield line(
+        "collections",
+        f"{len(found.collections)}; the quota is enough for {found.collections_covered}",
+        None if enough else "red",
+    )
+    yield from missed_text(found.missed_per_day)
+
+
+def _requests_text(found: "Outlook") -> Iterator[str]:
+    from faillog_otel.reports.plan import REASONS
+
+    for number, request in enumerate(found.requests[:SHOWN], 1):
+        what = printable(f"{request.collection}  {request.hour}  {request.why}")
+        yield f"{number:>5}  {what}: {REASONS[request.why]}; due {request.due}"
+    if (more := len(found.requests) - SHOWN) > 0:
+        yield f"{'':>7}... and {more} more (--json lists all)"
+
+
+def _waiting_text(found: "Outlook") -> Iterator[str]:
+    if found.waiting:
+        kinds = ", ".join(f"{number} {why}" for why, number in found.waiting.items())
+        left = found.quota.left - len(found.requests)
+        if found.quota.waits:
+            why = f"{found.quota.waits.why}; until {found.quota.waits.until}"
+        elif left <= 0:
+            why = "no request is left for them"
+        else:
+            why = f"the {left} requests left are kept for the hours to come, and for people"
+        yield line("waiting", f"{sum(found.waiting.values())} hours are due ({kinds}): {why}", "yellow")
+    if found.failed:
+        yield line("failed", f"{found.failed} hours could not be read, and are tried again", "yellow")
+    if found.missing:
+        yield line(
+            "missing",
+            f"{objects(found.missing)} could not be downloaded so far: see `status`",
+            "yellow",
+        )

@@ -6,13 +6,13 @@ extras. Both ways make the same Event of a record that both can read. Required f
 what Segment's page shows; see the README's table of reason codes.
 """
 
-from typing import Any
+from functools import cache, lru_cache
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
-from faillog_otel.events.anything import read_anything, without_null
-from faillog_otel.events.fitting import fitted
+from faillog_otel.clock import parse_rfc3339
 from faillog_otel.events.model import (
     Answer,
     AttemptProperties,
@@ -26,19 +26,165 @@ from faillog_otel.events.model import (
     ExchangeProperties,
     OtherProperties,
     Properties,
+    Request,
+    Response,
     Routing,
+    is_version_1,
 )
 from faillog_otel.events.reason import plain_reason, reason_of_results, take_reason
-from faillog_otel.events.routing import read_routing, shallow_routing
-from faillog_otel.events.syntax import (
+from faillog_otel.json_syntax import (
     DEEPEST_NESTING,
     MOST_VALUES,
     holds_too_much,
     is_too_deep,
+    read_anything,
     why_not_json,
+    without_null,
 )
-from faillog_otel.events.times import parse_rfc3339
-from faillog_otel.events.version import is_version_1
+
+# -- routing -------------------------------------------------------------------------------------------------
+#
+# `properties.routed` → a Routing: where an event was going, and where it came from.
+
+
+_LONGEST_ROUTING = 1024
+_MOST_BRACKETS = 90
+"""Of these alone, no record that is flat otherwise is too deep."""
+
+
+@lru_cache(maxsize=4096)
+def shallow_routing(raw: bytes) -> Routing | None:
+    """`routed`, read once for each of its spellings: a file has few. Raises ValueError.
+
+    None where it is long, or may be deep.
+    """
+    if len(raw) > _LONGEST_ROUTING or raw.count(b"[") + raw.count(b"{") > _MOST_BRACKETS:
+        return None
+    return read_routing(raw)
+
+
+def read_routing(raw: bytes) -> Routing:
+    """What it says, whatever it is; what is null is absent. Raises ValueError."""
+    value = without_null(read_anything(raw)) if raw else None
+    if value is None:
+        return Routing()
+    if isinstance(value, dict):
+        value = {key: _without_gaps(item) for key, item in value.items()}
+    to = _parties(value, "to")
+    source = _parties(value, "from")
+    subscriptions = [name for kind, name in to if kind == "subscription"]
+    destinations = [(kind, name) for kind, name in to if kind != "subscription"]
+    first = destinations[0][1] if destinations else None
+    plain = {
+        key: [{"type": kind, "id": name} for kind, name in parties]
+        for key, parties in (("to", to), ("from", source))
+        if parties or (isinstance(value, dict) and value.get(key) == [])
+    }
+    return Routing(
+        to_id=first,
+        from_id=source[0][1] if source else None,
+        destination_id=next((name for kind, name in destinations if kind == "destination"), first),
+        destination_ids=tuple(name for _, name in destinations),
+        subscription_id=subscriptions[0] if subscriptions else None,
+        leftover=None if value == plain and len(subscriptions) <= 1 else value,
+    )
+
+
+def _without_gaps(value: Any) -> Any:
+    return [item for item in value if item is not None] if isinstance(value, list) else value
+
+
+def _parties(routed: Any, key: str) -> list[tuple[Any, str]]:
+    parties = routed.get(key) if isinstance(routed, dict) else None
+    return [
+        (party.get("type"), party["id"])
+        for party in (parties if isinstance(parties, list) else ())
+        if isinstance(party, dict) and isinstance(party.get("id"), str)
+    ]
+
+
+# -- fitting -------------------------------------------------------------------------------------------------
+#
+# The lenient way to read a record: whatever fits the structs stays typed, all else becomes extras.
+
+
+Fitting = TypeVar("Fitting", bound=msgspec.Struct)
+
+_PROPERTIES: dict[str, type[Properties]] = {
+    "Error Logged": ErrorProperties,
+    "Delivery Attempt Logged": AttemptProperties,
+    "Destination Exchange Logged": ExchangeProperties,
+    "Delivery Exchange Logged": ExchangeProperties,
+}
+_ENVELOPE = ("type", "event", "version", "properties")
+
+
+def fitted(value: dict[str, Any]) -> tuple[Properties, dict[str, Any]]:
+    """What of a record the structs can hold, and the rest by its names."""
+    name, version = value.get("event"), value.get("version")
+    of_type = _PROPERTIES.get(name) if isinstance(name, str) else None
+    extras = {key: item for key, item in value.items() if key not in _ENVELOPE}
+    if value.get("type") not in (None, "observability"):
+        extras["type"] = value["type"]
+    if of_type is None or (version != "v1" and not is_version_1(version)):
+        of_type = OtherProperties
+        extras |= {key: value[key] for key in ("event", "version") if key in value}
+    inside = value.get("properties")
+    if not isinstance(inside, dict):
+        if inside is not None:
+            extras["properties"] = inside
+        inside = {}
+    properties, unknown = _fit(of_type, inside)
+    for key, item in unknown.items():
+        while key in extras:  # beside `properties` stands a field of the same name
+            key = f"properties.{key}"  # noqa: PLW2901  # the name under which it travels
+        extras[key] = item
+    return properties, extras
+
+
+def _fit(of_type: type[Fitting], value: dict[str, Any]) -> tuple[Fitting, dict[str, Any]]:
+    """What of `value` the struct can hold, and the rest."""
+    fields = _fields(of_type)
+    fitting: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
+    for key, item in value.items():
+        field = fields.get(key)
+        nested = _NESTED.get(key)
+        if item is None:
+            continue
+        if field is None:
+            rest[key] = item
+        elif nested is not None:
+            # Whatever stands there is under the rules for bodies and headers, never a plain extra.
+            fitting[field.name], inner_rest = _fit(nested, item if isinstance(item, dict) else {"body": item})
+            if inner_rest:
+                rest[key] = inner_rest
+        elif key == "routed":
+            fitting[field.name] = msgspec.Raw(msgspec.json.encode(item))
+        else:
+            try:
+                fitting[field.name] = msgspec.convert(item, field.type)
+            except msgspec.ValidationError:
+                rest[key] = item
+    return of_type(**fitting), rest
+
+
+@cache
+def _fields(of_type: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
+    """By their names in JSON; a reason is looked for among the extras, see `take_reason`."""
+    fields = {field.encode_name: field for field in msgspec.structs.fields(of_type)}
+    fields.pop("reason", None)
+    return fields
+
+
+_NESTED: dict[str, type[Request] | type[Response]] = {
+    "requestToDestination": Request,
+    "responseFromDestination": Response,
+}
+
+
+# -- decode --------------------------------------------------------------------------------------------------
+
 
 Known = ErrorLogged | DeliveryAttemptLogged | DestinationExchangeLogged | DeliveryExchangeLogged
 

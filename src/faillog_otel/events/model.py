@@ -5,9 +5,13 @@ it travels on as extras. Source: Segment's page "Failure Log Collection". None o
 cycle, so the garbage collector need not look at them (`gc=False`).
 """
 
+import re
 from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+# -- model ---------------------------------------------------------------------------------------------------
+
 
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Status = Annotated[int, Meta(ge=100, le=999)]
@@ -206,3 +210,23 @@ class Survey(Struct, frozen=True):
     form: Form
     max_content_bytes: int | None
     """How many bytes a compressed file may unpack to; None for any number."""
+
+
+# -- version -------------------------------------------------------------------------------------------------
+#
+# Which versions of an event are understood: those with the major version 1, however it is written.
+
+
+_MAJOR_1 = re.compile(r"\s*[vV]?0*1(?![0-9])")
+
+
+def is_version_1(version: object) -> bool:
+    """Whether a record's `version` is `1`, `"1"`, `"v1"`, `"v1.x"` or absent (None).
+
+    Segment's page says `"v1"`, its first draft said the number 1.
+    """
+    if isinstance(version, str):
+        return _MAJOR_1.match(version) is not None
+    if isinstance(version, bool):
+        return False
+    return version is None or (isinstance(version, int | float) and 1 <= version < 2)

@@ -12,9 +12,8 @@ from typing import Any
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
-from faillog_otel.events.anything import read_anything
 from faillog_otel.events.model import Reason, Response
-from faillog_otel.events.syntax import holds_too_much, is_too_deep
+from faillog_otel.json_syntax import holds_too_much, is_too_deep, read_anything
 
 _TEXTS = ("reason", "discardreason", "failurereason", "errorreason", "errormessage", "error")
 _INNER_TEXTS = ("message", *_TEXTS)

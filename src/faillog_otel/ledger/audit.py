@@ -16,11 +16,11 @@ from pathlib import Path
 from msgspec import Struct
 
 from faillog_otel.clock import hour_text
-from faillog_otel.events.entry import is_intact
+from faillog_otel.events.kept_record import is_intact
+from faillog_otel.files import PART
 from faillog_otel.ledger.database import Database
-from faillog_otel.ledger.folder import StateFolder
-from faillog_otel.ledger.private_folder import PART
 from faillog_otel.ledger.spool import OBJECT_NAME
+from faillog_otel.ledger.state_dir import StateFolder
 
 _PIECE = 1 << 19
 _GONE = -1

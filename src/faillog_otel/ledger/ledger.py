@@ -12,16 +12,87 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
+from faillog_otel.clock import DAY_NS
 from faillog_otel.errors import Busy, LedgerBroken, NoRoom
 from faillog_otel.events.model import Survey
-from faillog_otel.ledger import downloads, requests
-from faillog_otel.ledger.counts import Stretch
+from faillog_otel.ledger import objects
 from faillog_otel.ledger.database import Database
-from faillog_otel.ledger.downloads import Cause, Content, Identity, Listed
-from faillog_otel.ledger.folder import StateFolder
-from faillog_otel.ledger.hours import fail, give_up
-from faillog_otel.ledger.requests import Said
-from faillog_otel.ledger.views import NEWEST, first_spooled
+from faillog_otel.ledger.objects import Cause, Content, Identity, Listed, fail, give_up
+from faillog_otel.ledger.queries import NEWEST, first_spooled
+from faillog_otel.ledger.results import Stretch
+from faillog_otel.ledger.state_dir import StateFolder
+
+# -- requests ------------------------------------------------------------------------------------------------
+#
+# The requests that were made of Segment, and its word about the quota, as steps within transactions.
+
+
+REQUESTS_KEPT_NS = 2 * DAY_NS
+
+
+class Said(Struct, frozen=True, kw_only=True):
+    """What one answer said about the quota; `remaining` is None where it said nothing of it.
+
+    `not_before_ns`: until then Segment wants no request, for the reason `not_before_why`.
+    """
+
+    at_ns: int
+    remaining: int | None = None
+    reset_ns: int | None = None
+    limit: int | None = None
+    window_ns: int | None = None
+    is_refusal: bool = False
+    not_before_ns: int = 0
+    not_before_why: str = ""
+
+
+def debit(db: sqlite3.Connection, collection: str, hour: int, why: str, now_ns: int) -> int:
+    """Notes a request that is about to be made; returns its number."""
+    db.execute("DELETE FROM requests WHERE at_ns < ?", (now_ns - REQUESTS_KEPT_NS,))
+    added = db.execute(
+        "INSERT INTO requests (at_ns, collection, hour, why) VALUES (?, ?, ?, ?)",
+        (now_ns, collection, hour, why),
+    )
+    return int(added.lastrowid or 0)
+
+
+def hear(db: sqlite3.Connection, request: int, outcome: str, said: Said) -> None:
+    """Notes how a request was answered, and what the answer said about the quota."""
+    db.execute("UPDATE requests SET outcome = ? WHERE id = ?", (outcome, request))
+    db.execute(
+        "INSERT INTO said (id, at_ns, not_before_ns, not_before_why) VALUES (1, ?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET not_before_ns = excluded.not_before_ns,"
+        " not_before_why = excluded.not_before_why",
+        (said.at_ns, said.not_before_ns, said.not_before_why),
+    )
+    if said.remaining is not None:
+        db.execute(
+            "UPDATE said SET at_ns = ?, remaining = ?, reset_ns = ?, quota = ?, window_ns = ?, refusal = ?",
+            (said.at_ns, said.remaining, said.reset_ns, said.limit, said.window_ns, said.is_refusal),
+        )
+
+
+def pause(db: sqlite3.Connection, until_ns: int, why: str, now_ns: int) -> None:
+    """Notes until when this run asks nothing, and why: others can look at it."""
+    db.execute(
+        "INSERT INTO said (id, at_ns, not_before_ns, pause_ns, pause_why) VALUES (1, ?, 0, ?, ?)"
+        " ON CONFLICT DO UPDATE SET pause_ns = excluded.pause_ns, pause_why = excluded.pause_why",
+        (now_ns, until_ns, why),
+    )
+
+
+def move(db: sqlite3.Connection, since_ns: int, by_ns: int) -> None:
+    """Moves what was stamped since then: the clock that stamped it was wrong by so much."""
+    db.execute("UPDATE requests SET at_ns = at_ns + ? WHERE at_ns >= ?", (by_ns, since_ns))
+    db.execute(
+        "UPDATE said SET at_ns = at_ns + :by, reset_ns = reset_ns + :by, pause_ns = pause_ns + :by,"
+        " not_before_ns = not_before_ns + :by WHERE at_ns >= :since",
+        {"by": by_ns, "since": since_ns},
+    )
+
+
+# -- ledger --------------------------------------------------------------------------------------------------
+
 
 Result = TypeVar("Result")
 
@@ -64,22 +135,22 @@ class Ledger:
 
     def debit(self, collection: str, hour: int, why: str, now_ns: int) -> int:
         """T0: the request that is about to be made; returns its number."""
-        return self.transact(lambda db: requests.debit(db, collection, hour, why, now_ns))
+        return self.transact(lambda db: debit(db, collection, hour, why, now_ns))
 
     def heard(self, request: int, outcome: str, said: Said) -> None:
         """How a request was answered, and what the answer said about the quota."""
-        self.transact(lambda db: requests.hear(db, request, outcome, said))
+        self.transact(lambda db: hear(db, request, outcome, said))
 
     def pause(self, until_ns: int, why: str, now_ns: int) -> None:
         """Nothing is asked until then, for a reason of our own."""
-        self.transact(lambda db: requests.pause(db, until_ns, why, now_ns))
+        self.transact(lambda db: pause(db, until_ns, why, now_ns))
 
     def listed(self, request: int, collection: str, hour: int, urls: Sequence[str], now_ns: int) -> None:
         """T1: the objects of an hour, to be downloaded."""
 
         def steps(db: sqlite3.Connection) -> None:
             db.execute("UPDATE requests SET outcome = 'listed' WHERE id = ?", (request,))
-            downloads.add_listed(db, collection, hour, urls, now_ns)
+            objects.add_listed(db, collection, hour, urls, now_ns)
 
         self.transact(steps)
 
@@ -107,7 +178,7 @@ class Ledger:
 
     def move_requests(self, since_ns: int, by_ns: int) -> None:
         """Moves what was stamped since then: the clock that stamped it was wrong by so much."""
-        self.transact(lambda db: requests.move(db, since_ns, by_ns))
+        self.transact(lambda db: move(db, since_ns, by_ns))
 
     def note(self, name: str, value: str) -> None:
         """Remembers a fact."""
@@ -117,24 +188,24 @@ class Ledger:
 
     def next_listed(self, now_ns: int) -> Listed | None:
         """The next object to download now; None when nothing is left."""
-        return downloads.next_listed(self.database, now_ns)
+        return objects.next_listed(self.database, now_ns)
 
     def spooled(self, listed: Listed, identity: Identity, content: Content, now_ns: int) -> None:
         """T2: the object lies in the spool, durably. The secret part of its URL is wiped."""
 
         def steps(db: sqlite3.Connection) -> None:
-            if downloads.spool(db, listed, identity, content, now_ns) != 1:
+            if objects.spool(db, listed, identity, content, now_ns) != 1:
                 raise self._touched(f"object {listed.id} is not listed any more")
 
         self.transact(steps)
 
     def unchanged(self, listed: Listed) -> None:
         """T2, too: the object is the one that was read at its path before."""
-        self.transact(lambda db: downloads.unchange(db, listed))
+        self.transact(lambda db: objects.unchange(db, listed))
 
     def download_failed(self, listed: Listed, why: str, now_ns: int, cause: Cause = "other") -> None:
         """A download came to nothing: the object is tried again by itself."""
-        self.transact(lambda db: downloads.fail_download(db, listed, why, now_ns, cause))
+        self.transact(lambda db: objects.fail_download(db, listed, why, now_ns, cause))
 
     # -- T3: records ---------------------------------------------------------------------------------------
 

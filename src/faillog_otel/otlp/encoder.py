@@ -11,11 +11,9 @@ from functools import lru_cache
 
 from faillog_otel.config import MappingConfig
 from faillog_otel.events.model import AttemptProperties, Context, Event, Routing
-from faillog_otel.events.printable import printable
-from faillog_otel.otlp import layout, messages
-from faillog_otel.otlp.encoding import Item
-from faillog_otel.otlp.extras import size_of, within
-from faillog_otel.otlp.layout import How, Parts, Values, Where
+from faillog_otel.otlp import templates, wire
+from faillog_otel.otlp.attributes import size_of, within
+from faillog_otel.otlp.envelope import Item
 from faillog_otel.otlp.mapping import (
     SPAN_KINDS,
     UID,
@@ -26,12 +24,11 @@ from faillog_otel.otlp.mapping import (
     shifted,
     span_name,
 )
-from faillog_otel.otlp.messages import attribute_fields
-from faillog_otel.otlp.origin import Origin
-from faillog_otel.otlp.parts import (
+from faillog_otel.otlp.rules import (
     EVENT_NAMES,
     OWN,
     Case,
+    Origin,
     Own,
     case_of,
     destined,
@@ -40,9 +37,19 @@ from faillog_otel.otlp.parts import (
     present,
     true_time,
 )
-from faillog_otel.otlp.records import StatusCode
-from faillog_otel.otlp.stencils import Gap, Stencils, link_fields, with_gaps
-from faillog_otel.otlp.wire import VARINT, fixed64, int64, message_field, tag, text_field, varint
+from faillog_otel.otlp.templates import Gap, How, Parts, Stencils, Values, Where, link_fields, with_gaps
+from faillog_otel.otlp.wire import (
+    VARINT,
+    StatusCode,
+    attribute_fields,
+    fixed64,
+    int64,
+    message_field,
+    tag,
+    text_field,
+    varint,
+)
+from faillog_otel.text import printable
 
 REMEMBERED = 1024
 """Entries in each cache."""
@@ -102,30 +109,30 @@ class WireEncoder:
         if has_gaps:
             values = with_gaps(values)
         attributes = self._log_attributes(event, where, how, own, values)
-        span = layout.span_parts(values, where, how, origin) if span_id else ()
-        return layout.log_parts(values, where, how, attributes, origin), span
+        span = templates.span_parts(values, where, how, origin) if span_id else ()
+        return templates.log_parts(values, where, how, attributes, origin), span
 
     def _alone(self, event: Event) -> bytes | None:
         """The attributes that only the event's log record carries, where all of them surely fit."""
         alone, dropped = log_attributes(event, self._config)
         if dropped or (alone and self._is_limited):
             return None
-        return attribute_fields(messages.LOG_ATTRIBUTES, alone)
+        return attribute_fields(wire.LOG_ATTRIBUTES, alone)
 
     def _log_attributes(self, event: Event, where: Where, how: How, own: Own, values: Values) -> Parts:
         """A log record's attributes, and how many were left out."""
         alone, dropped = log_attributes(event, self._config)
         limits = self._config.limits
-        fields = layout.log_attributes(values, where, how)
+        fields = templates.log_attributes(values, where, how)
         if self._is_limited and (alone or not self._has_room(where, how, fields)):
             common = [*where.attributes, *how.attributes, *present(*zip(OWN, own, strict=True))]
             kept, more = within([*common, (UID, values.uid.decode()), *alone], limits)
-            fields = (attribute_fields(messages.LOG_ATTRIBUTES, kept),)
+            fields = (attribute_fields(wire.LOG_ATTRIBUTES, kept),)
             dropped += more
         elif alone:
-            fields += (Gap(attribute_fields(messages.LOG_ATTRIBUTES, alone)),)
+            fields += (Gap(attribute_fields(wire.LOG_ATTRIBUTES, alone)),)
         if dropped:
-            fields += (tag(messages.LOG_DROPPED_ATTRIBUTES, VARINT) + varint(dropped),)
+            fields += (tag(wire.LOG_DROPPED_ATTRIBUTES, VARINT) + varint(dropped),)
         return fields
 
     def _has_room(self, where: Where, how: How, fields: Parts) -> bool:
@@ -162,12 +169,12 @@ class WireEncoder:
         kind = SPAN_KINDS.get(name)
         before, after = part.before.encode(), part.after.encode()
         return Where(
-            log=attribute_fields(messages.LOG_ATTRIBUTES, part.attributes),
-            span=attribute_fields(messages.SPAN_ATTRIBUTES, part.attributes),
+            log=attribute_fields(wire.LOG_ATTRIBUTES, part.attributes),
+            span=attribute_fields(wire.SPAN_ATTRIBUTES, part.attributes),
             attributes=part.attributes,
             size=sum(map(size_of, part.attributes)),
-            name_and_kind=text_field(messages.SPAN_NAME, span_name(verb, part.destination))
-            + (tag(messages.SPAN_KIND, VARINT) + varint(kind) if kind else b""),
+            name_and_kind=text_field(wire.SPAN_NAME, span_name(verb, part.destination))
+            + (tag(wire.SPAN_KIND, VARINT) + varint(kind) if kind else b""),
             event_name=name,
             before=before,
             after=after,
@@ -177,18 +184,18 @@ class WireEncoder:
         part = judged(case, self._config)
         opening, ending = part.opening.encode(), part.ending.encode()
         code = StatusCode.ERROR if part.failed else StatusCode.UNSET
-        status = text_field(messages.STATUS_MESSAGE, part.status_message)
+        status = text_field(wire.STATUS_MESSAGE, part.status_message)
         if code:
-            status += tag(messages.STATUS_CODE, VARINT) + varint(code)
+            status += tag(wire.STATUS_CODE, VARINT) + varint(code)
         return How(
-            log=attribute_fields(messages.LOG_ATTRIBUTES, part.attributes),
-            span=attribute_fields(messages.SPAN_ATTRIBUTES, part.attributes),
+            log=attribute_fields(wire.LOG_ATTRIBUTES, part.attributes),
+            span=attribute_fields(wire.SPAN_ATTRIBUTES, part.attributes),
             attributes=part.attributes,
             size=sum(map(size_of, part.attributes)),
-            severity=tag(messages.LOG_SEVERITY_NUMBER, VARINT)
+            severity=tag(wire.LOG_SEVERITY_NUMBER, VARINT)
             + varint(part.severity)
-            + text_field(messages.LOG_SEVERITY_TEXT, part.severity.name),
-            status=message_field(messages.SPAN_STATUS, status),
+            + text_field(wire.LOG_SEVERITY_TEXT, part.severity.name),
+            status=message_field(wire.SPAN_STATUS, status),
             opening=opening,
             ending=ending,
             verb=part.verb,

@@ -20,7 +20,8 @@ from faillog_otel.config import Signal, Target
 from faillog_otel.connections import MAX_ANSWER_BYTES, ProxyDenied
 from faillog_otel.errors import ConfigError
 from faillog_otel.grpc_channels import channel_address, channel_credentials, channel_options
-from faillog_otel.otlp.encoding import Envelope
+from faillog_otel.network import proxy_to
+from faillog_otel.otlp.envelope import Envelope
 from faillog_otel.otlp.outcome import (
     Doubtful,
     Mask,
@@ -36,9 +37,8 @@ from faillog_otel.otlp.outcome import (
     unknown_host,
 )
 from faillog_otel.otlp.port_check import PortCheck
-from faillog_otel.otlp.tls import Rotating, tls_context
-from faillog_otel.proxies import proxy_to
 from faillog_otel.text import cut
+from faillog_otel.tls import Rotating, tls_context
 
 MAX_METADATA_BYTES = 16 * 1024
 """All headers, or all trailers, of an answer: grpcio's own default."""

@@ -17,8 +17,8 @@ from msgspec.structs import replace
 
 from faillog_otel.config import Signal, Target
 from faillog_otel.connections import MAX_ANSWER_BYTES, Connections, NotConnected, ProxyDenied
-from faillog_otel.otlp.encoding import Envelope
-from faillog_otel.otlp.json import JsonEnvelope
+from faillog_otel.network import proxy_to
+from faillog_otel.otlp.envelope import Envelope, JsonEnvelope, packed
 from faillog_otel.otlp.outcome import (
     Outcome,
     Refused,
@@ -27,11 +27,8 @@ from faillog_otel.otlp.outcome import (
     read_http_answer,
     unknown_host,
 )
-from faillog_otel.otlp.packing import packed
 from faillog_otel.otlp.port_check import PortCheck
-from faillog_otel.otlp.tls import Rotating, tls_context
-from faillog_otel.proxies import proxy_to
-from faillog_otel.tls import client_context
+from faillog_otel.tls import Rotating, client_context, tls_context
 
 ODD_STATUSES = frozenset((400, 404, 405, 426, 505))
 """What servers answer that want TLS or HTTP/2 at this port, or know nothing of this path."""

@@ -13,8 +13,7 @@ from msgspec import Struct
 from faillog_otel import propagation
 from faillog_otel.config import MappingConfig, TimePolicy
 from faillog_otel.events.model import AttemptProperties, Context, Event, ExchangeProperties
-from faillog_otel.events.printable import printable
-from faillog_otel.otlp.extras import (
+from faillog_otel.otlp.attributes import (
     body_text,
     clean,
     extra_attributes,
@@ -22,19 +21,23 @@ from faillog_otel.otlp.extras import (
     leaving,
     within,
 )
-from faillog_otel.otlp.origin import LOCAL, Origin, link_flags, origin_of
-from faillog_otel.otlp.parts import (
+from faillog_otel.otlp.rules import (
     EVENT_NAMES,
+    LOCAL,
     OWN,
+    Origin,
     case_of,
     destined,
     judged,
+    link_flags,
+    origin_of,
     own_values,
     present,
     true_time,
 )
-from faillog_otel.otlp.records import Attributes, Link, Log, Span, SpanKind, StatusCode
+from faillog_otel.otlp.wire import Attributes, Link, Log, Span, SpanKind, StatusCode
 from faillog_otel.propagation import SAMPLED, TraceContext
+from faillog_otel.text import printable
 
 SAMPLED_LOCAL = LOCAL | SAMPLED
 """Flags of links and root spans made here: sampled, and known not to be remote (SpanFlags)."""

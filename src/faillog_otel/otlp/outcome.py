@@ -17,8 +17,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from faillog_otel.clock import retry_after
 from faillog_otel.config import Signal
-from faillog_otel.events.anything import read_as
-from faillog_otel.events.redaction import redact_text
+from faillog_otel.json_syntax import read_as
+from faillog_otel.redact.redactor import redact_text
 from faillog_otel.text import peer_text
 
 RETRYABLE = frozenset((429, 502, 503, 504))

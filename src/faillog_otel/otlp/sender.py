@@ -14,7 +14,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from faillog_otel.config import Signal
-from faillog_otel.events.entry import Rejection
+from faillog_otel.events.kept_record import Rejection
+from faillog_otel.otlp.backoff import Patience
 from faillog_otel.otlp.outcome import (
     Acknowledged,
     Doubtful,
@@ -25,7 +26,6 @@ from faillog_otel.otlp.outcome import (
     RetryLater,
     TooLarge,
 )
-from faillog_otel.otlp.patience import Patience
 
 _log = logging.getLogger(__name__)
 

@@ -1,10 +1,23 @@
-"""The protobuf wire format, as far as OTLP's messages need it.
+"""OTLP's messages as fields on the wire: which number each has, and how values of ours become its bytes.
 
-Source: protobuf.dev, "Encoding". A message is the concatenation of its fields, each behind its tag, so what
-is already encoded can be put into a message, taken out of it and sent again without a byte changing.
+Source of the numbers: opentelemetry-proto 1.x, common.proto, logs.proto and trace.proto (the messages are
+named below). Fields are written in the order of their numbers, as the official classes do; what has its
+default value is absent, unless it stands in a oneof.
 """
 
 import struct
+from enum import IntEnum
+from functools import lru_cache
+
+from msgspec import Struct
+
+# -- wire ----------------------------------------------------------------------------------------------------
+#
+# The protobuf wire format, as far as OTLP's messages need it.
+#
+# Source: protobuf.dev, "Encoding". A message is the concatenation of its fields, each behind its tag, so what
+# is already encoded can be put into a message, taken out of it and sent again without a byte changing.
+
 
 VARINT = 0
 FIXED64 = 1
@@ -77,3 +90,202 @@ class Heads(dict[int, bytes]):
         if length <= self.LONGEST:
             self[length] = head
         return head
+
+
+# -- records -------------------------------------------------------------------------------------------------
+#
+# A log record and a span, as plain data: what `mapping` decides and an encoder writes.
+#
+# Field for field OTLP's messages LogRecord and Span (opentelemetry-proto 1.x); ids are bytes, times are
+# nanoseconds since 1970. An absent id is empty.
+
+
+Value = str | bool | int | float | tuple[str, ...]
+Attributes = list[tuple[str, Value]]
+
+SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
+"""The semantic conventions that the attributes follow."""
+
+
+class Severity(IntEnum):
+    """OTLP's severity numbers, as far as they are used here; the names are the severity texts."""
+
+    INFO = 9
+    WARN = 13
+    ERROR = 17
+
+
+class SpanKind(IntEnum):
+    """OTLP's span kinds, as far as they are used here."""
+
+    CLIENT = 3
+    CONSUMER = 5
+
+
+class StatusCode(IntEnum):
+    """OTLP's span status codes; Ok is never claimed of somebody else's work."""
+
+    UNSET = 0
+    ERROR = 2
+
+
+class Link(Struct, frozen=True):
+    """A span's link to another span."""
+
+    trace_id: bytes
+    span_id: bytes
+    attributes: Attributes
+    flags: int
+
+
+class Span(Struct, frozen=True, kw_only=True):
+    """A span without duration: it starts and ends at `time_ns`."""
+
+    trace_id: bytes
+    span_id: bytes
+    name: str
+    kind: SpanKind
+    time_ns: int
+    attributes: Attributes
+    status: StatusCode
+    status_message: str
+    links: list[Link]
+    flags: int
+    parent_span_id: bytes = b""
+
+
+class Log(Struct, frozen=True, kw_only=True):
+    """A log record. `dropped_attributes` counts what the limits left out."""
+
+    time_ns: int
+    observed_ns: int
+    severity: Severity
+    event_name: str
+    body: str
+    attributes: Attributes
+    dropped_attributes: int
+    flags: int
+    trace_id: bytes = b""
+    span_id: bytes = b""
+
+
+# -- messages ------------------------------------------------------------------------------------------------
+
+
+# common.proto: KeyValue, AnyValue, ArrayValue
+KEY_VALUE_KEY = 1
+KEY_VALUE_VALUE = 2
+ANY_STRING = 1
+ANY_BOOL = 2
+ANY_INT = 3
+ANY_DOUBLE = 4
+ANY_ARRAY = 5
+ARRAY_VALUES = 1
+
+# logs.proto: LogRecord
+LOG_TIME = 1  # time_unix_nano
+LOG_SEVERITY_NUMBER = 2
+LOG_SEVERITY_TEXT = 3
+LOG_BODY = 5
+LOG_ATTRIBUTES = 6
+LOG_DROPPED_ATTRIBUTES = 7  # dropped_attributes_count
+LOG_FLAGS = 8
+LOG_TRACE_ID = 9
+LOG_SPAN_ID = 10
+LOG_OBSERVED_TIME = 11  # observed_time_unix_nano
+LOG_EVENT_NAME = 12
+
+# trace.proto: Span, Span.Link, Status
+SPAN_TRACE_ID = 1
+SPAN_SPAN_ID = 2
+SPAN_PARENT_SPAN_ID = 4
+SPAN_NAME = 5
+SPAN_KIND = 6
+SPAN_START_TIME = 7  # start_time_unix_nano
+SPAN_END_TIME = 8  # end_time_unix_nano
+SPAN_ATTRIBUTES = 9
+SPAN_LINKS = 13
+SPAN_STATUS = 15
+SPAN_FLAGS = 16
+LINK_TRACE_ID = 1
+LINK_SPAN_ID = 2
+LINK_ATTRIBUTES = 4
+LINK_FLAGS = 6
+STATUS_MESSAGE = 2
+STATUS_CODE = 3
+
+
+def any_value(value: Value) -> bytes:
+    """An AnyValue message."""
+    if isinstance(value, str):
+        return message_field(ANY_STRING, value.encode())
+    if isinstance(value, bool):
+        return tag(ANY_BOOL, VARINT) + varint(value)
+    if isinstance(value, int):
+        return tag(ANY_INT, VARINT) + int64(value)
+    if isinstance(value, float):
+        return tag(ANY_DOUBLE, FIXED64) + double(value)
+    values = b"".join([message_field(ARRAY_VALUES, any_value(each)) for each in value])
+    return message_field(ANY_ARRAY, values)
+
+
+def attribute_fields(field_number: int, attributes: Attributes) -> bytes:
+    """The KeyValues of a record, as its repeated field of this number."""
+    return b"".join([attribute_field(field_number, key, value) for key, value in attributes])
+
+
+def attribute_field(field_number: int, key: str, value: Value) -> bytes:
+    """One KeyValue of a record, as one of its repeated field of this number."""
+    if isinstance(value, str) and len(key) <= _LONGEST_REMEMBERED_KEY:
+        text = value.encode()
+        return _heads(field_number, key)[len(text)] + text
+    if isinstance(value, tuple) and len(key) + sum(map(len, value)) <= _LONGEST_REMEMBERED_TEXTS:
+        return _texts_field(field_number, key, value)
+    return _any_field(field_number, key, value)
+
+
+def _any_field(field_number: int, key: str, value: Value) -> bytes:
+    inside = text_field(KEY_VALUE_KEY, key) + message_field(KEY_VALUE_VALUE, any_value(value))
+    return message_field(field_number, inside)
+
+
+_LONGEST_REMEMBERED_TEXTS = 256
+_texts_field = lru_cache(maxsize=256)(_any_field)  # headers say the same again and again
+
+
+def text_attribute_heads(field_number: int, key: str) -> Heads:
+    """What stands before a text of so many bytes that is an attribute of this key."""
+    inside = text_field(KEY_VALUE_KEY, key) + tag(KEY_VALUE_VALUE)
+    return Heads(tag(field_number), inside, tag(ANY_STRING))
+
+
+_LONGEST_REMEMBERED_KEY = 64
+_heads = lru_cache(maxsize=128)(text_attribute_heads)
+
+
+def int_attribute_heads(field_number: int, key: str) -> Heads:
+    """What stands before a varint of so many bytes that is an attribute of this key."""
+    # The varint has no length of its own: its tag is the end of what stands before it.
+    inside = text_field(KEY_VALUE_KEY, key) + tag(KEY_VALUE_VALUE)
+    return Heads(tag(field_number), inside, behind=tag(ANY_INT, VARINT))
+
+
+def flags_field(field_number: int, flags: int) -> bytes:
+    """A fixed32 field."""
+    return tag(field_number, FIXED32) + fixed32(flags) if flags else b""
+
+
+def bytes_field(field_number: int, value: bytes) -> bytes:
+    """A field of bytes; none are absent."""
+    return message_field(field_number, value) if value else b""
+
+
+def link_field(link: Link) -> bytes:
+    """One link of a span."""
+    return message_field(
+        SPAN_LINKS,
+        bytes_field(LINK_TRACE_ID, link.trace_id)
+        + bytes_field(LINK_SPAN_ID, link.span_id)
+        + attribute_fields(LINK_ATTRIBUTES, link.attributes)
+        + flags_field(LINK_FLAGS, link.flags),
+    )

@@ -17,15 +17,12 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from faillog_otel.addresses import Deadline
 from faillog_otel.clock import DAY_NS, SECOND_NS, date_ns, hour_text, retry_after
 from faillog_otel.config import SEGMENT_URLS, Secret
 from faillog_otel.errors import ConfigError
-from faillog_otel.events.anything import read_as
-from faillog_otel.hosts import origin_of
-from faillog_otel.segment.explain import explain
-from faillog_otel.segment.http_client import http_client, whole_answer
-from faillog_otel.segment.network import Network, direct_network
+from faillog_otel.json_syntax import read_as
+from faillog_otel.network import Deadline, origin_of
+from faillog_otel.segment.http_client import Network, direct_network, explain, http_client, whole_answer
 from faillog_otel.segment.quota import Said
 from faillog_otel.text import peer_text
 

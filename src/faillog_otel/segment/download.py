@@ -19,12 +19,17 @@ from urllib.parse import quote, urlsplit
 import httpx
 from msgspec import Struct
 
-from faillog_otel.addresses import Address, Deadline, resolve
-from faillog_otel.hosts import DEFAULT_PORTS, HostPort, origin_of, parse_host_port
-from faillog_otel.proxies import Proxy
-from faillog_otel.segment.explain import explain
-from faillog_otel.segment.http_client import http_client
-from faillog_otel.segment.network import Network, direct_network
+from faillog_otel.network import (
+    DEFAULT_PORTS,
+    Address,
+    Deadline,
+    HostPort,
+    Proxy,
+    origin_of,
+    parse_host_port,
+    resolve,
+)
+from faillog_otel.segment.http_client import Network, direct_network, explain, http_client
 from faillog_otel.text import MAX_PEER_BYTES, cut
 
 S3_HOST = re.compile(

@@ -12,7 +12,7 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from typing import Any, Self
@@ -20,7 +20,25 @@ from typing import Any, Self
 from msgspec import Struct
 
 from faillog_otel.errors import ConfigError
-from faillog_otel.telemetry.check import Checks
+
+# -- check ---------------------------------------------------------------------------------------------------
+#
+# One thing that should be so, and how it stands: our own words and numbers only, for anybody may ask.
+
+
+class Check(Struct, frozen=True):
+    """`why` says what is wrong, or how it stands."""
+
+    ok: bool
+    why: str
+
+
+Checks = Callable[[], Mapping[str, Check]]
+"""Name → check."""
+
+
+# -- health --------------------------------------------------------------------------------------------------
+
 
 _log = logging.getLogger(__name__)
 

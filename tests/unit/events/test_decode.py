@@ -21,7 +21,7 @@ from faillog_otel.events.model import (
     Request,
     Response,
 )
-from faillog_otel.events.syntax import DEEPEST_NESTING
+from faillog_otel.json_syntax import DEEPEST_NESTING
 
 AT = 1742760000 * 1_000_000_000
 

@@ -10,7 +10,6 @@ from msgspec import UNSET, Raw
 from msgspec.structs import replace
 from support.events import TIMES, attempt, error, event, exchange
 
-from faillog_otel.app.batch import sort_of
 from faillog_otel.events.decode import answer_of, decode
 from faillog_otel.events.model import (
     Answer,
@@ -21,6 +20,7 @@ from faillog_otel.events.model import (
     OtherProperties,
     Reason,
 )
+from faillog_otel.pipeline.batch import sort_of
 
 KNOWN_VERSIONS: list[Any] = [1, 1.0, 1.5, "1", "v1", "V1", "1.0", "v1.0", "v1.12.3", "v1beta", " v1 ", None]
 OTHER_VERSIONS: list[Any] = [

@@ -7,8 +7,8 @@ from tempfile import TemporaryDirectory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from faillog_otel.ledger.digests import DIGEST_BYTES, Digests, digest_of
-from faillog_otel.ledger.private_folder import PrivateFolder
+from faillog_otel.files import PrivateFolder
+from faillog_otel.ledger.spool import DIGEST_BYTES, Digests, digest_of
 
 DIGESTS = st.integers(0, 2**64 - 1)
 

@@ -2,13 +2,13 @@
 
 import pytest
 
-from faillog_otel.app.ledger_view import hour_views, quota_of
 from faillog_otel.clock import DAY_NS, HOUR_NS, hour_of
 from faillog_otel.errors import LedgerBroken
 from faillog_otel.events.model import JSON_LINES, Survey
-from faillog_otel.ledger.counts import Stretch
-from faillog_otel.ledger.downloads import Content, Identity
 from faillog_otel.ledger.ledger import Ledger, Spooled
+from faillog_otel.ledger.objects import Content, Identity
+from faillog_otel.ledger.planner_state import hour_views, quota_of
+from faillog_otel.ledger.results import Stretch
 from faillog_otel.segment.schedule import ScheduleConfig, plan
 
 NOW_NS = 20_000 * DAY_NS

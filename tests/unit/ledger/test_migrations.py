@@ -6,14 +6,14 @@ from pathlib import Path
 
 from faillog_otel.clock import DAY_NS, HOUR_NS, hour_of
 from faillog_otel.events.model import JSON_LINES, Survey
-from faillog_otel.ledger.counts import Stretch
 from faillog_otel.ledger.database import Database
-from faillog_otel.ledger.downloads import Content, Identity
-from faillog_otel.ledger.folder import StateFolder
 from faillog_otel.ledger.ledger import Ledger
+from faillog_otel.ledger.maintenance import prune
+from faillog_otel.ledger.objects import Content, Identity
+from faillog_otel.ledger.queries import Totals, time_shifted, totals
+from faillog_otel.ledger.results import Stretch
 from faillog_otel.ledger.schema import MIGRATIONS
-from faillog_otel.ledger.upkeep import prune
-from faillog_otel.ledger.views import Totals, time_shifted, totals
+from faillog_otel.ledger.state_dir import StateFolder
 
 NOW_NS = 20_000 * DAY_NS
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from faillog_otel.events.redaction import redact_text
-from faillog_otel.otlp.body_keys import ALLOWED_KEYS, WITHHELD, withhold_in_body, withhold_values
+from faillog_otel.otlp.attributes import ALLOWED_KEYS, WITHHELD, withhold_in_body, withhold_values
+from faillog_otel.redact.redactor import redact_text
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from faillog_otel.backends import BACKENDS
 from faillog_otel.config import Limits, MappingConfig
 from faillog_otel.events.decode import decode
 from faillog_otel.events.model import Context, Event
-from faillog_otel.otlp.explain import explain
 from faillog_otel.otlp.mapping import map_event
-from faillog_otel.otlp.records import Log
+from faillog_otel.otlp.wire import Log
+from faillog_otel.reports.preview import explain
 
 LOKI_BYTES, LOKI_ENTRIES = 64 * 1024, 128
 LOKIS_OWN = 12

@@ -15,7 +15,7 @@ from faillog_otel.config import MappingConfig, TimePolicy
 from faillog_otel.events.decode import answer_of, decode
 from faillog_otel.events.model import Answer, Context, Event, Reason
 from faillog_otel.otlp.mapping import Mapped, map_event
-from faillog_otel.otlp.records import Link, Log, Severity, Span, SpanKind, StatusCode
+from faillog_otel.otlp.wire import Link, Log, Severity, Span, SpanKind, StatusCode
 
 AT = 1742760000 * 1_000_000_000
 NOW = AT + 3600 * 1_000_000_000

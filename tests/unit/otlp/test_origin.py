@@ -11,7 +11,7 @@ from faillog_otel.config import MappingConfig
 from faillog_otel.events.decode import decode
 from faillog_otel.events.model import Context, Event
 from faillog_otel.otlp.mapping import Mapped, map_event
-from faillog_otel.otlp.records import Link, Span
+from faillog_otel.otlp.wire import Link, Span
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE}-{SPAN}-01"

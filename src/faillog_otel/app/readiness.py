@@ -1,0 +1,215 @@
+"""How things stand, read from the ledger: the gauges of our own metrics, and whether the program is ready.
+
+Is asked from the threads of those who ask. The ledger is only read.
+"""
+
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+from faillog_otel.clock import DAY_NS, HOUR_NS, RETENTION_NS, SECOND_NS, Clock, hour_of
+from faillog_otel.config import Signal
+from faillog_otel.errors import FaillogError
+from faillog_otel.ledger.database import Database
+from faillog_otel.ledger.planner_state import hour_views, quota_of
+from faillog_otel.ledger.queries import newest_logged, pending_records
+from faillog_otel.otlp.outcome import Acknowledged, Outcome, PartlyRejected
+from faillog_otel.otlp.sender import Client
+from faillog_otel.segment.schedule import READ_AFTER_HOURS, HourView, ScheduleConfig, reads_per_hour
+from faillog_otel.telemetry.api import Gauge, Telemetry
+from faillog_otel.telemetry.health import Check
+from faillog_otel.telemetry.heartbeat import Pulse
+
+# -- coverage ------------------------------------------------------------------------------------------------
+#
+# Which hours were not read, though they could have been: what is missing so far, and what soon leaves.
+#
+# A pure function of the time and the ledger's view, by the schedule's own rule of what counts as a reading.
+
+
+EXPIRES_SOON_NS = DAY_NS
+"""With less than this left, an hour that was not read is about to be lost."""
+
+
+def unread_hours(
+    now_ns: int, hours: Mapping[str, Mapping[int, HourView]], config: ScheduleConfig, reads: int
+) -> dict[str, list[int]]:
+    """Collection → hours that are due and were not read since, ascending; all collections, also without any.
+
+    `reads`: how many readings of each hour the quota covers (`schedule.reads_per_hour`).
+    """
+    after = READ_AFTER_HOURS[reads][0]
+    until = hour_of(now_ns) if config.until_ns is None else -(-config.until_ns // HOUR_NS)
+    kept = hour_of(now_ns - RETENTION_NS) + 1
+    due = {
+        name: range(max(kept, hour_of(config.since_of(name))), min(hour_of(now_ns) - after, until))
+        for name in config.collections
+    }
+
+    def is_read(view: HourView | None, hour: int) -> bool:
+        listed_ns = None if view is None else view.listed_ns
+        return listed_ns is not None and listed_ns >= (hour + 1 + after) * HOUR_NS
+
+    return {
+        name: [hour for hour in hours_due if not is_read(hours.get(name, {}).get(hour), hour)]
+        for name, hours_due in due.items()
+    }
+
+
+def expires_soon(now_ns: int, hour: int) -> bool:
+    """Whether Segment keeps the hour for less than a day."""
+    return hour * HOUR_NS + RETENTION_NS - now_ns < EXPIRES_SOON_NS
+
+
+# -- answers -------------------------------------------------------------------------------------------------
+#
+# What the collector answers, noted on the way: how long it takes, and whether it takes anything at all.
+
+
+class Answers:
+    """A client that sends by another one. Used from several threads at once."""
+
+    def __init__(self, client: Client, telemetry: Telemetry, clock: Clock) -> None:
+        self._client = client
+        self._telemetry = telemetry
+        self._clock = clock
+        self._failing_since: float | None = None  # monotonic; None after an acknowledgement
+        self._under_way: dict[int, float] = {}  # thread → when its request began
+
+    def send(self, signal: Signal, records: Sequence[bytes]) -> Outcome:
+        """Sends, and notes what came of it."""
+        thread, began = threading.get_ident(), self._clock.monotonic()
+        self._under_way[thread] = began
+        try:
+            outcome = self._client.send(signal, records)
+        finally:
+            del self._under_way[thread]
+        self._telemetry.answered(signal, _name(outcome), self._clock.monotonic() - began)
+        if isinstance(outcome, Acknowledged | PartlyRejected):
+            self._failing_since = None
+        elif self._failing_since is None:
+            self._failing_since = began
+        return outcome
+
+    def close(self) -> None:
+        """Closes the other one."""
+        self._client.close()
+
+    def missing_seconds(self) -> float:
+        """For how long an acknowledgement has been asked for in vain; 0 where nothing is asked for."""
+        waiting = [*self._under_way.copy().values(), *filter(None, [self._failing_since])]
+        return max(0.0, self._clock.monotonic() - min(waiting)) if waiting else 0.0
+
+
+def _name(outcome: Outcome) -> str:
+    """`acknowledged`, `partly_rejected`, `retry_later`, `too_large`, `doubtful`, `refused`."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(outcome).__name__).lower()
+
+
+# -- standing ------------------------------------------------------------------------------------------------
+
+
+ANSWERS_LATELY_SECONDS = 60.0
+"""A collector may be restarted without being missed."""
+
+
+class Standing:
+    """The standing of a polling run. `clock` is the one that the hours go by."""
+
+    def __init__(
+        self,
+        database: Database,
+        schedule: Callable[[], ScheduleConfig],
+        clock: Clock,
+        requests_per_day: int = 120,
+    ) -> None:
+        self._requests_per_day = requests_per_day
+        self._database = database
+        self._schedule = schedule
+        self._clock = clock
+
+    def gauges(self) -> tuple[Gauge, ...]:
+        """What there is to look at, as the README lists it."""
+        return (
+            Gauge(
+                "faillog.pending",
+                "{record}",
+                "Records that were downloaded and not delivered yet",
+                lambda: {"": pending_records(self._database)},
+            ),
+            Gauge(
+                "faillog.budget.remaining",
+                "{request}",
+                "Requests that may be made of Segment now",
+                lambda: {"": self._requests_left()},
+            ),
+            Gauge(
+                "faillog.coverage.gap.hours",
+                "h",
+                "Hours that are due and were not read",
+                lambda: {name: len(hours) for name, hours in self.unread().items()},
+                attribute="collection",
+            ),
+            Gauge(
+                "faillog.lag.seconds",
+                "s",
+                "How long ago the newest exported record was logged by Segment",
+                lambda: {
+                    name: (self._clock.now_ns() - newest_ns) / SECOND_NS
+                    for name, newest_ns in newest_logged(self._database).items()
+                },
+                attribute="collection",
+            ),
+            Gauge(
+                "faillog.last_logged_at",
+                "s",
+                "When the newest exported record was logged by Segment, seconds since 1970",
+                lambda: {
+                    name: newest_ns / SECOND_NS for name, newest_ns in newest_logged(self._database).items()
+                },
+                attribute="collection",
+            ),
+        )
+
+    def ledger(self) -> Check:
+        """Whether the ledger can be read."""
+        try:
+            pending = pending_records(self._database)
+        except FaillogError:
+            return Check(ok=False, why="the ledger cannot be read")
+        return Check(ok=True, why=f"{pending} records pending")
+
+    def hours(self) -> Check:
+        """Whether no hour is about to expire unread."""
+        try:
+            unread, now_ns = self.unread(), self._clock.now_ns()
+        except FaillogError:
+            return Check(ok=False, why="the ledger cannot be read")
+        late = sum(expires_soon(now_ns, hour) for hours in unread.values() for hour in hours)
+        if late:
+            return Check(ok=False, why=f"{late} hours leave Segment within a day, unread")
+        return Check(ok=True, why=f"{sum(map(len, unread.values()))} hours due, none of them leaves soon")
+
+    def unread(self) -> dict[str, list[int]]:
+        """Collection → the hours that are due and were not read, ascending."""
+        now_ns, schedule = self._clock.now_ns(), self._schedule()
+        reads = reads_per_hour(quota_of(self._database, self._requests_per_day), len(schedule.collections))
+        return unread_hours(now_ns, hour_views(self._database, now_ns), schedule, reads)
+
+    def _requests_left(self) -> int:
+        now_ns = self._clock.now_ns()
+        return quota_of(self._database, self._requests_per_day).mended(now_ns).left(now_ns, with_reserve=True)
+
+
+def collector(answers: Answers) -> Check:
+    """Whether the collector answered lately, if it was asked."""
+    missing = answers.missing_seconds()
+    if missing > ANSWERS_LATELY_SECONDS:
+        return Check(ok=False, why=f"nothing acknowledged for {missing:.0f} s")
+    return Check(ok=True, why="what was sent was acknowledged, or is under way" if missing else "no failure")
+
+
+def loops(pulse: Pulse) -> Check:
+    """Whether the loops turn."""
+    late = [f"{loop} has not turned for {seconds:.0f} s" for loop, seconds in pulse.late().items()]
+    return Check(ok=not late, why="; ".join(late) or "turning")

@@ -1,0 +1,74 @@
+"""What a run starts for each of its workers: `python -P -m faillog_otel.app.worker_process DESCRIPTOR`."""
+
+import os
+import signal
+import socket
+import sys
+from contextlib import ExitStack, suppress
+
+from msgspec.structs import replace
+
+from faillog_otel.app.build import delivering, sending_client
+from faillog_otel.app.readiness import Answers
+from faillog_otel.app.signals import Shutdown
+from faillog_otel.config import DeliveryConfig
+from faillog_otel.otlp.encoder import WireEncoder
+from faillog_otel.pipeline.forwarder import Forwarder
+from faillog_otel.pipeline.worker import Answered, Worker
+from faillog_otel.pipeline.worker_protocol import Channel, Start, Waits, encode, read_order
+from faillog_otel.telemetry.output import protect_standard_streams, set_up_streams, start_logging
+
+CAREFUL_RECORDS = 16
+
+
+def main() -> None:
+    """Works until the run closes the socket of this descriptor, or ends."""
+    set_up_streams()
+    protect_standard_streams()
+    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    come = channel.receive()
+    start = read_order(come[0]) if come else None
+    if not isinstance(start, Start):
+        return
+    config = start.config
+    start_logging(config.verbosity, config.log_format)
+    with ExitStack() as stack:
+        # The run is asked to stop, not its workers: it passes that on. Here SIGINT and SIGTERM are blocked.
+        shutdown = stack.enter_context(Shutdown((signal.SIGUSR1,)))
+        answered = Answered()
+        client = Answers(sending_client(config), answered, shutdown)
+
+        def say(what: str, seconds: float) -> None:
+            with suppress(OSError):  # the run is gone, which is noticed elsewhere
+                channel.send(encode(Waits(what, seconds)))
+
+        delivery = delivering(client, config, shutdown, stack, say=say)
+        encoder = WireEncoder(config.mapping)
+
+        def forwarder(delivery_config: DeliveryConfig) -> Forwarder:
+            return Forwarder(
+                encoder=encoder,
+                delivery=delivery,
+                config=delivery_config,
+                is_stopping=shutdown.is_requested,
+                sends_rejected=start.sends_rejected,
+                most_content_bytes=config.most_content_bytes,
+            )
+
+        worker = Worker(
+            channel=channel,
+            start=start,
+            forwarder=forwarder(config.delivery),
+            careful=forwarder(replace(config.delivery, batch_records=CAREFUL_RECORDS)),
+            delivery=delivery,
+            answered=answered,
+            stop=lambda: os.kill(os.getpid(), signal.SIGUSR1),
+        )
+        try:
+            worker.run()
+        except ConnectionError:
+            os._exit(0)  # the run is gone
+
+
+if __name__ == "__main__":
+    main()

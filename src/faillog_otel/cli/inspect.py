@@ -1,0 +1,313 @@
+"""What the commands that look have in common: their options, and how they print."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from faillog_otel.cli.options import (
+    DEFAULT_FLAGS,
+    forwarding_options,
+    health_options,
+    origins,
+    polling_options,
+)
+from faillog_otel.errors import ConfigError
+from faillog_otel.telemetry.output import is_output_closed
+from faillog_otel.text import is_unicode, printable, printable_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from faillog_otel.config import RunConfig, SegmentConfig
+    from faillog_otel.ledger.audit import Audit
+    from faillog_otel.ledger.database import Database
+    from faillog_otel.ledger.state_dir import StateFolder
+    from faillog_otel.reports.reachability import Finding
+
+
+# -- looking -------------------------------------------------------------------------------------------------
+
+
+_log = logging.getLogger(__name__)
+
+_OPTIONS = {
+    "collection": click.option(
+        "--collection", "collections", metavar="ID", multiple=True, help="Only this collection (repeatable)."
+    ),
+    "polled": click.option(
+        "--collection", "collections", metavar="ID", multiple=True, help="A collection to poll (repeatable)."
+    ),
+    "since": click.option(
+        "--since", metavar="TIME", help="Not what is older: RFC 3339, or -36h.  [default: -7d]"
+    ),
+    "until": click.option("--until", metavar="TIME", help="Not what is newer."),
+    "state_dir": click.option(
+        "--state-dir",
+        metavar="DIR",
+        help="What polling remembers.  [default: $XDG_STATE_HOME/faillog-otel]",
+    ),
+    "config": click.option(
+        "--config", "config_file", metavar="FILE", help="TOML file.  [default: faillog-otel.toml]"
+    ),
+    "json": click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output."),
+}
+
+
+def looking_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Adds these options."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for name in reversed(names):
+            command = _OPTIONS[name](command)
+        return command
+
+    return add
+
+
+def start(flags: dict[str, Any], *, says_warnings: bool = True) -> "RunConfig":
+    """The settings; our own log goes to standard error. Raises ConfigError, click.UsageError."""
+    from faillog_otel.cli.options import DEFAULT_FLAGS, config_of
+    from faillog_otel.telemetry.output import start_logging
+
+    config = config_of(DEFAULT_FLAGS | flags, polls_forever=True)
+    start_logging(config.verbosity, config.log_format)
+    for warning in config.ignored if says_warnings else ():
+        _log.warning("%s", warning)
+    return config
+
+
+@contextmanager
+def opened(config: "RunConfig") -> "Iterator[tuple[StateFolder, Database]]":
+    """The state folder, not locked, and its ledger, to be read only. Raises LedgerBroken."""
+    from faillog_otel.ledger.database import Database
+    from faillog_otel.ledger.state_dir import StateFolder
+
+    folder = StateFolder(config.state_dir)
+    database = Database(folder.ledger, read_only=True)
+    try:
+        yield folder, database
+    except (ArithmeticError, LookupError, TypeError, ValueError):
+        database.check()  # values that the disk changed are no bug of ours
+        raise
+    finally:
+        database.close()
+
+
+@contextmanager
+def opened_if_there(config: "RunConfig") -> "Iterator[Database | None]":
+    """The ledger, to be read only; None where there is none yet. Raises LedgerBroken."""
+    from faillog_otel.ledger.state_dir import StateFolder
+
+    is_there = True
+    try:
+        StateFolder(config.state_dir).ledger.lstat()
+    except FileNotFoundError:
+        is_there = False
+    except OSError:
+        pass  # opening it says what is wrong
+    with opened(config) if is_there else nullcontext((None, None)) as (_, database):
+        yield database
+
+
+def warn_of_clock(database: "Database | None") -> None:
+    """Warns where the machine's clock was wrong when `run` asked last: what is shown goes by it."""
+    from faillog_otel.clock import AGREES_NS
+    from faillog_otel.ledger.queries import fact_ns
+    from faillog_otel.pipeline.segment_time import AHEAD, ahead_text
+
+    ahead_ns = (fact_ns(database, AHEAD) or 0) if database else 0
+    if abs(ahead_ns) > AGREES_NS:
+        _log.warning(
+            "this machine's clock was %s Segment's when `run` asked last; what is shown goes by it: if it is"
+            " still wrong, set it",
+            ahead_text(ahead_ns),
+        )
+
+
+def say_window(config: "SegmentConfig", at_ns: int, database: "Database | None") -> None:
+    """Warns of hours that --since and --until cannot bring. Raises ConfigError where they leave none."""
+    from faillog_otel.ledger.planner_state import SINCE
+    from faillog_otel.ledger.queries import fact_ns
+    from faillog_otel.setting_values import check_window
+
+    noted_ns = fact_ns(database, SINCE) if database else None
+    for warning in check_window(config, at_ns, noted_ns):
+        _log.warning("%s", warning)
+
+
+def now_ns(ctx: click.Context) -> int:
+    """The time that Segment's hours go by: the caller's clock, or the system's."""
+    return time.time_ns() if ctx.obj is None else int(ctx.obj.now_ns())
+
+
+def print_json(found: object) -> None:
+    """One JSON object on a line of its own."""
+    import msgspec
+
+    is_ascii = not is_unicode(sys.stdout.encoding)
+    click.echo(printable_json(msgspec.json.encode(found).decode(), is_ascii=is_ascii))
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Lines that may have colours; click leaves the colours out where they are not wanted."""
+    for each in lines:
+        if is_output_closed():
+            return
+        click.echo(each)
+
+
+def line(label: str, text: str, colour: str | None = None) -> str:
+    """A label, and what is so; fit for a terminal, whatever the text holds."""
+    return f"{label:<14}{click.style(printable(text), fg=colour) if colour else printable(text)}"
+
+
+# -- audit ---------------------------------------------------------------------------------------------------
+#
+# `faillog-otel audit`: does the ledger keep its promise?
+
+
+_AUDIT_HELP = """Count everything in the ledger anew, and look at all of its files.
+
+    records = exported + rejected + quarantined + pending + duplicate, and for JSON Lines lines = records +
+    blank (objects of other forms have no lines): for every object, every hour and overall. As many entries
+    are kept as records are quarantined or rejected; what is in the spool is whole; the digests are in order;
+    SQLite finds no damage. Nothing is changed; it may be called while `run` polls.
+
+    \b
+    Exit codes:
+      0  all of it holds
+      1  something does not: it is named
+      2  wrong usage or configuration
+      5  there is no ledger in the state folder, or it cannot be read
+    """
+
+SHOWN = 50
+
+
+@click.command(short_help="Check that no record is unaccounted for.", help=_AUDIT_HELP)
+@looking_options("state_dir", "config", "json")
+@click.pass_context
+def audit(ctx: click.Context, /, *, as_json: bool, **flags: Any) -> None:
+    """Reads the options, checks, prints."""
+    ctx.exit(show_audit(start(flags), as_json=as_json))
+
+
+def show_audit(config: "RunConfig", *, as_json: bool = False) -> int:
+    """Prints what holds and what does not; returns the exit code. Raises LedgerBroken."""
+    from faillog_otel.ledger.audit import audit as checked
+
+    with opened(config) as (folder, database):
+        found = checked(folder, database)
+    if as_json:
+        print_json(found)
+    else:
+        print_lines(_audit_text(found))
+    return 0 if found.holds else 1
+
+
+def _audit_text(found: "Audit") -> Iterator[str]:
+    for problem in found.problems[:SHOWN]:
+        yield line(problem.check, f"{problem.where}: {problem.what}", "red")
+    if (more := len(found.problems) - SHOWN) > 0:
+        yield line("", f"... and {more} more (--json lists all)")
+    if sums := found.sums:
+        fates = f"{sums.exported} exported + {sums.rejected} rejected + {sums.quarantined} quarantined"
+        fates += f" + {sums.pending} pending + {sums.duplicate} duplicate"
+        yield line("records", f"{sums.records} = {fates}" if found.holds else f"{sums.records}; {fates}")
+        of_lines = sums.lines - sums.blank
+        yield line("lines", f"{sums.lines} = {of_lines} records of JSON Lines + {sums.blank} blank")
+        yield line("objects", f"{sums.objects}, {found.spooled_files} files in the spool")
+        yield line("kept", f"{sums.kept} entries")
+        yield line("digests", f"{found.digests_files} files")
+    if found.holds:
+        yield line("all holds", "", "green")
+    else:
+        yield line("wrong", f"{len(found.problems)} things do not hold", "red")
+
+
+# -- doctor --------------------------------------------------------------------------------------------------
+#
+# `faillog-otel doctor`: is all there that a run needs?
+
+
+_DOCTOR_HELP = """Look at everything that `run` needs: with the options of `run`, and as the same user.
+
+    The configuration and where it comes from, the state folder, the token, the clock, the collector. What is
+    not well says what to do. Segment is asked for nothing that costs a request of the day's quota, the
+    collector gets an empty request for each signal; nothing is changed.
+
+    \b
+    Exit codes:
+      0  nothing fails; there may be warnings
+      1  something fails
+      2  wrong usage
+    """
+
+COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+class _SystemClock:
+    def now_ns(self) -> int:
+        return time.time_ns()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def wait(self, seconds: float) -> bool:
+        time.sleep(seconds)
+        return False
+
+
+@click.command(short_help="Look at everything that `run` needs.", help=_DOCTOR_HELP)
+@looking_options("json")
+@polling_options
+@click.option("--once", "_once", is_flag=True, help="Changes nothing here: for the command line of `run`.")
+@health_options
+@forwarding_options
+@click.pass_context
+def doctor(ctx: click.Context, /, *, as_json: bool, _once: bool, **flags: Any) -> None:
+    """Reads the options, looks, prints."""
+    found = list(_examined(flags, ctx))
+    fails = any(each.state == "fail" for each in found)
+    if as_json:
+        print_json({"well": not fails, "findings": found, "settings": _origins(flags)})
+    else:
+        print_lines(_doctor_text(found))
+    ctx.exit(1 if fails else 0)
+
+
+def _examined(flags: dict[str, Any], ctx: click.Context) -> "Iterator[Finding]":
+    from faillog_otel.app.build import USER_AGENT, token_source
+    from faillog_otel.reports.doctor import examine
+    from faillog_otel.reports.reachability import Finding
+
+    try:
+        config = start(flags, says_warnings=False)
+    except ConfigError as error:
+        yield Finding("config", "fail", str(error), "change the setting that it names")
+        return
+    settings = _origins(flags)
+    said = ", ".join(f"{name} ({source})" for name, source in settings.items()) or "all as by default"
+    yield Finding("config", "ok", f"{config.config_file or 'no file'}; {said}")
+    for warning in config.warnings:
+        yield Finding("config", "warn", warning, "change the setting that it names")
+    yield from examine(config, token_source(config.segment), USER_AGENT, ctx.obj or _SystemClock())
+
+
+def _origins(flags: dict[str, Any]) -> dict[str, str]:
+    try:
+        return origins(DEFAULT_FLAGS | flags)
+    except ConfigError:
+        return {}
+
+
+def _doctor_text(found: "list[Finding]") -> Iterator[str]:
+    for each in found:
+        yield click.style(f"{each.state:<6}", fg=COLOURS[each.state]) + line(each.check, each.says)
+        if each.do:
+            yield f"{'':<20}" + line("", f"→ {each.do}").lstrip()

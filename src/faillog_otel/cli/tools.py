@@ -1,0 +1,204 @@
+"""`faillog-otel redact`: what would leave, and what would not."""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from faillog_otel import propagation
+from faillog_otel.cli.inspect import print_json
+from faillog_otel.cli.options import DEFAULT_FLAGS, bodies_option, read_layers
+from faillog_otel.otlp.rules import origin_of
+from faillog_otel.telemetry.output import say_error
+from faillog_otel.text import printable
+
+if TYPE_CHECKING:
+    from faillog_otel.events.model import BadRecord, Place
+    from faillog_otel.reports.preview import Explanation
+
+
+# -- ids -----------------------------------------------------------------------------------------------------
+#
+# `faillog-otel ids`: in which trace the deliveries of a message stand; and messageIds that carry one.
+
+
+@click.command(short_help="Show the trace of a message, or make a messageId.")
+@click.argument("message_id", required=False)
+@click.option("--new", "is_new", is_flag=True, help="Print a fresh messageId that carries a trace context.")
+@click.option(
+    "--traceparent",
+    envvar="TRACEPARENT",
+    metavar="TRACEPARENT",
+    help="With --new: the context to carry (W3C Trace Context).  [default: $TRACEPARENT]",
+)
+@click.option("--compact", is_flag=True, help="With --new: 36 characters, for destinations such as Mixpanel.")
+@click.pass_context
+def ids(
+    ctx: click.Context,
+    message_id: str | None,
+    *,
+    is_new: bool,
+    traceparent: str | None,
+    compact: bool,
+) -> None:
+    """Print, as one JSON object, the trace in which the deliveries of MESSAGE_ID stand.
+
+    `trace_id` is 32 hex characters. `origin` says where it comes from: the messageId carries it
+    (`message_id`, `message_id_compact`), or it is computed from the messageId (`derived`). `parent_span_id`
+    is the application's span under which they stand, where it is known and was sampled, else null. (All
+    with `--join parent`, the default.)
+
+    With --new it prints one fresh messageId, and nothing else: it carries the given or the current
+    traceparent; without a valid one, a fresh random trace id.
+    """
+    is_given = ctx.get_parameter_source("traceparent") is click.core.ParameterSource.COMMANDLINE
+    if is_new == (message_id is not None):
+        raise click.UsageError("either MESSAGE_ID, or --new")
+    if message_id is None:
+        click.echo(_fresh(traceparent, is_given=is_given, compact=compact))
+    elif compact or is_given:
+        raise click.UsageError("--traceparent and --compact go with --new")
+    else:
+        try:
+            origin = origin_of(message_id, None, "parent")
+        except UnicodeEncodeError:
+            raise click.UsageError("MESSAGE_ID is not UTF-8") from None
+        parent = origin.parent_span_id.hex() or None
+        described = {"trace_id": origin.trace_id.hex(), "origin": origin.name, "parent_span_id": parent}
+        click.echo(json.dumps(described))
+
+
+def _fresh(traceparent: str | None, *, is_given: bool, compact: bool) -> str:
+    if traceparent is not None:
+        try:
+            return propagation.message_id_for(traceparent.strip(), compact=compact)
+        except ValueError as error:
+            if is_given:
+                raise click.UsageError(f"--traceparent: {error}") from None
+            # W3C Trace Context: a traceparent that cannot be read starts a new trace.
+            say_error(f"TRACEPARENT: {error}: a fresh trace id instead")
+    return propagation.message_id(compact=compact)
+
+
+# -- redact --------------------------------------------------------------------------------------------------
+
+
+_log = logging.getLogger(__name__)
+
+_HELP = """Show what `run` would send of the failure logs in FILE..., and send nothing.
+
+    Prints one JSON object for each record: `body` and `attributes` are all that leaves, `redacted` names
+    the rules that replaced something in an attribute, `stays` the fields that do not leave, and why. What
+    was redacted is not shown. With FAILLOG_REDACTION_KEY set, equal values can be compared.
+
+    \b
+    Exit codes:
+      0  done
+      2  wrong usage or configuration, or a FILE could not be read
+      3  done, but some records were not understood
+      141  the reader of standard output closed it (`| head`)
+    """
+
+
+@click.command(short_help="Show what of failure logs would leave, and what would not.", help=_HELP)
+@click.argument("paths", nargs=-1, required=True, metavar="FILE...")
+@click.option(
+    "--explain",
+    "for_people",
+    is_flag=True,
+    help="For people: field by field, with the rules that redacted it and the reasons why others stay.",
+)
+@bodies_option
+@click.option("--config", "config_file", metavar="FILE", help="TOML file.  [default: faillog-otel.toml]")
+@click.pass_context
+def redact(ctx: click.Context, /, paths: tuple[str, ...], *, for_people: bool, **flags: Any) -> None:
+    """Reads the options, previews the files, prints."""
+    import contextlib
+    import sys
+    import time
+
+    from faillog_otel.errors import InputError
+    from faillog_otel.events.model import BadRecord
+    from faillog_otel.inputs.files import FoundPaths, InputFile
+    from faillog_otel.reports.preview import preview
+    from faillog_otel.sources import resolve_log_format, resolve_mapping, resolve_max_content
+    from faillog_otel.telemetry.output import CLOSED_PIPE, announce, is_output_closed, start_logging
+
+    layers, _, _ = read_layers({**DEFAULT_FLAGS, **flags}, _is_used)
+    mapping, max_content = resolve_mapping([*layers.values()]), resolve_max_content([*layers.values()])
+    log_format = resolve_log_format([*layers.values()])
+    start_logging(0, log_format)
+    found = FoundPaths(paths, ())
+    problems = found.problems
+    seen: Counter[str] = Counter()
+    for name in found.files:
+        try:
+            with InputFile(name, sys.stdin.buffer, contextlib.nullcontext) as file:
+                records = preview(file, mapping, time.time_ns(), max_content)
+                for place, explained in records:
+                    seen["not understood" if isinstance(explained, BadRecord) else "records"] += 1
+                    _count(explained, seen)
+                    if for_people:
+                        click.echo("\n".join(_sheet(place, explained)))
+                    else:
+                        print_json(_told(place, explained))
+                    if is_output_closed():
+                        ctx.exit(CLOSED_PIPE)
+        except InputError as error:
+            problems.append(str(error))
+    for problem in problems:
+        _log.error("%s", problem)
+    for warning in found.warnings:
+        _log.warning("%s", warning)
+    numbers = ", ".join(f"{number} {what}" for what, number in seen.items()) or "no records"
+    if log_format == "json":
+        announce(_log, numbers, {"numbers": seen})
+    else:
+        click.echo(numbers, err=True)
+    ctx.exit(2 if problems else 3 if seen["not understood"] else 0)
+
+
+def _is_used(path: str) -> bool:
+    """Whether it is a setting of what is shown: the resource is not."""
+    is_mapping = path.startswith("mapping.") and path != "mapping.resource_attributes"
+    return is_mapping or path in {"run.max_content", "run.log_format"}
+
+
+def _count(explained: "Explanation | BadRecord", seen: Counter[str]) -> None:
+    for rules in getattr(explained, "redacted", {}).values():
+        seen.update(f"redacted ({rule})" for rule in rules)
+
+
+def _told(place: "Place", explained: "Explanation | BadRecord") -> dict[str, Any]:
+    import msgspec
+
+    from faillog_otel.events.model import BadRecord
+
+    where = {"file": place.file, "line": place.line, "offset": place.offset}
+    if isinstance(explained, BadRecord):
+        return {**where, "reason": explained.reason, "detail": explained.detail}
+    return {**where, **msgspec.to_builtins(explained)}
+
+
+def _sheet(place: "Place", explained: "Explanation | BadRecord") -> Iterator[str]:
+    from faillog_otel.events.model import BadRecord
+
+    where = f"{place.file}, line {place.line}"
+    if isinstance(explained, BadRecord):
+        yield printable(f"{where}: not understood, all of it stays: {explained.reason}: {explained.detail}")
+    else:
+        yield printable(f"{where}: {explained.event}")
+        yield printable(f"  leaves    {explained.body}")
+        for name, value in explained.attributes.items():
+            rules = explained.redacted.get(name)
+            shown = ", ".join(value) if isinstance(value, tuple) else str(value)
+            if rules:
+                yield printable(f"  redacted  {name} = {shown}  ({', '.join(rules)})")
+            else:
+                yield printable(f"  leaves    {name} = {shown}")
+        for name, why in explained.stays.items():
+            yield printable(f"  stays     {name}: {why}")
+    yield ""

@@ -1,0 +1,308 @@
+"""Chunks of JSON Lines → records, each with its place. Memory holds one chunk and one line at the most."""
+
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+
+from faillog_otel.events.decode import EXCHANGE_MARKS, may_be_exchange
+from faillog_otel.events.model import BadRecord, Form
+from faillog_otel.inputs.decompress import (
+    BYTE_ORDER_MARK,
+    FROM_THE_START,
+    KEPT_BYTES,
+    LONGEST_RECORD_BYTES,
+    Blank,
+    Group,
+    Record,
+    Start,
+    UntilDamage,
+    damaged,
+    too_long,
+)
+from faillog_otel.inputs.json_stream import read_values
+from faillog_otel.json_syntax import WHITE_SPACE, is_json
+
+# -- lines ---------------------------------------------------------------------------------------------------
+
+
+LONGEST_ENTRY_BYTES = 3 * LONGEST_RECORD_BYTES
+"""An entry of a kept file holds a record's bytes once more as text, with its quotes escaped."""
+
+
+def split_lines(chunks: Iterable[bytes], start: Start = FROM_THE_START) -> Iterator[Record | Blank]:
+    """The lines of a file one by one, as `group_lines` gives them."""
+    for group in group_lines(chunks, start):
+        if isinstance(group, Group):
+            yield from group.records()
+        else:
+            yield group
+
+
+def group_lines(chunks: Iterable[bytes], start: Start = FROM_THE_START) -> Iterator[Group | Record | Blank]:
+    """The lines of a file, the last one also without a final newline; blank ones are counted.
+
+    A byte order mark and CRLF are understood. Where the file's content breaks off (DamagedFile), what
+    came of the last line is a line, and the damage is one more that is bad.
+    """
+    source, splitter = UntilDamage(chunks), _Splitter(start)
+    for chunk in source:
+        yield from splitter.take(chunk)
+    yield from splitter.end()
+    if source.damage:
+        yield damaged(splitter.number + 1, splitter.offset, source.damage)
+
+
+def lines_with(
+    mark: bytes, escape: bytes, chunks: Iterable[bytes], start: Start = FROM_THE_START
+) -> Iterator[bytes]:
+    """Those lines that hold a mark or an escape, without outer white space; the others are not looked at.
+
+    Lines of more than LONGEST_RECORD_BYTES are left out. Where the content breaks off, so does this.
+    """
+    begun, is_first = b"", start.offset == 0
+    is_passed_over = False  # the rest of a line that is too long
+    for chunk in chain(UntilDamage(chunks), [b"\n"]):
+        end = chunk.rfind(b"\n") + 1
+        lines, rest = begun + chunk[:end], chunk[end:]
+        if not end:
+            begun += rest
+            if len(begun) > LONGEST_RECORD_BYTES:
+                begun, is_passed_over = b"", True
+            continue
+        if is_passed_over:
+            lines, is_passed_over = lines[lines.index(b"\n") + 1 :], False
+        elif is_first:
+            lines = lines.removeprefix(BYTE_ORDER_MARK)
+        begun, is_first = rest, False
+        yield from _found(mark, escape, lines)
+
+
+def _found(mark: bytes, escape: bytes, lines: bytes) -> Iterator[bytes]:
+    at, marked = 0, -1
+    while at < len(lines):
+        if marked < at and (marked := lines.find(mark, at)) < 0:
+            marked = len(lines)
+        # One byte is found many times quicker than two, and few lines without the mark have an escape.
+        place = lines.find(escape[:1], at, marked)
+        if place >= 0:
+            place = lines.find(escape, place, marked)
+        if place < 0 and (place := marked) == len(lines):
+            return
+        start, end = max(at, lines.rfind(b"\n", at, place) + 1), lines.index(b"\n", place)
+        if end - start <= LONGEST_RECORD_BYTES:
+            yield lines[start:end].strip(WHITE_SPACE)
+        at = end + 1
+
+
+class _Splitter:
+    """Where splitting stands: `number` lines have ended, at `offset`; one more may have begun."""
+
+    def __init__(self, start: Start) -> None:
+        self.number = start.lines
+        self.offset = start.offset
+        self._blank = 0
+        self._begun: list[bytes] = []  # pieces of a line without its end; joined when that comes
+        self._begun_bytes = 0
+        self._passed_over = 0
+
+    def take(self, chunk: bytes) -> Iterator[Group | Record | Blank]:
+        if not self._begun_bytes and not chunk.strip(WHITE_SPACE):
+            chunk = self._after_blank_lines(chunk)
+        first, *others = chunk.split(b"\n")
+        self._go_on(first)
+        if others:
+            yield from self._end_line(newline=1)
+            begun = others.pop()
+            yield from self._whole_lines(others)
+            self._go_on(begun)
+        if self._begun_bytes > _longest(self._begun[0]):
+            head = b"".join(self._begun).lstrip(WHITE_SPACE)[:KEPT_BYTES]  # nothing, while the line is blank
+            self._begun = [head]
+            self._passed_over += self._begun_bytes - len(head)
+            self._begun_bytes = len(head)
+
+    def end(self) -> Iterator[Group | Record | Blank]:
+        if self._begun_bytes or self._passed_over:
+            yield from self._end_line(newline=0)
+        if self._blank:
+            yield Blank(self._blank)
+
+    def _whole_lines(self, lines: list[bytes]) -> Iterator[Group | Record | Blank]:
+        """Lines that begin and end in one chunk, and of which none is the first: nearly all of them."""
+        raws = [line.strip(WHITE_SPACE) for line in lines]
+        if (
+            raws == lines
+            and not self._blank
+            and all(raws)
+            and max(map(len, raws), default=0) <= LONGEST_RECORD_BYTES
+        ):
+            if raws:
+                yield Group(self.number + 1, self.offset, raws)
+                self.number += len(raws)
+                self.offset += sum(map(len, raws)) + len(raws)
+            return
+        number, offset = self.number, self.offset
+        for line, raw in zip(lines, raws, strict=True):
+            number += 1
+            if raw:
+                if self._blank:
+                    yield Blank(self._blank)
+                    self._blank = 0
+                if len(line) > LONGEST_RECORD_BYTES and (record := _record(number, offset, line, len(line))):
+                    yield record
+                else:
+                    yield Record(number, offset, raw)
+            else:
+                self._blank += 1
+            offset += len(line) + 1
+        self.number, self.offset = number, offset
+
+    def _after_blank_lines(self, chunk: bytes) -> bytes:
+        """Gigabytes of blank lines are counted, not looked at one by one."""
+        newlines, end = chunk.count(b"\n"), chunk.rfind(b"\n") + 1
+        if newlines:
+            self.number += newlines
+            self._blank += newlines
+            self.offset += end + self._passed_over
+            self._passed_over = 0
+        return chunk[end:]
+
+    def _go_on(self, piece: bytes) -> None:
+        self._begun.append(piece)
+        self._begun_bytes += len(piece)
+
+    def _end_line(self, newline: int) -> Iterator[Record | Blank]:
+        line = b"".join(self._begun)
+        length = len(line) + self._passed_over
+        self.number += 1
+        if record := _record(self.number, self.offset, line, length):
+            if self._blank:
+                yield Blank(self._blank)
+                self._blank = 0
+            yield record
+        else:
+            self._blank += 1
+        self.offset += length + newline
+        self._begun, self._begun_bytes, self._passed_over = [], 0, 0
+
+
+def _longest(head: bytes) -> int:
+    return LONGEST_ENTRY_BYTES if head.startswith(b'{"reason":') else LONGEST_RECORD_BYTES
+
+
+def _record(number: int, offset: int, line: bytes, length: int) -> Record | None:
+    """The line's record; None where it is blank."""
+    if number == 1:
+        line = line.removeprefix(BYTE_ORDER_MARK)
+    raw = line.strip(WHITE_SPACE)
+    if raw and length > _longest(line):
+        return too_long(number, offset, line.lstrip(WHITE_SPACE), length)
+    return Record(number, offset, raw) if raw else None
+
+
+# -- forms ---------------------------------------------------------------------------------------------------
+#
+# Which form a file's content has, by its bytes; and its records, whichever it is.
+
+
+_FOREIGN = (
+    (b"PK\x03\x04", "a zip archive: unpack it, and name what is inside"),
+    (b"PK\x05\x06", "an empty zip archive"),
+    (b"BZh", "bzip2: unpack it with bunzip2"),
+    (b"\xfd7zXZ\0", "xz: unpack it with unxz"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it, and name what is inside"),
+    (b"\x1f\x8b", "gzip inside a compressed file: unpack it once"),
+    (b"\x28\xb5\x2f\xfd", "zstd inside a compressed file: unpack it once"),
+    (b"\xff\xfe\0\0", "UTF-32: convert it (iconv -f UTF-32 -t UTF-8)"),
+    (b"\0\0\xfe\xff", "UTF-32: convert it (iconv -f UTF-32 -t UTF-8)"),
+    *((start, "UTF-16: convert it (iconv -f UTF-16 -t UTF-8)") for start in (b"\xff\xfe", b"\xfe\xff")),
+    *(
+        (start + b"\0", "UTF-16: convert it (iconv -f UTF-16LE -t UTF-8)")
+        for start in (b"{", b"[", b" ", b"\n")
+    ),
+    *(
+        (b"\0" + start, "UTF-16: convert it (iconv -f UTF-16BE -t UTF-8)")
+        for start in (b"{", b"[", b" ", b"\n")
+    ),
+    (b"PAR1", "Parquet"),
+    (b"SQLite format 3\0", "an SQLite database"),
+    (b"%PDF", "PDF"),
+)
+_LONGEST_START = 16
+
+
+def form_of(chunks: Iterable[bytes]) -> Form:
+    """Reads as far as the second line that is not blank.
+
+    The first byte that is no white space is `[`: an array. Else, where either of the first two lines that
+    are not blank is a complete JSON value: JSON Lines, each line stands for itself. Else values.
+    """
+    source = iter(UntilDamage(chunks))
+    opening, start, head = b"", b"", b""
+    for chunk in source:
+        opening += chunk[: _LONGEST_START - len(opening)]
+        start += chunk
+        head = start.removeprefix(BYTE_ORDER_MARK).lstrip(WHITE_SPACE)
+        if head and len(start) >= _LONGEST_START:
+            break
+        if not head and len(start) > _LONGEST_START:
+            start = start[-1:]  # white space is not gathered
+    for magic, what in _FOREIGN:
+        if opening.startswith(magic):
+            return Form("foreign", f"this file is {what}")
+    if head.startswith(b"["):
+        return Form("array")
+    lines = (line for line in split_lines(chain([start], source)) if isinstance(line, Record))
+    first = list(islice(lines, 2))
+    if not head or any(map(_is_complete, first)):
+        return Form("lines")
+    if head.startswith(b"<"):
+        return Form("foreign", "this file is HTML or XML, perhaps an error page: download it again")
+    return Form("values")
+
+
+def read_records(
+    form: Form, chunks: Iterable[bytes], start: Start = FROM_THE_START
+) -> Iterator[Record | Blank]:
+    """The records of the content, in their order. Blank lines are told of JSON Lines only.
+
+    Only of JSON Lines may the chunks start elsewhere: at the beginning of a line.
+    """
+    if form.kind == "lines":
+        return split_lines(chunks, start)
+    if form.kind == "foreign":
+        return iter([_foreign(form, chunks)])
+    return read_values(chunks, in_arrays=form.kind == "array")
+
+
+def read_groups(
+    form: Form, chunks: Iterable[bytes], start: Start = FROM_THE_START
+) -> Iterator[Group | Record | Blank]:
+    """The same, but lines that are ordinary come many at a time."""
+    return group_lines(chunks, start) if form.kind == "lines" else read_records(form, chunks)
+
+
+def read_exchanges(form: Form, chunks: Iterable[bytes], start: Start = FROM_THE_START) -> Iterator[bytes]:
+    """The records that may be exchanges, in their order; most others are not looked at."""
+    if form.kind == "lines":
+        return lines_with(*EXCHANGE_MARKS, chunks, start)
+    records = (each for each in read_records(form, chunks) if isinstance(each, Record))
+    return (record.raw for record in records if may_be_exchange(record.raw))
+
+
+def _is_complete(line: Record) -> bool:
+    """Whether a line is a JSON value and nothing else; of an over-long one only its beginning is known."""
+    if line.bad is None:
+        return is_json(line.raw)
+    if line.bad.reason != "too_long":
+        return False
+    first = next(iter(read_values([line.bad.raw], in_arrays=False)))
+    return first.bad is not None  # one value goes on and on; else others follow it on the line
+
+
+def _foreign(form: Form, chunks: Iterable[bytes]) -> Record:
+    head = b""
+    for chunk in UntilDamage(chunks):
+        head += chunk
+        if len(head) >= KEPT_BYTES:
+            break
+    return Record(1, 0, b"", BadRecord("foreign_format", form.detail, head[:KEPT_BYTES], replayable=False))

@@ -1,0 +1,358 @@
+"""The HTTP proxy that a server is reached through: one that a setting names, or the environment's.
+
+The environment is read as curl and Python read it: `https_proxy`, `http_proxy`, else `all_proxy`, and
+`no_proxy`; in small letters first, then in capitals. No error shows more of a proxy's URL than host and port.
+"""
+
+import ipaddress
+import math
+import queue
+import re
+import socket
+import threading
+import time
+from base64 import b64encode
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+from msgspec import Struct
+
+from faillog_otel.config import Secret
+from faillog_otel.errors import ConfigError
+
+# -- hosts ---------------------------------------------------------------------------------------------------
+#
+# Hosts and ports, as settings and URLs write them, in one form that can be compared.
+
+
+MAX_PORT = 65535
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+_HOST_PORT = re.compile(r"(?:\[(?P<literal>[^\[\]]+)\]|(?P<host>[^:\[\]]+))(?::(?P<port>[0-9]{1,5}))?")
+_NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
+
+
+class HostPort(Struct, frozen=True):
+    """A host in its plain form; `port` is None where any port is meant."""
+
+    host: str
+    port: int | None = None
+
+
+def plain_host(text: str) -> str:
+    """Returns a host in lower case, as Punycode, without brackets and without the dot at its end.
+
+    IP addresses come in their shortest form. Raises ValueError for what is no host.
+    """
+    host = text.removeprefix("[").removesuffix("]").removesuffix(".").lower()
+    if not host.isascii():
+        import idna  # its tables are large, and rarely needed
+
+        host = idna.encode(host, uts46=True).decode()  # IDNAError is a ValueError
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        if not _NAME.fullmatch(host):
+            raise ValueError("no host") from None
+        return host
+    if isinstance(address, ipaddress.IPv6Address) and address.scope_id:
+        raise ValueError("an address with a zone")  # it means something on one machine only
+    return str(address)
+
+
+def origin_of(url: str) -> tuple[str, str, int]:
+    """The scheme, the host in its plain form and the port of an http or https URL. Raises ValueError."""
+    parts = urlsplit(url)
+    return parts.scheme, plain_host(parts.hostname or ""), parts.port or DEFAULT_PORTS[parts.scheme]
+
+
+def parse_host_port(text: str) -> HostPort:
+    """Returns HOST or HOST:PORT, apart. IPv6 with a port is [ADDRESS]:PORT. Raises ValueError."""
+    if text.count(":") > 1 and "[" not in text:
+        return HostPort(plain_host(text))
+    found = _HOST_PORT.fullmatch(text)
+    if found is None or (port := int(found["port"] or 1)) > MAX_PORT or not port:
+        raise ValueError("neither HOST nor HOST:PORT")
+    if found["literal"]:
+        ipaddress.IPv6Address(found["literal"])
+    return HostPort(plain_host(found["literal"] or found["host"]), port if found["port"] else None)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host in its plain form is this machine by its very name."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+# -- addresses -----------------------------------------------------------------------------------------------
+#
+# Addresses of hosts, looked up and tried within a deadline.
+#
+# A `Deadline` bounds a whole exchange. Every call that waits for the peer (the look-up of its name,
+# connecting, the TLS handshake, each send and each receive) gets only the time that is left, so that a peer
+# which drips single bytes gains nothing by it.
+
+
+Address = tuple[Any, ...]
+"""One row of `socket.getaddrinfo`: family, type, protocol, name, socket address."""
+
+
+class Deadline:
+    """The moment when an exchange must be over."""
+
+    def __init__(self, seconds: float, max_seconds: float = math.inf) -> None:
+        """`seconds` from now. It can be moved, but not beyond `max_seconds` from now."""
+        now = time.monotonic()
+        self._latest = now + max_seconds
+        self._ends = min(now + seconds, self._latest)
+
+    def move_to(self, seconds: float) -> None:
+        """Ends that many seconds from now instead."""
+        self._ends = min(time.monotonic() + seconds, self._latest)
+
+    def within(self, seconds: float) -> "Deadline":
+        """A deadline that many seconds from now, or this one where it is earlier."""
+        return Deadline(seconds, self._ends - time.monotonic())
+
+    def left(self) -> float | None:
+        """Seconds until then; None: forever. Raises TimeoutError when it is past."""
+        left = self._ends - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left if math.isfinite(left) else None
+
+
+def loopback_host() -> str:
+    """The address of this machine as URLs write it: `127.0.0.1`, or `[::1]` where there is no IPv4."""
+    try:
+        socket.create_server(("127.0.0.1", 0)).close()
+    except OSError:
+        return "[::1]"
+    return "127.0.0.1"
+
+
+def family_of(host: str) -> socket.AddressFamily:
+    """Of an address as URLs write it."""
+    return socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+
+
+def resolve(host: str, port: int, deadline: Deadline) -> Sequence[Address]:
+    """The addresses of a host. Raises TimeoutError, OSError, UnicodeError.
+
+    A look-up cannot be interrupted. One that takes too long goes on in its own thread until the system's
+    resolver gives up.
+    """
+    found: queue.SimpleQueue[Sequence[Address] | OSError | UnicodeError] = queue.SimpleQueue()
+
+    def look_up() -> None:
+        try:
+            found.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as error:
+            found.put(error)
+
+    threading.Thread(target=look_up, daemon=True).start()
+    try:
+        result = found.get(timeout=deadline.left())
+    except queue.Empty:
+        raise TimeoutError from None
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+MAX_TRY_SECONDS = 5.0
+"""How long one address is tried while there are others."""
+
+
+def addresses_in_turn(
+    addresses: Sequence[Address], deadline: Deadline
+) -> Iterator[tuple[Address, float | None]]:
+    """Yields each address and how many seconds it may be tried: a silent one leaves time for the others.
+
+    IPv6 and IPv4 take turns, so that a family that leads nowhere costs one address's time (RFC 8305,
+    section 4). Raises TimeoutError once the deadline is past.
+    """
+    families = [family for family, *_ in addresses]
+    turns = sorted(
+        range(len(addresses)),
+        key=lambda at: (families[:at].count(families[at]), families.index(families[at])),
+    )
+    for others, at in zip(reversed(range(len(turns))), turns, strict=True):
+        left = deadline.left()
+        share = (
+            left if not others else min(MAX_TRY_SECONDS, math.inf if left is None else left / (others + 1))
+        )
+        yield addresses[at], share
+
+
+# -- proxies -------------------------------------------------------------------------------------------------
+
+
+ENVIRONMENT = "environment"
+"""The setting that stands for the environment's variables."""
+SCHEMES = ("http", "https")
+
+
+class Proxy(Struct, frozen=True):
+    """A proxy. `user` is empty where it asks for none."""
+
+    scheme: str
+    host: str
+    port: int
+    user: str = ""
+    password: Secret = Secret("")
+
+    @property
+    def url(self) -> str:
+        """The URL without user and password, for clients and messages."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+    @property
+    def whole_url(self) -> Secret:
+        """The URL with user and password, for libraries that take one."""
+        if not self.user:
+            return Secret(self.url)
+        scheme, _, rest = self.url.partition("://")
+        return Secret(f"{scheme}://{quote(self.user, '')}:{quote(self.password.reveal(), '')}@{rest}")
+
+    @property
+    def authorization(self) -> Secret | None:
+        """The value of the Proxy-Authorization header; None where the proxy asks for no user."""
+        if not self.user:
+            return None
+        pair = f"{self.user}:{self.password.reveal()}".encode()
+        return Secret(f"Basic {b64encode(pair).decode()}")
+
+
+class Traffic(Struct, frozen=True):
+    """What goes through proxies. `setting` is what errors call the setting."""
+
+    setting: str
+    may_be_plain: bool
+    """Whether plain http may go to a proxy on another machine, where what is sent can be read on the way."""
+    spares_this_machine: bool
+    """Whether servers on this machine are reached without the environment's proxy."""
+
+
+SEGMENT = Traffic("[segment] proxy", may_be_plain=False, spares_this_machine=False)
+OTLP = Traffic("[otlp] proxy", may_be_plain=True, spares_this_machine=True)
+"""A collector is often on this machine, and plain http to another one is the user's choice."""
+
+
+class Proxies:
+    """Which proxy each server is reached through."""
+
+    def __init__(self, setting: Secret | None, environ: Mapping[str, str], traffic: Traffic) -> None:
+        """`setting`: None, `environment`, or a proxy's URL. Raises ConfigError."""
+        self._traffic = traffic
+        text = setting.reveal() if setting else ""
+        self._named = parse_setting(text, traffic.setting) if text else None
+        self._by_scheme: dict[str, Proxy] = {}
+        self._exceptions = ""
+        if text == ENVIRONMENT:
+            for scheme in SCHEMES:
+                if variable := _variable_of(scheme, environ):
+                    self._by_scheme[scheme] = parse_proxy(environ[variable].strip(), variable)
+        if text:
+            self._exceptions = next((environ[each] for each in _both_cases("no", environ)), "")
+
+    def proxy_of(self, scheme: str, host: str, port: int) -> Proxy | None:
+        """The proxy for a server; None: it is connected to directly."""
+        proxy = self._named or self._by_scheme.get(scheme)
+        if proxy is None or _is_excepted(host, port, self._exceptions):
+            return None
+        if scheme == "http" and not self._traffic.may_be_plain and not is_loopback(proxy.host):
+            return None
+        if self._traffic.spares_this_machine and self._named is None and is_loopback(host):
+            return None
+        return proxy
+
+
+def proxy_to(
+    url: str, setting: Secret | None, environ: Mapping[str, str], traffic: Traffic = OTLP
+) -> Proxy | None:
+    """Returns the proxy on the way to a URL; None: straight to it. Raises ConfigError."""
+    return Proxies(setting, environ, traffic).proxy_of(*origin_of(url)) if setting else None
+
+
+def variable_unused(
+    url: str, setting: Secret | None, environ: Mapping[str, str], traffic: Traffic = SEGMENT
+) -> str:
+    """The environment's variable that names a proxy for this URL, where no `setting` does; else empty."""
+    variable = "" if setting else _variable_of(urlsplit(url).scheme, environ)
+    try:
+        if traffic.spares_this_machine and is_loopback(origin_of(url)[1]):
+            return ""
+        is_meant = proxy_to(url, Secret(ENVIRONMENT), environ, traffic)
+    except ValueError:
+        return ""
+    except ConfigError:
+        return variable
+    return variable if is_meant else ""
+
+
+def parse_setting(text: str, name: str) -> Proxy | None:
+    """Returns the proxy that a setting names; None for `environment`. Raises ConfigError that says `name`."""
+    if text == ENVIRONMENT:
+        return None
+    if "://" not in text and ":" not in text:  # a slip of the pen would be a host's name
+        raise ConfigError(f'{name} is neither "{ENVIRONMENT}" nor a URL; write http://HOST:PORT')
+    return parse_proxy(text, name)
+
+
+def parse_proxy(text: str, name: str) -> Proxy:
+    """Returns the proxy of a URL; HOST:PORT alone is http://. Raises ConfigError that says `name`."""
+    if re.match("socks", text, re.IGNORECASE):
+        raise ConfigError(f"{name}: SOCKS proxies cannot be used; name an HTTP proxy: http://HOST:PORT")
+    try:
+        parts = urlsplit(text if "://" in text else f"http://{text}")
+        proxy = Proxy(
+            scheme=parts.scheme,
+            host=plain_host(parts.hostname or ""),
+            port=parts.port or (443 if parts.scheme == "https" else 80),
+            user=unquote(parts.username or ""),
+            password=Secret(unquote(parts.password or "")),
+        )
+    except ValueError:
+        proxy = None
+    if proxy is None or proxy.scheme not in SCHEMES or parts.path not in ("", "/") or parts.query:
+        raise ConfigError(
+            f"{name} is no proxy's URL; write http://HOST:PORT or http://USER:PASSWORD@HOST:PORT, "
+            "with what is special in user and password percent-encoded"
+        )
+    return proxy
+
+
+def _variable_of(scheme: str, environ: Mapping[str, str]) -> str:
+    """The variable that names the proxy for a scheme; empty where there is none."""
+    return next((each for kind in (scheme, "all") for each in _both_cases(kind, environ)), "")
+
+
+def _both_cases(kind: str, environ: Mapping[str, str]) -> Iterator[str]:
+    for name in (f"{kind}_proxy", f"{kind}_proxy".upper()):
+        if environ.get(name, "").strip():
+            yield name
+
+
+def _is_excepted(host: str, port: int, exceptions: str) -> bool:
+    """Whether `no_proxy` names the host: by itself, a domain that it is in, its network, or `*`."""
+    for each in re.split(r"[,\s]+", exceptions):
+        if each == "*":
+            return True
+        try:
+            if "/" in each:
+                if ipaddress.ip_address(host) in ipaddress.ip_network(each, strict=False):
+                    return True
+                continue
+            named = parse_host_port(each.removeprefix("*").removeprefix("."))
+        except ValueError:  # it names no host, or a network, and the host is a name
+            continue
+        if named.port in (None, port) and (host == named.host or host.endswith(f".{named.host}")):
+            return True
+    return False

@@ -1,0 +1,227 @@
+"""Log records and spans as a tree for people: one for each trace, links followed to where they point."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import IO
+
+from msgspec import Struct
+from opentelemetry.proto.common.v1.common_pb2 import KeyValue
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+
+from faillog_otel.config import Signal
+from faillog_otel.otlp.envelope import JsonEnvelope
+from faillog_otel.otlp.outcome import READER_GONE, Acknowledged, Outcome, Refused
+from faillog_otel.text import printable, printable_json
+
+# -- tree ----------------------------------------------------------------------------------------------------
+
+
+class TraceTree(Struct, frozen=True):
+    """One trace: the destination it is about, where one is named, and its lines."""
+
+    destination: str | None
+    lines: tuple[str, ...]
+
+
+def trace_trees(spans: Iterable[Span], logs: Iterable[LogRecord]) -> list[TraceTree]:
+    """One tree for each message in each trace, in the order of their first times.
+
+    Under a trace stand its spans, and those logs whose span is not among them. An exchange is shown
+    where an attempt links to it; one that nothing links to is a tree of its own.
+    """
+    by_id = {(span.trace_id, span.span_id): span for span in spans}
+    linked = {(link.trace_id, link.span_id) for span in by_id.values() for link in span.links}
+    trees: dict[tuple[bytes, str], list[Span | LogRecord]] = defaultdict(list)
+    for key, span in by_id.items():
+        if key not in linked:
+            trees[span.trace_id, _message(span)].append(span)
+    for log in logs:
+        if (log.trace_id, log.span_id) not in by_id:
+            trees[log.trace_id, _message(log)].append(log)
+    ordered = sorted(trees.items(), key=lambda tree: min(map(_time_ns, tree[1])))
+    return [_tree(trace_id, sorted(nodes, key=_time_ns), by_id) for (trace_id, _), nodes in ordered]
+
+
+def _tree(
+    trace_id: bytes, nodes: Sequence[Span | LogRecord], spans: dict[tuple[bytes, bytes], Span]
+) -> TraceTree:
+    title = f"{_message(nodes[0]) or 'without a message'}  trace {trace_id.hex() or '-'}"
+    parents = {node.parent_span_id.hex() for node in nodes if isinstance(node, Span) and node.parent_span_id}
+    under = f"  under the application's span {', '.join(sorted(parents))}" if parents else ""
+    lines = (title + under, *_branches(nodes, spans))
+    return TraceTree(_attributes(nodes[0].attributes).get("messaging.destination.name"), lines)
+
+
+def _message(node: Span | LogRecord) -> str:
+    message = _attributes(node.attributes).get("messaging.message.id")
+    return f"message {message}" if message is not None else ""
+
+
+def _branches(nodes: Sequence[Span | LogRecord], spans: dict[tuple[bytes, bytes], Span]) -> Iterable[str]:
+    for node in nodes:
+        is_last = node is nodes[-1]
+        yield f"{'└─' if is_last else '├─'} {_clock(node)}  {_line(node)}"
+        for link in node.links if isinstance(node, Span) else ():
+            if link.span_id != getattr(node, "parent_span_id", b""):  # that stands in the title
+                shown = _linked(link, spans.get((link.trace_id, link.span_id)))
+                yield f"{'  ' if is_last else '│ '}   ↳ link: {shown}  trace {link.trace_id.hex()}"
+
+
+def _linked(link: Span.Link, target: Span | None) -> str:
+    if target is not None:
+        return _line(target)
+    if _attributes(link.attributes).get("segment.link.type") == "message":
+        return f"the application's span {link.span_id.hex()}"
+    return "an exchange that is not here"
+
+
+def _line(node: Span | LogRecord) -> str:
+    if isinstance(node, LogRecord):
+        return f"log {node.severity_text}  {node.body.string_value}"
+    attributes = _attributes(node.attributes)
+    parts = [node.name]
+    if "segment.delivery.attempt" in attributes:
+        parts.append(f"attempt {attributes['segment.delivery.attempt']}")
+        parts.append(attributes.get("segment.delivery.outcome", ""))
+    if "http.response.status_code" in attributes:
+        parts.append(f"HTTP {attributes['http.response.status_code']}")
+    if node.status.code == Status.STATUS_CODE_ERROR and node.status.message not in " ".join(parts):
+        parts.append(node.status.message)
+    return "  ".join(filter(None, parts))
+
+
+def _clock(node: Span | LogRecord) -> str:
+    return datetime.fromtimestamp(_time_ns(node) / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _time_ns(node: Span | LogRecord) -> int:
+    return node.start_time_unix_nano if isinstance(node, Span) else node.time_unix_nano
+
+
+def _attributes(pairs: Iterable[KeyValue]) -> dict[str, str]:
+    return {
+        pair.key: str(getattr(pair.value, pair.value.WhichOneof("value") or "string_value")) for pair in pairs
+    }
+
+
+# -- file ----------------------------------------------------------------------------------------------------
+#
+# OTLP JSON Lines: each request one line, as the Collector's file exporter writes and its `otlpjsonfile`
+# receiver reads them.
+
+
+class FileClient:
+    """Writes requests to an open, unbuffered file; a line that is written is acknowledged.
+
+    A line of which only a part could be written is taken back; where that is impossible (a pipe, a device),
+    nothing is written any more: a part of a line would spoil the next one. One request at a time.
+    """
+
+    def __init__(
+        self,
+        file: IO[bytes],
+        envelope: JsonEnvelope,
+        *,
+        is_terminal: bool = False,
+        is_ascii: bool = False,
+        on_closed: Callable[[], object],
+    ) -> None:
+        """To a terminal, control characters are written as JSON's escapes; `is_ascii`: others, too.
+
+        `on_closed` is called when the reader of the output has closed it.
+        """
+        self._on_closed = on_closed
+        self._file = file
+        self._is_terminal = is_terminal
+        self._is_ascii = is_ascii
+        self._envelope = envelope
+        self._broken = ""
+
+    def send(self, signal: Signal, records: Sequence[bytes]) -> Outcome:
+        """Writes one line; nothing for an empty request."""
+        if self._broken:
+            return Refused(self._broken)
+        if not records:
+            return Acknowledged()
+        request = self._envelope.request(signal, records)
+        if self._is_terminal:
+            request = printable_json(request.decode(), is_ascii=self._is_ascii).encode()
+        line = memoryview(request + b"\n")
+        start = self._file.tell() if self._file.seekable() else None
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except ConnectionError:
+            self._broken = READER_GONE
+            self._on_closed()
+            return Refused(READER_GONE)
+        except OSError as error:
+            why = f"the output cannot be written: {error.strerror}"
+            if not self._is_cut_back(start):
+                self._broken = why
+            return Refused(why)
+        return Acknowledged()
+
+    def _is_cut_back(self, start: int | None) -> bool:
+        """Removes half a line, if the output is a file: a device may seek, and cannot be cut."""
+        if start is None:
+            return False
+        try:
+            self._file.seek(start)
+            self._file.truncate()
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Leaves the file to who opened it."""
+
+
+# -- console -------------------------------------------------------------------------------------------------
+#
+# Traces as trees on the terminal: for people who want to see, not to keep.
+
+
+class ConsoleClient:
+    """Shows the trees of one batch after the other. One request at a time, a batch's spans before its logs.
+
+    Every record has a log: what cannot be shown is not acknowledged. A trace that goes on in a later batch is
+    shown in two pieces: memory stays flat.
+    """
+
+    def __init__(self, file: IO[str], on_closed: Callable[[], object], *, waits_for_logs: bool) -> None:
+        """`on_closed` is called when the reader of the output has closed it.
+
+        `waits_for_logs`: whether logs are sent at all.
+        """
+        self._file = file
+        self._on_closed = on_closed
+        self._waits_for_logs = waits_for_logs
+        self._spans: list[Span] = []
+
+    def send(self, signal: Signal, records: Sequence[bytes]) -> Outcome:
+        """Shows the records; spans wait for the logs that belong to them."""
+        if signal == "logs":
+            return self._show([LogRecord.FromString(record) for record in records])
+        outcome = self._show([])
+        self._spans = [Span.FromString(record) for record in records]
+        return outcome if self._waits_for_logs else self._show([])
+
+    def close(self) -> None:
+        """Shows the spans that no logs came for."""
+        self._show([])
+
+    def _show(self, logs: Sequence[LogRecord]) -> Outcome:
+        spans, self._spans = self._spans, []
+        try:
+            for tree in trace_trees(spans, logs):
+                self._file.write("\n".join(map(printable, tree.lines)) + "\n\n")
+            self._file.flush()
+        except ConnectionError:
+            self._on_closed()
+            return Refused(READER_GONE)
+        except OSError as error:
+            return Refused(f"the output cannot be written: {error.strerror}")
+        return Acknowledged()

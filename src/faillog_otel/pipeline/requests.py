@@ -1,0 +1,279 @@
+"""The requests that cost something of the quota: each is debited, made, and its answer noted."""
+
+import logging
+import random
+from collections.abc import Callable
+
+from msgspec.structs import astuple, replace
+
+from faillog_otel.clock import HOUR_NS, SECOND_NS, Clock, SegmentClock, hour_text, time_text
+from faillog_otel.events.model import Survey
+from faillog_otel.files import StrangeEntry
+from faillog_otel.inputs.decompress import Blank, unpack
+from faillog_otel.inputs.formats import form_of, read_records
+from faillog_otel.ledger.ledger import Ledger, Said
+from faillog_otel.ledger.objects import Cause, Content, Identity, Listed
+from faillog_otel.ledger.planner_state import (
+    ASKED_SINCE,
+    NOBODY,
+    SINCE,
+    UNCHECKED_SINCE,
+    quota_of,
+    unchecked_since_ns,
+)
+from faillog_otel.ledger.queries import fact_ns
+from faillog_otel.ledger.spool import NotWhole, Spool
+from faillog_otel.segment import api
+from faillog_otel.segment.api import SegmentApi
+from faillog_otel.segment.download import Broken, Downloader, Forbidden, Gone, Got, Known, Same
+from faillog_otel.segment.quota import Answer, Quota
+from faillog_otel.segment.schedule import Ask, ScheduleConfig
+
+# -- wanted --------------------------------------------------------------------------------------------------
+#
+# What a run asks for: which hours of which collections, counted by the best clock that is known.
+
+
+_log = logging.getLogger(__name__)
+
+
+class Wanted:
+    """Used by one thread. Its methods raise NoRoom and LedgerBroken."""
+
+    def __init__(
+        self, ledger: Ledger, schedule: Callable[[int], ScheduleConfig], clock: SegmentClock
+    ) -> None:
+        """`schedule` gives what is asked for, by the time, nanoseconds since 1970."""
+        self.schedule = schedule(clock.now_ns())
+        """What is asked for; until Segment's time is known, as far as the machine's clock tells."""
+        self._ledger = ledger
+        self._schedule_at = schedule
+        self._clock = clock
+        self._started = clock.monotonic()
+        self._is_kept = False
+        self._is_checked = False
+
+    def keep(self, now_ns: int) -> None:
+        """Notes since when hours are wanted, for a run that ends before Segment's time is known."""
+        if self._is_kept:
+            return
+        since_ns = self._schedule_at(now_ns - self._running_ns).since_ns
+        kept = unchecked_since_ns(self._ledger.database, now_ns)
+        since_ns = since_ns if kept is None else min(since_ns, kept)
+        self._ledger.note(UNCHECKED_SINCE, f"{since_ns} {now_ns}")
+        self._is_kept = True
+
+    def on_time_set(self, _by_ns: int) -> None:
+        """Derives what is asked for from Segment's time, and notes it."""
+        if self._is_checked:
+            return
+        self._is_checked = self._clock.is_checked
+        now_ns, ledger = self._clock.now_ns(), self._ledger
+        self.schedule = self._schedule_at(now_ns - self._running_ns)
+        if (unchecked := unchecked_since_ns(ledger.database, now_ns + self._clock.ahead_ns)) is not None:
+            since_ns = min(self.schedule.since_ns, unchecked - self._clock.ahead_ns)
+            self.schedule = replace(self.schedule, since_ns=since_ns)
+        noted = fact_ns(ledger.database, SINCE)
+        if noted is None or self.schedule.since_ns < noted:
+            ledger.note(SINCE, str(self.schedule.since_ns))
+            _log.info("hours since %s are wanted", time_text(self.schedule.since_ns))
+        if unchecked is not None:
+            ledger.note(UNCHECKED_SINCE, "")
+        asked_ns = self.schedule.asked_since_ns
+        ledger.note(ASKED_SINCE, NOBODY if asked_ns is None else str(asked_ns))
+
+    @property
+    def _running_ns(self) -> int:
+        """How long this run has been going on."""
+        return round((self._clock.monotonic() - self._started) * SECOND_NS)
+
+
+# -- requests ------------------------------------------------------------------------------------------------
+
+
+FIRST_REFUSAL_NS = 10 * SECOND_NS
+"""After a 429 that does not say how long to wait; doubled for each further one in a row."""
+FIRST_BROKEN_WORD_NS = SECOND_NS
+"""After the second 429 in a row, at least, whatever it says; doubled for each further one."""
+MAX_REFUSAL_NS = HOUR_NS
+MAX_JITTER_SECONDS, JITTER_SHARE = 1.0, 0.02
+"""What is added to a wait that Segment asked for."""
+
+
+class Requests:
+    """Used by one thread. Its methods raise NoRoom and LedgerBroken."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        segment: SegmentApi,
+        clock: Clock,
+        hear: Callable[[api.Answered, int], object],
+        per_day: int,
+    ) -> None:
+        """`hear` learns Segment's time from an answer; it receives also when the request was sent."""
+        self.spent = 0
+        """In this run."""
+        self._ledger = ledger
+        self._segment = segment
+        self._clock = clock
+        self._hear = hear
+        self._per_day = per_day
+        self._refusals = 0
+        """429s in a row."""
+
+    def quota(self) -> Quota:
+        """What was spent and said."""
+        return quota_of(self._ledger.database, self._per_day)
+
+    def list_hour(self, ask: Ask, form: api.Form) -> api.Answered:
+        """T0, the request, T1: notes all of it in the ledger."""
+        request = self._ledger.debit(ask.collection, ask.hour, ask.why, self._clock.now_ns())
+        self.spent += 1
+        sent_ns = self._clock.now_ns()
+        answered = self._segment.list_hour(ask.collection, ask.hour, form, sent_ns)
+        self._hear(answered, sent_ns)
+        now_ns, outcome = self._clock.now_ns(), answered.outcome
+        answer: Answer = "none"
+        if isinstance(outcome, api.Listing):
+            answer, self._refusals = "granted", 0
+            self._ledger.listed(request, ask.collection, ask.hour, outcome.urls, now_ns)
+        elif isinstance(outcome, api.TooMany):
+            answer = "refused"
+            self._refusals += 1
+        pause_ns = self._pause_after(answered)
+        self._ledger.heard(
+            request,
+            "listed" if answer == "granted" else type(outcome).__name__.lower(),
+            self._word(answered, answer, now_ns, pause_ns),
+        )
+        return answered
+
+    def _word(self, answered: api.Answered, answer: Answer, now_ns: int, pause_ns: int) -> Said:
+        """What the ledger remembers of an answer's word. The server's periods count from when it came."""
+        until_ns = now_ns + pause_ns if pause_ns else 0
+        why = getattr(answered.outcome, "why", "") if pause_ns else ""
+        if (said := answered.said) is None:
+            return Said(at_ns=now_ns, not_before_ns=until_ns, not_before_why=why)
+        reset_ns = None if said.reset_ns is None else said.reset_ns - said.at_ns + now_ns
+        quota = self.quota().answered(answer)
+        # It knows of every request so far, also of one that was stamped before the clock stepped back.
+        at_ns = max(now_ns, quota.debits[-1].at_ns)
+        learned = quota.learned(replace(said, at_ns=at_ns, reset_ns=reset_ns))
+        return Said(
+            at_ns=learned.at_ns,
+            remaining=learned.remaining,
+            reset_ns=learned.reset_ns,
+            limit=learned.limit,
+            window_ns=learned.window_ns,
+            is_refusal=learned.is_refusal,
+            not_before_ns=until_ns,
+            not_before_why=why,
+        )
+
+    def _pause_after(self, answered: api.Answered) -> int:
+        """How long nothing is asked after an answer: as long as it says, and a little more.
+
+        A server that says too little again and again is asked at longer and longer intervals: it must not
+        cost the whole quota.
+        """
+        told_ns = answered.pause_ns
+        if not isinstance(answered.outcome, api.TooMany):
+            least_ns = 0
+        elif told_ns is None and (answered.said is None or answered.said.remaining):
+            least_ns = FIRST_REFUSAL_NS << min(self._refusals - 1, 12)
+        else:
+            least_ns = FIRST_BROKEN_WORD_NS << min(self._refusals - 2, 12) if self._refusals > 1 else 0
+        seconds = (told_ns or 0) / SECOND_NS
+        jitter = random.uniform(0.0, min(MAX_JITTER_SECONDS, JITTER_SHARE * seconds))  # no secret
+        return max((told_ns or 0) + int(jitter * SECOND_NS), min(least_ns, MAX_REFUSAL_NS))
+
+
+# -- downloads -----------------------------------------------------------------------------------------------
+#
+# Downloads the objects that were listed into the spool, each by itself: one that fails delays no other.
+
+
+class Downloads:
+    """Used by one thread. Its methods raise NoRoom and LedgerBroken."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        spool: Spool,
+        downloader: Downloader,
+        clock: Clock,
+        is_stopping: Callable[[], bool],
+        most_content_bytes: int,
+    ) -> None:
+        self.failed_in_a_row = 0
+        """Objects whose first try failed, since one was downloaded."""
+        self.last_failure = ""
+        """Why the last download that failed did."""
+        self.forbidden = ""
+        """Why the last object that our settings do not allow was refused."""
+        self._ledger = ledger
+        self._spool = spool
+        self._downloader = downloader
+        self._clock = clock
+        self._is_stopping = is_stopping
+        self._most_content = most_content_bytes
+
+    def download(self, listed: Listed) -> None:
+        """Tries it once, and notes what came of it."""
+        known = Known(*astuple(listed.known)) if listed.known else None
+        try:
+            with self._spool.download(listed.id) as part:
+                found = self._downloader.download(listed.url, known, part, self._is_stopping)
+                part.is_whole = isinstance(found, Got)
+            if isinstance(found, Got):
+                self._take_in(listed, found, self._survey(listed.id, part.sha256))
+                return
+        except (StrangeEntry, NotWhole) as error:
+            self._spool.drop(listed.id)
+            self._miss(listed, str(error), "name")
+            return
+        if isinstance(found, Same):
+            self._ledger.unchanged(listed)
+            self.failed_in_a_row = 0
+        elif not self._is_stopping():
+            causes: dict[type[Gone | Broken | Forbidden], Cause] = {Gone: "url", Forbidden: "forbidden"}
+            self._miss(listed, found.why, causes.get(type(found), "other"))
+
+    def _miss(self, listed: Listed, why: str, cause: Cause) -> None:
+        """An object could not be downloaded: it is tried again by itself, and the others go on."""
+        self._ledger.download_failed(listed, why, self._clock.now_ns(), cause)
+        if cause == "forbidden":
+            self.forbidden = f"a download is refused: {why}"
+        self.last_failure = f"{listed.collection}, {hour_text(listed.hour)}: a download failed: {why}"
+        level = logging.INFO if listed.has_failed else logging.WARNING
+        _log.log(level, "%s; this object is tried again by itself", self.last_failure)
+        self.failed_in_a_row += not listed.has_failed  # one that is dead says nothing about the others
+
+    def _take_in(self, listed: Listed, found: Got, content: Content) -> None:
+        """T2: the object is whole, and its records are counted."""
+        identity = Identity(found.etag, found.last_modified, found.length)
+        self.failed_in_a_row = 0
+        self._ledger.spooled(listed, identity, content, self._clock.now_ns())
+        where = f"{listed.collection}, {hour_text(listed.hour)}"
+        _log.info("%s: an object of %d bytes, %d records", where, found.length, content.records)
+
+    def _survey(self, number: int, sha256: str) -> Content:
+        """Counts an object's records before any of them is forwarded. Raises NotWhole, LedgerBroken."""
+        lines = blank = records = 0
+        try:
+            with self._spool.open(number) as file:
+                form = form_of(unpack(iter(lambda: file.read(1 << 18), b""), self._most_content))
+                file.seek(0)
+                content = unpack(iter(lambda: file.read(1 << 18), b""), self._most_content)
+                for record in read_records(form, content):
+                    if isinstance(record, Blank):
+                        blank += record.lines
+                    else:
+                        records += 1
+        except OSError as error:
+            raise NotWhole(f"its spool file cannot be read: {error.strerror}") from None
+        if form.kind == "lines":
+            lines = records + blank
+        return Content(lines, blank, records, sha256, Survey(form, self._most_content))

@@ -1,0 +1,333 @@
+"""The polling run: one thread lists and downloads, the other one forwards; the ledger stands between them.
+
+The main thread forwards, so that a signal finds it. Neither waits for the other: while the collector is
+away, hours go on being listed and downloaded, before they leave Segment.
+"""
+
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import BinaryIO, Protocol, TypeVar
+
+from faillog_otel.clock import RETENTION_NS, SECOND_NS, Clock, hour_of, hour_text
+from faillog_otel.errors import Busy, InputError, Interrupted, LedgerBroken, NoRoom
+from faillog_otel.inputs.files import Interruptible, Passage
+from faillog_otel.ledger.ledger import Ledger, Spooled
+from faillog_otel.ledger.sinks import ObjectBook, ShownBook
+from faillog_otel.ledger.spool import NotWhole, Spool
+from faillog_otel.pipeline.fetcher import SOON_NS, Fetcher
+from faillog_otel.pipeline.forwarder import Forwarder, Progress
+from faillog_otel.telemetry.heartbeat import NO_PULSE, Pulse
+
+# -- room ----------------------------------------------------------------------------------------------------
+#
+# How long a run goes on without room: the disk is full, or another process holds the ledger's lock.
+
+
+_log = logging.getLogger(__name__)
+
+PAUSE_SECONDS = 5.0
+
+Result = TypeVar("Result")
+
+
+class RoomWait:
+    """Counts from the first failure after the last success. Used by one thread."""
+
+    def __init__(self, wait_seconds: float, monotonic: Callable[[], float]) -> None:
+        """`wait_seconds` may be infinite. `monotonic`: seconds that never run backwards."""
+        self._wait_seconds = wait_seconds
+        self._monotonic = monotonic
+        self._lacking_since: float | None = None
+
+    def found(self) -> None:
+        """Notes a success."""
+        self._lacking_since = None
+
+    def pause(self, error: NoRoom) -> float | None:
+        """Notes a failure; returns how many seconds to wait before the next try, None to give up."""
+        now = self._monotonic()
+        if self._lacking_since is None:
+            self._lacking_since = now
+            _log.error("%s: waiting%s", error, self._how_long())
+        left = self._lacking_since + self._wait_seconds - now
+        return None if left <= 0 else min(PAUSE_SECONDS, left)
+
+    def retry(self, step: Callable[[], Result], wait: Callable[[float], bool]) -> Result:
+        """The result of a step that may lack room at first. Raises NoRoom when the wait is over.
+
+        `wait` waits so many seconds; where it returns True, Interrupted is raised.
+        """
+        while True:
+            try:
+                result = step()
+            except NoRoom as error:
+                seconds = self.pause(error)
+                if seconds is None:
+                    raise
+                if wait(seconds):
+                    raise Interrupted from None
+            else:
+                self.found()
+                return result
+
+    def _how_long(self) -> str:
+        return "" if math.isinf(self._wait_seconds) else f" for up to {self._wait_seconds:g} s"
+
+
+def what_to_do(error: NoRoom) -> str:
+    """The error, with what a person can do."""
+    return f"{error}; {'run again later' if isinstance(error, Busy) else 'make room, then run again'}"
+
+
+# -- sidecar -------------------------------------------------------------------------------------------------
+
+
+LOOK_UP_SECONDS = 0.2
+LONGEST_WAIT_SECONDS = 300.0
+GRACE_SECONDS = 2.5
+"""How long the end of the run waits for a request that is under way."""
+
+OfObject = Callable[[int], AbstractContextManager[Progress]]
+"""Shows how far the forwarding of an object of so many bytes has come."""
+
+
+class Periodic(Protocol):
+    """Something that is due from time to time, such as a line in the log every hour."""
+
+    def say_if_due(self) -> None:
+        """Does it where it is due."""
+
+    def seconds_left(self) -> float:
+        """Returns how long it is until then."""
+
+
+class Sidecar:
+    """One polling run, once or for good."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        spool: Spool,
+        fetcher: Fetcher,
+        forwarder: Forwarder,
+        clock: Clock,
+        interruptible: Interruptible,
+        is_stopping: Callable[[], bool],
+        is_over: Callable[[], bool],
+        end_sending: Callable[[str], object],
+        once: bool,
+        progress: OfObject,
+        hourly: Periodic,
+        pulse: Pulse = NO_PULSE,
+        shows_only: bool = False,
+        wait_seconds: float = math.inf,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`shows_only`: records are shown, nothing is recorded, and every object stays in the spool.
+
+        `wait_seconds`: how long the run goes on while the disk is full or another process holds the ledger.
+        `monotonic` measures that where it is about forwarding.
+
+        `clock` is the one that the hours go by. `is_over`: whether nothing is sent any more.
+
+        `end_sending` ends it, for a reason: who waits for the collector is let go.
+        """
+        self.broken: LedgerBroken | None = None
+        self.shown: set[int] = set()
+        """The ids of the objects that were shown, with `shows_only`."""
+        self.unfetched: NoRoom | None = None
+        """Why listing and downloading ended before everything that was due was read; what is spooled is
+        forwarded all the same."""
+        self.has_unaccounted = False
+        """Whether records were lost, or were not as many as counted at the download; the log says which."""
+        self._ledger = ledger
+        self._spool = spool
+        self._fetcher = fetcher
+        self._forwarder = forwarder
+        self._clock = clock
+        self._interruptible = interruptible
+        self._is_stopping = is_stopping
+        self._is_over = is_over
+        self._end_sending = end_sending
+        self._once = once
+        self._progress = progress
+        self._hourly = hourly
+        self._pulse = pulse
+        self._bug: BaseException | None = None
+        self._news = threading.Event()
+        self._ended = threading.Event()
+        self._must_end = threading.Event()
+        self.shows_only = shows_only
+        self._room = RoomWait(wait_seconds, monotonic)
+        self._room_to_fetch = RoomWait(wait_seconds, clock.monotonic)
+
+    def run(self) -> None:
+        """Goes on until it is stopped; with `once`, until nothing is due. Sets `broken`."""
+        thread = threading.Thread(target=self._fetch, daemon=True)
+        thread.start()
+        try:
+            while not self._is_stopping() and self.broken is None:
+                self._pulse.turned("forwarding")
+                fetched = self._ended.is_set()
+                if self._is_over() and not self._once:
+                    break
+                try:
+                    spooled = None if self._is_over() else self._ledger.next_spooled(self.shown)
+                    if spooled is not None:
+                        self._forward(spooled)
+                        continue
+                    self._room.found()
+                    if fetched:
+                        break
+                    self._wait_for_news()
+                except NoRoom as error:
+                    self._wait_for_room(error)
+        except LedgerBroken as error:
+            self.broken = self.broken or error
+        self._must_end.set()
+        thread.join(GRACE_SECONDS)  # what is under way may end, and be written down
+        if self._bug is not None:
+            raise self._bug
+
+    # -- forwarding ----------------------------------------------------------------------------------------
+
+    def _forward(self, spooled: Spooled) -> None:
+        name = f"{spooled.collection}/{hour_text(spooled.hour)}{spooled.path}"
+        try:
+            with self._spool.open(spooled.id) as file:
+                is_checked = self._spool.check(file, spooled.length, spooled.sha256, self._goes_on)
+                is_done = is_checked and self._forward_whole(spooled, name, file)
+        except NotWhole as error:
+            self._give_up(spooled, name, str(error))
+            is_done = True
+        if is_done and self.shows_only:
+            self.shown.add(spooled.id)
+        elif is_done:
+            self._room.found()
+            self._spool.drop(spooled.id)
+
+    def _give_up(self, spooled: Spooled, name: str, why: str) -> None:
+        now_ns = self._clock.now_ns()
+        self._ledger.not_whole(spooled, why, now_ns)
+        self._fetcher.last_failure = f"{name}: {why}"
+        if spooled.hour > hour_of(now_ns - RETENTION_NS):
+            _log.error("%s: %s; its hour is listed again", name, why)
+            return
+        self.has_unaccounted = True
+        lost = spooled.records - spooled.position
+        _log.error("%s: %s, and Segment no longer has its hour: %d records are lost", name, why, lost)
+
+    def _forward_whole(self, spooled: Spooled, name: str, file: BinaryIO) -> bool:
+        """Forwards an object that is whole; returns whether all of it is recorded. Raises LedgerBroken."""
+        book = (ShownBook if self.shows_only else ObjectBook)(
+            self._ledger,
+            spooled,
+            now_ns=self._clock.now_ns,
+            wait_for_room=self._wait_for_room,
+            has_room=self._room.found,
+        )
+        is_done = is_read = False
+        try:
+            size = os.fstat(file.fileno()).st_size
+            with self._progress(size) as progress:
+                whole = Passage(file.fileno(), name, 0, size)
+                self._forwarder.forward(whole, book, progress, survey=spooled.survey)
+                is_read = self._forwarder.stopped_at is None
+                self._forwarder.finish()
+        except InputError as error:
+            raise LedgerBroken(str(error)) from None
+        finally:
+            self.broken = self.broken or self._forwarder.broken
+            is_done = book.close(is_read=is_read and self.broken is None)
+        if is_done and book.position != spooled.records:
+            self.has_unaccounted = True
+            _log.error(
+                "%s: %d records were counted at the download, %d were found and forwarded; to read the hour "
+                "again: faillog-otel replay --collection %s --since %s --until %s",
+                *(name, spooled.records, book.position, spooled.collection),
+                *(hour_text(spooled.hour), hour_text(spooled.hour + 1)),
+            )
+        return is_done
+
+    def _goes_on(self) -> bool:
+        self._pulse.turned("forwarding")
+        return not self._is_stopping()
+
+    def _wait_for_news(self) -> None:
+        try:
+            with self._interruptible():
+                self._news.wait(LOOK_UP_SECONDS)
+        except Interrupted:
+            return
+        self._news.clear()
+
+    def _wait_for_room(self, error: NoRoom) -> bool:
+        """Waits a little; True says to give up."""
+        self._pulse.turned("forwarding")
+        seconds = self._room.pause(error)
+        if seconds is None:
+            self.broken = self.broken or LedgerBroken(what_to_do(error))
+            return True
+        try:
+            with self._interruptible():
+                self._must_end.wait(seconds)
+        except Interrupted:
+            return True
+        return self._is_stopping()
+
+    # -- fetching ------------------------------------------------------------------------------------------
+
+    def _fetch(self) -> None:
+        """The other thread."""
+        try:
+            while not self._stops() and not self._fetcher.is_denied:
+                self._pulse.turned("fetching")
+                self._hourly.say_if_due()
+                back_ns = self._fetcher.step()
+                if (error := self._fetcher.lacks_room) is not None:
+                    seconds = self._room_to_fetch.pause(error)
+                    if seconds is None:
+                        self.unfetched = error
+                        break
+                    if self._clock.wait(seconds):
+                        break
+                    continue
+                self._room_to_fetch.found()
+                if back_ns is None:
+                    self._news.set()
+                elif (self._once and not self._comes_soon(back_ns)) or self._clock.wait(
+                    min(
+                        (back_ns - self._clock.now_ns()) / SECOND_NS,
+                        LONGEST_WAIT_SECONDS,
+                        self._hourly.seconds_left(),
+                    )
+                ):
+                    break
+        except LedgerBroken as error:
+            self.broken = error
+            self._end_sending(str(error))
+        except Exception as error:  # noqa: BLE001  # it is raised in the main thread
+            self._bug = error
+            self.broken = LedgerBroken("a bug ended the run")
+            self._end_sending("a bug ended the run")
+        finally:
+            self._fetcher.close()
+            self._pulse.ended("fetching")
+            self._ended.set()
+            self._news.set()
+
+    def _stops(self) -> bool:
+        return self._is_stopping() or self._must_end.is_set()
+
+    def _comes_soon(self, back_ns: int) -> bool:
+        """Whether a try again is worth the wait: what failed or was put off is due within about a minute."""
+        try:
+            return back_ns - self._clock.now_ns() <= SOON_NS and self._fetcher.may_try_again
+        except NoRoom:  # another process reads the ledger: look again then
+            return True

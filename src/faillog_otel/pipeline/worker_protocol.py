@@ -1,0 +1,228 @@
+"""What a run and its workers say to each other: orders one way, reports the other."""
+
+import socket
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct, field
+
+from faillog_otel.config import FailOn, RunConfig, Secret
+from faillog_otel.inputs.exchange_index import Index, Lessons
+from faillog_otel.ledger.results import Accounted, Counts, Kept, Met, Stretch
+from faillog_otel.otlp.sender import Sent
+
+# -- orders --------------------------------------------------------------------------------------------------
+
+
+class Piece(Struct, frozen=True):
+    """A file, or the lines of one that stand from byte `start` to `end`. Its descriptor travels beside it."""
+
+    name: str
+    start: int
+    end: int
+    lines: int | None = None
+    """So many lines stand before it in its file; None: it is a whole file, of whatever form."""
+
+
+class Start(Struct, frozen=True, tag=True):
+    """The first order: what the run is. `reference_ns` is the "now" of its time policy."""
+
+    config: RunConfig
+    reference_ns: int
+    sends_rejected: bool = False
+
+
+class Learn(Struct, frozen=True, tag=True):
+    """Find out what the exchanges in these lines say, and how many lines they are."""
+
+    piece: Piece
+
+
+class LookInto(Struct, frozen=True, tag=True):
+    """What all exchanges of a file say: the parts that follow are of this file."""
+
+    index: Index
+
+
+class Forward(Struct, frozen=True, tag=True):
+    """Forward a part, from its record `position` on: those before it are written down.
+
+    `carefully`: in small batches, so that little is done again when this worker dies, too.
+    """
+
+    part: int
+    pieces: list[Piece]
+    position: int = 0
+    carefully: bool = False
+
+
+class Settle(Struct, frozen=True, tag=True):
+    """There is nothing to do at present: find out what became of everything that was read."""
+
+
+class EndSending(Struct, frozen=True, tag=True):
+    """Nothing is sent any more: what is read from now on is pending."""
+
+    why: str
+
+
+class Stop(Struct, frozen=True, tag=True):
+    """The run was asked to stop: take nothing in, and find out what became of the rest."""
+
+
+Order = Start | Learn | LookInto | Forward | Settle | EndSending | Stop
+
+
+class Wanting(Struct, frozen=True, tag=True):
+    """Everything that was ordered is read: another order, please."""
+
+
+class Learned(Struct, frozen=True, tag=True):
+    """The answer to Learn."""
+
+    lines: int
+    lessons: Lessons
+
+
+class Written(Struct, frozen=True, tag=True, kw_only=True):
+    """What became of the records that follow in a part; in the order of the part."""
+
+    part: int
+    counts: Counts
+    kept: list[Kept]
+    became: list[tuple[tuple[str, str, str], int]]
+    shifted: set[int]
+    met: dict[FailOn, Met]
+    is_last: bool
+    stopped_at: list[int | None] = field(default_factory=list)
+    """With the last one, for each piece that was begun: where reading stopped, in bytes of the content; None:
+    it was read to its end."""
+    problems: list[str] = field(default_factory=list)
+    """With the last one: what could not be read."""
+    bytes_in: int = 0
+    """With the last one: so much content the part has."""
+    accounted: Accounted
+    """The bytes of files that end with these records."""
+    sent: Sent
+    """What this worker sent so far."""
+    over: str = ""
+    """Why this worker sends nothing any more."""
+    answers: list[tuple[str, str, float]] = field(default_factory=list)
+    """Requests since the last report: signal, outcome, seconds."""
+
+    def stretch(self) -> Stretch:
+        """It once more, as books take it."""
+        self.counts.bytes_in = self.bytes_in
+        return Stretch(
+            counts=self.counts,
+            kept=self.kept,
+            became=Counter(dict(self.became)),
+            shifted=self.shifted,
+            accounted=self.accounted,
+            met=self.met,
+            is_last=self.is_last,
+        )
+
+
+class Waits(Struct, frozen=True, tag=True):
+    """A request waits: for what, and for how many seconds. The run says it, once for all workers."""
+
+    what: str
+    seconds: float
+
+
+Report = Wanting | Learned | Written | Waits
+
+
+def _reveal(secret: Any) -> Any:
+    return secret.reveal()
+
+
+def _secret(_type: type, text: Any) -> Any:
+    return Secret(text)
+
+
+encode = msgspec.msgpack.Encoder(enc_hook=_reveal).encode
+read_order = msgspec.msgpack.Decoder[Order](Order, dec_hook=_secret).decode
+read_report = msgspec.msgpack.Decoder[Report](Report).decode
+
+
+# -- channel -------------------------------------------------------------------------------------------------
+#
+# Messages over a socket between two processes of one run, with open files beside them.
+#
+# A message is its length, four bytes, and itself; descriptors travel with the length.
+
+
+_LENGTH_BYTES = 4
+_MOST_DESCRIPTORS = 253  # Linux: SCM_MAX_FD
+_PIECE_BYTES = 256 * 1024
+
+
+class Channel:
+    """One end. Several threads may send, one receives."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._socket = end
+        self._sending = threading.Lock()
+        self._come = bytearray()
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._socket.fileno()
+
+    def send(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
+        """Sends a message; waits for room. Raises OSError where nobody listens any more."""
+        length = len(message).to_bytes(_LENGTH_BYTES, "big")
+        with self._sending:
+            if descriptors:
+                socket.send_fds(self._socket, [length], descriptors)
+                self._socket.sendall(message)
+            else:
+                self._socket.sendall(length + message)
+
+    def receive(self) -> tuple[bytes, list[int]] | None:
+        """Waits for a message and the open files beside it; None when the other end is closed."""
+        try:
+            length, descriptors, _, _ = socket.recv_fds(self._socket, _LENGTH_BYTES, _MOST_DESCRIPTORS)
+        except ConnectionError:  # the other end was closed, and had not read everything
+            return None
+        if len(length) < _LENGTH_BYTES:  # it was sent at once, and comes at once
+            return None
+        size = int.from_bytes(length, "big")
+        message = bytearray()
+        while len(message) < size:
+            piece = self._socket.recv(size - len(message))
+            if not piece:
+                return None
+            message += piece
+        return bytes(message), descriptors
+
+    def come(self) -> list[bytes]:
+        """The messages that have come by now, without waiting. Raises EOFError when no more will."""
+        try:
+            data = self._socket.recv(_PIECE_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return []
+        except ConnectionError:
+            data = b""
+        if not data:
+            raise EOFError
+        self._come += data
+        messages, at, come = [], 0, self._come
+        while len(come) - at >= _LENGTH_BYTES:
+            start = at + _LENGTH_BYTES
+            end = start + int.from_bytes(come[at:start], "big")
+            if end > len(come):
+                break
+            messages.append(bytes(come[start:end]))
+            at = end
+        del come[:at]
+        return messages
+
+    def close(self) -> None:
+        """Closes this end: the other one notices."""
+        self._socket.close()

@@ -1,0 +1,340 @@
+"""How a telling name and its value are written: a table of notations, and where in each the value begins.
+
+A notation is found around a name and read from there. What is between a name and its value, and the markup
+around both, is defined once. Linear: what is looked at around a name is bounded.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+
+from msgspec import Struct
+
+from faillog_otel.redact.unescape import Plain
+from faillog_otel.redact.value_spans import (
+    WINDOW,
+    Place,
+    Span,
+    TellingName,
+    bare,
+    end_of,
+    line_end,
+    place_of,
+    string_at,
+    value_at,
+)
+from faillog_otel.redact.vocabulary import Kind, holds, is_id, kind_of_name, looks_random
+
+# -- columns -------------------------------------------------------------------------------------------------
+#
+# Values below their telling names: tables with a row of names, as CSV and Markdown write them.
+#
+# Linear: each row is read once, for all telling names above it.
+
+
+_CELLS = {
+    delimiter: re.compile(
+        rf"{blanks}(?:\"(?P<quoted>(?:[^\"\r\n]|\"\"){{0,4096}}+)\"|(?P<bare>[^\"\r\n{delimiter}]{{0,4096}}?))"
+        rf"[ ]*+(?:(?P<more>[{delimiter}])|(?=\r?\n|[\"']|\Z))"
+    )
+    for delimiter, blanks in ((",", ""), (";", ""), ("\t", "[ ]*+"), ("|", "[ ]*+"))
+}
+"""A blank behind a comma is part of the cell, and so of no name: sentences have it."""
+_DELIMITER = re.compile(r"[,;\t|](?=[^,;\t|\r\n]*\Z)")
+_REST = re.compile(r"[\"'*`_]{0,3}[ ]*+(?P<delimiter>[,;\t|])?[\w.()/ \"*`,;\t|-]{0,1000}+\r?\n")
+_NAME = re.compile(r"(?:[*`_]{0,3}[^\W\d][\w.()/-]*+(?:[ ][\w.()/-]++){0,3}[*`_]{0,3})?")
+_TO_STRING = re.compile(r"[^\n]*[:\[(]\s*[\"']")
+_Head = list[tuple[str, Kind | None]]
+_LINE_END = re.compile(r"\r?\n")
+_BELOW = re.compile(r"\r?\n(?:[|+: -]*-[|+: -]*+\r?\n)?")
+
+
+def table_at(plain: Plain, start: int, end: int) -> tuple[list[Place], int]:
+    """What the table holds whose first telling name is here, and up to where no other one begins."""
+    text, first = plain.text, max(0, start - WINDOW)
+    line = text.rfind("\n", first, start) + 1
+    if first > line or not (rest := _REST.match(text, end)):
+        return [], 0
+    delimiter = rest["delimiter"] or "".join(_DELIMITER.findall(text, line, start))
+    above = text.count(delimiter, max(first, text.rfind("\n", first, line - 1)), line) + 1 if line else 0
+    for at in (line, end_of(_TO_STRING, text, line, start)) if delimiter in _CELLS else ():
+        head = _row(text, at, delimiter)
+        names = [text[slice(*_span(cell))] for cell in head]
+        below = _BELOW.match(text, head[-1].end()) if head else None
+        if below and len(head) != above and sum(map(bool, names)) > 1 and all(map(_NAME.fullmatch, names)):
+            kinds = [kind_of_name(name) for name in names]
+            return _below(plain, list(zip(names, kinds, strict=True)), delimiter, below.end())
+    return [], rest.end()
+
+
+def _row(text: str, at: int, delimiter: str) -> list[re.Match[str]]:
+    """The cells of the row that begins here."""
+    cells: list[re.Match[str]] = []
+    while len(cells) <= WINDOW and (cell := _CELLS[delimiter].match(text, cells[-1].end() if cells else at)):
+        cells.append(cell)
+        if not cell["more"]:
+            break
+    return cells
+
+
+def _span(cell: re.Match[str]) -> tuple[int, int]:
+    return cell.span("bare" if cell["quoted"] is None else "quoted")
+
+
+def _below(plain: Plain, head: _Head, delimiter: str, at: int) -> tuple[list[Place], int]:
+    text, places = plain.text, []
+    row = _row(text, at, delimiter)
+    while row and len(row) <= len(head):
+        line = _LINE_END.match(text, row[-1].end())
+        if line and len(row) < len(head):
+            break
+        for (called, kind), cell in zip(head, row, strict=False):
+            start, end = _span(cell)
+            if kind and start < end and holds(kind, called, text[start:end]):
+                places.append(place_of(plain, kind, f"the name {called}", start, end))
+        at = row[-1].end()
+        row = _row(text, line.end(), delimiter) if line else []
+    return places, at
+
+
+# -- notations -----------------------------------------------------------------------------------------------
+
+
+Find = Callable[[Plain, TellingName], Iterable[re.Match[str]]]
+"""Matches that end where the value may begin."""
+Read = Callable[[Plain, TellingName, re.Match[str]], Span | None]
+"""The value that begins where the match ends."""
+
+
+class Notation(Struct, frozen=True):
+    """One way to write a telling name and its value."""
+
+    find: Find
+    read: Read
+    has_phones: bool = False
+    """Whether a phone number may be its value, too."""
+    decides: bool = False
+    """Whether no other notation is tried where this one is found."""
+
+
+def _behind(behind: str, before: str = "", ends: str = "", name: str = "", flags: int = 0) -> Find:
+    """Finds `behind` behind a name (and its quote) that has `before` before it and matches `name`.
+
+    `ends` are the characters that `before` may end with, but for blanks and letters before quotes.
+    """
+    is_behind, is_before = re.compile(behind, flags), re.compile(rf"(?:{before})\Z")
+    is_name = re.compile(name, re.IGNORECASE)
+
+    def find(plain: Plain, told: TellingName) -> Iterable[re.Match[str]]:
+        text = plain.text
+        start, end = (told.start, told.end) if told.quote is None else (told.quote, told.end + 1)
+        if ends and text[max(0, start - 32) : start].rstrip(_BLANKS_AND_PREFIXES)[-1:] not in ends:
+            return ()
+        if before and not is_before.search(text, max(0, start - _NEAR), start):
+            return ()
+        found = is_behind.match(text, end, end + 4 * WINDOW)
+        return () if found is None or (name and not is_name.fullmatch(told.name)) else (found,)
+
+    return find
+
+
+_BLANKS_AND_PREFIXES = " \t\r\n\vbBuU"
+_NEAR = 48
+
+# -- what is between and around ---------------------------------------------------------------------------
+
+_BLANK = r"[^\S\r\n]"
+_MARKS = r"[*_~`]{1,3}"
+_HTML = (
+    r"</?(?:a|b|big|br|code|dd|div|dt|em|font|h[1-6]|i|kbd|label|li|mark|p|pre|s|samp|small|span|strong|t[dhrt]"
+    r"|u|var)(?:[\s/][^<>]{0,200})?>"
+)
+_COMMENT = r"/\*[^*]{0,200}\*/|<!--[^>]{0,200}-->|(?:\#|//)[ \t][^\n]{0,200}\n"
+_BETWEEN = rf"(?:\s++|{_COMMENT}|{_MARKS}|{_HTML}){{0,16}}+"
+_BY = rf"(?:[\"'`]?\]|\[\w{{0,20}}\]){{0,3}}{_BETWEEN}(?P<by>:=|=>|--?>|→|==?|:(?![:/])|::(?=[ \t]))"
+_NEW_LINE = rf"(?:[|>][+-]?)?{_BLANK}*+\r?\n{_BLANK}*+(?:-[ ])?(?![\w.-]++[\"']?{_BLANK}*+[:=]|\s)"
+_AFTER = (
+    rf"(?:{_MARKS}(?=\s))?+(?:{_BLANK}++|{_COMMENT}|{_HTML}){{0,16}}+"
+    rf"(?:{_NEW_LINE}(?:{_BLANK}++|{_HTML}){{0,16}}+)?+(?P<tag>(?<=[\w\"'/]>))?+"
+)
+_BY_QUOTED = (
+    rf"(?P<tag>(?!))?{_BETWEEN}(?:(?P<by>:=|=>|==?|:(?!:))|\]\s*+(?P<index>=>?)|;(?P<php>s:\d{{1,7}}:))"
+    rf"(?:\s++|{_COMMENT}){{0,16}}+"
+)
+
+# -- pairs ------------------------------------------------------------------------------------------------
+
+_VAL = "val(?:ue)?s?"
+_INPUT = "v|data|content|text|input|received|actual|given|(?:rejected|invalid|attempted|submitted)_?value"
+_PAIRS = {
+    "named": ("name|key|header|field|param|parameter|property|attribute|variable|label|k|n", _VAL, _INPUT),
+    "id": ("id", _VAL, "content"),
+    "path": ("path|loc", _VAL, "input|received|actual"),
+    "pointer": ("instance_?path|data_?path", _VAL, "data"),
+}
+"""What the name of something is called, and what its value is called then; the last are no structures."""
+_HOLDER = re.compile(
+    rf"(?<![\w-])(?:{'|'.join(f'(?P<{row}>{names})' for row, (names, _, _) in _PAIRS.items())})[\"']?\s*+"
+    r"(?:=>|[:=])\s*+(?:\[(?:\s*+\"[^\"]{0,40}\",)*+\s*+)?[bBuU]?[\"']?\Z",
+    re.IGNORECASE,
+)
+_HOLDER_ENDS = (":", "=", ">", ",]")
+_VALUE = {
+    row: re.compile(
+        rf"(?=[vdctirags])(?<![\w-])(?:(?:{values})[\"']?\s*+(?:=>|[:=])|(?:{scalars})[\"']?\s*+(?:=>|[:=])(?!\s*+[\[{{]))\s*+",
+        re.IGNORECASE,
+    )
+    for row, (_, values, scalars) in _PAIRS.items()
+}
+_TAG = re.compile(r"[^>]*+")
+_OBJECT = re.compile(r"(?:[^{}]++|\{[^{}]*+\})*+")
+_OBJECT_REVERSED = re.compile(r"(?:[^{}]++|\}[^{}]*+\{)*+")
+_ITEM = re.compile(r"(?:[^\r\n{}]++|\r?\n(?!\s*+(?:-\s|\r?\n|\Z)))*+")
+
+
+def _paired(plain: Plain, name: TellingName) -> Iterator[re.Match[str]]:
+    """`{"name": NAME, ..., "value": VALUE}` in any order; so the attributes of a tag, and items in YAML."""
+    start = name.start if name.quote is None else name.quote + 1
+    ends = plain.text[max(0, start - 32) : start].rstrip(_BLANKS_AND_PREFIXES + "\"'[")[-1:]
+    ends += plain.text[name.end + 1 : name.end + 2] if ends == "," else ""
+    if ends in _HOLDER_ENDS and (holder := _HOLDER.search(plain.text, max(0, start - 2 * _NEAR), start)):
+        for span in _around(plain.text, name):
+            yield from _VALUE[holder.lastgroup or ""].finditer(plain.text, *span)
+
+
+def _around(text: str, name: TellingName) -> tuple[tuple[int, int], tuple[int, int]]:
+    """What the object, tag or item holds that the name is in: behind the name, and before it."""
+    first, inside = max(0, name.start - WINDOW), _TAG
+    start = text.rfind("<", first, name.start)
+    if start < 0 or text.find(">", start, name.start) >= 0:
+        start, inside = name.start - end_of(_OBJECT_REVERSED, text[first : name.start][::-1], 0), _OBJECT
+        if text[start - 1 : start] != "{":
+            start, inside = max(start, text.rfind("\n", first, name.start) + 1), _ITEM
+    return (name.end, end_of(inside, text, name.end, name.end + WINDOW)), (start, name.start)
+
+
+def _read_paired(plain: Plain, name: TellingName, found: re.Match[str]) -> Span | None:
+    span = value_at(plain, name, found.end())
+    return None if span is None or found.end() <= name.start < span[1] else span
+
+
+# -- readers ----------------------------------------------------------------------------------------------
+
+_TO_TAG = re.compile(r"[^<\"\s]*+(?:\s++[^<\"\s]++)*+")
+_TO_TAG_IN_LINE = re.compile(r"[^<\"\r\n]*+")
+_IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z_-]*+")
+_CDATA, _CDATA_END = "<![CDATA[", "]]>"
+_CUT_OFF = re.compile(r"(?:[^<\"]++|<[^<>]{0,512}>)*+")
+_CLOSERS = re.compile(r"[\"}\]\s]*+\Z")
+
+
+def _to(pattern: re.Pattern[str]) -> Read:
+    return lambda plain, _, found: (found.end(), end_of(pattern, plain.text, found.end()), "")
+
+
+def _read_value(plain: Plain, name: TellingName, found: re.Match[str]) -> Span | None:
+    """What is behind a separator, and in HTML behind a tag."""
+    if found["tag"]:
+        return _to(_TO_TAG_IN_LINE)(plain, name, found)
+    return value_at(plain, name, found.end(), found.start("by") if found["by"] else None)
+
+
+def _read_no_name(plain: Plain, _: TellingName, found: re.Match[str]) -> Span | None:
+    """The group `value` or a string, unless it may be a name as well: lists of names are common."""
+    span = (*found.span("value"), "") if "value" in found.re.groupindex else string_at(plain, found.end())
+    value = plain.text[span[0] : span[1]] if span else ""
+    return None if _IDENTIFIER.fullmatch(value) or is_id(value) else span
+
+
+def _read_random(_plain: Plain, _: TellingName, found: re.Match[str]) -> Span | None:
+    start, value = found.start("value"), found["value"]
+    return (start, start + len(value.rstrip(".")), "") if looks_random(value) else None
+
+
+def _read_element(plain: Plain, name: TellingName, opened: re.Match[str]) -> Span | None:
+    """`<password>VALUE</password>`, whatever is inside it; or to the end of a text that is cut off."""
+    text, at = plain.text, opened.end()
+    if text.startswith(_CDATA, at):
+        end = text.find(_CDATA_END, at)
+        return at + len(_CDATA), end if end >= 0 else len(text), ""
+    end = text.find("</" + text[text.rindex("<", 0, name.start) + 1 : name.end], at, at + WINDOW)
+    if end < 0:
+        end = end_of(_TO_TAG, text, at)
+        if not text.startswith("</", end):
+            end = end_of(_CUT_OFF, text, at, at + WINDOW)
+            if text[at : at + 1].isspace() or not _CLOSERS.match(text, end):
+                return None
+    return at, end, ""
+
+
+# -- the table ----------------------------------------------------------------------------------------------
+
+_GAP = r"[\s:=|>\"'`(#→-]{1,4}+"
+_OF_AN_ID = (
+    r"(?:[a-z]*(?:message|event|request|user|destination|source|trace|span|batch)|ids?\b|for\b|at\b|since\b"
+    r"|until\b|on\b|(?-i:\w+(?:Id|ID|_id)s?\b))"
+)
+"""What such a word is followed by is no key."""
+_HOLDS = r"(?i:(?<!\w)(?:name|key|header|field|param|parameter|property|id))[\"']?\s*+=\s*+"
+_NEXT = r"\s*+,\s*+(?=[bBuU]?[\"'])"
+_OPENS_LIST = r"[\[(]\s*+[bBuU]?"
+
+OF_QUOTED_NAMES = (
+    Notation(_behind(_BY_QUOTED), _read_value, has_phones=True, decides=True),
+    # --boundary, name="password", an empty line, VALUE
+    Notation(
+        _behind(r"[^\r\n]*+(?:\r?\n[^\r\n]++)*+\r?\n\r?\n", _HOLDS, "="),
+        lambda plain, _, found: (found.end(), line_end(plain, found.end(), found.end()), ""),
+    ),
+    Notation(_paired, _read_paired, has_phones=True),
+    # <property name="password">VALUE</property>
+    Notation(_behind(r"[^<>]{0,512}+(?<!/)>(?:\s*+<\w[^<>]{0,200}>){0,3}", _HOLDS, "="), _to(_TO_TAG)),
+    # [["password", VALUE], ...]
+    Notation(
+        _behind(_NEXT + r"(?=[bBuU]?([\"'])[^\"']*+\1\s*+[\])])", rf"[\[(,]\s*+{_OPENS_LIST}", "[(", r"\S+"),
+        lambda plain, _, found: string_at(plain, found.end()),
+    ),
+    # ["password", VALUE]; a header's name anywhere in a list
+    Notation(_behind(_NEXT, _OPENS_LIST, "[(", r"\S+"), _read_no_name),
+    Notation(_behind(_NEXT, name=r"authorization|cookie|\w+(?:-\w+)+"), _read_no_name),
+)
+OF_BARE_NAMES = (
+    Notation(
+        _behind(r"(?:\s[^<>]{0,512}+)?+(?<!/)>", r"<(?:[\w.-]{1,40}:)?", "<:"), _read_element, has_phones=True
+    ),
+    Notation(_behind(_BY + _AFTER), _read_value, has_phones=True),
+    # setPassword("VALUE")
+    Notation(_behind(r"\((?=[\"'])"), lambda plain, name, found: value_at(plain, name, found.end())),
+    Notation(
+        _behind(r"[ ]{1,4}(?![-\s])", name="--.*"),
+        lambda plain, name, found: string_at(plain, found.end()) or bare(plain, name, found.end()),
+    ),
+    # <key>password</key><string>VALUE</string>, <td>password</td><td>VALUE</td>
+    Notation(
+        _behind(
+            rf"(?:{_HTML}|\s)*?</(?:key|name|string|t[dh]|dt|label)>\s*+(?:<\w[^<>]{{0,200}}>\s*+){{1,3}}",
+            r">\s*+",
+            ">",
+        ),
+        _to(_TO_TAG),
+        has_phones=True,
+    ),
+    Notation(_paired, _read_paired, has_phones=True),
+    # alone in its cell or line, VALUE alone in the next one
+    Notation(
+        _behind(
+            rf"(?:{_MARKS}|[^\S\r\n\t]){{0,8}}+(?:[\t|]|(?:\r?\n){{1,2}})(?:{_BLANK}|{_MARKS}){{0,8}}+"
+            rf"(?=(?P<value>[^\s|\"'<>`*:]{{5,}}+)(?:{_MARKS}|{_BLANK}){{0,8}}+(?:[|\r\n\"']|\Z|(?<=\t)))",
+            rf"(?:\A|[\n\t|\"'])(?:{_BLANK}|{_MARKS}){{0,8}}",
+        ),
+        _read_no_name,
+    ),
+    # The token 'VALUE' has expired: within four words a key by its look
+    Notation(
+        _behind(
+            rf"(?:{_GAP}(?!{_OF_AN_ID})[A-Za-z']{{1,15}}(?![\w/.-])){{0,3}}"
+            rf"{_GAP}(?P<value>[\w.~+/=|-]++)(?=[\s\"'`,;:)!?<&]|\Z)",
+            flags=re.IGNORECASE,
+        ),
+        _read_random,
+    ),
+)

@@ -1,0 +1,127 @@
+"""What would be asked of Segment next, and why: the fetcher's own plan, looked at; nothing is sent.
+
+An Outlook is also what `plan --json` prints.
+"""
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+
+from msgspec import Struct
+
+from faillog_otel.clock import hour_text, time_text
+from faillog_otel.config import SegmentConfig
+from faillog_otel.errors import ConfigError
+from faillog_otel.ledger import queries
+from faillog_otel.ledger.database import Database
+from faillog_otel.ledger.planner_state import as_last_run, hour_views, quota_of, schedule_of
+from faillog_otel.reports.status import QuotaSeen, quota_seen
+from faillog_otel.segment.quota import Quota, Why
+from faillog_otel.segment.schedule import READ_AFTER_HOURS, HourView, Plan, ScheduleConfig, plan
+
+MOST_STEPS = 100
+"""So often it is planned again to find the next request: two days of hours, and twice as many changes."""
+
+REASONS: dict[Why, str] = {
+    "wanted": "somebody asked to read it again",
+    "leaving": "was never read, and Segment drops it soon",
+    "fresh": "can be complete by now",
+    "again": "may have grown since it was read",
+    "missing": "an object of it could not be downloaded",
+    "last_call": "the last reading, before Segment drops it",
+    "backfill": "was never read",
+}
+
+
+class Request(Struct, frozen=True):
+    """One request that would be made now."""
+
+    collection: str
+    hour: str
+    why: Why
+    due: str
+    """Since when it is due."""
+
+
+class Outlook(Struct, frozen=True):
+    """The requests that would be made now, in their order, and what follows from the quota."""
+
+    now: str
+    since: str
+    """Hours since then are wanted."""
+    until: str | None
+    """Hours that begin then or later are not wanted; null: all are."""
+    collections: tuple[str, ...]
+    requests: list[Request]
+    next_request: str | None
+    """When the next request would be made; null: none within two days."""
+    to_download: int
+    """Objects that were listed already: they are downloaded first."""
+    quota: QuotaSeen
+    waiting: dict[Why, int]
+    """Hours that are due, and wait for the quota."""
+    failed: int
+    """Hours whose last reading failed; they are tried again after a pause."""
+    missing: int
+    """Objects that could not be downloaded so far; `status` names them."""
+    reads_per_hour: int
+    reads_after_hours: tuple[int, ...]
+    """When an hour is read, in hours after its end; with four readings the last one is before it leaves."""
+    collections_covered: int
+    missed_per_day: dict[str, float]
+    """Collection → hours that will be missed each day, where the quota is too small for all."""
+
+
+def outlook(database: Database | None, config: SegmentConfig, now_ns: int, *, once: bool) -> Outlook:
+    """What would be asked now; without a ledger, what a first run would ask.
+
+    What is not set is as the last run had it. Raises LedgerBroken; ConfigError where no collection is known.
+    """
+    hours: Mapping[str, Mapping[int, HourView]] = {}
+    quota, to_download = Quota(per_day=config.requests_per_day), 0
+    missing: list[queries.MissingObject] = []
+    with nullcontext() if database is None else database.at_one_moment():
+        if database is not None:
+            config = as_last_run(database, config)
+            hours, quota = hour_views(database, now_ns), quota_of(database, config.requests_per_day)
+            to_download = queries.objects_by_state(database)["listed"]
+            missing = queries.missing_objects(database)
+        schedule = schedule_of(database, config, now_ns, once=once)
+    if not config.collections:
+        raise ConfigError("no collection is known: name one by --collection ID or FAILLOG_COLLECTIONS")
+    found = plan(now_ns, hours, quota, schedule)
+    next_ns = _next_request_ns(now_ns, hours, quota, schedule, found)
+    return Outlook(
+        now=time_text(now_ns),
+        since=time_text(schedule.since_ns),
+        until=None if schedule.until_ns is None else time_text(schedule.until_ns),
+        collections=config.collections,
+        requests=[
+            Request(ask.collection, hour_text(ask.hour), ask.why, time_text(ask.due_ns)) for ask in found.asks
+        ],
+        next_request=None if next_ns is None else time_text(next_ns),
+        to_download=to_download,
+        quota=quota_seen(quota, now_ns),
+        waiting=found.waiting,
+        failed=sum(view.failures > 0 for known in hours.values() for view in known.values()),
+        missing=len(missing),
+        reads_per_hour=found.reads_per_hour,
+        reads_after_hours=READ_AFTER_HOURS[found.reads_per_hour],
+        collections_covered=found.covered,
+        missed_per_day=found.missed_per_day,
+    )
+
+
+def _next_request_ns(
+    now_ns: int,
+    hours: Mapping[str, Mapping[int, HourView]],
+    quota: Quota,
+    schedule: ScheduleConfig,
+    found: Plan,
+) -> int | None:
+    """When the next request would be made, if nothing else happens: the plan is asked until it has one."""
+    for _ in range(MOST_STEPS):
+        if found.asks:
+            return now_ns
+        now_ns = found.next_ns
+        found = plan(now_ns, hours, quota, schedule)
+    return None

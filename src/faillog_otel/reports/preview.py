@@ -1,0 +1,185 @@
+"""What of an event leaves, what of it is redacted by which rule, and what stays: for people who decide.
+
+The records are those that `mapping` makes. No value that was redacted is in an explanation.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from msgspec import Struct
+
+from faillog_otel.config import Bodies, MappingConfig
+from faillog_otel.events.decode import decode
+from faillog_otel.events.kept_record import read_entry
+from faillog_otel.events.model import BadRecord, Context, Event, Place
+from faillog_otel.inputs.decompress import Record, unpack
+from faillog_otel.inputs.exchange_index import Exchanges
+from faillog_otel.inputs.files import InputFile
+from faillog_otel.inputs.formats import form_of, read_records
+from faillog_otel.otlp.attributes import (
+    MOST_EXTRAS,
+    as_text,
+    body_text,
+    header_pairs,
+    is_allowed,
+    leaves,
+    leaving,
+)
+from faillog_otel.otlp.mapping import map_event
+from faillog_otel.otlp.wire import Value
+from faillog_otel.redact.redactor import findings, redact_text
+from faillog_otel.redact.vocabulary import MARK
+
+# -- explain -------------------------------------------------------------------------------------------------
+
+
+_KEYS = "--bodies is keys"
+
+
+class Explanation(Struct, frozen=True, kw_only=True):
+    """One event's log record, which has all that leaves; what was redacted in it; and what stays, and why."""
+
+    event: str
+    body: str
+    attributes: dict[str, Value]
+    redacted: dict[str, list[str]]
+    """Attribute → the rules, such as `email address` or `the name password`."""
+    stays: dict[str, str]
+    """Field of the event → why it does not leave."""
+
+
+def explain(event: Event, context: Context, config: MappingConfig) -> Explanation:
+    """Explains one event. Pure, as the mapping is."""
+    log = map_event(event, context, config).log
+    attributes = dict(log.attributes)
+    return Explanation(
+        event=log.event_name,
+        body=log.body,
+        attributes=attributes,
+        redacted={
+            name: _rules(event, name, config.bodies)
+            for name, value in attributes.items()
+            if _is_redacted(name, value)
+        },
+        stays={redact_text(field): why for field, why in _staying(event, config, log.dropped_attributes)},
+    )
+
+
+def _is_redacted(name: str, value: Value) -> bool:
+    texts = value if isinstance(value, tuple) else (value,)
+    return any(isinstance(text, str) and MARK.search(text) for text in (name, *texts))
+
+
+def _rules(event: Event, attribute: str, bodies: Bodies) -> list[str]:
+    """By which rules the attribute was redacted; empty where it came from the attempt's exchange."""
+    rules = {finding.rule for text in _sources(event, attribute, bodies) for finding in findings(text)}
+    for path, _, kind in leaves(event.extras, "segment.extra"):
+        if path == attribute and kind:
+            rules.add(f"the name {path.rpartition('.')[2]}")
+    return sorted(map(redact_text, rules)) or [
+        "by its name" if attribute.startswith("segment.extra.") else "by pattern"
+    ]
+
+
+def _sources(event: Event, attribute: str, bodies: Bodies) -> Iterator[str]:
+    """The texts that the attribute was made of."""
+    request = event.properties.request_to_destination
+    response = event.properties.response_from_destination
+    if attribute == "segment.reason" and event.reason:
+        yield event.reason.text
+    elif attribute in ("url.full", "server.address") and request and request.url:
+        yield request.url
+    elif attribute == "segment.request.body" and request:
+        yield as_text(request.body)
+    elif attribute == "segment.response.body" and response:
+        yield body_text(response.body, bodies)
+    elif attribute.startswith("http.response.header.") and response:
+        for name, value in header_pairs(response.headers):
+            if name.lower() == attribute.removeprefix("http.response.header."):
+                yield as_text(value)
+    else:
+        for path, leaf, kind in leaves(event.extras, "segment.extra"):
+            if path == attribute and not kind:
+                yield as_text(leaf)
+
+
+def _staying(event: Event, config: MappingConfig, dropped: int) -> Iterator[tuple[str, str]]:
+    request = event.properties.request_to_destination
+    response = event.properties.response_from_destination
+    for name, carrier, allowed in (
+        ("requestToDestination", request, config.bodies == "all"),
+        ("responseFromDestination", response, config.bodies != "none"),
+    ):
+        if carrier is None:
+            continue
+        if carrier.body is not None and not allowed:
+            yield f"{name}.body", f"--bodies is {config.bodies}"
+        elif carrier.body is not None and config.bodies == "keys":
+            yield f"{name}.body", f"its values, but for those of some keys: {_KEYS}"
+        elif carrier.body is not None and _is_longer(carrier.body, config.limits.body_bytes):
+            yield f"{name}.body", f"what lies beyond {config.limits.body_bytes} bytes of it is cut off"
+    kept = {path: leaf for path, leaf, _ in leaves(leaving(event.extras, config.bodies), "segment.extra")}
+    for path, leaf, _ in leaves(event.extras, "segment.extra"):
+        if path not in kept:
+            yield path.removeprefix("segment.extra."), f"a part of the body, and --bodies is {config.bodies}"
+        elif kept[path] != leaf:
+            yield path.removeprefix("segment.extra."), f"its values, but for those of some keys: {_KEYS}"
+    yield from _staying_headers("requestToDestination", request.headers if request else None, ())
+    yield from _staying_headers(
+        "responseFromDestination", response.headers if response else None, config.response_headers
+    )
+    if dropped:
+        why = f"only {MOST_EXTRAS} leave, or as many as the backend takes; the others are counted"
+        yield f"{dropped} unknown fields", why
+
+
+def _staying_headers(name: str, headers: Any, allowed: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    pairs = list(header_pairs(headers))
+    if headers and not pairs:
+        yield f"{name}.headers", "they are neither an object nor a list of pairs"
+    for header, _ in pairs:
+        if not is_allowed(header, allowed):
+            why = "the list response_headers does not name it" if allowed else "no request header leaves"
+            yield f"{name}.headers.{header}", why
+
+
+def _is_longer(body: Any, most_bytes: int) -> bool:
+    return len(as_text(body).encode(errors="replace")) > most_bytes
+
+
+# -- preview -------------------------------------------------------------------------------------------------
+#
+# What a run would send of a file, without sending: the same reading and mapping, and no effects.
+
+
+def preview(
+    file: InputFile, config: MappingConfig, reference_ns: int, most_content_bytes: int
+) -> Iterator[tuple[Place, Explanation | BadRecord]]:
+    """Each record with its place, explained; or why it would be quarantined. Raises InputError.
+
+    Entries of kept files are explained as the records that they keep.
+    """
+
+    def content() -> Iterator[bytes]:
+        return unpack(file.chunks(), most_content_bytes)
+
+    exchanges = Exchanges()
+    try:
+        form = form_of(content())
+        for each in read_records(form, content()):
+            if isinstance(each, Record):
+                exchanges.learn(each.raw)
+        for each in read_records(form, content()):
+            if not isinstance(each, Record):
+                continue
+            place = Place(file.name, each.line, each.offset)
+            entry = read_entry(each.raw)
+            raw = each.raw if entry is None else entry.record() or b""
+            event = each.bad or decode(raw)
+            if isinstance(event, BadRecord):
+                yield place, event
+            else:
+                learned = exchanges.learned_by(event, reference_ns)
+                yield place, explain(event, entry.context if entry and entry.context else learned, config)
+    finally:
+        exchanges.close()

@@ -1,0 +1,369 @@
+"""The ledger as people need it: what was read, what is left of the quota, what waits, how late it all is.
+
+Reads, and never changes anything. A Status is also what `status --json` prints.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from msgspec import Struct
+
+from faillog_otel.clock import HOUR_NS, RETENTION_NS, SECOND_NS, created_ns, hour_of, hour_text, time_text
+from faillog_otel.config import SegmentConfig
+from faillog_otel.errors import ConfigError
+from faillog_otel.ledger import queries
+from faillog_otel.ledger.database import Database
+from faillog_otel.ledger.maintenance import HOURS_KEPT_NS
+from faillog_otel.ledger.planner_state import (
+    as_last_run,
+    asked_since_ns,
+    hour_views,
+    quota_of,
+    refused_until_ns,
+    wanted_since_ns,
+)
+from faillog_otel.ledger.queries import SeenHour
+from faillog_otel.ledger.state_dir import StateFolder
+from faillog_otel.segment.quota import Quota
+from faillog_otel.segment.schedule import LAST_CALL_NS, SETTLED_AFTER_NS, ScheduleConfig, plan
+
+# -- coverage ------------------------------------------------------------------------------------------------
+#
+# Which hours of a collection were read: a calendar. Pure: what is remembered and the time go in.
+#
+# An hour has one state; where several apply, the first in this order: partial, expired, failed, waiting,
+# empty, closed, settled, read.
+
+
+State = Literal["waiting", "partial", "read", "settled", "closed", "empty", "failed", "expired"]
+
+MARKS: dict[State, str] = {
+    "waiting": ".",
+    "partial": "~",
+    "read": "+",
+    "settled": "#",
+    "closed": "=",
+    "empty": "o",
+    "failed": "!",
+    "expired": "x",
+}
+"""Each state's character in the calendar; a blank is an hour that nobody wants, or one to come."""
+
+_LASTING: tuple[State, ...] = ("partial", "failed", "expired")
+"""These are shown for longer than Segment keeps an hour."""
+
+
+class FailedHour(Struct, frozen=True):
+    """An hour whose last reading failed."""
+
+    hour: str
+    why: str
+    times: int
+    """In a row."""
+    at: str
+
+
+class Coverage(Struct, frozen=True):
+    """One collection's hours."""
+
+    polled: bool
+    """Whether it is one of the collections that are configured."""
+    hours: dict[State, int]
+    """How many hours are in each state."""
+    days: dict[str, str]
+    """`2025-05-07` → 24 characters, one for each hour (UTC)."""
+    failed: list[FailedHour]
+
+
+def coverage(
+    seen: Mapping[int, SeenHour], *, now_ns: int, since_ns: int, until_ns: int | None, polled: bool
+) -> Coverage:
+    """The calendar of one collection. Nobody wants hours that ended by `since_ns` or begin at `until_ns`."""
+    states = dict(_states(seen, now_ns, since_ns, until_ns, polled=polled))
+    counts: dict[State, int] = dict.fromkeys(MARKS, 0)
+    days: dict[str, list[str]] = {}
+    for hour, state in sorted(states.items()):
+        counts[state] += 1
+        date, at = divmod(hour, 24)
+        days.setdefault(hour_text(date * 24)[:10], [" "] * 24)[at] = MARKS[state]
+    return Coverage(
+        polled=polled,
+        hours=counts,
+        days={day: "".join(marks) for day, marks in days.items()},
+        failed=[
+            FailedHour(
+                hour_text(hour), seen[hour].failed_why, seen[hour].failures, time_text(seen[hour].failed_ns)
+            )
+            for hour, state in sorted(states.items())
+            if state == "failed"
+        ],
+    )
+
+
+def _states(
+    seen: Mapping[int, SeenHour], now_ns: int, since_ns: int, until_ns: int | None, *, polled: bool
+) -> Iterable[tuple[int, State]]:
+    kept = range(hour_of(now_ns - RETENTION_NS) + 1, hour_of(now_ns))
+    wanted = range(
+        max(hour_of(since_ns), _first_obtainable(seen, kept.start), hour_of(now_ns - HOURS_KEPT_NS)),
+        min(kept.stop, kept.stop if until_ns is None else -(-until_ns // HOUR_NS)),
+    )
+    for hour in {*(wanted if polled else ()), *seen}:
+        state = _state(hour, seen.get(hour), is_gone=hour < kept.start)
+        if hour in kept or state in _LASTING:
+            yield hour, state
+
+
+def _first_obtainable(seen: Mapping[int, SeenHour], first_kept: int) -> int:
+    """The first hour that Segment still had when the collection was polled first, as far as is known."""
+    times = [at for each in seen.values() if (at := each.first_listed_ns or each.failed_ns)]
+    return min(first_kept, hour_of(min(times) - RETENTION_NS) + 1) if times else first_kept
+
+
+def _state(hour: int, seen: SeenHour | None, *, is_gone: bool) -> State:
+    if seen is not None and seen.under_way:
+        return "partial"
+    if (is_gone and (seen is None or seen.listed_ns is None)) or (seen is not None and seen.lost):
+        return "expired"
+    if seen is not None and seen.failures:
+        return "failed"
+    if seen is None or seen.listed_ns is None:
+        return "waiting"
+    return _state_of_read(hour, seen, seen.listed_ns)
+
+
+def _state_of_read(hour: int, seen: SeenHour, listed_ns: int) -> State:
+    if not seen.objects:
+        return "empty"
+    if listed_ns >= hour * HOUR_NS + LAST_CALL_NS:
+        return "closed"
+    is_settled = seen.same_since_ns is not None and listed_ns - seen.same_since_ns >= SETTLED_AFTER_NS
+    return "settled" if is_settled else "read"
+
+
+# -- status --------------------------------------------------------------------------------------------------
+
+
+class SaidSeen(Struct, frozen=True):
+    """What Segment said last, and when; what it did not say is null."""
+
+    at: str
+    remaining: int
+    reset: str | None
+
+
+class Waits(Struct, frozen=True):
+    """Until when nothing is asked of Segment, and why."""
+
+    until: str
+    why: str
+
+
+class QuotaSeen(Struct, frozen=True):
+    """The requests of the last 24 hours, and how many are left now."""
+
+    per_day: int
+    """As Segment says, or else as the setting does."""
+    used: int
+    left: int
+    not_before: str | None
+    """Segment wants no request until then, or a run paused after failures."""
+    said: SaidSeen | None
+    waits: Waits | None
+    """Null where a request may be made now."""
+
+
+class Missing(Struct, frozen=True):
+    """An object that could not be downloaded so far."""
+
+    collection: str
+    hour: str
+    object: str
+    why: str
+    since: str
+    """When its download failed first; `failed`: last."""
+    failed: str
+    next: str
+    """When it is tried again; where `needs_listing`, with the URL that another listing gives: one request."""
+    needs_listing: bool
+    leaves: str
+    """When its hour leaves Segment's 28 days."""
+
+
+class Newest(Struct, frozen=True):
+    """An hour, and how many seconds ago it ended."""
+
+    hour: str
+    seconds: int
+
+
+class Objects(Struct, frozen=True):
+    """Objects under way."""
+
+    to_download: int
+    to_forward: int
+
+
+class Lag(Struct, frozen=True):
+    """How late it all is: the newest hour that was read, and the newest of which a record was exported."""
+
+    read: Newest | None
+    sent: Newest | None
+
+
+class Sizes(Struct, frozen=True):
+    """Bytes on the disk."""
+
+    ledger: int
+    spool: int
+    digests: int
+
+
+class Status(Struct, frozen=True):
+    """All of it. Times are RFC 3339."""
+
+    state_dir: str
+    now: str
+    since: str
+    """Hours since then are wanted."""
+    held_by: int | None
+    """The id of the process that runs on the state folder."""
+    held_on: str
+    """The name of its machine or pod; empty if unknown."""
+    held_since: str
+    collections: dict[str, Coverage]
+    marks: dict[State, str]
+    """The characters of the calendars."""
+    quota: QuotaSeen
+    refused: dict[str, str]
+    """Collection → until when it is not asked for, because Segment refused it."""
+    lag: Lag
+    records: queries.Totals
+    time_shifted: int
+    """Exported records that carry another time than their own."""
+    quarantine: dict[str, int]
+    """Records that are kept, by reason."""
+    objects: Objects
+    missing: list[Missing]
+    """Objects that could not be downloaded so far."""
+    lost: int
+    """Objects that left Segment's 28 days before they could be downloaded; of the last 60 days."""
+    bytes: Sizes
+    missed_per_day: dict[str, float]
+    """Collection → hours that will be missed each day, where the quota is too small for all."""
+
+
+def status(
+    folder: StateFolder, database: Database, config: SegmentConfig, only: Sequence[str], now_ns: int
+) -> Status:
+    """What is so now. `only`: the collections to show; none are all. Raises LedgerBroken, ConfigError.
+
+    Where no collections are set, they are those of the last run. Its `--until` is not taken over: hours that
+    nobody reads are to be seen.
+    """
+    holder = folder.holder()
+    with database.at_one_moment():
+        collections = as_last_run(database, config).collections
+        since_ns = wanted_since_ns(database, now_ns)
+        asked_ns = asked_since_ns(database, None)
+        seen = queries.seen_hours(database)
+        quota = quota_of(database, config.requests_per_day)
+        hours = hour_views(database, now_ns)
+        records, time_shifted = queries.totals(database), queries.time_shifted(database)
+        quarantine = queries.kept_by_reason(database)
+        objects = queries.objects_by_state(database)
+        refused = {name: refused_until_ns(database, name, now_ns) for name in (*config.collections, *seen)}
+        missing, lost = queries.missing_objects(database), queries.lost_objects(database)
+        read, sent = queries.newest_hour(database, of="read"), queries.newest_hour(database, of="sent")
+    if strangers := [name for name in only if name not in {*seen, *collections}]:
+        known = ", ".join(dict.fromkeys((*collections, *seen))) or "none"
+        raise ConfigError(f"{', '.join(strangers)}: not in this ledger, which knows {known}")
+    until_ns = config.until.ns(now_ns) if config.until else None
+    polled = collections
+    born = {name: created_ns(name, now_ns) or 0 for name in polled}
+    schedule = ScheduleConfig(
+        collections=polled, since_ns=since_ns, until_ns=until_ns, born_ns=born, asked_since_ns=asked_ns
+    )
+    names = only or list(dict.fromkeys((*polled, *seen)))
+    return Status(
+        state_dir=str(folder.path),
+        now=time_text(now_ns),
+        since=time_text(since_ns),
+        held_by=int(holder.process) if holder and holder.process.isdigit() else None,
+        held_on=holder.host if holder else "",
+        held_since=holder.since if holder else "",
+        collections={
+            name: coverage(
+                seen.get(name, {}),
+                now_ns=now_ns,
+                since_ns=schedule.since_of(name),
+                until_ns=until_ns,
+                polled=name in polled,
+            )
+            for name in names
+        },
+        marks=MARKS,
+        quota=quota_seen(quota, now_ns),
+        refused={name: time_text(at_ns) for name, at_ns in refused.items() if at_ns is not None},
+        lag=Lag(_newest(read, now_ns), _newest(sent, now_ns)),
+        records=records,
+        time_shifted=time_shifted,
+        quarantine=quarantine,
+        objects=Objects(to_download=objects["listed"], to_forward=objects["spooled"]),
+        missing=[_missing(each) for each in missing],
+        lost=lost,
+        bytes=Sizes(
+            ledger=sum(map(_size, folder.path.glob(f"{folder.ledger.name}*"))),
+            spool=sum(map(_size, folder.spool_path.glob("*"))),
+            digests=sum(map(_size, folder.digests_path.glob("*"))),
+        ),
+        missed_per_day=plan(now_ns, hours, quota, schedule).missed_per_day,
+    )
+
+
+def quota_seen(quota: Quota, now_ns: int) -> QuotaSeen:
+    """The quota, for people."""
+    quota = quota.mended(now_ns)
+    said, wait = quota.said, quota.wait(now_ns)
+    return QuotaSeen(
+        per_day=quota.size,
+        used=len(quota.last_day(now_ns)),
+        left=quota.left(now_ns, with_reserve=True),
+        not_before=time_text(quota.not_before_ns) if quota.not_before_ns > now_ns else None,
+        said=None
+        if said is None
+        else SaidSeen(
+            at=time_text(said.at_ns),
+            remaining=said.remaining,
+            reset=None if said.reset_ns is None else time_text(said.reset_ns),
+        ),
+        waits=None if wait is None else Waits(time_text(wait.until_ns), wait.why),
+    )
+
+
+def _missing(each: queries.MissingObject) -> Missing:
+    return Missing(
+        collection=each.collection,
+        hour=hour_text(each.hour),
+        object=each.path,
+        why=each.why,
+        since=time_text(each.since_ns),
+        failed=time_text(each.failed_ns),
+        next=time_text(each.next_ns),
+        needs_listing=each.needs_listing,
+        leaves=time_text(each.hour * HOUR_NS + RETENTION_NS),
+    )
+
+
+def _newest(hour: int | None, now_ns: int) -> Newest | None:
+    if hour is None:
+        return None
+    return Newest(hour_text(hour), (now_ns - (hour + 1) * HOUR_NS) // SECOND_NS)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # it was there a moment ago: somebody works here
+        return 0

@@ -1,0 +1,361 @@
+"""The truth: for any time, the objects of a collection's hour, byte for byte the same for the same seed.
+
+An hour's records depend on the seed, the collection and the hour only; how they are packed depends on the
+collection's growth, too. A record is available 1-2 hours after Segment logged it, from a half hour on;
+portions come at half hours. Nothing is kept but a few hours that were looked at lately, and what was
+tracked: that is added to what is made up, and changes nothing that anybody can have seen.
+"""
+
+import gzip
+import hashlib
+import math
+import random
+import re
+import sys
+from bisect import bisect_right
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from itertools import chain
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, hour_of, hour_text
+from faillog_otel.sandbox.bookkeeping import Inbox, Tracked
+from faillog_otel.sandbox.config import Format, Growth, WorldConfig
+from faillog_otel.sandbox.generator import (
+    DESTINATIONS,
+    Answer,
+    Destination,
+    Logged,
+    logged_events,
+    logged_story,
+)
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+RETENTION_NS = 28 * DAY_NS
+"""Hours are kept for so long, counted from their start. [doc: spec 1]"""
+URL_SECONDS = 7200
+"""A presigned URL works for two hours. [doc: spec 1]"""
+PORTION_NS = HOUR_NS // 2
+
+_LAG_SECONDS = (3600.0, 5390.0)
+"""After being logged; the rest of the 1-2 hours is waiting for the next portion."""
+_RETRY_SECONDS = (30, 90, 300, 900, 2700, 4200, 5400)
+"""Delays between attempts: a little less than four hours in all, as Segment's page says."""
+_RATES = (1.0, 0.25, 1.75)
+"""Collections fail differently; these average to 1."""
+_QUIET = 0.1
+"""So many hours have no failure at all."""
+_INCIDENT_A_DAY, _INCIDENT_HOURS, _INCIDENT_FACTOR = 1 / 7, (2, 5), 12
+_OUTAGE = (
+    Answer(19, 503, {"error": "Service Unavailable"}, retried=True, headers={"Retry-After": "120"}),
+    Answer(1, 200, {"status": "ok"}),
+)
+_DOWN = _OUTAGE[:1]
+_DEATHS = ("404", "500", "503", "html", "reset", "truncated", "expired", "302")
+_KEPT_HOURS, _KEPT_GENERATIONS = 32, 16
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SUFFIXES: dict[Format, str] = {"gzip": "jsonl.gz", "zstd": "jsonl.zst", "jsonl": "jsonl", "array": "json"}
+
+
+class TrueRecord(Struct, frozen=True):
+    """One record of an hour: its bytes without white space around them, and since when it is there."""
+
+    raw: bytes
+    available_ns: int
+    damaged: bool = False
+
+    @property
+    def sha256(self) -> str:
+        """Of its bytes, in hex."""
+        return hashlib.sha256(self.raw).hexdigest()
+
+
+class StoredObject(Struct, frozen=True):
+    """One object of an hour, in one version."""
+
+    collection: str
+    hour: int
+    key: str
+    """Its name: the path of its URL, without the leading slash."""
+    records: tuple[TrueRecord, ...]
+    content: bytes
+    modified_ns: int
+    format: Format
+
+    @property
+    def etag(self) -> str:
+        """As S3 makes it: the MD5 of the content, in quotation marks."""
+        return f'"{hashlib.md5(self.content, usedforsecurity=False).hexdigest()}"'
+
+    def rotated(self) -> "StoredObject":
+        """The same records in another order: other bytes, another ETag."""
+        records = (*self.records[-1:], *self.records[:-1])
+        return replace(self, records=records, content=_packed(self.format, records))
+
+
+class World:
+    """All collections and hours, and what was tracked. Safe to use from several threads."""
+
+    def __init__(self, config: WorldConfig, inbox: Inbox | None = None) -> None:
+        self.config = config
+        self._inbox = inbox or Inbox(config.seed)
+        self._records_of = lru_cache(_KEPT_HOURS)(self._records)
+        self._objects_of = lru_cache(_KEPT_GENERATIONS)(self._packed_objects)
+
+    def death(self, stored: StoredObject) -> str | None:
+        """The fault by which an object can never be downloaded; None for nearly all of them.
+
+        It is the first object of one of the day's hours: with `rewrite` the only one.
+        """
+        day, hour_of_day = divmod(stored.hour, 24)
+        name = stored.key.rpartition("/")[2]
+        if not name.startswith(("0000-", "events-")) and not re.match(r"\d{4}-0-", name, re.ASCII):
+            return None
+        for number in range(self.config.dead):
+            rng = self._random("dead", day, str(number))
+            where = rng.choice(self.config.collections), rng.randrange(24)
+            if where == (stored.collection, hour_of_day):
+                return rng.choice(_DEATHS)
+        return None
+
+    def records(self, collection: str, hour: int) -> tuple[TrueRecord, ...]:
+        """All records that an hour will ever have, as far as is known, in the order in which they come."""
+        return self._records_of(collection, hour, self._inbox.count(hour))
+
+    def growth(self, collection: str) -> Growth:
+        """How the collection's hours grow."""
+        growths = self.config.growth
+        return growths[self.config.collections.index(collection) % len(growths)]
+
+    def destination(self, collection: str) -> Destination:
+        """Whose failures the collection holds."""
+        return DESTINATIONS[self.config.collections.index(collection) % len(DESTINATIONS)]
+
+    def is_incident(self, collection: str, hour: int) -> bool:
+        """Whether the collection's destination is down in this hour: about once a week, for hours."""
+        for day in (hour // 24 - 1, hour // 24):
+            rng = self._random(collection, day, "incident")
+            if rng.random() < _INCIDENT_A_DAY:
+                begin = day * 24 + rng.randrange(24)
+                if begin <= hour < begin + rng.randint(*_INCIDENT_HOURS):
+                    return True
+        return False
+
+    def messages(self, collection: str, hour: int) -> int:
+        """How many messages begin to fail in this hour: fewer at night, none in a quiet hour."""
+        rng = self._random(collection, hour, "messages")
+        rate = _RATES[self.config.collections.index(collection) % len(_RATES)]
+        usual = self.config.messages * rate * (1.0 + 0.5 * math.sin(math.tau * (hour % 24 - 9) / 24))
+        is_incident = self.is_incident(collection, hour)
+        if rng.random() < _QUIET and not is_incident:
+            return 0
+        mean = usual * (_INCIDENT_FACTOR if is_incident else 1)
+        return max(0, round(rng.gauss(mean, math.sqrt(mean))))
+
+    def objects(self, collection: str, hour: int, now_ns: int) -> tuple[StoredObject, ...]:
+        """What the hour consists of at a time; nothing before its first portion and after 28 days."""
+        if hour * HOUR_NS + RETENTION_NS <= now_ns:
+            return ()
+        self._inbox.shown(now_ns)  # before it is counted, so that none that comes now can be in it
+        generation = self.generation(collection, hour, now_ns)
+        return self._of_generation(collection, hour, generation) if generation else ()
+
+    def generation(self, collection: str, hour: int, now_ns: int) -> int:
+        """How many portions there are at a time."""
+        if hour >= hour_of(now_ns):
+            return 0  # not even its first record can be there: nothing needs to be made up
+        return bisect_right(_portions(self.records(collection, hour)), now_ns)
+
+    def find(self, key: str, now_ns: int) -> StoredObject | None:
+        """The object of a name at a time; one that was packed anew stays while URLs of it may be valid."""
+        parts = key.split("/")
+        if len(parts) != 3 or parts[0] not in self.config.collections:
+            return None
+        collection, hour = parts[0], parse_hour(f"{parts[1]}:00:00Z")
+        if hour is None or hour * HOUR_NS + RETENTION_NS <= now_ns:
+            return None
+        self._inbox.shown(now_ns)
+        latest = self.generation(collection, hour, now_ns)
+        oldest = self.generation(collection, hour, now_ns - URL_SECONDS * SECOND_NS)
+        for generation in range(latest, max(oldest, 1) - 1, -1):
+            for found in self._of_generation(collection, hour, generation):
+                if found.key == key:
+                    return found
+        return None
+
+    def _of_generation(self, collection: str, hour: int, generation: int) -> tuple[StoredObject, ...]:
+        return self._objects_of(collection, hour, generation, self._inbox.count(hour))
+
+    # -- what happened ---------------------------------------------------------------------------------
+
+    def _records(self, collection: str, hour: int, tracked: int) -> tuple[TrueRecord, ...]:
+        """What is made up, then the stories of the first so many messages that were tracked in the hour."""
+        whole = self._failures(collection, hour)
+        made_up = self._repeated(self._damaged(whole, collection, hour), collection, hour)
+        stories = [self._story(collection, message) for message in self._inbox.of(hour, tracked)]
+        return tuple(sorted(chain(made_up, *stories), key=_available))
+
+    def _story(self, collection: str, message: Tracked) -> Iterator[TrueRecord]:
+        """The destination is down for it, until Segment gives it up. Neither damaged nor repeated: whoever
+        tracked it looks for it.
+        """
+        name = f"{collection}/{message.id}"
+        logged = logged_story(
+            _number(self.config.seed, name, 0, "story"),
+            message.id,
+            message.event,
+            start=_EPOCH + timedelta(microseconds=message.at_ns // 1000),
+            destination=replace(self.destination(collection), answers=_DOWN),
+            retry_seconds=_RETRY_SECONDS,
+            dialect=self.config.dialect,
+        )
+        rng = self._random(name, 0, "lateness")
+        not_before_ns = (message.after_ns // PORTION_NS + 1) * PORTION_NS
+        return (TrueRecord(each.event, max(_ready_ns(each, rng), not_before_ns)) for each in logged)
+
+    def _failures(self, collection: str, hour: int) -> list[TrueRecord]:
+        """What is made up, in the order in which it becomes available."""
+        destination = self.destination(collection)
+        if self.is_incident(collection, hour):
+            destination = replace(destination, answers=_OUTAGE)
+        rng = self._random(collection, hour, "lateness")
+        logged = logged_events(
+            _number(self.config.seed, collection, hour, "events"),
+            self.messages(collection, hour),
+            start=_EPOCH + timedelta(hours=hour),
+            seconds=3600.0,
+            destinations=(destination,),
+            retry_seconds=_RETRY_SECONDS,
+            dialect=self.config.dialect,
+            none_later=True,
+        )
+        return sorted((TrueRecord(each.event, _ready_ns(each, rng)) for each in logged), key=_available)
+
+    def _damaged(self, records: list[TrueRecord], collection: str, hour: int) -> list[TrueRecord]:
+        """Some cut off. Never the first of a portion and never two in a row: that is what tells broken
+        JSON Lines from a stream of values, and nobody should have to guess.
+        """
+        rng = self._random(collection, hour, "damage")
+        result: list[TrueRecord] = []
+        for record in records:
+            cut = rng.randrange(20, len(record.raw) - 1)
+            if (
+                rng.random() < self.config.damage
+                and result
+                and not result[-1].damaged
+                and result[-1].available_ns == record.available_ns
+            ):
+                result.append(TrueRecord(record.raw[:cut].rstrip(), record.available_ns, damaged=True))
+            else:
+                result.append(record)
+        return result
+
+    def _repeated(self, records: list[TrueRecord], collection: str, hour: int) -> list[TrueRecord]:
+        """Some once more, in a later portion."""
+        rng = self._random(collection, hour, "duplicates")
+        portions = _portions(tuple(records))
+        again = []
+        for record in records:
+            later = portions[bisect_right(portions, record.available_ns) :]
+            if rng.random() < self.config.duplicates and later and not record.damaged:
+                again.append(replace(record, available_ns=rng.choice(later)))
+        return sorted(records + again, key=_available)
+
+    # -- how it is packed ------------------------------------------------------------------------------
+
+    def _packed_objects(
+        self, collection: str, hour: int, generation: int, tracked: int
+    ) -> tuple[StoredObject, ...]:
+        records = self._records_of(collection, hour, tracked)
+        portions = _portions(records)[:generation]
+        there = [record for record in records if record.available_ns <= portions[-1]]
+        has_damage = any(record.damaged for record in records)
+        growth = self.growth(collection)
+        if growth == "append":
+            chunks = [
+                (f"{n:04}", [each for each in there if each.available_ns == portion])
+                for n, portion in enumerate(portions)
+            ]
+        elif growth == "rewrite":
+            chunks = [("events", there)]
+        else:
+            chunks = [(f"{generation:04}-{n}", chunk) for n, chunk in enumerate(_thirds(there))]
+        folder = f"{collection}/{hour_text(hour)[:13]}"
+        return tuple(
+            self._object(collection, hour, f"{folder}/{name}", chunk, has_damage=has_damage)
+            for name, chunk in chunks
+        )
+
+    def _object(
+        self, collection: str, hour: int, name: str, records: list[TrueRecord], *, has_damage: bool
+    ) -> StoredObject:
+        number = _number(self.config.seed, name, 0, "name")
+        form = self.config.formats[number % len(self.config.formats)]
+        if form == "array" and has_damage:
+            form = "jsonl"  # in an array the first broken record would take all behind it along
+        key = f"{name}-{number % 2**32:08x}.{_SUFFIXES[form]}"
+        content = _packed(form, records)
+        return StoredObject(
+            collection, hour, key, tuple(records), content, max(map(_available, records)), form
+        )
+
+    def _random(self, name: str, number: int, what: str) -> random.Random:
+        return random.Random(_number(self.config.seed, name, number, what))
+
+
+def parse_hour(text: str) -> int | None:
+    """An hour as the API writes it, `2025-05-07T23:00:00Z`; None where the text is no whole hour."""
+    try:
+        at = datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    hour = int((at - _EPOCH).total_seconds()) // 3600
+    return hour if hour >= 0 and hour_text(hour) == text else None
+
+
+def _ready_ns(logged: Logged, rng: random.Random) -> int:
+    """When the first portion comes that has it."""
+    ready_ns = logged.at_ns + round(rng.uniform(*_LAG_SECONDS) * SECOND_NS)
+    return -(-ready_ns // PORTION_NS) * PORTION_NS
+
+
+def _available(record: TrueRecord) -> int:
+    return record.available_ns
+
+
+def _portions(records: tuple[TrueRecord, ...]) -> list[int]:
+    return sorted({record.available_ns for record in records})
+
+
+def _thirds(records: list[TrueRecord]) -> Iterator[list[TrueRecord]]:
+    """At most three parts, none of them empty, none with a damaged record in front."""
+    size = max(1, -(-len(records) // 3))
+    part: list[TrueRecord] = []
+    for record in records:
+        if len(part) >= size and not record.damaged:
+            yield part
+            part = []
+        part.append(record)
+    yield part
+
+
+def _packed(form: Format, records: tuple[TrueRecord, ...] | list[TrueRecord]) -> bytes:
+    if form == "array":
+        return b"[" + b",\n".join(record.raw for record in records) + b"]\n"
+    content = b"".join(record.raw + b"\n" for record in records)
+    if form == "gzip":
+        return gzip.compress(content, mtime=0)
+    return zstd.compress(content) if form == "zstd" else content
+
+
+def _number(seed: int, name: str, number: int, what: str) -> int:
+    """Seeds everything: the same on every machine."""
+    digest = hashlib.sha256(f"{seed}/{name}/{number}/{what}".encode()).digest()
+    return int.from_bytes(digest[:8], "big")

@@ -1,0 +1,311 @@
+"""Our own metrics, by OpenTelemetry's SDK and its OTLP exporter: counted here, sent from a thread of theirs.
+
+The run never suffers: an endpoint that is dead gives one warning, and at the end it is waited for
+`FLUSH_SECONDS` at most. Everything is handed to the SDK; what it would read from the environment by itself
+(`OTEL_*` is about the forwarded data) has been taken out there by `cli`. A proxy is used where the setting
+asks for one, redirects are not followed.
+"""
+
+import logging
+import math
+import os
+import re
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from http.client import HTTPException
+from typing import Any
+
+import grpc
+import requests
+from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
+from opentelemetry.exporter.otlp.proto.http import Compression
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpExporter
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, MeterProvider
+from opentelemetry.sdk.metrics.export import (
+    MetricExporter,
+    MetricExportResult,
+    MetricsData,
+    PeriodicExportingMetricReader,
+)
+from opentelemetry.sdk.resources import Resource
+from requests.adapters import BaseAdapter
+
+from faillog_otel.config import Target, TelemetryConfig
+from faillog_otel.connections import Connections
+from faillog_otel.grpc_channels import channel_address, channel_credentials, channel_options
+from faillog_otel.network import proxy_to
+from faillog_otel.redact.redactor import redact_text
+from faillog_otel.telemetry.api import Became, Gauge
+from faillog_otel.text import MAX_SEARCHED_BYTES, cut, peer_text, printable
+from faillog_otel.tls import client_context
+
+_log = logging.getLogger(__name__)
+
+FLUSH_SECONDS = 2.0
+"""Of the ten seconds that a run may take to end after a signal."""
+PORT_CHECK_SECONDS = 0.25
+"""For each of four ways to look at what speaks at the endpoint's port, before the one warning."""
+SETTINGS = "FAILLOG_SELF_OTLP_ENDPOINT={url} FAILLOG_SELF_OTLP_PROTOCOL={protocol}"
+LONGEST_TIMEOUT_SECONDS = 60.0
+OUTCOMES = ("exported", "rejected", "quarantined", "duplicate")
+"""What becomes of a record."""
+MOST_VALUES = 50
+"""So many destinations, and so many reasons, are told apart; all others are `other`."""
+LONGEST_VALUE = 100
+LATENCY_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+_FRAME = re.compile(
+    r"^Transient error |^Failed to export metrics (batch |to [^ ]*, )| encountered while exporting .*",
+    re.DOTALL,
+)
+
+ExplainFailure = Callable[[Target, float, str], str | None]
+"""Returns what listens at a target's port and what to set instead; None where that is not known.
+
+It gets the target, the seconds for each try, and how the target's settings are written.
+"""
+
+
+class OtelTelemetry:
+    """Counts, and sends every `interval_seconds`. `names`: destination id → name, for people."""
+
+    def __init__(
+        self,
+        config: TelemetryConfig,
+        target: Target,
+        names: Mapping[str, str],
+        version: str,
+        explain: ExplainFailure,
+    ) -> None:
+        """`explain` is called once, when the first sending fails."""
+        words = _Words(target.masked)
+        self._exporter = _Exporter(_exporter_to(target), target, words, explain)
+        reader = PeriodicExportingMetricReader(
+            self._exporter,
+            export_interval_millis=config.interval_seconds * 1000,
+            export_timeout_millis=_timeout(target) * 1000,
+        )
+        instance = {"service.instance.id": str(uuid.uuid4())}
+        ours = {"service.name": "faillog-otel", "service.version": version}
+        self._provider = MeterProvider(
+            [reader],
+            resource=Resource({**ours, **instance, **dict(config.resource)}),
+            exemplar_filter=AlwaysOffExemplarFilter(),
+            shutdown_on_exit=False,
+        )
+        self._names = names
+        self._destinations, self._reasons = _Bounded(), _Bounded()
+        self._meter = meter = self._provider.get_meter("faillog-otel", version)
+        self._records = meter.create_counter("faillog.records", "{record}", "Records, by what became of them")
+        self._exported = meter.create_counter(
+            "faillog.exported", "{record}", "Records that the collector acknowledged in all signals"
+        )
+        self._quarantined = meter.create_counter(
+            "faillog.quarantined", "{record}", "Records that went to the quarantine, by reason"
+        )
+        self._shifted = meter.create_counter(
+            "faillog.time_shifted", "{record}", "Exported records that carry another time than their own"
+        )
+        self._latency = meter.create_histogram(
+            "faillog.export.duration",
+            "s",
+            "How long the collector took to answer a request with forwarded data",
+            explicit_bucket_boundaries_advisory=LATENCY_SECONDS,
+        )
+        # What is known beforehand is there from the first sending on: nothing is a 0, not a gap.
+        for outcome in OUTCOMES:
+            self._records.add(0, {"outcome": outcome})
+        self._exported.add(0)
+        self._shifted.add(0)
+
+    def written(self, became: Mapping[Became, int], reasons: Mapping[str, int], shifted: int) -> None:
+        """Counts records."""
+        for (event, outcome, destination), count in became.items():
+            known = {"outcome": outcome}
+            if event:
+                known["event"] = event
+            if destination:
+                known["destination"] = self._destinations.bound(self._names.get(destination, destination))
+            self._records.add(count, known)
+            if outcome == "exported":
+                self._exported.add(count)
+        for reason, count in reasons.items():
+            self._quarantined.add(count, {"reason": self._reasons.bound(reason)})
+        if shifted:
+            self._shifted.add(shifted)
+
+    def answered(self, signal: str, outcome: str, seconds: float) -> None:
+        """Notes how long a request took."""
+        self._latency.record(seconds, {"signal": signal, "outcome": outcome})
+
+    def watch(self, gauge: Gauge) -> None:
+        """Looks at the gauge before each sending."""
+
+        def observe(_options: CallbackOptions) -> Iterable[Observation]:
+            for value, number in gauge.read().items():
+                yield Observation(number, {gauge.attribute: value} if gauge.attribute else {})
+
+        create = (
+            self._meter.create_observable_counter if gauge.only_grows else self._meter.create_observable_gauge
+        )
+        create(gauge.name, [observe], gauge.unit, gauge.description)
+
+    def close(self) -> None:
+        """Sends once more. What it does not get through in time is given up."""
+        try:
+            self._provider.shutdown(timeout_millis=FLUSH_SECONDS * 1000)
+        except Exception as error:  # noqa: BLE001  # the SDK raises Exception itself; a run must not end by it
+            self._exporter.warn(str(error))
+        if not self._exporter.is_delivered:
+            self._exporter.warn(self._exporter.why() or f"no answer within {FLUSH_SECONDS:g} s")
+
+
+class _Bounded:
+    """Texts that come from outside, as attribute values: not too many different ones, and not too long."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+
+    def bound(self, text: str) -> str:
+        text = printable(text[:LONGEST_VALUE])
+        if text not in self._known:
+            if len(self._known) >= MOST_VALUES:
+                return "other"
+            self._known.add(text)
+        return text
+
+
+class _Words(logging.Handler):
+    """Takes what the SDK logs, for it may quote a header or say the same every minute."""
+
+    def __init__(self, mask: Callable[[str], str]) -> None:
+        """`mask` replaces our header values."""
+        super().__init__()
+        self._mask = mask
+        self.first = ""
+        """The first word since it was cleared: it says why, the later ones how often."""
+        logger = logging.getLogger("opentelemetry")
+        logger.handlers = [self]
+        logger.propagate = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.first = self.first or cut(self._mask(record.getMessage()), MAX_SEARCHED_BYTES)
+
+
+class _Exporter(MetricExporter):
+    """Theirs, but for what it says: that things cannot be sent is said once."""
+
+    def __init__(
+        self, theirs: MetricExporter, target: Target, words: _Words, explain: ExplainFailure
+    ) -> None:
+        super().__init__()
+        self._explain = explain
+        self.is_delivered = True
+        """Whether the last sending got through; False while it is under way."""
+        self._theirs = theirs
+        self._target = target
+        self._words = words
+        self._lock = threading.Lock()
+        self._has_warned = False
+
+    def export(
+        self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any
+    ) -> MetricExportResult:
+        self.is_delivered = False
+        self._words.first = ""
+        result = self._theirs.export(metrics_data, timeout_millis, **kwargs)
+        self.is_delivered = result is MetricExportResult.SUCCESS
+        if not self.is_delivered:
+            self.warn(self.why() or "no reason given")
+        return result
+
+    def why(self) -> str:
+        """What the SDK said about the last sending: without its frame, and without our header values."""
+        return peer_text(_FRAME.sub("", self._words.first), redact_text)
+
+    def warn(self, why: str) -> None:
+        with self._lock:  # until it is said: the end of the run must not overtake the first warning
+            has_warned, self._has_warned = self._has_warned, True
+            if not has_warned and not self._target.proxy:  # a proxy's port is not looked at
+                why = self._explain(self._target, PORT_CHECK_SECONDS, SETTINGS) or why
+            level = logging.DEBUG if has_warned else logging.WARNING
+            what = "our own metrics do not reach"
+            _log.log(level, "%s %s: %s; nothing else depends on them", what, self._target.shown_url, why)
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        return self._theirs.force_flush(timeout_millis)
+
+    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
+        self._theirs.shutdown(timeout_millis, **kwargs)
+
+
+def _timeout(target: Target) -> float:
+    seconds = target.timeout_seconds
+    return min(seconds, LONGEST_TIMEOUT_SECONDS) if math.isfinite(seconds) else LONGEST_TIMEOUT_SECONDS
+
+
+def _exporter_to(target: Target) -> MetricExporter:
+    """Their exporter, with every argument said: what is left out they would look for elsewhere."""
+    headers = {name: value.reveal() for name, value in target.headers}
+    if target.protocol == "grpc":
+        return _grpc_exporter(target, headers)
+    session = requests.Session()
+    session.trust_env = False
+    session.mount(target.url, _Adapter(target))
+    return HttpExporter(
+        target.url,
+        headers=headers,
+        timeout=_timeout(target),
+        compression=Compression.Gzip if target.compression == "gzip" else Compression.NoCompression,
+        session=session,
+    )
+
+
+class _Adapter(BaseAdapter):
+    """Sends their requests over our connections: one deadline for an exchange, and a bounded answer."""
+
+    def __init__(self, target: Target) -> None:
+        super().__init__()
+        files = (target.certificate, target.client_certificate, target.client_key)
+        self._connections = Connections(
+            target.url,
+            timeout_seconds=_timeout(target),
+            context=lambda: client_context(*files),  # read anew each time: files may change
+            proxy=proxy_to(target.url, target.proxy, os.environ),
+            proxy_context=lambda: client_context(target.certificate),
+        )
+
+    def send(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> requests.Response:
+        body = request.body if isinstance(request.body, bytes) else b""
+        headers = {name: value for name, value in request.headers.items() if isinstance(value, str)}
+        try:
+            answer = self._connections.post(body, headers)
+        except (OSError, HTTPException, ValueError) as error:
+            raise requests.ConnectionError(str(error) or type(error).__name__) from None
+        if 300 <= answer.status < 400:  # to their exporter, it is a success
+            raise requests.RequestException(f"HTTP {answer.status}: redirects are not followed")
+        response = requests.Response()
+        response.status_code = answer.status
+        response.headers.update(answer.headers)
+        response._content = answer.body or b""  # noqa: SLF001  # so do the adapters that know no urllib3
+        response.url, response.request = request.url or "", request
+        return response
+
+    def close(self) -> None:
+        self._connections.close()
+
+
+def _grpc_exporter(target: Target, headers: dict[str, str]) -> MetricExporter:
+    is_tls = target.url.startswith("https:")
+    options: Any = channel_options(target)
+    return GrpcExporter(
+        f"{'https' if is_tls else 'http'}://{channel_address(target.url)}",
+        insecure=not is_tls,
+        credentials=channel_credentials(target),
+        headers=headers,
+        timeout=_timeout(target),
+        compression=grpc.Compression.Gzip if target.compression == "gzip" else grpc.Compression.NoCompression,
+        channel_options=options,
+    )

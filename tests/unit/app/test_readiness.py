@@ -1,0 +1,93 @@
+"""Ready or not: by a real ledger, and by what a real collector answers."""
+
+from support.clock import MovedClock
+from support.delivering import Scripted, targets
+
+from faillog_otel.app.readiness import ANSWERS_LATELY_SECONDS, Answers, Standing, collector
+from faillog_otel.clock import DAY_NS, HOUR_NS, hour_of
+from faillog_otel.config import DeliveryConfig
+from faillog_otel.events.model import JSON_LINES, Survey
+from faillog_otel.ledger.ledger import Ledger, Said
+from faillog_otel.ledger.objects import Content, Identity, to_download
+from faillog_otel.ledger.results import Stretch
+from faillog_otel.otlp.delivery import network_client
+from faillog_otel.sandbox.collector import Receiver, Reply
+from faillog_otel.segment.schedule import ScheduleConfig
+from faillog_otel.telemetry.api import NO_TELEMETRY
+
+
+def standing(ledger: Ledger, clock: MovedClock, days: int) -> Standing:
+    config = ScheduleConfig(("a", "b"), since_ns=clock.now_ns() - days * DAY_NS)
+    return Standing(ledger.database, lambda: config, clock)
+
+
+def read_gauges(found: Standing) -> dict[str, dict[str, float]]:
+    return {gauge.name: dict(gauge.read()) for gauge in found.gauges()}
+
+
+def test_an_empty_ledger_has_gaps_and_is_ready_until_they_are_about_to_leave(ledger: Ledger) -> None:
+    clock = MovedClock()
+    clock.wait(60 * 86_400)
+    found = standing(ledger, clock, days=7)
+    assert found.ledger().ok
+    assert found.hours().ok
+    gauges = read_gauges(found)
+    assert set(gauges["faillog.coverage.gap.hours"]) == {"a", "b"}
+    assert min(gauges["faillog.coverage.gap.hours"].values()) > 7 * 24 - 10
+    assert gauges["faillog.budget.remaining"] == {"": 120}
+    assert gauges["faillog.lag.seconds"] == gauges["faillog.last_logged_at"] == {}
+    clock.wait(19 * 86_400)
+    assert found.hours().ok
+    clock.wait(2 * 86_400)
+    assert not found.hours().ok
+    assert "unread" in found.hours().why
+
+
+def test_what_was_read_and_exported_shows(ledger: Ledger) -> None:
+    clock = MovedClock()
+    clock.wait(60 * 86_400)
+    now_ns = clock.now_ns()
+    hour = hour_of(now_ns) - 12
+    before = read_gauges(standing(ledger, clock, days=1))
+    request = ledger.debit("a", hour, "fresh", now_ns)
+    ledger.listed(request, "a", hour, ["https://h/x?sig=1"], now_ns)
+    ledger.heard(request, "listed", Said(at_ns=now_ns, remaining=90))
+    assert to_download(ledger.database) == 1
+    listed = ledger.next_listed(now_ns)
+    assert listed is not None
+    ledger.spooled(listed, Identity("e", None, 9), Content(3, 0, 3, "", Survey(JSON_LINES, None)), now_ns)
+    spooled = ledger.next_spooled()
+    assert spooled
+    for position, newest_ns in enumerate((5 * HOUR_NS, 9 * HOUR_NS, 7 * HOUR_NS)):
+        stretch = Stretch(newest_ns=newest_ns)
+        stretch.counts.records = stretch.counts.exported = 1
+        if newest_ns != 7 * HOUR_NS:
+            ledger.advance(spooled, position, stretch, now_ns)
+    found = read_gauges(standing(ledger, clock, days=1))
+    gap = "faillog.coverage.gap.hours"
+    assert (before[gap]["a"] - found[gap]["a"], before[gap]["b"] - found[gap]["b"]) == (1, 0)
+    assert found["faillog.pending"] == {"": 1}
+    assert found["faillog.budget.remaining"] == {"": 90}
+    assert found["faillog.last_logged_at"] == {"a": 9 * 3600}
+    assert found["faillog.lag.seconds"] == {"a": clock.monotonic() - 9 * 3600}
+    assert standing(ledger, clock, days=1).ledger().why == "1 records pending"
+
+
+def test_a_collector_that_stays_away_is_told_from_a_hiccup() -> None:
+    clock = MovedClock()
+    with Receiver(Scripted(logs=[Reply(503), Reply(401)])) as receiver:
+        config = DeliveryConfig(targets=targets(receiver.http_endpoint, "http/protobuf"))
+        answers = Answers(network_client(config, (), "tests"), NO_TELEMETRY, clock)
+        assert collector(answers).ok, "nothing was sent so far"
+        answers.send("logs", [])
+        clock.wait(ANSWERS_LATELY_SECONDS - 1)
+        answers.send("logs", [])
+        assert collector(answers).ok
+        clock.wait(2)
+        assert not collector(answers).ok
+        assert "127.0.0.1" not in collector(answers).why
+        answers.send("logs", [])
+        assert collector(answers).ok
+        clock.wait(86_400)
+        assert collector(answers).ok, "nothing is asked for"
+        answers.close()

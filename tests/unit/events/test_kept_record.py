@@ -1,0 +1,42 @@
+"""Kept records, as people mend them by hand."""
+
+import json
+from typing import Any
+
+import pytest
+from support.events import error
+
+from faillog_otel.events.kept_record import Learned, read_entry, write_entry
+from faillog_otel.events.model import Answer, Place, Reason
+
+
+def written(learned: Learned | None = None) -> dict[str, Any]:
+    entry: dict[str, Any] = json.loads(write_entry("why", "so", Place("f", 1, 0), error(), learned))
+    return entry
+
+
+@pytest.mark.parametrize(
+    "field", ["reason", "detail", "file", "line", "offset", "raw_base64", "sha256", "context", "replayable"]
+)
+def test_a_field_that_is_null_is_absent(field: str) -> None:
+    found = read_entry(json.dumps(written() | {field: None}).encode())
+    assert found is not None
+    assert (found.record(), found.replayable) == (error(), True)
+
+
+def test_half_of_a_character_costs_no_entry() -> None:
+    found = read_entry(json.dumps(written() | {"detail": "cut: @@"}).encode().replace(b"@@", rb"\ud83d"))
+    assert found is not None
+    assert (found.record(), found.detail) == (error(), "cut: \ufffd")
+
+
+def test_what_was_learned_reads_back_and_is_written_as_it_was_where_nothing_is_new() -> None:
+    plain = Learned(7, Answer(400, Reason("no", "BAD_KEY")))
+    assert written(plain)["context"] == {
+        "reference_ns": 7,
+        "answer": {"status": 400, "reason": {"text": "no", "code": "BAD_KEY"}},
+    }
+    for learned in (plain, Learned(7, Answer(400, Reason("no", None, "DESTINATION", in_body=True)))):
+        found = read_entry(json.dumps(written(learned)).encode())
+        assert found is not None
+        assert found.context == learned

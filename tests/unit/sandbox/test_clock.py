@@ -1,0 +1,51 @@
+"""The simulator's time: it passes, or stands; it can be moved; waiting can be ended."""
+
+import threading
+import time
+
+from faillog_otel.clock import HOUR_NS, SECOND_NS, Clock
+from faillog_otel.sandbox.config import SimulatedClock
+
+
+def test_a_standing_clock_moves_by_what_is_waited() -> None:
+    clock: Clock = SimulatedClock(5 * HOUR_NS, standing=True)
+    before = clock.monotonic()
+    assert clock.wait(3600.0) is False
+    assert (clock.now_ns(), clock.monotonic() - before) == (6 * HOUR_NS, 3600.0)
+    assert clock.wait(-1.0) is False
+    assert clock.now_ns() == 6 * HOUR_NS
+
+
+def test_a_running_clock_runs_on_from_where_it_is_set() -> None:
+    clock = SimulatedClock()
+    real_ns = time.time_ns()
+    assert clock.now_ns() <= time.time_ns()
+    clock.move_to(real_ns + HOUR_NS)
+    assert clock.now_ns() >= real_ns + HOUR_NS
+    clock.forward(60.0)
+    assert clock.now_ns() >= real_ns + HOUR_NS + 60 * SECOND_NS
+
+
+def test_monotonic_never_runs_backwards() -> None:
+    clock = SimulatedClock(5 * HOUR_NS, standing=True)
+    clock.forward(10.0)
+    clock.move_to(HOUR_NS)
+    clock.forward(5.0)
+    assert clock.now_ns() == HOUR_NS + 5 * SECOND_NS
+    assert clock.monotonic() == 15.0
+
+
+def test_stop_ends_a_wait_and_every_later_one() -> None:
+    clock, ended = SimulatedClock(), list[bool]()
+    waiting = threading.Thread(target=lambda: ended.append(clock.wait(3600.0)))
+    waiting.start()
+    clock.stop()
+    waiting.join()
+    assert (ended, clock.wait(3600.0)) == ([True], True)
+
+
+def test_a_stopped_clock_that_stands_is_not_moved_by_waiting() -> None:
+    clock = SimulatedClock(5 * HOUR_NS, standing=True)
+    clock.stop()
+    assert clock.wait(3600.0) is True
+    assert clock.now_ns() == 5 * HOUR_NS
