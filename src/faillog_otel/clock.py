@@ -203,14 +203,14 @@ def parse_rfc3339(text: str) -> int | None:
 
 _seconds: dict[str, int] = {}
 """When a second begins that is written as Segment does; a file's events are of one hour."""
-_MOST_SECONDS = 4096
+_MAX_SECONDS = 4096
 
 
 def _parse_in_new_second(text: str, within: int) -> int | None:
     second = _parse(f"{text[:19]}Z")
     if second is None or second >= _LATEST_SECOND_NS:
         return _parse(text)
-    if len(_seconds) >= _MOST_SECONDS:
+    if len(_seconds) >= _MAX_SECONDS:
         _seconds.clear()
     _seconds[text[:19]] = second
     return second + within

@@ -37,9 +37,9 @@ RESPONSE_HEADERS = (
 """The response headers that leave by default; a `*` at the end stands for any rest."""
 
 
-MOST_WORKERS = 256
+MAX_WORKERS = 256
 
-SHORTEST_SECRET = 4
+MIN_SECRET = 4
 """Characters of a header value's word: to mask shorter ones would garble all messages."""
 
 
@@ -130,7 +130,7 @@ class Target(Struct, frozen=True, kw_only=True):
         """The text without our header values: a server may say back what we sent it, "invalid key ..."."""
         for _, value in self.headers:
             for word in (value.reveal(), *value.reveal().split()):
-                if len(word) >= SHORTEST_SECRET:
+                if len(word) >= MIN_SECRET:
                     text = text.replace(word, "***")
         return text
 
@@ -228,7 +228,7 @@ class RunConfig(Struct, frozen=True, kw_only=True):
     fail_on: tuple[FailOn, ...] = ()
     quarantine: str
     pending: str
-    most_content_bytes: int = 16 * 1024**3
+    max_content_bytes: int = 16 * 1024**3
     """What one compressed file may unpack to."""
     workers: int | None = None
     """How many processes share the work of a run over PATHs; None: as many as pay."""

@@ -24,7 +24,7 @@ from urllib.parse import unquote, urlsplit
 from msgspec import Struct
 
 from faillog_otel.network import Deadline, Proxy, addresses_in_turn, resolve
-from faillog_otel.text import cut
+from faillog_otel.text import truncate
 from faillog_otel.tls import client_context
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class ProxyDenied(OSError):
         super().__init__(f"the proxy {proxy.url} asks for a user and a password (407); {remedy}")
 
 
-class Answer(Struct, frozen=True):
+class HttpResponse(Struct, frozen=True):
     """What a server answered. The names of `headers` are lower case, their values are cut."""
 
     status: int
@@ -100,11 +100,11 @@ class Connections:
         self._used: set[Connection] = set()
         self._is_closed = False
 
-    def post(self, body: bytes, headers: Mapping[str, str]) -> Answer:
+    def post(self, body: bytes, headers: Mapping[str, str]) -> HttpResponse:
         """POSTs, as `request` does."""
         return self.request("POST", body, headers)
 
-    def request(self, method: str, body: bytes | None, headers: Mapping[str, str]) -> Answer:
+    def request(self, method: str, body: bytes | None, headers: Mapping[str, str]) -> HttpResponse:
         """Sends a request to the URL itself, and reads its answer to the end.
 
         Raises TimeoutError when that is not there in time, else OSError, HTTPException and ValueError.
@@ -306,7 +306,7 @@ class Connection(HTTPConnection):
         self.response_class = partial(_Response, self._deadline)  # type: ignore[assignment]  # it is only called
         return super().getresponse()
 
-    def answer(self) -> Answer:
+    def answer(self) -> HttpResponse:
         """Reads the answer to its end, where its body is no longer than `MAX_ANSWER_BYTES`."""
         response = self.getresponse()
         body: bytes | None = None
@@ -316,10 +316,10 @@ class Connection(HTTPConnection):
             body = response.read()
         if self._is_shut_down:  # to a body without a length, that looks like its end
             raise ConnectionAbortedError(_CLOSED)
-        headers = {name.lower(): cut(value) for name, value in response.getheaders()}
+        headers = {name.lower(): truncate(value) for name, value in response.getheaders()}
         if body and headers.get("content-encoding", "identity").lower() != "identity":
             body = unpacked(body, MAX_ANSWER_BYTES)  # it was not asked for; proxies do so all the same
-        return Answer(response.status, headers, None if body and len(body) > MAX_ANSWER_BYTES else body)
+        return HttpResponse(response.status, headers, None if body and len(body) > MAX_ANSWER_BYTES else body)
 
     def shut_down(self) -> None:
         """Makes fail what is under way. For other threads than the one that uses the connection."""

@@ -12,7 +12,7 @@ import msgspec
 
 DEEPEST_NESTING = 100
 """How many brackets may be open at once; deeper JSON is quarantined (`too_deep`)."""
-MOST_VALUES = 250_000
+MAX_VALUES = 250_000
 """How many values a record may hold: 16 MiB of empty lists would take half a gigabyte (`too_many_values`)."""
 
 WHITE_SPACE = b" \t\r\n"
@@ -60,12 +60,12 @@ def is_too_deep(raw: bytes) -> bool:
 
 def holds_too_much(raw: bytes) -> bool:
     """Whether there are more than MOST_VALUES values: each has a bracket or a comma before it."""
-    if len(raw) <= MOST_VALUES:
+    if len(raw) <= MAX_VALUES:
         return False
-    if raw.count(b",") + raw.count(b"{") + raw.count(b"[") <= MOST_VALUES:
+    if raw.count(b",") + raw.count(b"{") + raw.count(b"[") <= MAX_VALUES:
         return False
     bare = _STRINGS.sub(b"", raw)
-    return bare.count(b",") + bare.count(b"{") + bare.count(b"[") > MOST_VALUES
+    return bare.count(b",") + bare.count(b"{") + bare.count(b"[") > MAX_VALUES
 
 
 def why_not_json(raw: bytes, said: str) -> str:
@@ -111,7 +111,7 @@ Type = TypeVar("Type")
 _decode = msgspec.json.Decoder().decode
 
 
-def read_anything(raw: bytes) -> Any:
+def parse_json_lossless(raw: bytes) -> Any:
     """The JSON value; half of a surrogate pair is read as U+FFFD. Raises ValueError."""
     try:
         return _read(raw)
@@ -150,12 +150,12 @@ def _read(raw: bytes) -> Any:
         return value
 
 
-_LONGEST_INTEGER = 400
+_MAX_INTEGER = 400
 """Digits; a longer one is only ever shown, and cut, as text."""
 
 
 def _integer_or_text(digits: str) -> int | str:
-    return int(digits) if len(digits) <= _LONGEST_INTEGER else digits
+    return int(digits) if len(digits) <= _MAX_INTEGER else digits
 
 
 def _float_or_text(digits: str) -> float | str:

@@ -36,7 +36,7 @@ _NONCE_DIGITS = 10
 _UNIQUE_BYTES = 16
 CARRYING = ("00-", "tr1-")
 """How messageIds begin that carry a context."""
-_LONGEST_REMEMBERED = 128
+_MAX_REMEMBERED = 128
 """Characters of an exchange's id."""
 
 
@@ -79,7 +79,7 @@ def attempt_between(to_id: str | None, from_id: str | None, attempt: int | None)
 
 def exchange_digest(exchange_id: str | None) -> bytes:
     """The digest that an exchange's trace id (bytes 0-15) and span id (bytes 16-23) are parts of."""
-    if exchange_id is not None and len(exchange_id) <= _LONGEST_REMEMBERED:
+    if exchange_id is not None and len(exchange_id) <= _MAX_REMEMBERED:
         return _exchange_digest(exchange_id)
     return digest("segment.exchange", exchange_id)
 

@@ -14,7 +14,7 @@ from faillog_otel.network import is_loopback, plain_host
 # -- setting values ------------------------------------------------------------------------------------------
 
 
-LONGEST_SECONDS = 100 * 366 * 86400.0
+MAX_SECONDS = 100 * 366 * 86400.0
 MAX_TIMEOUT_SECONDS = 86400.0
 """Of one request: the system's calls that wait take no more than some weeks."""
 
@@ -27,7 +27,7 @@ def parse_duration(text: str) -> float:
     if found is None:
         raise ConfigError(f"{text[:40]!r} is no duration: 500ms, 30s, 5m, 17h, 2d or forever")
     seconds = float(found[1]) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "": 1}[found[2]]
-    if seconds > LONGEST_SECONDS:
+    if seconds > MAX_SECONDS:
         raise ConfigError(f"{text[:40]!r} is longer than a hundred years: say forever")
     return seconds
 

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from faillog_otel.config import (
-    MOST_WORKERS,
+    MAX_WORKERS,
     BackendName,
     Bodies,
     Compression,
@@ -111,7 +111,7 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     log_format: Literal["text", "json"] | None = None
     health_addr: str | None = None
     health_file: str | None = None
-    workers: Annotated[int, Meta(ge=1, le=MOST_WORKERS)] | None = None
+    workers: Annotated[int, Meta(ge=1, le=MAX_WORKERS)] | None = None
 
 
 class OwnSettings(SignalSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -132,12 +132,12 @@ class Layer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     own: OwnSettings = field(default=OwnSettings(), name="self")
 
 
-def said_in(settings: Struct, within: str = "") -> Iterator[str]:
+def explicit_settings(settings: Struct, within: str = "") -> Iterator[str]:
     """The settings that a layer says, such as `otlp.traces.endpoint`."""
     for name, key in zip(settings.__struct_fields__, settings.__struct_encode_fields__, strict=True):
         value, path = getattr(settings, name), f"{within}{key}"
         if isinstance(value, Struct):
-            yield from said_in(value, f"{path}.")
+            yield from explicit_settings(value, f"{path}.")
         elif value is not None:
             yield path
 
@@ -201,7 +201,7 @@ def _read_variable(text: str, path: str, parse: "_Parser") -> Any:
 
 def check_texts(layer: Layer, name: Callable[[str], str]) -> None:
     """Raises ConfigError for a text that cannot be read; `name` says how the user calls a setting's path."""
-    for path in said_in(layer):
+    for path in explicit_settings(layer):
         if check := TEXT_CHECKS.get(path):
             try:
                 check(_value_at(layer, path))

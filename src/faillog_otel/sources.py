@@ -46,10 +46,10 @@ from faillog_otel.setting_values import (
 )
 from faillog_otel.settings import Layer, OwnSettings, SignalSettings
 
-SHORTEST_INTERVAL_SECONDS = 0.1
-LARGEST_PORT = 65535
+MIN_INTERVAL_SECONDS = 0.1
+MAX_PORT = 65535
 
-SHORTEST_KEY = 16
+MIN_KEY = 16
 """Characters of the redaction key: a shorter one can be guessed, and then the values, too."""
 
 
@@ -85,8 +85,8 @@ def resolve(
     redaction_key = first("mapping", "redaction_key", None)
     if any(layer.segment.token and layer.segment.token_file for layer in layers):
         ignored = [*ignored, "a token and a token file are set in one place: the file is not read; unset one"]
-    if redaction_key and len(redaction_key) < SHORTEST_KEY:
-        ignored = [*ignored, f"the redaction key has less than {SHORTEST_KEY} characters: too few"]
+    if redaction_key and len(redaction_key) < MIN_KEY:
+        ignored = [*ignored, f"the redaction key has less than {MIN_KEY} characters: too few"]
     fail_on = tuple(dict.fromkeys(each for each in first("run", "fail_on", ()) if each != "never"))
     return RunConfig(
         mapping=resolve_mapping(layers),
@@ -105,7 +105,7 @@ def resolve(
         fail_on=fail_on,
         quarantine=first("run", "quarantine", "faillog-quarantine.jsonl"),
         pending=first("run", "pending", "faillog-pending.jsonl"),
-        most_content_bytes=resolve_max_content(layers),
+        max_content_bytes=resolve_max_content(layers),
         workers=first("run", "workers", None),
         summary=summary,
         log_format=first("run", "log_format", "text"),
@@ -217,8 +217,8 @@ def _telemetry(first: Callable[[str, str, Any], Any]) -> tuple[TelemetryConfig, 
         interval = _named("interval", parse_duration, first("own", "interval", "60s"))
     except ConfigError as error:
         raise ConfigError(f"[self], FAILLOG_SELF_OTLP_*: {error}") from None
-    if not SHORTEST_INTERVAL_SECONDS <= interval < math.inf:
-        raise ConfigError(f"[self], FAILLOG_SELF_OTLP_INTERVAL: from {SHORTEST_INTERVAL_SECONDS:g} s on")
+    if not MIN_INTERVAL_SECONDS <= interval < math.inf:
+        raise ConfigError(f"[self], FAILLOG_SELF_OTLP_INTERVAL: from {MIN_INTERVAL_SECONDS:g} s on")
     resource = first("own", "resource_attributes", {})
     return TelemetryConfig(target=target, interval_seconds=interval, resource=tuple(resource.items())), []
 
@@ -228,7 +228,7 @@ def _health(first: Callable[[str, str, Any], Any]) -> HealthConfig:
     if text is None:
         return HealthConfig(file=file)
     found = re.fullmatch(r"(?:([^:\[\]]*|\[[0-9A-Fa-f:.]+\]):)?(\d{1,5})", text, re.ASCII)
-    if found is None or int(found[2]) > LARGEST_PORT:
+    if found is None or int(found[2]) > MAX_PORT:
         raise ConfigError(
             "--health-addr takes HOST:PORT ([::]:8080 is everybody's), or a port of this machine only"
         )

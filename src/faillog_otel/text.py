@@ -13,7 +13,7 @@ MAX_SEARCHED_BYTES = 8 * MAX_PEER_BYTES
 """Of a message, in which secrets are looked for."""
 
 
-def cut(text: str, max_bytes: int = MAX_PEER_BYTES) -> str:
+def truncate(text: str, max_bytes: int = MAX_PEER_BYTES) -> str:
     """Returns the text, or the part of its start that fits into `max_bytes` of UTF-8, with an ellipsis."""
     start = text[: max_bytes + 1].encode(errors="replace")
     if len(start) <= max_bytes:
@@ -30,7 +30,7 @@ def peer_text(text: str, hide: Callable[[str], str]) -> str:
     `hide` replaces secrets. It reads more than is kept: a secret that lies across the cut is found whole.
     Literal secrets of ours are replaced in the whole text beforehand.
     """
-    return cut(hide(cut(text, MAX_SEARCHED_BYTES)))
+    return truncate(hide(truncate(text, MAX_SEARCHED_BYTES)))
 
 
 def is_unicode(encoding: str | None) -> bool:

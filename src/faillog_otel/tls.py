@@ -147,7 +147,7 @@ def _check_pem(setting: str, name: str | None) -> None:
         raise ConfigError(f"{setting} {name}: is not PEM, a text with -----BEGIN; convert it to PEM")
 
 
-class Rotating(Generic[Made]):
+class ReloadOnChange(Generic[Made]):
     """Something made from a target's certificates, and made anew when their files change.
 
     New files that cannot be used (half of them may be there) leave the old thing in place, with a warning;

@@ -21,7 +21,7 @@ from faillog_otel.otlp.grpc import GRPC_METHODS
 
 SOURCE = Path(__file__).with_name("sink")
 _READY = "listening on "
-_LONGEST_SECONDS = 3600
+_MAX_SECONDS = 3600
 """Long enough for any contestant."""
 
 
@@ -65,7 +65,7 @@ class Sink(Server):
 
     def counts(self, quiet_seconds: float = 0) -> Counts:
         """What came so far; first waits until nothing has come for so long. Raises OSError if it ended."""
-        connection = http.client.HTTPConnection(urlsplit(self.endpoint).netloc, timeout=_LONGEST_SECONDS)
+        connection = http.client.HTTPConnection(urlsplit(self.endpoint).netloc, timeout=_MAX_SECONDS)
         try:
             connection.request("GET", f"/counts?quiet={quiet_seconds}" if quiet_seconds else "/counts")
             return msgspec.json.decode(connection.getresponse().read(), type=Counts)

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from faillog_otel.config import MappingConfig
 from faillog_otel.events.decode import answer_of, decode
-from faillog_otel.events.model import Answer, AttemptProperties, BadRecord, Context, Event
+from faillog_otel.events.model import AttemptProperties, BadRecord, Event, ExchangeAnswer, RecordContext
 from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.otlp.envelope import Envelope
 
@@ -37,7 +37,7 @@ def stages(file: Path) -> Stages:
     found = [decode(raw) for raw in raws]
     events = [event for event in found if not isinstance(event, BadRecord)]
     answers = dict(filter(None, map(answer_of, events)))
-    contexts = [Context(event.logged_ns, _answer_to(event, answers)) for event in events]
+    contexts = [RecordContext(event.logged_ns, _answer_to(event, answers)) for event in events]
 
     def decode_all() -> None:
         for raw in raws:
@@ -52,7 +52,7 @@ def stages(file: Path) -> Stages:
     return Stages(len(events), _us_each(decode_all, len(raws)), _us_each(encode_all, len(events)))
 
 
-def _answer_to(event: Event, answers: dict[str, Answer]) -> Answer | None:
+def _answer_to(event: Event, answers: dict[str, ExchangeAnswer]) -> ExchangeAnswer | None:
     properties = event.properties
     if not isinstance(properties, AttemptProperties):
         return None
@@ -73,7 +73,7 @@ def ready_request(file: Path) -> bytes:
     encoder = WireEncoder(MappingConfig())
     events = [decode(raw) for raw in file.read_bytes().splitlines()]
     records = [
-        encoder.encode(event, Context(event.logged_ns)).log
+        encoder.encode(event, RecordContext(event.logged_ns)).log
         for event in events
         if not isinstance(event, BadRecord)
     ]

@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from faillog_otel.sandbox.generator import DESTINATIONS, Answer, Destination, failure_events
+from faillog_otel.sandbox.generator import DESTINATIONS, Destination, DestinationAnswer, failure_events
 
 FEWEST_EVENTS_PER_MESSAGE = 1.1
 """Each message has an attempt, every nineteen or fewer of them an exchange: so many messages surely do."""
@@ -35,11 +35,11 @@ def _report(rng: random.Random, size: int) -> dict[str, Any]:
     return {"code": 400, "failed_records": failed}
 
 
-def _answers() -> Iterator[Answer]:
+def _answers() -> Iterator[DestinationAnswer]:
     rng = random.Random(1)
     for status in [200] * 7 + [400] * 3:
         for _ in range(REPORTS // 10):
-            yield Answer(1, status, _report(rng, rng.randint(1_500, 4_000)))
+            yield DestinationAnswer(1, status, _report(rng, rng.randint(1_500, 4_000)))
 
 
 MIX = Destination(

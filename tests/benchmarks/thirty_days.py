@@ -19,7 +19,7 @@ def main() -> None:
                 each = found.by_collection.values()
                 print(
                     f"{collections:>11}  {backlog_days:>2} d  {'calm' if trouble is CALM else 'rough':>7}"
-                    f"  {found.most_in_24_hours:>8}  {found.expected:>7}  {found.missed:>6}"
+                    f"  {found.max_in_24_hours:>8}  {found.expected:>7}  {found.missed:>6}"
                     f"  {found.records:>7.2%}  {found.median_hours:>13.1f}  {found.slowest_hours:>6.1f}"
                     f"  {min(each):>6} to {max(each)}",
                     flush=True,

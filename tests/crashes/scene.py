@@ -232,10 +232,10 @@ class Scene:
                 if each.taken:
                     body = base64.b64encode(each.body).decode()
                     file.write(json.dumps({"signal": each.signal, "body": body}) + "\n")
-        quota = {"most_in_24_hours": self._most_in_24_hours()}
+        quota = {"most_in_24_hours": self._max_in_24_hours()}
         (self.folder / "quota.json").write_text(json.dumps(quota))
 
-    def _most_in_24_hours(self) -> int:
+    def _max_in_24_hours(self) -> int:
         """How many listings Segment's quota granted or refused; a 429 of another limit counts nowhere."""
         at_ns = [
             round(datetime.fromisoformat(each.at).timestamp() * 1e9)

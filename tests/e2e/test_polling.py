@@ -169,7 +169,7 @@ def test_a_quota_that_is_used_up_is_exit_6_and_says_so(receiver: Receiver, tmp_p
     world = WorldConfig(collections=("shop",), messages=1)
     with Simulator(SimulatorConfig(world=world, token=TOKEN, quota=QuotaConfig(per_day=5))) as segment:
         done = Sidecar(segment, receiver, tmp_path).run("--since", "-40h", collections="shop")
-        assert segment.quota.most_in_24_hours <= 6
+        assert segment.quota.max_in_24_hours <= 6
     assert done.code == 6
     assert re.search(r"\d+ hours? due waits? until \S+Z: Segment says that no request is left\n", done.stderr)
     assert re.search(r"\d+ hours due are left: Segment says .*; run again at \S+Z\n", done.stderr)

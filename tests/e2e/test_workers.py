@@ -20,7 +20,7 @@ from support.program import PROGRAM, Done, environment, run_program, start_progr
 from support.working import children, worked
 
 from faillog_otel.config import Signal
-from faillog_otel.pipeline.workers import MOST_DEATHS
+from faillog_otel.pipeline.workers import MAX_CRASHES
 from faillog_otel.sandbox.collector import Receiver, Reply
 
 
@@ -184,7 +184,7 @@ def test_what_every_worker_dies_over_is_given_up_and_the_rest_is_delivered(tmp_p
     with Receiver(killing) as receiver:
         done = worked([deadly, others], receiver.http_endpoint, tmp_path, workers=1, size=5000)
         (problem,) = done.problems
-        assert problem.startswith(f"deadly: {MOST_DEATHS} workers died over the same records (signal 9): ")
+        assert problem.startswith(f"deadly: {MAX_CRASHES} workers died over the same records (signal 9): ")
         assert 30 <= done.counts.records == done.counts.exported < 60
         said = {record.body.string_value for record in receiver.logs()}
         assert sum("message o" in each for each in said) == 30

@@ -22,7 +22,8 @@ from faillog_otel.otlp.delivery import network_client
 from faillog_otel.otlp.outcome import Outcome, Refused
 from faillog_otel.sandbox.collector import Receiver, Reply
 from faillog_otel.segment.api import MAX_URL_CHARS, Failed, SegmentApi, read_answer
-from faillog_otel.segment.download import Broken, Downloaded, Downloader, Got, Known, Same
+from faillog_otel.segment.download import Downloaded, Downloader, DownloadFailed, DownloadOutcome, NotModified
+from faillog_otel.segment.schedule import ObjectVersion
 from faillog_otel.text import MAX_PEER_BYTES
 
 LONG = ("no: ä bad record " * 200_000)[: 3 * 1024 * 1024]
@@ -130,7 +131,7 @@ def test_a_url_that_no_server_takes_is_a_failure_of_the_listing() -> None:
     assert found == Failed(f"the answer lists a URL of {len(url)} characters, more than {MAX_URL_CHARS}")
 
 
-def downloaded(head: str, known: Known | None = None) -> tuple[Downloaded, bytes]:
+def downloaded(head: str, known: ObjectVersion | None = None) -> tuple[DownloadOutcome, bytes]:
     """What a download came to, and the head of its request."""
     heads = []
 
@@ -149,18 +150,18 @@ def test_versions_whose_names_are_long_stay_apart_and_are_kept_short(name: str) 
     """Cut, both would be the same, and the second version would never be downloaded."""
     start = '"' + "e" * 5000
     first, _ = downloaded(f'{name}: {start}1"\r\n')
-    assert isinstance(first, Got)
+    assert isinstance(first, Downloaded)
     assert len(first.etag or first.last_modified or "") < MAX_PEER_BYTES
-    known = Known(first.etag, first.last_modified, first.length)
+    known = ObjectVersion(first.etag, first.last_modified, first.length)
     second, asked = downloaded(f'{name}: {start}2"\r\n', known)
-    assert isinstance(second, Got)
-    assert downloaded(f'{name}: {start}1"\r\n', known)[0] == Same()
+    assert isinstance(second, Downloaded)
+    assert downloaded(f'{name}: {start}1"\r\n', known)[0] == NotModified()
     assert b"if-none-match" not in asked.lower()
 
 
 def test_a_server_with_a_long_name_is_not_quoted_whole() -> None:
     found, _ = downloaded(f"Server: {'s' * 9000}\r\nContent-Type: text/html\r\n")
-    assert isinstance(found, Broken)
+    assert isinstance(found, DownloadFailed)
     assert len(found.why) < MAX_PEER_BYTES + 100
 
 
@@ -169,4 +170,4 @@ def test_a_server_with_a_long_name_is_not_quoted_whole() -> None:
 )
 def test_an_answer_whose_end_cannot_be_found_is_no_object(head: str) -> None:
     found, _ = downloaded(f"{head}\r\n")
-    assert isinstance(found, Broken)
+    assert isinstance(found, DownloadFailed)

@@ -7,11 +7,11 @@ from support.delivering import delivery_to, endpoint_of
 from support.relay import Relay
 
 from faillog_otel.config import NetworkProtocol
-from faillog_otel.otlp.envelope import Item
-from faillog_otel.otlp.sender import Taken
+from faillog_otel.otlp.envelope import EncodedEvent
+from faillog_otel.otlp.sender import Acked
 from faillog_otel.sandbox.collector import Receiver
 
-LOG = Item(LogRecord(event_name="e").SerializeToString(), b"")
+LOG = EncodedEvent(LogRecord(event_name="e").SerializeToString(), b"")
 
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
@@ -28,10 +28,10 @@ def test_a_silent_connection_is_left(protocol: NetworkProtocol, in_flight: int) 
         ) as delivery:
             for _ in range(2):
                 for ticket in [delivery.submit([LOG]) for _ in range(in_flight)]:
-                    assert delivery.result(ticket) == [{"logs": Taken()}]
+                    assert delivery.result(ticket) == [{"logs": Acked()}]
                 relay.fall_silent()
             for ticket in [delivery.submit([LOG]) for _ in range(in_flight)]:
-                assert delivery.result(ticket) == [{"logs": Taken()}]
+                assert delivery.result(ticket) == [{"logs": Acked()}]
 
 
 def test_one_silent_connection_is_enough_to_leave_all_idle_ones() -> None:
@@ -43,5 +43,5 @@ def test_one_silent_connection_is_enough_to_leave_all_idle_ones() -> None:
                     delivery.result(ticket)
             relay.fall_silent()
             requests = delivery.sent.requests
-            assert delivery.result(delivery.submit([LOG])) == [{"logs": Taken()}]
+            assert delivery.result(delivery.submit([LOG])) == [{"logs": Acked()}]
             assert delivery.sent.requests == requests + 2

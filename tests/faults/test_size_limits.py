@@ -14,8 +14,8 @@ from support.rust_collector import rust_collector
 
 from faillog_otel.config import NetworkProtocol, Signal
 from faillog_otel.otlp.delivery import Delivery, Fates
-from faillog_otel.otlp.envelope import Item
-from faillog_otel.otlp.sender import Taken, Unfit, Untaken
+from faillog_otel.otlp.envelope import EncodedEvent
+from faillog_otel.otlp.sender import Acked, Unacceptable, Unsent
 from faillog_otel.sandbox.collector import Receiver, Reply
 
 LIMIT = 600
@@ -63,11 +63,11 @@ def limited(reply: Reply) -> "Receiver":
     return Receiver(script)
 
 
-def log(name: str) -> Item:
-    return Item(LogRecord(event_name=name).SerializeToString(), b"")
+def log(name: str) -> EncodedEvent:
+    return EncodedEvent(LogRecord(event_name=name).SerializeToString(), b"")
 
 
-def fates(delivery: Delivery, items: list[Item]) -> list[Fates]:
+def fates(delivery: Delivery, items: list[EncodedEvent]) -> list[Fates]:
     found = delivery.result(delivery.submit(items))
     return [delivery.settle(item, fates) for item, fates in zip(items, found, strict=True)]
 
@@ -78,10 +78,10 @@ def test_what_fits_is_delivered(protocol: NetworkProtocol, reply: Reply) -> None
         endpoint = endpoint_of(receiver, protocol)
         with delivery_to(endpoint, MovedClock(), protocol=protocol, wait_seconds=3600) as delivery:
             items = [log(f"{n}{'x' * 200}") for n in range(8)]
-            assert fates(delivery, items) == [{"logs": Taken()}] * 8
+            assert fates(delivery, items) == [{"logs": Acked()}] * 8
             assert [record.event_name[0] for record in receiver.logs()] == list("01234567")
             before = delivery.sent.requests
-            assert fates(delivery, items) == [{"logs": Taken()}] * 8
+            assert fates(delivery, items) == [{"logs": Acked()}] * 8
             assert delivery.sent.requests - before <= 7 + 1, "it is known by now: halved at once"
 
 
@@ -93,9 +93,9 @@ def test_a_single_record_that_is_said_to_be_too_large_is_quarantined(
         endpoint = endpoint_of(receiver, protocol)
         with delivery_to(endpoint, MovedClock(), protocol=protocol) as delivery:
             first, second = fates(delivery, [log("x" * LIMIT), log("small")])
-            assert isinstance(first["logs"], Unfit)
+            assert isinstance(first["logs"], Unacceptable)
             assert first["logs"].reason == "too_large"
-            assert second == {"logs": Taken()}
+            assert second == {"logs": Acked()}
 
 
 @pytest.mark.parametrize(("protocol", "reply"), SAYING_LESS)
@@ -106,8 +106,8 @@ def test_a_single_record_that_fails_again_and_again_is_quarantined_once_others_w
         endpoint = endpoint_of(receiver, protocol)
         with delivery_to(endpoint, MovedClock(), protocol=protocol, wait_seconds=FOREVER) as delivery:
             first, second = fates(delivery, [log("x" * LIMIT), log("small")])
-            assert second == {"logs": Taken()}
-            assert isinstance(first["logs"], Unfit)
+            assert second == {"logs": Acked()}
+            assert isinstance(first["logs"], Unacceptable)
 
 
 @pytest.mark.parametrize(
@@ -125,8 +125,8 @@ def test_other_limits_cost_no_record(details: str) -> None:
         delivery_to(receiver.grpc_endpoint, MovedClock(), protocol="grpc") as delivery,
     ):
         first, second = fates(delivery, [log("x" * LIMIT), log("small")])
-        assert first == {"logs": Untaken()}
-        assert second["logs"] in (Taken(), Untaken())
+        assert first == {"logs": Unsent()}
+        assert second["logs"] in (Acked(), Unsent())
 
 
 def test_a_server_in_rust_is_understood(tmp_path: Path) -> None:
@@ -142,6 +142,6 @@ def test_a_server_in_rust_is_understood(tmp_path: Path) -> None:
             items = [log(f"{n}{'x' * 300_000}") for n in range(8)]
             large = log("x" * 1_200_000)
             *found, last = fates(delivery, [*items, large])
-        assert found == [{"logs": Taken()}] * 8
-        assert isinstance(last["logs"], Unfit)
+        assert found == [{"logs": Acked()}] * 8
+        assert isinstance(last["logs"], Unacceptable)
         assert last["logs"].reason == "too_large"

@@ -28,11 +28,11 @@ from support.delivering import Scripted, delivery_to
 
 from faillog_otel.events.kept_record import Rejection
 from faillog_otel.otlp.delivery import Fates
-from faillog_otel.otlp.envelope import Item
-from faillog_otel.otlp.sender import Taken, Untaken
+from faillog_otel.otlp.envelope import EncodedEvent
+from faillog_otel.otlp.sender import Acked, Unsent
 from faillog_otel.sandbox.collector import Receiver, Reply
 
-ITEM = Item(b"", Span(name="s").SerializeToString())
+ITEM = EncodedEvent(b"", Span(name="s").SerializeToString())
 REJECTED = ExportTraceServiceResponse(
     partial_success=ExportTracePartialSuccess(rejected_spans=1, error_message="no")
 ).SerializeToString()
@@ -74,7 +74,7 @@ def test_a_partial_success_is_a_success_for_them_and_a_rejection_for_us() -> Non
 def test_a_redirect_is_a_success_for_them_and_nothing_for_us() -> None:
     with Receiver(lambda _signal, _body: Reply(302)) as receiver:
         assert theirs(receiver) is SpanExportResult.SUCCESS
-        assert ours(receiver, MovedClock()) == [{"traces": Untaken()}]
+        assert ours(receiver, MovedClock()) == [{"traces": Unsent()}]
         assert receiver.spans() == []
 
 
@@ -85,7 +85,7 @@ def test_they_give_up_within_their_timeout_and_we_go_on() -> None:
         asked = len(receiver.received)
         assert asked < 10
         clock = MovedClock()
-        assert ours(receiver, clock, wait_seconds=float("inf")) == [{"traces": Taken()}]
+        assert ours(receiver, clock, wait_seconds=float("inf")) == [{"traces": Acked()}]
         assert sum(clock.waits) > 10
         assert len(receiver.spans()) == 1
 
@@ -96,7 +96,7 @@ def test_they_drop_at_once_when_they_shall_wait_longer_and_we_wait() -> None:
         assert theirs(receiver) is SpanExportResult.FAILURE
         assert len(receiver.received) == 1
         clock = MovedClock()
-        assert ours(receiver, clock, wait_seconds=float("inf")) == [{"traces": Taken()}]
+        assert ours(receiver, clock, wait_seconds=float("inf")) == [{"traces": Acked()}]
         assert clock.waits == [60.0]
 
 
@@ -129,5 +129,5 @@ def test_their_batches_drop_spans_when_the_queue_is_full_and_ours_hold_the_reade
         clock: Any = MovedClock()
         with delivery_to(receiver.http_endpoint, clock) as delivery:
             tickets = [delivery.submit([ITEM]) for _ in range(104)]
-            assert [delivery.result(ticket) for ticket in tickets] == [[{"traces": Taken()}]] * 104
+            assert [delivery.result(ticket) for ticket in tickets] == [[{"traces": Acked()}]] * 104
         assert len(receiver.spans()) == 104

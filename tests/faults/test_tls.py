@@ -14,14 +14,14 @@ from support.program import run_program
 
 from faillog_otel.config import NetworkProtocol
 from faillog_otel.otlp.delivery import Fates
-from faillog_otel.otlp.envelope import Item
-from faillog_otel.otlp.sender import Taken, Untaken
+from faillog_otel.otlp.envelope import EncodedEvent
+from faillog_otel.otlp.sender import Acked, Unsent
 from faillog_otel.sandbox.collector import Identity, Receiver
 
 PROTOCOLS: list[NetworkProtocol] = ["http/protobuf", "grpc"]
-LOG = Item(LogRecord(event_name="e").SerializeToString(), b"")
-TAKEN: list[Fates] = [{"logs": Taken()}]
-UNTAKEN: list[Fates] = [{"logs": Untaken()}]
+LOG = EncodedEvent(LogRecord(event_name="e").SerializeToString(), b"")
+TAKEN: list[Fates] = [{"logs": Acked()}]
+UNTAKEN: list[Fates] = [{"logs": Unsent()}]
 LONG_AGO = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
 
 
@@ -124,7 +124,7 @@ def test_certificates_that_rotate_are_read_again(
     files = stranger.client_files()
     with Receiver(identity=authority.identity(client_ca=authority)) as receiver:
 
-        class Rotating(MovedClock):
+        class ReloadOnChange(MovedClock):
             """Changes the files at the first pause."""
 
             def wait(self, seconds: float) -> bool:
@@ -133,7 +133,7 @@ def test_certificates_that_rotate_are_read_again(
                         Path(ours).write_bytes(Path(theirs).read_bytes())
                 return super().wait(seconds)
 
-        clock = Rotating()
+        clock = ReloadOnChange()
         endpoint = endpoint_of(receiver, protocol)
         with delivery_to(endpoint, clock, protocol=protocol, certificate=authority.file, **files) as delivery:
             assert delivery.result(delivery.submit([LOG])) == TAKEN

@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
-from faillog_otel.events.kept_record import Learned, write_entry
+from faillog_otel.events.kept_record import KeptContext, write_entry
 from faillog_otel.events.model import Place
 from faillog_otel.inputs.decompress import GZIP_MAGIC, ZSTD_MAGIC
 from faillog_otel.sandbox.generator import DESTINATIONS, failure_events
@@ -37,7 +37,9 @@ def _concatenated(events: Sequence[bytes]) -> bytes:
 
 
 def _kept(events: Sequence[bytes]) -> bytes:
-    return _json_lines([write_entry("why", "so", Place("f", 1, 0), event, Learned(0)) for event in events])
+    return _json_lines(
+        [write_entry("why", "so", Place("f", 1, 0), event, KeptContext(0)) for event in events]
+    )
 
 
 FORMS: tuple[Callable[[Sequence[bytes]], bytes], ...] = (

@@ -13,12 +13,12 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from faillog_otel.config import MappingConfig, Secret
 from faillog_otel.events.decode import answer_of, decode
-from faillog_otel.events.kept_record import Learned, read_entry, write_entry
+from faillog_otel.events.kept_record import KeptContext, read_entry, write_entry
 from faillog_otel.events.model import (
-    Answer,
     AttemptProperties,
     BadRecord,
     Event,
+    ExchangeAnswer,
     ExchangeProperties,
     Form,
     Place,
@@ -29,7 +29,7 @@ from faillog_otel.inputs.decompress import (
     Blank,
     DamagedFile,
     Record,
-    UntilDamage,
+    StopAtCorruption,
     unpack,
 )
 from faillog_otel.inputs.formats import form_of, read_records
@@ -37,7 +37,7 @@ from faillog_otel.json_syntax import WHITE_SPACE
 from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.redact.redactor import redact_text
 
-MOST_BYTES = 4 * 1024 * 1024
+MAX_BYTES = 4 * 1024 * 1024
 """What a packed input may unpack to: a bomb is slow because it is large, and that is no find."""
 CHUNK_BYTES = ((256, 1), (256, 7), (16 * 1024, 100))
 """Contents of so many bytes at the most are read in chunks of so many, too: each chunk costs something."""
@@ -61,14 +61,14 @@ _UNCUT_BYTES = 2000
 def check(data: bytes) -> None:
     """Takes the bytes of a whole file through the program; raises where that goes wrong."""
     content, damage = _unpacked([data])
-    form = form_of(unpack([data], MOST_BYTES))
-    found = list(read_records(form, unpack([data], MOST_BYTES)))
+    form = form_of(unpack([data], MAX_BYTES))
+    found = list(read_records(form, unpack([data], MAX_BYTES)))
     _check_nothing_is_lost(form, content, damage, found)
-    for most_bytes, chunk_bytes in CHUNK_BYTES:
-        if len(content) <= most_bytes:
+    for max_bytes, chunk_bytes in CHUNK_BYTES:
+        if len(content) <= max_bytes:
             _check_chunks_do_not_matter(data, content, damage, chunk_bytes)
     events = [_event_of(each) for each in found if isinstance(each, Record)]
-    answers: dict[str | None, Answer] = {}
+    answers: dict[str | None, ExchangeAnswer] = {}
     for event in events:
         if isinstance(event, Event) and (answer := answer_of(event)):
             answers.setdefault(*answer)
@@ -78,11 +78,11 @@ def check(data: bytes) -> None:
         elif event:
             exchange_id = getattr(event.properties, "destination_exchange_id", None)
             for config in _CONFIGS:
-                _check_leaves(event, Learned(0, answers.get(exchange_id)), config)
+                _check_leaves(event, KeptContext(0, answers.get(exchange_id)), config)
 
 
 def _unpacked(chunks: Iterable[bytes]) -> tuple[bytes, DamagedFile | None]:
-    until_damage = UntilDamage(unpack(chunks, MOST_BYTES))
+    until_damage = StopAtCorruption(unpack(chunks, MAX_BYTES))
     return b"".join(until_damage), until_damage.damage
 
 
@@ -158,7 +158,7 @@ def _event_of(record: Record) -> Event | BadRecord | None:
 
 
 def _check_is_kept(bad: BadRecord) -> None:
-    learned = Learned(0)
+    learned = KeptContext(0)
     kept = read_entry(
         write_entry(bad.reason, bad.detail, Place("f", 1, 0), bad.raw, learned, replayable=bad.replayable)
     )
@@ -168,7 +168,7 @@ def _check_is_kept(bad: BadRecord) -> None:
         assert (kept.record() or b"").strip(WHITE_SPACE) == bad.raw.strip(WHITE_SPACE)
 
 
-def _check_leaves(event: Event, learned: Learned, config: MappingConfig) -> None:
+def _check_leaves(event: Event, learned: KeptContext, config: MappingConfig) -> None:
     item = WireEncoder(config).encode(event, learned)
     log = LogRecord.FromString(item.log)
     keys = [pair.key for pair in log.attributes]

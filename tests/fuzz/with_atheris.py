@@ -18,7 +18,7 @@ with atheris.instrument_imports(include=["faillog_otel"]):
     from fuzz.seeds import PACKINGS, packing_of, seeds
     from fuzz.target import check
 
-    from faillog_otel.inputs.decompress import UntilDamage, unpack
+    from faillog_otel.inputs.decompress import StopAtCorruption, unpack
 
 HERE = Path(__file__).parent
 CORPUS = Path("build", "fuzz", "corpus")
@@ -43,14 +43,14 @@ def main() -> None:
     atheris.Fuzz()
 
 
-def mutated(data: bytes, most_bytes: int, seed: int) -> bytes:
+def mutated(data: bytes, max_bytes: int, seed: int) -> bytes:
     """The file changed; of a packed one mostly its content, which checksums would shield else."""
     pack = packing_of(data)
     if pack is PACKINGS[0] or seed % 8 == 0:
-        changed: bytes = atheris.Mutate(data, most_bytes)
+        changed: bytes = atheris.Mutate(data, max_bytes)
         return changed
-    content = b"".join(UntilDamage(unpack([data], most_bytes)))
-    return pack(atheris.Mutate(content, most_bytes))[:most_bytes]
+    content = b"".join(StopAtCorruption(unpack([data], max_bytes)))
+    return pack(atheris.Mutate(content, max_bytes))[:max_bytes]
 
 
 if __name__ == "__main__":

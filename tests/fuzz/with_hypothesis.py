@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from support.events import attempt, error, event, exchange
 
 FINDS = Path(__file__).parent / "finds"
-MOST_SECONDS = 1.0
+MAX_SECONDS = 1.0
 
 
 def repeated(start: str, pieces: list[str]) -> str:
@@ -181,7 +181,7 @@ class Watched:
     def check(self, data: bytes) -> None:
         self.count += 1
         start = time.process_time()
-        signal.setitimer(signal.ITIMER_PROF, MOST_SECONDS)  # the processor's seconds: others want it, too
+        signal.setitimer(signal.ITIMER_PROF, MAX_SECONDS)  # the processor's seconds: others want it, too
         try:
             check(data)
         except Exception:
@@ -193,7 +193,7 @@ class Watched:
 
     @staticmethod
     def _too_long(*_: object) -> None:
-        raise TimeoutError(f"longer than {MOST_SECONDS} s")
+        raise TimeoutError(f"longer than {MAX_SECONDS} s")
 
 
 def main() -> None:

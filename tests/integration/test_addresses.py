@@ -15,7 +15,14 @@ from faillog_otel.clock import HOUR_NS
 from faillog_otel.config import Secret
 from faillog_otel.connections import Connections
 from faillog_otel.segment.api import Listing, SegmentApi
-from faillog_otel.segment.download import Broken, Downloaded, Downloader, Forbidden, Got, Limits
+from faillog_otel.segment.download import (
+    Downloaded,
+    Downloader,
+    DownloadFailed,
+    DownloadOutcome,
+    DownloadRefused,
+    Limits,
+)
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -23,13 +30,13 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 SECONDS = 4.0
 
 
-def download(url: str, *hosts: str) -> Downloaded:
+def download(url: str, *hosts: str) -> DownloadOutcome:
     downloader = Downloader(hosts, "tests", Limits(stall_seconds=SECONDS))
     return downloader.download(url, None, io.BytesIO(), lambda: False)
 
 
 def is_downloaded(origin: str) -> bool:
-    return isinstance(download(f"{origin}/a", origin.removeprefix("http://")), Got)
+    return isinstance(download(f"{origin}/a", origin.removeprefix("http://")), Downloaded)
 
 
 def is_token_checked(origin: str) -> bool:
@@ -115,7 +122,7 @@ def test_a_family_that_leads_nowhere_takes_turns_with_the_other(
 def test_no_address_is_tried_where_one_of_them_is_refused(look_up: dict[str, tuple[str, ...]]) -> None:
     look_up["bucket.s3.amazonaws.com"] = ("203.0.113.1", "127.0.0.1")
     found = download("https://bucket.s3.amazonaws.com/a")
-    assert isinstance(found, Forbidden)
+    assert isinstance(found, DownloadRefused)
     assert "inside a network" in found.why
 
 
@@ -127,7 +134,7 @@ def test_a_private_address_in_an_ipv6_address_is_refused(
     address: str, look_up: dict[str, tuple[str, ...]]
 ) -> None:
     look_up["bucket.s3.amazonaws.com"] = (address,)
-    assert isinstance(download("https://bucket.s3.amazonaws.com/a"), Forbidden)
+    assert isinstance(download("https://bucket.s3.amazonaws.com/a"), DownloadRefused)
 
 
 HOSTS = [
@@ -152,8 +159,10 @@ def test_a_host_is_the_same_however_it_is_written(
     look_up |= {"xn--bcher-kva.example": (address,), "localhost": (address,)}
     with peer_that(answer, host=address) as peer:
         url = f"http://{written}:{peer.port}/a"
-        assert isinstance(download(url, named.replace("PORT", str(peer.port))), Got)
-        assert isinstance(download(url, named.replace("PORT", "1") if "PORT" in named else "b"), Forbidden)
+        assert isinstance(download(url, named.replace("PORT", str(peer.port))), Downloaded)
+        assert isinstance(
+            download(url, named.replace("PORT", "1") if "PORT" in named else "b"), DownloadRefused
+        )
 
 
 @pytest.mark.parametrize(
@@ -176,7 +185,7 @@ def test_the_host_is_sent_as_a_signer_signs_it_without_the_default_port(
     look_up |= dict.fromkeys(("localhost", "xn--bcher-kva.example"), ("127.0.0.1",))
     with peer_that(noting(heads)) as peer:
         redirected(peer)
-        assert isinstance(download(url, "localhost", "[::1]", "bücher.example"), Got)
+        assert isinstance(download(url, "localhost", "[::1]", "bücher.example"), Downloaded)
     assert f"\r\nhost: {host}\r\n" in heads[0].lower()
 
 
@@ -203,7 +212,7 @@ def test_path_and_query_are_sent_byte_for_byte(path: str, query: str) -> None:
     """A signature covers them as they are written: nothing is escaped, unescaped or put in order."""
     heads: list[str] = []
     with peer_that(noting(heads)) as peer:
-        assert isinstance(download(f"{peer.origin}{path}?{query}", peer.address), Got)
+        assert isinstance(download(f"{peer.origin}{path}?{query}", peer.address), Downloaded)
     assert heads[0].partition("\r\n")[0] == f"GET {path}?{query} HTTP/1.1"
 
 
@@ -211,9 +220,9 @@ def test_path_and_query_are_sent_byte_for_byte(path: str, query: str) -> None:
     "url", ["http://[fe80::1%25lo]/a", "http://[::1/a", "http://a_ü..b/a", "https://%/a"]
 )
 def test_a_host_that_is_none_is_refused(url: str) -> None:
-    assert isinstance(download(url, "localhost"), Forbidden)
+    assert isinstance(download(url, "localhost"), DownloadRefused)
 
 
 def test_what_is_away_is_tried_again_another_time(look_up: dict[str, tuple[str, ...]]) -> None:
     look_up["localhost"] = ("::1", "127.0.0.1")
-    assert isinstance(download("http://localhost:1/a", "localhost"), Broken)
+    assert isinstance(download("http://localhost:1/a", "localhost"), DownloadFailed)

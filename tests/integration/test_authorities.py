@@ -18,7 +18,7 @@ from faillog_otel.clock import HOUR_NS
 from faillog_otel.config import Secret, SegmentConfig
 from faillog_otel.errors import ConfigError
 from faillog_otel.segment.api import Failed, Listing, SegmentApi
-from faillog_otel.segment.download import Broken, Downloader, Forbidden, Got
+from faillog_otel.segment.download import Downloaded, Downloader, DownloadFailed, DownloadRefused
 from faillog_otel.segment.http_client import Network, network_of
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -61,7 +61,7 @@ def test_the_systems_authorities_are_trusted(
     ask: Ask, identity: tuple[ssl.SSLContext, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", identity[1])
-    assert isinstance(asked(ask, identity, network()), Listing | Got)
+    assert isinstance(asked(ask, identity, network()), Listing | Downloaded)
 
 
 @CLIENTS
@@ -73,7 +73,7 @@ def test_a_folder_of_authorities_is_trusted(
     authority = Path(identity[1]).read_bytes()
     folder.joinpath(f"{subject_hash(identity[1])}.0").write_bytes(authority)
     monkeypatch.setenv("SSL_CERT_DIR", f"/nowhere{os.pathsep}{folder}")
-    assert isinstance(asked(ask, identity, network()), Listing | Got)
+    assert isinstance(asked(ask, identity, network()), Listing | Downloaded)
 
 
 def subject_hash(file: str) -> str:
@@ -93,8 +93,8 @@ def test_a_companys_authority_is_trusted_beside_the_systems(
     monkeypatch.setenv("SSL_CERT_FILE", identity[1])
     company = identity_for_tls(other)
     both = network(company[1])
-    assert isinstance(asked(ask, company, both), Listing | Got)
-    assert isinstance(asked(ask, identity, both), Listing | Got)
+    assert isinstance(asked(ask, company, both), Listing | Downloaded)
+    assert isinstance(asked(ask, identity, both), Listing | Downloaded)
 
 
 @CLIENTS
@@ -103,7 +103,7 @@ def test_certifis_authorities_are_not_trusted(
 ) -> None:
     monkeypatch.setattr(certifi, "where", lambda: identity[1])
     found = asked(ask, identity, network())
-    assert isinstance(found, Failed | Broken | Forbidden)
+    assert isinstance(found, Failed | DownloadFailed | DownloadRefused)
     assert "name its authority: [segment] certificate or SSL_CERT_FILE" in found.why
 
 
@@ -114,7 +114,7 @@ def test_a_certificate_of_another_host_says_so(
     other = identity_for_tls(tmp_path, "other.example")
     monkeypatch.setenv("SSL_CERT_FILE", other[1])
     found = asked(ask, other, network())
-    assert isinstance(found, Failed | Broken | Forbidden)
+    assert isinstance(found, Failed | DownloadFailed | DownloadRefused)
     assert "its certificate is not accepted" in found.why
     assert "is the URL right?" in found.why
 
@@ -165,5 +165,5 @@ def test_a_download_that_no_try_mends_waits_for_a_change_of_the_settings(
     with peer_that(treat, None if reason == "no TLS" else context) as peer:
         downloader = Downloader((peer.address,), "tests", network=network())
         found = downloader.download(f"https://{peer.address}/a?sig=geheim", None, io.BytesIO(), lambda: False)
-    assert isinstance(found, Forbidden)
+    assert isinstance(found, DownloadRefused)
     assert "geheim" not in found.why

@@ -129,7 +129,7 @@ def end_well(found: Scene) -> None:
     found.segment.clock.forward(40 * 3600)
     assert found.run() == 0, found.said
     assert found.is_everything_exported_since(6)
-    assert found.segment.quota.most_in_24_hours <= 120
+    assert found.segment.quota.max_in_24_hours <= 120
     assert run_command(found, "audit").exit_code == 0
 
 
@@ -240,11 +240,11 @@ def test_a_wrong_clock_gives_no_requests_back(tmp_path: Path, jump_ns: int) -> N
             found.segment.clock.forward(3600)
             found.clock.ahead_ns = ahead_ns
             found.run("-20d")
-        assert found.segment.quota.most_in_24_hours <= 120
+        assert found.segment.quota.max_in_24_hours <= 120
         found.segment.clock.forward(22 * 3600 + 60)
         found.run("-20d")
         assert found.listings() > 100, "a day later they are back"
-        assert found.segment.quota.most_in_24_hours <= 120
+        assert found.segment.quota.max_in_24_hours <= 120
 
 
 # -- what Segment says ---------------------------------------------------------------------------------------
@@ -288,7 +288,7 @@ def test_a_date_that_comes_late_corrects_what_was_stamped_before(tmp_path: Path)
         assert found.listings() == 116
         found.clock.ahead_ns = 0
         found.run("-20d")
-        assert found.segment.quota.most_in_24_hours <= 120
+        assert found.segment.quota.max_in_24_hours <= 120
 
 
 def test_segment_away_at_the_start_costs_no_request_and_is_waited_for(tmp_path: Path) -> None:

@@ -21,22 +21,22 @@ from support.delivering import Scripted, delivery_to, endpoint_of
 from faillog_otel.config import NetworkProtocol, Secret, Signal
 from faillog_otel.events.kept_record import Rejection
 from faillog_otel.otlp.delivery import Delivery, Fates
-from faillog_otel.otlp.envelope import Item
-from faillog_otel.otlp.sender import Taken, Unfit, Untaken
+from faillog_otel.otlp.envelope import EncodedEvent
+from faillog_otel.otlp.sender import Acked, Unacceptable, Unsent
 from faillog_otel.sandbox.collector import Receiver, Reply
 
 PROTOCOLS: list[NetworkProtocol] = ["http/protobuf", "http/json", "grpc"]
-TAKEN, UNTAKEN = Taken(), Untaken()
+TAKEN, UNTAKEN = Acked(), Unsent()
 BOTH: Fates = {"logs": TAKEN, "traces": TAKEN}
 LEFT: Fates = {"logs": UNTAKEN, "traces": UNTAKEN}
 
 
-def item(name: str) -> Item:
-    return Item(LogRecord(event_name=name).SerializeToString(), Span(name=name).SerializeToString())
+def item(name: str) -> EncodedEvent:
+    return EncodedEvent(LogRecord(event_name=name).SerializeToString(), Span(name=name).SerializeToString())
 
 
-def log(name: str) -> Item:
-    return Item(LogRecord(event_name=name).SerializeToString(), b"")
+def log(name: str) -> EncodedEvent:
+    return EncodedEvent(LogRecord(event_name=name).SerializeToString(), b"")
 
 
 ITEMS = [item(str(n)) for n in range(3)]
@@ -48,7 +48,7 @@ def partial(rejected: int, message: str = "no") -> bytes:
     return ExportLogsServiceResponse(partial_success=success).SerializeToString()
 
 
-def send(delivery: Delivery, items: list[Item]) -> list[Fates]:
+def send(delivery: Delivery, items: list[EncodedEvent]) -> list[Fates]:
     """Sends a batch and clears up its suspects, as a run does at its end."""
     found = delivery.result(delivery.submit(items))
     return [delivery.settle(item, fates) for item, fates in zip(items, found, strict=True)]
@@ -365,7 +365,7 @@ def test_one_record_that_is_refused_is_found_and_all_others_arrive(
         delivery_to(endpoint_of(receiver, protocol), MovedClock(), protocol=protocol) as delivery,
     ):
         fates = [each["logs"] for each in send(delivery, items)]
-        assert isinstance(fates[5], Unfit)
+        assert isinstance(fates[5], Unacceptable)
         assert fates[5].reason == "refused"
         assert fates[:5] + fates[6:] == [TAKEN] * 7
         assert sorted(filter(None, names(receiver))) == sorted(f"good-{n}" for n in range(8) if n != 5)
@@ -416,10 +416,10 @@ def test_a_single_record_is_cleared_up_by_a_later_batch() -> None:
         delivery_to(receiver.http_endpoint, MovedClock()) as delivery,
     ):
         (found,) = delivery.result(delivery.submit([log("poison")]))
-        assert not delivery.is_ripe(found)
+        assert not delivery.can_settle(found)
         assert send(delivery, [log("good")]) == [{"logs": TAKEN}]
-        assert delivery.is_ripe(found)
-        assert isinstance(delivery.settle(log("poison"), found)["logs"], Unfit)
+        assert delivery.can_settle(found)
+        assert isinstance(delivery.settle(log("poison"), found)["logs"], Unacceptable)
 
 
 def test_an_outage_that_only_empty_requests_survive_is_no_proof_against_a_record() -> None:
@@ -535,7 +535,7 @@ class Larger:
 def test_a_request_that_is_too_large_is_halved_until_it_fits(protocol: NetworkProtocol) -> None:
     items = [log(f"{n}" * 1000) for n in range(8)]
     with (
-        Receiver(larger_than(3500), most_grpc_bytes=3500) as receiver,
+        Receiver(larger_than(3500), max_grpc_bytes=3500) as receiver,
         delivery_to(endpoint_of(receiver, protocol), MovedClock(), protocol=protocol) as delivery,
     ):
         assert [each["logs"] for each in send(delivery, items)] == [TAKEN] * 8
@@ -547,11 +547,11 @@ def test_a_request_that_is_too_large_is_halved_until_it_fits(protocol: NetworkPr
 def test_a_single_record_that_is_too_large_is_unfit(protocol: NetworkProtocol) -> None:
     items = [log("a"), log("b" * 5000), log("c")]
     with (
-        Receiver(larger_than(3500), most_grpc_bytes=3500) as receiver,
+        Receiver(larger_than(3500), max_grpc_bytes=3500) as receiver,
         delivery_to(endpoint_of(receiver, protocol), MovedClock(), protocol=protocol) as delivery,
     ):
         fates = [each["logs"] for each in send(delivery, items)]
-        assert isinstance(fates[1], Unfit)
+        assert isinstance(fates[1], Unacceptable)
         assert fates[1].reason == "too_large"
         assert [fates[0], fates[2]] == [TAKEN, TAKEN]
         assert names(receiver) == ["a", "c"]

@@ -10,7 +10,16 @@ import pytest
 from faillog_otel.clock import HOUR_NS, hour_text
 from faillog_otel.sandbox.config import Scripted, SimulatedClock, SimulatorConfig, WorldConfig
 from faillog_otel.sandbox.server import Simulator
-from faillog_otel.segment.download import Broken, Downloaded, Downloader, Forbidden, Gone, Got, Known, Same
+from faillog_otel.segment.download import (
+    Downloaded,
+    Downloader,
+    DownloadFailed,
+    DownloadOutcome,
+    DownloadRefused,
+    Expired,
+    NotModified,
+)
+from faillog_otel.segment.schedule import ObjectVersion
 
 NOW = 1_746_662_400 * 1_000_000_000
 
@@ -29,7 +38,9 @@ class Presigned:
         )
         self.url = answer.json()["data"]["download"]["urls"][0]
 
-    def download(self, known: Known | None = None, *, hosts: tuple[str, ...] | None = None) -> Downloaded:
+    def download(
+        self, known: ObjectVersion | None = None, *, hosts: tuple[str, ...] | None = None
+    ) -> DownloadOutcome:
         self.file = io.BytesIO()
         downloader = Downloader((self.segment.download_host,) if hosts is None else hosts, "test")
         return downloader.download(self.url, known, self.file, lambda: False)
@@ -44,42 +55,44 @@ def asked() -> Iterator[Presigned]:
 
 def test_an_object_is_written_whole_and_known_again(asked: Presigned) -> None:
     found = asked.download()
-    assert isinstance(found, Got)
+    assert isinstance(found, Downloaded)
     assert found.etag
     assert len(asked.file.getvalue()) == found.length > 0
-    known = Known(found.etag, found.last_modified, found.length)
-    assert asked.download(known) == Same()
+    known = ObjectVersion(found.etag, found.last_modified, found.length)
+    assert asked.download(known) == NotModified()
     assert asked.file.getvalue() == b""
 
 
 def test_an_object_without_etag_is_known_by_nothing(asked: Presigned) -> None:
     asked.segment.faults.script(Scripted(fault="download:no-etag", times=2))
     found = asked.download()
-    assert isinstance(found, Got)
-    assert isinstance(asked.download(Known(found.etag, found.last_modified, found.length)), Got)
+    assert isinstance(found, Downloaded)
+    assert isinstance(
+        asked.download(ObjectVersion(found.etag, found.last_modified, found.length)), Downloaded
+    )
 
 
 @pytest.mark.parametrize("fault", ["reset", "truncated", "500", "503", "html"])
 def test_what_breaks_off_may_be_tried_again(asked: Presigned, fault: str) -> None:
     asked.segment.faults.script(Scripted(fault=f"download:{fault}"))
-    assert isinstance(asked.download(), Broken)
-    assert isinstance(asked.download(), Got)
+    assert isinstance(asked.download(), DownloadFailed)
+    assert isinstance(asked.download(), Downloaded)
 
 
 @pytest.mark.parametrize("fault", ["expired", "404", "301", "302", "307"])
 def test_a_url_that_does_not_work_needs_another_listing(asked: Presigned, fault: str) -> None:
     asked.segment.faults.script(Scripted(fault=f"download:{fault}"))
-    assert isinstance(asked.download(), Gone)
+    assert isinstance(asked.download(), Expired)
 
 
 def test_a_url_works_for_two_hours(asked: Presigned) -> None:
     asked.clock.forward(7201)
-    assert asked.download() == Gone("HTTP 403 (expired?)")
+    assert asked.download() == Expired("HTTP 403 (expired?)")
 
 
 def test_a_host_that_was_not_named_is_refused_without_a_connection(asked: Presigned) -> None:
     found = asked.download(hosts=())
-    assert found == Forbidden("127.0.0.1: is no host of S3; name it by --download-host if it is right")
+    assert found == DownloadRefused("127.0.0.1: is no host of S3; name it by --download-host if it is right")
     assert len(asked.segment.requests()) == 1  # the listing
 
 
@@ -100,7 +113,7 @@ def test_a_host_that_was_not_named_is_refused_without_a_connection(asked: Presig
 def test_other_urls_are_refused_and_not_shown(url: str) -> None:
     downloader = Downloader((), "test")
     found = downloader.download(url, None, io.BytesIO(), lambda: False)
-    assert isinstance(found, Forbidden | Broken)
+    assert isinstance(found, DownloadRefused | DownloadFailed)
     assert "geheim" not in found.why
 
 

@@ -29,7 +29,7 @@ from faillog_otel.otlp.delivery import network_client
 from faillog_otel.otlp.outcome import Acknowledged, RetryLater
 from faillog_otel.sandbox.collector import Receiver
 from faillog_otel.segment.api import Failed, Listing, SegmentApi
-from faillog_otel.segment.download import Broken, Downloader, Got, Limits
+from faillog_otel.segment.download import Downloaded, Downloader, DownloadFailed, Limits
 from faillog_otel.segment.http_client import http_client
 from faillog_otel.tls import client_context
 
@@ -106,7 +106,7 @@ def delivery(peer: Peer, protocol: NetworkProtocol = "http/json") -> Iterator[As
 CLIENTS: dict[str, tuple[Callable[[Peer], AbstractContextManager[Ask]], bytes, type, type]] = {
     "listing": (listing, b'{"data":{"download":{"urls":[]}}}', Failed, Listing),
     "token check": (token_check, b"{}", Failed, Listing),
-    "download": (download, b"content", Broken, Got),
+    "download": (download, b"content", DownloadFailed, Downloaded),
     "delivery": (delivery, b"{}", RetryLater, Acknowledged),
 }
 
@@ -244,7 +244,7 @@ def test_a_slow_download_that_gets_on_may_take_longer_than_a_stall() -> None:
             connection.sendall(b"x")
 
     with peer_that(treat) as peer, download(peer, stall_seconds=1, min_bytes_per_second=1) as ask:
-        assert ask() == Got(None, None, 100)
+        assert ask() == Downloaded(None, None, 100)
 
 
 def test_a_download_that_gets_on_ends_before_its_url_does() -> None:
@@ -252,7 +252,7 @@ def test_a_download_that_gets_on_ends_before_its_url_does() -> None:
         dripping(f"{OK}\r\n".encode(), b"x", b"") as peer,
         download(peer, stall_seconds=5, min_bytes_per_second=1, max_seconds=LIMIT) as ask,
     ):
-        assert ask() == Broken("it comes too slowly")
+        assert ask() == DownloadFailed("it comes too slowly")
 
 
 @pytest.mark.parametrize("drip", ["status line", "103", "chunk extension"])

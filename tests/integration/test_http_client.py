@@ -20,7 +20,13 @@ from support.peer import Peer, head_of, identity_for_tls, peer_that
 from faillog_otel.clock import HOUR_NS
 from faillog_otel.config import Secret
 from faillog_otel.segment.api import MAX_ANSWER_BYTES, Failed, Listing, Outcome, SegmentApi
-from faillog_otel.segment.download import Broken, Downloaded, Downloader, Forbidden, Got
+from faillog_otel.segment.download import (
+    Downloaded,
+    Downloader,
+    DownloadFailed,
+    DownloadOutcome,
+    DownloadRefused,
+)
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 HOST = "bucket.example"
@@ -40,7 +46,7 @@ def list_hour(api: SegmentApi) -> Outcome:
     return api.list_hour("c", 1, "both", HOUR_NS).outcome
 
 
-def download(url: str, *hosts: str) -> Downloaded:
+def download(url: str, *hosts: str) -> DownloadOutcome:
     return Downloader(hosts, "tests").download(url, None, io.BytesIO(), lambda: False)
 
 
@@ -161,7 +167,7 @@ def test_a_download_tries_the_addresses_that_were_checked_while_tls_and_host_nam
 
     with peer_that(treat, context) as peer:
         netloc = peer.address.replace("127.0.0.1", HOST)
-        assert isinstance(download(f"https://{netloc}/a", HOST), Got)
+        assert isinstance(download(f"https://{netloc}/a", HOST), Downloaded)
     assert asked_for == [HOST]
     assert f"\r\nhost: {netloc}\r\n" in heads[0].lower()
     assert looked_up.count(HOST) == 1
@@ -174,7 +180,7 @@ def test_a_certificate_of_another_host_is_refused(
     monkeypatch.setenv("SSL_CERT_FILE", authority)
     with peer_that(lambda connection: connection.sendall(OK), context) as peer:
         url = f"https://{peer.address.replace('127.0.0.1', HOST)}/a"
-        assert isinstance(download(url, HOST), Forbidden)
+        assert isinstance(download(url, HOST), DownloadRefused)
     assert HOST in looked_up
 
 
@@ -198,7 +204,7 @@ def test_a_url_is_sent_as_it_was_signed(signed: str, sent: str | None) -> None:
         connection.sendall(OK)
 
     with peer_that(treat) as peer:
-        assert isinstance(download(f"{peer.origin}{signed}", peer.address), Got)
+        assert isinstance(download(f"{peer.origin}{signed}", peer.address), Downloaded)
     assert heads[0].splitlines()[0] == f"GET {sent or signed} HTTP/1.1"
 
 
@@ -216,5 +222,5 @@ def test_no_library_logs_a_secret(ask: Callable[[Peer], object], caplog: pytest.
         connection.sendall(OK)
 
     with caplog.at_level(logging.DEBUG), peer_that(treat) as peer:
-        assert not isinstance(ask(peer), Broken | Forbidden)
+        assert not isinstance(ask(peer), DownloadFailed | DownloadRefused)
     assert "geheim" not in caplog.text

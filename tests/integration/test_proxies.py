@@ -19,7 +19,14 @@ from support.proxy import HttpProxy
 from faillog_otel.clock import HOUR_NS
 from faillog_otel.config import Secret, SegmentConfig
 from faillog_otel.segment.api import Failed, Listing, SegmentApi
-from faillog_otel.segment.download import Broken, Downloaded, Downloader, Forbidden, Got, Limits
+from faillog_otel.segment.download import (
+    Downloaded,
+    Downloader,
+    DownloadFailed,
+    DownloadOutcome,
+    DownloadRefused,
+    Limits,
+)
 from faillog_otel.segment.http_client import Network, network_of
 
 pytestmark = pytest.mark.timeout(60)
@@ -85,7 +92,7 @@ def check(network: Network, host: str = HOST, seconds: float = 5) -> object:
         return api.list_hour("c", 1, "both", HOUR_NS).outcome
 
 
-def download(network: Network, host: str = HOST, seconds: float = 5) -> Downloaded:
+def download(network: Network, host: str = HOST, seconds: float = 5) -> DownloadOutcome:
     downloader = Downloader((host,), "tests", Limits(stall_seconds=seconds), network)
     return downloader.download(f"https://{host}{SIGNED}", None, io.BytesIO(), lambda: False)
 
@@ -96,7 +103,9 @@ Ask = Callable[..., object]
 
 def is_good(found: object) -> bool:
     """A listing that is none came from the server itself."""
-    return isinstance(found, Got) or found == Failed("the answer is no list of URLs: is this Segment's API?")
+    return isinstance(found, Downloaded) or found == Failed(
+        "the answer is no list of URLs: is this Segment's API?"
+    )
 
 
 @pytest.mark.parametrize("ask", CLIENTS)
@@ -127,7 +136,7 @@ def test_an_ipv6_address_is_named_to_a_proxy_in_brackets(site: Site, ask: Ask) -
 def test_a_proxy_that_wants_a_password_says_what_to_do(site: Site, ask: Ask, user: str) -> None:
     with HttpProxy(site.names, login=f"me:{PASSWORD}") as proxy:
         found = ask(through(proxy.url.replace("://", f"://{user}")))
-    assert isinstance(found, Failed | Broken | Forbidden)
+    assert isinstance(found, Failed | DownloadFailed | DownloadRefused)
     assert "through the proxy" in found.why
     assert "407" in found.why
     assert "http://USER:PASSWORD@HOST:PORT" in found.why
@@ -138,14 +147,14 @@ def test_a_proxy_that_wants_a_password_says_what_to_do(site: Site, ask: Ask, use
 def test_a_proxy_that_does_not_allow_a_host_is_named(ask: Ask) -> None:
     with HttpProxy({}) as proxy:
         found = ask(through(proxy.url))
-    assert isinstance(found, Failed | Broken | Forbidden)
+    assert isinstance(found, Failed | DownloadFailed | DownloadRefused)
     assert f"through the proxy {proxy.url}: it answers 403 Forbidden; ask who runs it" in found.why
 
 
 @pytest.mark.parametrize("ask", CLIENTS)
 def test_a_proxy_that_is_away_is_named(ask: Ask) -> None:
     found = ask(through("http://me:geheim@127.0.0.1:9"))
-    assert isinstance(found, Failed | Broken | Forbidden)
+    assert isinstance(found, Failed | DownloadFailed | DownloadRefused)
     assert "through the proxy http://127.0.0.1:9" in found.why
     assert "geheim" not in found.why
 
@@ -177,7 +186,7 @@ def test_a_proxy_that_does_not_get_on_is_given_up(
 ) -> None:
     with HttpProxy({}, treat=treat, tls=site.tls if is_tls else None) as proxy:
         found = ask(through(proxy.url), seconds=0.3)
-    assert isinstance(found, Failed | Broken | Forbidden)
+    assert isinstance(found, Failed | DownloadFailed | DownloadRefused)
     assert f"through the proxy {proxy.url}" in found.why
 
 
@@ -190,7 +199,7 @@ def test_a_proxy_that_answers_a_page_is_named(ask: Ask, status: str) -> None:
 
     with HttpProxy({}, treat=treat) as proxy:
         found = ask(through(proxy.url))
-    assert isinstance(found, Failed | Broken | Forbidden)
+    assert isinstance(found, Failed | DownloadFailed | DownloadRefused)
     assert f"through the proxy {proxy.url}" in found.why
 
 
@@ -214,7 +223,7 @@ def test_through_a_proxy_the_hosts_name_is_checked(site: Site) -> None:
             "https://localhost/a",
             "http://s3.amazonaws.com/a",
         ):
-            assert isinstance(downloader.download(url, None, io.BytesIO(), lambda: False), Forbidden)
+            assert isinstance(downloader.download(url, None, io.BytesIO(), lambda: False), DownloadRefused)
     assert proxy.asked == []
 
 
@@ -233,7 +242,7 @@ def test_plain_http_goes_to_a_proxy_of_this_machine_only() -> None:
             found = Downloader((peer.address,), "tests", network=through(each)).download(
                 f"{peer.origin}{SIGNED}", None, io.BytesIO(), lambda: False
             )
-            assert isinstance(found, Got)
+            assert isinstance(found, Downloaded)
     assert proxy.asked == [f"GET {peer.origin}/ HTTP/1.1", f"GET {peer.origin}{SIGNED} HTTP/1.1"]
     assert len(heads) == 4
     assert heads[1].startswith(heads[3].partition("\r\n")[0])

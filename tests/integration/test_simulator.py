@@ -107,7 +107,7 @@ def test_without_the_token_nothing_is_said_and_nothing_costs(segment: Simulator,
     assert response.status_code == 401
     (error,) = response.json()["errors"]
     assert error.keys() == {"type", "message", "field", "data", "status"}
-    assert segment.quota.most_in_24_hours == 0
+    assert segment.quota.max_in_24_hours == 0
     assert get(segment.url, headers={"Authorization": header}).status_code == 401
 
 
@@ -166,7 +166,7 @@ def test_neighbours_cost_nothing(segment: Simulator) -> None:
         assert found["name"] == DESTINATIONS[0].name
         assert client.get("/destinations/none").status_code == 404
         assert client.get(LISTING).status_code == 405
-    assert segment.quota.most_in_24_hours == 0
+    assert segment.quota.max_in_24_hours == 0
 
 
 # -- the quota -----------------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ def test_the_quota_is_told_with_each_listing_and_refuses_when_it_is_used_up() ->
         assert refused.headers["Retry-After"] == str(43 * 60)
         segment.clock.forward(43 * 60)
         assert ask(segment).status_code == 200
-        assert segment.quota.most_in_24_hours == 5
+        assert segment.quota.max_in_24_hours == 5
 
 
 def test_requests_at_the_same_time_do_not_get_more_than_the_quota() -> None:
@@ -197,7 +197,7 @@ def test_requests_at_the_same_time_do_not_get_more_than_the_quota() -> None:
         hour = busy_hour(segment)
         statuses = [each.status_code for each in clients.map(lambda _: ask(segment, hour), range(60))]
         assert (statuses.count(200), statuses.count(429)) == (20, 40)
-        assert segment.quota.most_in_24_hours == 60
+        assert segment.quota.max_in_24_hours == 60
 
 
 # -- downloads -----------------------------------------------------------------------------------------
@@ -381,7 +381,7 @@ def test_each_listing_fault_happens_once_and_costs_what_it_says(segment: Simulat
     assert status_of(lambda: ask(segment)) == status
     (asked,) = segment.requests()
     assert (asked.fault, asked.counted) == (f"listing:{name}", counted)
-    assert segment.quota.most_in_24_hours == (name != "reset")
+    assert segment.quota.max_in_24_hours == (name != "reset")
     assert bool(list(segment.manifest())) == (name == "slow")
     good = ask(segment)
     assert good.headers["X-RateLimit-Consumed"] == str(1 + counted)

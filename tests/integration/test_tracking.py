@@ -191,7 +191,7 @@ def test_what_was_tracked_can_be_asked_for(segment: Simulator, client: httpx.Cli
     (told,) = client.get(segment.control_url + "tracked").text.splitlines()
     assert EVENT.items() <= json.loads(told).items()
     assert [(each.path, each.status) for each in segment.requests()] == [("/v1/track", 200)] * 2
-    assert segment.quota.most_in_24_hours == 0
+    assert segment.quota.max_in_24_hours == 0
 
 
 # -- the real SDKs -------------------------------------------------------------------------------------

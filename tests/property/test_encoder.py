@@ -14,7 +14,7 @@ from support.reference import ProtobufEncoder
 from faillog_otel import propagation
 from faillog_otel.config import Limits, MappingConfig, Secret, TimePolicy
 from faillog_otel.events.decode import decode
-from faillog_otel.events.model import Answer, Context, Event, Reason
+from faillog_otel.events.model import Event, ExchangeAnswer, Reason, RecordContext
 from faillog_otel.otlp.encoder import REMEMBERED, WireEncoder
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -35,11 +35,11 @@ CONFIGS = st.builds(
     redaction_key=st.sampled_from((None, Secret("key"))),
 )
 CONTEXTS = st.builds(
-    Context,
+    RecordContext,
     st.sampled_from((0, 1, 2**63 - 1)),
     st.none()
     | st.builds(
-        Answer,
+        ExchangeAnswer,
         st.none() | st.integers(100, 999),
         st.none() | st.builds(Reason, st.text(min_size=1), st.none() | st.text(min_size=1, max_size=64)),
     ),
@@ -103,7 +103,7 @@ RAWS = EVENT | st.builds(
 @settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=400)
 @given(st.lists(RAWS, min_size=1, max_size=4), CONTEXTS, CONFIGS)
 def test_any_event_becomes_what_the_official_classes_write(
-    raws: list[bytes], context: Context, config: MappingConfig
+    raws: list[bytes], context: RecordContext, config: MappingConfig
 ) -> None:
     """One after the other and once more: what was remembered of one event never tells in another."""
     ours, reference = WireEncoder(config), ProtobufEncoder(config)
@@ -123,6 +123,6 @@ def test_what_is_remembered_is_bounded_and_changes_nothing(make: Any) -> None:
         found = decode(make(routed=routed, reason=f"reason {number}"))
         assert isinstance(found, Event)
         if number % 100 < 2:
-            assert ours.encode(found, Context(0)) == reference.encode(found, Context(0))
+            assert ours.encode(found, RecordContext(0)) == reference.encode(found, RecordContext(0))
         else:
-            ours.encode(found, Context(0))
+            ours.encode(found, RecordContext(0))

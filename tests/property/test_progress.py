@@ -17,7 +17,7 @@ from support.working import worked
 from faillog_otel.app.progress import RECENT_SECONDS, Meter
 from faillog_otel.config import DeliveryConfig, MappingConfig
 from faillog_otel.inputs.files import InputFile
-from faillog_otel.ledger.kept_files import KeptFiles
+from faillog_otel.ledger.kept_files import FileSink
 from faillog_otel.ledger.results import Accounted
 from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.pipeline.forwarder import Forwarder
@@ -47,7 +47,7 @@ def test_every_byte_is_accounted_for_once_and_none_too_early(files: list[bytes],
                 config=DeliveryConfig(batch_records=7),
                 is_stopping=lambda: False,
             )
-            kept = KeptFiles(str(Path(name, "quarantine")), str(Path(name, "pending")), reference_ns=0)
+            kept = FileSink(str(Path(name, "quarantine")), str(Path(name, "pending")), reference_ns=0)
             for number, content in enumerate(files):
                 path = Path(name, str(number))
                 path.write_bytes(content)

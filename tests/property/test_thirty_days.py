@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from support.thirty_days import CALM, ROUGH, Result, Trouble, Words, thirty_days
 
 from faillog_otel.clock import DAY_NS, HOUR_NS, RETENTION_NS, SECOND_NS
-from faillog_otel.segment.quota import Debit, Quota, Said
+from faillog_otel.segment.quota import Quota, RateLimit, RequestRecord
 from faillog_otel.segment.schedule import HourView, ScheduleConfig, plan
 
 NOW = 490_000 * HOUR_NS + 1234 * SECOND_NS
@@ -20,7 +20,7 @@ def over(
 ) -> Result:
     found = thirty_days(collections, seed=seed, trouble=trouble, days=days, words=words)
     print(collections, trouble, found)  # seen with -s
-    assert found.most_in_24_hours <= 120
+    assert found.max_in_24_hours <= 120
     assert found.over_quota == 0
     assert found.guessed <= trouble.failures * sum(found.by_collection.values())
     return found
@@ -73,7 +73,9 @@ STEPS = st.one_of(
     st.integers(-2 * DAY_NS, 0),
     st.sampled_from([1, SECOND_NS, HOUR_NS, DAY_NS - 1, DAY_NS]),
 )
-SAID = st.none() | st.builds(Said, st.just(NOW), st.integers(-5, 130), st.none() | st.integers(0, 2 * NOW))
+SAID = st.none() | st.builds(
+    RateLimit, st.just(NOW), st.integers(-5, 130), st.none() | st.integers(0, 2 * NOW)
+)
 VIEWS = st.builds(
     HourView,
     listed_ns=st.none() | st.integers(NOW - RETENTION_NS, NOW + DAY_NS),
@@ -117,7 +119,10 @@ def test_without_a_word_of_the_server_never_more_than_the_setting_in_any_24_hour
         made[true_ns] += len(found.asks[:count])
         quota = replace(
             quota,
-            debits=[*quota.debits, *(Debit(now_ns, ask.collection, ask.why) for ask in found.asks[:count])],
+            debits=[
+                *quota.debits,
+                *(RequestRecord(now_ns, ask.collection, ask.why) for ask in found.asks[:count]),
+            ],
         )
     for at_ns in made:
         assert sum(count for ns, count in made.items() if at_ns - DAY_NS < ns <= at_ns) <= per_day
@@ -133,9 +138,9 @@ def test_without_a_word_of_the_server_never_more_than_the_setting_in_any_24_hour
     st.booleans(),
 )
 def test_while_a_word_holds_no_more_is_asked_than_it_says(
-    said: Said | None, spent: int, later_ns: int, per_day: int, collections: int, once: bool
+    said: RateLimit | None, spent: int, later_ns: int, per_day: int, collections: int, once: bool
 ) -> None:
-    debits = [Debit(NOW - HOUR_NS, "0", "fresh")] * spent
+    debits = [RequestRecord(NOW - HOUR_NS, "0", "fresh")] * spent
     quota = Quota(debits=debits, said=said, per_day=per_day)
     config = ScheduleConfig(tuple(f"{number}" for number in range(collections)), once=once)
     found = plan(NOW + later_ns, {}, quota, config)
@@ -157,7 +162,7 @@ def test_nothing_is_asked_twice_or_outside_what_is_kept_and_meant(
     views: dict[int, HourView], spent: int, since_ns: int | None, until_ns: int | None
 ) -> None:
     config = ScheduleConfig(("a", "b"), since_ns=since_ns or 0, until_ns=until_ns)
-    quota = Quota(debits=[Debit(NOW - 5 * HOUR_NS, "a", "fresh")] * spent)
+    quota = Quota(debits=[RequestRecord(NOW - 5 * HOUR_NS, "a", "fresh")] * spent)
     found = plan(NOW, {"a": views}, quota, config)
     assert len({(ask.collection, ask.hour) for ask in found.asks}) == len(found.asks)
     for ask in found.asks:

@@ -7,7 +7,7 @@ from typing import Any
 
 from faillog_otel.clock import Clock
 from faillog_otel.config import SIGNALS, DeliveryConfig, NetworkProtocol, Signal, Target
-from faillog_otel.otlp.backoff import Patience
+from faillog_otel.otlp.backoff import Backoff
 from faillog_otel.otlp.delivery import Delivery, network_client
 from faillog_otel.sandbox.collector import Receiver, Reply
 
@@ -54,7 +54,7 @@ def delivery_to(
     config = DeliveryConfig(targets=targets(endpoint, protocol, **target))
     delivery = Delivery(
         network_client(config, (), "tests"),
-        Patience(wait_seconds, clock, random.Random(1)),
+        Backoff(wait_seconds, clock, random.Random(1)),
         signals=SIGNALS,
         in_flight=in_flight,
     )

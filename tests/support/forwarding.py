@@ -6,7 +6,7 @@ from pathlib import Path
 
 from faillog_otel.config import DeliveryConfig, MappingConfig
 from faillog_otel.inputs.files import InputFile
-from faillog_otel.ledger.kept_files import KeptFiles
+from faillog_otel.ledger.kept_files import FileSink
 from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.pipeline.forwarder import Forwarder
 from faillog_otel.sandbox.collector import Receiver
@@ -25,7 +25,7 @@ def forwarded(packed: bytes, folder: Path, receiver: Receiver, batch_records: in
             config=DeliveryConfig(batch_records=batch_records),
             is_stopping=lambda: False,
         )
-        kept = KeptFiles(str(folder / "quarantine"), str(folder / "pending"), reference_ns=0)
+        kept = FileSink(str(folder / "quarantine"), str(folder / "pending"), reference_ns=0)
         with InputFile(str(path), io.BytesIO(), nullcontext) as file:
             forwarder.forward(file, kept, lambda _: None)
         forwarder.finish()

@@ -6,8 +6,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from faillog_otel.config import MappingConfig
-from faillog_otel.events.model import Context, Event
-from faillog_otel.otlp.envelope import Item
+from faillog_otel.events.model import Event, RecordContext
+from faillog_otel.otlp.envelope import EncodedEvent
 from faillog_otel.otlp.mapping import map_event
 from faillog_otel.otlp.wire import Attributes, Log, Span, Value
 
@@ -18,11 +18,11 @@ class ProtobufEncoder:
     def __init__(self, config: MappingConfig) -> None:
         self._config = config
 
-    def encode(self, event: Event, context: Context) -> Item:
+    def encode(self, event: Event, context: RecordContext) -> EncodedEvent:
         """The event's records in this context."""
         mapped = map_event(event, context, self._config)
         span = encode_span(mapped.span) if mapped.span else b""
-        return Item(encode_log(mapped.log), span, mapped.is_shifted)
+        return EncodedEvent(encode_log(mapped.log), span, mapped.is_shifted)
 
 
 def encode_log(log: Log) -> bytes:

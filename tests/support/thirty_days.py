@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from faillog_otel.clock import DAY_NS, HOUR_NS, RETENTION_NS, SECOND_NS
 from faillog_otel.sandbox.generator import RETRY_SECONDS
-from faillog_otel.segment.quota import Answer, Debit, Quota, Said
+from faillog_otel.segment.quota import Granted, Quota, RateLimit, RequestRecord
 from faillog_otel.segment.schedule import HourView, ScheduleConfig, plan
 
 MINUTE_NS = 60 * SECOND_NS
@@ -44,7 +44,7 @@ Words = Literal["headers", "remaining", "none"]
 class Result(Struct, frozen=True):
     """What came of it."""
 
-    most_in_24_hours: int
+    max_in_24_hours: int
     """By Segment's own count."""
     over_quota: int
     """Requests that Segment had to refuse, though the program could know it."""
@@ -99,14 +99,14 @@ class Segment:
     def hour(self, collection: str, hour: int) -> _Hour:
         return self._kinds[(hour * 7 + len(collection) * 13 + ord(collection[-1])) % KINDS_OF_HOUR]
 
-    def said(self, now_ns: int, words: Words) -> Said | None:
+    def said(self, now_ns: int, words: Words) -> RateLimit | None:
         """What an answer says of the quota."""
         if words == "none":
             return None
         remaining = 120 - len(self._granted)
         if words == "remaining":
-            return Said(now_ns, remaining)
-        return Said(now_ns, remaining, self._granted[0] + DAY_NS, 120)
+            return RateLimit(now_ns, remaining)
+        return RateLimit(now_ns, remaining, self._granted[0] + DAY_NS, 120)
 
     def list_hour(self, now_ns: int, collection: str, hour: int) -> int | str:
         """Shown records or what went wrong."""
@@ -155,10 +155,10 @@ class Program:
             now_ns += int(self._rng.uniform(0.2, 2.0) * SECOND_NS)
             self.asked[ask.collection] += 1
             answer = self._segment.list_hour(now_ns, ask.collection, ask.hour)
-            means: Answer = "granted"
+            means: Granted = "granted"
             if isinstance(answer, str):
                 means = "refused" if answer == "refused" else "none"
-            debit = Debit(now_ns, ask.collection, ask.why, means)
+            debit = RequestRecord(now_ns, ask.collection, ask.why, means)
             self._quota = replace(self._quota, debits=[*self._quota.debits, debit])
             views = self.hours[ask.collection]
             view = views.get(ask.hour, HourView())
@@ -249,7 +249,7 @@ def _result(segment: Segment, program: Program, config: ScheduleConfig, end_ns: 
             collected += min(before, shown)
     marks = quantiles(ages, n=20)
     return Result(
-        most_in_24_hours=segment.most,
+        max_in_24_hours=segment.most,
         over_quota=segment.refused,
         guessed=segment.guessed,
         expected=expected,

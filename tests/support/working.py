@@ -10,9 +10,9 @@ from pathlib import Path
 
 from faillog_otel.config import DeliveryConfig, MappingConfig, RunConfig
 from faillog_otel.inputs.files import InputFile
-from faillog_otel.ledger.kept_files import KeptFiles
+from faillog_otel.ledger.kept_files import FileSink
 from faillog_otel.pipeline.forwarder import Progress
-from faillog_otel.pipeline.partition import MAX_OPEN_FILES, Supply
+from faillog_otel.pipeline.partition import MAX_OPEN_FILES, WorkQueue
 from faillog_otel.pipeline.worker_protocol import Start
 from faillog_otel.pipeline.workers import Workers
 from support.delivering import targets
@@ -38,7 +38,7 @@ def worked(
     )
     quarantine, pending = str(folder / "quarantine"), str(folder / "pending")
     config = RunConfig(mapping=MappingConfig(), delivery=delivery, quarantine=quarantine, pending=pending)
-    kept = KeptFiles(quarantine, pending, reference_ns=0)
+    kept = FileSink(quarantine, pending, reference_ns=0)
 
     def opened(path: str) -> InputFile:
         return InputFile(path, io.BytesIO(), nullcontext, Path(path).name)
@@ -54,7 +54,9 @@ def worked(
             say=lambda _what, _seconds: None,
         ) as running,
         closing(
-            Supply(list(map(str, files)), opened, workers=workers, size=size, max_open_files=max_open_files)
+            WorkQueue(
+                list(map(str, files)), opened, workers=workers, size=size, max_open_files=max_open_files
+            )
         ) as supply,
     ):
         running.run(supply, kept, progress)

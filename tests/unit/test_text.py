@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from faillog_otel.config import Secret, Target
 from faillog_otel.otlp.outcome import Doubtful, read_http_answer
 from faillog_otel.segment.api import Denied, read_answer
-from faillog_otel.text import MAX_PEER_BYTES, cut
+from faillog_otel.text import MAX_PEER_BYTES, truncate
 
 
 @given(st.text(), st.integers(3, 40))
 def test_a_text_is_cut_between_characters_and_no_shorter_than_it_must_be(text: str, max_bytes: int) -> None:
-    found = cut(text, max_bytes)
-    assert cut(found, max_bytes) == found
+    found = truncate(text, max_bytes)
+    assert truncate(found, max_bytes) == found
     assert len(found.encode()) <= max_bytes
     if len(text.encode()) <= max_bytes:
         assert found == text
@@ -24,7 +24,7 @@ def test_a_text_is_cut_between_characters_and_no_shorter_than_it_must_be(text: s
 
 
 def test_a_text_that_is_no_unicode_is_cut_all_the_same() -> None:
-    assert len(cut("\ud800" * 1000).encode()) <= MAX_PEER_BYTES
+    assert len(truncate("\ud800" * 1000).encode()) <= MAX_PEER_BYTES
 
 
 @pytest.mark.parametrize("before", [*range(MAX_PEER_BYTES - 40, MAX_PEER_BYTES + 3), 3990])

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from faillog_otel.config import RunConfig
 from faillog_otel.errors import ConfigError
 from faillog_otel.setting_values import parse_duration, parse_moment, parse_size, parse_timeout
-from faillog_otel.settings import TEXT_CHECKS, VARIABLES, Layer, read_environment, read_file, said_in
+from faillog_otel.settings import (
+    TEXT_CHECKS,
+    VARIABLES,
+    Layer,
+    explicit_settings,
+    read_environment,
+    read_file,
+)
 from faillog_otel.sources import resolve
 
 
@@ -170,7 +177,7 @@ def test_any_value_in_the_config_file_is_read_or_refused_in_our_words(path: str,
         assert "`" not in problem
         assert "$" not in problem
     else:
-        assert list(said_in(read_file(text, "f.toml"))) == [path]
+        assert list(explicit_settings(read_file(text, "f.toml"))) == [path]
 
 
 def toml(value: object) -> str:

@@ -16,7 +16,7 @@ from typing import IO
 from msgspec.structs import replace
 
 from faillog_otel import __version__
-from faillog_otel.app.readiness import Answers, Standing, collector, loops
+from faillog_otel.app.readiness import InstrumentedClient, Readiness, collector, loops
 from faillog_otel.app.signals import GRACE_SECONDS, Shutdown
 from faillog_otel.config import HealthConfig, RunConfig, Secret, SegmentConfig, TelemetryConfig, token_problem
 from faillog_otel.errors import ConfigError
@@ -24,15 +24,15 @@ from faillog_otel.files import read_small_text
 from faillog_otel.inputs.decompress import is_packed
 from faillog_otel.inputs.files import STDIN, FoundPaths
 from faillog_otel.ledger.results import Counts
-from faillog_otel.otlp.backoff import Patience, Say, WaitNotices
+from faillog_otel.otlp.backoff import Backoff, Say, WaitNotices
 from faillog_otel.otlp.delivery import Delivery, in_flight, network_client, writing_client
 from faillog_otel.otlp.port_check import wrong_port
 from faillog_otel.otlp.sender import Client
-from faillog_otel.pipeline.partition import SMALLEST_BYTES, max_workers
+from faillog_otel.pipeline.partition import MIN_BYTES, max_workers
 from faillog_otel.pipeline.worker_protocol import Start
 from faillog_otel.pipeline.workers import Workers
 from faillog_otel.telemetry.api import NO_TELEMETRY, Gauge, Telemetry
-from faillog_otel.telemetry.heartbeat import NO_PULSE, FeltPulse, Pulse
+from faillog_otel.telemetry.heartbeat import NO_HEARTBEAT, FileHeartbeat, Heartbeat
 from faillog_otel.telemetry.output import results_stream
 from faillog_otel.tls import tls_context
 
@@ -108,7 +108,7 @@ def delivering(
     shutdown: Shutdown,
     stack: ExitStack,
     *,
-    pulse: Pulse = NO_PULSE,
+    heartbeat: Heartbeat = NO_HEARTBEAT,
     say: Say | None = None,
 ) -> Delivery:
     """Delivers through the client until the stack is left; who waits for it rests.
@@ -118,7 +118,7 @@ def delivering(
 
     @contextmanager
     def waiting() -> Iterator[None]:
-        with pulse.resting("forwarding"), shutdown.interruptible(GRACE_SECONDS):
+        with heartbeat.paused("forwarding"), shutdown.interruptible(GRACE_SECONDS):
             yield
 
     # What cannot be written stays so; a collector may come back.
@@ -128,7 +128,7 @@ def delivering(
         signals = tuple(sorted(signals, reverse=True))
     delivery = Delivery(
         client,
-        Patience(wait_seconds, shutdown, random.Random(), say),
+        Backoff(wait_seconds, shutdown, random.Random(), say),
         signals=signals,
         in_flight=in_flight(config.delivery),
         waiting=waiting,
@@ -142,7 +142,7 @@ def delivering(
 
 _log = logging.getLogger(__name__)
 
-LARGE_BYTES = 8 * SMALLEST_BYTES
+LARGE_BYTES = 8 * MIN_BYTES
 """Less is forwarded before a second process has started."""
 
 _START_BYTES = 16
@@ -219,7 +219,7 @@ def _parts(name: str) -> tuple[int, int]:
             return 0, 0
         with Path(name).open("rb") as file:
             length = os.fstat(file.fileno()).st_size
-            return (1 if is_packed(file.read(_START_BYTES)) else max(1, length // SMALLEST_BYTES)), length
+            return (1 if is_packed(file.read(_START_BYTES)) else max(1, length // MIN_BYTES)), length
     except OSError:
         return 1, 0  # that will be said when it is read
 
@@ -276,15 +276,19 @@ def pending_of(counts: Counts) -> Gauge:
     )
 
 
-def pulse_of(config: HealthConfig, monotonic: Callable[[], float]) -> Pulse:
+def heartbeat_of(config: HealthConfig, monotonic: Callable[[], float]) -> Heartbeat:
     """The pulse where somebody feels it. Raises ConfigError."""
     if config.address is None and config.file is None:
-        return NO_PULSE
-    return FeltPulse(monotonic, config.file)
+        return NO_HEARTBEAT
+    return FileHeartbeat(monotonic, config.file)
 
 
 def serve_health(
-    config: HealthConfig, pulse: Pulse, answers: Answers, standing: Standing, stack: ExitStack
+    config: HealthConfig,
+    heartbeat: Heartbeat,
+    answers: InstrumentedClient,
+    standing: Readiness,
+    stack: ExitStack,
 ) -> None:
     """Answers `/healthz` and `/readyz` until the stack is left, if an address is set. Raises ConfigError."""
     if config.address is None:
@@ -296,9 +300,9 @@ def serve_health(
         HealthServer(
             host,
             port,
-            alive=lambda: {"loops": loops(pulse)},
+            alive=lambda: {"loops": loops(heartbeat)},
             ready=lambda: {
-                "loops": loops(pulse),
+                "loops": loops(heartbeat),
                 "ledger": standing.ledger(),
                 "collector": collector(answers),
                 "hours": standing.hours(),

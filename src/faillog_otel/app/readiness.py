@@ -18,7 +18,7 @@ from faillog_otel.otlp.sender import Client
 from faillog_otel.segment.schedule import READ_AFTER_HOURS, HourView, ScheduleConfig, reads_per_hour
 from faillog_otel.telemetry.api import Gauge, Telemetry
 from faillog_otel.telemetry.health import Check
-from faillog_otel.telemetry.heartbeat import Pulse
+from faillog_otel.telemetry.heartbeat import Heartbeat
 
 # -- coverage ------------------------------------------------------------------------------------------------
 #
@@ -66,7 +66,7 @@ def expires_soon(now_ns: int, hour: int) -> bool:
 # What the collector answers, noted on the way: how long it takes, and whether it takes anything at all.
 
 
-class Answers:
+class InstrumentedClient:
     """A client that sends by another one. Used from several threads at once."""
 
     def __init__(self, client: Client, telemetry: Telemetry, clock: Clock) -> None:
@@ -113,7 +113,7 @@ ANSWERS_LATELY_SECONDS = 60.0
 """A collector may be restarted without being missed."""
 
 
-class Standing:
+class Readiness:
     """The standing of a polling run. `clock` is the one that the hours go by."""
 
     def __init__(
@@ -201,7 +201,7 @@ class Standing:
         return quota_of(self._database, self._requests_per_day).mended(now_ns).left(now_ns, with_reserve=True)
 
 
-def collector(answers: Answers) -> Check:
+def collector(answers: InstrumentedClient) -> Check:
     """Whether the collector answered lately, if it was asked."""
     missing = answers.missing_seconds()
     if missing > ANSWERS_LATELY_SECONDS:
@@ -209,7 +209,7 @@ def collector(answers: Answers) -> Check:
     return Check(ok=True, why="what was sent was acknowledged, or is under way" if missing else "no failure")
 
 
-def loops(pulse: Pulse) -> Check:
+def loops(heartbeat: Heartbeat) -> Check:
     """Whether the loops turn."""
-    late = [f"{loop} has not turned for {seconds:.0f} s" for loop, seconds in pulse.late().items()]
+    late = [f"{loop} has not turned for {seconds:.0f} s" for loop, seconds in heartbeat.late().items()]
     return Check(ok=not late, why="; ".join(late) or "turning")

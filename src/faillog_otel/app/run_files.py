@@ -26,28 +26,28 @@ from faillog_otel.app.build import (
     writing,
 )
 from faillog_otel.app.progress import NoProgressLine, progress_line
-from faillog_otel.app.readiness import Answers
+from faillog_otel.app.readiness import InstrumentedClient
 from faillog_otel.app.signals import Shutdown
 from faillog_otel.app.summary import (
-    Ending,
     Files,
+    RunResult,
     exit_code,
     records,
     say_what_was_met,
-    say_what_was_not_judged,
-    say_what_was_shifted,
     summary,
+    warn_not_judged,
+    warn_time_shifted,
 )
 from faillog_otel.config import RunConfig
 from faillog_otel.errors import ConfigError, InputError, Interrupted, LedgerBroken
 from faillog_otel.inputs.files import STDIN, FoundPaths, InputFile
-from faillog_otel.ledger.kept_files import SET_ASIDE, KeptFiles, NothingKept, Replayed, is_kept_file
-from faillog_otel.ledger.results import Book, Counts, FirstMet
+from faillog_otel.ledger.kept_files import SET_ASIDE, FileSink, NothingKept, Replayed, is_kept_file
+from faillog_otel.ledger.results import Counts, FirstMet, ResultSink
 from faillog_otel.otlp.delivery import Delivery
 from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.otlp.sender import Sent
 from faillog_otel.pipeline.forwarder import Forwarder
-from faillog_otel.pipeline.partition import Supply, max_open_files
+from faillog_otel.pipeline.partition import WorkQueue, max_open_files
 from faillog_otel.pipeline.worker_protocol import Start
 from faillog_otel.pipeline.workers import Workers
 from faillog_otel.telemetry.api import Telemetry
@@ -79,7 +79,7 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
         kept.check()
         line.expect(found.files)
         if workers is None:
-            answers = Answers(client or writing(config, shutdown, stack), telemetry, shutdown)
+            answers = InstrumentedClient(client or writing(config, shutdown, stack), telemetry, shutdown)
             delivery = delivering(answers, config, shutdown, stack)
             forwarded = _forwarded_here(
                 found.files,
@@ -117,9 +117,9 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
             _say_what_is_kept(forwarded, kept.places(), not_kept)
         if shutdown.requested != signal.SIGPIPE and (broken is not None or shutdown.is_requested()):
             _say_what_is_unread(found.files, forwarded.stopped_at)
-        say_what_was_shifted(forwarded.counts, config)
-        say_what_was_not_judged(forwarded.counts, config)
-        ending = Ending(
+        warn_time_shifted(forwarded.counts, config)
+        warn_not_judged(forwarded.counts, config)
+        ending = RunResult(
             counts=forwarded.counts,
             fail_on=config.fail_on,
             unreadable=bool(problems),
@@ -139,11 +139,11 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
 
 def _book(
     config: RunConfig, reference_ns: int, shutdown: Shutdown, *, shows_kept: bool
-) -> KeptFiles | NothingKept:
+) -> FileSink | NothingKept:
     """Where records are kept. Nothing is kept of what only went to a screen, or is kept already."""
     if shows_kept or config.delivery.writes == "console":
         return NothingKept(reference_ns)
-    return KeptFiles(
+    return FileSink(
         config.quarantine,
         config.pending,
         reference_ns,
@@ -151,7 +151,7 @@ def _book(
     )
 
 
-def _closed(kept: KeptFiles | NothingKept, broken: LedgerBroken | None) -> LedgerBroken | None:
+def _closed(kept: FileSink | NothingKept, broken: LedgerBroken | None) -> LedgerBroken | None:
     """Makes durable what was kept; returns why that is impossible, or why it was before."""
     try:
         kept.close()
@@ -180,7 +180,7 @@ def _forwarded_here(
     files: Sequence[str],
     start: Start,
     delivery: Delivery,
-    kept: Book,
+    kept: ResultSink,
     *,
     shutdown: Shutdown,
     telemetry: Telemetry,
@@ -195,7 +195,7 @@ def _forwarded_here(
         config=config.delivery,
         is_stopping=shutdown.is_requested,
         sends_rejected=start.sends_rejected,
-        most_content_bytes=config.most_content_bytes,
+        max_content_bytes=config.max_content_bytes,
         telemetry=telemetry,
     )
     telemetry.watch(pending_of(forwarder.counts))
@@ -237,7 +237,7 @@ def _forwarded_by(
     workers: Workers,
     files: Sequence[str],
     whole: Collection[str],
-    kept: Book,
+    kept: ResultSink,
     *,
     shutdown: Shutdown,
     telemetry: Telemetry,
@@ -254,7 +254,7 @@ def _forwarded_by(
         return file
 
     most = max_open_files(descriptors(), len(workers))
-    with closing(Supply(files, opened, workers=len(workers), whole=whole, max_open_files=most)) as supply:
+    with closing(WorkQueue(files, opened, workers=len(workers), whole=whole, max_open_files=most)) as supply:
         workers.run(supply, kept, line.take, telemetry)
     return _Forwarded(
         counts=workers.counts,

@@ -12,18 +12,18 @@ from faillog_otel.app.build import USER_AGENT, delivering, sending_client, token
 from faillog_otel.app.run_sidecar import poll
 from faillog_otel.app.signals import Shutdown
 from faillog_otel.app.summary import (
-    Ending,
+    RunResult,
     exit_code,
     records,
     say_what_was_met,
-    say_what_was_not_judged,
-    say_what_was_shifted,
     summary,
+    warn_not_judged,
+    warn_time_shifted,
 )
 from faillog_otel.clock import HOUR_NS, RETENTION_NS, Clock, SegmentClock, hour_of, time_text
 from faillog_otel.config import Moment, RunConfig
 from faillog_otel.errors import ConfigError, LedgerBroken
-from faillog_otel.inputs.files import Passage
+from faillog_otel.inputs.files import ByteRange
 from faillog_otel.ledger.ledger import Ledger
 from faillog_otel.ledger.planner_state import quota_of
 from faillog_otel.ledger.queries import kept_by_reason
@@ -66,7 +66,7 @@ def replay_quarantine(config: RunConfig, *, sends_rejected: bool) -> dict[str, A
         broken: LedgerBroken | None = None
         try:
             size = os.fstat(entries.fileno()).st_size
-            whole = Passage(entries.fileno(), "quarantine", 0, size)
+            whole = ByteRange(entries.fileno(), "quarantine", 0, size)
             forwarder.forward(whole, book, lambda _: None)
             forwarder.finish()
         except LedgerBroken as error:
@@ -78,9 +78,9 @@ def replay_quarantine(config: RunConfig, *, sends_rejected: bool) -> dict[str, A
             pass
         elif left := sum(kept_by_reason(ledger.database).values()):
             _log.warning("%s in quarantine still: in %s", records(left), folder.path)
-        say_what_was_shifted(forwarder.counts, config)
-        say_what_was_not_judged(forwarder.counts, config)
-        ending = Ending(
+        warn_time_shifted(forwarder.counts, config)
+        warn_not_judged(forwarder.counts, config)
+        ending = RunResult(
             counts=forwarder.counts,
             fail_on=config.fail_on,
             ledger_broken=broken is not None,

@@ -17,7 +17,7 @@ from faillog_otel.app.build import (
     USER_AGENT,
     delivering,
     descriptors,
-    pulse_of,
+    heartbeat_of,
     sending_client,
     serve_health,
     telemetry_of,
@@ -26,16 +26,16 @@ from faillog_otel.app.build import (
     writing,
 )
 from faillog_otel.app.progress import NoProgressLine, progress_line
-from faillog_otel.app.readiness import Answers, Standing
+from faillog_otel.app.readiness import InstrumentedClient, Readiness
 from faillog_otel.app.signals import Shutdown
 from faillog_otel.app.summary import (
-    Ending,
+    RunResult,
     exit_code,
     records,
     say_what_was_met,
-    say_what_was_not_judged,
-    say_what_was_shifted,
     summary,
+    warn_not_judged,
+    warn_time_shifted,
 )
 from faillog_otel.clock import HOUR_NS, Clock, SegmentClock, hour_of, hour_text, time_text
 from faillog_otel.config import RunConfig, Secret, SegmentConfig
@@ -102,7 +102,7 @@ def poll(
         spool.clean(ledger.in_spool())
         clean_digests(folder.digests, ledger.open_hours())
         telemetry = telemetry_of(config, stack)
-        pulse = pulse_of(config.health, shutdown.monotonic)
+        heartbeat = heartbeat_of(config.health, shutdown.monotonic)
         segment, downloader = _segment_clients(config, token, network)
         line = progress_line(config, shutdown.monotonic, stack)
         fetcher = Fetcher(
@@ -112,28 +112,28 @@ def poll(
             downloader=downloader,
             schedule=partial(schedule_at, ledger, config.segment, once=once, only_wanted=only_wanted),
             clock=segment_clock,
-            is_stopping=pulse.asking("fetching", shutdown.is_requested),
-            most_content_bytes=config.most_content_bytes,
+            is_stopping=heartbeat.asking("fetching", shutdown.is_requested),
+            max_content_bytes=config.max_content_bytes,
             requests_per_day=config.segment.requests_per_day,
             max_requests=config.segment.max_requests,
             to_download=line.to_download,
             wait_seconds=wait_seconds,
         )
-        standing = Standing(
+        standing = Readiness(
             ledger.database, lambda: fetcher.schedule, segment_clock, config.segment.requests_per_day
         )
-        answers = Answers(client or writing(config, shutdown, stack), telemetry, shutdown)
-        delivery = delivering(answers, config, shutdown, stack, pulse=pulse)
+        answers = InstrumentedClient(client or writing(config, shutdown, stack), telemetry, shutdown)
+        delivery = delivering(answers, config, shutdown, stack, heartbeat=heartbeat)
         watch_delivery(telemetry, delivery)
         for gauge in standing.gauges():
             telemetry.watch(gauge)
-        serve_health(config.health, pulse, answers, standing, stack)
+        serve_health(config.health, heartbeat, answers, standing, stack)
         forwarder = Forwarder(
             encoder=WireEncoder(config.mapping),
             delivery=delivery,
             config=config.delivery,
-            is_stopping=pulse.asking("forwarding", shutdown.is_requested),
-            most_content_bytes=config.most_content_bytes,
+            is_stopping=heartbeat.asking("forwarding", shutdown.is_requested),
+            max_content_bytes=config.max_content_bytes,
             telemetry=NO_TELEMETRY if shows_only else telemetry,
         )
         hourly = HourlyReport(
@@ -159,7 +159,7 @@ def poll(
             once=once,
             progress=line.forwarding,
             hourly=hourly,
-            pulse=pulse,
+            heartbeat=heartbeat,
             shows_only=shows_only,
             wait_seconds=wait_seconds,
             monotonic=shutdown.monotonic,
@@ -171,7 +171,7 @@ def poll(
         asked = config.segment if only_wanted else None
         ended = _ended(sidecar, fetcher, forwarder, judging, standing, now_ns=now_ns, once=once, asked=asked)
         _say_how_it_ended(ended, forwarder, delivery.over, shutdown, config)
-        ending = Ending(
+        ending = RunResult(
             counts=forwarder.counts if shows_only else ended.counts,
             fail_on=config.fail_on,
             ledger_broken=bool(ended.broken) or sidecar.has_unaccounted,
@@ -238,7 +238,7 @@ def _ended(
     fetcher: Fetcher,
     forwarder: Forwarder,
     judging: Judging,
-    standing: Standing,
+    standing: Readiness,
     *,
     now_ns: int,
     once: bool,
@@ -333,8 +333,8 @@ def _say_how_it_ended(
         reasons = ", ".join(f"{count} {reason}" for reason, count in forwarder.reasons.most_common())
         what = f"{records(kept)} not understood or not taken ({reasons})"
         _log.warning("%s: %s", what, "only shown" if config.delivery.writes else f"in {folder}")
-    say_what_was_shifted(counts, config)
-    say_what_was_not_judged(counts, config)
+    warn_time_shifted(counts, config)
+    warn_not_judged(counts, config)
 
 
 def schedule_at(

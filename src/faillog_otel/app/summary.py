@@ -39,7 +39,7 @@ class Files(Struct, frozen=True):
     read: int
 
 
-class Ending(Struct, frozen=True, kw_only=True):
+class RunResult(Struct, frozen=True, kw_only=True):
     """What the exit code of a run rests on."""
 
     counts: Counts
@@ -52,7 +52,7 @@ class Ending(Struct, frozen=True, kw_only=True):
     signal: int | None = None
 
 
-def exit_code(ending: Ending) -> int:
+def exit_code(ending: RunResult) -> int:
     """The first that applies of 2, 5, 6, 4, 1, 3, 7; 128 + the signal where one ended the run."""
     counts = ending.counts
     if ending.signal is not None:
@@ -69,7 +69,7 @@ def exit_code(ending: Ending) -> int:
     return next((code for code, is_so in applies.items() if is_so), Exit.DONE)
 
 
-def conditions_met(ending: Ending) -> dict[FailOn, int]:
+def conditions_met(ending: RunResult) -> dict[FailOn, int]:
     """The `--fail-on` conditions that were met → how many records met them; 1 for `empty`.
 
     A polling run that judged no hour does not know whether its hours are empty.
@@ -208,7 +208,7 @@ def say_what_was_judged(found: dict[str, Any], config: RunConfig) -> bool:
     return not is_whole
 
 
-def say_what_was_met(ending: Ending, first: FirstMet, config: RunConfig) -> None:
+def say_what_was_met(ending: RunResult, first: FirstMet, config: RunConfig) -> None:
     """Names each `--fail-on` condition that was met, how many records met it, and the first of them."""
     for condition, number in conditions_met(ending).items():
         what = records(number, _MET[condition]) if condition in _MET else "no event was read"
@@ -231,7 +231,7 @@ def _first_text(met: Met, names: Mapping[str, str]) -> str:
     return f"{message}{to} ({met.file}, line {met.line})" + (f": {met.why}" if met.why else "")
 
 
-def say_what_was_shifted(counts: Counts, config: RunConfig) -> None:
+def warn_time_shifted(counts: Counts, config: RunConfig) -> None:
     """No record gets another time without a word."""
     if counts.time_shifted:
         number, policy = records(counts.time_shifted), config.mapping.time_policy
@@ -240,7 +240,7 @@ def say_what_was_shifted(counts: Counts, config: RunConfig) -> None:
         _log.warning("%s sent with another time (%s); the true one is segment.occurred_at", number, why)
 
 
-def say_what_was_not_judged(counts: Counts, config: RunConfig) -> None:
+def warn_not_judged(counts: Counts, config: RunConfig) -> None:
     """No event passes as good because its version is not understood; that is an error where it was asked."""
     if not counts.unknown_version:
         return

@@ -9,7 +9,7 @@ from contextlib import ExitStack, suppress
 from msgspec.structs import replace
 
 from faillog_otel.app.build import delivering, sending_client
-from faillog_otel.app.readiness import Answers
+from faillog_otel.app.readiness import InstrumentedClient
 from faillog_otel.app.signals import Shutdown
 from faillog_otel.config import DeliveryConfig
 from faillog_otel.otlp.encoder import WireEncoder
@@ -36,7 +36,7 @@ def main() -> None:
         # The run is asked to stop, not its workers: it passes that on. Here SIGINT and SIGTERM are blocked.
         shutdown = stack.enter_context(Shutdown((signal.SIGUSR1,)))
         answered = Answered()
-        client = Answers(sending_client(config), answered, shutdown)
+        client = InstrumentedClient(sending_client(config), answered, shutdown)
 
         def say(what: str, seconds: float) -> None:
             with suppress(OSError):  # the run is gone, which is noticed elsewhere
@@ -52,7 +52,7 @@ def main() -> None:
                 config=delivery_config,
                 is_stopping=shutdown.is_requested,
                 sends_rejected=start.sends_rejected,
-                most_content_bytes=config.most_content_bytes,
+                max_content_bytes=config.max_content_bytes,
             )
 
         worker = Worker(

@@ -58,7 +58,7 @@ _OPTIONS = {
 }
 
 
-def looking_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def inspect_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Adds these options."""
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -190,7 +190,7 @@ SHOWN = 50
 
 
 @click.command(short_help="Check that no record is unaccounted for.", help=_AUDIT_HELP)
-@looking_options("state_dir", "config", "json")
+@inspect_options("state_dir", "config", "json")
 @click.pass_context
 def audit(ctx: click.Context, /, *, as_json: bool, **flags: Any) -> None:
     """Reads the options, checks, prints."""
@@ -264,7 +264,7 @@ class _SystemClock:
 
 
 @click.command(short_help="Look at everything that `run` needs.", help=_DOCTOR_HELP)
-@looking_options("json")
+@inspect_options("json")
 @polling_options
 @click.option("--once", "_once", is_flag=True, help="Changes nothing here: for the command line of `run`.")
 @health_options

@@ -256,13 +256,13 @@ def read_layers(
 
 def origins(flags: dict[str, Any]) -> dict[str, str]:
     """Setting → who says it: `flag`, an environment variable, or the config file. Raises as `config_of`."""
-    from faillog_otel.settings import VARIABLES, said_in
+    from faillog_otel.settings import VARIABLES, explicit_settings
 
     layers, _, _ = read_layers(flags)
     variables = {path: name for name, (path, _) in VARIABLES.items() if os.environ.get(name, "").strip()}
     found: dict[str, str] = {}
     for source, layer in layers.items():
-        for path in said_in(layer):
+        for path in explicit_settings(layer):
             found.setdefault(path, variables.get(path, source) if source == "environment" else source)
     return dict(sorted(found.items()))
 

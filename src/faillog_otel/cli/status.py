@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from faillog_otel.cli.inspect import (
+    inspect_options,
     line,
-    looking_options,
     now_ns,
     opened,
     opened_if_there,
@@ -23,7 +23,7 @@ from faillog_otel.text import printable
 
 if TYPE_CHECKING:
     from faillog_otel.config import RunConfig
-    from faillog_otel.reports.plan import Outlook
+    from faillog_otel.reports.plan import PlanReport
     from faillog_otel.reports.status import Coverage, QuotaSeen, State, Status
 
 
@@ -67,7 +67,7 @@ _MEANS: dict["State", str] = {
 
 
 @click.command(short_help="Show what was read and what is left.", help=_STATUS_HELP)
-@looking_options("collection", "state_dir", "config", "json")
+@inspect_options("collection", "state_dir", "config", "json")
 @click.pass_context
 def status(ctx: click.Context, /, *, as_json: bool, **flags: Any) -> None:
     """Reads the options, looks, prints."""
@@ -217,9 +217,9 @@ SHOWN = 24
 
 
 @click.command(short_help="Show what would be asked of Segment next.", help=_PLAN_HELP)
-@looking_options("polled", "since", "until", "state_dir", "config")
+@inspect_options("polled", "since", "until", "state_dir", "config")
 @click.option("--once", is_flag=True, help="As `run --once` would: nothing is put by for the hours to come.")
-@looking_options("json")
+@inspect_options("json")
 @click.pass_context
 def plan(ctx: click.Context, /, *, once: bool, as_json: bool, **flags: Any) -> None:
     """Reads the options, plans, prints."""
@@ -236,7 +236,7 @@ def plan(ctx: click.Context, /, *, once: bool, as_json: bool, **flags: Any) -> N
         print_lines(_plan_text(found))
 
 
-def _plan_text(found: "Outlook") -> Iterator[str]:
+def _plan_text(found: "PlanReport") -> Iterator[str]:
     until = f" until {found.until}" if found.until else ""
     yield line("wanted", f"hours since {found.since}{until} of {', '.join(found.collections)}")
     yield from quota_text(found.quota)
@@ -261,7 +261,7 @@ def _plan_text(found: "Outlook") -> Iterator[str]:
     yield from missed_text(found.missed_per_day)
 
 
-def _requests_text(found: "Outlook") -> Iterator[str]:
+def _requests_text(found: "PlanReport") -> Iterator[str]:
     from faillog_otel.reports.plan import REASONS
 
     for number, request in enumerate(found.requests[:SHOWN], 1):
@@ -271,7 +271,7 @@ def _requests_text(found: "Outlook") -> Iterator[str]:
         yield f"{'':>7}... and {more} more (--json lists all)"
 
 
-def _waiting_text(found: "Outlook") -> Iterator[str]:
+def _waiting_text(found: "PlanReport") -> Iterator[str]:
     if found.waiting:
         kinds = ", ".join(f"{number} {why}" for why, number in found.waiting.items())
         left = found.quota.left - len(found.requests)

@@ -14,7 +14,6 @@ from msgspec.structs import replace
 
 from faillog_otel.clock import parse_rfc3339
 from faillog_otel.events.model import (
-    Answer,
     AttemptProperties,
     BadRecord,
     DeliveryAttemptLogged,
@@ -23,6 +22,7 @@ from faillog_otel.events.model import (
     ErrorLogged,
     ErrorProperties,
     Event,
+    ExchangeAnswer,
     ExchangeProperties,
     OtherProperties,
     Properties,
@@ -34,10 +34,10 @@ from faillog_otel.events.model import (
 from faillog_otel.events.reason import plain_reason, reason_of_results, take_reason
 from faillog_otel.json_syntax import (
     DEEPEST_NESTING,
-    MOST_VALUES,
+    MAX_VALUES,
     holds_too_much,
     is_too_deep,
-    read_anything,
+    parse_json_lossless,
     why_not_json,
     without_null,
 )
@@ -47,8 +47,8 @@ from faillog_otel.json_syntax import (
 # `properties.routed` → a Routing: where an event was going, and where it came from.
 
 
-_LONGEST_ROUTING = 1024
-_MOST_BRACKETS = 90
+_MAX_ROUTING = 1024
+_MAX_BRACKETS = 90
 """Of these alone, no record that is flat otherwise is too deep."""
 
 
@@ -58,14 +58,14 @@ def shallow_routing(raw: bytes) -> Routing | None:
 
     None where it is long, or may be deep.
     """
-    if len(raw) > _LONGEST_ROUTING or raw.count(b"[") + raw.count(b"{") > _MOST_BRACKETS:
+    if len(raw) > _MAX_ROUTING or raw.count(b"[") + raw.count(b"{") > _MAX_BRACKETS:
         return None
     return read_routing(raw)
 
 
 def read_routing(raw: bytes) -> Routing:
     """What it says, whatever it is; what is null is absent. Raises ValueError."""
-    value = without_null(read_anything(raw)) if raw else None
+    value = without_null(parse_json_lossless(raw)) if raw else None
     if value is None:
         return Routing()
     if isinstance(value, dict):
@@ -119,7 +119,7 @@ _PROPERTIES: dict[str, type[Properties]] = {
 _ENVELOPE = ("type", "event", "version", "properties")
 
 
-def fitted(value: dict[str, Any]) -> tuple[Properties, dict[str, Any]]:
+def decode_lenient(value: dict[str, Any]) -> tuple[Properties, dict[str, Any]]:
     """What of a record the structs can hold, and the rest by its names."""
     name, version = value.get("event"), value.get("version")
     of_type = _PROPERTIES.get(name) if isinstance(name, str) else None
@@ -197,13 +197,13 @@ _REQUIRED: dict[type[Properties], tuple[str, ...]] = {
     OtherProperties: (),
 }
 
-LONGEST_PLAIN_BYTES = 2048
+MAX_PLAIN_BYTES = 2048
 _BACKSLASH, _DELETE = b"\\\x7f"  # numbers: looked for as such, a byte is found many times quicker
 
 
 def decode(raw: bytes) -> Event | BadRecord:
     """Reads one record. Never raises, whatever the bytes are."""
-    if len(raw) <= LONGEST_PLAIN_BYTES and raw.isascii() and _BACKSLASH not in raw and _DELETE not in raw:
+    if len(raw) <= MAX_PLAIN_BYTES and raw.isascii() and _BACKSLASH not in raw and _DELETE not in raw:
         try:
             known = _known.decode(raw)
             properties: Properties = known.properties
@@ -225,7 +225,7 @@ def _read_closely(raw: bytes) -> Event | BadRecord:
         # Inside fields that are skipped over, msgspec lets invalid UTF-8 and deep nesting pass.
         raw.isascii() or raw.decode()
         if holds_too_much(raw):
-            detail = f"the record holds more than {MOST_VALUES} values"
+            detail = f"the record holds more than {MAX_VALUES} values"
             return _too_deep(raw) or BadRecord("too_many_values", detail, raw)
         read = _read_strictly(raw) or _too_deep(raw) or _read_loosely(raw)
     except UnicodeDecodeError as error:
@@ -261,10 +261,10 @@ def _read_strictly(raw: bytes) -> _Read | BadRecord | None:
 
 def _read_loosely(raw: bytes) -> _Read | BadRecord:
     """What fits the structs, and what does not. Raises ValueError."""
-    value = read_anything(raw)
+    value = parse_json_lossless(raw)
     if not isinstance(value, dict):
         return BadRecord("not_an_object", "a record is a JSON object; this is not", raw)
-    properties, extras = fitted(value)
+    properties, extras = decode_lenient(value)
     if b"null" in raw:
         extras = without_null(extras)
     routed = bytes(properties.routed)
@@ -301,13 +301,13 @@ def may_be_exchange(raw: bytes) -> bool:
     return any(mark in raw for mark in EXCHANGE_MARKS)
 
 
-def answer_of(event: Event) -> tuple[str, Answer] | None:
+def answer_of(event: Event) -> tuple[str, ExchangeAnswer] | None:
     """An exchange's id and what the destination said in it; None for other events."""
     properties = event.properties
     if not isinstance(properties, ExchangeProperties) or properties.destination_exchange_id is None:
         return None
     response = properties.response_from_destination
-    answer = Answer(response.status if response else None, event.reason)
+    answer = ExchangeAnswer(response.status if response else None, event.reason)
     return properties.destination_exchange_id, answer
 
 

@@ -15,8 +15,8 @@ from msgspec import Struct
 
 from faillog_otel import propagation
 from faillog_otel.config import Signal
-from faillog_otel.events.model import Context, Place
-from faillog_otel.json_syntax import holds_too_much, is_too_deep, read_anything
+from faillog_otel.events.model import Place, RecordContext
+from faillog_otel.json_syntax import holds_too_much, is_too_deep, parse_json_lossless
 
 # -- entry ---------------------------------------------------------------------------------------------------
 
@@ -30,7 +30,7 @@ class Rejection(Struct, frozen=True):
     message: str
 
 
-class Learned(Context, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+class KeptContext(RecordContext, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """An entry's `context`: what its record learned, and what became of it so far.
 
     `signals` are those that are still to be sent; None are all. `rejections` says which requests with
@@ -55,7 +55,7 @@ class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
     raw: str | None = None
     raw_base64: str | None = None
     sha256: str = ""
-    context: Learned | None = None
+    context: KeptContext | None = None
     replayable: bool = True
 
     def place(self) -> Place:
@@ -81,7 +81,13 @@ _encode = msgspec.json.Encoder().encode
 
 
 def write_entry(
-    reason: str, detail: str, place: Place, raw: bytes, context: Learned | None, *, replayable: bool = True
+    reason: str,
+    detail: str,
+    place: Place,
+    raw: bytes,
+    context: KeptContext | None,
+    *,
+    replayable: bool = True,
 ) -> bytes:
     """An entry's line, without its newline."""
     text: str | None = None
@@ -123,7 +129,7 @@ def read_entry(line: bytes) -> Entry | None:
     if line.startswith(_EVENT_START) or b'"raw' not in line or holds_too_much(line):
         return None
     try:
-        value = read_anything(line)
+        value = parse_json_lossless(line)
     except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict) or "event" in value or not {"raw", "raw_base64"} & value.keys():
@@ -197,7 +203,7 @@ def traceparents(body: Any) -> dict[str, str]:
         if is_too_deep(text) or holds_too_much(text):
             return {}
         try:
-            body = read_anything(text)
+            body = parse_json_lossless(text)
         except ValueError:
             return {}
     found: dict[str, str] = {}

@@ -174,21 +174,21 @@ class Place(Struct, frozen=True, gc=False):
     offset: int
 
 
-class Answer(Struct, frozen=True, gc=False, cache_hash=True):
+class ExchangeAnswer(Struct, frozen=True, gc=False, cache_hash=True):
     """What a destination said in one exchange."""
 
     status: int | None
     reason: Reason | None
 
 
-class Context(Struct, frozen=True, gc=False):
+class RecordContext(Struct, frozen=True, gc=False):
     """What a record learns from its surroundings, needed to make the same bytes of it again.
 
     `reference_ns` is the "now" of the time policy, nanoseconds since 1970, fixed once for each file.
     """
 
     reference_ns: Annotated[int, Meta(ge=0, le=2**63 - 1)]
-    answer: Answer | None = None
+    answer: ExchangeAnswer | None = None
     traceparent: str | None = None
     """The application's context, where the exchange's request names it beside the attempt's messageId."""
 

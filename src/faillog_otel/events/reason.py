@@ -13,7 +13,7 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from faillog_otel.events.model import Reason, Response
-from faillog_otel.json_syntax import holds_too_much, is_too_deep, read_anything
+from faillog_otel.json_syntax import holds_too_much, is_too_deep, parse_json_lossless
 
 _TEXTS = ("reason", "discardreason", "failurereason", "errorreason", "errormessage", "error")
 _INNER_TEXTS = ("message", *_TEXTS)
@@ -81,7 +81,7 @@ def _reason_in_text(body: str) -> Reason | None:
     if is_too_deep(raw) or holds_too_much(raw):
         return None
     try:
-        return _as_said_in_body(_agreed_reason(read_anything(raw)))
+        return _as_said_in_body(_agreed_reason(parse_json_lossless(raw)))
     except ValueError:
         return None
 

@@ -35,20 +35,20 @@ class DamagedFile(Exception):
         self.reason = reason
 
 
-def unpack(chunks: Iterable[bytes], most_bytes: int | None = None) -> Iterator[bytes]:
+def unpack(chunks: Iterable[bytes], max_bytes: int | None = None) -> Iterator[bytes]:
     """The content, decompressed where the first bytes are gzip's or zstd's; all members, one by one.
 
     Raises DamagedFile after the last good byte where the compressed data breaks off or goes wrong, and
-    where it unpacks to more than `most_bytes`.
+    where it unpacks to more than `max_bytes`.
     """
     source = iter(chunks)
     first = next(source, b"")
     while 0 < len(first) < len(ZSTD_MAGIC) and (more := next(source, b"")):
         first += more
     if first.startswith(GZIP_MAGIC):
-        yield from _limited(_gunzip(first, source), most_bytes)
+        yield from _limited(_gunzip(first, source), max_bytes)
     elif _is_zstd(first):
-        yield from _limited(_unzstd(first, source), most_bytes)
+        yield from _limited(_unzstd(first, source), max_bytes)
     else:
         yield first
         yield from source
@@ -59,12 +59,12 @@ def is_packed(start: bytes) -> bool:
     return start.startswith(GZIP_MAGIC) or _is_zstd(start)
 
 
-def _limited(content: Iterator[bytes], most_bytes: int | None) -> Iterator[bytes]:
-    left = most_bytes
+def _limited(content: Iterator[bytes], max_bytes: int | None) -> Iterator[bytes]:
+    left = max_bytes
     for chunk in content:
         if left is not None and len(chunk) > left:
             yield chunk[:left]
-            detail = f"it unpacks to more than {most_bytes} bytes: raise max_content if it is no bomb"
+            detail = f"it unpacks to more than {max_bytes} bytes: raise max_content if it is no bomb"
             raise DamagedFile("too_much_content", detail)
         left = None if left is None else left - len(chunk)
         yield chunk
@@ -145,7 +145,7 @@ def _unzstd(data: bytes, source: Iterator[bytes]) -> Iterator[bytes]:
 # One record of a file, as bytes with their place, before anybody has understood it.
 
 
-LONGEST_RECORD_BYTES = 16 * 1024 * 1024
+MAX_RECORD_BYTES = 16 * 1024 * 1024
 KEPT_BYTES = 64 * 1024
 """How much of an over-long record is kept in the quarantine."""
 
@@ -165,14 +165,14 @@ class Record(Struct, frozen=True, gc=False):
     bad: BadRecord | None = None
 
 
-class Start(Struct, frozen=True):
+class ReadPosition(Struct, frozen=True):
     """Where reading begins in the content: behind so many lines, and so many bytes."""
 
     lines: int = 0
     offset: int = 0
 
 
-FROM_THE_START = Start()
+FROM_THE_START = ReadPosition()
 
 
 class Group(Struct, frozen=True, gc=False):
@@ -196,7 +196,7 @@ class Blank(Struct, frozen=True):
     lines: int
 
 
-class UntilDamage:
+class StopAtCorruption:
     """The chunks of a file up to where it cannot be read on; `damage` then says why."""
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
@@ -212,7 +212,7 @@ class UntilDamage:
 
 def too_long(line: int, offset: int, head: bytes, length: int) -> Record:
     """A record of more than LONGEST_RECORD_BYTES, of which `head` is the beginning."""
-    detail = f"the record has {length} bytes, more than {LONGEST_RECORD_BYTES}"
+    detail = f"the record has {length} bytes, more than {MAX_RECORD_BYTES}"
     return Record(line, offset, b"", BadRecord("too_long", detail, head[:KEPT_BYTES], replayable=False))
 
 

@@ -20,8 +20,8 @@ from msgspec import Struct
 from faillog_otel import propagation
 from faillog_otel.errors import InputError
 from faillog_otel.events.decode import answer_of, decode, may_be_exchange
-from faillog_otel.events.kept_record import Learned, traceparents
-from faillog_otel.events.model import Answer, AttemptProperties, BadRecord, Event, Reason
+from faillog_otel.events.kept_record import KeptContext, traceparents
+from faillog_otel.events.model import AttemptProperties, BadRecord, Event, ExchangeAnswer, Reason
 
 # -- lookup --------------------------------------------------------------------------------------------------
 #
@@ -173,13 +173,13 @@ def _bucket(first: int, second: int) -> int:
 # -- exchanges -----------------------------------------------------------------------------------------------
 
 
-LARGEST_REASONS_BYTES = 4 * 1024 * 1024
+MAX_REASONS_BYTES = 4 * 1024 * 1024
 """Distinct reasons beyond this are not remembered: their attempts say the status alone."""
-_MOST_REASONS = 2**16 - 1
+_MAX_REASONS = 2**16 - 1
 """The same."""
 _NO_BOUND = 2**62
 
-_MOST_ANSWERS = 1024
+_MAX_ANSWERS = 1024
 """So many distinct ones are shared by the events that learn them."""
 
 _EXCHANGE_ID = re.compile(rb'"destinationExchangeId"\s*+:\s*+"([^"\\]+)"')
@@ -221,8 +221,8 @@ class Exchanges:
         """
         memory_bytes = _NO_BOUND if is_lesson else memory_bytes
         self._answer = _LESSON if is_lesson else _ANSWER
-        self._most_reason_bytes = _NO_BOUND if is_lesson else LARGEST_REASONS_BYTES
-        self._most_reasons = _NO_BOUND if is_lesson else _MOST_REASONS
+        self._max_reason_bytes = _NO_BOUND if is_lesson else MAX_REASONS_BYTES
+        self._max_reasons = _NO_BOUND if is_lesson else _MAX_REASONS
         self._answers = Lookup(self._answer.size, memory_bytes, file)
         self._contexts = Lookup(_CONTEXT.size, memory_bytes, file)
         self._names_contexts = False
@@ -230,9 +230,9 @@ class Exchanges:
         self._reason_numbers: dict[Reason, int] = {}
         self._reason_bytes = 0
         self._asked: str | None = None
-        self._told: Answer | None = None
-        self._learned: dict[Answer | None, Learned] = {}
-        self._answered: dict[bytes, Answer] = {}
+        self._told: ExchangeAnswer | None = None
+        self._learned: dict[ExchangeAnswer | None, KeptContext] = {}
+        self._answered: dict[bytes, ExchangeAnswer] = {}
 
     @classmethod
     def of(cls, index: Index, file: BinaryIO, memory_bytes: int = MEMORY_BYTES) -> Self:
@@ -275,34 +275,34 @@ class Exchanges:
                         self._names_contexts = True
                         self._contexts.add(_context_digest(exchange_id, message_id), _CONTEXT.pack(*context))
 
-    def learned_by(self, event: Event | BadRecord, reference_ns: int) -> Learned:
+    def learned_by(self, event: Event | BadRecord, reference_ns: int) -> KeptContext:
         """All that an event learns from its file, to be kept with it; events that learn the same share it."""
         exchange_id, message_id = _ids(event)
         answer = self._answer_of(exchange_id)
         if self._names_contexts and (traceparent := self._traceparent_of(exchange_id, message_id)):
-            return Learned(reference_ns, answer, traceparent)
+            return KeptContext(reference_ns, answer, traceparent)
         learned = self._learned.get(answer)
         if learned is None or learned.reference_ns != reference_ns:
-            if len(self._learned) >= _MOST_ANSWERS:
+            if len(self._learned) >= _MAX_ANSWERS:
                 self._learned.clear()
-            learned = self._learned[answer] = Learned(reference_ns, answer)
+            learned = self._learned[answer] = KeptContext(reference_ns, answer)
         return learned
 
-    def add(self, digest: bytes, answer: Answer) -> None:
+    def add(self, digest: bytes, answer: ExchangeAnswer) -> None:
         """Remembers what the exchange with this hash (32 bytes) said."""
         self._answers.add(digest, self._answer.pack(answer.status or 0, self._number_of(answer.reason)))
 
-    def find(self, digest: bytes) -> Answer | None:
+    def find(self, digest: bytes) -> ExchangeAnswer | None:
         """What the exchange with this hash said; None when it is not in the file."""
         found = self._answers.find(digest)
         if found is None:
             return None
         answer = self._answered.get(found)
         if answer is None:
-            if len(self._answered) >= _MOST_ANSWERS:
+            if len(self._answered) >= _MAX_ANSWERS:
                 self._answered.clear()
             status, reason = self._answer.unpack(found)
-            answer = self._answered[found] = Answer(status or None, self._reasons[reason])
+            answer = self._answered[found] = ExchangeAnswer(status or None, self._reasons[reason])
         return answer
 
     def close(self) -> None:
@@ -310,7 +310,7 @@ class Exchanges:
         self._answers.close()
         self._contexts.close()
 
-    def _answer_of(self, exchange_id: str | None) -> Answer | None:
+    def _answer_of(self, exchange_id: str | None) -> ExchangeAnswer | None:
         if exchange_id is None:
             return None
         if exchange_id != self._asked:  # the attempts of one exchange mostly stand together
@@ -333,7 +333,7 @@ class Exchanges:
         number = self._reason_numbers.get(reason)
         if number is None:
             size = len(reason.text.encode()) + len(reason.code or "")
-            if self._reason_bytes + size > self._most_reason_bytes or len(self._reasons) > self._most_reasons:
+            if self._reason_bytes + size > self._max_reason_bytes or len(self._reasons) > self._max_reasons:
                 return 0
             self._reason_bytes += size
             number = self._reason_numbers[reason] = len(self._reasons)

@@ -79,7 +79,7 @@ class FoundPaths:
         self.problems.append(f"{error.filename}: {error.strerror}")
 
 
-class Passage:
+class ByteRange:
     """Bytes `start` to `end` of an open file, read by their positions: others may read it meanwhile."""
 
     def __init__(self, descriptor: int, name: str, start: int, end: int) -> None:
@@ -131,7 +131,7 @@ class InputFile:
                         self._file = self._copied(once)
             found = os.fstat(self._file.fileno())
             self._identity = found.st_dev, found.st_ino
-            self._whole = Passage(self._file.fileno(), self.name, 0, found.st_size)
+            self._whole = ByteRange(self._file.fileno(), self.name, 0, found.st_size)
         except OSError as error:
             raise InputError(f"{self.name}: {_reason(error)}") from None
 
@@ -147,7 +147,7 @@ class InputFile:
 
     def chunks(self) -> Iterator[bytes]:
         """The file's bytes from its start. Raises InputError when it cannot be read on, or has shrunk."""
-        self._whole = Passage(self.fileno(), self.name, 0, self.length)
+        self._whole = ByteRange(self.fileno(), self.name, 0, self.length)
         return self._whole.chunks()
 
     @property
@@ -176,7 +176,7 @@ class InputFile:
     def line_after(self, offset: int) -> int:
         """The first position from this one on where a line begins, else the length. Raises InputError."""
         at = offset - 1
-        for chunk in Passage(self.fileno(), self.name, at, self.length).chunks():
+        for chunk in ByteRange(self.fileno(), self.name, at, self.length).chunks():
             if (found := chunk.find(b"\n")) >= 0:
                 return at + found + 1
             at += len(chunk)

@@ -9,12 +9,12 @@ from faillog_otel.inputs.decompress import (
     BYTE_ORDER_MARK,
     FROM_THE_START,
     KEPT_BYTES,
-    LONGEST_RECORD_BYTES,
+    MAX_RECORD_BYTES,
     Blank,
     Group,
+    ReadPosition,
     Record,
-    Start,
-    UntilDamage,
+    StopAtCorruption,
     damaged,
     too_long,
 )
@@ -24,11 +24,11 @@ from faillog_otel.json_syntax import WHITE_SPACE, is_json
 # -- lines ---------------------------------------------------------------------------------------------------
 
 
-LONGEST_ENTRY_BYTES = 3 * LONGEST_RECORD_BYTES
+MAX_ENTRY_BYTES = 3 * MAX_RECORD_BYTES
 """An entry of a kept file holds a record's bytes once more as text, with its quotes escaped."""
 
 
-def split_lines(chunks: Iterable[bytes], start: Start = FROM_THE_START) -> Iterator[Record | Blank]:
+def split_lines(chunks: Iterable[bytes], start: ReadPosition = FROM_THE_START) -> Iterator[Record | Blank]:
     """The lines of a file one by one, as `group_lines` gives them."""
     for group in group_lines(chunks, start):
         if isinstance(group, Group):
@@ -37,13 +37,15 @@ def split_lines(chunks: Iterable[bytes], start: Start = FROM_THE_START) -> Itera
             yield group
 
 
-def group_lines(chunks: Iterable[bytes], start: Start = FROM_THE_START) -> Iterator[Group | Record | Blank]:
+def group_lines(
+    chunks: Iterable[bytes], start: ReadPosition = FROM_THE_START
+) -> Iterator[Group | Record | Blank]:
     """The lines of a file, the last one also without a final newline; blank ones are counted.
 
     A byte order mark and CRLF are understood. Where the file's content breaks off (DamagedFile), what
     came of the last line is a line, and the damage is one more that is bad.
     """
-    source, splitter = UntilDamage(chunks), _Splitter(start)
+    source, splitter = StopAtCorruption(chunks), _Splitter(start)
     for chunk in source:
         yield from splitter.take(chunk)
     yield from splitter.end()
@@ -52,7 +54,7 @@ def group_lines(chunks: Iterable[bytes], start: Start = FROM_THE_START) -> Itera
 
 
 def lines_with(
-    mark: bytes, escape: bytes, chunks: Iterable[bytes], start: Start = FROM_THE_START
+    mark: bytes, escape: bytes, chunks: Iterable[bytes], start: ReadPosition = FROM_THE_START
 ) -> Iterator[bytes]:
     """Those lines that hold a mark or an escape, without outer white space; the others are not looked at.
 
@@ -60,12 +62,12 @@ def lines_with(
     """
     begun, is_first = b"", start.offset == 0
     is_passed_over = False  # the rest of a line that is too long
-    for chunk in chain(UntilDamage(chunks), [b"\n"]):
+    for chunk in chain(StopAtCorruption(chunks), [b"\n"]):
         end = chunk.rfind(b"\n") + 1
         lines, rest = begun + chunk[:end], chunk[end:]
         if not end:
             begun += rest
-            if len(begun) > LONGEST_RECORD_BYTES:
+            if len(begun) > MAX_RECORD_BYTES:
                 begun, is_passed_over = b"", True
             continue
         if is_passed_over:
@@ -88,7 +90,7 @@ def _found(mark: bytes, escape: bytes, lines: bytes) -> Iterator[bytes]:
         if place < 0 and (place := marked) == len(lines):
             return
         start, end = max(at, lines.rfind(b"\n", at, place) + 1), lines.index(b"\n", place)
-        if end - start <= LONGEST_RECORD_BYTES:
+        if end - start <= MAX_RECORD_BYTES:
             yield lines[start:end].strip(WHITE_SPACE)
         at = end + 1
 
@@ -96,7 +98,7 @@ def _found(mark: bytes, escape: bytes, lines: bytes) -> Iterator[bytes]:
 class _Splitter:
     """Where splitting stands: `number` lines have ended, at `offset`; one more may have begun."""
 
-    def __init__(self, start: Start) -> None:
+    def __init__(self, start: ReadPosition) -> None:
         self.number = start.lines
         self.offset = start.offset
         self._blank = 0
@@ -133,7 +135,7 @@ class _Splitter:
             raws == lines
             and not self._blank
             and all(raws)
-            and max(map(len, raws), default=0) <= LONGEST_RECORD_BYTES
+            and max(map(len, raws), default=0) <= MAX_RECORD_BYTES
         ):
             if raws:
                 yield Group(self.number + 1, self.offset, raws)
@@ -147,7 +149,7 @@ class _Splitter:
                 if self._blank:
                     yield Blank(self._blank)
                     self._blank = 0
-                if len(line) > LONGEST_RECORD_BYTES and (record := _record(number, offset, line, len(line))):
+                if len(line) > MAX_RECORD_BYTES and (record := _record(number, offset, line, len(line))):
                     yield record
                 else:
                     yield Record(number, offset, raw)
@@ -186,7 +188,7 @@ class _Splitter:
 
 
 def _longest(head: bytes) -> int:
-    return LONGEST_ENTRY_BYTES if head.startswith(b'{"reason":') else LONGEST_RECORD_BYTES
+    return MAX_ENTRY_BYTES if head.startswith(b'{"reason":') else MAX_RECORD_BYTES
 
 
 def _record(number: int, offset: int, line: bytes, length: int) -> Record | None:
@@ -227,7 +229,7 @@ _FOREIGN = (
     (b"SQLite format 3\0", "an SQLite database"),
     (b"%PDF", "PDF"),
 )
-_LONGEST_START = 16
+_MAX_START = 16
 
 
 def form_of(chunks: Iterable[bytes]) -> Form:
@@ -236,15 +238,15 @@ def form_of(chunks: Iterable[bytes]) -> Form:
     The first byte that is no white space is `[`: an array. Else, where either of the first two lines that
     are not blank is a complete JSON value: JSON Lines, each line stands for itself. Else values.
     """
-    source = iter(UntilDamage(chunks))
+    source = iter(StopAtCorruption(chunks))
     opening, start, head = b"", b"", b""
     for chunk in source:
-        opening += chunk[: _LONGEST_START - len(opening)]
+        opening += chunk[: _MAX_START - len(opening)]
         start += chunk
         head = start.removeprefix(BYTE_ORDER_MARK).lstrip(WHITE_SPACE)
-        if head and len(start) >= _LONGEST_START:
+        if head and len(start) >= _MAX_START:
             break
-        if not head and len(start) > _LONGEST_START:
+        if not head and len(start) > _MAX_START:
             start = start[-1:]  # white space is not gathered
     for magic, what in _FOREIGN:
         if opening.startswith(magic):
@@ -261,7 +263,7 @@ def form_of(chunks: Iterable[bytes]) -> Form:
 
 
 def read_records(
-    form: Form, chunks: Iterable[bytes], start: Start = FROM_THE_START
+    form: Form, chunks: Iterable[bytes], start: ReadPosition = FROM_THE_START
 ) -> Iterator[Record | Blank]:
     """The records of the content, in their order. Blank lines are told of JSON Lines only.
 
@@ -275,13 +277,15 @@ def read_records(
 
 
 def read_groups(
-    form: Form, chunks: Iterable[bytes], start: Start = FROM_THE_START
+    form: Form, chunks: Iterable[bytes], start: ReadPosition = FROM_THE_START
 ) -> Iterator[Group | Record | Blank]:
     """The same, but lines that are ordinary come many at a time."""
     return group_lines(chunks, start) if form.kind == "lines" else read_records(form, chunks)
 
 
-def read_exchanges(form: Form, chunks: Iterable[bytes], start: Start = FROM_THE_START) -> Iterator[bytes]:
+def read_exchanges(
+    form: Form, chunks: Iterable[bytes], start: ReadPosition = FROM_THE_START
+) -> Iterator[bytes]:
     """The records that may be exchanges, in their order; most others are not looked at."""
     if form.kind == "lines":
         return lines_with(*EXCHANGE_MARKS, chunks, start)
@@ -301,7 +305,7 @@ def _is_complete(line: Record) -> bool:
 
 def _foreign(form: Form, chunks: Iterable[bytes]) -> Record:
     head = b""
-    for chunk in UntilDamage(chunks):
+    for chunk in StopAtCorruption(chunks):
         head += chunk
         if len(head) >= KEPT_BYTES:
             break

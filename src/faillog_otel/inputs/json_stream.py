@@ -11,10 +11,10 @@ from faillog_otel.events.model import BadRecord
 from faillog_otel.inputs.decompress import (
     BYTE_ORDER_MARK,
     KEPT_BYTES,
-    LONGEST_RECORD_BYTES,
+    MAX_RECORD_BYTES,
     DamagedFile,
     Record,
-    UntilDamage,
+    StopAtCorruption,
     damaged,
     too_long,
 )
@@ -75,7 +75,7 @@ class _Source:
         self.data = b""
         self.at = 0
         self.line = 1
-        self._until_damage = UntilDamage(chunks)
+        self._until_damage = StopAtCorruption(chunks)
         self._chunks = iter(self._until_damage)
         self._before = 0
         while len(self.data) < len(BYTE_ORDER_MARK) and self.more(keep=True):
@@ -126,14 +126,14 @@ class _Piece:
 
     def add(self, part: bytes) -> None:
         self.length += len(part)
-        if self.length <= LONGEST_RECORD_BYTES:
+        if self.length <= MAX_RECORD_BYTES:
             self._parts.append(part)
         elif self._kept != KEPT_BYTES:
             self._parts = [b"".join([*self._parts, part])[:KEPT_BYTES]]
             self._kept = KEPT_BYTES
 
     def is_whole(self) -> bool:
-        return self.length <= LONGEST_RECORD_BYTES
+        return self.length <= MAX_RECORD_BYTES
 
     def raw(self) -> bytes:
         return b"".join(self._parts)

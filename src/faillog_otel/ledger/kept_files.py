@@ -20,7 +20,7 @@ from typing import IO, Self
 from faillog_otel.errors import InputError, LedgerBroken, NoRoom
 from faillog_otel.events.kept_record import identity_of, read_entry
 from faillog_otel.files import make_durable
-from faillog_otel.ledger.results import Stretch
+from faillog_otel.ledger.results import BatchResult
 
 # -- known entries -------------------------------------------------------------------------------------------
 #
@@ -129,7 +129,7 @@ class KeptFile:
             raise LedgerBroken(f"{self.path}: cannot be written: {error.strerror}") from None
 
 
-class KeptFiles:
+class FileSink:
     """The book of a run over PATHs: what is not exported goes into files, all else is only counted.
 
     Quarantine and pending may be one and the same file.
@@ -167,11 +167,11 @@ class KeptFiles:
                 if refusal := _refusal(os.lstat(kept.path)):
                     raise LedgerBroken(f"{kept.path}: cannot be written: {refusal}")
 
-    def knows(self, _raw: bytes) -> bool:
+    def check_and_add(self, _raw: bytes) -> bool:
         """Nothing: runs over PATHs remember no records."""
         return False
 
-    def write_down(self, stretch: Stretch) -> bool:
+    def commit(self, stretch: BatchResult) -> bool:
         """Keeps what is to be kept, as much of it as can be. Raises LedgerBroken where some could not."""
         broken: LedgerBroken | None = None
         for kept in stretch.kept:
@@ -207,7 +207,7 @@ class NothingKept:
         self.reference_ns = reference_ns
         self.lost: Counter[str] = Counter()
 
-    def knows(self, _raw: bytes) -> bool:
+    def check_and_add(self, _raw: bytes) -> bool:
         """Nothing: runs over PATHs remember no records."""
         return False
 
@@ -218,7 +218,7 @@ class NothingKept:
         """None."""
         return {}
 
-    def write_down(self, stretch: Stretch) -> bool:
+    def commit(self, stretch: BatchResult) -> bool:
         """Keeps nothing."""
         self.lost.update(each.where for each in stretch.kept)
         return True

@@ -17,10 +17,11 @@ from faillog_otel.errors import Busy, LedgerBroken, NoRoom
 from faillog_otel.events.model import Survey
 from faillog_otel.ledger import objects
 from faillog_otel.ledger.database import Database
-from faillog_otel.ledger.objects import Cause, Content, Identity, Listed, fail, give_up
+from faillog_otel.ledger.objects import Cause, Content, Listed, fail, give_up
 from faillog_otel.ledger.queries import NEWEST, first_spooled
-from faillog_otel.ledger.results import Stretch
+from faillog_otel.ledger.results import BatchResult
 from faillog_otel.ledger.state_dir import StateFolder
+from faillog_otel.segment.schedule import ObjectVersion
 
 # -- requests ------------------------------------------------------------------------------------------------
 #
@@ -30,7 +31,7 @@ from faillog_otel.ledger.state_dir import StateFolder
 REQUESTS_KEPT_NS = 2 * DAY_NS
 
 
-class Said(Struct, frozen=True, kw_only=True):
+class RateLimitRecord(Struct, frozen=True, kw_only=True):
     """What one answer said about the quota; `remaining` is None where it said nothing of it.
 
     `not_before_ns`: until then Segment wants no request, for the reason `not_before_why`.
@@ -56,7 +57,7 @@ def debit(db: sqlite3.Connection, collection: str, hour: int, why: str, now_ns: 
     return int(added.lastrowid or 0)
 
 
-def hear(db: sqlite3.Connection, request: int, outcome: str, said: Said) -> None:
+def hear(db: sqlite3.Connection, request: int, outcome: str, said: RateLimitRecord) -> None:
     """Notes how a request was answered, and what the answer said about the quota."""
     db.execute("UPDATE requests SET outcome = ? WHERE id = ?", (outcome, request))
     db.execute(
@@ -137,7 +138,7 @@ class Ledger:
         """T0: the request that is about to be made; returns its number."""
         return self.transact(lambda db: debit(db, collection, hour, why, now_ns))
 
-    def heard(self, request: int, outcome: str, said: Said) -> None:
+    def record_response(self, request: int, outcome: str, said: RateLimitRecord) -> None:
         """How a request was answered, and what the answer said about the quota."""
         self.transact(lambda db: hear(db, request, outcome, said))
 
@@ -190,7 +191,7 @@ class Ledger:
         """The next object to download now; None when nothing is left."""
         return objects.next_listed(self.database, now_ns)
 
-    def spooled(self, listed: Listed, identity: Identity, content: Content, now_ns: int) -> None:
+    def spooled(self, listed: Listed, identity: ObjectVersion, content: Content, now_ns: int) -> None:
         """T2: the object lies in the spool, durably. The secret part of its URL is wiped."""
 
         def steps(db: sqlite3.Connection) -> None:
@@ -217,7 +218,7 @@ class Ledger:
         except msgspec.MsgspecError as error:
             raise self.database.damaged(f"object {rows[0]['id']}, survey: {error}") from None
 
-    def advance(self, spooled: Spooled, position: int, stretch: Stretch, now_ns: int) -> None:
+    def advance(self, spooled: Spooled, position: int, stretch: BatchResult, now_ns: int) -> None:
         """T3: the results of the next records of an object, from `position` on, and the kept ones.
 
         Raises LedgerBroken if the object is at another position: then another process works on it.

@@ -17,6 +17,7 @@ from msgspec import Struct
 from faillog_otel.clock import HOUR_NS, RETENTION_NS, SECOND_NS
 from faillog_otel.events.model import Survey
 from faillog_otel.ledger.database import Database
+from faillog_otel.segment.schedule import ObjectVersion
 
 # -- hours ---------------------------------------------------------------------------------------------------
 #
@@ -108,14 +109,6 @@ Cause = Literal["other", "url", "name", "forbidden"]
 our settings do not allow it."""
 
 
-class Identity(Struct, frozen=True):
-    """What tells whether an object is the one that was read before, besides its path."""
-
-    etag: str | None
-    last_modified: str | None
-    length: int | None
-
-
 class Listed(Struct, frozen=True):
     """An object that was listed and is to be downloaded. `tries`: those of this URL that failed."""
 
@@ -125,7 +118,7 @@ class Listed(Struct, frozen=True):
     url: str
     listed_ns: int
     tries: int
-    known: Identity | None
+    known: ObjectVersion | None
     """Of the object that was read at the same path before: it need not be downloaded again."""
     has_failed: bool = False
     """Whether its download failed before, with this URL or an older one."""
@@ -206,7 +199,7 @@ def next_listed(database: Database, now_ns: int) -> Listed | None:
         url=row["url"],
         listed_ns=row["listed_ns"],
         tries=row["tries"],
-        known=Identity(row["k_etag"], row["k_modified"], row["k_length"]) if row["known"] else None,
+        known=ObjectVersion(row["k_etag"], row["k_modified"], row["k_length"]) if row["known"] else None,
         has_failed=row["failed_ns"] is not None,
     )
 
@@ -225,7 +218,9 @@ def to_download(database: Database) -> int:
     return int(row["objects"])
 
 
-def spool(db: sqlite3.Connection, listed: Listed, identity: Identity, content: Content, now_ns: int) -> int:
+def spool(
+    db: sqlite3.Connection, listed: Listed, identity: ObjectVersion, content: Content, now_ns: int
+) -> int:
     """T2: the object lies in the spool, durably. The secret part of its URL is wiped.
 
     Returns how many objects that changed: 1, or 0 where it is not listed any more.

@@ -9,7 +9,7 @@ from faillog_otel.config import DEFAULT_SINCE, Moment, SegmentConfig
 from faillog_otel.ledger.database import Database
 from faillog_otel.ledger.ledger import Ledger
 from faillog_otel.ledger.queries import fact, fact_ns
-from faillog_otel.segment.quota import Answer, Debit, Quota, Said
+from faillog_otel.segment.quota import Granted, Quota, RateLimit, RequestRecord
 from faillog_otel.segment.schedule import HourView, ScheduleConfig
 
 SINCE = "since"
@@ -181,7 +181,7 @@ def quota_of(database: Database, per_day: int) -> Quota:
     rows = database.rows("SELECT at_ns, collection, why, outcome FROM requests ORDER BY at_ns, id")
     said = database.rows("SELECT * FROM said")
     debits = [
-        Debit(row["at_ns"], row["collection"], row["why"], _ANSWERS.get(row["outcome"], "none"))
+        RequestRecord(row["at_ns"], row["collection"], row["why"], _ANSWERS.get(row["outcome"], "none"))
         for row in rows
     ]
     if not said:
@@ -190,7 +190,7 @@ def quota_of(database: Database, per_day: int) -> Quota:
     waits = max((row["not_before_ns"], row["not_before_why"]), (row["pause_ns"], row["pause_why"]))
     word = None
     if row["remaining"] is not None:
-        word = Said(
+        word = RateLimit(
             row["at_ns"],
             row["remaining"],
             row["reset_ns"],
@@ -201,4 +201,4 @@ def quota_of(database: Database, per_day: int) -> Quota:
     return Quota(debits=debits, said=word, not_before_ns=waits[0], not_before_why=waits[1], per_day=per_day)
 
 
-_ANSWERS: dict[str | None, Answer] = {"listed": "granted", "toomany": "refused"}
+_ANSWERS: dict[str | None, Granted] = {"listed": "granted", "toomany": "refused"}

@@ -12,7 +12,7 @@ from msgspec import Struct, field
 
 from faillog_otel.config import FailOn
 from faillog_otel.events.decode import decode
-from faillog_otel.events.kept_record import Learned, read_entry
+from faillog_otel.events.kept_record import KeptContext, read_entry
 from faillog_otel.events.model import BadRecord, Event
 from faillog_otel.redact.redactor import redact_text
 from faillog_otel.text import peer_text
@@ -100,7 +100,7 @@ class Met(Struct, frozen=True):
     why: str = ""
 
 
-class Stretch(Struct):
+class BatchResult(Struct):
     """Records that stand one after the other in a file, and what became of every one of them."""
 
     counts: Counts = field(default_factory=Counts)
@@ -118,7 +118,7 @@ class Stretch(Struct):
     is_last: bool = False
     """Whether nothing more comes of its book; said only to books that ask for their end."""
 
-    def add(self, more: "Stretch") -> None:
+    def add(self, more: "BatchResult") -> None:
         """Adds the stretch that follows."""
         self.counts.add(more.counts)
         self.kept += more.kept
@@ -136,7 +136,7 @@ class Stretch(Struct):
         )
 
 
-class Book(Protocol):
+class ResultSink(Protocol):
     """Where it is written down what became of records."""
 
     reference_ns: int
@@ -146,10 +146,10 @@ class Book(Protocol):
     holds_entries: bool
     """Whether the records may be entries of kept files, to be sent again."""
 
-    def knows(self, raw: bytes) -> bool:
+    def check_and_add(self, raw: bytes) -> bool:
         """Whether a record of these bytes is known; from now on it is. Of no bytes, none is."""
 
-    def write_down(self, stretch: Stretch) -> bool:
+    def commit(self, stretch: BatchResult) -> bool:
         """Stores what became of a stretch, in their order; False where it was not. Raises LedgerBroken."""
 
 
@@ -161,7 +161,7 @@ class Book(Protocol):
 FirstMet = dict[FailOn, Met]
 
 
-def note_first(first: FirstMet, stretch: Stretch) -> None:
+def note_first(first: FirstMet, stretch: BatchResult) -> None:
     """Adds what a stretch met, where nothing before it did. Stretches come in the order of their records."""
     for condition, met in stretch.met.items():
         first.setdefault(condition, met)
@@ -169,7 +169,7 @@ def note_first(first: FirstMet, stretch: Stretch) -> None:
         first["quarantined"] = met_kept
 
 
-def met_by(raw: bytes, file: str, line: int, learned: Learned | None) -> Met:
+def met_by(raw: bytes, file: str, line: int, learned: KeptContext | None) -> Met:
     """What is said of a record that met a condition: its message, its destination, and why it failed."""
     event = decode(raw)
     if isinstance(event, BadRecord):
@@ -183,7 +183,7 @@ def met_by(raw: bytes, file: str, line: int, learned: Learned | None) -> Met:
     )
 
 
-def _why(event: Event, learned: Learned | None) -> str:
+def _why(event: Event, learned: KeptContext | None) -> str:
     answer = learned.answer if learned else None
     reason = event.reason or (answer.reason if answer else None)
     parts = [f"HTTP {answer.status}"] if answer and answer.status else []

@@ -18,7 +18,7 @@ from faillog_otel.errors import LedgerBroken, NoRoom
 from faillog_otel.events.kept_record import is_intact
 from faillog_otel.files import PART, TEMPORARY, PrivateFolder, StrangeEntry, is_disk_full
 from faillog_otel.ledger.ledger import Ledger, Spooled
-from faillog_otel.ledger.results import Kept, Stretch
+from faillog_otel.ledger.results import BatchResult, Kept
 from faillog_otel.ledger.spool import Digests, digest_of
 
 # -- objects -------------------------------------------------------------------------------------------------
@@ -82,14 +82,14 @@ class ObjectBook:
         )
         return Digests(self._folder, name)
 
-    def knows(self, raw: bytes) -> bool:
+    def check_and_add(self, raw: bytes) -> bool:
         """Whether these bytes were in this collection-hour before; from now on they are."""
         try:
             return bool(raw) and not self._digests.add(digest_of(raw))
         except OSError as error:
             raise LedgerBroken(f"{self._folder.path}: {error.strerror}") from None
 
-    def write_down(self, stretch: Stretch) -> bool:
+    def commit(self, stretch: BatchResult) -> bool:
         """T3, where all of the stretch was taken or kept. Waits for room. Raises LedgerBroken."""
         self.is_over = self.is_over or stretch.counts.pending > 0
         while not self.is_over:
@@ -133,7 +133,7 @@ class ObjectBook:
 class ShownBook(ObjectBook):
     """The book of an object that is only shown: nothing is recorded, and the object stays in the spool."""
 
-    def write_down(self, stretch: Stretch) -> bool:
+    def commit(self, stretch: BatchResult) -> bool:
         """Records nothing."""
         self.position += stretch.counts.records
         return True
@@ -232,11 +232,11 @@ class QuarantineBook:
     def __len__(self) -> int:
         return len(self._left)
 
-    def knows(self, _raw: bytes) -> bool:
+    def check_and_add(self, _raw: bytes) -> bool:
         """Nothing: a person asks to send them."""
         return False
 
-    def write_down(self, stretch: Stretch) -> bool:
+    def commit(self, stretch: BatchResult) -> bool:
         """What was not taken stays as it is. Raises LedgerBroken."""
         kept = {each.number: each for each in stretch.kept}
         replayed = []
@@ -255,7 +255,7 @@ class QuarantineBook:
 class ShownQuarantine(QuarantineBook):
     """The quarantine, only shown: every entry stays as it is."""
 
-    def write_down(self, _stretch: Stretch) -> bool:
+    def commit(self, _stretch: BatchResult) -> bool:
         """Records nothing."""
         return True
 

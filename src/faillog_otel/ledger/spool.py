@@ -33,7 +33,7 @@ class NotWhole(Exception):
     """A spooled object is missing, or is not what was downloaded; the message says which."""
 
 
-class Part(io.BufferedWriter):
+class PartFile(io.BufferedWriter):
     """A download under way. The writer sets `is_whole` at its end."""
 
     def __init__(self, descriptor: int) -> None:
@@ -59,14 +59,14 @@ class Spool:
         self._folder = folder
 
     @contextmanager
-    def download(self, number: int) -> Iterator[Part]:
+    def download(self, number: int) -> Iterator[PartFile]:
         """A part to download an object into; on leaving, a whole one is in the spool, durably.
 
         Raises NoRoom, LedgerBroken, and StrangeEntry if another entry has the name.
         """
         name = f"{number}{PART}"
         try:
-            with Part(self._folder.create(name)) as part:
+            with PartFile(self._folder.create(name)) as part:
                 yield part
                 if part.is_whole:
                     part.flush()

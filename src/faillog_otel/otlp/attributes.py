@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 
 from faillog_otel.config import Bodies, Limits, Secret
-from faillog_otel.json_syntax import holds_too_much, is_too_deep, read_anything
+from faillog_otel.json_syntax import holds_too_much, is_too_deep, parse_json_lossless
 from faillog_otel.otlp.wire import Attributes, Value
 from faillog_otel.redact.redactor import mark, redact_text
-from faillog_otel.redact.vocabulary import Kind, holds, kind_of_name
+from faillog_otel.redact.vocabulary import Kind, classify_key, holds
 
 # -- body keys -----------------------------------------------------------------------------------------------
 #
@@ -82,7 +82,7 @@ def _read(text: str) -> tuple[Any, bool]:
     if is_too_deep(raw) or holds_too_much(raw):
         return None, False
     try:
-        return read_anything(raw), True
+        return parse_json_lossless(raw), True
     except (ValueError, msgspec.DecodeError):
         return None, False
 
@@ -114,8 +114,8 @@ def _is_allowed(key: str) -> bool:
 # -- extras --------------------------------------------------------------------------------------------------
 
 
-LONGEST_VALUE_BYTES = 2048
-MOST_EXTRAS = 64
+MAX_VALUE_BYTES = 2048
+MAX_EXTRAS = 64
 _PREFIX = "segment.extra"
 _SHORT_CHARACTERS = 1024
 _READ_CHARACTERS = 16 * 1024
@@ -124,29 +124,29 @@ _EDGE_CHARACTERS = 1024
 """What was cut within the last ones before the end cannot be recognised, so they do not leave."""
 
 
-def cut(text: str, most_bytes: int = LONGEST_VALUE_BYTES) -> str:
+def truncate(text: str, max_bytes: int = MAX_VALUE_BYTES) -> str:
     """The text, cut at so many bytes of UTF-8 and never within a character."""
-    if len(text) * 4 <= most_bytes:
+    if len(text) * 4 <= max_bytes:
         return text
     encoded = text.encode()
-    return text if len(encoded) <= most_bytes else encoded[:most_bytes].decode(errors="ignore")
+    return text if len(encoded) <= max_bytes else encoded[:max_bytes].decode(errors="ignore")
 
 
-def clean(text: str, key: Secret | None, most_bytes: int = LONGEST_VALUE_BYTES) -> tuple[str, bool]:
+def redact_and_truncate(text: str, key: Secret | None, max_bytes: int = MAX_VALUE_BYTES) -> tuple[str, bool]:
     """The text redacted (equal values comparable under the key) and cut; True when something was cut off."""
     if len(text) <= _SHORT_CHARACTERS:
-        return _remembered(text, key, most_bytes)
+        return _remembered(text, key, max_bytes)
     if len(text) <= _READ_CHARACTERS:
-        return _remembered_long(text, key, most_bytes)
-    return _clean(text, key, most_bytes)
+        return _remembered_long(text, key, max_bytes)
+    return _clean(text, key, max_bytes)
 
 
-def _clean(text: str, key: Secret | None, most_bytes: int) -> tuple[str, bool]:
-    window = max(_READ_CHARACTERS, most_bytes) + _EDGE_CHARACTERS
+def _clean(text: str, key: Secret | None, max_bytes: int) -> tuple[str, bool]:
+    window = max(_READ_CHARACTERS, max_bytes) + _EDGE_CHARACTERS
     redacted = redact_text(text[:window], key)
     if len(text) > window:
-        return cut(redacted[:-_EDGE_CHARACTERS], most_bytes), True
-    short = cut(redacted, most_bytes)
+        return truncate(redacted[:-_EDGE_CHARACTERS], max_bytes), True
+    short = truncate(redacted, max_bytes)
     return short, len(short) < len(redacted)
 
 
@@ -169,7 +169,7 @@ _BODIES = {"requestToDestination": ("all",), "responseFromDestination": ("all", 
 """Unknown fields in there are a part of the body, by another name: they leave where bodies do."""
 
 
-def leaving(extras: dict[str, Any], bodies: Bodies) -> dict[str, Any]:
+def allowed_extras(extras: dict[str, Any], bodies: Bodies) -> dict[str, Any]:
     """The extras that `--bodies` lets leave. A status is no part of a body, also one of a wrong type."""
     kept: dict[str, Any] = {}
     for name, item in extras.items():
@@ -182,22 +182,22 @@ def leaving(extras: dict[str, Any], bodies: Bodies) -> dict[str, Any]:
 
 
 def extra_attributes(
-    extras: dict[str, Any], key: Secret | None, most_bytes: int = LONGEST_VALUE_BYTES
+    extras: dict[str, Any], key: Secret | None, max_bytes: int = MAX_VALUE_BYTES
 ) -> tuple[Attributes, int]:
     """`segment.extra.<dotted path>` for each leaf, the first 64 in the record's order; and how many not.
 
     A list is one leaf, as its JSON text; so is an empty object: nothing unknown is dropped.
     """
     found: dict[str, Value] = {}
-    for path, leaf, kind in islice(leaves(extras, _PREFIX), MOST_EXTRAS):
-        name = clean(path, key)[0]  # people's data stand in names, too
+    for path, leaf, kind in islice(leaves(extras, _PREFIX), MAX_EXTRAS):
+        name = redact_and_truncate(path, key)[0]  # people's data stand in names, too
         while name in found:  # {"a.b": 1, "a": {"b": 2}}
             name += "~"
-        found[name] = _named_value(leaf, kind, path.rpartition(".")[2], key, most_bytes)
+        found[name] = _named_value(leaf, kind, path.rpartition(".")[2], key, max_bytes)
     return list(found.items()), _count_leaves(extras) - len(found)
 
 
-def within(attributes: Attributes, limits: Limits) -> tuple[Attributes, int]:
+def apply_limits(attributes: Attributes, limits: Limits) -> tuple[Attributes, int]:
     """The attributes that a log record has room for, the first ones first; and how many it has none for."""
     if limits.attributes == limits.attribute_bytes == math.inf:
         return attributes, 0
@@ -240,7 +240,7 @@ def _header(header: str, value: Any, allowed: tuple[str, ...], key: Secret | Non
     if not is_allowed(header, allowed):
         return None
     name = header.lower()
-    kind = kind_of_name(name)
+    kind = classify_key(name)
     values = [item for item in value if item is not None] if isinstance(value, list) else [value]
     if not values:
         return None
@@ -295,17 +295,17 @@ def leaves(value: Any, path: str, kind: Kind | None = None) -> Iterator[tuple[st
     What `{"name": "X-Api-Key", "value": ...}` calls so has that name, too.
     """
     if isinstance(value, dict) and (value or path == _PREFIX):
-        called = next((kind_of_name(item) for name, item in value.items() if _is_name(name, item)), None)
+        called = next((classify_key(item) for name, item in value.items() if _is_name(name, item)), None)
         for name, item in value.items():
-            own = kind_of_name(name) or (called if name.lower() in _VALUES else None)
-            inner = cut(f"{path}.{name}")
+            own = classify_key(name) or (called if name.lower() in _VALUES else None)
+            inner = truncate(f"{path}.{name}")
             yield from leaves(item, inner, "secret" if kind == "secret" else own or kind)
     else:
         yield path, value, kind
 
 
 def _is_name(name: str, item: Any) -> bool:
-    return name.lower() in _NAMES and isinstance(item, str) and kind_of_name(item) is not None
+    return name.lower() in _NAMES and isinstance(item, str) and classify_key(item) is not None
 
 
 def _count_leaves(extras: dict[str, Any]) -> int:
@@ -320,7 +320,7 @@ def _count_leaves(extras: dict[str, Any]) -> int:
 
 
 def _named_value(
-    leaf: Any, kind: Kind | None, name: str, key: Secret | None, most_bytes: int = LONGEST_VALUE_BYTES
+    leaf: Any, kind: Kind | None, name: str, key: Secret | None, max_bytes: int = MAX_VALUE_BYTES
 ) -> Value:
     """The leaf as an attribute's value; as its name tells what it is."""
     if (
@@ -332,8 +332,8 @@ def _named_value(
     if isinstance(leaf, bool | float) or (isinstance(leaf, int) and -(2**63) <= leaf < 2**63):
         return leaf
     if isinstance(leaf, int):
-        return cut(str(leaf))
-    return clean(as_text(leaf), key, most_bytes)[0]
+        return truncate(str(leaf))
+    return redact_and_truncate(as_text(leaf), key, max_bytes)[0]
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -14,7 +14,7 @@ from faillog_otel.clock import Clock
 from faillog_otel.config import Signal
 
 FIRST_BACKOFF_SECONDS = 0.5
-LONGEST_BACKOFF_SECONDS = 30.0
+MAX_BACKOFF_SECONDS = 30.0
 SLACK_SECONDS = 1.0
 """Requests in flight are asked to wait as long, one a moment after the other: all of them may."""
 
@@ -43,7 +43,7 @@ class WaitNotices:
         _log.warning("%s in %.1f s", what, seconds)
 
 
-class Patience:
+class Backoff:
     """Safe to use from several threads."""
 
     def __init__(
@@ -83,7 +83,7 @@ class Patience:
             if took_some:
                 self._latest_taken[signal] = max(self._latest_taken[signal], request)
 
-    def takes_others(self, signal: Signal, since: int) -> bool:
+    def accepts_other_records(self, signal: Signal, since: int) -> bool:
         """Whether records of a request were taken that started after the request of this number."""
         return self._latest_taken[signal] > since
 
@@ -118,7 +118,7 @@ class Patience:
                 self._over = self._over or f"{why}; it asks to wait {asked_seconds:.0f} s"
             if self._over is not None:
                 return None
-            longest = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(tries, 16))
+            longest = min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(tries, 16))
             seconds = float(min(longest * self._jitter.uniform(0.5, 1.0), left))
             if asked_seconds is not None:
                 seconds = max(seconds, asked_seconds)  # "at once" is no invitation to a busy loop

@@ -15,10 +15,10 @@ from msgspec.structs import replace
 
 from faillog_otel.config import DeliveryConfig, Signal, Target
 from faillog_otel.errors import Interrupted
-from faillog_otel.otlp.backoff import Patience
-from faillog_otel.otlp.envelope import Envelope, Item, JsonEnvelope
+from faillog_otel.otlp.backoff import Backoff
+from faillog_otel.otlp.envelope import EncodedEvent, Envelope, JsonEnvelope
 from faillog_otel.otlp.outcome import Acknowledged, Outcome, PartlyRejected
-from faillog_otel.otlp.sender import TAKEN, UNTAKEN, Client, Fate, Sender, Sent, Suspect
+from faillog_otel.otlp.sender import TAKEN, UNTAKEN, Client, Fate, Sender, Sent, Suspected
 from faillog_otel.text import is_unicode
 
 # -- clients -------------------------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ Fates = dict[Signal, Fate]
 class _Part:
     """A batch's records of one signal, on their way."""
 
-    def __init__(self, signal: Signal, items: Sequence[Item]) -> None:
+    def __init__(self, signal: Signal, items: Sequence[EncodedEvent]) -> None:
         self.signal = signal
         every = [item.log for item in items] if signal == "logs" else [item.span for item in items]
         self.records = [record for record in every if record]
@@ -150,14 +150,14 @@ class Delivery:
     def __init__(
         self,
         client: Client,
-        patience: Patience,
+        patience: Backoff,
         *,
         signals: Sequence[Signal],
         in_flight: int,
         waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         """`waiting` surrounds each wait for a result; it may end it by raising Interrupted."""
-        self.most_batches = 2 * (in_flight - 1)
+        self.max_batches = 2 * (in_flight - 1)
         """How many batches may be under way: enough that one which waits does not stop the others."""
         self._client = client
         self._patience = patience
@@ -183,8 +183,8 @@ class Delivery:
         """Nothing is sent any more; who waits for a result gets it."""
         self._patience.end(why)
 
-    def submit(self, items: Sequence[Item]) -> Ticket:
-        """Sends a batch on its way. The caller keeps no more than `most_batches` of them under way."""
+    def submit(self, items: Sequence[EncodedEvent]) -> Ticket:
+        """Sends a batch on its way. The caller keeps no more than `max_batches` of them under way."""
         parts = tuple(part for signal in self._signals if (part := _Part(signal, items)).records)
         for part in parts:
             self._queue.put(part)
@@ -216,20 +216,20 @@ class Delivery:
             if part.error is not None:
                 raise part.error
 
-    def is_ripe(self, fates: Fates) -> bool:
+    def can_settle(self, fates: Fates) -> bool:
         """Whether it is known by now that the collector takes others than these suspects."""
         return all(
-            self._sender.takes_others(signal, fate)
+            self._sender.accepts_other_records(signal, fate)
             for signal, fate in fates.items()
-            if isinstance(fate, Suspect)
+            if isinstance(fate, Suspected)
         )
 
-    def settle(self, item: Item, fates: Fates) -> Fates:
+    def settle(self, item: EncodedEvent, fates: Fates) -> Fates:
         """The fates without suspects: each is tried once more, after another record was taken."""
         settled: Fates = {}
         for signal, fate in fates.items():
             settled[signal] = fate
-            if isinstance(fate, Suspect):
+            if isinstance(fate, Suspected):
                 try:
                     with self._waiting():
                         settled[signal] = self._sender.settle(signal, item.record(signal), fate)

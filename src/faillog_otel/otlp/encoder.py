@@ -10,10 +10,10 @@ import math
 from functools import lru_cache
 
 from faillog_otel.config import MappingConfig
-from faillog_otel.events.model import AttemptProperties, Context, Event, Routing
+from faillog_otel.events.model import AttemptProperties, Event, RecordContext, Routing
 from faillog_otel.otlp import templates, wire
-from faillog_otel.otlp.attributes import size_of, within
-from faillog_otel.otlp.envelope import Item
+from faillog_otel.otlp.attributes import apply_limits, size_of
+from faillog_otel.otlp.envelope import EncodedEvent
 from faillog_otel.otlp.mapping import (
     SPAN_KINDS,
     UID,
@@ -27,7 +27,7 @@ from faillog_otel.otlp.mapping import (
 from faillog_otel.otlp.rules import (
     EVENT_NAMES,
     OWN,
-    Case,
+    DeliveryFacts,
     Origin,
     Own,
     case_of,
@@ -37,7 +37,7 @@ from faillog_otel.otlp.rules import (
     present,
     true_time,
 )
-from faillog_otel.otlp.templates import Gap, How, Parts, Stencils, Values, Where, link_fields, with_gaps
+from faillog_otel.otlp.templates import How, Parts, Slot, Templates, Values, Where, link_fields, with_gaps
 from faillog_otel.otlp.wire import (
     VARINT,
     StatusCode,
@@ -53,7 +53,7 @@ from faillog_otel.text import printable
 
 REMEMBERED = 1024
 """Entries in each cache."""
-LONGEST_REMEMBERED = 512
+MAX_REMEMBERED = 512
 """Characters; what is longer is encoded each time, so that the caches stay within some MiB."""
 
 
@@ -66,9 +66,9 @@ class WireEncoder:
         self._shifts = config.time_policy.kind != "occurred"
         self._remembered_where = lru_cache(REMEMBERED)(self._where)
         self._remembered_how = lru_cache(REMEMBERED)(self._how)
-        self._stencils = Stencils(config.join, self._parts_with_gaps, self._alone)
+        self._stencils = Templates(config.join, self._parts_with_gaps, self._alone)
 
-    def encode(self, event: Event, context: Context) -> Item:
+    def encode(self, event: Event, context: RecordContext) -> EncodedEvent:
         """The event's records in this context."""
         time_ns = event.occurred_ns
         if self._shifts:
@@ -76,13 +76,13 @@ class WireEncoder:
         if time_ns == event.occurred_ns and (item := self._stencils.item(event, context)):
             return item
         log, span = self._parts(event, context, time_ns)
-        return Item(b"".join(log), b"".join(span), time_ns != event.occurred_ns)
+        return EncodedEvent(b"".join(log), b"".join(span), time_ns != event.occurred_ns)
 
-    def _parts_with_gaps(self, event: Event, context: Context) -> tuple[Parts, Parts]:
+    def _parts_with_gaps(self, event: Event, context: RecordContext) -> tuple[Parts, Parts]:
         return self._parts(event, context, event.occurred_ns, has_gaps=True)
 
     def _parts(
-        self, event: Event, context: Context, time_ns: int, *, has_gaps: bool = False
+        self, event: Event, context: RecordContext, time_ns: int, *, has_gaps: bool = False
     ) -> tuple[Parts, Parts]:
         """The fields of a log record and of a span."""
         name = EVENT_NAMES[type(event.properties)]
@@ -126,11 +126,11 @@ class WireEncoder:
         fields = templates.log_attributes(values, where, how)
         if self._is_limited and (alone or not self._has_room(where, how, fields)):
             common = [*where.attributes, *how.attributes, *present(*zip(OWN, own, strict=True))]
-            kept, more = within([*common, (UID, values.uid.decode()), *alone], limits)
+            kept, more = apply_limits([*common, (UID, values.uid.decode()), *alone], limits)
             fields = (attribute_fields(wire.LOG_ATTRIBUTES, kept),)
             dropped += more
         elif alone:
-            fields += (Gap(attribute_fields(wire.LOG_ATTRIBUTES, alone)),)
+            fields += (Slot(attribute_fields(wire.LOG_ATTRIBUTES, alone)),)
         if dropped:
             fields += (tag(wire.LOG_DROPPED_ATTRIBUTES, VARINT) + varint(dropped),)
         return fields
@@ -145,10 +145,10 @@ class WireEncoder:
 
     # -- parts -----------------------------------------------------------------------------------------
 
-    def _how_of(self, case: Case, event: Event) -> How:
+    def _how_of(self, case: DeliveryFacts, event: Event) -> How:
         reason = case.reason
-        if (reason is None or len(reason.text) <= LONGEST_REMEMBERED) and (
-            len(event.raw) <= 2 * LONGEST_REMEMBERED or case.length() <= LONGEST_REMEMBERED
+        if (reason is None or len(reason.text) <= MAX_REMEMBERED) and (
+            len(event.raw) <= 2 * MAX_REMEMBERED or case.length() <= MAX_REMEMBERED
         ):
             return self._remembered_how(case)
         return self._how(case)
@@ -157,10 +157,7 @@ class WireEncoder:
         to, source, subscription = routing.destination_id, routing.from_id, routing.subscription_id
         ids = routing.destination_ids
         where = self._where
-        if (
-            len(ids) <= 1
-            and len(to or "") + len(source or "") + len(subscription or "") <= LONGEST_REMEMBERED
-        ):
+        if len(ids) <= 1 and len(to or "") + len(source or "") + len(subscription or "") <= MAX_REMEMBERED:
             where = self._remembered_where
         return where(name, verb, Routing(None, source, to, ids, subscription))
 
@@ -180,7 +177,7 @@ class WireEncoder:
             after=after,
         )
 
-    def _how(self, case: Case) -> How:
+    def _how(self, case: DeliveryFacts) -> How:
         part = judged(case, self._config)
         opening, ending = part.opening.encode(), part.ending.encode()
         code = StatusCode.ERROR if part.failed else StatusCode.UNSET

@@ -16,7 +16,7 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from faillog_otel.config import Signal
-from faillog_otel.events.model import Context, Event
+from faillog_otel.events.model import Event, RecordContext
 from faillog_otel.otlp.wire import SCHEMA_URL, Heads, attribute_fields, message_field, tag, text_field, varint
 
 # -- packing -------------------------------------------------------------------------------------------------
@@ -32,7 +32,7 @@ except ImportError:  # an optional dependency, without wheels for some machines
 _LEVEL = 1
 
 
-def packed(body: bytes) -> bytes:
+def gzip_body(body: bytes) -> bytes:
     """The body as one gzip member without a time: the same for the same body."""
     return _compress(body, compresslevel=_LEVEL, mtime=0)
 
@@ -51,7 +51,7 @@ _compress: Callable[..., bytes] = igzip.compress if igzip is not None else gzip.
 SCOPE_NAME = "faillog-otel"
 
 
-class Item(Struct, frozen=True, gc=False):
+class EncodedEvent(Struct, frozen=True, gc=False):
     """One event's records, encoded: LogRecord and Span messages. `span` is empty where there is none."""
 
     log: bytes
@@ -63,16 +63,16 @@ class Item(Struct, frozen=True, gc=False):
         """The record of this signal."""
         return self.log if signal == "logs" else self.span
 
-    def only(self, signals: Sequence[Signal]) -> "Item":
+    def only(self, signals: Sequence[Signal]) -> "EncodedEvent":
         """The item without the records of other signals."""
         log = self.log if "logs" in signals else b""
-        return Item(log, self.span if "traces" in signals else b"", self.is_shifted)
+        return EncodedEvent(log, self.span if "traces" in signals else b"", self.is_shifted)
 
 
 class Encoder(Protocol):
     """Turns one event into the bytes of its records; the same ones every time."""
 
-    def encode(self, event: Event, context: Context) -> Item:
+    def encode(self, event: Event, context: RecordContext) -> EncodedEvent:
         """The event's records in this context."""
 
 

@@ -37,8 +37,8 @@ from faillog_otel.otlp.outcome import (
     unknown_host,
 )
 from faillog_otel.otlp.port_check import PortCheck
-from faillog_otel.text import cut
-from faillog_otel.tls import Rotating, tls_context
+from faillog_otel.text import truncate
+from faillog_otel.tls import ReloadOnChange, tls_context
 
 MAX_METADATA_BYTES = 16 * 1024
 """All headers, or all trailers, of an answer: grpcio's own default."""
@@ -111,7 +111,7 @@ class GrpcClient:
         self._port = PortCheck(target)
         self._has_answered = False
         self._deadlines = 0  # calls in a row that had no answer in time
-        self._channel = Rotating(target, self._connect)
+        self._channel = ReloadOnChange(target, self._connect)
 
     def send(self, signal: Signal, records: Sequence[bytes]) -> Outcome:
         """Makes one call and waits for its answer."""
@@ -178,7 +178,7 @@ def read_rpc_error(error: Any, mask: Mask = str) -> Outcome:
     code, why, details = error.code(), f"gRPC {error.code().name}", error.details()
     if details:
         is_own = code is grpc.StatusCode.UNAVAILABLE  # it names the address that cannot be reached
-        why += f": {cut(mask(details)) if is_own else said_text(details, mask)}"
+        why += f": {truncate(mask(details)) if is_own else said_text(details, mask)}"
     if code in _SAYS_TOO_LARGE and speaks_of_size(why):
         return Refused(why) if _OUR_END in why else TooLarge(why)
     delay = _retry_delay(error)
@@ -197,7 +197,7 @@ def _failed_at_proxy(target: Target, details: str) -> Outcome | None:
         return None
     if _DENIED_BY_PROXY in details:
         return Refused(f"{target.shown_url}: {ProxyDenied(proxy)}", is_mistake=True)
-    return RetryLater(f"{target.shown_url}: the proxy {proxy.url}: {cut(details)}")
+    return RetryLater(f"{target.shown_url}: the proxy {proxy.url}: {truncate(details)}")
 
 
 def _explained(target: Target, details: str) -> str | None:
@@ -205,7 +205,7 @@ def _explained(target: Target, details: str) -> str | None:
     if _NO_SUCH_HOST.search(details):
         return f"{target.shown_url}: {unknown_host(target.url)}"
     if found := _NOT_TRUSTED.search(details):
-        return f"{target.shown_url}: {not_trusted(cut(found[1]))}"
+        return f"{target.shown_url}: {not_trusted(truncate(found[1]))}"
     return None
 
 

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from faillog_otel.config import Signal, Target
 from faillog_otel.connections import MAX_ANSWER_BYTES, Connections, NotConnected, ProxyDenied
 from faillog_otel.network import proxy_to
-from faillog_otel.otlp.envelope import Envelope, JsonEnvelope, packed
+from faillog_otel.otlp.envelope import Envelope, JsonEnvelope, gzip_body
 from faillog_otel.otlp.outcome import (
     Outcome,
     Refused,
@@ -28,7 +28,7 @@ from faillog_otel.otlp.outcome import (
     unknown_host,
 )
 from faillog_otel.otlp.port_check import PortCheck
-from faillog_otel.tls import Rotating, client_context, tls_context
+from faillog_otel.tls import ReloadOnChange, client_context, tls_context
 
 ODD_STATUSES = frozenset((400, 404, 405, 426, 505))
 """What servers answer that want TLS or HTTP/2 at this port, or know nothing of this path."""
@@ -56,7 +56,7 @@ class HttpClient:
         if target.compression == "gzip":
             self._headers["content-encoding"] = "gzip"
         self._port = PortCheck(target)
-        context = Rotating(target, _context)
+        context = ReloadOnChange(target, _context)
         self._connections = Connections(
             target.url,
             timeout_seconds=target.timeout_seconds,
@@ -71,7 +71,7 @@ class HttpClient:
         target = self._target
         body = self._envelope.request(signal, records)
         if target.compression == "gzip":
-            body = packed(body)
+            body = gzip_body(body)
         try:
             answer = self._connections.post(body, self._headers)
         except (OSError, HTTPException, ValueError) as error:

@@ -12,14 +12,14 @@ from msgspec import Struct
 
 from faillog_otel import propagation
 from faillog_otel.config import MappingConfig, TimePolicy
-from faillog_otel.events.model import AttemptProperties, Context, Event, ExchangeProperties
+from faillog_otel.events.model import AttemptProperties, Event, ExchangeProperties, RecordContext
 from faillog_otel.otlp.attributes import (
+    allowed_extras,
+    apply_limits,
     body_text,
-    clean,
     extra_attributes,
     header_attributes,
-    leaving,
-    within,
+    redact_and_truncate,
 )
 from faillog_otel.otlp.rules import (
     EVENT_NAMES,
@@ -57,7 +57,7 @@ class Mapped(Struct, frozen=True):
     """Whether the time policy gave them another time than their own."""
 
 
-def map_event(event: Event, context: Context, config: MappingConfig) -> Mapped:
+def map_event(event: Event, context: RecordContext, config: MappingConfig) -> Mapped:
     """The records of one event. Pure: no clock but `context.reference_ns`, no memory between events."""
     name = EVENT_NAMES[type(event.properties)]
     time_ns = shifted(event.occurred_ns, context.reference_ns, config.time_policy)
@@ -85,7 +85,7 @@ def map_event(event: Event, context: Context, config: MappingConfig) -> Mapped:
             parent_span_id=origin.parent_span_id if origin else b"",
         )
     alone, untold = log_attributes(event, config)
-    attributes, dropped = within([*common, (UID, record_uid(name, event.raw)), *alone], config.limits)
+    attributes, dropped = apply_limits([*common, (UID, record_uid(name, event.raw)), *alone], config.limits)
     about = exchange_id if name == "segment.exchange" else message_id
     ending = how.ending + (true_time(event) if is_shifted else "")
     log = Log(
@@ -120,7 +120,7 @@ def span_name(verb: str, destination: str) -> str:
 # -- identity --------------------------------------------------------------------------------------------
 
 
-def message_origin(event: Event, context: Context, config: MappingConfig) -> Origin | None:
+def message_origin(event: Event, context: RecordContext, config: MappingConfig) -> Origin | None:
     """Where the records of the event's message stand; None where there is no message."""
     properties = event.properties
     if isinstance(properties, ExchangeProperties) or properties.message_id is None:
@@ -205,7 +205,7 @@ def log_attributes(event: Event, config: MappingConfig) -> tuple[Attributes, int
         ("segment.response.body", response, config.bodies != "none"),
     ):
         if allowed and carrier and carrier.body is not None:
-            text, was_cut = clean(
+            text, was_cut = redact_and_truncate(
                 body_text(carrier.body, config.bodies), config.redaction_key, config.limits.body_bytes
             )
             attributes.append((name, text))
@@ -215,6 +215,6 @@ def log_attributes(event: Event, config: MappingConfig) -> tuple[Attributes, int
     if not event.extras:
         return attributes, 0
     extras, dropped = extra_attributes(
-        leaving(event.extras, config.bodies), config.redaction_key, config.limits.extra_bytes
+        allowed_extras(event.extras, config.bodies), config.redaction_key, config.limits.extra_bytes
     )
     return attributes + extras, dropped

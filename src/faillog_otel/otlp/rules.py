@@ -14,10 +14,10 @@ from msgspec.structs import replace
 from faillog_otel import propagation
 from faillog_otel.config import Join, MappingConfig
 from faillog_otel.events.model import (
-    Answer,
     AttemptProperties,
     ErrorProperties,
     Event,
+    ExchangeAnswer,
     ExchangeProperties,
     OtherProperties,
     Properties,
@@ -25,7 +25,7 @@ from faillog_otel.events.model import (
     Response,
     Routing,
 )
-from faillog_otel.otlp.attributes import LONGEST_VALUE_BYTES, clean, cut
+from faillog_otel.otlp.attributes import MAX_VALUE_BYTES, redact_and_truncate, truncate
 from faillog_otel.otlp.wire import Attributes, Severity, Value
 from faillog_otel.propagation import SAMPLED, TraceContext
 from faillog_otel.text import printable
@@ -114,7 +114,7 @@ _SHORT_BYTES = 256
 # -- where it went ---------------------------------------------------------------------------------------
 
 
-class Destined(Struct, frozen=True):
+class DestinationFields(Struct, frozen=True):
     """What follows from an event's name and routing. `before` and `after` stand around its id in the body."""
 
     attributes: Attributes
@@ -124,10 +124,10 @@ class Destined(Struct, frozen=True):
     after: str
 
 
-def destined(name: str, routing: Routing, destination_names: dict[str, str]) -> Destined:
+def destined(name: str, routing: Routing, destination_names: dict[str, str]) -> DestinationFields:
     """The part for all events of this name with this routing."""
     known, subscription = routing.destination_id, routing.subscription_id
-    shown = cut(destination_names.get(known, known)) if known else None
+    shown = truncate(destination_names.get(known, known)) if known else None
     attributes = present(
         ("messaging.system", "segment"),
         ("messaging.operation.name", "deliver"),
@@ -146,13 +146,13 @@ def destined(name: str, routing: Routing, destination_names: dict[str, str]) -> 
     before, after = "", f" to {shown}" if shown else ""
     if name == "segment.exchange":
         before, after = f"{shown or 'destination'}: exchange ", ""
-    return Destined(attributes, shown or "", printable(before), printable(after))
+    return DestinationFields(attributes, shown or "", printable(before), printable(after))
 
 
 # -- how it went -----------------------------------------------------------------------------------------
 
 
-class Case(Struct, frozen=True, gc=False):
+class DeliveryFacts(Struct, frozen=True, gc=False):
     """How it went: all that an event and its context say besides the routing, the ids and the times."""
 
     name: str
@@ -180,7 +180,9 @@ class Case(Struct, frozen=True, gc=False):
         return sum(len(text) for text in texts if text)
 
 
-def case_of(event: Event, answer: Answer | None, origin: TraceOrigin | None, *, is_shifted: bool) -> Case:
+def case_of(
+    event: Event, answer: ExchangeAnswer | None, origin: TraceOrigin | None, *, is_shifted: bool
+) -> DeliveryFacts:
     """How it went with the event. `answer`: what its exchange said, where the attempt itself says nothing."""
     properties, reason = event.properties, event.reason
     request, response = properties.request_to_destination, properties.response_from_destination
@@ -190,13 +192,13 @@ def case_of(event: Event, answer: Answer | None, origin: TraceOrigin | None, *, 
         if answer is not None:
             status = answer.status if status is None else status
             reason = _reason_of(answer, properties) if reason is None else reason
-        return Case(
+        return DeliveryFacts(
             "segment.attempt",
             *(properties.attempt, properties.outcome, None, status, reason, origin, is_shifted, False, asked),
             feature=properties.feature_name,
         )
     if isinstance(properties, ErrorProperties):
-        return Case(
+        return DeliveryFacts(
             "segment.error",
             *(
                 properties.attempt,
@@ -213,13 +215,13 @@ def case_of(event: Event, answer: Answer | None, origin: TraceOrigin | None, *, 
         )
     if isinstance(properties, ExchangeProperties):
         is_unanswered = response in (None, Response()) and "responseFromDestination" not in event.extras
-        return Case(
+        return DeliveryFacts(
             "segment.exchange",
             *(None, None, None, status, reason, None, is_shifted, is_unanswered, asked),
             feature=properties.feature_name,
         )
     name = event.extras.get("event")
-    return Case(
+    return DeliveryFacts(
         "segment.other",
         *(None, None, None, status, reason, origin, is_shifted, False, asked),
         name if isinstance(name, str) else None,
@@ -227,13 +229,13 @@ def case_of(event: Event, answer: Answer | None, origin: TraceOrigin | None, *, 
     )
 
 
-def _reason_of(answer: Answer, attempt: AttemptProperties) -> Reason | None:
+def _reason_of(answer: ExchangeAnswer, attempt: AttemptProperties) -> Reason | None:
     """What the exchange gives as the attempt's reason: what failed in its batch is none of a success."""
     reason = answer.reason
     return None if reason and reason.in_body is True and attempt.outcome == "success" else reason
 
 
-class Judged(Struct, frozen=True):
+class OutcomeFields(Struct, frozen=True):
     """What follows from a case. `opening` and `ending` are the first and the last words of the body."""
 
     attributes: Attributes
@@ -246,11 +248,11 @@ class Judged(Struct, frozen=True):
     ending: str
 
 
-def judged(case: Case, config: MappingConfig) -> Judged:
+def judged(case: DeliveryFacts, config: MappingConfig) -> OutcomeFields:
     """The part for all events with which it went like this."""
 
     def cleaned(text: str | None) -> str | None:
-        return clean(text, config.redaction_key)[0] if text else None
+        return redact_and_truncate(text, config.redaction_key)[0] if text else None
 
     if config.bodies == "none" and case.reason and case.reason.in_body is True:
         case = replace(case, reason=None)
@@ -276,18 +278,18 @@ def judged(case: Case, config: MappingConfig) -> Judged:
         ("segment.error.reporter", None if reporter is UNSET else reporter),
         ("segment.time_shifted", True if case.is_shifted else None),
     )
-    return Judged(
+    return OutcomeFields(
         attributes=attributes,
         failed=failed,
         severity=_severity(case) if failed else Severity.INFO,
         verb=_verb(case.name, method),
         status_message=_status_message(case, reason) if failed else "",
         opening=printable(_opening(case, outcome, cleaned(case.other_name))),
-        ending=printable(f": {cut(reason, _SHORT_BYTES)}" if reason else ""),
+        ending=printable(f": {truncate(reason, _SHORT_BYTES)}" if reason else ""),
     )
 
 
-def _failed(case: Case) -> bool:
+def _failed(case: DeliveryFacts) -> bool:
     if case.name == "segment.attempt":
         return case.outcome == "failure"
     if case.name == "segment.exchange":
@@ -295,13 +297,13 @@ def _failed(case: Case) -> bool:
     return case.name == "segment.error"
 
 
-def _error_type(case: Case) -> str:
+def _error_type(case: DeliveryFacts) -> str:
     if case.status is not None and case.status >= 400:
         return str(case.status)
     return case.reason.code if case.reason and case.reason.code else "_OTHER"
 
 
-def _severity(case: Case) -> Severity:
+def _severity(case: DeliveryFacts) -> Severity:
     return Severity.ERROR if case.name == "segment.exchange" or case.discarded else Severity.WARN
 
 
@@ -325,15 +327,15 @@ def _verb(name: str, method: str | None) -> str:
     return "HTTP" if method in (None, "_OTHER") else str(method)
 
 
-def _status_message(case: Case, reason: str | None) -> str:
+def _status_message(case: DeliveryFacts, reason: str | None) -> str:
     if reason:
-        return cut(reason, _SHORT_BYTES)
+        return truncate(reason, _SHORT_BYTES)
     if case.status is not None:
         return f"HTTP {case.status}"
     return "failure" if case.name == "segment.attempt" else "no response"
 
 
-def _opening(case: Case, outcome: str | None, other_name: str | None) -> str:
+def _opening(case: DeliveryFacts, outcome: str | None, other_name: str | None) -> str:
     if case.name == "segment.error":
         return f"{'discarded' if case.discarded else 'error'}: message "
     if case.name == "segment.attempt":
@@ -342,14 +344,16 @@ def _opening(case: Case, outcome: str | None, other_name: str | None) -> str:
     if case.name == "segment.exchange":
         said = "no response" if case.is_unanswered else "an answer without status"
         return f"HTTP {case.status} from " if case.status is not None else f"{said} from "
-    about = cut(other_name or "event without a name", _SHORT_BYTES)
+    about = truncate(other_name or "event without a name", _SHORT_BYTES)
     return f"{about}: message " if case.origin else about
 
 
 def true_time(event: Event) -> str:
     """Behind a shifted record's body: at one and the same time, Loki drops all but one of equal lines."""
     properties = event.properties
-    return printable(f", occurred {cut(properties.occurred_at or properties.logged_at or '', _SHORT_BYTES)}")
+    return printable(
+        f", occurred {truncate(properties.occurred_at or properties.logged_at or '', _SHORT_BYTES)}"
+    )
 
 
 # -- what is its own ---------------------------------------------------------------------------------------
@@ -378,17 +382,19 @@ def own_values(event: Event) -> Own:
         message_id = properties.message_id
     logged_at = properties.logged_at
     lag_ms = None if logged_at is None else (event.logged_ns - event.occurred_ns) // 1_000_000
-    if len(event.raw) <= LONGEST_VALUE_BYTES:
+    if len(event.raw) <= MAX_VALUE_BYTES:
         return message_id, exchange_id, properties.occurred_at, logged_at, lag_ms
     return _cut(message_id), _cut(exchange_id), _cut(properties.occurred_at), _cut(logged_at), lag_ms
 
 
 def _cut(text: str | None) -> str | None:
-    return None if text is None else cut(text)
+    return None if text is None else truncate(text)
 
 
 def present(*pairs: tuple[str, Value | None]) -> Attributes:
     """Those that are there. Ids and times are cut, too: somebody else chose them."""
     return [
-        (key, cut(value) if isinstance(value, str) else value) for key, value in pairs if value is not None
+        (key, truncate(value) if isinstance(value, str) else value)
+        for key, value in pairs
+        if value is not None
     ]

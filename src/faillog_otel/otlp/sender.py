@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from faillog_otel.config import Signal
 from faillog_otel.events.kept_record import Rejection
-from faillog_otel.otlp.backoff import Patience
+from faillog_otel.otlp.backoff import Backoff
 from faillog_otel.otlp.outcome import (
     Acknowledged,
     Doubtful,
@@ -40,36 +40,36 @@ class Client(Protocol):
         """Ends it; a request that is under way fails."""
 
 
-class Taken(Struct, frozen=True):
+class Acked(Struct, frozen=True):
     """The collector acknowledged the record."""
 
 
-class Unfit(Struct, frozen=True):
+class Unacceptable(Struct, frozen=True):
     """The collector will not take this record, though it takes others. `reason` is a quarantine reason."""
 
     reason: str
     why: str
 
 
-class Untaken(Struct, frozen=True):
+class Unsent(Struct, frozen=True):
     """Not taken so far; nothing speaks against another time."""
 
 
-class Suspect(Struct, frozen=True):
+class Suspected(Struct, frozen=True):
     """Refused alone; are others taken? The doubt began with the request of number `since`."""
 
     why: str
     since: int
 
 
-Fate = Taken | Rejection | Unfit | Untaken | Suspect
+Fate = Acked | Rejection | Unacceptable | Unsent | Suspected
 
-TAKEN, UNTAKEN = Taken(), Untaken()
+TAKEN, UNTAKEN = Acked(), Unsent()
 
 SHORT_PAUSES = 2
 """The backoff of a suspect stops growing here, at two seconds: all others wait for it."""
 
-MOST_REFUSALS = 16
+MAX_REFUSALS = 16
 """So many doubtful answers without a success between them are no longer looked into, but waited out. One
 bad record among 512 costs ten."""
 
@@ -118,7 +118,7 @@ class _Portion(Struct, frozen=True):
 class Sender:
     """Sends portions; safe to use from several threads, each with a portion of its own."""
 
-    def __init__(self, client: Client, patience: Patience) -> None:
+    def __init__(self, client: Client, patience: Backoff) -> None:
         self.sent = Sent()
         self._is_size_limited = False
         """Smaller requests were taken where larger ones failed: no need to wait before halving the next."""
@@ -149,9 +149,9 @@ class Sender:
             elif isinstance(outcome, TooLarge | Doubtful) and len(inside) > 1:
                 portions += portion.halves()
             elif isinstance(outcome, TooLarge):
-                fate = Unfit("too_large", outcome.why)
+                fate = Unacceptable("too_large", outcome.why)
             elif isinstance(outcome, Doubtful):
-                fate = Suspect(outcome.why, portion.doubted or request)
+                fate = Suspected(outcome.why, portion.doubted or request)
             elif outcome is not None and self._go_on(
                 signal, outcome, min(failures, SHORT_PAUSES) if is_halved else failures
             ):
@@ -167,7 +167,7 @@ class Sender:
         self, signal: Signal, outcome: Doubtful, portion: _Portion, refusals: int
     ) -> tuple[Outcome | None, _Portion]:
         """Is it about these records, or is nothing taken at all? The first doubt asks."""
-        if refusals % MOST_REFUSALS == 0:  # so many bad records in a row are no bad records
+        if refusals % MAX_REFUSALS == 0:  # so many bad records in a row are no bad records
             return Refused(outcome.why), portion
         if portion.doubted is not None:
             return outcome, portion
@@ -184,28 +184,28 @@ class Sender:
                 return Doubtful(outcome.why)
         return outcome
 
-    def takes_others(self, signal: Signal, suspect: Suspect) -> bool:
+    def accepts_other_records(self, signal: Signal, suspect: Suspected) -> bool:
         """Whether it is known by now that the collector takes other records."""
-        return self._patience.takes_others(signal, suspect.since)
+        return self._patience.accepts_other_records(signal, suspect.since)
 
-    def settle(self, signal: Signal, record: bytes, suspect: Suspect) -> Fate:
+    def settle(self, signal: Signal, record: bytes, suspect: Suspected) -> Fate:
         """Clears up a suspicion: once another record was taken, this one is tried alone again."""
         failures = 0
         while True:
-            is_proven = self.takes_others(signal, suspect)
+            is_proven = self.accepts_other_records(signal, suspect)
             outcome, request = self._request(signal, [record], is_retry=True)
             if isinstance(outcome, Acknowledged | PartlyRejected):
                 return self._taken(signal, 1, outcome, request)
             if isinstance(outcome, TooLarge):
-                return Unfit("too_large", outcome.why)
+                return Unacceptable("too_large", outcome.why)
             if isinstance(outcome, Doubtful):
                 doubt = self._doubt(signal, outcome)
                 if is_proven and isinstance(doubt, Doubtful):
-                    return Unfit("refused", outcome.why)
+                    return Unacceptable("refused", outcome.why)
                 outcome = RetryLater(f"{outcome.why}, and no other record was taken since")
             may_be_size = isinstance(outcome, RetryLater) and outcome.may_be_size
             if outcome is not None and is_proven and may_be_size and failures >= SHORT_PAUSES:
-                return Unfit("too_large", outcome.why)
+                return Unacceptable("too_large", outcome.why)
             if is_proven:  # the collector is there and takes others: no reason for long pauses
                 failures = min(failures, SHORT_PAUSES)
             if outcome is None or not self._go_on(signal, outcome, failures):

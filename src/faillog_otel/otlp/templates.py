@@ -1,7 +1,7 @@
-"""Most events are alike but for ids and times: written once, with gaps where those stand.
+"""Templates: most events of a kind differ only in their ids and times, so the rest is encoded once.
 
-A stencil is made of the first event of its kind, from the very parts that its records are joined of, so
-there is one layout. An event that fits no stencil is written part by part, and so are all others.
+A template is made from the first event of its kind, from the same parts that its records are joined from, so
+the layout is written once. An event that fits no template is encoded part by part.
 """
 
 from binascii import hexlify
@@ -14,9 +14,15 @@ from msgspec import Struct
 
 from faillog_otel import propagation
 from faillog_otel.config import Join
-from faillog_otel.events.model import AttemptProperties, Context, ErrorProperties, Event, ExchangeProperties
+from faillog_otel.events.model import (
+    AttemptProperties,
+    ErrorProperties,
+    Event,
+    ExchangeProperties,
+    RecordContext,
+)
 from faillog_otel.otlp import wire
-from faillog_otel.otlp.envelope import Item
+from faillog_otel.otlp.envelope import EncodedEvent
 from faillog_otel.otlp.mapping import (
     SAMPLED_LOCAL,
     UID,
@@ -42,14 +48,6 @@ from faillog_otel.otlp.wire import (
     varint,
 )
 from faillog_otel.propagation import SAMPLED
-
-# -- layout --------------------------------------------------------------------------------------------------
-#
-# The fields of a log record and of a span, in their order, as parts to be joined.
-#
-# What follows from where an event went and from how it went comes encoded (`Where`, `How`); between these
-# parts stand the event's own values. Fields that have their default value are absent, as protobuf has it.
-
 
 _LOG_TIME = tag(wire.LOG_TIME, FIXED64)
 _LOG_OBSERVED_TIME = tag(wire.LOG_OBSERVED_TIME, FIXED64)
@@ -182,17 +180,14 @@ def _own_parts(heads: tuple[Heads, ...], own: tuple[bytes | None, ...]) -> list[
     return parts
 
 
-# -- stencils ------------------------------------------------------------------------------------------------
-
-
-MOST_STENCILS = 1024
-LONGEST_STENCIL_BYTES = 4096
+MAX_TEMPLATES = 1024
+MAX_TEMPLATE_BYTES = 4096
 """Longer ones are not remembered: all of them take some MiB at most."""
 
 _ATTEMPT, _ERROR = UID_STARTS["segment.attempt"], UID_STARTS["segment.error"]
 _ATTEMPT_GAPS, _ERROR_GAPS, _EXCHANGE_GAPS = (11, 10), (9, 0), (11, 8)
 """In the log record, in the span; without the ids that only the application's context gives."""
-_LONGEST_OWN = 512
+_MAX_OWN = 512
 """Characters of an exchange's own texts, and of its request's URL, that are surely not cut."""
 
 
@@ -200,7 +195,7 @@ def link_fields(exchange_id: str | None, origin: Origin | None) -> bytes:
     """An attempt's links: the one to its exchange, then the one to the application's context."""
     found = b""
     if exchange_id is not None:
-        is_short = len(exchange_id) <= _LONGEST_OWN
+        is_short = len(exchange_id) <= _MAX_OWN
         found = _link(exchange_id) if is_short else link_field(link_to_exchange(exchange_id))
     if origin is not None and origin.linked is not None:
         found += link_field(link_to_message(origin.linked))
@@ -212,7 +207,7 @@ def _link(exchange_id: str) -> bytes:
     return link_field(link_to_exchange(exchange_id))
 
 
-class Gap(bytes):
+class Slot(bytes):
     """A value of the event's own, among the parts that it shares with others."""
 
     __slots__ = ()
@@ -220,12 +215,12 @@ class Gap(bytes):
 
 def with_gaps(values: Values) -> Values:
     """The values, which can now be told from other parts; what is absent stays so."""
-    own = tuple(None if value is None else Gap(value) for value in values.own)
-    others = {name: Gap(value) for name, value in values._asdict().items() if value and name != "own"}
+    own = tuple(None if value is None else Slot(value) for value in values.own)
+    others = {name: Slot(value) for name, value in values._asdict().items() if value and name != "own"}
     return values._replace(own=own, **others)
 
 
-class Stencil(Struct, frozen=True, gc=False):
+class Template(Struct, frozen=True, gc=False):
     """A log record and a span, with `%b` for each gap; without a log record it fits nothing.
 
     `between` stands between message id and time in what an attempt's span id is a hash of.
@@ -236,13 +231,13 @@ class Stencil(Struct, frozen=True, gc=False):
     between: bytes = b""
 
 
-class Stencils:
+class Templates:
     """Those of one encoder, for events whose records carry their own time."""
 
     def __init__(
         self,
         join: Join,
-        parts_of: Callable[[Event, Context], tuple[Parts, Parts]],
+        parts_of: Callable[[Event, RecordContext], tuple[Parts, Parts]],
         alone_of: Callable[[Event], bytes | None],
     ) -> None:
         """`parts_of` gives a log record and a span part by part, with the event's own values as Gaps.
@@ -253,9 +248,9 @@ class Stencils:
         self._join = join
         self._parts_of = parts_of
         self._alone_of = alone_of
-        self._known: dict[tuple[object, ...], Stencil] = {}
+        self._known: dict[tuple[object, ...], Template] = {}
 
-    def item(self, event: Event, context: Context) -> Item | None:
+    def item(self, event: Event, context: RecordContext) -> EncodedEvent | None:
         """The event's records; None where they have to be written part by part."""
         properties = event.properties
         if not event.occurred_ns or not event.logged_ns:
@@ -269,7 +264,9 @@ class Stencils:
             return self._exchange(event, properties, context)
         return None
 
-    def _attempt(self, event: Event, properties: AttemptProperties, context: Context) -> Item | None:
+    def _attempt(
+        self, event: Event, properties: AttemptProperties, context: RecordContext
+    ) -> EncodedEvent | None:
         message_id, exchange_id = properties.message_id, properties.destination_exchange_id
         occurred_at, logged_at = properties.occurred_at, properties.logged_at
         if not message_id or exchange_id is None or occurred_at is None or logged_at is None:
@@ -302,12 +299,14 @@ class Stencils:
         uid = hexlify(sha256(_ATTEMPT + event.raw).digest()[:16])
         time, observed = fixed64(event.occurred_ns), fixed64(event.logged_ns)
         own = (message, exchange, occurred, logged, lag)
-        return Item(
+        return EncodedEvent(
             stencil.log % (time, message, *own, uid, trace_id, span_id, observed),
             stencil.span % (trace_id, span_id, *parent, time, time, *own, links),
         )
 
-    def _error(self, event: Event, properties: ErrorProperties, context: Context) -> Item | None:
+    def _error(
+        self, event: Event, properties: ErrorProperties, context: RecordContext
+    ) -> EncodedEvent | None:
         message_id = properties.message_id
         occurred_at, logged_at = properties.occurred_at, properties.logged_at
         if not message_id or occurred_at is None or logged_at is None:
@@ -335,9 +334,11 @@ class Stencils:
         uid = hexlify(sha256(_ERROR + event.raw).digest()[:16])
         time, observed = fixed64(event.occurred_ns), fixed64(event.logged_ns)
         values = (time, message, message, occurred, logged, lag, uid, trace_id, *span_id, observed)
-        return Item(stencil.log % values, b"")
+        return EncodedEvent(stencil.log % values, b"")
 
-    def _exchange(self, event: Event, properties: ExchangeProperties, context: Context) -> Item | None:
+    def _exchange(
+        self, event: Event, properties: ExchangeProperties, context: RecordContext
+    ) -> EncodedEvent | None:
         exchange_id, response = properties.destination_exchange_id, properties.response_from_destination
         occurred_at, logged_at = properties.occurred_at, properties.logged_at
         if not exchange_id or occurred_at is None or logged_at is None or response is None:
@@ -346,7 +347,7 @@ class Stencils:
         asked = (request.method, request.url) if request is not None else None
         own_length = len(exchange_id) + len(occurred_at) + len(logged_at)
         asked_length = len(request.url or "") + len(request.method or "") if request is not None else 0
-        if status is None or own_length > _LONGEST_OWN or asked_length > _LONGEST_OWN:
+        if status is None or own_length > _MAX_OWN or asked_length > _MAX_OWN:
             return None
         if not exchange_id.isascii() or not exchange_id.isprintable():
             return None
@@ -364,7 +365,7 @@ class Stencils:
         uid = record_uid("segment.exchange", event.raw).encode()
         time, observed = fixed64(event.occurred_ns), fixed64(event.logged_ns)
         own = (exchange, occurred, logged, lag)
-        return Item(
+        return EncodedEvent(
             stencil.log % (time, exchange, *own, uid, alone, trace_id, span_id, observed),
             stencil.span % (trace_id, span_id, time, time, *own),
         )
@@ -373,25 +374,25 @@ class Stencils:
         self,
         key: tuple[object, ...],
         event: Event,
-        context: Context,
+        context: RecordContext,
         gaps: tuple[int, int],
         between: bytes = b"",
-    ) -> Stencil:
+    ) -> Template:
         """The stencil of which this event is the first."""
         log, span = self._parts_of(event, context)
         has_all = (_gaps_in(log), _gaps_in(span)) == gaps  # limits may have left some out
-        stencil = Stencil(_text(log), _text(span), between) if has_all else Stencil()
-        if len(stencil.log) + len(stencil.span) > 2 * LONGEST_STENCIL_BYTES:
-            return Stencil()
-        if len(self._known) >= MOST_STENCILS:
+        stencil = Template(_text(log), _text(span), between) if has_all else Template()
+        if len(stencil.log) + len(stencil.span) > 2 * MAX_TEMPLATE_BYTES:
+            return Template()
+        if len(self._known) >= MAX_TEMPLATES:
             self._known.clear()
         self._known[key] = stencil
         return stencil
 
 
 def _gaps_in(parts: Parts) -> int:
-    return sum(type(part) is Gap for part in parts)
+    return sum(type(part) is Slot for part in parts)
 
 
 def _text(parts: Parts) -> bytes:
-    return b"".join([b"%b" if type(part) is Gap else part.replace(b"%", b"%%") for part in parts])
+    return b"".join([b"%b" if type(part) is Slot else part.replace(b"%", b"%%") for part in parts])

@@ -236,10 +236,10 @@ def attribute_fields(field_number: int, attributes: Attributes) -> bytes:
 
 def attribute_field(field_number: int, key: str, value: Value) -> bytes:
     """One KeyValue of a record, as one of its repeated field of this number."""
-    if isinstance(value, str) and len(key) <= _LONGEST_REMEMBERED_KEY:
+    if isinstance(value, str) and len(key) <= _MAX_REMEMBERED_KEY:
         text = value.encode()
         return _heads(field_number, key)[len(text)] + text
-    if isinstance(value, tuple) and len(key) + sum(map(len, value)) <= _LONGEST_REMEMBERED_TEXTS:
+    if isinstance(value, tuple) and len(key) + sum(map(len, value)) <= _MAX_REMEMBERED_TEXTS:
         return _texts_field(field_number, key, value)
     return _any_field(field_number, key, value)
 
@@ -249,7 +249,7 @@ def _any_field(field_number: int, key: str, value: Value) -> bytes:
     return message_field(field_number, inside)
 
 
-_LONGEST_REMEMBERED_TEXTS = 256
+_MAX_REMEMBERED_TEXTS = 256
 _texts_field = lru_cache(maxsize=256)(_any_field)  # headers say the same again and again
 
 
@@ -259,7 +259,7 @@ def text_attribute_heads(field_number: int, key: str) -> Heads:
     return Heads(tag(field_number), inside, tag(ANY_STRING))
 
 
-_LONGEST_REMEMBERED_KEY = 64
+_MAX_REMEMBERED_KEY = 64
 _heads = lru_cache(maxsize=128)(text_attribute_heads)
 
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from faillog_otel.config import Signal
 from faillog_otel.errors import LedgerBroken
-from faillog_otel.events.kept_record import Learned, Rejection, write_entry
+from faillog_otel.events.kept_record import KeptContext, Rejection, write_entry
 from faillog_otel.events.model import (
     AttemptProperties,
     ErrorProperties,
@@ -24,18 +24,18 @@ from faillog_otel.events.model import (
 )
 from faillog_otel.ledger.results import (
     Accounted,
-    Book,
+    BatchResult,
     Counts,
     FirstMet,
     Kept,
     Met,
-    Stretch,
+    ResultSink,
     met_by,
     note_first,
 )
 from faillog_otel.otlp.delivery import Delivery, Fates, Ticket
-from faillog_otel.otlp.envelope import Item
-from faillog_otel.otlp.sender import Suspect, Unfit, Untaken
+from faillog_otel.otlp.envelope import EncodedEvent
+from faillog_otel.otlp.sender import Suspected, Unacceptable, Unsent
 from faillog_otel.telemetry.api import Telemetry
 
 # -- batch ---------------------------------------------------------------------------------------------------
@@ -43,12 +43,12 @@ from faillog_otel.telemetry.api import Telemetry
 # Records that are sent together: what is held of each until its fate is known, and what they come to.
 
 
-Sort = tuple[str, str, bool]
+EventClass = tuple[str, str, bool]
 """What counts tell apart: the kind of event, its destination, and whether it is a failure, a discard or, of
 another kind, an event of an unknown version."""
 
 
-class Sending(Struct, frozen=True, gc=False):
+class PendingRecord(Struct, frozen=True, gc=False):
     """A record that is mapped: where it stands, what it learned, and what is sent of it."""
 
     number: int
@@ -56,9 +56,9 @@ class Sending(Struct, frozen=True, gc=False):
     line: int
     offset: int
     raw: bytes
-    learned: Learned
-    item: Item
-    sort: Sort
+    learned: KeptContext
+    item: EncodedEvent
+    sort: EventClass
     logged_ns: int
     unsendable: tuple[Signal, ...] = ()
     """Signals that a kept record is still owed, and that this run does not send."""
@@ -71,27 +71,27 @@ class Sending(Struct, frozen=True, gc=False):
 class Batch(Struct):
     """Records that are sent together, and those between them that are not sent."""
 
-    book: Book
-    stretch: Stretch = field(default_factory=Stretch)
-    sendings: list[Sending] = field(default_factory=list)
+    book: ResultSink
+    stretch: BatchResult = field(default_factory=BatchResult)
+    sendings: list[PendingRecord] = field(default_factory=list)
     ticket: Ticket | None = None
     held_bytes: int = 0
     read_bytes: int = 0
     """Bytes of its file, as it is, that end with it: a chunk ends when all its records are in batches."""
     suspects: int = 0
     """So many of its records are not cleared up yet."""
-    largest_request: int = 0
+    max_request: int = 0
     is_plain: bool = True
     """Whether none of its records was kept before: none of them owes or has suffered anything."""
-    sorts: Counter[Sort] = field(default_factory=Counter)
+    sorts: Counter[EventClass] = field(default_factory=Counter)
     """How many records of each sort are sent."""
 
-    def add(self, sending: Sending) -> None:
+    def add(self, sending: PendingRecord) -> None:
         """Adds a record that is sent."""
         self.sendings.append(sending)
         item = sending.item
         log_bytes, span_bytes = len(item.log), len(item.span)
-        self.largest_request += max(log_bytes, span_bytes)
+        self.max_request += max(log_bytes, span_bytes)
         self.held_bytes += len(sending.raw) + log_bytes + span_bytes  # roughly
 
     def keep(self, kept: Kept) -> None:
@@ -117,7 +117,7 @@ class Batch(Struct):
         first = next(each for each in self.sendings if each.sort[0] == kind and each.sort[2])
         return met_by(first.raw, first.file, first.line, first.learned)
 
-    def account(self, sending: Sending, outcome: str) -> None:
+    def account(self, sending: PendingRecord, outcome: str) -> None:
         """Notes what became of a record that was sent."""
         kind, destination, _ = sending.sort
         self.stretch.became[kind, outcome, destination] += 1
@@ -134,7 +134,7 @@ class Batch(Struct):
         stretch.newest_ns = max([stretch.newest_ns, *[sending.logged_ns for sending in sendings]])
 
 
-def sort_of(event: Event) -> Sort:
+def classify(event: Event) -> EventClass:
     """What sort of event it is, and whether it is bad, or may be: no other value than these is a good one."""
     properties, destination = event.properties, event.routing.destination_id or ""
     if type(properties) is AttemptProperties:
@@ -153,14 +153,14 @@ def sort_of(event: Event) -> Sort:
 
 _log = logging.getLogger(__name__)
 
-MOST_HELD_BYTES = 32 * 1024 * 1024
+MAX_HELD_BYTES = 32 * 1024 * 1024
 """So much may be held by the batches under way: records of 16 MiB go one by one."""
 
-MOST_SUSPECTS = 512
+MAX_SUSPECTS = 512
 """So many records may wait for the proof that it is they whom the collector refuses."""
 
 
-class Accounting:
+class InFlightBatches:
     """Of one run, or of one worker: its batches, and what all of them came to."""
 
     def __init__(self, delivery: Delivery, telemetry: Telemetry) -> None:
@@ -176,7 +176,7 @@ class Accounting:
         self._telemetry = telemetry
         self._under_way: deque[Batch] = deque()
         self._bytes_under_way = 0
-        self._suspects: deque[tuple[Batch, Sending, Fates]] = deque()
+        self._suspects: deque[tuple[Batch, PendingRecord, Fates]] = deque()
         self._accounted: deque[Batch] = deque()
         self._bytes_accounted = 0
         self._last_rejections: dict[str, Rejection] = {}
@@ -204,8 +204,8 @@ class Accounting:
         self._under_way.append(batch)
         while self._under_way and (
             not self._under_way[0].sendings  # there is nothing to wait for
-            or len(self._under_way) > self._delivery.most_batches
-            or self._bytes_under_way > MOST_HELD_BYTES
+            or len(self._under_way) > self._delivery.max_batches
+            or self._bytes_under_way > MAX_HELD_BYTES
         ):
             self._account_oldest()
 
@@ -240,14 +240,14 @@ class Accounting:
             batch.account_all()
         elif batch.ticket is not None:
             for sending, fates in zip(batch.sendings, self._delivery.result(batch.ticket), strict=True):
-                if any(isinstance(fate, Suspect) for fate in fates.values()):
+                if any(isinstance(fate, Suspected) for fate in fates.values()):
                     self._suspects.append((batch, sending, fates))
                     batch.suspects += 1
                 else:
                     self._account(batch, sending, fates)
         self._bytes_under_way -= batch.held_bytes
         batch.sendings.clear()
-        self._settle_suspects(at_most=MOST_SUSPECTS)
+        self._settle_suspects(at_most=MAX_SUSPECTS)
         self._write_down()
 
     def _settle_suspects(self, at_most: int) -> None:
@@ -257,18 +257,18 @@ class Accounting:
         """
         while self._suspects:
             batch, sending, fates = self._suspects[0]
-            are_few = len(self._suspects) <= at_most and self._bytes_accounted <= MOST_HELD_BYTES
-            if are_few and not self._delivery.is_ripe(fates):
+            are_few = len(self._suspects) <= at_most and self._bytes_accounted <= MAX_HELD_BYTES
+            if are_few and not self._delivery.can_settle(fates):
                 return
             self._suspects.popleft()
             batch.suspects -= 1
             self._account(batch, sending, self._delivery.settle(sending.item, fates))
 
-    def _account(self, batch: Batch, sending: Sending, fates: Fates) -> None:
+    def _account(self, batch: Batch, sending: PendingRecord, fates: Fates) -> None:
         counts = batch.stretch.counts
-        untaken = [signal for signal, fate in fates.items() if isinstance(fate, Untaken)]
+        untaken = [signal for signal, fate in fates.items() if isinstance(fate, Unsent)]
         untaken += sending.unsendable
-        unfit = {signal: fate for signal, fate in fates.items() if isinstance(fate, Unfit)}
+        unfit = {signal: fate for signal, fate in fates.items() if isinstance(fate, Unacceptable)}
         rejections = [self._with_message_once(fate) for fate in fates.values() if isinstance(fate, Rejection)]
         learned = replace(
             sending.learned,
@@ -325,7 +325,7 @@ class Accounting:
             batch.stretch.accounted = self._accounted_for(batch.read_bytes)
             is_written = True  # what cannot be written down is counted all the same, and the run is broken
             try:
-                is_written = batch.book.write_down(batch.stretch)
+                is_written = batch.book.commit(batch.stretch)
             except LedgerBroken as error:
                 self.broken = self.broken or error
             if is_written:

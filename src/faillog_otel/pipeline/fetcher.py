@@ -27,7 +27,7 @@ from faillog_otel.segment import api
 from faillog_otel.segment.api import SegmentApi
 from faillog_otel.segment.download import Downloader
 from faillog_otel.segment.quota import Wait, without_figures
-from faillog_otel.segment.schedule import Ask, Plan, ScheduleConfig, plan
+from faillog_otel.segment.schedule import ListingRequest, Plan, ScheduleConfig, plan
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Fetcher:
         schedule: Callable[[int], ScheduleConfig],
         clock: SegmentClock,
         is_stopping: Callable[[], bool],
-        most_content_bytes: int,
+        max_content_bytes: int,
         requests_per_day: int,
         max_requests: int | None = None,
         to_download: Callable[[int], object] = lambda _: None,
@@ -98,7 +98,7 @@ class Fetcher:
             downloader=downloader,
             clock=clock,
             is_stopping=is_stopping,
-            most_content_bytes=most_content_bytes,
+            max_content_bytes=max_content_bytes,
         )
         self._tidied_ns = 0
         self._is_token_lost = False
@@ -285,7 +285,7 @@ class Fetcher:
 
     # -- asking ------------------------------------------------------------------------------------------
 
-    def _list(self, ask: Ask) -> None:
+    def _list(self, ask: ListingRequest) -> None:
         form: api.Form = "body" if fact(self._ledger.database, FORM) == "body" else "both"
         answered = self._requests.list_hour(ask, form)
         is_left = self._requests.quota().left(self._clock.now_ns(), with_reserve=True) > 0
@@ -296,7 +296,7 @@ class Fetcher:
                 self._ledger.note(FORM, form)
         self._take_answer(ask, answered)
 
-    def _take_answer(self, ask: Ask, answered: api.Answered) -> None:
+    def _take_answer(self, ask: ListingRequest, answered: api.Answered) -> None:
         now_ns, outcome = self._clock.now_ns(), answered.outcome
         where = f"{ask.collection}, {hour_text(ask.hour)}"
         if isinstance(outcome, api.Listing):

@@ -13,16 +13,16 @@ from msgspec.structs import replace
 from faillog_otel.config import DeliveryConfig, Signal
 from faillog_otel.errors import LedgerBroken
 from faillog_otel.events.decode import decode
-from faillog_otel.events.kept_record import Entry, Learned, read_entry, write_entry
+from faillog_otel.events.kept_record import Entry, KeptContext, read_entry, write_entry
 from faillog_otel.events.model import JSON_LINES, BadRecord, Event, Form, Place, Survey
-from faillog_otel.inputs.decompress import FROM_THE_START, Blank, Group, Record, Start, unpack
+from faillog_otel.inputs.decompress import FROM_THE_START, Blank, Group, ReadPosition, Record, unpack
 from faillog_otel.inputs.exchange_index import Exchanges
-from faillog_otel.inputs.files import InputFile, Passage
+from faillog_otel.inputs.files import ByteRange, InputFile
 from faillog_otel.inputs.formats import form_of, read_exchanges, read_groups, read_records
-from faillog_otel.ledger.results import Accounted, Book, Kept
+from faillog_otel.ledger.results import Accounted, Kept, ResultSink
 from faillog_otel.otlp.delivery import Delivery
 from faillog_otel.otlp.envelope import Encoder
-from faillog_otel.pipeline.batch import Accounting, Batch, Sending, sort_of
+from faillog_otel.pipeline.batch import Batch, InFlightBatches, PendingRecord, classify
 from faillog_otel.telemetry.api import NO_TELEMETRY, Telemetry
 
 _log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ Progress = Callable[[Accounted], object]
 class Lines(Struct, frozen=True):
     """Where a passage of JSON Lines begins, and what the exchanges of the whole file say."""
 
-    start: Start
+    start: ReadPosition
     exchanges: Exchanges
 
 
@@ -56,14 +56,14 @@ class Forwarder:
         config: DeliveryConfig,
         is_stopping: Callable[[], bool],
         sends_rejected: bool = False,
-        most_content_bytes: int | None = None,
+        max_content_bytes: int | None = None,
         telemetry: Telemetry = NO_TELEMETRY,
     ) -> None:
         """`sends_rejected`: kept records that a collector rejected partly are sent again, too.
 
-        `most_content_bytes` bounds what a compressed file may unpack to.
+        `max_content_bytes` bounds what a compressed file may unpack to.
         """
-        self._accounting = Accounting(delivery, telemetry)
+        self._accounting = InFlightBatches(delivery, telemetry)
         self.counts = self._accounting.counts
         self.reasons = self._accounting.reasons
         """How many records are in quarantine, by reason code."""
@@ -72,15 +72,15 @@ class Forwarder:
         """Where reading the last file stopped, in bytes of its content; None when all of it was read."""
         self._encoder = encoder
         self._signals = config.signals
-        self._most_records = config.batch_records
-        self._most_bytes = config.batch_bytes
-        self._most_held_bytes = config.batch_bytes * HELD_BYTES_PER_BATCH_BYTE
+        self._max_records = config.batch_records
+        self._max_bytes = config.batch_bytes
+        self._max_held_bytes = config.batch_bytes * HELD_BYTES_PER_BATCH_BYTE
         self._is_stopping = is_stopping
         self._sends_rejected = sends_rejected
-        self._most_content = most_content_bytes
-        self._max_content = most_content_bytes  # of the file that is being read
+        self._max_content = max_content_bytes
+        self._file_max_content = max_content_bytes  # of the file that is being read
         self._batch: Batch | None = None
-        self._book: Book | None = None
+        self._book: ResultSink | None = None
         self._start = 0  # the first record of the book that is not written down yet
         self._number = 0  # of the book's next record, from 0
 
@@ -91,8 +91,8 @@ class Forwarder:
 
     def forward(
         self,
-        file: InputFile | Passage,
-        book: Book,
+        file: InputFile | ByteRange,
+        book: ResultSink,
         progress: Progress,
         lines: Lines | None = None,
         survey: Survey | None = None,
@@ -111,7 +111,7 @@ class Forwarder:
             self._book, self._start, self._number = book, book.position, 0
         exchanges = lines.exchanges if lines else Exchanges()
         try:
-            self._max_content = survey.max_content_bytes if survey else self._most_content
+            self._file_max_content = survey.max_content_bytes if survey else self._max_content
             form = survey.form if survey else JSON_LINES if lines else form_of(self._content(file))
             if lines is None:
                 self._index(form, file, book, exchanges)
@@ -127,7 +127,7 @@ class Forwarder:
             if lines is None:
                 exchanges.close()
 
-    def end(self, book: Book) -> None:
+    def end(self, book: ResultSink) -> None:
         """Nothing more comes of this book: its last stretch, perhaps an empty one, says so."""
         if self._book is not book:
             self._flush()
@@ -141,21 +141,23 @@ class Forwarder:
 
     # -- reading ---------------------------------------------------------------------------------------
 
-    def _content(self, file: InputFile | Passage, *, is_bare: bool = False) -> Iterator[bytes]:
+    def _content(self, file: InputFile | ByteRange, *, is_bare: bool = False) -> Iterator[bytes]:
         chunks = file.chunks()
-        for chunk in chunks if is_bare else unpack(chunks, self._max_content):
+        for chunk in chunks if is_bare else unpack(chunks, self._file_max_content):
             self._stop_if_asked()
             yield chunk
 
-    def _index(self, form: Form, file: InputFile | Passage, book: Book, exchanges: Exchanges) -> None:
+    def _index(self, form: Form, file: InputFile | ByteRange, book: ResultSink, exchanges: Exchanges) -> None:
         for raw in read_exchanges(form, self._content(file)):
             exchanges.learn(raw)
         if known := self._start - self._number:
             records = (each for each in read_records(form, self._content(file)) if isinstance(each, Record))
             for record in islice(records, max(known, 0)):
-                book.knows(_bytes_of(record))
+                book.check_and_add(_bytes_of(record))
 
-    def _groups(self, form: Form, file: InputFile | Passage, lines: Lines | None) -> Iterator[Group | Record]:
+    def _groups(
+        self, form: Form, file: InputFile | ByteRange, lines: Lines | None
+    ) -> Iterator[Group | Record]:
         batched = read = 0
         content = self._counted(self._content(file, is_bare=lines is not None))
         for group in read_groups(form, content, lines.start if lines else FROM_THE_START):
@@ -190,12 +192,12 @@ class Forwarder:
             self.counts.bytes_in += len(chunk)
             yield chunk
 
-    def _current(self, book: Book) -> Batch:
+    def _current(self, book: ResultSink) -> Batch:
         if self._batch is None:
             self._batch = Batch(book)
         return self._batch
 
-    def _take_group(self, file: str, group: Group, book: Book, exchanges: Exchanges) -> None:
+    def _take_group(self, file: str, group: Group, book: ResultSink, exchanges: Exchanges) -> None:
         """Lines that have nothing odd about them, as nearly all have."""
         encode, learned_by, reference_ns = self._encoder.encode, exchanges.learned_by, book.reference_ns
         offset = group.offset
@@ -209,9 +211,11 @@ class Forwarder:
                     event = decode(raw)
                     learned = learned_by(event, reference_ns)
                     if isinstance(event, Event):
-                        item, sort = encode(event, learned), sort_of(event)
+                        item, sort = encode(event, learned), classify(event)
                         batch.add(
-                            Sending(number, file, line, offset, raw, learned, item, sort, event.logged_ns)
+                            PendingRecord(
+                                number, file, line, offset, raw, learned, item, sort, event.logged_ns
+                            )
                         )
                     else:
                         self._quarantine(batch, number, event, Place(file, line, offset), learned)
@@ -221,7 +225,9 @@ class Forwarder:
                     self._stop_if_asked()
             offset = end + 1
 
-    def _take(self, file: str, record: Record, book: Book, exchanges: Exchanges, *, is_line: bool) -> None:
+    def _take(
+        self, file: str, record: Record, book: ResultSink, exchanges: Exchanges, *, is_line: bool
+    ) -> None:
         number, self._number = self._number, self._number + 1
         if number < self._start:
             return
@@ -239,7 +245,7 @@ class Forwarder:
         """Counts a record; takes care of it where this run, or an earlier one, knows it already."""
         book, counts = batch.book, batch.stretch.counts
         counts.records += 1
-        if book.knows(raw):
+        if book.check_and_add(raw):
             counts.duplicate += 1
             batch.stretch.became["", "duplicate", ""] += 1
             return True
@@ -250,9 +256,9 @@ class Forwarder:
 
     def _is_full(self, batch: Batch) -> bool:
         return (
-            batch.stretch.counts.records >= self._most_records
-            or batch.largest_request >= self._most_bytes
-            or batch.held_bytes >= self._most_held_bytes
+            batch.stretch.counts.records >= self._max_records
+            or batch.max_request >= self._max_bytes
+            or batch.held_bytes >= self._max_held_bytes
         )
 
     def _stop_if_asked(self) -> None:
@@ -273,14 +279,14 @@ class Forwarder:
             self.reasons[entry.reason] += 1
             return
         batch.is_plain = False
-        learned = entry.context or Learned(batch.book.reference_ns)
+        learned = entry.context or KeptContext(batch.book.reference_ns)
         if is_rejected:
             owed = tuple(each.signal for each in learned.rejections)
             learned = replace(learned, signals=owed or None, rejections=())
         self._take_event(batch, number, decode(record), entry.place(), learned)
 
     def _take_event(
-        self, batch: Batch, number: int, event: Event | BadRecord, place: Place, learned: Learned
+        self, batch: Batch, number: int, event: Event | BadRecord, place: Place, learned: KeptContext
     ) -> None:
         if isinstance(event, Event):
             self._add(batch, number, place, event, learned)
@@ -288,7 +294,7 @@ class Forwarder:
             self._quarantine(batch, number, event, place, learned)
 
     def _quarantine(
-        self, batch: Batch, number: int, event: BadRecord, place: Place, learned: Learned
+        self, batch: Batch, number: int, event: BadRecord, place: Place, learned: KeptContext
     ) -> None:
         replayable = event.replayable
         entry = write_entry(event.reason, event.detail, place, event.raw, learned, replayable=replayable)
@@ -301,14 +307,14 @@ class Forwarder:
 
     # -- sending ---------------------------------------------------------------------------------------
 
-    def _add(self, batch: Batch, number: int, place: Place, event: Event, learned: Learned) -> None:
+    def _add(self, batch: Batch, number: int, place: Place, event: Event, learned: KeptContext) -> None:
         item = self._encoder.encode(event, learned)
         unsendable: tuple[Signal, ...] = ()
         if learned.signals:
             owed = item.only(learned.signals)
             item = owed if owed.log or owed.span else item  # mended, it may have become another event
             unsendable = tuple(each for each in learned.signals if each not in self._signals)
-        sending = Sending(
+        sending = PendingRecord(
             number,
             place.file,
             place.line,
@@ -316,7 +322,7 @@ class Forwarder:
             event.raw,
             learned,
             item,
-            sort_of(event),
+            classify(event),
             event.logged_ns,
             unsendable,
         )

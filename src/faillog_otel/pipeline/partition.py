@@ -18,8 +18,8 @@ from faillog_otel.inputs.decompress import is_packed
 from faillog_otel.inputs.exchange_index import Exchanges, Index
 from faillog_otel.inputs.files import InputFile
 from faillog_otel.inputs.formats import form_of
-from faillog_otel.ledger.results import Stretch
-from faillog_otel.pipeline.worker_protocol import Learned, Piece
+from faillog_otel.ledger.results import BatchResult
+from faillog_otel.pipeline.worker_protocol import IndexBuilt, Piece
 
 # -- parts ---------------------------------------------------------------------------------------------------
 #
@@ -29,12 +29,12 @@ from faillog_otel.pipeline.worker_protocol import Learned, Piece
 # them end at about the same time; small files are one part together.
 
 
-SMALLEST_BYTES = 1024 * 1024
-LARGEST_BYTES = 16 * 1024 * 1024
+MIN_BYTES = 1024 * 1024
+MAX_BYTES = 16 * 1024 * 1024
 PARTS_PER_WORKER = 16
 """So many parts of a file for each worker: while one does the last part, the others have nothing to do."""
 
-MOST_FILES = 16
+MAX_FILES = 16
 """So many small files are one part at the most: all of them are open at once."""
 
 RESERVED_DESCRIPTORS = 40
@@ -59,7 +59,7 @@ def max_open_files(descriptors: int, workers: int) -> int:
 
 def part_bytes(length: int, workers: int) -> int:
     """How large the parts of a file of so many bytes are."""
-    return min(max(length // (workers * PARTS_PER_WORKER), SMALLEST_BYTES), LARGEST_BYTES)
+    return min(max(length // (workers * PARTS_PER_WORKER), MIN_BYTES), MAX_BYTES)
 
 
 def cuts(length: int, size: int, line_after: Callable[[int], int]) -> Iterator[tuple[int, int]]:
@@ -90,7 +90,7 @@ class Source:
         """What its exchanges say, and the descriptor of the file where that stands."""
 
 
-class Part(Struct, kw_only=True, eq=False):
+class Partition(Struct, kw_only=True, eq=False):
     """What one worker does at a time, and how far it has come."""
 
     number: int
@@ -98,9 +98,9 @@ class Part(Struct, kw_only=True, eq=False):
     sources: list[Source]
     position: int = 0
     """So many of its records were reported."""
-    deaths: int = 0
+    crashes: int = 0
     """So many workers died over it since something was reported."""
-    held: Stretch = field(default_factory=Stretch)
+    held: BatchResult = field(default_factory=BatchResult)
     """What was reported, and is not written down yet."""
     is_done: bool = False
     bytes_left: int = 0
@@ -117,12 +117,12 @@ class Part(Struct, kw_only=True, eq=False):
         return piece.name if piece.lines is None else f"{piece.name}, bytes {piece.start} to {piece.end}"
 
 
-class Lesson(Struct, eq=False):
+class IndexTask(Struct, eq=False):
     """A range of a file that is cut: what its exchanges say is to be learned."""
 
-    cut: "Cut"
+    cut: "PartitionedFile"
     number: int
-    deaths: int = 0
+    crashes: int = 0
 
     def name(self) -> str:
         """For people."""
@@ -133,20 +133,20 @@ class Lesson(Struct, eq=False):
         return self.cut.lesson_piece(self.number)
 
 
-class Cut:
+class PartitionedFile:
     """A file that is cut: first its lessons, then its parts."""
 
     def __init__(self, source: Source, ranges: list[tuple[int, int]]) -> None:
         self.source = source
         self._ranges = ranges
         self._taken = 0
-        self._early: dict[int, Learned] = {}
+        self._early: dict[int, IndexBuilt] = {}
         self._lines = [0]
         self._file = tempfile.TemporaryFile(prefix="faillog-")  # noqa: SIM115  # until close()
         self._exchanges = Exchanges(file=self._file)
-        self.lessons = deque(Lesson(self, number) for number in range(len(ranges)))
+        self.lessons = deque(IndexTask(self, number) for number in range(len(ranges)))
 
-    def learned(self, lesson: Lesson, learned: Learned) -> bool:
+    def learned(self, lesson: IndexTask, learned: IndexBuilt) -> bool:
         """Takes what was learned, in the order of the file: the first exchange with an id counts.
 
         True when all of it is known.
@@ -175,7 +175,7 @@ class Cut:
         self._exchanges.close()
 
 
-class Supply:
+class WorkQueue:
     """Gives work out, one task after the other."""
 
     def __init__(
@@ -198,15 +198,15 @@ class Supply:
         self._whole = whole
         self._size = size
         self._max_open_files = max_open_files
-        self._max_group = min(MOST_FILES, max_open_files - 1)  # the next file is open already
-        self._tasks: deque[Part | Lesson] = deque()
-        self._cut: Cut | None = None
-        self._cuts: dict[Source, Cut] = {}
+        self._max_group = min(MAX_FILES, max_open_files - 1)  # the next file is open already
+        self._tasks: deque[Partition | IndexTask] = deque()
+        self._cut: PartitionedFile | None = None
+        self._cuts: dict[Source, PartitionedFile] = {}
         self._open: set[Source] = set()
         self._number = 0
         self._groups = self._grouped(iter(paths))
 
-    def next(self) -> Part | Lesson | None:
+    def next(self) -> Partition | IndexTask | None:
         """The next task; None while there is none. Raises Interrupted."""
         while not self._tasks:
             if self._cut is not None:  # all lessons are given out, and not all are learned
@@ -220,7 +220,7 @@ class Supply:
             self._plan(group)
         return self._tasks.popleft()
 
-    def learned(self, lesson: Lesson, learned: Learned) -> None:
+    def learned(self, lesson: IndexTask, learned: IndexBuilt) -> None:
         """A lesson is learned."""
         cut = lesson.cut
         if cut is not self._cut:
@@ -238,11 +238,11 @@ class Supply:
         for piece in pieces:
             self._add_part([piece], [source])
 
-    def give_back(self, task: Part | Lesson) -> None:
+    def give_back(self, task: Partition | IndexTask) -> None:
         """A task is to be done once more, before all others."""
         self._tasks.appendleft(task)
 
-    def give_up(self, lesson: Lesson, why: str) -> None:
+    def give_up(self, lesson: IndexTask, why: str) -> None:
         """Nothing is read of a file that nothing can be learned from."""
         if lesson.cut is self._cut:
             self.problems.append(why)
@@ -250,14 +250,14 @@ class Supply:
             self._cut = None
             self.done(lesson.cut.source)
 
-    def given(self, part: Part) -> None:
+    def given(self, part: Partition) -> None:
         """A worker was given the part, with descriptors of its own."""
         for source in part.sources:
             source.parts_to_give -= 1
             if source.parts_to_give <= 0:
                 source.file.release()
 
-    def read(self, part: Part) -> None:
+    def read(self, part: Partition) -> None:
         """A worker has read the part to its end: nobody is given it again."""
         for source in part.sources:
             source.parts_to_read -= 1
@@ -284,9 +284,9 @@ class Supply:
         if cut := self._cuts.pop(source, None):
             cut.close()
 
-    def _forget(self, cut: Cut) -> None:
+    def _forget(self, cut: PartitionedFile) -> None:
         """Nothing more is to be learned here."""
-        self._tasks = deque(task for task in self._tasks if isinstance(task, Part))
+        self._tasks = deque(task for task in self._tasks if isinstance(task, Partition))
         del self._cuts[cut.source]
         cut.close()
 
@@ -301,7 +301,7 @@ class Supply:
                 self.problems.append(str(error))
                 continue
             self._open.add(source)
-            length, small = source.file.length, self._size or SMALLEST_BYTES
+            length, small = source.file.length, self._size or MIN_BYTES
             if length >= small or path in self._whole:
                 if group:
                     yield group
@@ -327,7 +327,7 @@ class Supply:
                 return
             if len(ranges) > 1:
                 with suppress(OSError):  # no room for what is to be learned
-                    self._cut = self._cuts[source] = Cut(source, ranges)
+                    self._cut = self._cuts[source] = PartitionedFile(source, ranges)
                     self._tasks += self._cut.lessons
                     return
         self._add_part([Piece(each.file.name, 0, each.file.length) for each in group], group)
@@ -339,5 +339,5 @@ class Supply:
         return list(cuts(file.length, size, file.line_after))
 
     def _add_part(self, pieces: list[Piece], sources: list[Source]) -> None:
-        self._tasks.append(Part(number=self._number, pieces=pieces, sources=sources))
+        self._tasks.append(Partition(number=self._number, pieces=pieces, sources=sources))
         self._number += 1

@@ -4,15 +4,15 @@ import logging
 import random
 from collections.abc import Callable
 
-from msgspec.structs import astuple, replace
+from msgspec.structs import replace
 
 from faillog_otel.clock import HOUR_NS, SECOND_NS, Clock, SegmentClock, hour_text, time_text
 from faillog_otel.events.model import Survey
 from faillog_otel.files import StrangeEntry
 from faillog_otel.inputs.decompress import Blank, unpack
 from faillog_otel.inputs.formats import form_of, read_records
-from faillog_otel.ledger.ledger import Ledger, Said
-from faillog_otel.ledger.objects import Cause, Content, Identity, Listed
+from faillog_otel.ledger.ledger import Ledger, RateLimitRecord
+from faillog_otel.ledger.objects import Cause, Content, Listed
 from faillog_otel.ledger.planner_state import (
     ASKED_SINCE,
     NOBODY,
@@ -25,9 +25,16 @@ from faillog_otel.ledger.queries import fact_ns
 from faillog_otel.ledger.spool import NotWhole, Spool
 from faillog_otel.segment import api
 from faillog_otel.segment.api import SegmentApi
-from faillog_otel.segment.download import Broken, Downloader, Forbidden, Gone, Got, Known, Same
-from faillog_otel.segment.quota import Answer, Quota
-from faillog_otel.segment.schedule import Ask, ScheduleConfig
+from faillog_otel.segment.download import (
+    Downloaded,
+    Downloader,
+    DownloadFailed,
+    DownloadRefused,
+    Expired,
+    NotModified,
+)
+from faillog_otel.segment.quota import Granted, Quota
+from faillog_otel.segment.schedule import ListingRequest, ObjectVersion, ScheduleConfig
 
 # -- wanted --------------------------------------------------------------------------------------------------
 #
@@ -126,7 +133,7 @@ class Requests:
         """What was spent and said."""
         return quota_of(self._ledger.database, self._per_day)
 
-    def list_hour(self, ask: Ask, form: api.Form) -> api.Answered:
+    def list_hour(self, ask: ListingRequest, form: api.Form) -> api.Answered:
         """T0, the request, T1: notes all of it in the ledger."""
         request = self._ledger.debit(ask.collection, ask.hour, ask.why, self._clock.now_ns())
         self.spent += 1
@@ -134,7 +141,7 @@ class Requests:
         answered = self._segment.list_hour(ask.collection, ask.hour, form, sent_ns)
         self._hear(answered, sent_ns)
         now_ns, outcome = self._clock.now_ns(), answered.outcome
-        answer: Answer = "none"
+        answer: Granted = "none"
         if isinstance(outcome, api.Listing):
             answer, self._refusals = "granted", 0
             self._ledger.listed(request, ask.collection, ask.hour, outcome.urls, now_ns)
@@ -142,25 +149,25 @@ class Requests:
             answer = "refused"
             self._refusals += 1
         pause_ns = self._pause_after(answered)
-        self._ledger.heard(
+        self._ledger.record_response(
             request,
             "listed" if answer == "granted" else type(outcome).__name__.lower(),
             self._word(answered, answer, now_ns, pause_ns),
         )
         return answered
 
-    def _word(self, answered: api.Answered, answer: Answer, now_ns: int, pause_ns: int) -> Said:
+    def _word(self, answered: api.Answered, answer: Granted, now_ns: int, pause_ns: int) -> RateLimitRecord:
         """What the ledger remembers of an answer's word. The server's periods count from when it came."""
         until_ns = now_ns + pause_ns if pause_ns else 0
         why = getattr(answered.outcome, "why", "") if pause_ns else ""
         if (said := answered.said) is None:
-            return Said(at_ns=now_ns, not_before_ns=until_ns, not_before_why=why)
+            return RateLimitRecord(at_ns=now_ns, not_before_ns=until_ns, not_before_why=why)
         reset_ns = None if said.reset_ns is None else said.reset_ns - said.at_ns + now_ns
         quota = self.quota().answered(answer)
         # It knows of every request so far, also of one that was stamped before the clock stepped back.
         at_ns = max(now_ns, quota.debits[-1].at_ns)
         learned = quota.learned(replace(said, at_ns=at_ns, reset_ns=reset_ns))
-        return Said(
+        return RateLimitRecord(
             at_ns=learned.at_ns,
             remaining=learned.remaining,
             reset_ns=learned.reset_ns,
@@ -205,7 +212,7 @@ class Downloads:
         downloader: Downloader,
         clock: Clock,
         is_stopping: Callable[[], bool],
-        most_content_bytes: int,
+        max_content_bytes: int,
     ) -> None:
         self.failed_in_a_row = 0
         """Objects whose first try failed, since one was downloaded."""
@@ -218,27 +225,29 @@ class Downloads:
         self._downloader = downloader
         self._clock = clock
         self._is_stopping = is_stopping
-        self._most_content = most_content_bytes
+        self._max_content = max_content_bytes
 
     def download(self, listed: Listed) -> None:
         """Tries it once, and notes what came of it."""
-        known = Known(*astuple(listed.known)) if listed.known else None
         try:
             with self._spool.download(listed.id) as part:
-                found = self._downloader.download(listed.url, known, part, self._is_stopping)
-                part.is_whole = isinstance(found, Got)
-            if isinstance(found, Got):
+                found = self._downloader.download(listed.url, listed.known, part, self._is_stopping)
+                part.is_whole = isinstance(found, Downloaded)
+            if isinstance(found, Downloaded):
                 self._take_in(listed, found, self._survey(listed.id, part.sha256))
                 return
         except (StrangeEntry, NotWhole) as error:
             self._spool.drop(listed.id)
             self._miss(listed, str(error), "name")
             return
-        if isinstance(found, Same):
+        if isinstance(found, NotModified):
             self._ledger.unchanged(listed)
             self.failed_in_a_row = 0
         elif not self._is_stopping():
-            causes: dict[type[Gone | Broken | Forbidden], Cause] = {Gone: "url", Forbidden: "forbidden"}
+            causes: dict[type[Expired | DownloadFailed | DownloadRefused], Cause] = {
+                Expired: "url",
+                DownloadRefused: "forbidden",
+            }
             self._miss(listed, found.why, causes.get(type(found), "other"))
 
     def _miss(self, listed: Listed, why: str, cause: Cause) -> None:
@@ -251,9 +260,9 @@ class Downloads:
         _log.log(level, "%s; this object is tried again by itself", self.last_failure)
         self.failed_in_a_row += not listed.has_failed  # one that is dead says nothing about the others
 
-    def _take_in(self, listed: Listed, found: Got, content: Content) -> None:
+    def _take_in(self, listed: Listed, found: Downloaded, content: Content) -> None:
         """T2: the object is whole, and its records are counted."""
-        identity = Identity(found.etag, found.last_modified, found.length)
+        identity = ObjectVersion(found.etag, found.last_modified, found.length)
         self.failed_in_a_row = 0
         self._ledger.spooled(listed, identity, content, self._clock.now_ns())
         where = f"{listed.collection}, {hour_text(listed.hour)}"
@@ -264,9 +273,9 @@ class Downloads:
         lines = blank = records = 0
         try:
             with self._spool.open(number) as file:
-                form = form_of(unpack(iter(lambda: file.read(1 << 18), b""), self._most_content))
+                form = form_of(unpack(iter(lambda: file.read(1 << 18), b""), self._max_content))
                 file.seek(0)
-                content = unpack(iter(lambda: file.read(1 << 18), b""), self._most_content)
+                content = unpack(iter(lambda: file.read(1 << 18), b""), self._max_content)
                 for record in read_records(form, content):
                     if isinstance(record, Blank):
                         blank += record.lines
@@ -276,4 +285,4 @@ class Downloads:
             raise NotWhole(f"its spool file cannot be read: {error.strerror}") from None
         if form.kind == "lines":
             lines = records + blank
-        return Content(lines, blank, records, sha256, Survey(form, self._most_content))
+        return Content(lines, blank, records, sha256, Survey(form, self._max_content))

@@ -15,13 +15,13 @@ from typing import BinaryIO, Protocol, TypeVar
 
 from faillog_otel.clock import RETENTION_NS, SECOND_NS, Clock, hour_of, hour_text
 from faillog_otel.errors import Busy, InputError, Interrupted, LedgerBroken, NoRoom
-from faillog_otel.inputs.files import Interruptible, Passage
+from faillog_otel.inputs.files import ByteRange, Interruptible
 from faillog_otel.ledger.ledger import Ledger, Spooled
 from faillog_otel.ledger.sinks import ObjectBook, ShownBook
 from faillog_otel.ledger.spool import NotWhole, Spool
 from faillog_otel.pipeline.fetcher import SOON_NS, Fetcher
 from faillog_otel.pipeline.forwarder import Forwarder, Progress
-from faillog_otel.telemetry.heartbeat import NO_PULSE, Pulse
+from faillog_otel.telemetry.heartbeat import NO_HEARTBEAT, Heartbeat
 
 # -- room ----------------------------------------------------------------------------------------------------
 #
@@ -88,7 +88,7 @@ def what_to_do(error: NoRoom) -> str:
 
 
 LOOK_UP_SECONDS = 0.2
-LONGEST_WAIT_SECONDS = 300.0
+MAX_WAIT_SECONDS = 300.0
 GRACE_SECONDS = 2.5
 """How long the end of the run waits for a request that is under way."""
 
@@ -124,7 +124,7 @@ class Sidecar:
         once: bool,
         progress: OfObject,
         hourly: Periodic,
-        pulse: Pulse = NO_PULSE,
+        heartbeat: Heartbeat = NO_HEARTBEAT,
         shows_only: bool = False,
         wait_seconds: float = math.inf,
         monotonic: Callable[[], float] = time.monotonic,
@@ -158,7 +158,7 @@ class Sidecar:
         self._once = once
         self._progress = progress
         self._hourly = hourly
-        self._pulse = pulse
+        self._heartbeat = heartbeat
         self._bug: BaseException | None = None
         self._news = threading.Event()
         self._ended = threading.Event()
@@ -173,7 +173,7 @@ class Sidecar:
         thread.start()
         try:
             while not self._is_stopping() and self.broken is None:
-                self._pulse.turned("forwarding")
+                self._heartbeat.beat("forwarding")
                 fetched = self._ended.is_set()
                 if self._is_over() and not self._once:
                     break
@@ -236,7 +236,7 @@ class Sidecar:
         try:
             size = os.fstat(file.fileno()).st_size
             with self._progress(size) as progress:
-                whole = Passage(file.fileno(), name, 0, size)
+                whole = ByteRange(file.fileno(), name, 0, size)
                 self._forwarder.forward(whole, book, progress, survey=spooled.survey)
                 is_read = self._forwarder.stopped_at is None
                 self._forwarder.finish()
@@ -256,7 +256,7 @@ class Sidecar:
         return is_done
 
     def _goes_on(self) -> bool:
-        self._pulse.turned("forwarding")
+        self._heartbeat.beat("forwarding")
         return not self._is_stopping()
 
     def _wait_for_news(self) -> None:
@@ -269,7 +269,7 @@ class Sidecar:
 
     def _wait_for_room(self, error: NoRoom) -> bool:
         """Waits a little; True says to give up."""
-        self._pulse.turned("forwarding")
+        self._heartbeat.beat("forwarding")
         seconds = self._room.pause(error)
         if seconds is None:
             self.broken = self.broken or LedgerBroken(what_to_do(error))
@@ -287,7 +287,7 @@ class Sidecar:
         """The other thread."""
         try:
             while not self._stops() and not self._fetcher.is_denied:
-                self._pulse.turned("fetching")
+                self._heartbeat.beat("fetching")
                 self._hourly.say_if_due()
                 back_ns = self._fetcher.step()
                 if (error := self._fetcher.lacks_room) is not None:
@@ -304,7 +304,7 @@ class Sidecar:
                 elif (self._once and not self._comes_soon(back_ns)) or self._clock.wait(
                     min(
                         (back_ns - self._clock.now_ns()) / SECOND_NS,
-                        LONGEST_WAIT_SECONDS,
+                        MAX_WAIT_SECONDS,
                         self._hourly.seconds_left(),
                     )
                 ):
@@ -318,7 +318,7 @@ class Sidecar:
             self._end_sending("a bug ended the run")
         finally:
             self._fetcher.close()
-            self._pulse.ended("fetching")
+            self._heartbeat.ended("fetching")
             self._ended.set()
             self._news.set()
 

@@ -14,25 +14,25 @@ from faillog_otel.errors import InputError
 from faillog_otel.events.model import JSON_LINES
 from faillog_otel.inputs import decompress
 from faillog_otel.inputs.exchange_index import Exchanges
-from faillog_otel.inputs.files import Passage
+from faillog_otel.inputs.files import ByteRange
 from faillog_otel.inputs.formats import read_exchanges
-from faillog_otel.ledger.results import Stretch
+from faillog_otel.ledger.results import BatchResult
 from faillog_otel.otlp.delivery import Delivery
 from faillog_otel.pipeline.forwarder import Forwarder, Lines
 from faillog_otel.pipeline.worker_protocol import (
+    BuildIndex,
     Channel,
+    Drain,
     EndSending,
     Forward,
-    Learn,
-    Learned,
-    LookInto,
+    IndexBuilt,
     Order,
     Piece,
+    Ready,
     Report,
-    Settle,
     Start,
     Stop,
-    Wanting,
+    UseIndex,
     Written,
     encode,
     read_order,
@@ -61,7 +61,7 @@ class PartBook:
     holds_entries = True
 
     def __init__(
-        self, order: Forward, reference_ns: int, report: Callable[["PartBook", Stretch], None]
+        self, order: Forward, reference_ns: int, report: Callable[["PartBook", BatchResult], None]
     ) -> None:
         self.part = order.part
         self.position = order.position
@@ -71,11 +71,11 @@ class PartBook:
         self.bytes_in = 0
         self._report = report
 
-    def knows(self, _raw: bytes) -> bool:
+    def check_and_add(self, _raw: bytes) -> bool:
         """Nothing: runs over PATHs remember no records."""
         return False
 
-    def write_down(self, stretch: Stretch) -> bool:
+    def commit(self, stretch: BatchResult) -> bool:
         """Reports it."""
         self._report(self, stretch)
         return True
@@ -113,7 +113,7 @@ class Worker:
         """Never returns: the process ends with the channel."""
         threading.Thread(target=self._listen, daemon=True).start()
         while True:
-            self._send(Wanting())
+            self._send(Ready())
             self._obey(*self._next())
 
     def _listen(self) -> None:
@@ -133,11 +133,11 @@ class Worker:
         """The next order that is one to read something; others are obeyed on the way."""
         while True:
             order, descriptors = self._orders.get()
-            if isinstance(order, LookInto):
+            if isinstance(order, UseIndex):
                 if self._exchanges is not None:
                     self._exchanges.close()
                 self._exchanges = Exchanges.of(order.index, os.fdopen(descriptors[0], "rb"))
-            elif isinstance(order, Settle | Stop):
+            elif isinstance(order, Drain | Stop):
                 self._forwarder.finish()
                 self._careful.finish()
             else:
@@ -145,7 +145,7 @@ class Worker:
 
     def _obey(self, order: Order, descriptors: Sequence[int]) -> None:
         try:
-            if isinstance(order, Learn):
+            if isinstance(order, BuildIndex):
                 self._learn(order.piece, descriptors[0])
             elif isinstance(order, Forward):
                 self._forward(order, descriptors)
@@ -154,7 +154,7 @@ class Worker:
                 os.close(descriptor)
 
     def _learn(self, piece: Piece, descriptor: int) -> None:
-        passage = Passage(descriptor, piece.name, piece.start, piece.end)
+        passage = ByteRange(descriptor, piece.name, piece.start, piece.end)
         lines = 0
         exchanges = Exchanges(is_lesson=True)
 
@@ -163,11 +163,11 @@ class Worker:
             lines += chunk.count(b"\n")
             return chunk
 
-        start = decompress.Start(offset=piece.start)
+        start = decompress.ReadPosition(offset=piece.start)
         with suppress(InputError):  # it will be met again, and said, when the part is read
             for raw in read_exchanges(JSON_LINES, map(counted, passage.chunks()), start):
                 exchanges.learn(raw)
-        self._send(Learned(lines, exchanges.lessons()))
+        self._send(IndexBuilt(lines, exchanges.lessons()))
 
     def _forward(self, order: Forward, descriptors: Sequence[int]) -> None:
         book = PartBook(order, self._start.reference_ns, self._report)
@@ -176,8 +176,8 @@ class Worker:
         for piece, descriptor in zip(order.pieces, descriptors, strict=True):
             lines: Lines | None = None
             if piece.lines is not None and self._exchanges is not None:
-                lines = Lines(decompress.Start(piece.lines, piece.start), self._exchanges)
-            passage = Passage(descriptor, piece.name, piece.start, piece.end)
+                lines = Lines(decompress.ReadPosition(piece.lines, piece.start), self._exchanges)
+            passage = ByteRange(descriptor, piece.name, piece.start, piece.end)
             try:
                 forwarder.forward(passage, book, lambda _: None, lines)
             except InputError as error:
@@ -186,7 +186,7 @@ class Worker:
         book.bytes_in = forwarder.counts.bytes_in - before
         forwarder.end(book)
 
-    def _report(self, book: PartBook, stretch: Stretch) -> None:
+    def _report(self, book: PartBook, stretch: BatchResult) -> None:
         self._send(
             Written(
                 part=book.part,

@@ -11,7 +11,7 @@ from msgspec import Struct, field
 
 from faillog_otel.config import FailOn, RunConfig, Secret
 from faillog_otel.inputs.exchange_index import Index, Lessons
-from faillog_otel.ledger.results import Accounted, Counts, Kept, Met, Stretch
+from faillog_otel.ledger.results import Accounted, BatchResult, Counts, Kept, Met
 from faillog_otel.otlp.sender import Sent
 
 # -- orders --------------------------------------------------------------------------------------------------
@@ -35,13 +35,13 @@ class Start(Struct, frozen=True, tag=True):
     sends_rejected: bool = False
 
 
-class Learn(Struct, frozen=True, tag=True):
+class BuildIndex(Struct, frozen=True, tag=True):
     """Find out what the exchanges in these lines say, and how many lines they are."""
 
     piece: Piece
 
 
-class LookInto(Struct, frozen=True, tag=True):
+class UseIndex(Struct, frozen=True, tag=True):
     """What all exchanges of a file say: the parts that follow are of this file."""
 
     index: Index
@@ -59,7 +59,7 @@ class Forward(Struct, frozen=True, tag=True):
     carefully: bool = False
 
 
-class Settle(Struct, frozen=True, tag=True):
+class Drain(Struct, frozen=True, tag=True):
     """There is nothing to do at present: find out what became of everything that was read."""
 
 
@@ -73,14 +73,14 @@ class Stop(Struct, frozen=True, tag=True):
     """The run was asked to stop: take nothing in, and find out what became of the rest."""
 
 
-Order = Start | Learn | LookInto | Forward | Settle | EndSending | Stop
+Order = Start | BuildIndex | UseIndex | Forward | Drain | EndSending | Stop
 
 
-class Wanting(Struct, frozen=True, tag=True):
+class Ready(Struct, frozen=True, tag=True):
     """Everything that was ordered is read: another order, please."""
 
 
-class Learned(Struct, frozen=True, tag=True):
+class IndexBuilt(Struct, frozen=True, tag=True):
     """The answer to Learn."""
 
     lines: int
@@ -113,10 +113,10 @@ class Written(Struct, frozen=True, tag=True, kw_only=True):
     answers: list[tuple[str, str, float]] = field(default_factory=list)
     """Requests since the last report: signal, outcome, seconds."""
 
-    def stretch(self) -> Stretch:
+    def stretch(self) -> BatchResult:
         """It once more, as books take it."""
         self.counts.bytes_in = self.bytes_in
-        return Stretch(
+        return BatchResult(
             counts=self.counts,
             kept=self.kept,
             became=Counter(dict(self.became)),
@@ -134,7 +134,7 @@ class Waits(Struct, frozen=True, tag=True):
     seconds: float
 
 
-Report = Wanting | Learned | Written | Waits
+Report = Ready | IndexBuilt | Written | Waits
 
 
 def _reveal(secret: Any) -> Any:
@@ -158,7 +158,7 @@ read_report = msgspec.msgpack.Decoder[Report](Report).decode
 
 
 _LENGTH_BYTES = 4
-_MOST_DESCRIPTORS = 253  # Linux: SCM_MAX_FD
+_MAX_DESCRIPTORS = 253  # Linux: SCM_MAX_FD
 _PIECE_BYTES = 256 * 1024
 
 
@@ -187,7 +187,7 @@ class Channel:
     def receive(self) -> tuple[bytes, list[int]] | None:
         """Waits for a message and the open files beside it; None when the other end is closed."""
         try:
-            length, descriptors, _, _ = socket.recv_fds(self._socket, _LENGTH_BYTES, _MOST_DESCRIPTORS)
+            length, descriptors, _, _ = socket.recv_fds(self._socket, _LENGTH_BYTES, _MAX_DESCRIPTORS)
         except ConnectionError:  # the other end was closed, and had not read everything
             return None
         if len(length) < _LENGTH_BYTES:  # it was sent at once, and comes at once

@@ -18,23 +18,23 @@ from typing import Self
 from msgspec.structs import astuple
 
 from faillog_otel.errors import InputError, Interrupted, LedgerBroken
-from faillog_otel.ledger.results import Accounted, Book, Counts, FirstMet, Stretch, note_first
+from faillog_otel.ledger.results import Accounted, BatchResult, Counts, FirstMet, ResultSink, note_first
 from faillog_otel.otlp.backoff import Say
 from faillog_otel.otlp.sender import Sent
-from faillog_otel.pipeline.partition import Lesson, Part, Source, Supply
+from faillog_otel.pipeline.partition import IndexTask, Partition, Source, WorkQueue
 from faillog_otel.pipeline.worker_protocol import (
+    BuildIndex,
     Channel,
+    Drain,
     EndSending,
     Forward,
-    Learn,
-    LookInto,
     Order,
+    Ready,
     Report,
-    Settle,
     Start,
     Stop,
+    UseIndex,
     Waits,
-    Wanting,
     Written,
     encode,
     read_report,
@@ -43,11 +43,11 @@ from faillog_otel.telemetry.api import NO_TELEMETRY, Telemetry
 
 _log = logging.getLogger(__name__)
 
-MOST_DEATHS = 3
+MAX_CRASHES = 3
 """So many workers may die over a task, one after the other, before it is given up."""
-MOST_FAILED_STARTS = 10
+MAX_FAILED_STARTS = 10
 """So many workers may die one after the other before any of them has reported anything."""
-MOST_AHEAD_BYTES = 16 * 1024 * 1024
+MAX_AHEAD_BYTES = 16 * 1024 * 1024
 """So much may be held of parts that are ahead of their turn."""
 STOP_SECONDS = 7.5
 """How long after a signal the workers may take to end: longer than the grace of a request in flight."""
@@ -77,8 +77,8 @@ class _Worker:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self.channel = Channel(ours)
         self.sent = Sent()
-        self.parts: deque[Part] = deque()
-        self.lesson: Lesson | None = None
+        self.parts: deque[Partition] = deque()
+        self.lesson: IndexTask | None = None
         self.source: Source | None = None
         self.has_reported = False
         self.wants = False
@@ -132,7 +132,7 @@ class Workers:
         self._say = say
         self._sent_by_the_dead = Sent()
         self._failed_starts = 0
-        self._parts: deque[Part] = deque()  # given out, and not written down to their ends
+        self._parts: deque[Partition] = deque()  # given out, and not written down to their ends
         self._next_number = 0
         self._ahead_bytes = 0
         self._lengths: dict[str, int] = {}
@@ -165,8 +165,8 @@ class Workers:
 
     def run(
         self,
-        supply: Supply,
-        book: Book,
+        supply: WorkQueue,
+        book: ResultSink,
         progress: Callable[[Accounted], object],
         telemetry: Telemetry = NO_TELEMETRY,
     ) -> None:
@@ -207,19 +207,19 @@ class Workers:
 
     def _give_orders(self) -> None:
         for worker in self._workers:
-            if not worker.wants or any(part.deaths for part in worker.parts):
+            if not worker.wants or any(part.crashes for part in worker.parts):
                 continue
             try:
                 task = self._supply.next()
             except Interrupted:
                 return
-            if task is not None and task.deaths and worker.parts:
+            if task is not None and task.crashes and worker.parts:
                 self._supply.give_back(task)
                 self._settle(worker)
             elif task is not None:
                 worker.wants = worker.is_settled = False
                 self._give(worker, task)
-                if task.deaths:  # it is done alone: no other one is to be blamed for the next death
+                if task.crashes:  # it is done alone: no other one is to be blamed for the next death
                     self._settle(worker)
             else:
                 self._settle(worker)
@@ -228,12 +228,12 @@ class Workers:
     def _settle(worker: _Worker) -> None:
         if not worker.is_settled:
             worker.is_settled = True
-            worker.order(Settle())
+            worker.order(Drain())
 
-    def _give(self, worker: _Worker, task: Part | Lesson) -> None:
-        if isinstance(task, Lesson):
+    def _give(self, worker: _Worker, task: Partition | IndexTask) -> None:
+        if isinstance(task, IndexTask):
             worker.lesson = task
-            worker.order(Learn(task.piece()), [task.cut.source.file.fileno()])
+            worker.order(BuildIndex(task.piece()), [task.cut.source.file.fileno()])
             return
         if task.number >= self._next_number:
             self._next_number = task.number + 1
@@ -251,8 +251,8 @@ class Workers:
         source = task.sources[0]
         if source.index is not None and worker.source is not source:
             worker.source = source
-            worker.order(LookInto(source.index[0]), [source.index[1]])
-        order = Forward(task.number, task.pieces, task.position, carefully=task.deaths > 0)
+            worker.order(UseIndex(source.index[0]), [source.index[1]])
+        order = Forward(task.number, task.pieces, task.position, carefully=task.crashes > 0)
         worker.order(order, descriptors)
         self._supply.given(task)
 
@@ -274,7 +274,7 @@ class Workers:
 
     def _listen(self) -> None:
         """Takes what the workers report, but of those that are too far ahead."""
-        is_full = self._ahead_bytes > MOST_AHEAD_BYTES and bool(self._parts)
+        is_full = self._ahead_bytes > MAX_AHEAD_BYTES and bool(self._parts)
         listened_to = {
             worker.channel.fileno(): worker
             for worker in self._workers
@@ -286,14 +286,14 @@ class Workers:
                 for message in worker.channel.come():
                     self._take(worker, read_report(message))
             except EOFError:
-                self._bury(worker)
+                self._on_worker_exit(worker)
 
     def _take(self, worker: _Worker, report: Report) -> None:
         worker.has_reported, self._failed_starts = True, 0
         if isinstance(report, Waits):
             if not self._is_stopping():
                 self._say(report.what, report.seconds)
-        elif isinstance(report, Wanting):
+        elif isinstance(report, Ready):
             worker.wants = True
         elif isinstance(report, Written):
             self._take_written(worker, report)
@@ -304,7 +304,7 @@ class Workers:
     def _take_written(self, worker: _Worker, report: Written) -> None:
         part = next(each for each in worker.parts if each.number == report.part)
         part.position += report.counts.records
-        part.deaths = 0
+        part.crashes = 0
         stretch = report.stretch()
         accounted = report.accounted.at_most(part.bytes_left)  # a dead worker's last bytes come once more
         part.bytes_left -= accounted.delivered + accounted.pending
@@ -333,10 +333,10 @@ class Workers:
         """Writes down what was reported, in the order of the parts."""
         while self._parts:
             part = self._parts[0]
-            stretch, part.held = part.held, Stretch()
+            stretch, part.held = part.held, BatchResult()
             if stretch.counts.lines or stretch.counts.records or stretch.counts.bytes_in:
                 try:
-                    self._book.write_down(stretch)
+                    self._book.commit(stretch)
                 except LedgerBroken as error:
                     self.broken = self.broken or error
                 self.counts.add(stretch.counts)
@@ -359,33 +359,33 @@ class Workers:
 
     # -- deaths ----------------------------------------------------------------------------------------
 
-    def _bury(self, worker: _Worker) -> None:
+    def _on_worker_exit(self, worker: _Worker) -> None:
         """A worker is dead: its tasks are done by others, unless the run is to end."""
         worker.channel.close()
         code = worker.process.wait()
         self._workers.remove(worker)
         both = zip(astuple(self._sent_by_the_dead), astuple(worker.sent), strict=True)
         self._sent_by_the_dead = Sent(*map(sum, both))
-        tasks: list[Part | Lesson] = [*worker.parts, *filter(None, [worker.lesson])]
+        tasks: list[Partition | IndexTask] = [*worker.parts, *filter(None, [worker.lesson])]
         how = f"signal {-code}" if code < 0 else f"code {code}"
         if self._until is not None:
             for part in worker.parts:
                 part.is_done = True
             return
         self._failed_starts += not worker.has_reported
-        if self._failed_starts >= MOST_FAILED_STARTS:
+        if self._failed_starts >= MAX_FAILED_STARTS:
             raise RuntimeError(f"workers end as soon as they are started ({how})")
         for task in reversed(tasks):
-            task.deaths += 1
-            if task.deaths < MOST_DEATHS:
+            task.crashes += 1
+            if task.crashes < MAX_CRASHES:
                 _log.warning("a worker died (%s) over %s: another one goes on with it", how, task.name())
                 self._supply.give_back(task)
             else:
-                self._give_up(task, f"{MOST_DEATHS} workers died over the same records ({how})")
+                self._give_up(task, f"{MAX_CRASHES} workers died over the same records ({how})")
         self._workers.append(self._new())
 
-    def _give_up(self, task: Part | Lesson, why: str) -> None:
-        if isinstance(task, Lesson):
+    def _give_up(self, task: Partition | IndexTask, why: str) -> None:
+        if isinstance(task, IndexTask):
             self._supply.give_up(task, f"{task.name()}: {why}: nothing of it was read")
             return
         read = f"{task.position} records of it were read, the others were not"
@@ -394,5 +394,5 @@ class Workers:
         self._write_down()
 
 
-def _kept_bytes(stretch: Stretch) -> int:
+def _kept_bytes(stretch: BatchResult) -> int:
     return sum(len(each.entry) for each in stretch.kept)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from msgspec import Struct
 
-from faillog_otel.redact.unescape import Plain
+from faillog_otel.redact.unescape import UnescapedText
 from faillog_otel.redact.value_spans import (
     WINDOW,
     Place,
@@ -22,7 +22,7 @@ from faillog_otel.redact.value_spans import (
     string_at,
     value_at,
 )
-from faillog_otel.redact.vocabulary import Kind, holds, is_id, kind_of_name, looks_random
+from faillog_otel.redact.vocabulary import Kind, classify_key, holds, is_id, looks_random
 
 # -- columns -------------------------------------------------------------------------------------------------
 #
@@ -48,7 +48,7 @@ _LINE_END = re.compile(r"\r?\n")
 _BELOW = re.compile(r"\r?\n(?:[|+: -]*-[|+: -]*+\r?\n)?")
 
 
-def table_at(plain: Plain, start: int, end: int) -> tuple[list[Place], int]:
+def table_at(plain: UnescapedText, start: int, end: int) -> tuple[list[Place], int]:
     """What the table holds whose first telling name is here, and up to where no other one begins."""
     text, first = plain.text, max(0, start - WINDOW)
     line = text.rfind("\n", first, start) + 1
@@ -61,7 +61,7 @@ def table_at(plain: Plain, start: int, end: int) -> tuple[list[Place], int]:
         names = [text[slice(*_span(cell))] for cell in head]
         below = _BELOW.match(text, head[-1].end()) if head else None
         if below and len(head) != above and sum(map(bool, names)) > 1 and all(map(_NAME.fullmatch, names)):
-            kinds = [kind_of_name(name) for name in names]
+            kinds = [classify_key(name) for name in names]
             return _below(plain, list(zip(names, kinds, strict=True)), delimiter, below.end())
     return [], rest.end()
 
@@ -80,7 +80,7 @@ def _span(cell: re.Match[str]) -> tuple[int, int]:
     return cell.span("bare" if cell["quoted"] is None else "quoted")
 
 
-def _below(plain: Plain, head: _Head, delimiter: str, at: int) -> tuple[list[Place], int]:
+def _below(plain: UnescapedText, head: _Head, delimiter: str, at: int) -> tuple[list[Place], int]:
     text, places = plain.text, []
     row = _row(text, at, delimiter)
     while row and len(row) <= len(head):
@@ -99,9 +99,9 @@ def _below(plain: Plain, head: _Head, delimiter: str, at: int) -> tuple[list[Pla
 # -- notations -----------------------------------------------------------------------------------------------
 
 
-Find = Callable[[Plain, TellingName], Iterable[re.Match[str]]]
+Find = Callable[[UnescapedText, TellingName], Iterable[re.Match[str]]]
 """Matches that end where the value may begin."""
-Read = Callable[[Plain, TellingName, re.Match[str]], Span | None]
+Read = Callable[[UnescapedText, TellingName, re.Match[str]], Span | None]
 """The value that begins where the match ends."""
 
 
@@ -124,7 +124,7 @@ def _behind(behind: str, before: str = "", ends: str = "", name: str = "", flags
     is_behind, is_before = re.compile(behind, flags), re.compile(rf"(?:{before})\Z")
     is_name = re.compile(name, re.IGNORECASE)
 
-    def find(plain: Plain, told: TellingName) -> Iterable[re.Match[str]]:
+    def find(plain: UnescapedText, told: TellingName) -> Iterable[re.Match[str]]:
         text = plain.text
         start, end = (told.start, told.end) if told.quote is None else (told.quote, told.end + 1)
         if ends and text[max(0, start - 32) : start].rstrip(_BLANKS_AND_PREFIXES)[-1:] not in ends:
@@ -191,7 +191,7 @@ _OBJECT_REVERSED = re.compile(r"(?:[^{}]++|\}[^{}]*+\{)*+")
 _ITEM = re.compile(r"(?:[^\r\n{}]++|\r?\n(?!\s*+(?:-\s|\r?\n|\Z)))*+")
 
 
-def _paired(plain: Plain, name: TellingName) -> Iterator[re.Match[str]]:
+def _paired(plain: UnescapedText, name: TellingName) -> Iterator[re.Match[str]]:
     """`{"name": NAME, ..., "value": VALUE}` in any order; so the attributes of a tag, and items in YAML."""
     start = name.start if name.quote is None else name.quote + 1
     ends = plain.text[max(0, start - 32) : start].rstrip(_BLANKS_AND_PREFIXES + "\"'[")[-1:]
@@ -212,7 +212,7 @@ def _around(text: str, name: TellingName) -> tuple[tuple[int, int], tuple[int, i
     return (name.end, end_of(inside, text, name.end, name.end + WINDOW)), (start, name.start)
 
 
-def _read_paired(plain: Plain, name: TellingName, found: re.Match[str]) -> Span | None:
+def _read_paired(plain: UnescapedText, name: TellingName, found: re.Match[str]) -> Span | None:
     span = value_at(plain, name, found.end())
     return None if span is None or found.end() <= name.start < span[1] else span
 
@@ -231,26 +231,26 @@ def _to(pattern: re.Pattern[str]) -> Read:
     return lambda plain, _, found: (found.end(), end_of(pattern, plain.text, found.end()), "")
 
 
-def _read_value(plain: Plain, name: TellingName, found: re.Match[str]) -> Span | None:
+def _read_value(plain: UnescapedText, name: TellingName, found: re.Match[str]) -> Span | None:
     """What is behind a separator, and in HTML behind a tag."""
     if found["tag"]:
         return _to(_TO_TAG_IN_LINE)(plain, name, found)
     return value_at(plain, name, found.end(), found.start("by") if found["by"] else None)
 
 
-def _read_no_name(plain: Plain, _: TellingName, found: re.Match[str]) -> Span | None:
+def _read_no_name(plain: UnescapedText, _: TellingName, found: re.Match[str]) -> Span | None:
     """The group `value` or a string, unless it may be a name as well: lists of names are common."""
     span = (*found.span("value"), "") if "value" in found.re.groupindex else string_at(plain, found.end())
     value = plain.text[span[0] : span[1]] if span else ""
     return None if _IDENTIFIER.fullmatch(value) or is_id(value) else span
 
 
-def _read_random(_plain: Plain, _: TellingName, found: re.Match[str]) -> Span | None:
+def _read_random(_plain: UnescapedText, _: TellingName, found: re.Match[str]) -> Span | None:
     start, value = found.start("value"), found["value"]
     return (start, start + len(value.rstrip(".")), "") if looks_random(value) else None
 
 
-def _read_element(plain: Plain, name: TellingName, opened: re.Match[str]) -> Span | None:
+def _read_element(plain: UnescapedText, name: TellingName, opened: re.Match[str]) -> Span | None:
     """`<password>VALUE</password>`, whatever is inside it; or to the end of a text that is cut off."""
     text, at = plain.text, opened.end()
     if text.startswith(_CDATA, at):

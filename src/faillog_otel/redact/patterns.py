@@ -21,7 +21,7 @@ from faillog_otel.redact.tokens import (
     is_iban,
     is_token,
 )
-from faillog_otel.redact.unescape import Plain
+from faillog_otel.redact.unescape import UnescapedText
 from faillog_otel.redact.value_spans import Place, place_of
 from faillog_otel.redact.vocabulary import Kind, looks_random
 
@@ -39,13 +39,13 @@ _FOLDED = str.maketrans("\u0130\u0131\u017f", "iis")  # patterns that ignore cas
 _IN_A_WORD = re.compile(r"(?=.*[a-z])[\w$.-]{2,}")  # of digits alone, it may be in an id
 _RARE = re.compile(r"[^\w\s:.-]")
 
-_SHORTEST_SHAPED = 12
+_MIN_SHAPED = 12
 
-_MOST_DULL = 4096
-_LONGEST_DULL = 64
+_MAX_CLEAN_WORDS = 4096
+_MAX_CLEAN_WORD_CHARS = 64
 
 
-class Signs(Struct, frozen=True):
+class RequiredLiterals(Struct, frozen=True):
     """Of these a text must have one. `words` can only stand within a word, as `Plain.words` has them."""
 
     words: tuple[str, ...] = ()
@@ -70,14 +70,14 @@ class Signs(Struct, frozen=True):
         return cls(tuple(words), tuple(others), colons=colons)
 
 
-class Glance:
+class Prefilter:
     """A text, read as signs are."""
 
-    def __init__(self, plain: Plain, all_words: Collection[str], all_shapes: re.Pattern[str]) -> None:
+    def __init__(self, plain: UnescapedText, all_words: Collection[str], all_shapes: re.Pattern[str]) -> None:
         """`all_words` and `all_shapes` are the signs within words that anybody will ask for."""
-        words = plain.words - _dull
+        words = plain.words - _known_clean_words
         self._words = _read("\n".join(words))
-        self._shaped = [word for word in words if len(word) >= _SHORTEST_SHAPED and all_shapes.match(word)]
+        self._shaped = [word for word in words if len(word) >= _MIN_SHAPED and all_shapes.match(word)]
         if not _has_one(self._words, all_words):
             self._words = ""
             if not self._shaped:
@@ -86,7 +86,7 @@ class Glance:
         bare = self._text.replace('":', "")
         self._colons = bare.count(":") - bare.count(": ")
 
-    def has(self, signs: Signs) -> bool:
+    def has(self, signs: RequiredLiterals) -> bool:
         """Whether the text has one of the signs."""
         if signs.shape is not None:
             return any(map(signs.shape.match, self._shaped))
@@ -111,15 +111,17 @@ def _read(text: str) -> str:
     return _ANY_DIGIT.sub("0", text.translate(_FOLDED).lower())
 
 
-_dull: set[str] = set()
+_known_clean_words: set[str] = set()
 """Words of texts without any sign, so that those which come again and again are not searched again. They may
 be anything that stood in a body: nothing but Glance is to see them."""
 
 
 def _remember(words: Collection[str]) -> None:
-    if len(_dull) + len(words) > _MOST_DULL:
-        _dull.clear()
-    _dull.update([word for word in words if len(word) <= _LONGEST_DULL][:_MOST_DULL])
+    if len(_known_clean_words) + len(words) > _MAX_CLEAN_WORDS:
+        _known_clean_words.clear()
+    _known_clean_words.update(
+        [word for word in words if len(word) <= _MAX_CLEAN_WORD_CHARS][:_MAX_CLEAN_WORDS]
+    )
 
 
 # -- patterns ------------------------------------------------------------------------------------------------
@@ -137,7 +139,7 @@ class Look(Struct, frozen=True):
 
     kind: Kind
     rule: str
-    signs: Signs
+    signs: RequiredLiterals
     pattern: re.Pattern[str]
     judge: Judge = bool
     not_behind: re.Pattern[str] | None = None
@@ -145,7 +147,7 @@ class Look(Struct, frozen=True):
     near: re.Pattern[str] | None = None
     """Without which it is something else."""
 
-    def places(self, plain: Plain) -> Iterator[Place]:
+    def places(self, plain: UnescapedText) -> Iterator[Place]:
         """Where such things are."""
         text = plain.text
         group = "value" if "value" in self.pattern.groupindex else 0
@@ -160,9 +162,9 @@ class Look(Struct, frozen=True):
                 yield place_of(plain, self.kind, self.rule, start, end)
 
 
-def looks(plain: Plain) -> Iterator[Look]:
+def looks(plain: UnescapedText) -> Iterator[Look]:
     """Those patterns that may be in the text, the most telling ones first."""
-    glance = Glance(plain, _SIGNS_IN_WORDS, _SHAPES)
+    glance = Prefilter(plain, _SIGNS_IN_WORDS, _SHAPES)
     return (look for look in LOOKS if glance.has(look.signs))
 
 
@@ -254,7 +256,7 @@ def _is_email(value: str) -> bool:
 def _look(kind: Kind, rule: str, signs: str, pattern: str, flags: int = re.IGNORECASE, **more: Any) -> Look:
     """A row; without signs, the pattern is the sign, in words."""
     compiled = re.compile(pattern, flags | re.DOTALL)
-    literals = Signs.of(*signs.split("|")) if signs else Signs(shape=compiled)
+    literals = RequiredLiterals.of(*signs.split("|")) if signs else RequiredLiterals(shape=compiled)
     return Look(kind, rule, literals, compiled, **more)
 
 
@@ -278,8 +280,8 @@ LOOKS = (
         rf"{START}e(?:yJ|yAi|wog|woK|w0K)[\w-]{{8,}}+=*+(?:(?:\.{{1,2}}[\w-]++=*+){{1,4}}+|\Z)",
         0,
     ),
-    Look("secret", "vendor's token", Signs.of(*TOKEN_SIGNS), TOKENS),
-    Look("secret", "vendor's token", Signs.of(*MAYBE_SIGNS), MAYBE_TOKENS, is_token),
+    Look("secret", "vendor's token", RequiredLiterals.of(*TOKEN_SIGNS), TOKENS),
+    Look("secret", "vendor's token", RequiredLiterals.of(*MAYBE_SIGNS), MAYBE_TOKENS, is_token),
     _look("secret", "vendor's token", "", _WORD_START + SHAPES, 0, judge=is_token),
     _look(
         "secret",
@@ -379,7 +381,7 @@ LOOKS = (
     Look(
         "ip",
         "IPv6 address",
-        Signs.of(colons=6),
+        RequiredLiterals.of(colons=6),
         re.compile(
             r"[0236fF:](?:(?<![\w:.].)|(?<=[G-Zg-z]:.))[0-9A-Fa-f]{0,3}:[0-9A-Fa-f:.]{0,44}[0-9A-Fa-f:](?![\w:])",
             re.DOTALL,

@@ -17,14 +17,14 @@ from msgspec import Struct
 from faillog_otel.config import Secret
 from faillog_otel.redact.key_values import OF_BARE_NAMES, OF_QUOTED_NAMES, table_at
 from faillog_otel.redact.patterns import looks
-from faillog_otel.redact.unescape import WORD, Plain
+from faillog_otel.redact.unescape import WORD, UnescapedText
 from faillog_otel.redact.value_spans import Place, Span, TellingName, end_of, is_meant, place_of
-from faillog_otel.redact.vocabulary import MARK, Kind, kind_of_name, may_tell, phone_number
+from faillog_otel.redact.vocabulary import MARK, Kind, classify_key, maybe_sensitive, phone_number
 
 # -- named ---------------------------------------------------------------------------------------------------
 
 
-_LONGEST_NAME = 128
+_MAX_NAME = 128
 
 
 _FIRST_WORD = re.compile(
@@ -33,9 +33,9 @@ _FIRST_WORD = re.compile(
 _QUOTES = re.compile(r"[\"']")
 
 
-def named_values(plain: Plain) -> Iterator[Place]:
+def find_sensitive_values(plain: UnescapedText) -> Iterator[Place]:
     """The values with telling names. A mark is passed over: it is no name."""
-    telling = {word for word in plain.words if may_tell(word)}
+    telling = {word for word in plain.words if maybe_sensitive(word)}
     if not telling:
         return
     done = end_of_table = 0
@@ -54,26 +54,26 @@ def named_values(plain: Plain) -> Iterator[Place]:
                 break
 
 
-def _names(plain: Plain, word: re.Match[str]) -> Iterator[TellingName]:
+def _names(plain: UnescapedText, word: re.Match[str]) -> Iterator[TellingName]:
     """What the name may be: all that stands between two quotes, or the word."""
     text = plain.text
     start, end = word.span()
-    before = text[max(0, start - _LONGEST_NAME) : start]
+    before = text[max(0, start - _MAX_NAME) : start]
     opening = max(before.rfind('"'), before.rfind("'"))
-    if opening >= 0 and (closing := _QUOTES.search(text, end, end + _LONGEST_NAME)):
+    if opening >= 0 and (closing := _QUOTES.search(text, end, end + _MAX_NAME)):
         first = start - len(before) + opening + 1
         name = text[first : closing.start()]
-        kind = kind_of_name(name)
+        kind = classify_key(name)
         if kind and "\n" not in name and plain.spelled(first - 1) == plain.spelled(closing.start()):
             yield TellingName(kind, name, first, closing.start(), first - 1)
     if found := _FIRST_WORD.search(before[-9:]):
         start -= len(found[0])
     name = text[start:end]
-    if kind := kind_of_name(name):
+    if kind := classify_key(name):
         yield TellingName(kind, name, start, end)
 
 
-def _places(plain: Plain, name: TellingName) -> Iterator[Place]:
+def _places(plain: UnescapedText, name: TellingName) -> Iterator[Place]:
     """The values that any notation finds, the best one first."""
     for notation in OF_BARE_NAMES if name.quote is None else OF_QUOTED_NAMES:
         if name.kind == "phone" and not notation.has_phones:
@@ -90,15 +90,15 @@ def _places(plain: Plain, name: TellingName) -> Iterator[Place]:
 
 _IN_BRACKETS = re.compile(r"(?!\[redacted:)[{\[][^}\]]{0,300}+")
 _BEFORE_PHONE = re.compile(r"[\"']?\s{0,4}-?")
-_LONGEST_NUMBER = 64
+_MAX_NUMBER = 64
 
 
-def _phone(plain: Plain, name: TellingName, found: re.Match[str]) -> Span | None:
+def _phone(plain: UnescapedText, name: TellingName, found: re.Match[str]) -> Span | None:
     """A phone number that begins there, or the first one in the brackets there."""
     text, at = plain.text, found.end()
     brackets = _IN_BRACKETS.match(text, at)
     first = at if brackets else end_of(_BEFORE_PHONE, text, at)
-    number = phone_number(text, first, brackets.end() if brackets else first + _LONGEST_NUMBER)
+    number = phone_number(text, first, brackets.end() if brackets else first + _MAX_NUMBER)
     if number is None or not (brackets or number.start() == first):
         return None
     start, end = number.span()
@@ -117,7 +117,7 @@ def _phone(plain: Plain, name: TellingName, found: re.Match[str]) -> Span | None
 # done twice. Ids are never handed to it.
 
 
-_MOST_ROUNDS = 5
+_MAX_ROUNDS = 5
 
 
 class Finding(Struct, frozen=True):
@@ -156,14 +156,14 @@ def mark(kind: Kind, value: str, key: Secret | None = None) -> str:
 
 def _redact(text: str, key: Secret | None, found: list[Finding]) -> str:
     """Applies all rules until nothing changes: what one has replaced may show another one something."""
-    for _ in range(_MOST_ROUNDS):
-        before, text = text, _replaced(Plain(text), key, found)
+    for _ in range(_MAX_ROUNDS):
+        before, text = text, _replaced(UnescapedText(text), key, found)
         if text == before:
             return text
     return mark("secret", text, key)  # a text made to keep the rules busy
 
 
-def _replaced(plain: Plain, key: Secret | None, found: list[Finding]) -> str:
+def _replaced(plain: UnescapedText, key: Secret | None, found: list[Finding]) -> str:
     parts: list[str] = []
     done = 0
     for place in _without_overlaps(plain):
@@ -176,11 +176,13 @@ def _replaced(plain: Plain, key: Secret | None, found: list[Finding]) -> str:
     return "".join([*parts, plain.source[done:]]) if parts else plain.source
 
 
-def _without_overlaps(plain: Plain) -> list[Place]:
+def _without_overlaps(plain: UnescapedText) -> list[Place]:
     """What the rules find, in the order of the text; of overlapping places, that of the most telling rule."""
     kept = []
     is_taken = bytearray(len(plain.text))
-    for place in chain(named_values(plain), (place for look in looks(plain) for place in look.places(plain))):
+    for place in chain(
+        find_sensitive_values(plain), (place for look in looks(plain) for place in look.places(plain))
+    ):
         if is_taken.find(1, place.start, place.end) < 0 and place.start < place.end:
             is_taken[place.start : place.end] = b"\1" * (place.end - place.start)
             kept.append(place)

@@ -91,7 +91,7 @@ _ID = re.compile(r"[0-9a-f-]{8,}")
 """Nothing is told by such a word, and no token of a vendor begins in one."""
 
 
-class Plain:
+class UnescapedText:
     """`text` is the plain text; `source` the text as it came.
 
     `brief` is what is between quotes, each piece once and in no order: enough to see what may be there.

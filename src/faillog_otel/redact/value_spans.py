@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from faillog_otel.redact.unescape import Plain
-from faillog_otel.redact.vocabulary import MARK_PATTERN, Kind, begins_to_say, goes_on_to_say, is_no_secret
+from faillog_otel.redact.unescape import UnescapedText
+from faillog_otel.redact.vocabulary import MARK_PATTERN, Kind, goes_on_to_say, is_no_secret, starts_as_prose
 
 WINDOW = 1000
 """How far around a name is looked for what belongs to it."""
@@ -24,7 +24,7 @@ class TellingName(Struct, frozen=True):
     end: int
     quote: int | None = None
 
-    def quote_around(self, plain: Plain) -> str:
+    def quote_around(self, plain: UnescapedText) -> str:
         """How its own quote is written; empty for a bare name."""
         return "" if self.quote is None else plain.spelled(self.quote)
 
@@ -66,7 +66,7 @@ _BEHIND_STRING = re.compile(r"\s{0,8}(?:\Z|[}\]]|,\s{0,8}(?:[\"'{\[\d-]|true|fal
 _FOLDED = re.compile(r"\r?\n[ \t]++(?=\S)(?![\w.-]++[ \t]*+[:=]|\[)")
 
 
-def is_meant(plain: Plain, name: TellingName, span: Span) -> bool:
+def is_meant(plain: UnescapedText, name: TellingName, span: Span) -> bool:
     """Whether anything there is meant by the name: of a structure one of its values, of XML a text."""
     text, start, end = plain.text, *span[:2]
     if end - start > WINDOW or text.startswith("[redacted:", start):
@@ -75,7 +75,7 @@ def is_meant(plain: Plain, name: TellingName, span: Span) -> bool:
     return not all(is_no_secret(name.name, _TAGS.sub(" ", text[first:last])) for first, last in parts)
 
 
-def value_at(plain: Plain, name: TellingName, at: int, by: int | None = None) -> Span | None:
+def value_at(plain: UnescapedText, name: TellingName, at: int, by: int | None = None) -> Span | None:
     """The value that begins here; `by` is the place of the `:` or `=` between it and its name."""
     text = plain.text
     is_bare = name.quote is None
@@ -101,11 +101,11 @@ def value_at(plain: Plain, name: TellingName, at: int, by: int | None = None) ->
             return at, line_end(plain, name.start, at), ""
         if scheme := _SCHEME.match(text, at):
             return at, bare(plain, name, scheme.end(), by)[1], ""
-    is_said = is_line and begins_to_say(text[at : at + 200].split("\n", 1)[0])
-    return None if is_said else bare(plain, name, at, by)
+    is_prose = is_line and starts_as_prose(text[at : at + 200].split("\n", 1)[0])
+    return None if is_prose else bare(plain, name, at, by)
 
 
-def bare(plain: Plain, name: TellingName, at: int, by: int | None = None) -> Span:
+def bare(plain: UnescapedText, name: TellingName, at: int, by: int | None = None) -> Span:
     """A value without quotes, to what ends it: that is percent-encoded as often as the `=` at the most."""
     text = plain.text
     encodings = 0 if by is None else plain.encodings(by)
@@ -129,7 +129,7 @@ def bare(plain: Plain, name: TellingName, at: int, by: int | None = None) -> Spa
     return (*marked_up.span("value"), "") if marked_up else (at, end if found else len(text), "")
 
 
-def line_end(plain: Plain, name_at: int, at: int, *, one_line: bool = True) -> int:
+def line_end(plain: UnescapedText, name_at: int, at: int, *, one_line: bool = True) -> int:
     """Where a header's value ends: with its line, or with the string that the header stands in."""
     text = plain.text
     opening = max(text.rfind(each, max(0, name_at - WINDOW), name_at) for each in "\n\"'")
@@ -147,7 +147,7 @@ def line_end(plain: Plain, name_at: int, at: int, *, one_line: bool = True) -> i
     return len(text)
 
 
-def _ends_around(plain: Plain, opening: int, at: int) -> bool:
+def _ends_around(plain: UnescapedText, opening: int, at: int) -> bool:
     """Whether the quote here ends the string around; `opening` is its own quote, or a newline inside it."""
     quote, text = plain.quote(at), plain.text
     if text[opening] != "\n":
@@ -166,7 +166,7 @@ _BEFORE_NUMBER = re.compile(r"(?:\A\s*+\[|\"(?=\s*+[:,\]}]))(?:[^\"]*[:\[,])?\s*
 _TAGS = re.compile(r"<[^<>]*+>")
 
 
-def place_of(plain: Plain, kind: Kind, rule: str, start: int, end: int) -> Place:
+def place_of(plain: UnescapedText, kind: Kind, rule: str, start: int, end: int) -> Place:
     """The place of what is perhaps a number of JSON: what replaces it needs quotes then."""
     text, first = plain.text, max(0, start - WINDOW)
     at = text.rfind('"', first, start)
@@ -178,7 +178,7 @@ def place_of(plain: Plain, kind: Kind, rule: str, start: int, end: int) -> Place
 # -- strings and brackets -------------------------------------------------------------------------------
 
 
-def string_at(plain: Plain, at: int) -> Span | None:
+def string_at(plain: UnescapedText, at: int) -> Span | None:
     """The string that begins here, perhaps with the prefix or wrapping that some languages write."""
     text = plain.text
     if not (opening := _WRAPPED.match(text, at)):
@@ -192,7 +192,7 @@ def string_at(plain: Plain, at: int) -> Span | None:
     return at + len(mark), end if end >= 0 else len(text), ""
 
 
-def _string_end(plain: Plain, at: int) -> tuple[int, int]:
+def _string_end(plain: UnescapedText, at: int) -> tuple[int, int]:
     """Where the string ends that the quote opens which stands here, without and with its closing quote."""
     text = plain.text
     opening = plain.quote(at)
@@ -207,7 +207,7 @@ _LEAF = re.compile(r"\"|[^\s,:\[\]{}\"]++")
 _KEY = re.compile(r"\s*+:")
 
 
-def _brackets_end(plain: Plain, at: int, name: TellingName) -> int:
+def _brackets_end(plain: UnescapedText, at: int, name: TellingName) -> int:
     """Where the array or object ends that begins here; the end of the text where it does not.
 
     A quote that is escaped less often than that of the name ends a string around all this.
@@ -228,7 +228,7 @@ def _brackets_end(plain: Plain, at: int, name: TellingName) -> int:
     return len(text)
 
 
-def _leaves(plain: Plain, at: int, end: int) -> Iterator[tuple[int, int]]:
+def _leaves(plain: UnescapedText, at: int, end: int) -> Iterator[tuple[int, int]]:
     """The strings and words inside brackets that are no keys."""
     while found := _LEAF.search(plain.text, at, end):
         is_string = found[0] == '"'

@@ -110,22 +110,22 @@ _NO_PHONE = frozenset(
 )
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_]+")
 _NO_LETTERS = re.compile(r"[^a-z0-9]+")
-_LONGEST_NAME = 128
+_MAX_NAME = 128
 
 
-def kind_of_name(name: str) -> Kind | None:
+def classify_key(name: str) -> Kind | None:
     """What a value of this name holds: `secret`, `phone`, or nothing that the name tells.
 
     Of a very long name, its beginning and its end tell.
     """
-    if len(name) > 2 * _LONGEST_NAME:
-        name = f"{name[:_LONGEST_NAME]} {name[-_LONGEST_NAME:]}"
+    if len(name) > 2 * _MAX_NAME:
+        name = f"{name[:_MAX_NAME]} {name[-_MAX_NAME:]}"
     return _kind_of_name(name)
 
 
-def may_tell(word: str) -> bool:
+def maybe_sensitive(word: str) -> bool:
     """Whether the word, which is perhaps a part of a name, is worth a closer look. A mark is not."""
-    return _may_tell(word) if len(word) <= _LONGEST_NAME else _HINT.search(word.lower()) is not None
+    return _may_tell(word) if len(word) <= _MAX_NAME else _HINT.search(word.lower()) is not None
 
 
 @lru_cache(maxsize=16_384)
@@ -235,18 +235,18 @@ _LITERALS = frozenset(
 _PLAIN_WORD = re.compile(r"[^\W\d_]{1,15}(?:['\u2019-][^\W\d_]{1,15})*|\d{1,4}")
 _TWILIO_ID = re.compile(r"(?!SK)[A-Z]{2}[0-9a-f]{32}")
 _PUNCTUATION = " \t\r\n.,;:!?\"'`()<>[]{}"
-_LONGEST_SAYING = 200
+_MAX_SAYING = 200
 
 
-def is_said(text: str) -> bool:
+def is_prose(text: str) -> bool:
     """Whether the text consists of plain words only, and says something: `can't be blank`."""
     words = _said_words(text)
-    return len(text) <= _LONGEST_SAYING and all(map(_is_plain, words)) and not _SAID.isdisjoint(words)
+    return len(text) <= _MAX_SAYING and all(map(_is_plain, words)) and not _SAID.isdisjoint(words)
 
 
-def begins_to_say(text: str) -> bool:
+def starts_as_prose(text: str) -> bool:
     """Whether a line without quotes says something: `Session has expired on Friday`."""
-    words = _said_words(text[:_LONGEST_SAYING])
+    words = _said_words(text[:_MAX_SAYING])
     if words and goes_on_to_say(words[0]):
         return True
     is_plain = all(_is_plain(word) or "://" in word for word in words)
@@ -270,14 +270,14 @@ def _said_words(text: str) -> list[str]:
 
 def is_no_secret(name: str, value: str) -> bool:
     """Whether a value is none for all its name: a literal, a count, words, or nothing at all."""
-    bare = value[:_LONGEST_SAYING].strip(_PUNCTUATION).lower()
-    is_short = len(value) <= _LONGEST_SAYING
+    bare = value[:_MAX_SAYING].strip(_PUNCTUATION).lower()
+    is_short = len(value) <= _MAX_SAYING
     if is_short and (bare in _LITERALS or _TWILIO_ID.fullmatch(value) or not any(map(str.isalnum, bare))):
         return True
     if value.isascii() and value.isdigit():
         words = _words(name)
         return (len(value) <= 3 and _NUMBERS_ARE_SECRET.isdisjoint(words)) or "tokens" in words
-    return is_said(value)
+    return is_prose(value)
 
 
 _PHONE_NUMBER = re.compile(r"(?<![\w.+])[+(]{0,2}\d(?:[\s().+/x–-]{0,3}\d){6,14}(?!\w|\.\d)")  # noqa: RUF001  # people write so

@@ -18,7 +18,7 @@ from faillog_otel.reports.status import QuotaSeen, quota_seen
 from faillog_otel.segment.quota import Quota, Why
 from faillog_otel.segment.schedule import READ_AFTER_HOURS, HourView, Plan, ScheduleConfig, plan
 
-MOST_STEPS = 100
+MAX_STEPS = 100
 """So often it is planned again to find the next request: two days of hours, and twice as many changes."""
 
 REASONS: dict[Why, str] = {
@@ -42,7 +42,7 @@ class Request(Struct, frozen=True):
     """Since when it is due."""
 
 
-class Outlook(Struct, frozen=True):
+class PlanReport(Struct, frozen=True):
     """The requests that would be made now, in their order, and what follows from the quota."""
 
     now: str
@@ -71,7 +71,7 @@ class Outlook(Struct, frozen=True):
     """Collection → hours that will be missed each day, where the quota is too small for all."""
 
 
-def outlook(database: Database | None, config: SegmentConfig, now_ns: int, *, once: bool) -> Outlook:
+def outlook(database: Database | None, config: SegmentConfig, now_ns: int, *, once: bool) -> PlanReport:
     """What would be asked now; without a ledger, what a first run would ask.
 
     What is not set is as the last run had it. Raises LedgerBroken; ConfigError where no collection is known.
@@ -90,7 +90,7 @@ def outlook(database: Database | None, config: SegmentConfig, now_ns: int, *, on
         raise ConfigError("no collection is known: name one by --collection ID or FAILLOG_COLLECTIONS")
     found = plan(now_ns, hours, quota, schedule)
     next_ns = _next_request_ns(now_ns, hours, quota, schedule, found)
-    return Outlook(
+    return PlanReport(
         now=time_text(now_ns),
         since=time_text(schedule.since_ns),
         until=None if schedule.until_ns is None else time_text(schedule.until_ns),
@@ -119,7 +119,7 @@ def _next_request_ns(
     found: Plan,
 ) -> int | None:
     """When the next request would be made, if nothing else happens: the plan is asked until it has one."""
-    for _ in range(MOST_STEPS):
+    for _ in range(MAX_STEPS):
         if found.asks:
             return now_ns
         now_ns = found.next_ns

@@ -11,19 +11,19 @@ from msgspec import Struct
 from faillog_otel.config import Bodies, MappingConfig
 from faillog_otel.events.decode import decode
 from faillog_otel.events.kept_record import read_entry
-from faillog_otel.events.model import BadRecord, Context, Event, Place
+from faillog_otel.events.model import BadRecord, Event, Place, RecordContext
 from faillog_otel.inputs.decompress import Record, unpack
 from faillog_otel.inputs.exchange_index import Exchanges
 from faillog_otel.inputs.files import InputFile
 from faillog_otel.inputs.formats import form_of, read_records
 from faillog_otel.otlp.attributes import (
-    MOST_EXTRAS,
+    MAX_EXTRAS,
+    allowed_extras,
     as_text,
     body_text,
     header_pairs,
     is_allowed,
     leaves,
-    leaving,
 )
 from faillog_otel.otlp.mapping import map_event
 from faillog_otel.otlp.wire import Value
@@ -48,7 +48,7 @@ class Explanation(Struct, frozen=True, kw_only=True):
     """Field of the event → why it does not leave."""
 
 
-def explain(event: Event, context: Context, config: MappingConfig) -> Explanation:
+def explain(event: Event, context: RecordContext, config: MappingConfig) -> Explanation:
     """Explains one event. Pure, as the mapping is."""
     log = map_event(event, context, config).log
     attributes = dict(log.attributes)
@@ -118,7 +118,9 @@ def _staying(event: Event, config: MappingConfig, dropped: int) -> Iterator[tupl
             yield f"{name}.body", f"its values, but for those of some keys: {_KEYS}"
         elif carrier.body is not None and _is_longer(carrier.body, config.limits.body_bytes):
             yield f"{name}.body", f"what lies beyond {config.limits.body_bytes} bytes of it is cut off"
-    kept = {path: leaf for path, leaf, _ in leaves(leaving(event.extras, config.bodies), "segment.extra")}
+    kept = {
+        path: leaf for path, leaf, _ in leaves(allowed_extras(event.extras, config.bodies), "segment.extra")
+    }
     for path, leaf, _ in leaves(event.extras, "segment.extra"):
         if path not in kept:
             yield path.removeprefix("segment.extra."), f"a part of the body, and --bodies is {config.bodies}"
@@ -129,7 +131,7 @@ def _staying(event: Event, config: MappingConfig, dropped: int) -> Iterator[tupl
         "responseFromDestination", response.headers if response else None, config.response_headers
     )
     if dropped:
-        why = f"only {MOST_EXTRAS} leave, or as many as the backend takes; the others are counted"
+        why = f"only {MAX_EXTRAS} leave, or as many as the backend takes; the others are counted"
         yield f"{dropped} unknown fields", why
 
 
@@ -143,8 +145,8 @@ def _staying_headers(name: str, headers: Any, allowed: tuple[str, ...]) -> Itera
             yield f"{name}.headers.{header}", why
 
 
-def _is_longer(body: Any, most_bytes: int) -> bool:
-    return len(as_text(body).encode(errors="replace")) > most_bytes
+def _is_longer(body: Any, max_bytes: int) -> bool:
+    return len(as_text(body).encode(errors="replace")) > max_bytes
 
 
 # -- preview -------------------------------------------------------------------------------------------------
@@ -153,7 +155,7 @@ def _is_longer(body: Any, most_bytes: int) -> bool:
 
 
 def preview(
-    file: InputFile, config: MappingConfig, reference_ns: int, most_content_bytes: int
+    file: InputFile, config: MappingConfig, reference_ns: int, max_content_bytes: int
 ) -> Iterator[tuple[Place, Explanation | BadRecord]]:
     """Each record with its place, explained; or why it would be quarantined. Raises InputError.
 
@@ -161,7 +163,7 @@ def preview(
     """
 
     def content() -> Iterator[bytes]:
-        return unpack(file.chunks(), most_content_bytes)
+        return unpack(file.chunks(), max_content_bytes)
 
     exchanges = Exchanges()
     try:

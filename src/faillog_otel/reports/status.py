@@ -145,7 +145,7 @@ def _state_of_read(hour: int, seen: SeenHour, listed_ns: int) -> State:
 # -- status --------------------------------------------------------------------------------------------------
 
 
-class SaidSeen(Struct, frozen=True):
+class RateLimitReport(Struct, frozen=True):
     """What Segment said last, and when; what it did not say is null."""
 
     at: str
@@ -169,7 +169,7 @@ class QuotaSeen(Struct, frozen=True):
     left: int
     not_before: str | None
     """Segment wants no request until then, or a run paused after failures."""
-    said: SaidSeen | None
+    said: RateLimitReport | None
     waits: Waits | None
     """Null where a request may be made now."""
 
@@ -333,7 +333,7 @@ def quota_seen(quota: Quota, now_ns: int) -> QuotaSeen:
         not_before=time_text(quota.not_before_ns) if quota.not_before_ns > now_ns else None,
         said=None
         if said is None
-        else SaidSeen(
+        else RateLimitReport(
             at=time_text(said.at_ns),
             remaining=said.remaining,
             reset=None if said.reset_ns is None else time_text(said.reset_ns),

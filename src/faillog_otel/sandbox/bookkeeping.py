@@ -23,7 +23,7 @@ from faillog_otel.sandbox.config import QuotaConfig
 # -- quota ---------------------------------------------------------------------------------------------------
 
 
-class Standing(Struct, frozen=True):
+class LimiterState(Struct, frozen=True):
     """How the quota stands after a request."""
 
     granted: bool
@@ -67,7 +67,7 @@ class ServerQuota:
             self._told_ns = max(self._told_ns, until_ns)
 
     @property
-    def most_in_24_hours(self) -> int:
+    def max_in_24_hours(self) -> int:
         """The most requests that came in any 24 hours, granted or refused."""
         return self._most
 
@@ -81,7 +81,7 @@ class ServerQuota:
             del self._seen[: bisect_right(self._seen, now_ns - DAY_NS)]
             self._most = max(self._most, len(self._seen))
 
-    def take(self, now_ns: int) -> Standing:
+    def take(self, now_ns: int) -> LimiterState:
         """Grants a request, or refuses it."""
         with self._lock:
             self._replenish(now_ns)
@@ -90,7 +90,7 @@ class ServerQuota:
                 self._left -= 1
                 self._granted.append(now_ns)
             consumed = self.config.per_day - self._left + (not granted)
-            return Standing(granted, consumed, self._left, self._reset_ns(now_ns))
+            return LimiterState(granted, consumed, self._left, self._reset_ns(now_ns))
 
     def _replenish(self, now_ns: int) -> None:
         per_day = self.config.per_day

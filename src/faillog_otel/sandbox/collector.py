@@ -80,7 +80,7 @@ def _base64_ids(value: Any) -> None:
 
 _PATHS: dict[str, Signal] = {"/v1/logs": "logs", "/v1/traces": "traces"}
 _PROTOBUF, _JSON = "application/x-protobuf", "application/json"
-_LONGEST_DELAY_SECONDS = 60.0
+_MAX_DELAY_SECONDS = 60.0
 
 
 class Received(Struct, frozen=True):
@@ -142,7 +142,7 @@ class Receiver:
         self,
         script: Script = lambda _signal, _body: None,
         *,
-        most_grpc_bytes: int = 4 * 1024 * 1024,
+        max_grpc_bytes: int = 4 * 1024 * 1024,
         identity: Identity | None = None,
     ) -> None:
         self.received: list[Received] = []
@@ -155,7 +155,7 @@ class Receiver:
         )
         self._http.daemon_threads = True
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
-        options = [("grpc.max_receive_message_length", most_grpc_bytes), ("grpc.so_reuseport", 0)]
+        options = [("grpc.max_receive_message_length", max_grpc_bytes), ("grpc.so_reuseport", 0)]
         self._grpc = grpc.server(ThreadPoolExecutor(max_workers=16), options=options)
         self._scheme = "https" if identity else "http"
         if identity:
@@ -210,7 +210,7 @@ class Receiver:
         taken = reply.is_success if reply.taken is None else reply.taken
         self.received.append(Received(signal, body, headers, taken))
         if reply.delay_seconds:
-            self._ending.wait(min(reply.delay_seconds, _LONGEST_DELAY_SECONDS))
+            self._ending.wait(min(reply.delay_seconds, _MAX_DELAY_SECONDS))
         return reply
 
     def _taken(self, signal: Signal) -> list[Request]:

@@ -19,7 +19,7 @@ from msgspec import Struct
 from faillog_otel.clock import SECOND_NS, Clock, hour_text, time_text
 from faillog_otel.sandbox.bookkeeping import Asked, Journal
 from faillog_otel.sandbox.config import Faults
-from faillog_otel.sandbox.http import DOWNLOADS, Answer, Request, no_such_key, s3_error
+from faillog_otel.sandbox.http import DOWNLOADS, Request, Response, no_such_key, s3_error
 from faillog_otel.sandbox.world import URL_SECONDS, StoredObject, World, parse_hour
 
 # -- manifest ------------------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ class Signer:
         query["X-Amz-Signature"] = self._signature(key, query)
         return f"http://{host}/{quote(key)}?{urlencode(query)}"
 
-    def refusal(self, key: str, request: Request) -> Answer | None:
+    def refusal(self, key: str, request: Request) -> Response | None:
         """Why a request may not have an object; None when it may."""
         query = dict(request.query)
         given = query.pop("X-Amz-Signature", None)
@@ -147,7 +147,7 @@ class Signer:
             return self.expired()
         return None
 
-    def expired(self) -> Answer:
+    def expired(self) -> Response:
         """What S3 answers when the time of a URL is over."""
         now = time_text(self._clock.now_ns())
         more = f"<X-Amz-Expires>{URL_SECONDS}</X-Amz-Expires><ServerTime>{now}</ServerTime>"
@@ -182,7 +182,7 @@ class Downloads:
         self._elsewhere = elsewhere
         self._slow_seconds = slow_seconds
 
-    def answer(self, request: Request) -> Answer:
+    def answer(self, request: Request) -> Response:
         """One request."""
         key, now_ns = request.path.removeprefix("/"), self._clock.now_ns()
         refusal = self._signer.refusal(key, request)
@@ -212,7 +212,7 @@ class Downloads:
         )
         return answer
 
-    def _object(self, stored: StoredObject, request: Request) -> Answer:
+    def _object(self, stored: StoredObject, request: Request) -> Response:
         """The object, a part of it, or that it is as the client knows it."""
         headers = {
             "ETag": stored.etag,
@@ -221,7 +221,7 @@ class Downloads:
             "Server": "AmazonS3",
         }
         if _matches(request.headers.get("if-none-match"), stored.etag):
-            return Answer(304, headers=headers)
+            return Response(304, headers=headers)
         self._manifest.served(stored, self._clock.now_ns())
         headers["Content-Type"] = _TYPES.get(stored.format, "binary/octet-stream")
         size = len(stored.content)
@@ -230,19 +230,19 @@ class Downloads:
             wanted = ""
         part = _part(wanted, size)
         if part is None:
-            return Answer(200, stored.content, headers)
+            return Response(200, stored.content, headers)
         if not part:
             answer = s3_error(416, "InvalidRange", "The requested range is not satisfiable")
             answer.headers["Content-Range"] = f"bytes */{size}"
             return answer
         headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{size}"
-        return Answer(206, stored.content[part.start : part.stop], headers)
+        return Response(206, stored.content[part.start : part.stop], headers)
 
-    def _faulty(self, fault: str, stored: StoredObject, request: Request) -> Answer:
+    def _faulty(self, fault: str, stored: StoredObject, request: Request) -> Response:
         if fault in DOWNLOADS:
             return DOWNLOADS[fault]
         if fault in ("301", "302", "307"):
-            return Answer(int(fault), headers={"Location": f"{self._elsewhere}/{quote(stored.key)}"})
+            return Response(int(fault), headers={"Location": f"{self._elsewhere}/{quote(stored.key)}"})
         if fault == "expired":
             return self._signer.expired()
         if fault == "changed":
@@ -251,8 +251,8 @@ class Downloads:
         half = len(good.body) // 2
         if fault == "no-etag":
             unnamed = {k: v for k, v in good.headers.items() if k not in ("ETag", "Last-Modified")}
-            return Answer(good.status, good.body, unnamed)
-        return Answer(
+            return Response(good.status, good.body, unnamed)
+        return Response(
             good.status,
             good.body,
             good.headers,

@@ -29,7 +29,7 @@ DIALECTS: tuple[Dialect, ...] = ("draft", "page", "mixed")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Answer(Struct, frozen=True):
+class DestinationAnswer(Struct, frozen=True):
     """How a destination may answer: `retried` when Segment tries again, `weight` how often it is given.
 
     Without a status there is no answer at all: the request timed out.
@@ -49,7 +49,7 @@ class Destination(Struct, frozen=True):
     id: str
     name: str
     url: str
-    answers: tuple[Answer, ...]
+    answers: tuple[DestinationAnswer, ...]
     batch: int = 1
     """At most so many messages travel in one exchange."""
     passes_through: bool = False
@@ -67,9 +67,11 @@ DESTINATIONS: tuple[Destination, ...] = (
         "Mixpanel (Actions)",
         "https://api.mixpanel.com/import?strict=1",
         (
-            Answer(3, 200, _OK),
-            Answer(6, 400, {"code": 400, "error": "some data points in the request failed validation"}),
-            Answer(
+            DestinationAnswer(3, 200, _OK),
+            DestinationAnswer(
+                6, 400, {"code": 400, "error": "some data points in the request failed validation"}
+            ),
+            DestinationAnswer(
                 3,
                 429,
                 {"error": "rate limit exceeded"},
@@ -84,7 +86,7 @@ DESTINATIONS: tuple[Destination, ...] = (
         "60f9d0d048950c356be2e4da",
         "Braze Cloud Mode (Actions)",
         "https://rest.iad-01.braze.com/users/track",
-        (Answer(1, 401, {"message": "Invalid API key"}, reason="INVALID_SETTINGS"),),
+        (DestinationAnswer(1, 401, {"message": "Invalid API key"}, reason="INVALID_SETTINGS"),),
         batch=5,
         subscription_id="4GvPnyVm2LxcBe6Tq8RkZa",
     ),
@@ -93,9 +95,9 @@ DESTINATIONS: tuple[Destination, ...] = (
         "Webhooks (Actions)",
         "https://hooks.shop.example/segment",
         (
-            Answer(4, 200, _OK),
-            Answer(5, 500, {"error": "Internal Server Error"}, retried=True),
-            Answer(4, None, {}, retried=True, reason="ETIMEDOUT"),
+            DestinationAnswer(4, 200, _OK),
+            DestinationAnswer(5, 500, {"error": "Internal Server Error"}, retried=True),
+            DestinationAnswer(4, None, {}, retried=True, reason="ETIMEDOUT"),
         ),
         passes_through=True,
         subscription_id="nD3uWpRr7TbYs5KfJx9QeC",
@@ -105,8 +107,8 @@ DESTINATIONS: tuple[Destination, ...] = (
         "Amplitude (Actions)",
         "https://api2.amplitude.com/2/httpapi",
         (
-            Answer(3, 200, _OK),
-            Answer(
+            DestinationAnswer(3, 200, _OK),
+            DestinationAnswer(
                 5,
                 429,
                 {"code": 429, "error": "Too many requests for some devices and users", "eps_threshold": 30},
@@ -121,7 +123,7 @@ DESTINATIONS: tuple[Destination, ...] = (
         "65f0c2ab9d3e4b0012ab34cd",
         "Teapot Function",
         "https://fn.shop.example/brew",
-        (Answer(1, 418, {"error": "I'm a teapot", "contact": "barista@shop.example"}),),
+        (DestinationAnswer(1, 418, {"error": "I'm a teapot", "contact": "barista@shop.example"}),),
         passes_through=True,
         feature="destinationInsertFunction",
     ),
@@ -265,7 +267,7 @@ def _deliver(
 
 
 def _exchange(
-    rng: random.Random, exchange_id: str, *, batch: list[_Message], answer: Answer
+    rng: random.Random, exchange_id: str, *, batch: list[_Message], answer: DestinationAnswer
 ) -> dict[str, Any]:
     """The exchange's own properties."""
     destination = batch[0].destination
@@ -328,11 +330,11 @@ def _event(
     )
 
 
-def _reason(answer: Answer) -> str:
+def _reason(answer: DestinationAnswer) -> str:
     return str(answer.body.get("error") or answer.body.get("message") or f"HTTP {answer.status}")
 
 
-def _prose(answer: Answer) -> str:
+def _prose(answer: DestinationAnswer) -> str:
     """A reason as the draft has it: words, and no code."""
     if answer.status is None:
         return "the destination did not answer in time"

@@ -16,13 +16,13 @@ from msgspec import Struct, field
 from faillog_otel.clock import SECOND_NS
 from faillog_otel.errors import ConfigError
 from faillog_otel.network import family_of, loopback_host
-from faillog_otel.sandbox.bookkeeping import Standing
+from faillog_otel.sandbox.bookkeeping import LimiterState
 from faillog_otel.sandbox.config import Refusal
 
 # -- web -----------------------------------------------------------------------------------------------------
 
 
-_MOST_BODY_BYTES = 16 * 1024 * 1024
+_MAX_BODY_BYTES = 16 * 1024 * 1024
 _PIECES = 8
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, for 0 seconds: close() sends a reset
 
@@ -37,7 +37,7 @@ class Request(Struct, frozen=True):
     body: bytes
 
 
-class Answer(Struct, frozen=True):
+class Response(Struct, frozen=True):
     """What it gets. The connection is kept open, unless the answer breaks off."""
 
     status: int = 200
@@ -54,15 +54,15 @@ class Answer(Struct, frozen=True):
     """The body comes in pieces, over so much real time; the end of the origin cuts it short."""
 
 
-def json_answer(status: int, content: Any, **headers: str) -> Answer:
+def json_answer(status: int, content: Any, **headers: str) -> Response:
     """An answer in JSON."""
-    return Answer(status, msgspec.json.encode(content), {"Content-Type": "application/json", **headers})
+    return Response(status, msgspec.json.encode(content), {"Content-Type": "application/json", **headers})
 
 
 class Origin:
     """A context manager: answers from entering to leaving. Raises ConfigError when the port is taken."""
 
-    def __init__(self, answer: Callable[[Request], Answer], port: int = 0) -> None:
+    def __init__(self, answer: Callable[[Request], Response], port: int = 0) -> None:
         self.ending = threading.Event()
         attributes = {"answer": staticmethod(answer), "ending": self.ending}
         try:
@@ -109,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    answer: Callable[[Request], Answer]
+    answer: Callable[[Request], Response]
     ending: threading.Event
 
     def _respond(self) -> None:
@@ -117,9 +117,9 @@ class _Handler(BaseHTTPRequestHandler):
             length = int(self.headers.get("content-length", 0))
         except ValueError:
             length = -1
-        if not 0 <= length <= _MOST_BODY_BYTES:
+        if not 0 <= length <= _MAX_BODY_BYTES:
             self.close_connection = True
-            self._send(Answer(413 if length > 0 else 400))
+            self._send(Response(413 if length > 0 else 400))
             return
         parts = urlsplit(self.path)
         request = Request(
@@ -133,7 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = _respond  # noqa: N815  # http.server's names
 
-    def _send(self, answer: Answer) -> None:
+    def _send(self, answer: Response) -> None:
         if answer.resets and answer.sent_bytes is None:
             self._reset()
             return
@@ -154,7 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
             if answer.resets:
                 self._reset()
 
-    def _send_body(self, answer: Answer) -> None:
+    def _send_body(self, answer: Response) -> None:
         body = answer.body[: answer.sent_bytes]
         if not answer.slow_seconds:
             self.wfile.write(body)
@@ -189,21 +189,21 @@ _CONSUMED = 121
 _MS_BEFORE_NEXT, _ABSURD_MS = 57_647, 10**16
 
 
-def segment_error(status: int, message: str, field: str | None = None) -> Answer:
+def segment_error(status: int, message: str, field: str | None = None) -> Response:
     """Segment's shape of errors. [sdk: spec 1]"""
     kind = _KINDS.get(status, "unprocessable" if status < 500 else "internal")
     error = {"type": kind, "message": message, "field": field, "data": None, "status": status}
     return json_answer(status, {"errors": [error]})
 
 
-def too_many(milliseconds: int, consumed: int = _CONSUMED, **headers: str) -> Answer:
+def too_many(milliseconds: int, consumed: int = _CONSUMED, **headers: str) -> Response:
     """Segment's 429. [limits: spec 1]"""
     data = {"remainingPoints": 0, "msBeforeNext": milliseconds, "consumedPoints": consumed}
     error = {"type": "RequestError", "message": "Too many requests", "data": data}
     return json_answer(429, {"errors": [error]}, **headers)
 
 
-def refusal(shape: Refusal, standing: Standing, now_ns: int) -> Answer:
+def refusal(shape: Refusal, standing: LimiterState, now_ns: int) -> Response:
     """A 429 in one of its shapes."""
     milliseconds = max(1, -(-(standing.reset_ns - now_ns) // 1_000_000))
     seconds = -(-milliseconds // 1000)
@@ -215,10 +215,10 @@ def refusal(shape: Refusal, standing: Standing, now_ns: int) -> Answer:
         headers["Retry-After"] = format_datetime(until, usegmt=True)
     if shape in ("body", "both"):
         return too_many(milliseconds, standing.consumed, **headers)
-    return html_page(429) if shape == "html" else Answer(429, headers=headers)
+    return html_page(429) if shape == "html" else Response(429, headers=headers)
 
 
-def limit_headers(standing: Standing) -> dict[str, str]:
+def limit_headers(standing: LimiterState) -> dict[str, str]:
     """How the quota stands, as successful answers say it. [limits: spec 1]"""
     reset = datetime.fromtimestamp(-(-standing.reset_ns // SECOND_NS), UTC)
     return {
@@ -228,44 +228,44 @@ def limit_headers(standing: Standing) -> dict[str, str]:
     }
 
 
-def s3_error(status: int, code: str, message: str, more: str = "") -> Answer:
+def s3_error(status: int, code: str, message: str, more: str = "") -> Response:
     """An error as S3 writes it."""
     body = (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         f"<Error><Code>{code}</Code><Message>{message}</Message>{more}"
         "<RequestId>SIMULATED0000000</RequestId><HostId>simulated</HostId></Error>"
     )
-    return Answer(status, body.encode(), {"Content-Type": "application/xml", "Server": "AmazonS3"})
+    return Response(status, body.encode(), {"Content-Type": "application/xml", "Server": "AmazonS3"})
 
 
-def no_such_key() -> Answer:
+def no_such_key() -> Response:
     """S3 has no object of this name."""
     return s3_error(404, "NoSuchKey", "The specified key does not exist.")
 
 
-def html_page(status: int) -> Answer:
+def html_page(status: int) -> Response:
     """A page for people, as a proxy in between sends it."""
     page = b"<!DOCTYPE html><html><head><title>Sign in</title></head><body><h1>Hello</h1></body></html>\n"
-    return Answer(status, page, {"Content-Type": "text/html; charset=utf-8"})
+    return Response(status, page, {"Content-Type": "text/html; charset=utf-8"})
 
 
-UNCOUNTED_LISTINGS: dict[str, Answer] = {
-    "reset": Answer(resets=True),
+UNCOUNTED_LISTINGS: dict[str, Response] = {
+    "reset": Response(resets=True),
     "401": segment_error(401, "Unauthorized"),
     "403": segment_error(403, "Forbidden"),
     "429-body": too_many(_MS_BEFORE_NEXT),
-    "429-retry-after": Answer(429, headers={"Retry-After": "30"}),
+    "429-retry-after": Response(429, headers={"Retry-After": "30"}),
     "429-html": html_page(429),
     "429-absurd": too_many(_ABSURD_MS),
 }
 """By fault: what is said before a listing is counted."""
 
-COUNTED_LISTINGS: dict[str, Answer] = {
+COUNTED_LISTINGS: dict[str, Response] = {
     "500": segment_error(500, "Something went wrong"),
     "502": html_page(502),
     "503": segment_error(503, "Service unavailable"),
     "504": html_page(504),
-    "reset-after": Answer(resets=True),
+    "reset-after": Response(resets=True),
     "html": html_page(200),
     "empty-object": json_answer(200, {}),
     "wrong-shape": json_answer(200, {"data": {"download": {"urls": {"first": 1}}}}),
@@ -274,7 +274,7 @@ COUNTED_LISTINGS: dict[str, Answer] = {
 }
 """By fault: what is said after it was counted."""
 
-DOWNLOADS: dict[str, Answer] = {
+DOWNLOADS: dict[str, Response] = {
     "404": no_such_key(),
     "500": s3_error(500, "InternalError", "We encountered an internal error. Please try again."),
     "503": s3_error(503, "SlowDown", "Please reduce your request rate."),

@@ -12,15 +12,15 @@ import msgspec
 from msgspec import Struct
 
 from faillog_otel.clock import HOUR_NS, Clock, hour_text, time_text
-from faillog_otel.sandbox.bookkeeping import Asked, Journal, ServerQuota, Standing
+from faillog_otel.sandbox.bookkeeping import Asked, Journal, LimiterState, ServerQuota
 from faillog_otel.sandbox.config import Faults, SimulatorConfig
 from faillog_otel.sandbox.downloads import Manifest, Signer
 from faillog_otel.sandbox.generator import DESTINATIONS
 from faillog_otel.sandbox.http import (
     COUNTED_LISTINGS,
     UNCOUNTED_LISTINGS,
-    Answer,
     Request,
+    Response,
     json_answer,
     limit_headers,
     refusal,
@@ -41,7 +41,7 @@ class _Arguments(Struct, frozen=True):
 
 
 class _Outcome(Struct, frozen=True):
-    answer: Answer
+    answer: Response
     counted: bool = False
     fault: str | None = None
 
@@ -75,7 +75,7 @@ class Api:
         self._download_host = download_host
         self._refused = 0
 
-    def answer(self, request: Request) -> Answer:
+    def answer(self, request: Request) -> Response:
         """One request."""
         now_ns = self._clock.now_ns()
         given = _given(request)
@@ -119,12 +119,12 @@ class Api:
         if not standing.granted:
             return _Outcome(self._too_many(standing, now_ns), fault=fault)
         asked = self._asked(request)
-        if isinstance(asked, Answer):
+        if isinstance(asked, Response):
             return _Outcome(asked, counted=True, fault=fault)
         answer = self._listing(*asked, standing, fault, now_ns)
         return _Outcome(answer, counted=True, fault=fault)
 
-    def _asked(self, request: Request) -> tuple[str, int] | Answer:
+    def _asked(self, request: Request) -> tuple[str, int] | Response:
         """The collection and hour of a listing, or why there are none."""
         form, query = self._config.form, request.query
         is_wrong_type = request.headers.get("content-type", "").partition(";")[0].strip() != VENDOR_JSON
@@ -143,7 +143,7 @@ class Api:
                 return segment_error(400, "The body is not JSON")
         return self._checked(arguments)
 
-    def _checked(self, arguments: Any) -> tuple[str, int] | Answer:
+    def _checked(self, arguments: Any) -> tuple[str, int] | Response:
         if not isinstance(arguments, dict):
             return segment_error(400, "The body is no object")
         collection, hour = arguments.get("collectionId"), arguments.get("hour")
@@ -157,8 +157,8 @@ class Api:
         return collection, number
 
     def _listing(
-        self, collection: str, hour: int, standing: Standing, fault: str | None, now_ns: int
-    ) -> Answer:
+        self, collection: str, hour: int, standing: LimiterState, fault: str | None, now_ns: int
+    ) -> Response:
         if fault in COUNTED_LISTINGS:
             return COUNTED_LISTINGS[fault]
         objects = () if fault == "empty" else self._world.objects(collection, hour, now_ns)
@@ -172,9 +172,9 @@ class Api:
                 self._quota.told(now_ns, standing.reset_ns)
         answer = json_answer(200, {"data": {"download": {"urls": urls}}}, **headers)
         if fault == "truncated":
-            return Answer(200, answer.body, answer.headers, sent_bytes=len(answer.body) // 2)
+            return Response(200, answer.body, answer.headers, sent_bytes=len(answer.body) // 2)
         if fault == "slow":
-            answer = Answer(200, answer.body, answer.headers, slow_seconds=self._config.slow_seconds)
+            answer = Response(200, answer.body, answer.headers, slow_seconds=self._config.slow_seconds)
         if fault != "huge":  # whoever refuses so many URLs is right: nothing was promised
             for stored in objects:
                 if self._world.death(stored) is None:
@@ -189,7 +189,7 @@ class Api:
 
     # -- refusals --------------------------------------------------------------------------------------
 
-    def _too_many(self, standing: Standing, now_ns: int) -> Answer:
+    def _too_many(self, standing: LimiterState, now_ns: int) -> Response:
         refusals = self._config.quota.refusals
         shape = refusals[self._refused % len(refusals)]
         self._refused += 1
@@ -199,20 +199,20 @@ class Api:
             self._quota.told(now_ns, standing.reset_ns)
         return refusal(shape, standing, now_ns)
 
-    def _uncounted(self, fault: str | None, now_ns: int) -> Answer | None:
+    def _uncounted(self, fault: str | None, now_ns: int) -> Response | None:
         """Faults that come before the request is counted."""
         if fault in REDIRECTS:
-            return Answer(int(fault), headers={"Location": f"http://{self._download_host}{LISTING_PATH}"})
+            return Response(int(fault), headers={"Location": f"http://{self._download_host}{LISTING_PATH}"})
         if fault == "429-headers":
             reset_ns = (now_ns // HOUR_NS + 1) * HOUR_NS
             consumed = self._config.quota.per_day + 1
-            none_left = Standing(granted=False, consumed=consumed, remaining=0, reset_ns=reset_ns)
-            return Answer(429, headers=limit_headers(none_left))
+            none_left = LimiterState(granted=False, consumed=consumed, remaining=0, reset_ns=reset_ns)
+            return Response(429, headers=limit_headers(none_left))
         return UNCOUNTED_LISTINGS.get(fault or "")
 
     # -- neighbours ------------------------------------------------------------------------------------
 
-    def _neighbour(self, request: Request) -> Answer:
+    def _neighbour(self, request: Request) -> Response:
         if request.method != "GET":
             return segment_error(404, "Not found")
         if request.path == "/":

@@ -23,7 +23,7 @@ from faillog_otel.errors import ConfigError
 from faillog_otel.sandbox.bookkeeping import Asked, Inbox, Journal, ServerQuota, Tracked
 from faillog_otel.sandbox.config import Faults, Scripted, SimulatedClock, SimulatorConfig
 from faillog_otel.sandbox.downloads import Downloads, Manifest, Promise, Signer
-from faillog_otel.sandbox.http import Answer, Origin, Request, json_answer
+from faillog_otel.sandbox.http import Origin, Request, Response, json_answer
 from faillog_otel.sandbox.listing_api import Api
 from faillog_otel.sandbox.tracking import PATHS, Tracking
 from faillog_otel.sandbox.world import World
@@ -41,7 +41,7 @@ from faillog_otel.sandbox.world import World
 
 PREFIX = "/_simulator/"
 
-_LONGEST_MOVE_SECONDS = 10 * 365 * 86_400.0
+_MAX_MOVE_SECONDS = 10 * 365 * 86_400.0
 
 
 class _Move(Struct, forbid_unknown_fields=True):
@@ -64,7 +64,7 @@ class Control:
     ) -> None:
         self._clock = clock
         self._faults = faults
-        self._routes: dict[tuple[str, str], Callable[[bytes], Answer]] = {
+        self._routes: dict[tuple[str, str], Callable[[bytes], Response]] = {
             ("GET", "clock"): lambda _: self._time(),
             ("POST", "clock"): self._move,
             ("POST", "faults"): self._script,
@@ -75,7 +75,7 @@ class Control:
             ("GET", "tracked"): lambda _: _lines(message.event for message in inbox.messages()),
         }
 
-    def answer(self, request: Request) -> Answer:
+    def answer(self, request: Request) -> Response:
         """One request; 400 says what is wrong with it."""
         what = request.method, request.path.removeprefix(PREFIX)
         if what not in self._routes:
@@ -85,23 +85,23 @@ class Control:
         except (msgspec.DecodeError, ConfigError) as error:
             return json_answer(400, {"error": str(error)})
 
-    def _time(self) -> Answer:
+    def _time(self) -> Response:
         now_ns = self._clock.now_ns()
         return json_answer(200, {"now": time_text(now_ns), "now_ns": now_ns})
 
-    def _script(self, body: bytes) -> Answer:
+    def _script(self, body: bytes) -> Response:
         self._faults.script(*msgspec.json.decode(body, type=list[Scripted]))
         return self._faults_left()
 
-    def _faults_left(self) -> Answer:
+    def _faults_left(self) -> Response:
         return json_answer(200, {"left": self._faults.left()})
 
-    def _move(self, body: bytes) -> Answer:
+    def _move(self, body: bytes) -> Response:
         move = msgspec.json.decode(body, type=_Move)
         if (move.now is None) == (move.forward_seconds is None):
             raise ConfigError("either now or forward_seconds")
         if move.forward_seconds is not None:
-            if not abs(move.forward_seconds) <= _LONGEST_MOVE_SECONDS:
+            if not abs(move.forward_seconds) <= _MAX_MOVE_SECONDS:
                 raise ConfigError("forward_seconds: ten years at most")
             self._clock.forward(move.forward_seconds)
         else:
@@ -112,20 +112,20 @@ class Control:
         return self._time()
 
 
-def _counted(quota: ServerQuota) -> Answer:
+def _counted(quota: ServerQuota) -> Response:
     return json_answer(
         200,
         {
-            "most_in_24_hours": quota.most_in_24_hours,
+            "most_in_24_hours": quota.max_in_24_hours,
             "too_early": quota.too_early,
             "asked_to_wait_seconds": quota.asked_to_wait_seconds,
         },
     )
 
 
-def _lines(items: Iterable[object]) -> Answer:
+def _lines(items: Iterable[object]) -> Response:
     content = msgspec.json.Encoder().encode_lines(list(items))
-    return Answer(200, content, {"Content-Type": "application/x-ndjson"})
+    return Response(200, content, {"Content-Type": "application/x-ndjson"})
 
 
 # -- server --------------------------------------------------------------------------------------------------
@@ -224,13 +224,13 @@ class Simulator:
         self._api_origin.__exit__()
         self._download_origin.__exit__()
 
-    def _answer(self, request: Request) -> Answer:
+    def _answer(self, request: Request) -> Response:
         if request.path.startswith(PREFIX):
             return self._control.answer(request)
         answer = (self._tracking if request.path in PATHS else self._api).answer(request)
         return replace(answer, headers={"Date": self.date(self.clock.now_ns()), **answer.headers})
 
-    def _download(self, request: Request) -> Answer:
+    def _download(self, request: Request) -> Response:
         return self._downloads.answer(request)
 
 

@@ -15,7 +15,7 @@ import msgspec
 
 from faillog_otel.clock import Clock, time_text
 from faillog_otel.sandbox.bookkeeping import Asked, Inbox, Journal
-from faillog_otel.sandbox.http import Answer, Request, json_answer
+from faillog_otel.sandbox.http import Request, Response, json_answer
 
 KINDS = ("track", "identify", "page", "screen", "group", "alias")
 _CALLS = {f"/v1/{name}": kind for kind in KINDS for name in (kind, kind[0])}  # browsers say /v1/t
@@ -23,7 +23,7 @@ _BATCHES = ("/v1/batch", "/v1/b", "/v1/import")
 PATHS = frozenset((*_CALLS, *_BATCHES))
 
 _CALL_BYTES, _BATCH_BYTES, _BATCH_MESSAGES = 32 * 1024, 500 * 1024, 2500
-_LONGEST_ID = 100
+_MAX_ID = 100
 _DEMANDED = {"track": "event", "group": "groupId", "alias": "previousId"}
 _ANY_PAGE_MAY = {
     "Access-Control-Allow-Origin": "*",
@@ -40,7 +40,7 @@ class Tracking:
         self._journal = journal
         self._clock = clock
 
-    def answer(self, request: Request) -> Answer:
+    def answer(self, request: Request) -> Response:
         """One request. A batch is taken as a whole or not at all."""
         now_ns = self._clock.now_ns()
         answer = self._answer(request, now_ns)
@@ -54,15 +54,15 @@ class Tracking:
                 authorized="authorization" in request.headers,
             )
         )
-        return Answer(answer.status, answer.body, {**answer.headers, **_ANY_PAGE_MAY})
+        return Response(answer.status, answer.body, {**answer.headers, **_ANY_PAGE_MAY})
 
-    def _answer(self, request: Request, now_ns: int) -> Answer:
+    def _answer(self, request: Request, now_ns: int) -> Response:
         if request.method == "OPTIONS":  # what a browser asks before it lets a page send to another origin
-            return Answer(204)
+            return Response(204)
         if request.method != "POST":
             return _refusal(405, "not_allowed", "POST messages")
         body = _content(request)
-        if isinstance(body, Answer):
+        if isinstance(body, Response):
             return body
         if not (body.get("writeKey") or _basic_name(request)):
             return _refusal(401, "unauthorized", "a write key is required: Basic authorization, or writeKey")
@@ -74,7 +74,7 @@ class Tracking:
         return json_answer(200, {"success": True})
 
 
-def _content(request: Request) -> dict[str, Any] | Answer:
+def _content(request: Request) -> dict[str, Any] | Response:
     """The JSON object that a body is, or why it is none."""
     content, most = request.body, _BATCH_BYTES if request.path in _BATCHES else _CALL_BYTES
     if request.headers.get("content-encoding", "").strip().lower() == "gzip":
@@ -139,8 +139,8 @@ def _fault(event: dict[str, Any]) -> str | None:
         return "userId or anonymousId is required"
     if kind in _DEMANDED and not _is_name(event.get(_DEMANDED[kind])):
         return f"{kind} requires {_DEMANDED[kind]}"
-    if not isinstance(message_id, str) or len(message_id) > _LONGEST_ID:
-        return f"messageId must be a text of at most {_LONGEST_ID} characters"
+    if not isinstance(message_id, str) or len(message_id) > _MAX_ID:
+        return f"messageId must be a text of at most {_MAX_ID} characters"
     return None
 
 
@@ -148,6 +148,6 @@ def _is_name(value: Any) -> bool:
     return value != "" and isinstance(value, str | int | float) and not isinstance(value, bool)
 
 
-def _refusal(status: int, code: str, message: str) -> Answer:
+def _refusal(status: int, code: str, message: str) -> Response:
     """In the words that the Python SDK looks for."""
     return json_answer(status, {"success": False, "code": code, "message": message})

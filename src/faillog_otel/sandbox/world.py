@@ -26,8 +26,8 @@ from faillog_otel.sandbox.bookkeeping import Inbox, Tracked
 from faillog_otel.sandbox.config import Format, Growth, WorldConfig
 from faillog_otel.sandbox.generator import (
     DESTINATIONS,
-    Answer,
     Destination,
+    DestinationAnswer,
     Logged,
     logged_events,
     logged_story,
@@ -54,8 +54,10 @@ _QUIET = 0.1
 """So many hours have no failure at all."""
 _INCIDENT_A_DAY, _INCIDENT_HOURS, _INCIDENT_FACTOR = 1 / 7, (2, 5), 12
 _OUTAGE = (
-    Answer(19, 503, {"error": "Service Unavailable"}, retried=True, headers={"Retry-After": "120"}),
-    Answer(1, 200, {"status": "ok"}),
+    DestinationAnswer(
+        19, 503, {"error": "Service Unavailable"}, retried=True, headers={"Retry-After": "120"}
+    ),
+    DestinationAnswer(1, 200, {"status": "ok"}),
 )
 _DOWN = _OUTAGE[:1]
 _DEATHS = ("404", "500", "503", "html", "reset", "truncated", "expired", "302")

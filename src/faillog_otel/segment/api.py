@@ -23,7 +23,7 @@ from faillog_otel.errors import ConfigError
 from faillog_otel.json_syntax import read_as
 from faillog_otel.network import Deadline, origin_of
 from faillog_otel.segment.http_client import Network, direct_network, explain, http_client, whole_answer
-from faillog_otel.segment.quota import Said
+from faillog_otel.segment.quota import RateLimit
 from faillog_otel.text import peer_text
 
 MEDIA_TYPE = "application/vnd.segment.v1alpha+json"
@@ -91,7 +91,7 @@ class Answered(Struct, frozen=True):
     """One request's outcome, and what its answer said about the quota."""
 
     outcome: Outcome
-    said: Said | None = None
+    said: RateLimit | None = None
     pause_ns: int | None = None
     """How long Segment wants no request at all; None where it does not say."""
     date_ns: int | None = None
@@ -318,7 +318,7 @@ def _errors(body: bytes) -> list[_Error]:
         return []
 
 
-def _said(headers: Mapping[str, str], now_ns: int, *, is_refused: bool) -> Said | None:
+def _said(headers: Mapping[str, str], now_ns: int, *, is_refused: bool) -> RateLimit | None:
     """X-RateLimit-Consumed, -Remaining and -Reset: a date, seconds since 1970, or seconds from now.
 
     Some servers count refused requests, too: then the consumed and the remaining ones are no limit.
@@ -333,7 +333,7 @@ def _said(headers: Mapping[str, str], now_ns: int, *, is_refused: bool) -> Said 
         seconds = max(0.0, seconds - (now_ns if server_ns is None else server_ns) / SECOND_NS)
     reset_ns = None if seconds is None else now_ns + min(int(min(seconds, 1e6) * SECOND_NS), MAX_PAUSE_NS)
     limit = None if consumed is None or is_refused else remaining + consumed
-    return Said(now_ns, remaining, reset_ns, limit or None)
+    return RateLimit(now_ns, remaining, reset_ns, limit or None)
 
 
 def _count(text: str | None) -> int | None:
@@ -341,14 +341,14 @@ def _count(text: str | None) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= MAX_COUNT_DIGITS else None
 
 
-def _said_by_refusal(errors: list[_Error], now_ns: int) -> Said | None:
+def _said_by_refusal(errors: list[_Error], now_ns: int) -> RateLimit | None:
     """What the body of a 429 says: nothing remains until then, and one more than there are was counted."""
     data = next((each.data for each in errors if each.data and each.data.ms_before_next is not None), None)
     if data is None or data.remaining_points != 0:
         return None
     consumed = data.consumed_points
     limit = int(consumed) - 1 if consumed is not None and 2 <= consumed < 10**MAX_COUNT_DIGITS else None
-    return Said(now_ns, 0, now_ns + _ms_ns(data.ms_before_next or 0.0), limit, is_refusal=True)
+    return RateLimit(now_ns, 0, now_ns + _ms_ns(data.ms_before_next or 0.0), limit, is_refusal=True)
 
 
 def _pause_ns(headers: Mapping[str, str], errors: list[_Error], now_ns: int) -> int | None:

@@ -30,7 +30,8 @@ from faillog_otel.network import (
     resolve,
 )
 from faillog_otel.segment.http_client import Network, direct_network, explain, http_client
-from faillog_otel.text import MAX_PEER_BYTES, cut
+from faillog_otel.segment.schedule import ObjectVersion
+from faillog_otel.text import MAX_PEER_BYTES, truncate
 
 S3_HOST = re.compile(
     r"([a-z0-9][a-z0-9.-]*\.)?s3[.-]([a-z0-9-]+\.)?(dualstack\.)?([a-z0-9-]+\.)?amazonaws\.com(\.cn)?"
@@ -54,7 +55,7 @@ class Limits(Struct, frozen=True):
 LIMITS = Limits()
 
 
-class Got(Struct, frozen=True):
+class Downloaded(Struct, frozen=True):
     """The object was written whole. `length` is in bytes."""
 
     etag: str | None
@@ -62,37 +63,29 @@ class Got(Struct, frozen=True):
     length: int
 
 
-class Same(Struct, frozen=True):
+class NotModified(Struct, frozen=True):
     """The object is the known one: nothing was written."""
 
 
-class Gone(Struct, frozen=True):
+class Expired(Struct, frozen=True):
     """The URL does not work: another listing gives another one."""
 
     why: str
 
 
-class Broken(Struct, frozen=True):
+class DownloadFailed(Struct, frozen=True):
     """The download broke off: another try may succeed."""
 
     why: str
 
 
-class Forbidden(Struct, frozen=True):
+class DownloadRefused(Struct, frozen=True):
     """The URL points to where nothing is downloaded from: our settings, or Segment, would have to change."""
 
     why: str
 
 
-Downloaded = Got | Same | Gone | Broken | Forbidden
-
-
-class Known(Struct, frozen=True):
-    """The object that was read from the same path before."""
-
-    etag: str | None
-    last_modified: str | None
-    length: int | None
+DownloadOutcome = Downloaded | NotModified | Expired | DownloadFailed | DownloadRefused
 
 
 class Downloader:
@@ -115,14 +108,14 @@ class Downloader:
         self._network = network or direct_network()
 
     def download(
-        self, url: str, known: Known | None, file: BinaryIO, is_stopping: Callable[[], bool]
-    ) -> Downloaded:
+        self, url: str, known: ObjectVersion | None, file: BinaryIO, is_stopping: Callable[[], bool]
+    ) -> DownloadOutcome:
         """Writes the object into the file, unless it is the known one. OSError is the file's."""
         deadline = Deadline(self._limits.stall_seconds, self._limits.max_seconds)
         try:
             target = self._target(url, deadline)
         except (ValueError, UnicodeError):
-            return Forbidden("a URL that cannot be read")
+            return DownloadRefused("a URL that cannot be read")
         if not isinstance(target, _Target):
             return target
         headers = {"host": target.host_header}
@@ -136,29 +129,29 @@ class Downloader:
                 response = client.send(request, stream=True)
             except httpx.TimeoutException:
                 through = f" through the proxy {target.proxy.url}" if target.proxy else ""
-                return Broken(f"{target.host}: no answer{through} in time")
+                return DownloadFailed(f"{target.host}: no answer{through} in time")
             except (httpx.ProxyError, httpx.ConnectError) as error:
                 failure = explain(error, target.scheme, target.proxy)
-                why = cut(f"{target.host}: {failure.why}")
-                return Forbidden(why) if failure.is_permanent else Broken(why)
+                why = truncate(f"{target.host}: {failure.why}")
+                return DownloadRefused(why) if failure.is_permanent else DownloadFailed(why)
             except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-                return Broken(f"{target.host}: {type(error).__name__}")  # its words may quote the URL
+                return DownloadFailed(f"{target.host}: {type(error).__name__}")  # its words may quote the URL
             with closing(response):
                 found = _head(response, known)
                 return (
                     self._write(response, found, file, is_stopping, deadline)
-                    if isinstance(found, Got)
+                    if isinstance(found, Downloaded)
                     else found
                 )
 
     def _write(
         self,
         response: httpx.Response,
-        got: Got,
+        got: Downloaded,
         file: BinaryIO,
         is_stopping: Callable[[], bool],
         deadline: Deadline,
-    ) -> Downloaded:
+    ) -> DownloadOutcome:
         """Writes the content. One that comes too slowly is given up: its URL expires meanwhile."""
         limits, length, since_moved = self._limits, 0, 0
         pieces = response.iter_raw()
@@ -166,9 +159,9 @@ class Downloader:
             try:
                 piece = next(pieces, b"")
             except httpx.TimeoutException:
-                return Broken("it comes too slowly")
+                return DownloadFailed("it comes too slowly")
             except httpx.HTTPError as error:
-                return Broken(f"it broke off: {type(error).__name__}")
+                return DownloadFailed(f"it broke off: {type(error).__name__}")
             if not piece:
                 break
             file.write(piece)
@@ -178,31 +171,35 @@ class Downloader:
                 deadline.move_to(limits.stall_seconds)
                 since_moved = 0
             if is_stopping():
-                return Broken("the run was stopped")
+                return DownloadFailed("the run was stopped")
         if got.length not in (-1, length):
-            return Broken(f"{length} of {got.length} bytes came")
-        return Got(got.etag, got.last_modified, length)
+            return DownloadFailed(f"{length} of {got.length} bytes came")
+        return Downloaded(got.etag, got.last_modified, length)
 
-    def _target(self, url: str, deadline: Deadline) -> "_Target | Forbidden | Broken":
+    def _target(self, url: str, deadline: Deadline) -> "_Target | DownloadRefused | DownloadFailed":
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            return Forbidden("a URL of another kind than https")
+            return DownloadRefused("a URL of another kind than https")
         scheme, host, port = origin_of(url)
         is_tls, default_port = scheme == "https", DEFAULT_PORTS[scheme]
         is_named = not self._hosts.isdisjoint((HostPort(host), HostPort(host, port)))
         if not is_named and not S3_HOST.fullmatch(host):
-            return Forbidden(f"{cut(host)}: is no host of S3; name it by --download-host if it is right")
+            return DownloadRefused(
+                f"{truncate(host)}: is no host of S3; name it by --download-host if it is right"
+            )
         if not is_tls and not is_named:
-            return Forbidden(f"{cut(host)}: {_PLAIN_HTTP}")
+            return DownloadRefused(f"{truncate(host)}: {_PLAIN_HTTP}")
         proxy = self._network.proxies.proxy_of(scheme, host, port)
         addresses: Sequence[Address] = ()
         if proxy is None or not is_tls:
             try:
                 addresses = resolve(host, port, deadline)
             except OSError as error:
-                return Broken(f"{cut(host)}: {error.strerror or 'its address was not found in time'}")
+                return DownloadFailed(
+                    f"{truncate(host)}: {error.strerror or 'its address was not found in time'}"
+                )
             if why := _why_not(addresses, is_tls=is_tls, is_named=is_named):
-                return Forbidden(f"{cut(host)}: {why}")
+                return DownloadRefused(f"{truncate(host)}: {why}")
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         return _Target(
             scheme=scheme,
@@ -265,26 +262,26 @@ class _Target(Struct, frozen=True):
     host_header: str
 
 
-def _head(response: httpx.Response, known: Known | None) -> Downloaded:
+def _head(response: httpx.Response, known: ObjectVersion | None) -> DownloadOutcome:
     """What the answer's head says; Got with a length of -1 where the length is not said."""
     headers, status = response.headers, response.status_code
     if status == 304 and known:
-        return Same()
+        return NotModified()
     if status in (408, 429) or status >= 500:
-        return Broken(f"HTTP {status}")
+        return DownloadFailed(f"HTTP {status}")
     if status != 200:
-        return Gone(f"HTTP {status}" + (" (expired?)" if status == 403 else ""))
+        return Expired(f"HTTP {status}" + (" (expired?)" if status == 403 else ""))
     etag, modified = _version(headers.get("etag")), _version(headers.get("last-modified"))
-    got = Got(etag, modified, int(headers.get("content-length", "-1")))
+    got = Downloaded(etag, modified, int(headers.get("content-length", "-1")))
     if etag is None and "text/html" in headers.get("content-type", ""):
-        return Broken(f"an HTML page {cut(headers.get('server', ''))}".strip())
+        return DownloadFailed(f"an HTML page {truncate(headers.get('server', ''))}".strip())
     is_told = etag is not None or modified is not None
     if (
         known
         and is_told
-        and known == Known(etag, modified if etag is None else known.last_modified, got.length)
+        and known == ObjectVersion(etag, modified if etag is None else known.last_modified, got.length)
     ):
-        return Same()
+        return NotModified()
     return got
 
 

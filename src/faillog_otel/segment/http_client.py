@@ -19,10 +19,10 @@ import httpx
 from msgspec import Struct
 
 from faillog_otel.config import SegmentConfig
-from faillog_otel.connections import MAX_IDLE_SECONDS, Answer, unpacked
+from faillog_otel.connections import MAX_IDLE_SECONDS, HttpResponse, unpacked
 from faillog_otel.errors import ConfigError
 from faillog_otel.network import SEGMENT, Address, Deadline, Proxies, Proxy, addresses_in_turn, resolve
-from faillog_otel.text import cut
+from faillog_otel.text import truncate
 from faillog_otel.tls import client_context
 
 # -- explain -------------------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ def http_client(
     )
 
 
-def whole_answer(response: httpx.Response, max_bytes: int) -> Answer:
+def whole_answer(response: httpx.Response, max_bytes: int) -> HttpResponse:
     """Reads the answer to its end, where its body is no longer than `max_bytes`. Raises httpx.HTTPError.
 
     httpx would unpack without a bound, and as often as the answer's head says.
@@ -181,8 +181,8 @@ def whole_answer(response: httpx.Response, max_bytes: int) -> Answer:
             body = unpacked(body, max_bytes)
         except HTTPException as error:
             raise httpx.DecodingError(str(error)) from None
-    headers = {name: cut(value) for name, value in response.headers.items()}
-    return Answer(response.status_code, headers, None if len(body) > max_bytes else body)
+    headers = {name: truncate(value) for name, value in response.headers.items()}
+    return HttpResponse(response.status_code, headers, None if len(body) > max_bytes else body)
 
 
 class _Transport(httpx.BaseTransport):

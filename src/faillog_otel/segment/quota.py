@@ -39,20 +39,20 @@ RESERVE_SHARE = 30
 
 PROBE_AGAIN_NS = 60 * SECOND_NS
 
-Answer = Literal["granted", "refused", "none"]
+Granted = Literal["granted", "refused", "none"]
 
 
-class Debit(Struct, frozen=True):
+class RequestRecord(Struct, frozen=True):
     """One request, noted before it was made."""
 
     at_ns: int
     collection: str
     why: Why
-    answer: Answer = "none"
+    answer: Granted = "none"
     """`refused`: a 429, which counts nowhere. `none`: no answer yet, or one that says neither."""
 
 
-class Said(Struct, frozen=True):
+class RateLimit(Struct, frozen=True):
     """The server's last word about its quota: the `X-RateLimit-*` headers, or the body of a 429."""
 
     at_ns: int
@@ -81,9 +81,9 @@ class Wait(Struct, frozen=True):
 class Quota(Struct, frozen=True, dict=True):
     """What was spent, what the server said, and what may be spent. All times: nanoseconds since 1970."""
 
-    debits: Sequence[Debit] = ()
+    debits: Sequence[RequestRecord] = ()
     """Ascending; those of the last 25 hours at least."""
-    said: Said | None = None
+    said: RateLimit | None = None
     not_before_ns: int = 0
     """Nothing is asked before: the server asked to wait, or it fails, and we do."""
     not_before_why: str = ""
@@ -131,7 +131,7 @@ class Quota(Struct, frozen=True, dict=True):
             return replace(self, debits=sorted(debits, key=_at_ns), said=said)
         return self if said is self.said else replace(self, said=said)
 
-    def answered(self, answer: Answer) -> "Quota":
+    def answered(self, answer: Granted) -> "Quota":
         """The same with the answer to the last request."""
         if not self.debits:
             return self
@@ -230,11 +230,11 @@ class Quota(Struct, frozen=True, dict=True):
         """When requests were debited that count, ascending."""
         return [each.at_ns for each in self.debits if each.answer != "refused"]
 
-    def last_day(self, now_ns: int) -> Sequence[Debit]:
+    def last_day(self, now_ns: int) -> Sequence[RequestRecord]:
         """The debits of the last 24 hours, those in the future included."""
         return self.debits[bisect_right(self.debits, now_ns - COMES_BACK_NS, key=_at_ns) :]
 
-    def learned(self, said: Said) -> Said:
+    def learned(self, said: RateLimit) -> RateLimit:
         """A new word, with what it and the last one show together: how long the server's windows are.
 
         Where all that was consumed came back when the last word ended, a window begins there. The debits hold
@@ -255,7 +255,7 @@ class Quota(Struct, frozen=True, dict=True):
             window_ns = self._window_of(last, said, last.reset_ns, said.reset_ns)
         return replace(said, window_ns=window_ns)
 
-    def _window_of(self, last: Said, said: Said, began_ns: int, ends_ns: int) -> int | None:
+    def _window_of(self, last: RateLimit, said: RateLimit, began_ns: int, ends_ns: int) -> int | None:
         """How long the window is that began when the last word ended; None where that is not known."""
         own = self._counted_ns[bisect_left(self._counted_ns, began_ns) :]
         limit = said.limit or 0
@@ -273,7 +273,7 @@ class Quota(Struct, frozen=True, dict=True):
         window_ns = min(window_ns, last.window_ns or DAY_NS)
         return window_ns if window_ns < DAY_NS else None
 
-    def _in_force(self, now_ns: int) -> Said | None:
+    def _in_force(self, now_ns: int) -> RateLimit | None:
         """The server's word, while it holds."""
         return self.said if self.said is not None and now_ns < self.said.ends_ns else None
 
@@ -291,7 +291,7 @@ class Quota(Struct, frozen=True, dict=True):
         return self._limit - self.since(now_ns - self._comes_back_ns)
 
 
-def _at_ns(debit: Debit) -> int:
+def _at_ns(debit: RequestRecord) -> int:
     return debit.at_ns
 
 

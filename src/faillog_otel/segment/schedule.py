@@ -90,7 +90,15 @@ class ScheduleConfig(Struct, frozen=True):
         return max(self.since_ns, born_ns)
 
 
-class Ask(Struct, frozen=True):
+class ObjectVersion(Struct, frozen=True):
+    """The version of an object that was downloaded: it is the same if S3 answers with the same values."""
+
+    etag: str | None
+    last_modified: str | None
+    length: int | None
+
+
+class ListingRequest(Struct, frozen=True):
     """One listing to make."""
 
     collection: str
@@ -102,7 +110,7 @@ class Ask(Struct, frozen=True):
 class Plan(Struct, frozen=True):
     """What to ask now, and what follows from the quota."""
 
-    asks: tuple[Ask, ...]
+    asks: tuple[ListingRequest, ...]
     """In this order; the quota covers all of them. Each is to be debited with its `why`."""
     next_ns: int
     """When to plan again, if nothing else happens before: later than now."""
@@ -133,7 +141,7 @@ class _Pool:
             self._hours.setdefault(collection, []).extend(hours)
             self.size += len(hours)
 
-    def take(self, count: int, turns: "_Turns") -> Iterator[Ask]:
+    def take(self, count: int, turns: "_Turns") -> Iterator[ListingRequest]:
         """At most so many, each from the collection whose turn it is."""
         if count <= 0:
             return
@@ -144,7 +152,7 @@ class _Pool:
         while queue and count:
             _, name = heapq.heappop(queue)
             hour = self._hours[name].pop()
-            yield Ask(name, hour, self.why, self._due_ns(name, hour))
+            yield ListingRequest(name, hour, self.why, self._due_ns(name, hour))
             count -= 1
             self.size -= 1
             turns.took(name)
@@ -325,7 +333,7 @@ class _Survey:
         return due_ns <= self._now_ns
 
 
-def _spend(now_ns: int, quota: Quota, config: ScheduleConfig, survey: _Survey) -> list[Ask]:
+def _spend(now_ns: int, quota: Quota, config: ScheduleConfig, survey: _Survey) -> list[ListingRequest]:
     """As many of the due hours as the quota allows, in the order of worth."""
     turns = _Turns(quota, now_ns)
     needed = [] if config.once else list(_needed(now_ns, quota, config, survey.reads))

@@ -20,16 +20,16 @@ LATE_SECONDS = 600.0
 TOUCH_SECONDS = 5.0
 
 
-class Pulse(Protocol):
+class Heartbeat(Protocol):
     """What the loops tell."""
 
-    def turned(self, loop: Loop) -> None:
+    def beat(self, loop: Loop) -> None:
         """The loop has turned."""
 
     def ended(self, loop: Loop) -> None:
         """The loop has come to its end, and will not turn again."""
 
-    def resting(self, loop: Loop) -> AbstractContextManager[object]:
+    def paused(self, loop: Loop) -> AbstractContextManager[object]:
         """Inside, the loop waits for somebody else."""
 
     def asking(self, loop: Loop, is_stopping: Callable[[], bool]) -> Callable[[], bool]:
@@ -39,16 +39,16 @@ class Pulse(Protocol):
         """The loops that should have turned by now → seconds since they did."""
 
 
-class NoPulse:
+class NoHeartbeat:
     """Nobody feels it."""
 
-    def turned(self, loop: Loop) -> None:
+    def beat(self, loop: Loop) -> None:
         """Nothing."""
 
     def ended(self, loop: Loop) -> None:
         """Nothing."""
 
-    def resting(self, loop: Loop) -> AbstractContextManager[object]:  # noqa: ARG002  # the Protocol's
+    def paused(self, loop: Loop) -> AbstractContextManager[object]:  # noqa: ARG002  # the Protocol's
         """Nothing."""
         return nullcontext()
 
@@ -61,10 +61,10 @@ class NoPulse:
         return {}
 
 
-NO_PULSE = NoPulse()
+NO_HEARTBEAT = NoHeartbeat()
 
 
-class FeltPulse:
+class FileHeartbeat:
     """Notes the turns, and touches a file as long as no loop is late. Safe to use from several threads."""
 
     def __init__(self, monotonic: Callable[[], float], file: str | None = None) -> None:
@@ -80,7 +80,7 @@ class FeltPulse:
             except OSError as error:
                 raise ConfigError(f"--health-file {file}: {error.strerror}") from None
 
-    def turned(self, loop: Loop) -> None:
+    def beat(self, loop: Loop) -> None:
         """The loop has turned."""
         now = self._turned[loop] = self._monotonic()
         if self._file is not None and now - self._touched >= TOUCH_SECONDS and not self.late():
@@ -95,21 +95,21 @@ class FeltPulse:
         self._turned.pop(loop, None)
 
     @contextmanager
-    def resting(self, loop: Loop) -> Iterator[None]:
+    def paused(self, loop: Loop) -> Iterator[None]:
         """Inside, the loop waits for somebody else."""
-        self.turned(loop)
+        self.beat(loop)
         self._resting.add(loop)
         try:
             yield
         finally:
             self._resting.discard(loop)
-            self.turned(loop)
+            self.beat(loop)
 
     def asking(self, loop: Loop, is_stopping: Callable[[], bool]) -> Callable[[], bool]:
         """The same question; whoever asks it has turned."""
 
         def ask() -> bool:
-            self.turned(loop)
+            self.beat(loop)
             return is_stopping()
 
         return ask
@@ -117,7 +117,7 @@ class FeltPulse:
     def late(self) -> dict[Loop, float]:
         """The loops that should have turned by now → seconds since they did."""
         now = self._monotonic()
-        since = {loop: now - turned for loop, turned in self._turned.copy().items()}
+        since = {loop: now - beat for loop, beat in self._turned.copy().items()}
         return {
             loop: seconds
             for loop, seconds in since.items()

@@ -38,7 +38,7 @@ from faillog_otel.grpc_channels import channel_address, channel_credentials, cha
 from faillog_otel.network import proxy_to
 from faillog_otel.redact.redactor import redact_text
 from faillog_otel.telemetry.api import Became, Gauge
-from faillog_otel.text import MAX_SEARCHED_BYTES, cut, peer_text, printable
+from faillog_otel.text import MAX_SEARCHED_BYTES, peer_text, printable, truncate
 from faillog_otel.tls import client_context
 
 _log = logging.getLogger(__name__)
@@ -48,12 +48,12 @@ FLUSH_SECONDS = 2.0
 PORT_CHECK_SECONDS = 0.25
 """For each of four ways to look at what speaks at the endpoint's port, before the one warning."""
 SETTINGS = "FAILLOG_SELF_OTLP_ENDPOINT={url} FAILLOG_SELF_OTLP_PROTOCOL={protocol}"
-LONGEST_TIMEOUT_SECONDS = 60.0
+MAX_TIMEOUT_SECONDS = 60.0
 OUTCOMES = ("exported", "rejected", "quarantined", "duplicate")
 """What becomes of a record."""
-MOST_VALUES = 50
+MAX_VALUES = 50
 """So many destinations, and so many reasons, are told apart; all others are `other`."""
-LONGEST_VALUE = 100
+MAX_VALUE = 100
 LATENCY_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 _FRAME = re.compile(
@@ -80,7 +80,7 @@ class OtelTelemetry:
         explain: ExplainFailure,
     ) -> None:
         """`explain` is called once, when the first sending fails."""
-        words = _Words(target.masked)
+        words = _LastSdkMessage(target.masked)
         self._exporter = _Exporter(_exporter_to(target), target, words, explain)
         reader = PeriodicExportingMetricReader(
             self._exporter,
@@ -169,15 +169,15 @@ class _Bounded:
         self._known: set[str] = set()
 
     def bound(self, text: str) -> str:
-        text = printable(text[:LONGEST_VALUE])
+        text = printable(text[:MAX_VALUE])
         if text not in self._known:
-            if len(self._known) >= MOST_VALUES:
+            if len(self._known) >= MAX_VALUES:
                 return "other"
             self._known.add(text)
         return text
 
 
-class _Words(logging.Handler):
+class _LastSdkMessage(logging.Handler):
     """Takes what the SDK logs, for it may quote a header or say the same every minute."""
 
     def __init__(self, mask: Callable[[str], str]) -> None:
@@ -191,14 +191,14 @@ class _Words(logging.Handler):
         logger.propagate = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.first = self.first or cut(self._mask(record.getMessage()), MAX_SEARCHED_BYTES)
+        self.first = self.first or truncate(self._mask(record.getMessage()), MAX_SEARCHED_BYTES)
 
 
 class _Exporter(MetricExporter):
     """Theirs, but for what it says: that things cannot be sent is said once."""
 
     def __init__(
-        self, theirs: MetricExporter, target: Target, words: _Words, explain: ExplainFailure
+        self, theirs: MetricExporter, target: Target, words: _LastSdkMessage, explain: ExplainFailure
     ) -> None:
         super().__init__()
         self._explain = explain
@@ -243,7 +243,7 @@ class _Exporter(MetricExporter):
 
 def _timeout(target: Target) -> float:
     seconds = target.timeout_seconds
-    return min(seconds, LONGEST_TIMEOUT_SECONDS) if math.isfinite(seconds) else LONGEST_TIMEOUT_SECONDS
+    return min(seconds, MAX_TIMEOUT_SECONDS) if math.isfinite(seconds) else MAX_TIMEOUT_SECONDS
 
 
 def _exporter_to(target: Target) -> MetricExporter:

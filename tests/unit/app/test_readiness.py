@@ -3,25 +3,25 @@
 from support.clock import MovedClock
 from support.delivering import Scripted, targets
 
-from faillog_otel.app.readiness import ANSWERS_LATELY_SECONDS, Answers, Standing, collector
+from faillog_otel.app.readiness import ANSWERS_LATELY_SECONDS, InstrumentedClient, Readiness, collector
 from faillog_otel.clock import DAY_NS, HOUR_NS, hour_of
 from faillog_otel.config import DeliveryConfig
 from faillog_otel.events.model import JSON_LINES, Survey
-from faillog_otel.ledger.ledger import Ledger, Said
-from faillog_otel.ledger.objects import Content, Identity, to_download
-from faillog_otel.ledger.results import Stretch
+from faillog_otel.ledger.ledger import Ledger, RateLimitRecord
+from faillog_otel.ledger.objects import Content, to_download
+from faillog_otel.ledger.results import BatchResult
 from faillog_otel.otlp.delivery import network_client
 from faillog_otel.sandbox.collector import Receiver, Reply
-from faillog_otel.segment.schedule import ScheduleConfig
+from faillog_otel.segment.schedule import ObjectVersion, ScheduleConfig
 from faillog_otel.telemetry.api import NO_TELEMETRY
 
 
-def standing(ledger: Ledger, clock: MovedClock, days: int) -> Standing:
+def standing(ledger: Ledger, clock: MovedClock, days: int) -> Readiness:
     config = ScheduleConfig(("a", "b"), since_ns=clock.now_ns() - days * DAY_NS)
-    return Standing(ledger.database, lambda: config, clock)
+    return Readiness(ledger.database, lambda: config, clock)
 
 
-def read_gauges(found: Standing) -> dict[str, dict[str, float]]:
+def read_gauges(found: Readiness) -> dict[str, dict[str, float]]:
     return {gauge.name: dict(gauge.read()) for gauge in found.gauges()}
 
 
@@ -51,15 +51,17 @@ def test_what_was_read_and_exported_shows(ledger: Ledger) -> None:
     before = read_gauges(standing(ledger, clock, days=1))
     request = ledger.debit("a", hour, "fresh", now_ns)
     ledger.listed(request, "a", hour, ["https://h/x?sig=1"], now_ns)
-    ledger.heard(request, "listed", Said(at_ns=now_ns, remaining=90))
+    ledger.record_response(request, "listed", RateLimitRecord(at_ns=now_ns, remaining=90))
     assert to_download(ledger.database) == 1
     listed = ledger.next_listed(now_ns)
     assert listed is not None
-    ledger.spooled(listed, Identity("e", None, 9), Content(3, 0, 3, "", Survey(JSON_LINES, None)), now_ns)
+    ledger.spooled(
+        listed, ObjectVersion("e", None, 9), Content(3, 0, 3, "", Survey(JSON_LINES, None)), now_ns
+    )
     spooled = ledger.next_spooled()
     assert spooled
     for position, newest_ns in enumerate((5 * HOUR_NS, 9 * HOUR_NS, 7 * HOUR_NS)):
-        stretch = Stretch(newest_ns=newest_ns)
+        stretch = BatchResult(newest_ns=newest_ns)
         stretch.counts.records = stretch.counts.exported = 1
         if newest_ns != 7 * HOUR_NS:
             ledger.advance(spooled, position, stretch, now_ns)
@@ -77,7 +79,7 @@ def test_a_collector_that_stays_away_is_told_from_a_hiccup() -> None:
     clock = MovedClock()
     with Receiver(Scripted(logs=[Reply(503), Reply(401)])) as receiver:
         config = DeliveryConfig(targets=targets(receiver.http_endpoint, "http/protobuf"))
-        answers = Answers(network_client(config, (), "tests"), NO_TELEMETRY, clock)
+        answers = InstrumentedClient(network_client(config, (), "tests"), NO_TELEMETRY, clock)
         assert collector(answers).ok, "nothing was sent so far"
         answers.send("logs", [])
         clock.wait(ANSWERS_LATELY_SECONDS - 1)

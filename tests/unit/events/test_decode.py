@@ -10,11 +10,11 @@ from support.events import ABSENT, ROUTED, TIMES, attempt, error, event, exchang
 
 from faillog_otel.events.decode import answer_of, decode, may_be_exchange
 from faillog_otel.events.model import (
-    Answer,
     AttemptProperties,
     BadRecord,
     ErrorProperties,
     Event,
+    ExchangeAnswer,
     ExchangeProperties,
     OtherProperties,
     Reason,
@@ -49,7 +49,7 @@ def test_the_three_events_of_segments_page() -> None:
     assert found.properties.destination_exchange_id == "x"
     found = understood(exchange())
     assert isinstance(found.properties, ExchangeProperties)
-    assert answer_of(found) == ("x", Answer(418, None))
+    assert answer_of(found) == ("x", ExchangeAnswer(418, None))
     assert found.extras == {}
     assert (found.occurred_ns, found.logged_ns, found.raw) == (AT, AT, exchange())
     assert (found.routing.destination_id, found.routing.from_id) == ("abc", "ghi")
@@ -135,7 +135,7 @@ def test_wrong_typed_optional_fields_travel_on_as_extras(wrong: dict[str, Any]) 
 @pytest.mark.parametrize("status", [0, 99, 1000, -1, "418", 418.5, True])
 def test_a_status_that_is_no_http_status_is_no_status(status: object) -> None:
     found = understood(exchange(responseFromDestination={"status": status}))
-    assert answer_of(found) == ("x", Answer(None, None))
+    assert answer_of(found) == ("x", ExchangeAnswer(None, None))
     assert found.extras == {"responseFromDestination": {"status": status}}
 
 
@@ -217,7 +217,7 @@ def test_the_reason_comes_from_any_field_that_by_its_name_holds_one(
 
 def test_a_reason_inside_the_response_is_found_and_stays_where_it_is() -> None:
     found = understood(exchange(responseFromDestination={"error": "ETIMEDOUT"}))
-    assert answer_of(found) == ("x", Answer(None, Reason("ETIMEDOUT", "ETIMEDOUT")))
+    assert answer_of(found) == ("x", ExchangeAnswer(None, Reason("ETIMEDOUT", "ETIMEDOUT")))
     assert found.extras == {"responseFromDestination": {"error": "ETIMEDOUT"}}
 
 

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from support.events import error
 
-from faillog_otel.events.kept_record import Learned, read_entry, write_entry
-from faillog_otel.events.model import Answer, Place, Reason
+from faillog_otel.events.kept_record import KeptContext, read_entry, write_entry
+from faillog_otel.events.model import ExchangeAnswer, Place, Reason
 
 
-def written(learned: Learned | None = None) -> dict[str, Any]:
+def written(learned: KeptContext | None = None) -> dict[str, Any]:
     entry: dict[str, Any] = json.loads(write_entry("why", "so", Place("f", 1, 0), error(), learned))
     return entry
 
@@ -31,12 +31,15 @@ def test_half_of_a_character_costs_no_entry() -> None:
 
 
 def test_what_was_learned_reads_back_and_is_written_as_it_was_where_nothing_is_new() -> None:
-    plain = Learned(7, Answer(400, Reason("no", "BAD_KEY")))
+    plain = KeptContext(7, ExchangeAnswer(400, Reason("no", "BAD_KEY")))
     assert written(plain)["context"] == {
         "reference_ns": 7,
         "answer": {"status": 400, "reason": {"text": "no", "code": "BAD_KEY"}},
     }
-    for learned in (plain, Learned(7, Answer(400, Reason("no", None, "DESTINATION", in_body=True)))):
+    for learned in (
+        plain,
+        KeptContext(7, ExchangeAnswer(400, Reason("no", None, "DESTINATION", in_body=True))),
+    ):
         found = read_entry(json.dumps(written(learned)).encode())
         assert found is not None
         assert found.context == learned

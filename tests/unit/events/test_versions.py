@@ -12,15 +12,15 @@ from support.events import TIMES, attempt, error, event, exchange
 
 from faillog_otel.events.decode import answer_of, decode
 from faillog_otel.events.model import (
-    Answer,
     AttemptProperties,
     ErrorProperties,
     Event,
+    ExchangeAnswer,
     ExchangeProperties,
     OtherProperties,
     Reason,
 )
-from faillog_otel.pipeline.batch import sort_of
+from faillog_otel.pipeline.batch import classify
 
 KNOWN_VERSIONS: list[Any] = [1, 1.0, 1.5, "1", "v1", "V1", "1.0", "v1.0", "v1.12.3", "v1beta", " v1 ", None]
 OTHER_VERSIONS: list[Any] = [
@@ -87,7 +87,7 @@ def test_another_major_version_is_another_event_that_nobody_judges(version: Any,
     found = understood(of_version(make(), version))
     assert isinstance(found.properties, OtherProperties)
     assert found.extras["version"] == version
-    assert sort_of(found) == ("other", "abc", True)
+    assert classify(found) == ("other", "abc", True)
 
 
 @pytest.mark.parametrize("version", KNOWN_VERSIONS, ids=repr)
@@ -95,7 +95,7 @@ def test_an_unknown_name_of_a_known_version_is_another_event_and_no_unknown_vers
     found = understood(of_version(event("Retry Logged", messageId="m", **TIMES), version))
     assert isinstance(found.properties, OtherProperties)
     assert found.extras == {"event": "Retry Logged"} | ({} if version is None else {"version": version})
-    assert sort_of(found) == ("other", "", False)
+    assert classify(found) == ("other", "", False)
 
 
 def test_the_fields_of_the_first_draft_have_places_of_their_own() -> None:
@@ -186,7 +186,7 @@ def test_they_are_found_in_a_response_and_its_body(within: Any, how: str) -> Non
     said = replace(REASON, in_body=True)
     for body in (inside, json.dumps(inside), json.dumps(inside, indent=1)):
         found = understood(exchange(responseFromDestination={"status": 400, "body": body}))
-        assert answer_of(found) == ("x", Answer(400, said))
+        assert answer_of(found) == ("x", ExchangeAnswer(400, said))
         assert found.extras == {}
     found = understood(exchange(responseFromDestination={"status": 400, "results": inside}))
     assert found.reason == REASON

@@ -13,11 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from faillog_otel.errors import InputError
-from faillog_otel.events.model import Answer, Reason
-from faillog_otel.inputs.exchange_index import LARGEST_REASONS_BYTES, Exchanges
+from faillog_otel.events.model import ExchangeAnswer, Reason
+from faillog_otel.inputs.exchange_index import MAX_REASONS_BYTES, Exchanges
 
 ANSWERS = st.builds(
-    Answer, st.none() | st.integers(100, 999), st.none() | st.builds(Reason, st.text(), st.none() | st.text())
+    ExchangeAnswer,
+    st.none() | st.integers(100, 999),
+    st.none() | st.builds(Reason, st.text(), st.none() | st.text()),
 )
 
 
@@ -27,10 +29,10 @@ def digest(key: object) -> bytes:
 
 @given(st.lists(st.tuples(st.integers(0, 50), ANSWERS)), st.sampled_from([20, 200, 10**6]))
 def test_the_first_answer_of_each_exchange_is_found_and_no_other(
-    added: list[tuple[int, Answer]], memory_bytes: int
+    added: list[tuple[int, ExchangeAnswer]], memory_bytes: int
 ) -> None:
     exchanges = Exchanges(memory_bytes)
-    first: dict[int, Answer] = {}
+    first: dict[int, ExchangeAnswer] = {}
     for key, answer in added:
         exchanges.add(digest(key), answer)
         first.setdefault(key, answer)
@@ -45,7 +47,7 @@ def test_the_first_answer_of_each_exchange_is_found_and_no_other(
     st.sampled_from([20, 10**6]),
 )
 def test_what_is_learned_in_parts_and_asked_elsewhere_is_the_same(
-    parts: list[list[tuple[int, Answer]]], memory_bytes: int, memory_bytes_there: int
+    parts: list[list[tuple[int, ExchangeAnswer]]], memory_bytes: int, memory_bytes_there: int
 ) -> None:
     """However much of it memory holds here, and there."""
     with tempfile.TemporaryFile() as file:
@@ -70,26 +72,26 @@ def test_reasons_that_are_too_many_are_the_same_for_workers_as_for_one_process()
     for part in parts:
         lesson = Exchanges(is_lesson=True)
         for key, text in part:
-            whole.add(digest(key), Answer(500, Reason(text)))
-            lesson.add(digest(key), Answer(500, Reason(text)))
+            whole.add(digest(key), ExchangeAnswer(500, Reason(text)))
+            lesson.add(digest(key), ExchangeAnswer(500, Reason(text)))
         learned.take(lesson.lessons())
     for key in (0, 1, 2**16 - 2, 2**16 - 1, 2**16):
         assert learned.find(digest(key)) == whole.find(digest(key))
-    assert learned.find(digest(2**16)) == Answer(500, Reason("timeout"))
+    assert learned.find(digest(2**16)) == ExchangeAnswer(500, Reason("timeout"))
 
 
 def test_a_key_that_shows_across_two_entries_is_not_found() -> None:
     exchanges = Exchanges()
-    exchanges.add(bytes(32), Answer(500, None))
-    exchanges.add(bytes(32), Answer(501, None))
+    exchanges.add(bytes(32), ExchangeAnswer(500, None))
+    exchanges.add(bytes(32), ExchangeAnswer(501, None))
     across = bytes(4) + (500).to_bytes(2, "little") + bytes(26)  # half of a hash, and what stands behind it
     assert exchanges.find(across) is None
-    assert exchanges.find(bytes(32)) == Answer(500, None)
+    assert exchanges.find(bytes(32)) == ExchangeAnswer(500, None)
 
 
 def test_an_exchange_takes_at_most_14_bytes_and_32_while_they_are_put_in_order() -> None:
     keys = random.Random(1)
-    exchanges, answer = Exchanges(), Answer(500, Reason("Internal Server Error"))
+    exchanges, answer = Exchanges(), ExchangeAnswer(500, Reason("Internal Server Error"))
     tracemalloc.start()
     try:
         for _ in range(200_000):
@@ -106,23 +108,23 @@ def test_an_exchange_takes_at_most_14_bytes_and_32_while_they_are_put_in_order()
 def test_past_its_memory_it_goes_on_in_a_file() -> None:
     exchanges = Exchanges(memory_bytes=10_000)
     for number in range(5_000):
-        exchanges.add(digest(number), Answer(100 + number % 900, None))
-    assert all(exchanges.find(digest(n)) == Answer(100 + n % 900, None) for n in range(5_000))
+        exchanges.add(digest(number), ExchangeAnswer(100 + number % 900, None))
+    assert all(exchanges.find(digest(n)) == ExchangeAnswer(100 + n % 900, None) for n in range(5_000))
     assert exchanges.find(digest("another")) is None
     exchanges.close()
 
 
 def add_many(exchanges: Exchanges) -> None:
     for number in range(5_000):
-        exchanges.add(digest(number), Answer(500, None))
+        exchanges.add(digest(number), ExchangeAnswer(500, None))
 
 
 def test_what_was_asked_learns_no_more() -> None:
     exchanges = Exchanges()
-    exchanges.add(digest(1), Answer(500, None))
+    exchanges.add(digest(1), ExchangeAnswer(500, None))
     assert exchanges.find(digest(2)) is None
     with pytest.raises(ValueError, match="asked already"):
-        exchanges.add(digest(2), Answer(500, None))
+        exchanges.add(digest(2), ExchangeAnswer(500, None))
     with pytest.raises(ValueError, match="asked already"):
         exchanges.written_out()
 
@@ -148,8 +150,8 @@ def test_without_room_for_its_file_it_says_so_and_can_be_closed() -> None:
 @pytest.mark.parametrize("size", [1000])
 def test_more_distinct_reasons_than_there_is_room_for_leave_the_status(size: int) -> None:
     exchanges = Exchanges()
-    count = LARGEST_REASONS_BYTES // size + 10
+    count = MAX_REASONS_BYTES // size + 10
     for number in range(count):
-        exchanges.add(digest(number), Answer(500, Reason(f"{number:0{size}}")))
-    assert exchanges.find(digest(0)) == Answer(500, Reason(f"{0:0{size}}"))
-    assert exchanges.find(digest(count - 1)) == Answer(500, None)
+        exchanges.add(digest(number), ExchangeAnswer(500, Reason(f"{number:0{size}}")))
+    assert exchanges.find(digest(0)) == ExchangeAnswer(500, Reason(f"{0:0{size}}"))
+    assert exchanges.find(digest(count - 1)) == ExchangeAnswer(500, None)

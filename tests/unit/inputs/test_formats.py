@@ -11,7 +11,7 @@ from support.events import error, lines
 from support.forms import FORMS, PACKINGS
 
 from faillog_otel.events.model import Form
-from faillog_otel.inputs.decompress import LONGEST_RECORD_BYTES, Blank, DamagedFile, Record, unpack
+from faillog_otel.inputs.decompress import MAX_RECORD_BYTES, Blank, DamagedFile, Record, unpack
 from faillog_otel.inputs.formats import form_of, read_records
 from faillog_otel.sandbox.generator import failure_events
 
@@ -63,9 +63,9 @@ def test_the_form_of_a_file(content: bytes, kind: str) -> None:
 
 
 def test_a_long_first_line_is_json_lines_unless_values_follow_one_another_on_it() -> None:
-    long = b'{"a":"' + b"x" * (LONGEST_RECORD_BYTES + 1) + b'"}'
+    long = b'{"a":"' + b"x" * (MAX_RECORD_BYTES + 1) + b'"}'
     assert form_of(chunked(long + b"\n" + error(), 1 << 20)).kind == "lines"
-    values = error() * (LONGEST_RECORD_BYTES // len(error()) + 2)
+    values = error() * (MAX_RECORD_BYTES // len(error()) + 2)
     assert form_of(chunked(values, 1 << 20)).kind == "values"
 
 
@@ -102,7 +102,7 @@ def test_records_say_where_they_stand() -> None:
 
 
 def test_a_record_that_is_too_long_or_too_deep_costs_only_itself() -> None:
-    long = b'{"a":"' + b"x" * LONGEST_RECORD_BYTES + b'"}'
+    long = b'{"a":"' + b"x" * MAX_RECORD_BYTES + b'"}'
     deep = b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     found = records(b"[" + long + b"," + deep + b"," + error() + b"]")
     assert [reason for reason, _ in found] == ["too_long", "", ""]

@@ -13,7 +13,7 @@ from support.forms import zstd
 from faillog_otel.events.decode import EXCHANGE_MARKS, may_be_exchange
 from faillog_otel.inputs.decompress import (
     KEPT_BYTES,
-    LONGEST_RECORD_BYTES,
+    MAX_RECORD_BYTES,
     PIECE_BYTES,
     Blank,
     Record,
@@ -57,7 +57,7 @@ def test_a_byte_order_mark_is_skipped_at_the_start_only() -> None:
 
 
 def test_an_over_long_line_is_bad_keeps_its_head_and_the_next_one_is_read() -> None:
-    long = b"x" * (LONGEST_RECORD_BYTES + 1)
+    long = b"x" * (MAX_RECORD_BYTES + 1)
     first, second, third = records(chunked(b"a\n" + long + b"\nb", 1024 * 1024))
     assert (first.raw, third.raw, third.line) == (b"a", b"b", 3)
     assert second.bad is not None
@@ -68,7 +68,7 @@ def test_an_over_long_line_is_bad_keeps_its_head_and_the_next_one_is_read() -> N
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\nb"])
 def test_a_line_of_nothing_but_white_space_is_blank_however_long(end: bytes) -> None:
-    blank = b" " * (LONGEST_RECORD_BYTES + 5)
+    blank = b" " * (MAX_RECORD_BYTES + 5)
     *_, last = found = list(split_lines(chunked(b"a\n" + blank + end, 1024 * 1024)))
     assert sum(each.lines for each in found if isinstance(each, Blank)) == 1
     if isinstance(last, Record):
@@ -76,7 +76,7 @@ def test_a_line_of_nothing_but_white_space_is_blank_however_long(end: bytes) -> 
 
 
 def test_an_over_long_line_that_begins_blank_keeps_where_its_content_begins() -> None:
-    long = b" " * LONGEST_RECORD_BYTES + b"x" * 100
+    long = b" " * MAX_RECORD_BYTES + b"x" * 100
     first, second = records(chunked(long + b"\nb", 1024 * 1024))
     assert first.bad is not None
     assert (first.bad.reason, first.bad.raw.lstrip()[:3]) == ("too_long", b"xxx")
@@ -84,9 +84,9 @@ def test_an_over_long_line_that_begins_blank_keeps_where_its_content_begins() ->
 
 
 def test_the_longest_line_that_is_allowed_is_read() -> None:
-    (line,) = records(chunked(b"x" * LONGEST_RECORD_BYTES, 1024 * 1024))
+    (line,) = records(chunked(b"x" * MAX_RECORD_BYTES, 1024 * 1024))
     assert line.bad is None
-    assert len(line.raw) == LONGEST_RECORD_BYTES
+    assert len(line.raw) == MAX_RECORD_BYTES
 
 
 @given(st.lists(st.binary(max_size=50), min_size=1, max_size=4), st.integers(1, 40), st.integers(0, 3))
@@ -169,7 +169,7 @@ def test_zstd_frames_that_are_to_be_skipped_are() -> None:
 
 def test_what_unpacks_to_more_than_is_allowed_breaks_off_there() -> None:
     for packed in (gzip.compress(b"a\n" * 1000), zstd.compress(b"a\n" * 1000)):
-        *good, damage = records(unpack([packed], most_bytes=100))
+        *good, damage = records(unpack([packed], max_bytes=100))
         assert damage.bad is not None
         assert (damage.bad.reason, len(good)) == ("too_much_content", 50)
 

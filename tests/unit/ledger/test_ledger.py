@@ -6,10 +6,10 @@ from faillog_otel.clock import DAY_NS, HOUR_NS, hour_of
 from faillog_otel.errors import LedgerBroken
 from faillog_otel.events.model import JSON_LINES, Survey
 from faillog_otel.ledger.ledger import Ledger, Spooled
-from faillog_otel.ledger.objects import Content, Identity
+from faillog_otel.ledger.objects import Content
 from faillog_otel.ledger.planner_state import hour_views, quota_of
-from faillog_otel.ledger.results import Stretch
-from faillog_otel.segment.schedule import ScheduleConfig, plan
+from faillog_otel.ledger.results import BatchResult
+from faillog_otel.segment.schedule import ObjectVersion, ScheduleConfig, plan
 
 NOW_NS = 20_000 * DAY_NS
 HOUR = hour_of(NOW_NS) - 10
@@ -25,14 +25,14 @@ def spool(ledger: Ledger, records: int, listed_ns: int = NOW_NS) -> Spooled:
     ledger.listed(request, "c", HOUR, ["https://h/x"], listed_ns)
     listed = ledger.next_listed(NOW_NS)
     assert listed
-    ledger.spooled(listed, Identity("e", None, 9), content(records), listed_ns)
+    ledger.spooled(listed, ObjectVersion("e", None, 9), content(records), listed_ns)
     spooled = ledger.next_spooled()
     assert spooled
     return spooled
 
 
-def exported(records: int) -> Stretch:
-    stretch = Stretch()
+def exported(records: int) -> BatchResult:
+    stretch = BatchResult()
     stretch.counts.records = stretch.counts.exported = records
     return stretch
 
@@ -74,7 +74,7 @@ def test_several_damaged_objects_of_one_listing_are_one_failure(ledger: Ledger) 
     request = ledger.debit("c", HOUR, "fresh", NOW_NS)
     ledger.listed(request, "c", HOUR, [f"https://h/{name}" for name in "xyz"], NOW_NS)
     while listed := ledger.next_listed(NOW_NS):
-        ledger.spooled(listed, Identity("e", None, 9), content(5), NOW_NS)
+        ledger.spooled(listed, ObjectVersion("e", None, 9), content(5), NOW_NS)
     while spooled := ledger.next_spooled():
         ledger.not_whole(spooled, "its spool file is gone", NOW_NS)
     [row] = ledger.database.rows("SELECT failures, wanted FROM hours")
@@ -87,12 +87,12 @@ def test_an_object_that_was_damaged_does_not_hold_back_the_others_of_its_hour(le
     ledger.listed(request, "c", HOUR, ["https://h/x", "https://h/y"], NOW_NS)
     first = ledger.next_listed(NOW_NS)
     assert first
-    ledger.spooled(first, Identity("e", None, 9), content(5), NOW_NS)
+    ledger.spooled(first, ObjectVersion("e", None, 9), content(5), NOW_NS)
     coming, spooled = ledger.next_listed(NOW_NS), ledger.next_spooled()
     assert coming
     assert spooled
     ledger.not_whole(spooled, "its spool file is gone", NOW_NS)
-    ledger.spooled(coming, Identity("e", None, 9), content(5), NOW_NS)
+    ledger.spooled(coming, ObjectVersion("e", None, 9), content(5), NOW_NS)
     taken = ledger.next_spooled()
     assert taken
     assert taken.path == "/y"

@@ -9,11 +9,12 @@ from faillog_otel.events.model import JSON_LINES, Survey
 from faillog_otel.ledger.database import Database
 from faillog_otel.ledger.ledger import Ledger
 from faillog_otel.ledger.maintenance import prune
-from faillog_otel.ledger.objects import Content, Identity
+from faillog_otel.ledger.objects import Content
 from faillog_otel.ledger.queries import Totals, time_shifted, totals
-from faillog_otel.ledger.results import Stretch
+from faillog_otel.ledger.results import BatchResult
 from faillog_otel.ledger.schema import MIGRATIONS
 from faillog_otel.ledger.state_dir import StateFolder
+from faillog_otel.segment.schedule import ObjectVersion
 
 NOW_NS = 20_000 * DAY_NS
 
@@ -43,10 +44,12 @@ def test_shifted_records_are_summed_up_with_the_objects_that_are_pruned(tmp_path
         ledger.listed(request, "c", hour, ["https://h/x"], NOW_NS)
         listed = ledger.next_listed(NOW_NS)
         assert listed
-        ledger.spooled(listed, Identity("e", None, 9), Content(3, 0, 3, "", Survey(JSON_LINES, None)), NOW_NS)
+        ledger.spooled(
+            listed, ObjectVersion("e", None, 9), Content(3, 0, 3, "", Survey(JSON_LINES, None)), NOW_NS
+        )
         spooled = ledger.next_spooled()
         assert spooled
-        stretch = Stretch()
+        stretch = BatchResult()
         stretch.counts.records = stretch.counts.exported = 3
         stretch.counts.time_shifted = 2
         ledger.advance(spooled, 0, stretch, NOW_NS)

@@ -6,11 +6,11 @@ from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, hour_of
 from faillog_otel.events.model import JSON_LINES, Survey
 from faillog_otel.ledger.ledger import Ledger
 from faillog_otel.ledger.maintenance import lose, prune, wipe_urls
-from faillog_otel.ledger.objects import LIST_AGAIN_NS, MAX_TRIES, URL_LIFE_NS, Content, Identity, Listed
+from faillog_otel.ledger.objects import LIST_AGAIN_NS, MAX_TRIES, URL_LIFE_NS, Content, Listed
 from faillog_otel.ledger.planner_state import hour_views
 from faillog_otel.ledger.queries import lost_objects, missing_objects
-from faillog_otel.segment.quota import Debit, Quota
-from faillog_otel.segment.schedule import HourView, ScheduleConfig, plan
+from faillog_otel.segment.quota import Quota, RequestRecord
+from faillog_otel.segment.schedule import HourView, ObjectVersion, ScheduleConfig, plan
 
 NOW_NS = 20_000 * DAY_NS
 HOUR = hour_of(NOW_NS) - 10
@@ -29,7 +29,7 @@ def next_listed(ledger: Ledger, now_ns: int) -> Listed:
 
 
 def take(ledger: Ledger, now_ns: int) -> None:
-    ledger.spooled(next_listed(ledger, now_ns), Identity("e", None, 9), CONTENT, now_ns)
+    ledger.spooled(next_listed(ledger, now_ns), ObjectVersion("e", None, 9), CONTENT, now_ns)
 
 
 def view(ledger: Ledger, now_ns: int) -> HourView:
@@ -161,7 +161,7 @@ def test_missing_objects_have_a_share_of_the_quota_and_starve_no_hour(used: int,
     missing = HourView(listed_ns=NOW_NS, missing=1, missing_due_ns=NOW_NS)
     hours = {"c": dict.fromkeys(range(HOUR - 680, HOUR + 11), HourView(listed_ns=NOW_NS + DAY_NS))}
     hours["c"][HOUR - 100] = missing
-    debits = [Debit(NOW_NS - 2 * HOUR_NS, "c", "missing")] * used
+    debits = [RequestRecord(NOW_NS - 2 * HOUR_NS, "c", "missing")] * used
     found = plan(NOW_NS, hours, Quota(debits=debits), ScheduleConfig(("c",)))
     assert [(ask.hour, ask.why) for ask in found.asks] == [(HOUR - 100, "missing")] * asked
     nothing = ScheduleConfig(("c",), since_ns=NOW_NS)

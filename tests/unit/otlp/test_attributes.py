@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from faillog_otel.otlp.attributes import clean
+from faillog_otel.otlp.attributes import redact_and_truncate
 
 WINDOWS = (16 * 1024, 16 * 1024 + 1024)
 """So many characters are looked at, or so many may leave."""
@@ -19,9 +19,9 @@ SECRETS = {
 }
 
 
-@pytest.mark.parametrize("most_bytes", [2048, 8192, 16384])
+@pytest.mark.parametrize("max_bytes", [2048, 8192, 16384])
 @pytest.mark.parametrize("name", SECRETS)
-def test_what_the_end_of_the_window_cuts_in_two_does_not_leave(name: str, most_bytes: int) -> None:
+def test_what_the_end_of_the_window_cuts_in_two_does_not_leave(name: str, max_bytes: int) -> None:
     """Wherever the cut goes through it; also where what stands before it shrinks, so that it moves up."""
     secret, telling = SECRETS[name]
     token = "access_token=" + "a" * 14_000 + " "
@@ -29,14 +29,14 @@ def test_what_the_end_of_the_window_cuts_in_two_does_not_leave(name: str, most_b
         filler = before + "word " * ((window - len(before)) // 5)
         for back in range(len(secret) + 2):
             text = filler[: window - back - 1] + " " + secret + " and more words" * 300
-            shown, is_cut = clean(text, None, most_bytes)
+            shown, is_cut = redact_and_truncate(text, None, max_bytes)
             assert telling not in shown
             assert is_cut
 
 
-@pytest.mark.parametrize("most_bytes", [2048, 16384])
-def test_a_long_text_leaves_as_far_as_the_limit_goes(most_bytes: int) -> None:
-    shown, is_cut = clean("word " * 100_000, None, most_bytes)
-    assert (len(shown), is_cut) == (most_bytes, True)
-    whole = ("word " * most_bytes)[:most_bytes]
-    assert clean(whole, None, most_bytes) == (whole, False)
+@pytest.mark.parametrize("max_bytes", [2048, 16384])
+def test_a_long_text_leaves_as_far_as_the_limit_goes(max_bytes: int) -> None:
+    shown, is_cut = redact_and_truncate("word " * 100_000, None, max_bytes)
+    assert (len(shown), is_cut) == (max_bytes, True)
+    whole = ("word " * max_bytes)[:max_bytes]
+    assert redact_and_truncate(whole, None, max_bytes) == (whole, False)

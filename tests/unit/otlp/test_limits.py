@@ -9,7 +9,7 @@ from support.events import error, exchange
 from faillog_otel.backends import BACKENDS
 from faillog_otel.config import Limits, MappingConfig
 from faillog_otel.events.decode import decode
-from faillog_otel.events.model import Context, Event
+from faillog_otel.events.model import Event, RecordContext
 from faillog_otel.otlp.mapping import map_event
 from faillog_otel.otlp.wire import Log
 from faillog_otel.reports.preview import explain
@@ -26,7 +26,7 @@ def event_of(raw: bytes) -> Event:
 
 
 def log_of(raw: bytes, limits: Limits, **config: Any) -> Log:
-    return map_event(event_of(raw), Context(0), MappingConfig(limits=limits, **config)).log
+    return map_event(event_of(raw), RecordContext(0), MappingConfig(limits=limits, **config)).log
 
 
 def text_of(value: Any) -> str:
@@ -105,7 +105,7 @@ def test_whatever_is_in_an_event_loki_has_room_for_its_record(
     found = decode(raw)
     if not isinstance(found, Event):
         return
-    log = map_event(found, Context(0), MappingConfig(limits=BACKENDS["loki"].limits, bodies="all")).log
+    log = map_event(found, RecordContext(0), MappingConfig(limits=BACKENDS["loki"].limits, bodies="all")).log
     size = sum(len(name.encode()) + len(text_of(value).encode()) for name, value in log.attributes)
     assert size <= LOKI_BYTES - 16 * 1024
     assert len(log.attributes) <= LOKI_ENTRIES - LOKIS_OWN - 16
@@ -116,6 +116,6 @@ def test_whatever_is_in_an_event_loki_has_room_for_its_record(
 def test_what_is_explained_is_what_leaves_under_the_limits() -> None:
     config = MappingConfig(limits=BACKENDS["datadog"].limits)
     raw = exchange(responseFromDestination={"status": 500, "body": "b" * 6000})
-    found = explain(event_of(raw), Context(0), config)
+    found = explain(event_of(raw), RecordContext(0), config)
     assert found.attributes["segment.response.body"] == "b" * 5000
     assert found.stays["responseFromDestination.body"] == "what lies beyond 5000 bytes of it is cut off"

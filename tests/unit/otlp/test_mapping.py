@@ -13,7 +13,7 @@ from support.reference import encode_log, encode_span
 from faillog_otel import propagation
 from faillog_otel.config import MappingConfig, TimePolicy
 from faillog_otel.events.decode import answer_of, decode
-from faillog_otel.events.model import Answer, Context, Event, Reason
+from faillog_otel.events.model import Event, ExchangeAnswer, Reason, RecordContext
 from faillog_otel.otlp.mapping import Mapped, map_event
 from faillog_otel.otlp.wire import Link, Log, Severity, Span, SpanKind, StatusCode
 
@@ -21,13 +21,13 @@ AT = 1742760000 * 1_000_000_000
 NOW = AT + 3600 * 1_000_000_000
 
 
-def mapped(raw: bytes, answer: Answer | None = None, **config: Any) -> Mapped:
+def mapped(raw: bytes, answer: ExchangeAnswer | None = None, **config: Any) -> Mapped:
     found = decode(raw)
     assert isinstance(found, Event), found
-    return map_event(found, Context(NOW, answer), MappingConfig(**config))
+    return map_event(found, RecordContext(NOW, answer), MappingConfig(**config))
 
 
-def log_of(raw: bytes, answer: Answer | None = None, **config: Any) -> Log:
+def log_of(raw: bytes, answer: ExchangeAnswer | None = None, **config: Any) -> Log:
     return mapped(raw, answer, **config).log
 
 
@@ -35,7 +35,7 @@ def records(both: Mapped) -> list[Log | Span]:
     return [both.log, both.span] if both.span else [both.log]
 
 
-def span_of(raw: bytes, answer: Answer | None = None, **config: Any) -> Span:
+def span_of(raw: bytes, answer: ExchangeAnswer | None = None, **config: Any) -> Span:
     span = mapped(raw, answer, **config).span
     assert span is not None
     return span
@@ -177,16 +177,16 @@ def test_an_error_is_worse_when_the_message_was_discarded(discarded: object, sev
     ("properties", "answer", "message", "error_type"),
     [
         ({}, None, "failure", "_OTHER"),
-        ({}, Answer(418, None), "HTTP 418", "418"),
-        ({}, Answer(418, Reason("I'm a teapot")), "I'm a teapot", "418"),
-        ({}, Answer(None, Reason("ETIMEDOUT", "ETIMEDOUT")), "ETIMEDOUT", "ETIMEDOUT"),
-        ({"reason": "own"}, Answer(418, Reason("exchange's")), "own", "418"),
-        ({"responseFromDestination": {"status": 500}}, Answer(418, None), "HTTP 500", "500"),
-        ({"errorCode": "E_X"}, Answer(200, None), "E_X", "E_X"),
+        ({}, ExchangeAnswer(418, None), "HTTP 418", "418"),
+        ({}, ExchangeAnswer(418, Reason("I'm a teapot")), "I'm a teapot", "418"),
+        ({}, ExchangeAnswer(None, Reason("ETIMEDOUT", "ETIMEDOUT")), "ETIMEDOUT", "ETIMEDOUT"),
+        ({"reason": "own"}, ExchangeAnswer(418, Reason("exchange's")), "own", "418"),
+        ({"responseFromDestination": {"status": 500}}, ExchangeAnswer(418, None), "HTTP 500", "500"),
+        ({"errorCode": "E_X"}, ExchangeAnswer(200, None), "E_X", "E_X"),
     ],
 )
 def test_an_attempt_says_what_its_exchange_said_and_its_own_word_wins(
-    properties: dict[str, Any], answer: Answer | None, message: str, error_type: str
+    properties: dict[str, Any], answer: ExchangeAnswer | None, message: str, error_type: str
 ) -> None:
     both = mapped(attempt(**properties), answer)
     assert both.span is not None
@@ -196,7 +196,7 @@ def test_an_attempt_says_what_its_exchange_said_and_its_own_word_wins(
 
 
 def test_a_success_has_a_status_code_and_no_error_type() -> None:
-    found = attributes(span_of(attempt(outcome="success"), Answer(200, None)))
+    found = attributes(span_of(attempt(outcome="success"), ExchangeAnswer(200, None)))
     assert found["http.response.status_code"] == 200
     assert "error.type" not in found
 
@@ -205,7 +205,7 @@ def test_a_success_has_a_status_code_and_no_error_type() -> None:
 
 
 def test_all_attributes_of_an_attempt_in_their_order() -> None:
-    span = span_of(attempt(loggedAt="2025-03-23T20:00:01.5Z"), Answer(418, Reason("I'm a teapot")))
+    span = span_of(attempt(loggedAt="2025-03-23T20:00:01.5Z"), ExchangeAnswer(418, Reason("I'm a teapot")))
     assert span.attributes == [
         ("messaging.system", "segment"),
         ("messaging.operation.name", "deliver"),
@@ -458,7 +458,7 @@ def test_a_reason_is_redacted_wherever_it_shows() -> None:
     [
         (error(reason="no"), None, "discarded: message m to abc: no"),
         (error(discarded=False), None, "error: message m to abc"),
-        (attempt(), Answer(418, None), "attempt 4: failure (HTTP 418): message m to abc"),
+        (attempt(), ExchangeAnswer(418, None), "attempt 4: failure (HTTP 418): message m to abc"),
         (attempt(outcome=ABSENT), None, "attempt 4: unknown outcome: message m to abc"),
         (exchange(), None, "HTTP 418 from abc: exchange x"),
         (
@@ -478,7 +478,7 @@ def test_a_reason_is_redacted_wherever_it_shows() -> None:
         (error(messageId="a\nb\x1b[31m\u202e"), None, r"discarded: message a\nb\x1b[31m\u202e to abc"),
     ],
 )
-def test_a_logs_body_is_one_line_for_people(raw: bytes, answer: Answer | None, body: str) -> None:
+def test_a_logs_body_is_one_line_for_people(raw: bytes, answer: ExchangeAnswer | None, body: str) -> None:
     assert log_of(raw, answer).body == body
 
 
@@ -532,8 +532,8 @@ def test_a_subscription_has_attributes_of_its_own(make: Any) -> None:
 
 
 def test_a_subscription_changes_no_id_of_an_attempt() -> None:
-    turned = DRAFT | {"to": DRAFT["to"][::-1]}
-    spans = [span_of(attempt(routed=routed)) for routed in (ROUTED, DRAFT, turned)]
+    beat = DRAFT | {"to": DRAFT["to"][::-1]}
+    spans = [span_of(attempt(routed=routed)) for routed in (ROUTED, DRAFT, beat)]
     assert len({(span.trace_id, span.span_id, span.name) for span in spans}) == 1
 
 
@@ -554,7 +554,7 @@ def test_prose_is_a_reason_and_no_error_type() -> None:
     for record in records(found):
         own = attributes(record)
         assert (own["segment.reason"], own["error.type"]) == ("some description for why", "_OTHER")
-    assert attributes(log_of(attempt(reason="prose"), Answer(418, None)))["error.type"] == "418"
+    assert attributes(log_of(attempt(reason="prose"), ExchangeAnswer(418, None)))["error.type"] == "418"
 
 
 RESULT = {
@@ -592,7 +592,7 @@ def test_what_a_body_says_of_the_reason_leaves_where_bodies_do(bodies: Any) -> N
     assert "segment.reason" not in taken  # what failed in its batch is another event
 
 
-def answer_to(raw: bytes) -> Answer:
+def answer_to(raw: bytes) -> ExchangeAnswer:
     found = decode(raw)
     assert isinstance(found, Event)
     answer = answer_of(found)
@@ -665,7 +665,7 @@ def test_whatever_is_understood_becomes_the_same_bytes_every_time(
     raw = make(**properties)
     found = decode(raw)
     if isinstance(found, Event):
-        first, again = (mapped(raw, Answer(500, Reason("r"))) for _ in range(2))
+        first, again = (mapped(raw, ExchangeAnswer(500, Reason("r"))) for _ in range(2))
         assert encode_log(first.log) == encode_log(again.log)
         attributes(first.log)
         if first.span and again.span:

@@ -9,7 +9,7 @@ from support.events import attempt, error, event
 from faillog_otel import propagation
 from faillog_otel.config import MappingConfig
 from faillog_otel.events.decode import decode
-from faillog_otel.events.model import Context, Event
+from faillog_otel.events.model import Event, RecordContext
 from faillog_otel.otlp.mapping import Mapped, map_event
 from faillog_otel.otlp.wire import Link, Span
 
@@ -23,7 +23,7 @@ APP = (bytes.fromhex(TRACE), bytes.fromhex(SPAN))
 def mapped(raw: bytes, traceparent: str | None = None, **config: Any) -> Mapped:
     found = decode(raw)
     assert isinstance(found, Event), found
-    return map_event(found, Context(0, None, traceparent), MappingConfig(**config))
+    return map_event(found, RecordContext(0, None, traceparent), MappingConfig(**config))
 
 
 def span_of(message_id: str, traceparent: str | None = None, **config: Any) -> Span:

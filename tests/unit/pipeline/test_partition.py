@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from faillog_otel.inputs.decompress import Blank, Record, Start
+from faillog_otel.inputs.decompress import Blank, ReadPosition, Record
 from faillog_otel.inputs.formats import split_lines
-from faillog_otel.pipeline.partition import LARGEST_BYTES, SMALLEST_BYTES, cuts, part_bytes
+from faillog_otel.pipeline.partition import MAX_BYTES, MIN_BYTES, cuts, part_bytes
 
 LINES = st.lists(st.sampled_from([b"{}", b"", b" ", b'{"a":1}', b"x" * 40, b"\r"]), max_size=40)
 SIZES = st.integers(1, 50)
@@ -28,7 +28,7 @@ def test_parts_read_one_by_one_are_the_file(lines: list[bytes], ends: bool, size
     before = 0
     for start, end in cuts(len(data), size, lambda offset: line_after(data, offset)):
         part = data[start:end]
-        found += split_lines([part], Start(before, start))
+        found += split_lines([part], ReadPosition(before, start))
         before += part.count(b"\n")
     assert records(found) == records(list(split_lines([data])))
 
@@ -44,4 +44,4 @@ def test_parts_join_and_begin_with_a_line(lines: list[bytes], size: int) -> None
 
 @given(st.integers(0, 2**50), st.integers(1, 64))
 def test_parts_are_neither_tiny_nor_huge(length: int, workers: int) -> None:
-    assert SMALLEST_BYTES <= part_bytes(length, workers) <= LARGEST_BYTES
+    assert MIN_BYTES <= part_bytes(length, workers) <= MAX_BYTES

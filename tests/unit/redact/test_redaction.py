@@ -11,8 +11,8 @@ from support.canaries import CANARIES
 from faillog_otel.config import Secret
 from faillog_otel.redact.patterns import LOOKS, looks
 from faillog_otel.redact.redactor import Finding, findings, redact_text
-from faillog_otel.redact.unescape import Plain
-from faillog_otel.redact.vocabulary import kind_of_name
+from faillog_otel.redact.unescape import UnescapedText
+from faillog_otel.redact.vocabulary import classify_key
 
 CANARY = "c4n4ry0123456789"
 
@@ -508,7 +508,7 @@ def test_findings_name_the_rules() -> None:
     ],
 )
 def test_some_names_tell_that_they_hold_a_secret(name: str) -> None:
-    assert kind_of_name(name) == "secret"
+    assert classify_key(name) == "secret"
 
 
 @pytest.mark.parametrize(
@@ -528,7 +528,7 @@ def test_some_names_tell_that_they_hold_a_secret(name: str) -> None:
     ],
 )
 def test_others_do_not(name: str) -> None:
-    assert kind_of_name(name) is None
+    assert classify_key(name) is None
 
 
 NOTATIONS = st.sampled_from(
@@ -753,6 +753,6 @@ FINDS = st.sampled_from(
 @given(st.lists(FINDS | st.text(max_size=3), max_size=8).map("".join))
 def test_a_pattern_is_tried_wherever_it_finds_something(text: str) -> None:
     """Signs spare time and nothing else."""
-    plain = Plain(text)
+    plain = UnescapedText(text)
     tried = list(looks(plain))
     assert [look.rule for look in LOOKS if look not in tried and any(look.places(plain))] == []

@@ -8,13 +8,13 @@ from support.clock import MovedClock
 
 from faillog_otel.clock import DAY_NS, HOUR_NS, hour_of
 from faillog_otel.events.model import JSON_LINES, Survey
-from faillog_otel.ledger.ledger import Ledger, Said
+from faillog_otel.ledger.ledger import Ledger, RateLimitRecord
 from faillog_otel.ledger.maintenance import lose
-from faillog_otel.ledger.objects import Content, Identity
+from faillog_otel.ledger.objects import Content
 from faillog_otel.ledger.results import Counts
 from faillog_otel.otlp.sender import Sent
 from faillog_otel.reports.hours import HourlyReport
-from faillog_otel.segment.schedule import ScheduleConfig
+from faillog_otel.segment.schedule import ObjectVersion, ScheduleConfig
 
 HOUR, DAY = 3600.0, 86_400.0
 
@@ -43,11 +43,11 @@ class Run:
         now_ns = self.clock.now_ns()
         request = self.ledger.debit(collection, hour, "fresh", now_ns)
         self.ledger.listed(request, collection, hour, [f"https://h/{path}?sig=1"], now_ns)
-        self.ledger.heard(request, "listed", Said(at_ns=now_ns))
+        self.ledger.record_response(request, "listed", RateLimitRecord(at_ns=now_ns))
         listed = self.ledger.next_listed(now_ns)
         assert listed
         content = Content(records, 0, records, "", Survey(JSON_LINES, None))
-        self.ledger.spooled(listed, Identity("e", None, 9), content, now_ns)
+        self.ledger.spooled(listed, ObjectVersion("e", None, 9), content, now_ns)
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_an_object_that_could_not_be_downloaded_is_said_and_lost_when_it_leaves(
     hour, now_ns = hour_of(run.clock.now_ns()) - 5, run.clock.now_ns()
     request = run.ledger.debit("a", hour, "fresh", now_ns)
     run.ledger.listed(request, "a", hour, ["https://h/dead?sig=1"], now_ns)
-    run.ledger.heard(request, "listed", Said(at_ns=now_ns))
+    run.ledger.record_response(request, "listed", RateLimitRecord(at_ns=now_ns))
     listed = run.ledger.next_listed(now_ns)
     assert listed
     run.ledger.download_failed(listed, "HTTP 404", now_ns)

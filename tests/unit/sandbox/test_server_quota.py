@@ -92,7 +92,7 @@ def test_it_knows_the_most_requests_in_24_hours(seconds: list[int]) -> None:
         now_ns += step * SECOND_NS
         quota.saw(now_ns)
         times.append(now_ns)
-    assert quota.most_in_24_hours == max(sum(at - DAY_NS < each <= at for each in times) for at in times)
+    assert quota.max_in_24_hours == max(sum(at - DAY_NS < each <= at for each in times) for at in times)
 
 
 def test_no_quota_makes_no_sense() -> None:

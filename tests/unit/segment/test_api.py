@@ -16,7 +16,7 @@ from faillog_otel.segment.api import (
     Unknown,
     read_answer,
 )
-from faillog_otel.segment.quota import Said
+from faillog_otel.segment.quota import RateLimit
 
 NOW = 1_746_662_400 * SECOND_NS  # Thu, 08 May 2025 00:00:00 GMT
 GOOD = json.dumps({"data": {"download": {"urls": ["https://x.s3.amazonaws.com/a?X-Amz-Signature=1"]}}})
@@ -83,7 +83,7 @@ def test_a_429_says_how_long_to_wait_in_its_body_or_its_header() -> None:
     found = read_answer(429, {}, TOO_MANY.encode(), NOW, is_listing=True)
     assert found.pause_ns == 57_647_000_000
     assert found.outcome == TooMany("HTTP 429: Too many requests")
-    assert found.said == Said(NOW, 0, NOW + 57_647_000_000, 20, is_refusal=True)
+    assert found.said == RateLimit(NOW, 0, NOW + 57_647_000_000, 20, is_refusal=True)
     assert read_answer(429, {"retry-after": "90"}, b"", NOW, is_listing=True).pause_ns == 90 * SECOND_NS
     later = {"retry-after": "Thu, 08 May 2025 00:05:00 GMT"}
     assert read_answer(429, later, TOO_MANY.encode(), NOW, is_listing=True).pause_ns == 300 * SECOND_NS
@@ -107,14 +107,14 @@ def test_a_time_that_the_server_names_is_measured_by_its_own_clock(skew_ns: int)
     headers |= {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "Thu, 08 May 2025 00:00:03 GMT"}
     found = read_answer(429, headers, b"", NOW + skew_ns, is_listing=True)
     assert found.pause_ns == 2 * SECOND_NS
-    assert found.said == Said(NOW + skew_ns, 0, NOW + skew_ns + 3 * SECOND_NS)
+    assert found.said == RateLimit(NOW + skew_ns, 0, NOW + skew_ns + 3 * SECOND_NS)
 
 
 @pytest.mark.parametrize("reset", ["Thu, 08 May 2025 00:01:00 GMT", "1746662460", "60"])
 def test_a_reset_is_a_date_or_seconds(reset: str) -> None:
     headers = {"x-ratelimit-remaining": "7", "x-ratelimit-consumed": "3", "x-ratelimit-reset": reset}
     found = read_answer(200, headers, GOOD.encode(), NOW, is_listing=True)
-    assert found.said == Said(NOW, 7, NOW + 60 * SECOND_NS, 10)
+    assert found.said == RateLimit(NOW, 7, NOW + 60 * SECOND_NS, 10)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_other_answers_are_told_apart(status: int, kind: type[Outcome]) -> None:
 def test_the_headers_say_what_is_left_and_until_when() -> None:
     headers = {"x-ratelimit-remaining": "7", "x-ratelimit-reset": "Thu, 08 May 2025 01:00:00 GMT"}
     found = read_answer(200, headers, GOOD.encode(), NOW, is_listing=True)
-    assert found.said == Said(NOW, 7, NOW + HOUR_NS)
+    assert found.said == RateLimit(NOW, 7, NOW + HOUR_NS)
 
 
 @pytest.mark.parametrize("remaining", ["", "-1", "many", "1e9", "٣"])

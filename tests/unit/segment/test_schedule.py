@@ -3,7 +3,7 @@
 import pytest
 
 from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS
-from faillog_otel.segment.quota import COMES_BACK_NS, Debit, Quota, Said
+from faillog_otel.segment.quota import COMES_BACK_NS, Quota, RateLimit, RequestRecord
 from faillog_otel.segment.schedule import HourView, Plan, ScheduleConfig, plan
 
 HOUR = 490_000  # it is on the stroke of this hour
@@ -34,7 +34,7 @@ def unknown(collections: int, *ago: int) -> Hours:
 
 
 def spent(count: int, ago_ns: int = 2 * HOUR_NS) -> Quota:
-    return Quota(debits=[Debit(NOW - ago_ns, "other", "fresh")] * count)
+    return Quota(debits=[RequestRecord(NOW - ago_ns, "other", "fresh")] * count)
 
 
 def asked(found: Plan) -> list[tuple[str, int, str]]:
@@ -145,13 +145,13 @@ def test_the_reserve_yields_when_fresh_hours_need_the_whole_quota() -> None:
 
 def test_backfill_leaves_what_the_fresh_hours_of_the_next_day_need() -> None:
     config = ScheduleConfig(names(4))
-    debits: list[Debit] = []
+    debits: list[RequestRecord] = []
     hours: Hours = {name: {} for name in names(4)}
     for hour in range(HOUR, HOUR + 48):
         now = hour * HOUR_NS + (COMES_BACK_NS - DAY_NS) * ((hour - HOUR) // 24)
         found = plan(now, hours, Quota(debits=debits), config)
         for ask in found.asks:
-            debits.append(Debit(now, ask.collection, ask.why))
+            debits.append(RequestRecord(now, ask.collection, ask.why))
             hours[ask.collection][ask.hour] = HourView(listed_ns=now, same_since_ns=now)
         on_time = [ask for ask in found.asks if ask.why == "fresh" and ask.due_ns == hour * HOUR_NS]
         assert len(on_time) == 4, hour - HOUR
@@ -182,7 +182,7 @@ def test_more_collections_than_the_quota_covers_share_it_and_are_told() -> None:
 
 
 def test_the_collection_with_the_fewest_requests_is_next() -> None:
-    debits = [Debit(NOW - 3 * HOUR_NS, name, "fresh") for name in names(19)]
+    debits = [RequestRecord(NOW - 3 * HOUR_NS, name, "fresh") for name in names(19)]
     found = go(unknown(20, 9), Quota(debits=debits))
     assert found.asks[0].collection == "c19"
     shares = [ask.collection for ask in found.asks]
@@ -222,7 +222,7 @@ def test_since_and_until() -> None:
 
 def test_requests_of_others_are_not_spent_on_backfill() -> None:
     hours = unknown(1, 3, *range(100, 400))
-    found = go(hours, Quota(said=Said(NOW - 1, 6)))
+    found = go(hours, Quota(said=RateLimit(NOW - 1, 6)))
     assert [why for *_, why in asked(found)] == ["fresh"]
 
 

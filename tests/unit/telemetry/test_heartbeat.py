@@ -7,46 +7,46 @@ import pytest
 from support.clock import MovedClock
 
 from faillog_otel.errors import ConfigError
-from faillog_otel.telemetry.heartbeat import LATE_SECONDS, NO_PULSE, FeltPulse
+from faillog_otel.telemetry.heartbeat import LATE_SECONDS, NO_HEARTBEAT, FileHeartbeat
 
 OLD = (1, 1)
 
 
 def test_a_loop_that_does_not_turn_is_late() -> None:
     clock = MovedClock()
-    pulse = FeltPulse(clock.monotonic)
-    pulse.turned("fetching")
-    pulse.turned("forwarding")
+    heartbeat = FileHeartbeat(clock.monotonic)
+    heartbeat.beat("fetching")
+    heartbeat.beat("forwarding")
     clock.wait(LATE_SECONDS)
-    assert pulse.late() == {}
+    assert heartbeat.late() == {}
     clock.wait(1)
-    pulse.turned("forwarding")
-    assert pulse.late() == {"fetching": LATE_SECONDS + 1}
-    pulse.turned("fetching")
-    assert pulse.late() == {}
+    heartbeat.beat("forwarding")
+    assert heartbeat.late() == {"fetching": LATE_SECONDS + 1}
+    heartbeat.beat("fetching")
+    assert heartbeat.late() == {}
 
 
 def test_one_that_ended_or_rests_is_not_late() -> None:
     clock = MovedClock()
-    pulse = FeltPulse(clock.monotonic)
-    pulse.turned("fetching")
-    pulse.ended("fetching")
-    with pulse.resting("forwarding"):
+    heartbeat = FileHeartbeat(clock.monotonic)
+    heartbeat.beat("fetching")
+    heartbeat.ended("fetching")
+    with heartbeat.paused("forwarding"):
         clock.wait(10 * LATE_SECONDS)
-        assert pulse.late() == {}
-    assert pulse.late() == {}
+        assert heartbeat.late() == {}
+    assert heartbeat.late() == {}
     clock.wait(LATE_SECONDS + 1)
-    assert set(pulse.late()) == {"forwarding"}
+    assert set(heartbeat.late()) == {"forwarding"}
 
 
 def test_who_asks_whether_to_stop_has_turned() -> None:
     clock = MovedClock()
-    pulse = FeltPulse(clock.monotonic)
-    ask = pulse.asking("fetching", lambda: clock.stop)
-    pulse.turned("fetching")
+    heartbeat = FileHeartbeat(clock.monotonic)
+    ask = heartbeat.asking("fetching", lambda: clock.stop)
+    heartbeat.beat("fetching")
     clock.wait(LATE_SECONDS + 1)
     assert ask() is False
-    assert pulse.late() == {}
+    assert heartbeat.late() == {}
     clock.stop = True
     assert ask() is True
 
@@ -55,29 +55,29 @@ def test_nobody_feels_no_pulse() -> None:
     def ask() -> bool:
         return True
 
-    assert NO_PULSE.asking("fetching", ask) is ask
-    NO_PULSE.turned("fetching")
-    NO_PULSE.ended("fetching")
-    with NO_PULSE.resting("fetching"):
-        assert NO_PULSE.late() == {}
+    assert NO_HEARTBEAT.asking("fetching", ask) is ask
+    NO_HEARTBEAT.beat("fetching")
+    NO_HEARTBEAT.ended("fetching")
+    with NO_HEARTBEAT.paused("fetching"):
+        assert NO_HEARTBEAT.late() == {}
 
 
 def test_the_file_is_touched_as_long_as_no_loop_is_late(tmp_path: Path) -> None:
     clock, file = MovedClock(), tmp_path / "alive"
-    pulse = FeltPulse(clock.monotonic, str(file))
+    heartbeat = FileHeartbeat(clock.monotonic, str(file))
     assert file.stat().st_size == 0
-    pulse.turned("fetching")
+    heartbeat.beat("fetching")
     os.utime(file, OLD)
-    pulse.turned("forwarding")
+    heartbeat.beat("forwarding")
     assert file.stat().st_mtime == 1, "not at every turn"
     clock.wait(LATE_SECONDS)
-    pulse.turned("forwarding")
+    heartbeat.beat("forwarding")
     assert file.stat().st_mtime > 1
     os.utime(file, OLD)
     clock.wait(10)
-    pulse.turned("forwarding")
+    heartbeat.beat("forwarding")
     assert file.stat().st_mtime == 1, "the other one is late"
-    pulse.turned("fetching")
+    heartbeat.beat("fetching")
     assert file.stat().st_mtime > 1
 
 
@@ -86,15 +86,15 @@ def test_a_file_that_cannot_be_touched_any_more_is_no_reason_to_end(
 ) -> None:
     clock, folder = MovedClock(), tmp_path / "folder"
     folder.mkdir()
-    pulse = FeltPulse(clock.monotonic, str(folder / "alive"))
+    heartbeat = FileHeartbeat(clock.monotonic, str(folder / "alive"))
     (folder / "alive").unlink()
     folder.rmdir()
     clock.wait(10)
-    pulse.turned("fetching")
+    heartbeat.beat("fetching")
     assert "--health-file" in caplog.text
 
 
 def test_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "alive").symlink_to(tmp_path / "other")
     with pytest.raises(ConfigError, match="--health-file"):
-        FeltPulse(MovedClock().monotonic, str(tmp_path / "alive"))
+        FileHeartbeat(MovedClock().monotonic, str(tmp_path / "alive"))
