@@ -5,7 +5,7 @@ FUZZ_RUNS ?= 200000
 FUZZ_EXAMPLES ?= 20000
 SOURCES := $(shell find src -type f -not -name '*.pyc')
 
-.PHONY: demo test lint format requirements collector backends e2e-backends e2e-backends-quick screenshot \
+.PHONY: demo test lint format docs requirements collector backends e2e-backends e2e-backends-quick screenshot \
   bench bench-quick memory fuzz redaction-figures crashes campaign slow clean
 
 demo: .venv/installed ## Poll a simulated Segment for a day, and show what arrived
@@ -42,6 +42,9 @@ e2e-backends-quick: .venv/installed ## The same with the backends that build in 
 screenshot: .venv/installed .venv/browser ## The README's picture: a trace in otel-desktop-viewer (needs Chromium)
 	@PYTHONPATH=tests $(BIN)/python -m backends.build desktop-viewer
 	$(BIN)/python -m pytest tests/backends/test_browser.py --screenshot docs/trace.png $(PYTEST_ARGS)
+
+docs: .venv/installed .venv/docs ## Build the documentation site into build/site; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: .venv/installed ## Compare with the Collector and the SDK on the same file; memory, lengths, start-up
 	PYTHONPATH=tests $(BIN)/python -m benchmarks $(BENCH_ARGS)
@@ -88,6 +91,9 @@ requirements: .venv/uv ## Pin the dependencies of pyproject.toml, and uv, again
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --custom-compile-command "make requirements" -c requirements/dev.txt \
 	  --group browser -o requirements/browser.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --custom-compile-command "make requirements" -c requirements/dev.txt \
+	  --group docs -o requirements/docs.txt
 
 clean:
 	rm -rf .venv
@@ -103,6 +109,10 @@ clean:
 
 .venv/browser: .venv/uv requirements/browser.txt
 	@$(BIN)/uv pip install -q --require-hashes -r requirements/browser.txt
+	@touch $@
+
+.venv/docs: .venv/uv requirements/docs.txt
+	@$(BIN)/uv pip install -q --require-hashes -r requirements/docs.txt
 	@touch $@
 
 .venv/fuzz: .venv/uv requirements/fuzz.txt

@@ -10,7 +10,7 @@ from support.building import required
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--screenshot FILE`: where the picture for the README goes."""
+    """`--screenshot FILE`: where the picture for the front page goes."""
     parser.addoption("--screenshot", type=Path, metavar="FILE", help="write what the browser shows to FILE")
 
 

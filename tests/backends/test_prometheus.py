@@ -1,4 +1,4 @@
-"""What the dashboard and the README ask of Prometheus about our own metrics, and what a real one answers."""
+"""What the dashboard and docs/guides/monitor.md ask about our own metrics, and what Prometheus answers."""
 
 import json
 import re
@@ -30,7 +30,9 @@ PANELS = {
 }
 """Title and letter of each of the dashboard's queries → PromQL, its variables filled in as Grafana does."""
 (QUARANTINED,) = (query for title, query in PANELS.items() if title.startswith("Quarantined"))
-(ALERT,) = re.findall(r"^sum by \(reason\).* > 0$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+(ALERT,) = re.findall(
+    r"^sum by \(reason\).* > 0$", (ROOT / "docs" / "guides" / "monitor.md").read_text("utf-8"), re.MULTILINE
+)
 BEFORE_NOW = 1800
 """Seconds. Samples may be so old, and none is newer than now."""
 

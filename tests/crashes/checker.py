@@ -2,7 +2,7 @@
 
 Imports nothing of the program: it reads what the simulated Segment had (truth.jsonl), what the collector got
 (received.jsonl), what Segment counted (quota.json) and the state folder, with the standard library and the
-official OTLP messages. The formulas are those of the README. Run it by hand: `checker.py FOLDER`.
+official OTLP messages. The formulas are those of docs/concepts/ids.md. Run it by hand: `checker.py FOLDER`.
 """
 
 import base64
@@ -126,7 +126,7 @@ def _value(value: AnyValue) -> object:
 
 
 def _expected(record: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    """Severity, and attributes; None where there is to be none. By the README's tables.
+    """Severity, and attributes; None where there is to be none. By docs/reference/attributes.md.
 
     Records of the draft have a number as the version, and a subscription behind the destination.
     """
@@ -191,7 +191,7 @@ def _miscounted(found: Evidence) -> Iterator[str]:
 
 
 def uid_of(raw: bytes) -> str:
-    """A record's `log.record.uid`, by the formula of the README."""
+    """A record's `log.record.uid`, by the formula of docs/concepts/ids.md."""
     name = EVENT_NAMES[json.loads(raw)["event"]]
     return hashlib.sha256(name.encode() + b"\n" + raw).digest()[:16].hex()
 

@@ -1,4 +1,4 @@
-"""Through a real OpenTelemetry Collector, with the configuration that the README gives people."""
+"""Through a real OpenTelemetry Collector, with the configuration that the documentation gives people."""
 
 import hashlib
 import json

@@ -68,11 +68,11 @@ def test_help_and_version(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(cli.commands))
 def test_every_command_and_option_has_help_and_is_documented(name: str) -> None:
-    readme = ROOT.joinpath("README.md").read_text("utf-8")
+    pages = "".join(page.read_text("utf-8") for page in ROOT.joinpath("docs").rglob("*.md"))
     command = cli.commands[name]
     assert command.help
-    assert f"faillog-otel {name}" in readme
+    assert f"faillog-otel {name}" in pages
     for option in command.params:
         if isinstance(option, click.Option):
             assert option.help, option.name
-            assert option.opts[0] in readme, option.name
+            assert option.opts[0] in pages, option.name

@@ -66,7 +66,7 @@ def validate(program: Path, name: str, **env: str) -> "subprocess.CompletedProce
 
 
 def forward(server: Server, folder: Path) -> Done:
-    """Some hundred events and our own metrics, as the README says."""
+    """Some hundred events and our own metrics, as docs/guides/backends/index.md says."""
     (folder / "events").write_bytes(b"\n".join(failure_events(seed=5, messages=60)))
     endpoint = endpoint_in(server.said, "HTTP")
     done = run_program(

@@ -103,7 +103,7 @@ def test_records_are_written_in_the_dialect_that_is_asked_for(
 
 
 def test_a_message_that_is_tracked_is_forwarded_hours_later(tmp_path: Path) -> None:
-    """As the README says: the simulated clock starts eight hours ago, and is moved to the real time."""
+    """As docs/guides/simulate.md says: the simulated clock starts eight hours ago, and is moved to now."""
     start = (datetime.now(UTC) - timedelta(hours=8)).strftime("%Y-%m-%dT%H:%M:%SZ")
     with simulate(tmp_path, "--start", start, "--messages", "0") as (_, ready):
         event = {"userId": "user-1", "event": "Order Completed", "messageId": "order-4711"}

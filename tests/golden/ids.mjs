@@ -1,4 +1,4 @@
-// Makes ids.json, from the README's formula alone and in another language than the package:
+// Makes ids.json, from the formulas of docs/concepts/ids.md alone and in another language than the package:
 //   node tests/golden/ids.mjs > tests/golden/ids.json
 import { createHash } from "node:crypto";
 

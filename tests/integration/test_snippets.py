@@ -1,4 +1,4 @@
-"""The README's lines for applications, run where they can be."""
+"""The documentation's lines for applications, run where they can be."""
 
 import os
 import re
@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guides" / "join-traces.md"
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
-PAGE = """
+DOCUMENT = """
 const document = { querySelector: () => %s };
 const analytics = {
   addSourceMiddleware: (middleware) => {
@@ -29,9 +29,9 @@ const analytics = {
     [(f'({{ content: "{TRACEPARENT}" }})', rf"{TRACEPARENT}-[0-9a-f-]{{36}}"), ("null", "the SDK's")],
 )
 def test_an_event_goes_on_whether_or_not_its_page_says_a_traceparent(meta: str, message_id: str) -> None:
-    text = README.read_text("utf-8")
+    text = PAGE.read_text("utf-8")
     (middleware,) = re.findall(r"```js\n(analytics\.addSourceMiddleware.*?)```", text, re.DOTALL)
-    command = ["node", "--eval", PAGE % meta + middleware]
+    command = ["node", "--eval", DOCUMENT % meta + middleware]
     env = {"PATH": os.environ["PATH"]}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

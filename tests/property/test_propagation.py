@@ -14,7 +14,7 @@ SPAN_IDS = st.integers(1, 2**64 - 1)
 FLAGS = st.integers(0, 255)
 UUIDS = st.uuids().map(str)
 FULL = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?", re.DOTALL)
-"""Written here once more, from the rules of W3C's Trace Context and the README."""
+"""Written here once more, from the rules of W3C's Trace Context and docs/guides/join-traces.md."""
 
 
 @given(TRACE_IDS, SPAN_IDS, FLAGS)

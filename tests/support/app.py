@@ -22,9 +22,10 @@ class Order(Struct, frozen=True):
 
 
 def complete_order(otlp_endpoint: str, segment_url: str, at_ns: int) -> Order:
-    """One request of a customer, at a time in nanoseconds since 1970, as the README says: a span that tracks.
+    """One request of a customer, at a time in nanoseconds since 1970: a span that tracks.
 
-    The span is sent to `otlp_endpoint` by OpenTelemetry's own exporter, the event to Segment by its own SDK.
+    The messageId is made as docs/guides/join-traces.md says. OpenTelemetry's own exporter sends the span to
+    `otlp_endpoint`, Segment's own SDK sends the event.
     """
     provider = TracerProvider(resource=Resource({"service.name": "shop"}))
     provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter(f"{otlp_endpoint}/v1/traces")))

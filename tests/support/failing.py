@@ -31,7 +31,7 @@ class FailingMessage:
         return lines(*events)
 
     def exchange_spans(self) -> list[tuple[str, str]]:
-        """Trace id and span id of each exchange, by the formula that the README gives."""
+        """Trace id and span id of each exchange, by the formula in docs/concepts/ids.md."""
         texts = [
             json.dumps(["segment.exchange", each], separators=(",", ":")).encode() for each in self.exchanges
         ]

@@ -31,7 +31,7 @@ def hours_later(segment: Simulator) -> None:
 
 
 def poll(segment: Simulator, collector: Server, folder: Path) -> Done:
-    """As the README says; what it remembers is new each time."""
+    """As docs/guides/simulate.md says; what it remembers is new each time."""
     shutil.rmtree(folder / "state", ignore_errors=True)
     done = run_program(
         *("run", "--once", "--since", f"-{HOURS_AGO + 1}h", "--collection", COLLECTION),

@@ -10,7 +10,7 @@ from support.collector import CONFIGS, ROOT
 
 from faillog_otel.backends import BACKENDS
 
-README = (ROOT / "README.md").read_text("utf-8")
+BACKENDS_PAGE = (ROOT / "docs" / "guides" / "backends" / "index.md").read_text("utf-8")
 MANIFEST = yaml.safe_load((ROOT / "tests" / "collector" / "manifest.yaml").read_text("utf-8"))
 KINDS = ("receivers", "processors", "exporters", "connectors", "extensions")
 NAMED = re.compile(r"--backend (\w+)")
@@ -101,13 +101,13 @@ def test_secrets_come_from_the_environment_and_have_no_default(path: Path) -> No
 
 
 def told(path: Path) -> set[str]:
-    """The backends that the README's table says for a file's other end."""
-    (row,) = re.findall(rf"^\| `{path.name}` \|.*$", README, re.MULTILINE)
+    """The backends that the table of docs/guides/backends/index.md says for a file's other end."""
+    (row,) = re.findall(rf"^\| `{path.name}` \|.*$", BACKENDS_PAGE, re.MULTILINE)
     return set(NAMED.findall(row))
 
 
 @each_path
-def test_the_command_at_the_top_names_the_backend_that_the_readme_tells(path: Path) -> None:
+def test_the_command_at_the_top_names_the_backend_that_the_documentation_tells(path: Path) -> None:
     commands = re.findall(r"^#   faillog-otel run .*$", path.read_text("utf-8"), re.MULTILINE)
     assert {name for command in commands for name in NAMED.findall(command)} == told(path)
     assert told(path) <= set(BACKENDS)

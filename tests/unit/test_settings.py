@@ -317,10 +317,10 @@ def test_workers_are_a_number_from_one_on() -> None:
             from_environment(FAILLOG_WORKERS=text)
 
 
-def test_the_readmes_config_file_is_valid_and_every_variable_in_it_is_read() -> None:
-    readme = ROOT.joinpath("README.md").read_text("utf-8")
-    (text,) = re.findall(r"^```toml\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
-    assert resolve([read_file(text, "README.md")]).fail_on == ("discarded",)
+def test_the_documented_config_file_is_valid_and_every_variable_in_it_is_read() -> None:
+    page = ROOT.joinpath("docs", "reference", "settings.md").read_text("utf-8")
+    (text,) = re.findall(r"^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert resolve([read_file(text, "settings.md")]).fail_on == ("discarded",)
     named = set(re.findall(r"(?:FAILLOG|OTEL|SEGMENT)_[A-Z_]+", text))
     assert named - {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"} <= set(VARIABLES)
     assert {name for name in VARIABLES if not re.search("_(LOGS|TRACES)_", name)} <= named

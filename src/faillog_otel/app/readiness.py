@@ -129,7 +129,7 @@ class Readiness:
         self._clock = clock
 
     def gauges(self) -> tuple[Gauge, ...]:
-        """What there is to look at, as the README lists it."""
+        """What there is to look at, as docs/reference/metrics.md lists it."""
         return (
             Gauge(
                 "faillog.pending",

@@ -3,7 +3,7 @@
 The typed structs are tried first. What they refuse without being broken JSON (an unknown field, event
 or version, a wrong-typed optional field) is read leniently: whatever fits stays typed, all else becomes
 extras. Both ways make the same Event of a record that both can read. Required fields and times follow
-what Segment's page shows; see the README's table of reason codes.
+what Segment's page shows; see docs/reference/reason-codes.md.
 """
 
 from functools import cache, lru_cache

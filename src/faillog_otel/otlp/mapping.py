@@ -2,8 +2,8 @@
 
 One event becomes one log record; an attempt and an exchange become one span each, too. The same event in
 the same context under the same settings always becomes the same records. Names follow OpenTelemetry's
-semantic conventions 1.44.0, `segment.*` is ours; the README has the table. The rules for attributes and
-words are in `parts`; `encoder` writes the same records as bytes.
+semantic conventions 1.44.0, `segment.*` is ours; docs/reference/attributes.md has the table. The
+rules for attributes and words are in `parts`; `encoder` writes the same records as bytes.
 """
 
 from hashlib import sha256

@@ -34,7 +34,7 @@ from faillog_otel.text import printable
 #
 # In which trace a message's records stand, and how they join the application's own.
 #
-# The first of these that is there (see the README's section on joining): the context that the messageId
+# The first of these that is there (see docs/guides/join-traces.md): the context that the messageId
 # carries, in full or compact; the context that the exchange's request names beside it; none, and the trace id
 # is computed. What was not sampled is no parent: nobody sends a span for it.
 

@@ -1,4 +1,4 @@
-"""The mapping, rule by rule, as the README's table has it."""
+"""The mapping, rule by rule, as the tables of docs/reference/attributes.md have it."""
 
 import hashlib
 import json
