@@ -69,7 +69,7 @@ def test_what_compose_starts_works_as_nobody_and_writes_nothing_but_its_volume(
         assert run(is_healthy).returncode == 1  # nothing runs yet
         with Server(simulated, "segment_url"):
             assert run(inside.container(volume, asked(segment), entrypoint=[])).returncode == 0
-            with Server(inside.container(volume, command, **env), "healthy?"):
+            with Server(inside.container(volume, command, **env), "health: "):
                 done = run(is_healthy)
                 assert (done.returncode, done.stderr) == (0, "")
             once = run(inside.container(volume, [*command, "--once"], **env))
@@ -100,7 +100,7 @@ def test_a_disk_that_kubernetes_gives_to_the_group_will_do(inside: Pod, tmp_path
     assert env["FAILLOG_COLLECTIONS"] == "COLLECTION_ID"  # which `run` refuses by name
     env |= {"SEGMENT_TOKEN_FILE": "token", "FAILLOG_SEGMENT_URL": "http://127.0.0.1:1"}
     env["FAILLOG_COLLECTIONS"] = "shop"
-    with Server(inside.container(volume, [*ours["args"], "-v"], **env), "healthy?"):
+    with Server(inside.container(volume, [*ours["args"], "-v"], **env), "health: "):
         alive = run(inside.container(volume, inside.image.healthcheck, entrypoint=[], **env))
         assert (alive.returncode, alive.stderr) == (0, "")
     token.unlink()

@@ -1,109 +1,72 @@
-"""Builds the parts of a run over PATHs, runs them, and says how it ended."""
+"""Runs over PATHs: in this process, or shared among workers."""
 
 import logging
 import os
 import signal
+import stat
 import sys
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from faillog_otel.app.build import (
-    delivering,
-    descriptors,
-    number_of_workers,
-    only_forwarding,
-    pending_of,
-    sending_client,
-    telemetry_of,
-    watch_delivery,
-    working,
-    writing,
-)
-from faillog_otel.app.progress import NoProgressLine, progress_line
-from faillog_otel.app.readiness import InstrumentedClient
-from faillog_otel.app.signals import Shutdown
-from faillog_otel.app.summary import (
-    Files,
-    RunResult,
-    exit_code,
-    records,
-    say_what_was_met,
-    summary,
-    warn_not_judged,
-    warn_time_shifted,
-)
-from faillog_otel.config import RunConfig
+from faillog_otel.app.build import Runtime, descriptors
+from faillog_otel.app.summary import Files, RunResult, log_result, records
+from faillog_otel.config import RunConfig, SegmentConfig, TelemetryConfig
 from faillog_otel.errors import ConfigError, InputError, Interrupted, LedgerBroken
+from faillog_otel.inputs.decompress import is_packed
 from faillog_otel.inputs.files import STDIN, FoundPaths, InputFile
 from faillog_otel.ledger.kept_files import SET_ASIDE, FileSink, NothingKept, Replayed, is_kept_file
 from faillog_otel.ledger.results import Counts, FirstMet, ResultSink
-from faillog_otel.otlp.delivery import Delivery
+from faillog_otel.otlp.backoff import WaitNotices
 from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.otlp.sender import Sent
 from faillog_otel.pipeline.forwarder import Forwarder
-from faillog_otel.pipeline.partition import WorkQueue, max_open_files
+from faillog_otel.pipeline.partition import MIN_BYTES, WorkQueue, max_open_files, max_workers
 from faillog_otel.pipeline.worker_protocol import Start
 from faillog_otel.pipeline.workers import Workers
-from faillog_otel.telemetry.api import Telemetry
 
 _log = logging.getLogger(__name__)
 
+LARGE_BYTES = 8 * MIN_BYTES
+"""Less is forwarded before a second process has started."""
 
-def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool = False) -> dict[str, Any]:
-    """Forwards the files; returns the summary. Raises ConfigError before anything was read.
+_START_BYTES = 16
+
+
+def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool = False) -> RunResult:
+    """Forwards the files. Raises ConfigError before anything was read.
 
     A PATH that is the run's own pending or quarantine file is replayed: it is set aside first, what fails
     again is kept anew, and the set-aside file goes when all of it is accounted for. Console and file output
     only show it: it stays as it is.
     """
     started = time.monotonic()
-    with ExitStack() as stack:
-        shutdown = stack.enter_context(Shutdown())
-        start = Start(only_forwarding(config), shutdown.now_ns(), sends_rejected)
-        line = progress_line(config, shutdown.monotonic, stack)
-        workers = working(number_of_workers(paths, config), start, shutdown, stack, line.stderr)
-        # Certificates are looked at before any file is touched.
-        client = None if config.delivery.writes else sending_client(config)
+    with Runtime(config) as runtime:
+        stop = runtime.stop
+        start = Start(_only_forwarding(config), stop.now_ns(), sends_rejected)
+        runtime.start_progress()
+        workers = _start_workers(number_of_workers(paths, config), start, runtime)
+        runtime.prepare_client()  # certificates are read before any file is touched
         own = _kept_files_among(paths, config)
         shown = own if config.delivery.writes else []
-        replayed = {path: stack.enter_context(Replayed(path)) for path in own if path not in shown}
+        replayed = {path: runtime.stack.enter_context(Replayed(path)) for path in own if path not in shown}
         found = _found(paths, replayed, shown, config)
-        telemetry = telemetry_of(config, stack)
-        kept = _book(config, start.reference_ns, shutdown, shows_kept=bool(shown))
+        runtime.start_telemetry()
+        kept = _sink(runtime, start.reference_ns, shows_kept=bool(shown))
         kept.check()
-        line.expect(found.files)
+        runtime.progress.expect(found.files)
         if workers is None:
-            answers = InstrumentedClient(client or writing(config, shutdown, stack), telemetry, shutdown)
-            delivery = delivering(answers, config, shutdown, stack)
-            forwarded = _forwarded_here(
-                found.files,
-                start,
-                delivery,
-                kept,
-                shutdown=shutdown,
-                telemetry=telemetry,
-                line=line,
-            )
+            forwarded = _forward_here(found.files, start, kept, runtime)
         else:
-            if client is not None:
-                client.close()
+            runtime.drop_client()
             aside = {each.aside for each in replayed.values()}
-            forwarded = _forwarded_by(
-                workers,
-                found.files,
-                aside,
-                kept,
-                shutdown=shutdown,
-                telemetry=telemetry,
-                line=line,
-            )
-        broken = _closed(kept, forwarded.broken)
+            forwarded = _forward_by(workers, found.files, aside, kept, runtime)
+        broken = _close(kept, forwarded.broken)
         if broken is None:
             for each in replayed.values():
                 each.read_to = forwarded.stopped_at.get(each.aside, 0)
@@ -113,45 +76,111 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
         not_kept = kept.lost
         if broken is not None and len(replayed) == len(found.files):
             not_kept = Counter()  # all of it goes back into the file that was replayed
-        if shutdown.requested != signal.SIGPIPE:
-            _say_what_is_kept(forwarded, kept.places(), not_kept)
-        if shutdown.requested != signal.SIGPIPE and (broken is not None or shutdown.is_requested()):
-            _say_what_is_unread(found.files, forwarded.stopped_at)
-        warn_time_shifted(forwarded.counts, config)
-        warn_not_judged(forwarded.counts, config)
-        ending = RunResult(
-            counts=forwarded.counts,
-            fail_on=config.fail_on,
-            unreadable=bool(problems),
-            ledger_broken=broken is not None,
-            signal=shutdown.requested,
-        )
-        say_what_was_met(ending, forwarded.first_met, config)
-    return summary(
-        forwarded.counts,
-        forwarded.sent,
-        time.monotonic() - started,
-        exit_code(ending),
+        if stop.requested != signal.SIGPIPE:
+            _log_kept(forwarded, kept.places(), not_kept)
+            if broken is not None or stop.is_requested():
+                _log_unread(found.files, forwarded.stopped_at)
+    result = RunResult(
+        counts=forwarded.counts,
+        sent=forwarded.sent,
+        seconds=time.monotonic() - started,
         not_kept=not_kept,
         files=Files(len(found.files), sum(each is None for each in forwarded.stopped_at.values())),
+        fail_on=config.fail_on,
+        first_met=forwarded.first_met,
+        unreadable=bool(problems),
+        ledger_broken=broken is not None,
+        signal=stop.requested,
+    )
+    log_result(result, config)
+    return result
+
+
+def number_of_workers(paths: Sequence[str], config: RunConfig) -> int:
+    """How many processes share the work; 1: it is done in this one.
+
+    No more than there are parts: a compressed file, an array, or a small file is one. A file or terminal
+    that is written to takes records in the order of the files.
+    """
+    if config.delivery.writes or config.workers == 1:
+        return 1
+    asked = config.workers or _cores()
+    parts, size = 0, 0
+    replayed = {os.path.realpath(config.quarantine), os.path.realpath(config.pending)}
+    for name in FoundPaths(paths, ()).files:
+        more, length = (1, 0) if os.path.realpath(name) in replayed else _parts(name)
+        parts, size = parts + (more or asked), size + length
+    if config.workers is None and size < LARGE_BYTES:
+        return 1
+    possible = max_workers(descriptors())
+    if possible < min(config.workers or 1, parts):
+        _log.warning(
+            "only %d files may be open at a time: starting %d of %d workers; raise the limit (ulimit -n)",
+            descriptors(),
+            possible,
+            asked,
+        )
+    return min(asked, parts, possible)
+
+
+def _parts(name: str) -> tuple[int, int]:
+    """Of how many parts a file may be at the most, and its bytes; (0, 0) where nobody knows yet."""
+    if name == STDIN:
+        return 0, 0
+    try:
+        if not stat.S_ISREG(os.stat(name).st_mode):  # noqa: PTH116  # PATHs are texts as typed
+            return 0, 0
+        with Path(name).open("rb") as file:
+            length = os.fstat(file.fileno()).st_size
+            return (1 if is_packed(file.read(_START_BYTES)) else max(1, length // MIN_BYTES)), length
+    except OSError:
+        return 1, 0  # that will be said when it is read
+
+
+def _cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _only_forwarding(config: RunConfig) -> RunConfig:
+    """The settings that workers need, without the secrets that they do not."""
+    return replace(config, segment=SegmentConfig(), telemetry=TelemetryConfig())
+
+
+def _start_workers(number: int, start: Start, runtime: Runtime) -> Workers | None:
+    """Starts worker processes for the time of the run; None: this process does the work."""
+    if number <= 1:
+        return None
+    stop = runtime.stop
+    return runtime.stack.enter_context(
+        Workers(
+            number,
+            # -P: a module of ours is not to be found in the working directory.
+            [sys.executable, "-P", "-m", "faillog_otel.app.worker_process"],
+            start,
+            is_stopping=stop.is_requested,
+            readable=stop.readable,
+            monotonic=stop.monotonic,
+            stderr=runtime.progress.stderr,
+            say=WaitNotices(stop).say,
+        )
     )
 
 
-def _book(
-    config: RunConfig, reference_ns: int, shutdown: Shutdown, *, shows_kept: bool
-) -> FileSink | NothingKept:
+def _sink(runtime: Runtime, reference_ns: int, *, shows_kept: bool) -> FileSink | NothingKept:
     """Where records are kept. Nothing is kept of what only went to a screen, or is kept already."""
+    config, stop = runtime.config, runtime.stop
     if shows_kept or config.delivery.writes == "console":
         return NothingKept(reference_ns)
     return FileSink(
         config.quarantine,
         config.pending,
         reference_ns,
-        keeps_pending=lambda: shutdown.requested != signal.SIGPIPE,
+        keeps_pending=lambda: stop.requested != signal.SIGPIPE,
     )
 
 
-def _closed(kept: FileSink | NothingKept, broken: LedgerBroken | None) -> LedgerBroken | None:
+def _close(kept: FileSink | NothingKept, broken: LedgerBroken | None) -> LedgerBroken | None:
     """Makes durable what was kept; returns why that is impossible, or why it was before."""
     try:
         kept.close()
@@ -176,39 +205,30 @@ class _Forwarded(Struct, frozen=True, kw_only=True):
     """What could not be read."""
 
 
-def _forwarded_here(
-    files: Sequence[str],
-    start: Start,
-    delivery: Delivery,
-    kept: ResultSink,
-    *,
-    shutdown: Shutdown,
-    telemetry: Telemetry,
-    line: NoProgressLine,
-) -> _Forwarded:
+def _forward_here(files: Sequence[str], start: Start, kept: ResultSink, runtime: Runtime) -> _Forwarded:
     """Forwards one file after the other, in this process."""
-    config = start.config
-    watch_delivery(telemetry, delivery)
+    config, stop = start.config, runtime.stop
+    delivery = runtime.deliver()
     forwarder = Forwarder(
         encoder=WireEncoder(config.mapping),
         delivery=delivery,
         config=config.delivery,
-        is_stopping=shutdown.is_requested,
+        is_stopping=stop.is_requested,
         sends_rejected=start.sends_rejected,
         max_content_bytes=config.max_content_bytes,
-        telemetry=telemetry,
+        telemetry=runtime.telemetry,
     )
-    telemetry.watch(pending_of(forwarder.counts))
+    runtime.watch_pending(forwarder.counts)
     stopped_at: dict[str, int | None] = {}
     problems = []
     for name in files:
-        if shutdown.is_requested() or forwarder.broken:
+        if stop.is_requested() or forwarder.broken:
             break
         _log.info("reading %s", name)
         try:
-            with InputFile(name, sys.stdin.buffer, shutdown.interruptible) as file:
-                line.opened(name, file.length)
-                forwarder.forward(file, kept, line.take)
+            with InputFile(name, sys.stdin.buffer, stop.interruptible) as file:
+                runtime.progress.opened(name, file.length)
+                forwarder.forward(file, kept, runtime.progress.take)
                 if grown := file.grown_bytes():
                     _log.warning(
                         "%s grew by %d bytes that were not read: run it again when it is whole",
@@ -233,29 +253,22 @@ def _forwarded_here(
     )
 
 
-def _forwarded_by(
-    workers: Workers,
-    files: Sequence[str],
-    whole: Collection[str],
-    kept: ResultSink,
-    *,
-    shutdown: Shutdown,
-    telemetry: Telemetry,
-    line: NoProgressLine,
+def _forward_by(
+    workers: Workers, files: Sequence[str], whole: Collection[str], kept: ResultSink, runtime: Runtime
 ) -> _Forwarded:
-    """Lets workers forward parts of the files; those of `whole` are not cut."""
-    watch_delivery(telemetry, workers)
-    telemetry.watch(pending_of(workers.counts))
+    """Lets workers forward partitions of the files; those of `whole` are not cut."""
+    runtime.watch_retries(workers)
+    runtime.watch_pending(workers.counts)
 
     def opened(name: str) -> InputFile:
         _log.info("reading %s", name)
-        file = InputFile(name, sys.stdin.buffer, shutdown.interruptible)
-        line.opened(name, file.length)
+        file = InputFile(name, sys.stdin.buffer, runtime.stop.interruptible)
+        runtime.progress.opened(name, file.length)
         return file
 
     most = max_open_files(descriptors(), len(workers))
-    with closing(WorkQueue(files, opened, workers=len(workers), whole=whole, max_open_files=most)) as supply:
-        workers.run(supply, kept, line.take, telemetry)
+    with closing(WorkQueue(files, opened, workers=len(workers), whole=whole, max_open_files=most)) as queue:
+        workers.run(queue, kept, runtime.progress.take, runtime.telemetry)
     return _Forwarded(
         counts=workers.counts,
         reasons=workers.reasons,
@@ -268,7 +281,7 @@ def _forwarded_by(
     )
 
 
-def _say_what_is_kept(forwarded: _Forwarded, places: Mapping[str, str], not_kept: Counter[str]) -> None:
+def _log_kept(forwarded: _Forwarded, places: Mapping[str, str], not_kept: Counter[str]) -> None:
     """`places`: `quarantine` and `pending` → the file where records were kept."""
     counts = forwarded.counts
 
@@ -286,7 +299,7 @@ def _say_what_is_kept(forwarded: _Forwarded, places: Mapping[str, str], not_kept
         _log.error("%s not delivered%s: %s", records(counts.pending), reason, where("pending"))
 
 
-def _say_what_is_unread(files: Sequence[str], stopped_at: Mapping[str, int | None]) -> None:
+def _log_unread(files: Sequence[str], stopped_at: Mapping[str, int | None]) -> None:
     """Which input the run did not read because it ended early."""
     left = [name for name in files if stopped_at.get(name, 0) is not None]
     if not left:

@@ -4,22 +4,12 @@ import logging
 import os
 import signal
 import time
-from contextlib import ExitStack, closing
+from contextlib import closing
 from copy import copy
-from typing import Any
 
-from faillog_otel.app.build import USER_AGENT, delivering, sending_client, token_source, writing
+from faillog_otel.app.build import Runtime, segment_api
 from faillog_otel.app.run_sidecar import poll
-from faillog_otel.app.signals import Shutdown
-from faillog_otel.app.summary import (
-    RunResult,
-    exit_code,
-    records,
-    say_what_was_met,
-    summary,
-    warn_not_judged,
-    warn_time_shifted,
-)
+from faillog_otel.app.summary import RunResult, log_result, records
 from faillog_otel.clock import HOUR_NS, RETENTION_NS, Clock, SegmentClock, hour_of, time_text
 from faillog_otel.config import Moment, RunConfig
 from faillog_otel.errors import ConfigError, LedgerBroken
@@ -32,67 +22,65 @@ from faillog_otel.ledger.state_dir import StateFolder
 from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.pipeline.forwarder import Forwarder
 from faillog_otel.pipeline.segment_time import follow_segment
-from faillog_otel.segment.api import TIMEOUT_SECONDS, SegmentApi
-from faillog_otel.segment.http_client import network_of, timeout_within
 from faillog_otel.setting_values import check_window
 
 _log = logging.getLogger(__name__)
 
 
-def replay_quarantine(config: RunConfig, *, sends_rejected: bool) -> dict[str, Any]:
-    """Sends the records in the state folder's quarantine again; returns the summary."""
+def replay_quarantine(config: RunConfig, *, sends_rejected: bool) -> RunResult:
+    """Sends the records in the state folder's quarantine again. Raises ConfigError, LedgerBroken."""
     started = time.monotonic()
-    with ExitStack() as stack:
-        shutdown = stack.enter_context(Shutdown())
-        client = None if config.delivery.writes else sending_client(config)
-        folder = stack.enter_context(_existing(config.state_dir))
+    shows_only = config.delivery.writes is not None
+    with Runtime(config) as runtime:
+        runtime.prepare_client()
+        folder = runtime.stack.enter_context(_existing(config.state_dir))
         ledger = Ledger(folder)
-        stack.callback(ledger.close)
-        shows_only = config.delivery.writes is not None
+        runtime.stack.callback(ledger.close)
         if shows_only:
             _log.warning("the quarantine is only shown, and stays as it is; replay it to a collector")
         kind = ShownQuarantine if shows_only else QuarantineBook
-        book = kind(ledger, shutdown.now_ns(), config.segment.collections)
-        entries = stack.enter_context(book.file)
-        _log.info("%s in quarantine", records(len(book)))
-        delivery = delivering(client or writing(config, shutdown, stack), config, shutdown, stack)
+        sink = kind(ledger, runtime.stop.now_ns(), config.segment.collections)
+        entries = runtime.stack.enter_context(sink.file)
+        _log.info("%s in quarantine", records(len(sink)))
+        delivery = runtime.deliver()
         forwarder = Forwarder(
             encoder=WireEncoder(config.mapping),
             delivery=delivery,
             config=config.delivery,
-            is_stopping=shutdown.is_requested,
+            is_stopping=runtime.stop.is_requested,
             sends_rejected=sends_rejected,
         )
         broken: LedgerBroken | None = None
         try:
             size = os.fstat(entries.fileno()).st_size
             whole = ByteRange(entries.fileno(), "quarantine", 0, size)
-            forwarder.forward(whole, book, lambda _: None)
+            forwarder.forward(whole, sink, lambda _: None)
             forwarder.finish()
         except LedgerBroken as error:
             broken = error
         broken = broken or forwarder.broken
         if broken:
             _log.error("%s", broken)
-        if shutdown.requested == signal.SIGPIPE:
+        if runtime.stop.requested == signal.SIGPIPE:
             pass
         elif left := sum(kept_by_reason(ledger.database).values()):
             _log.warning("%s in quarantine still: in %s", records(left), folder.path)
-        warn_time_shifted(forwarder.counts, config)
-        warn_not_judged(forwarder.counts, config)
-        ending = RunResult(
-            counts=forwarder.counts,
-            fail_on=config.fail_on,
-            ledger_broken=broken is not None,
-            signal=shutdown.requested,
-        )
-        say_what_was_met(ending, forwarder.first_met, config)
-        code = exit_code(ending)
-        counts = copy(forwarder.counts)
-        if shows_only:  # it is in the quarantine still
-            counts.quarantined += counts.exported
-            counts.exported = 0
-    return summary(counts, delivery.sent, time.monotonic() - started, code)
+    reported = copy(forwarder.counts)
+    if shows_only:  # it is in the quarantine still
+        reported.quarantined += reported.exported
+        reported.exported = 0
+    result = RunResult(
+        counts=forwarder.counts,
+        reported=reported,
+        sent=delivery.sent,
+        seconds=time.monotonic() - started,
+        fail_on=config.fail_on,
+        first_met=forwarder.first_met,
+        ledger_broken=broken is not None,
+        signal=runtime.stop.requested,
+    )
+    log_result(result, config)
+    return result
 
 
 def _existing(path: str) -> StateFolder:
@@ -103,9 +91,7 @@ def _existing(path: str) -> StateFolder:
     return folder
 
 
-def replay_hours(
-    config: RunConfig, since: Moment, until: Moment | None, clock: Clock | None
-) -> dict[str, Any]:
+def replay_hours(config: RunConfig, since: Moment, until: Moment | None, clock: Clock | None) -> RunResult:
     """Reads whole hours of the collections again, and sends all of their records: the same ids.
 
     Each costs one request. Hours that Segment has no more cannot be read. Raises ConfigError.
@@ -119,17 +105,9 @@ def replay_hours(
         raise ConfigError("name the collection whose hours are meant: --collection ID")
     for warning in check_window(config.segment, clock.now_ns() if clock else time.time_ns()):
         _log.warning("%s", warning)
-    with ExitStack() as stack:
-        shutdown = stack.enter_context(Shutdown())
-        segment_clock = SegmentClock(clock or shutdown)
-        token = token_source(config.segment)
-        token()
-        network = network_of(config.segment, os.environ)
-        timeout_seconds = timeout_within(config.delivery.wait_seconds, TIMEOUT_SECONDS)
-        segment = SegmentApi(
-            config.segment.url, token, USER_AGENT, timeout_seconds=timeout_seconds, network=network
-        )
-        with closing(segment), shutdown.interruptible():
+    with Runtime(config) as runtime:
+        segment_clock = SegmentClock(clock or runtime.stop)
+        with closing(segment_api(config)) as segment, runtime.stop.interruptible():
             follow_segment(segment_clock, segment)
         now_ns = segment_clock.now_ns()
         if not segment_clock.is_plausible:
@@ -142,9 +120,9 @@ def replay_hours(
         hours = range(first, -(-until_ns // HOUR_NS))
         if not hours:
             raise ConfigError("--since and --until leave no hour that Segment still has")
-        folder = stack.enter_context(StateFolder(config.state_dir))
+        folder = runtime.stack.enter_context(StateFolder(config.state_dir))
         ledger = Ledger(folder)
-        stack.callback(ledger.close)
+        runtime.stack.callback(ledger.close)
         wanted = len(hours) * len(config.segment.collections)
         left = (
             quota_of(ledger.database, config.segment.requests_per_day)

@@ -40,105 +40,104 @@ class Files(Struct, frozen=True):
 
 
 class RunResult(Struct, frozen=True, kw_only=True):
-    """What the exit code of a run rests on."""
+    """What a run did, and what its exit code depends on. `seconds` is its duration."""
 
     counts: Counts
+    sent: Sent
+    seconds: float
+    reported: Counts | None = None
+    """The counts in the summary, where they differ: what was only shown is still in the state folder."""
+    not_kept: Mapping[str, int] = {}
+    """`quarantine` and `pending` → how many of these records could not be kept."""
+    files: Files | None = None
+    """None: a polling run."""
+    hours: Judged | None = None
+    """None: not a polling run, or the ledger could not be read."""
     fail_on: Sequence[FailOn] = ()
+    first_met: FirstMet
     unreadable: bool = False
     ledger_broken: bool = False
     segment_refused: bool = False
-    judged_hours: int | None = None
-    """How many collection-hours of its window a polling run judged; None: it reads PATHs."""
     signal: int | None = None
 
+    @property
+    def exit_code(self) -> int:
+        """The first that applies of 2, 5, 6, 4, 1, 3, 7; 128 + the signal where one ended the run."""
+        counts = self.counts
+        if self.signal is not None:
+            return 128 + self.signal
+        applies = {
+            Exit.USAGE: self.unreadable,
+            Exit.LEDGER: self.ledger_broken,
+            Exit.SEGMENT: self.segment_refused,
+            Exit.PENDING: counts.pending,
+            Exit.CONDITION: self.conditions_met or self.undecided_conditions,
+            Exit.QUARANTINED: counts.quarantined + counts.rejected,
+            Exit.NOT_KNOWN_YET: self.fail_on and self._judged_no_hour,
+        }
+        return next((code for code, is_so in applies.items() if is_so), Exit.DONE)
 
-def exit_code(ending: RunResult) -> int:
-    """The first that applies of 2, 5, 6, 4, 1, 3, 7; 128 + the signal where one ended the run."""
-    counts = ending.counts
-    if ending.signal is not None:
-        return 128 + ending.signal
-    applies = {
-        Exit.USAGE: ending.unreadable,
-        Exit.LEDGER: ending.ledger_broken,
-        Exit.SEGMENT: ending.segment_refused,
-        Exit.PENDING: counts.pending,
-        Exit.CONDITION: conditions_met(ending) or cannot_deny(counts, ending.fail_on),
-        Exit.QUARANTINED: counts.quarantined + counts.rejected,
-        Exit.NOT_KNOWN_YET: ending.fail_on and ending.judged_hours == 0,
-    }
-    return next((code for code, is_so in applies.items() if is_so), Exit.DONE)
+    @property
+    def conditions_met(self) -> dict[FailOn, int]:
+        """The `--fail-on` conditions that were met → how many records met them; 1 for `empty`.
 
+        A polling run that judged no hour does not know whether its hours are empty.
+        """
+        counts, events = self.counts, self.counts.events
+        read = events.error + events.attempt + events.exchange + events.other + counts.duplicate
+        met: dict[FailOn, int] = {
+            "discarded": counts.discarded,
+            "failure": counts.failures,
+            "quarantined": counts.quarantined + counts.rejected,
+            "empty": int(not read and not self._judged_no_hour),
+            "never": 0,
+        }
+        return {condition: met[condition] for condition in self.fail_on if met[condition]}
 
-def conditions_met(ending: RunResult) -> dict[FailOn, int]:
-    """The `--fail-on` conditions that were met → how many records met them; 1 for `empty`.
+    @property
+    def undecided_conditions(self) -> list[FailOn]:
+        """The `--fail-on` conditions that events of an unknown version may have met."""
+        if not self.counts.unknown_version:
+            return []
+        return [each for each in self.fail_on if each in ("discarded", "failure")]
 
-    A polling run that judged no hour does not know whether its hours are empty.
-    """
-    counts, events = ending.counts, ending.counts.events
-    read = events.error + events.attempt + events.exchange + events.other + counts.duplicate
-    met: dict[FailOn, int] = {
-        "discarded": counts.discarded,
-        "failure": counts.failures,
-        "quarantined": counts.quarantined + counts.rejected,
-        "empty": int(not read and ending.judged_hours != 0),
-        "never": 0,
-    }
-    return {condition: met[condition] for condition in ending.fail_on if met[condition]}
+    @property
+    def _judged_no_hour(self) -> bool:
+        return self.hours is not None and self.hours.judged == 0
 
-
-def cannot_deny(counts: Counts, fail_on: Sequence[FailOn]) -> list[FailOn]:
-    """The `--fail-on` conditions that events of an unknown version may have met."""
-    return [each for each in fail_on if each in ("discarded", "failure")] if counts.unknown_version else []
-
-
-_NONE: Mapping[str, int] = {}
-
-
-def summary(
-    counts: Counts,
-    sent: Sent,
-    seconds: float,
-    code: int,
-    *,
-    not_kept: Mapping[str, int] = _NONE,
-    files: Files | None = None,
-    hours: Judged | None = None,
-) -> dict[str, Any]:
-    """The summary of a run, as `--summary json` prints it. `bytes_in` is decompressed content.
-
-    `not_kept`: `quarantine` and `pending` → how many of these records were not kept. `files` is of runs over
-    PATHs, `hours` of polling runs.
-    """
-    plain = to_builtins(counts) | {"failed_attempts": counts.failures}
-    names = [
-        "lines",
-        "blank",
-        "records",
-        "events",
-        "failed_attempts",
-        "discarded",
-        "exported",
-        "rejected",
-        "quarantined",
-        "pending",
-        "duplicate",
-    ]
-    return {
-        **{name: plain[name] for name in names},
-        "not_kept": {
-            "quarantined": not_kept.get("quarantine", 0),
-            "pending": not_kept.get("pending", 0),
-        },
-        "files": to_builtins(files),
-        "hours": to_builtins(hours),
-        "sent": {"logs": sent.logs, "spans": sent.traces},
-        "requests": sent.requests,
-        "retries": sent.retries,
-        "bytes_in": counts.bytes_in,
-        "unknown_version": counts.unknown_version,
-        "seconds": round(seconds, 3),
-        "exit": code,
-    }
+    def summary(self) -> dict[str, Any]:
+        """Returns the summary as `--summary json` prints it. `bytes_in` is decompressed content."""
+        counts = self.reported or self.counts
+        plain = to_builtins(counts) | {"failed_attempts": counts.failures}
+        names = [
+            "lines",
+            "blank",
+            "records",
+            "events",
+            "failed_attempts",
+            "discarded",
+            "exported",
+            "rejected",
+            "quarantined",
+            "pending",
+            "duplicate",
+        ]
+        return {
+            **{name: plain[name] for name in names},
+            "not_kept": {
+                "quarantined": self.not_kept.get("quarantine", 0),
+                "pending": self.not_kept.get("pending", 0),
+            },
+            "files": to_builtins(self.files),
+            "hours": to_builtins(self.hours),
+            "sent": {"logs": self.sent.logs, "spans": self.sent.traces},
+            "requests": self.sent.requests,
+            "retries": self.sent.retries,
+            "bytes_in": counts.bytes_in,
+            "unknown_version": counts.unknown_version,
+            "seconds": round(self.seconds, 3),
+            "exit": self.exit_code,
+        }
 
 
 def summary_text(found: dict[str, Any], *, verb: str = "exported", says_judged: bool = False) -> str:
@@ -194,7 +193,7 @@ def judged_text(found: dict[str, Any]) -> str:
     return f"judged {records(number) if judged == number else f'{judged} of {records(number)}'}; {where}"
 
 
-def say_what_was_judged(found: dict[str, Any], config: RunConfig) -> bool:
+def _log_judged(found: dict[str, Any], config: RunConfig) -> bool:
     """Says it in the log, where it is not all that was asked for; returns whether it was said."""
     hours, files = found["hours"], found["files"]
     if not config.fail_on or (hours is None and files is None):
@@ -208,12 +207,21 @@ def say_what_was_judged(found: dict[str, Any], config: RunConfig) -> bool:
     return not is_whole
 
 
-def say_what_was_met(ending: RunResult, first: FirstMet, config: RunConfig) -> None:
+def log_result(result: RunResult, config: RunConfig) -> None:
+    """Warns of shifted times and of events that were not judged, and names the `--fail-on` conditions met."""
+    if result.signal == CLOSED_PIPE - 128:
+        return
+    _warn_time_shifted(result.counts, config)
+    _warn_not_judged(result)
+    _log_conditions(result, config.mapping.destination_names)
+
+
+def _log_conditions(result: RunResult, names: Mapping[str, str]) -> None:
     """Names each `--fail-on` condition that was met, how many records met it, and the first of them."""
-    for condition, number in conditions_met(ending).items():
+    for condition, number in result.conditions_met.items():
         what = records(number, _MET[condition]) if condition in _MET else "no event was read"
-        found = first.get(condition)
-        shown = f"; the first: {_first_text(found, config.mapping.destination_names)}" if found else ""
+        found = result.first_met.get(condition)
+        shown = f"; the first: {_first_text(found, names)}" if found else ""
         _log.error("--fail-on %s: %s%s", condition, what, shown)
 
 
@@ -231,7 +239,7 @@ def _first_text(met: Met, names: Mapping[str, str]) -> str:
     return f"{message}{to} ({met.file}, line {met.line})" + (f": {met.why}" if met.why else "")
 
 
-def warn_time_shifted(counts: Counts, config: RunConfig) -> None:
+def _warn_time_shifted(counts: Counts, config: RunConfig) -> None:
     """No record gets another time without a word."""
     if counts.time_shifted:
         number, policy = records(counts.time_shifted), config.mapping.time_policy
@@ -240,12 +248,12 @@ def warn_time_shifted(counts: Counts, config: RunConfig) -> None:
         _log.warning("%s sent with another time (%s); the true one is segment.occurred_at", number, why)
 
 
-def warn_not_judged(counts: Counts, config: RunConfig) -> None:
+def _warn_not_judged(result: RunResult) -> None:
     """No event passes as good because its version is not understood; that is an error where it was asked."""
-    if not counts.unknown_version:
+    if not result.counts.unknown_version:
         return
-    number = records(counts.unknown_version, "event")
-    asked = [f"--fail-on {each}" for each in cannot_deny(counts, config.fail_on)]
+    number = records(result.counts.unknown_version, "event")
+    asked = [f"--fail-on {each}" for each in result.undecided_conditions]
     undecided = f": {' and '.join(asked)} cannot be denied" if asked else ""
     level = logging.ERROR if asked else logging.WARNING
     _log.log(level, "%s of an unknown version not judged%s; look for a newer faillog-otel", number, undecided)
@@ -259,14 +267,15 @@ def records(number: int, what: str = "record") -> str:
 _VERBS = {None: "exported", "console": "shown", "file": "written"}
 
 
-def print_summary(found: dict[str, Any], config: RunConfig) -> None:
+def print_summary(result: RunResult, config: RunConfig) -> None:
     """Text on standard error (not with `-q`); JSON as the last line of standard output.
 
     A run that ended because the reader of its output closed it says nothing more.
     """
+    found = result.summary()
     if found["exit"] == CLOSED_PIPE:
         return
-    was_said = say_what_was_judged(found, config)
+    was_said = _log_judged(found, config)
     if config.summary == "json":
         click.echo(json.dumps(found))
     elif config.verbosity >= 0 and config.log_format == "json":

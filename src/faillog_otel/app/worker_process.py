@@ -4,13 +4,11 @@ import os
 import signal
 import socket
 import sys
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 
 from msgspec.structs import replace
 
-from faillog_otel.app.build import delivering, sending_client
-from faillog_otel.app.readiness import InstrumentedClient
-from faillog_otel.app.signals import Shutdown
+from faillog_otel.app.build import Runtime
 from faillog_otel.config import DeliveryConfig
 from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.pipeline.forwarder import Forwarder
@@ -32,17 +30,16 @@ def main() -> None:
         return
     config = start.config
     start_logging(config.verbosity, config.log_format)
-    with ExitStack() as stack:
-        # The run is asked to stop, not its workers: it passes that on. Here SIGINT and SIGTERM are blocked.
-        shutdown = stack.enter_context(Shutdown((signal.SIGUSR1,)))
-        answered = Answered()
-        client = InstrumentedClient(sending_client(config), answered, shutdown)
+    answered = Answered()
+    # The run is asked to stop, not its workers: it passes that on. Here SIGINT and SIGTERM are blocked.
+    with Runtime(config, (signal.SIGUSR1,), answered) as runtime:
+        runtime.prepare_client()
 
         def say(what: str, seconds: float) -> None:
             with suppress(OSError):  # the run is gone, which is noticed elsewhere
                 channel.send(encode(Waits(what, seconds)))
 
-        delivery = delivering(client, config, shutdown, stack, say=say)
+        delivery = runtime.deliver(say)
         encoder = WireEncoder(config.mapping)
 
         def forwarder(delivery_config: DeliveryConfig) -> Forwarder:
@@ -50,7 +47,7 @@ def main() -> None:
                 encoder=encoder,
                 delivery=delivery,
                 config=delivery_config,
-                is_stopping=shutdown.is_requested,
+                is_stopping=runtime.stop.is_requested,
                 sends_rejected=start.sends_rejected,
                 max_content_bytes=config.max_content_bytes,
             )

@@ -282,9 +282,10 @@ def doctor(ctx: click.Context, /, *, as_json: bool, _once: bool, **flags: Any) -
 
 
 def _examined(flags: dict[str, Any], ctx: click.Context) -> "Iterator[Finding]":
-    from faillog_otel.app.build import USER_AGENT, token_source
+    from faillog_otel.app.build import USER_AGENT
     from faillog_otel.reports.doctor import examine
     from faillog_otel.reports.reachability import Finding
+    from faillog_otel.segment.api import token_source
 
     try:
         config = start(flags, says_warnings=False)

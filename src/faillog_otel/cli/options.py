@@ -11,6 +11,7 @@ import click
 from faillog_otel.errors import ConfigError
 
 if TYPE_CHECKING:
+    from faillog_otel.app.summary import RunResult
     from faillog_otel.config import RunConfig
     from faillog_otel.settings import Layer
 
@@ -192,7 +193,7 @@ def forward(paths: tuple[str, ...], flags: dict[str, Any], *, sends_rejected: bo
     return print_and_code(config, lambda: run_paths(paths, config, sends_rejected=sends_rejected))
 
 
-def print_and_code(config: "RunConfig", run: Callable[[], dict[str, Any]]) -> int:
+def print_and_code(config: "RunConfig", run: "Callable[[], RunResult]") -> int:
     """Runs, prints the summary, returns the exit code."""
     from faillog_otel.app.summary import print_summary
     from faillog_otel.telemetry.output import start_logging
@@ -200,9 +201,9 @@ def print_and_code(config: "RunConfig", run: Callable[[], dict[str, Any]]) -> in
     start_logging(config.verbosity, config.log_format)
     for warning in config.warnings:
         _log.warning("%s", warning)
-    ended = run()
-    print_summary(ended, config)
-    return int(ended["exit"])
+    result = run()
+    print_summary(result, config)
+    return int(result.exit_code)
 
 
 def config_of(flags: dict[str, Any], *, polls_forever: bool = False) -> "RunConfig":

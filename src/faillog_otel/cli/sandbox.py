@@ -63,9 +63,9 @@ def demo(ctx: click.Context, /, show_all: bool) -> None:  # noqa: FBT001  # clic
         for hours in HOURS_LATER:
             segment.clock.forward(hours * 3600)
             click.secho(f"— it is {time_text(segment.clock.now_ns())}: run --once", bold=True)
-            ended = poll(config, once=True, clock=segment.clock)
-            codes.add(ended["exit"])
-            click.echo(summary_text(ended) + "\n")
+            result = poll(config, once=True, clock=segment.clock)
+            codes.add(result.exit_code)
+            click.echo(summary_text(result.summary()) + "\n")
             if is_output_closed():
                 ctx.exit(CLOSED_PIPE)
         trees = trace_trees(receiver.spans(), receiver.logs())

@@ -18,8 +18,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from faillog_otel.clock import DAY_NS, SECOND_NS, date_ns, hour_text, retry_after
-from faillog_otel.config import SEGMENT_URLS, Secret
+from faillog_otel.config import SEGMENT_URLS, Secret, SegmentConfig, token_problem
 from faillog_otel.errors import ConfigError
+from faillog_otel.files import read_small_text
 from faillog_otel.json_syntax import read_as
 from faillog_otel.network import Deadline, origin_of
 from faillog_otel.segment.http_client import Network, direct_network, explain, http_client, whole_answer
@@ -98,6 +99,27 @@ class Answered(Struct, frozen=True):
     """What time it is there: the answer's Date, to the second. Nanoseconds since 1970."""
     is_answered: bool = False
     """Whether a whole answer came, whatever it says."""
+
+
+def token_source(config: SegmentConfig) -> Callable[[], Secret]:
+    """Gives the token for each request; a file is read anew. Raises ConfigError where there is none."""
+
+    def read() -> Secret:
+        if config.token is not None:
+            return config.token
+        if config.token_file is None:
+            raise ConfigError("no token: set SEGMENT_TOKEN or SEGMENT_TOKEN_FILE")
+        try:
+            text = read_small_text(config.token_file).strip()
+        except ConfigError as error:
+            raise ConfigError(f"SEGMENT_TOKEN_FILE: {error}") from None
+        if not text:
+            raise ConfigError(f"SEGMENT_TOKEN_FILE: {config.token_file}: is empty; write the token into it")
+        if problem := token_problem(text):
+            raise ConfigError(f"SEGMENT_TOKEN_FILE: {config.token_file}: the token {problem}")
+        return Secret(text)
+
+    return read
 
 
 class SegmentApi:

@@ -13,10 +13,10 @@ from faillog_otel.otlp.envelope import gzip_body
 WITHOUT_ISAL = """
 import gzip, sys
 sys.modules["isal"] = None
-from faillog_otel.otlp.envelope import packed
+from faillog_otel.otlp.envelope import gzip_body
 body = bytes(range(256)) * 100
-assert gzip.decompress(packed(body)) == body
-assert packed(body) == gzip.compress(body, compresslevel=1, mtime=0)
+assert gzip.decompress(gzip_body(body)) == body
+assert gzip_body(body) == gzip.compress(body, compresslevel=1, mtime=0)
 """
 
 
