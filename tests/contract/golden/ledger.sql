@@ -1,0 +1,116 @@
+-- version 3
+-- migration 1: SHA-256 1d9f2fcacc98863dde39cd9992f7c6f9919fab042f63d1aee01017bbfe803197
+-- migration 2: SHA-256 efb6868e07730383ad440a2c6494e4e16dab1744054d6bf112c3ebbe3809f082
+-- migration 3: SHA-256 23663e6b465c0a93ee08d32c6f9c40df07501a76594991c5efaacab999c622c7
+
+CREATE TABLE facts (  -- what is known of Segment besides, and since when hours are wanted
+    name TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) STRICT, WITHOUT ROWID
+
+CREATE TABLE "hours" (
+    collection TEXT NOT NULL,
+    hour INTEGER NOT NULL CHECK (hour BETWEEN 0 AND 70000000),
+    listing_ns INTEGER,  -- the listing whose objects are being downloaded
+    counted INTEGER NOT NULL DEFAULT 0,  -- whether every object of it was tried: it is the last one listed
+    first_listed_ns INTEGER,
+    last_listed_ns INTEGER,  -- the last listing of which every object was downloaded or tried
+    listings INTEGER NOT NULL DEFAULT 0 CHECK (listings >= 0),
+    identity TEXT,  -- of all objects that it showed
+    same_since_ns INTEGER,
+    failures INTEGER NOT NULL DEFAULT 0 CHECK (failures >= 0),  -- in a row
+    failed_ns INTEGER NOT NULL DEFAULT 0,
+    failed_why TEXT NOT NULL DEFAULT '',
+    wanted INTEGER NOT NULL DEFAULT 0,  -- a person asked to read it again, or an object was damaged
+    lost INTEGER NOT NULL DEFAULT 0 CHECK (lost >= 0),  -- objects that left the 28 days, never downloaded
+    PRIMARY KEY (collection, hour)
+) STRICT, WITHOUT ROWID
+
+CREATE TABLE kept (  -- the quarantine
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    object INTEGER NOT NULL,
+    collection TEXT NOT NULL,
+    hour INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    kept_ns INTEGER NOT NULL,
+    entry BLOB NOT NULL
+) STRICT
+
+CREATE TABLE "objects" (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- also the name of its spool file: never used again
+    collection TEXT NOT NULL,
+    hour INTEGER NOT NULL CHECK (hour BETWEEN 0 AND 70000000),
+    path TEXT NOT NULL,  -- of its URL, without the query
+    etag TEXT,
+    last_modified TEXT,
+    length INTEGER,
+    state TEXT NOT NULL CHECK (state IN ('listed', 'missing', 'spooled', 'done')),
+    -- missing: it could not be downloaded, and its URL works no more: the hour is listed again for its sake
+    url TEXT,  -- with its signature: only until the download, and for two hours at most
+    listed_ns INTEGER NOT NULL,  -- the last listing that showed it
+    spooled_ns INTEGER CHECK (state != 'spooled' OR spooled_ns IS NOT NULL),  -- the "now" of its records
+    sha256 TEXT,  -- of its bytes, fixed at the download; NULL: downloaded before version 3
+    survey TEXT,  -- what decides its number of records (form, limits), as JSON; NULL like sha256
+    damaged INTEGER NOT NULL DEFAULT 0,  -- its spool file was missing or changed: it was given up
+    tries INTEGER NOT NULL DEFAULT 0 CHECK (tries >= 0),  -- of its present URL
+    urls_failed INTEGER NOT NULL DEFAULT 0 CHECK (urls_failed >= 0),  -- before the present one, in a row
+    failed_ns INTEGER,  -- its last try that failed
+    failed_since_ns INTEGER,  -- the first one
+    failed_why TEXT NOT NULL DEFAULT '',
+    due_ns INTEGER NOT NULL DEFAULT 0,  -- listed: the next try; missing: the next listing of its hour
+    position INTEGER NOT NULL DEFAULT 0 CHECK (position BETWEEN 0 AND records),  -- results recorded
+    lines INTEGER NOT NULL DEFAULT 0,
+    blank INTEGER NOT NULL DEFAULT 0,
+    records INTEGER NOT NULL DEFAULT 0,
+    exported INTEGER NOT NULL DEFAULT 0,
+    rejected INTEGER NOT NULL DEFAULT 0,
+    quarantined INTEGER NOT NULL DEFAULT 0,
+    duplicate INTEGER NOT NULL DEFAULT 0,
+    time_shifted INTEGER NOT NULL DEFAULT 0,
+    CHECK (min(lines, blank, records, exported, rejected, quarantined, duplicate, time_shifted) >= 0),
+    CHECK (position = exported + rejected + quarantined + duplicate),
+    CHECK (lines = records + blank OR (lines = 0 AND blank = 0))
+) STRICT
+
+CREATE INDEX objects_by_hour ON objects (collection, hour, path)
+
+CREATE INDEX objects_under_way ON objects (state, id) WHERE state != 'done'
+
+CREATE TABLE "past" (  -- the sums of objects that were pruned, by hour; of hours long gone, with hour -1
+    collection TEXT NOT NULL,
+    hour INTEGER NOT NULL CHECK (hour BETWEEN -1 AND 70000000),
+    objects INTEGER NOT NULL,
+    lines INTEGER NOT NULL,
+    blank INTEGER NOT NULL,
+    records INTEGER NOT NULL,
+    exported INTEGER NOT NULL,
+    rejected INTEGER NOT NULL,
+    quarantined INTEGER NOT NULL,
+    duplicate INTEGER NOT NULL,
+    time_shifted INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (collection, hour),
+    CHECK (min(objects, lines, blank, records) >= 0),
+    CHECK (min(exported, rejected, quarantined, duplicate, time_shifted) >= 0),
+    CHECK (records = exported + rejected + quarantined + duplicate)
+) STRICT, WITHOUT ROWID
+
+CREATE TABLE requests (  -- the budget: debited before a request is made
+    id INTEGER PRIMARY KEY,
+    at_ns INTEGER NOT NULL,
+    collection TEXT NOT NULL,
+    hour INTEGER NOT NULL,
+    why TEXT NOT NULL,
+    outcome TEXT  -- NULL: not answered yet, or never
+) STRICT
+
+CREATE INDEX requests_by_time ON requests (at_ns)
+
+CREATE TABLE said (  -- what Segment said last about the quota: one row
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    at_ns INTEGER NOT NULL,
+    remaining INTEGER,
+    reset_ns INTEGER,
+    not_before_ns INTEGER NOT NULL
+, quota INTEGER, window_ns INTEGER, refusal INTEGER NOT NULL DEFAULT 0, not_before_why TEXT NOT NULL DEFAULT '', pause_ns INTEGER NOT NULL DEFAULT 0, pause_why TEXT NOT NULL DEFAULT '') STRICT
+
+CREATE TABLE sqlite_sequence(name,seq)
