@@ -12,10 +12,9 @@ from typing import Any
 import click
 
 from faillog_otel import __version__
-from faillog_otel.cli.inspect import audit, doctor
+from faillog_otel.cli.inspect import audit, doctor, plan, status
 from faillog_otel.cli.run import replay, run
 from faillog_otel.cli.sandbox import demo, simulate
-from faillog_otel.cli.status import plan, status
 from faillog_otel.cli.tools import ids, redact
 from faillog_otel.clock import Clock
 from faillog_otel.errors import Busy, ConfigError, InputError, Interrupted, LedgerBroken, NoRoom

@@ -1,9 +1,9 @@
-"""What the commands that look have in common: their options, and how they print."""
+"""`status`, `plan`, `audit`, `doctor`: commands that read the state folder and print what they find."""
 
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -18,19 +18,15 @@ from faillog_otel.cli.options import (
 )
 from faillog_otel.errors import ConfigError
 from faillog_otel.telemetry.output import is_output_closed
-from faillog_otel.text import is_unicode, printable, printable_json
+from faillog_otel.text import is_unicode, printable_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from faillog_otel.config import RunConfig, SegmentConfig
-    from faillog_otel.ledger.audit import Audit
     from faillog_otel.ledger.database import Database
     from faillog_otel.ledger.state_dir import StateFolder
     from faillog_otel.reports.reachability import Finding
-
-
-# -- looking -------------------------------------------------------------------------------------------------
 
 
 _log = logging.getLogger(__name__)
@@ -161,14 +157,75 @@ def print_lines(lines: Iterable[str]) -> None:
         click.echo(each)
 
 
-def line(label: str, text: str, colour: str | None = None) -> str:
-    """A label, and what is so; fit for a terminal, whatever the text holds."""
-    return f"{label:<14}{click.style(printable(text), fg=colour) if colour else printable(text)}"
+_STATUS_HELP = """Show what was read, what is left of the quota, what waits, and how late it all is.
+
+    For each collection a calendar: a row is a day, a character an hour (UTC). Nothing is changed or asked
+    for; it may be called while `run` polls.
+
+    \b
+    Exit codes:
+      0  done
+      2  wrong usage or configuration
+      5  there is no ledger in the state folder, or it cannot be read
+    """
 
 
-# -- audit ---------------------------------------------------------------------------------------------------
-#
-# `faillog-otel audit`: does the ledger keep its promise?
+@click.command(short_help="Show what was read and what is left.", help=_STATUS_HELP)
+@inspect_options("collection", "state_dir", "config", "json")
+@click.pass_context
+def status(ctx: click.Context, /, *, as_json: bool, **flags: Any) -> None:
+    """Reads the options, looks, prints."""
+    only = flags.pop("collections")  # to be shown: it does not say what is polled
+    show_status(start(flags), now_ns(ctx), only, as_json=as_json)
+
+
+def show_status(config: "RunConfig", at_ns: int, only: Sequence[str] = (), *, as_json: bool = False) -> None:
+    """Prints what is so at this time. Raises LedgerBroken, ConfigError."""
+    from faillog_otel.reports.status import status as seen
+    from faillog_otel.reports.text import status_text
+
+    with opened(config) as (folder, database):
+        warn_of_clock(database)
+        found = seen(folder, database, config.segment, only, at_ns)
+    if as_json:
+        print_json(found)
+    else:
+        print_lines(status_text(found))
+
+
+_PLAN_HELP = """Show what `run` would ask of Segment next, and why. Nothing is sent.
+
+    It is the plan of `run` itself, by the ledger of the state folder; without one, that of a first run. What
+    is not set here (collections, since, until) is as the last run had it. How
+    often each hour is read, for how many collections the quota is enough, which hours wait for it.
+
+    \b
+    Exit codes:
+      0  done
+      2  wrong usage or configuration
+      5  the ledger cannot be read
+    """
+
+
+@click.command(short_help="Show what would be asked of Segment next.", help=_PLAN_HELP)
+@inspect_options("polled", "since", "until", "state_dir", "config")
+@click.option("--once", is_flag=True, help="As `run --once` would: nothing is put by for the hours to come.")
+@inspect_options("json")
+@click.pass_context
+def plan(ctx: click.Context, /, *, once: bool, as_json: bool, **flags: Any) -> None:
+    """Reads the options, plans, prints."""
+    from faillog_otel.reports.plan import outlook
+    from faillog_otel.reports.text import plan_text
+
+    config = start(flags)
+    with opened_if_there(config) as database:
+        say_window(config.segment, now_ns(ctx), database)
+        warn_of_clock(database)
+        found = outlook(database, config.segment, now_ns(ctx), once=once)
+    if as_json:
+        print_json(found)
+    else:
+        print_lines(plan_text(found))
 
 
 _AUDIT_HELP = """Count everything in the ledger anew, and look at all of its files.
@@ -186,8 +243,6 @@ _AUDIT_HELP = """Count everything in the ledger anew, and look at all of its fil
       5  there is no ledger in the state folder, or it cannot be read
     """
 
-SHOWN = 50
-
 
 @click.command(short_help="Check that no record is unaccounted for.", help=_AUDIT_HELP)
 @inspect_options("state_dir", "config", "json")
@@ -200,39 +255,15 @@ def audit(ctx: click.Context, /, *, as_json: bool, **flags: Any) -> None:
 def show_audit(config: "RunConfig", *, as_json: bool = False) -> int:
     """Prints what holds and what does not; returns the exit code. Raises LedgerBroken."""
     from faillog_otel.ledger.audit import audit as checked
+    from faillog_otel.reports.text import audit_text
 
     with opened(config) as (folder, database):
         found = checked(folder, database)
     if as_json:
         print_json(found)
     else:
-        print_lines(_audit_text(found))
+        print_lines(audit_text(found))
     return 0 if found.holds else 1
-
-
-def _audit_text(found: "Audit") -> Iterator[str]:
-    for problem in found.problems[:SHOWN]:
-        yield line(problem.check, f"{problem.where}: {problem.what}", "red")
-    if (more := len(found.problems) - SHOWN) > 0:
-        yield line("", f"... and {more} more (--json lists all)")
-    if sums := found.sums:
-        fates = f"{sums.exported} exported + {sums.rejected} rejected + {sums.quarantined} quarantined"
-        fates += f" + {sums.pending} pending + {sums.duplicate} duplicate"
-        yield line("records", f"{sums.records} = {fates}" if found.holds else f"{sums.records}; {fates}")
-        of_lines = sums.lines - sums.blank
-        yield line("lines", f"{sums.lines} = {of_lines} records of JSON Lines + {sums.blank} blank")
-        yield line("objects", f"{sums.objects}, {found.spooled_files} files in the spool")
-        yield line("kept", f"{sums.kept} entries")
-        yield line("digests", f"{found.digests_files} files")
-    if found.holds:
-        yield line("all holds", "", "green")
-    else:
-        yield line("wrong", f"{len(found.problems)} things do not hold", "red")
-
-
-# -- doctor --------------------------------------------------------------------------------------------------
-#
-# `faillog-otel doctor`: is all there that a run needs?
 
 
 _DOCTOR_HELP = """Look at everything that `run` needs: with the options of `run`, and as the same user.
@@ -247,8 +278,6 @@ _DOCTOR_HELP = """Look at everything that `run` needs: with the options of `run`
       1  something fails
       2  wrong usage
     """
-
-COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 class _SystemClock:
@@ -272,12 +301,14 @@ class _SystemClock:
 @click.pass_context
 def doctor(ctx: click.Context, /, *, as_json: bool, _once: bool, **flags: Any) -> None:
     """Reads the options, looks, prints."""
+    from faillog_otel.reports.text import doctor_text
+
     found = list(_examined(flags, ctx))
     fails = any(each.state == "fail" for each in found)
     if as_json:
         print_json({"well": not fails, "findings": found, "settings": _origins(flags)})
     else:
-        print_lines(_doctor_text(found))
+        print_lines(doctor_text(found))
     ctx.exit(1 if fails else 0)
 
 
@@ -305,10 +336,3 @@ def _origins(flags: dict[str, Any]) -> dict[str, str]:
         return origins(DEFAULT_FLAGS | flags)
     except ConfigError:
         return {}
-
-
-def _doctor_text(found: "list[Finding]") -> Iterator[str]:
-    for each in found:
-        yield click.style(f"{each.state:<6}", fg=COLOURS[each.state]) + line(each.check, each.says)
-        if each.do:
-            yield f"{'':<20}" + line("", f"→ {each.do}").lstrip()

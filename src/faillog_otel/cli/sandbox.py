@@ -41,8 +41,7 @@ def demo(ctx: click.Context, /, show_all: bool) -> None:  # noqa: FBT001  # clic
 
     from faillog_otel.app.run_sidecar import poll
     from faillog_otel.app.summary import Exit, summary_text
-    from faillog_otel.cli.inspect import show_audit
-    from faillog_otel.cli.status import show_status
+    from faillog_otel.cli.inspect import show_audit, show_status
     from faillog_otel.clock import time_text
     from faillog_otel.otlp.writers import trace_trees
     from faillog_otel.sandbox.collector import Receiver, Reply

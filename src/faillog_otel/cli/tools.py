@@ -3,7 +3,6 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +12,6 @@ from faillog_otel.cli.inspect import print_json
 from faillog_otel.cli.options import DEFAULT_FLAGS, bodies_option, read_layers
 from faillog_otel.otlp.rules import origin_of
 from faillog_otel.telemetry.output import say_error
-from faillog_otel.text import printable
 
 if TYPE_CHECKING:
     from faillog_otel.events.model import BadRecord, Place
@@ -124,6 +122,7 @@ def redact(ctx: click.Context, /, paths: tuple[str, ...], *, for_people: bool, *
     from faillog_otel.events.model import BadRecord
     from faillog_otel.inputs.files import FoundPaths, InputFile
     from faillog_otel.reports.preview import preview
+    from faillog_otel.reports.text import explanation_text
     from faillog_otel.sources import resolve_log_format, resolve_mapping, resolve_max_content
     from faillog_otel.telemetry.output import CLOSED_PIPE, announce, is_output_closed, start_logging
 
@@ -142,7 +141,7 @@ def redact(ctx: click.Context, /, paths: tuple[str, ...], *, for_people: bool, *
                     seen["not understood" if isinstance(explained, BadRecord) else "records"] += 1
                     _count(explained, seen)
                     if for_people:
-                        click.echo("\n".join(_sheet(place, explained)))
+                        click.echo("\n".join(explanation_text(place, explained)))
                     else:
                         print_json(_told(place, explained))
                     if is_output_closed():
@@ -181,24 +180,3 @@ def _told(place: "Place", explained: "Explanation | BadRecord") -> dict[str, Any
     if isinstance(explained, BadRecord):
         return {**where, "reason": explained.reason, "detail": explained.detail}
     return {**where, **msgspec.to_builtins(explained)}
-
-
-def _sheet(place: "Place", explained: "Explanation | BadRecord") -> Iterator[str]:
-    from faillog_otel.events.model import BadRecord
-
-    where = f"{place.file}, line {place.line}"
-    if isinstance(explained, BadRecord):
-        yield printable(f"{where}: not understood, all of it stays: {explained.reason}: {explained.detail}")
-    else:
-        yield printable(f"{where}: {explained.event}")
-        yield printable(f"  leaves    {explained.body}")
-        for name, value in explained.attributes.items():
-            rules = explained.redacted.get(name)
-            shown = ", ".join(value) if isinstance(value, tuple) else str(value)
-            if rules:
-                yield printable(f"  redacted  {name} = {shown}  ({', '.join(rules)})")
-            else:
-                yield printable(f"  leaves    {name} = {shown}")
-        for name, why in explained.stays.items():
-            yield printable(f"  stays     {name}: {why}")
-    yield ""

@@ -1,50 +1,24 @@
-"""`faillog-otel status`: the ledger, for people."""
+"""What commands print for people: status, plan, audit, doctor and redact, from their data."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
 
 import click
 
-from faillog_otel.cli.inspect import (
-    inspect_options,
-    line,
-    now_ns,
-    opened,
-    opened_if_there,
-    print_json,
-    print_lines,
-    say_window,
-    start,
-    warn_of_clock,
-)
 from faillog_otel.clock import duration_text
+from faillog_otel.events.model import BadRecord, Place
+from faillog_otel.ledger.audit import Audit
+from faillog_otel.reports.plan import REASONS, PlanReport
+from faillog_otel.reports.preview import Explanation
+from faillog_otel.reports.reachability import Finding
+from faillog_otel.reports.status import Coverage, QuotaSeen, State, Status
 from faillog_otel.text import printable
 
-if TYPE_CHECKING:
-    from faillog_otel.config import RunConfig
-    from faillog_otel.reports.plan import PlanReport
-    from faillog_otel.reports.status import Coverage, QuotaSeen, State, Status
+MAX_SHOWN_REQUESTS = 24
+MAX_SHOWN_PROBLEMS = 50
+MAX_SHOWN_MISSING = 5
 
-
-# -- status --------------------------------------------------------------------------------------------------
-
-
-_STATUS_HELP = """Show what was read, what is left of the quota, what waits, and how late it all is.
-
-    For each collection a calendar: a row is a day, a character an hour (UTC). Nothing is changed or asked
-    for; it may be called while `run` polls.
-
-    \b
-    Exit codes:
-      0  done
-      2  wrong usage or configuration
-      5  there is no ledger in the state folder, or it cannot be read
-    """
-
-SHOWN_MISSING = 5
-
-COLOURS: dict["State", str] = {
+STATE_COLOURS: dict[State, str] = {
     "waiting": "white",
     "partial": "cyan",
     "read": "yellow",
@@ -54,7 +28,7 @@ COLOURS: dict["State", str] = {
     "failed": "red",
     "expired": "magenta",
 }
-_MEANS: dict["State", str] = {
+_MEANS: dict[State, str] = {
     "waiting": "not read yet",
     "partial": "being downloaded, in the spool, or an object of it could not be downloaded so far",
     "read": "read, may still grow",
@@ -64,31 +38,16 @@ _MEANS: dict["State", str] = {
     "failed": "could not be read, is tried again",
     "expired": "left Segment's 28 days unread, or an object of it did",
 }
+FINDING_COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
-@click.command(short_help="Show what was read and what is left.", help=_STATUS_HELP)
-@inspect_options("collection", "state_dir", "config", "json")
-@click.pass_context
-def status(ctx: click.Context, /, *, as_json: bool, **flags: Any) -> None:
-    """Reads the options, looks, prints."""
-    only = flags.pop("collections")  # to be shown: it does not say what is polled
-    show_status(start(flags), now_ns(ctx), only, as_json=as_json)
+def line(label: str, text: str, colour: str | None = None) -> str:
+    """A label, and what is so; fit for a terminal, whatever the text holds."""
+    return f"{label:<14}{click.style(printable(text), fg=colour) if colour else printable(text)}"
 
 
-def show_status(config: "RunConfig", at_ns: int, only: Sequence[str] = (), *, as_json: bool = False) -> None:
-    """Prints what is so at this time. Raises LedgerBroken, ConfigError."""
-    from faillog_otel.reports.status import status as seen
-
-    with opened(config) as (folder, database):
-        warn_of_clock(database)
-        found = seen(folder, database, config.segment, only, at_ns)
-    if as_json:
-        print_json(found)
-    else:
-        print_lines(_status_text(found))
-
-
-def _status_text(found: "Status") -> Iterator[str]:
+def status_text(found: Status) -> Iterator[str]:
+    """Yields the lines of `status`."""
     where = f" (on host {found.held_on}, since {found.held_since})" if found.held_on else ""
     by = f"process {found.held_by} runs on it{where}" if found.held_by else "nothing runs on it"
     yield line("state folder", f"{found.state_dir}: {by}")
@@ -124,7 +83,7 @@ def _status_text(found: "Status") -> Iterator[str]:
         yield from _calendar(name, covered, found)
 
 
-def quota_text(quota: "QuotaSeen") -> Iterator[str]:
+def quota_text(quota: QuotaSeen) -> Iterator[str]:
     """What is left of the quota, and what Segment said of it."""
     text = f"{quota.left} of {quota.per_day} requests left, {quota.used} used in 24 h"
     yield line("quota", text, None if quota.left else "yellow")
@@ -139,12 +98,12 @@ def objects(number: int) -> str:
     return f"{number} object{'' if number == 1 else 's'}"
 
 
-def _missing_text(found: "Status") -> Iterator[str]:
+def _missing_text(found: Status) -> Iterator[str]:
     if found.missing:
         yield line("missing", f"{objects(len(found.missing))} could not be downloaded so far", "yellow")
-    if more := len(found.missing[:-SHOWN_MISSING]):
+    if more := len(found.missing[:-MAX_SHOWN_MISSING]):
         yield line("", f"{more} of older hours (--json lists all), and:")
-    for each in found.missing[-SHOWN_MISSING:]:
+    for each in found.missing[-MAX_SHOWN_MISSING:]:
         how = "listed again" if each.needs_listing else "tried again"
         where = f"{each.collection}, {each.hour}, {each.object}"
         yield line("", f"{where}: {each.why}; {how} from {each.next} on, lost at {each.leaves}")
@@ -160,7 +119,7 @@ def missed_text(missed_per_day: dict[str, float]) -> Iterator[str]:
         yield line("missed", f"{many}: each misses {hours:.1f} of the 24 hours of a day", "red")
 
 
-def _lag_text(found: "Status") -> Iterator[str]:
+def _lag_text(found: Status) -> Iterator[str]:
     for what, newest in (("read", found.lag.read), ("sent", found.lag.sent)):
         if newest:
             yield line(
@@ -169,9 +128,9 @@ def _lag_text(found: "Status") -> Iterator[str]:
             )
 
 
-def _calendar(name: str, covered: "Coverage", found: "Status") -> Iterator[str]:
+def _calendar(name: str, covered: Coverage, found: Status) -> Iterator[str]:
     yield click.style(printable(name), bold=True) + ("" if covered.polled else "  (is not polled any more)")
-    colours = {mark: COLOURS[state] for state, mark in found.marks.items()}
+    colours = {mark: STATE_COLOURS[state] for state, mark in found.marks.items()}
     if covered.days:
         yield f"  {'UTC':<12}0     6     12    18"
     for day, marks in covered.days.items():
@@ -179,7 +138,7 @@ def _calendar(name: str, covered: "Coverage", found: "Status") -> Iterator[str]:
         yield f"  {day:<12}{cells}"
     for state, number in covered.hours.items():
         if number:
-            mark = click.style(found.marks[state], fg=COLOURS[state])
+            mark = click.style(found.marks[state], fg=STATE_COLOURS[state])
             yield f"  {mark} {number:>5} {state:<8} {_MEANS[state]}"
     for failed in covered.failed[-3:]:
         told = f"{failed.hour}: {failed.why} ({failed.times} times, last {failed.at})"
@@ -195,48 +154,8 @@ def _bytes(number: int) -> str:
     return f"{size:.1f} GiB"
 
 
-# -- plan ----------------------------------------------------------------------------------------------------
-#
-# `faillog-otel plan`: what would be asked of Segment next, and why.
-
-
-_PLAN_HELP = """Show what `run` would ask of Segment next, and why. Nothing is sent.
-
-    It is the plan of `run` itself, by the ledger of the state folder; without one, that of a first run. What
-    is not set here (collections, since, until) is as the last run had it. How
-    often each hour is read, for how many collections the quota is enough, which hours wait for it.
-
-    \b
-    Exit codes:
-      0  done
-      2  wrong usage or configuration
-      5  the ledger cannot be read
-    """
-
-SHOWN = 24
-
-
-@click.command(short_help="Show what would be asked of Segment next.", help=_PLAN_HELP)
-@inspect_options("polled", "since", "until", "state_dir", "config")
-@click.option("--once", is_flag=True, help="As `run --once` would: nothing is put by for the hours to come.")
-@inspect_options("json")
-@click.pass_context
-def plan(ctx: click.Context, /, *, once: bool, as_json: bool, **flags: Any) -> None:
-    """Reads the options, plans, prints."""
-    from faillog_otel.reports.plan import outlook
-
-    config = start(flags)
-    with opened_if_there(config) as database:
-        say_window(config.segment, now_ns(ctx), database)
-        warn_of_clock(database)
-        found = outlook(database, config.segment, now_ns(ctx), once=once)
-    if as_json:
-        print_json(found)
-    else:
-        print_lines(_plan_text(found))
-
-
-def _plan_text(found: "PlanReport") -> Iterator[str]:
+def plan_text(found: PlanReport) -> Iterator[str]:
+    """Yields the lines of `plan`."""
     until = f" until {found.until}" if found.until else ""
     yield line("wanted", f"hours since {found.since}{until} of {', '.join(found.collections)}")
     yield from quota_text(found.quota)
@@ -261,17 +180,15 @@ def _plan_text(found: "PlanReport") -> Iterator[str]:
     yield from missed_text(found.missed_per_day)
 
 
-def _requests_text(found: "PlanReport") -> Iterator[str]:
-    from faillog_otel.reports.plan import REASONS
-
-    for number, request in enumerate(found.requests[:SHOWN], 1):
+def _requests_text(found: PlanReport) -> Iterator[str]:
+    for number, request in enumerate(found.requests[:MAX_SHOWN_REQUESTS], 1):
         what = printable(f"{request.collection}  {request.hour}  {request.why}")
         yield f"{number:>5}  {what}: {REASONS[request.why]}; due {request.due}"
-    if (more := len(found.requests) - SHOWN) > 0:
+    if (more := len(found.requests) - MAX_SHOWN_REQUESTS) > 0:
         yield f"{'':>7}... and {more} more (--json lists all)"
 
 
-def _waiting_text(found: "PlanReport") -> Iterator[str]:
+def _waiting_text(found: PlanReport) -> Iterator[str]:
     if found.waiting:
         kinds = ", ".join(f"{number} {why}" for why, number in found.waiting.items())
         left = found.quota.left - len(found.requests)
@@ -290,3 +207,52 @@ def _waiting_text(found: "PlanReport") -> Iterator[str]:
             f"{objects(found.missing)} could not be downloaded so far: see `status`",
             "yellow",
         )
+
+
+def audit_text(found: Audit) -> Iterator[str]:
+    """Yields the lines of `audit`."""
+    for problem in found.problems[:MAX_SHOWN_PROBLEMS]:
+        yield line(problem.check, f"{problem.where}: {problem.what}", "red")
+    if (more := len(found.problems) - MAX_SHOWN_PROBLEMS) > 0:
+        yield line("", f"... and {more} more (--json lists all)")
+    if sums := found.sums:
+        fates = f"{sums.exported} exported + {sums.rejected} rejected + {sums.quarantined} quarantined"
+        fates += f" + {sums.pending} pending + {sums.duplicate} duplicate"
+        yield line("records", f"{sums.records} = {fates}" if found.holds else f"{sums.records}; {fates}")
+        of_lines = sums.lines - sums.blank
+        yield line("lines", f"{sums.lines} = {of_lines} records of JSON Lines + {sums.blank} blank")
+        yield line("objects", f"{sums.objects}, {found.spooled_files} files in the spool")
+        yield line("kept", f"{sums.kept} entries")
+        yield line("digests", f"{found.digests_files} files")
+    if found.holds:
+        yield line("all holds", "", "green")
+    else:
+        yield line("wrong", f"{len(found.problems)} things do not hold", "red")
+
+
+def doctor_text(found: Iterable[Finding]) -> Iterator[str]:
+    """Yields the lines of `doctor`."""
+    for each in found:
+        yield click.style(f"{each.state:<6}", fg=FINDING_COLOURS[each.state]) + line(each.check, each.says)
+        if each.do:
+            yield f"{'':<20}" + line("", f"→ {each.do}").lstrip()
+
+
+def explanation_text(place: Place, explained: Explanation | BadRecord) -> Iterator[str]:
+    """Yields what `redact --explain` prints about one record."""
+    where = f"{place.file}, line {place.line}"
+    if isinstance(explained, BadRecord):
+        yield printable(f"{where}: not understood, all of it stays: {explained.reason}: {explained.detail}")
+    else:
+        yield printable(f"{where}: {explained.event}")
+        yield printable(f"  leaves    {explained.body}")
+        for name, value in explained.attributes.items():
+            rules = explained.redacted.get(name)
+            shown = ", ".join(value) if isinstance(value, tuple) else str(value)
+            if rules:
+                yield printable(f"  redacted  {name} = {shown}  ({', '.join(rules)})")
+            else:
+                yield printable(f"  leaves    {name} = {shown}")
+        for name, why in explained.stays.items():
+            yield printable(f"  stays     {name}: {why}")
+    yield ""
