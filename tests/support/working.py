@@ -31,8 +31,13 @@ def worked(
     is_stopping: Callable[[], bool] = lambda: False,
     progress: Progress = lambda _: None,
     max_open_files: int = MAX_OPEN_FILES,
+    command: Sequence[str] = COMMAND,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> Workers:
-    """Forwards files in parts of `size` bytes; `folder` then has `quarantine` and `pending`, if need be."""
+    """Forwards files in parts of `size` bytes; `folder` then has `quarantine` and `pending`, if need be.
+
+    `command` starts a worker. `monotonic` measures how long the workers may take to end after a signal.
+    """
     delivery = DeliveryConfig(
         targets=targets(endpoint, "http/protobuf"), wait_seconds=0, batch_records=batch_records
     )
@@ -46,10 +51,10 @@ def worked(
     with (
         Workers(
             workers,
-            COMMAND,
+            command,
             Start(config, 0),
             is_stopping=is_stopping,
-            monotonic=time.monotonic,
+            monotonic=monotonic,
             readable=lambda ours, seconds: select.select(ours, [], [], seconds)[0],
             say=lambda _what, _seconds: None,
         ) as running,

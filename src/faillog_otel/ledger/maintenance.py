@@ -62,8 +62,12 @@ _MEND_FUTURE = (
 
 
 def wipe_urls(ledger: Ledger, now_ns: int) -> None:
-    """URLs that have expired: what could not be downloaded with them needs another listing."""
-    ledger.transact(lambda db: objects.expire(db, now_ns))
+    """Wipes expired URLs: objects that were not downloaded with them need another listing.
+
+    Takes the write lock only if a URL has expired: the fetcher calls this before every step.
+    """
+    if objects.has_expired(ledger.database, now_ns):
+        ledger.transact(lambda db: objects.expire(db, now_ns))
 
 
 def lose(ledger: Ledger, now_ns: int) -> list[LostObject]:

@@ -288,6 +288,16 @@ _CARRIED = (
 )
 
 
+def has_expired(database: Database, now_ns: int) -> bool:
+    """Whether there is a URL for `expire` to wipe. Only reads, by an index."""
+    return bool(
+        database.rows(
+            "SELECT 1 FROM objects WHERE state != 'done' AND state = 'listed' AND listed_ns <= ? LIMIT 1",
+            now_ns - URL_LIFE_NS,
+        )
+    )
+
+
 def expire(db: sqlite3.Connection, now_ns: int) -> None:
     """URLs are wiped that have expired. An hour with an object that was never tried is listed again soon."""
     old = (now_ns - URL_LIFE_NS,)

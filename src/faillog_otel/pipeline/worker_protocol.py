@@ -152,30 +152,36 @@ read_report = msgspec.msgpack.Decoder[Report](Report).decode
 
 # -- channel -------------------------------------------------------------------------------------------------
 #
-# Messages over a socket between two processes of one run, with open files beside them.
+# Messages between the run and one of its workers over a Unix socket, with open files beside them.
 #
-# A message is its length, four bytes, and itself; descriptors travel with the length.
-
+# A frame is the message's length (4 bytes, big-endian) and the message. Descriptors travel with the length.
+#
+# Not `multiprocessing.connection`: its `recv_bytes` blocks until the whole message is there. If the collector
+# is away, a report is about 0.6 MB and the socket holds 208 KiB: measured with two workers, more than half of
+# all reads end within a message. If the worker is stopped at that point (SIGSTOP, swapping), a blocked run
+# neither takes what the other workers report nor ends within ten seconds of a signal. Nor does
+# `reduction.send_handle` fit: on macOS it waits for an answer on the connection that also carries the
+# reports.
 
 _LENGTH_BYTES = 4
 _MAX_DESCRIPTORS = 253  # Linux: SCM_MAX_FD
-_PIECE_BYTES = 256 * 1024
+_READ_BYTES = 256 * 1024
 
 
 class Channel:
-    """One end. Several threads may send, one receives."""
+    """One end. Any thread may send; one thread receives."""
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
         self._sending = threading.Lock()
-        self._come = bytearray()
+        self._unread = bytearray()
 
     def fileno(self) -> int:
         """The socket's descriptor."""
         return self._socket.fileno()
 
     def send(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
-        """Sends a message; waits for room. Raises OSError where nobody listens any more."""
+        """Sends a message; blocks while the socket is full. Raises OSError if the other end is closed."""
         length = len(message).to_bytes(_LENGTH_BYTES, "big")
         with self._sending:
             if descriptors:
@@ -185,44 +191,42 @@ class Channel:
                 self._socket.sendall(length + message)
 
     def receive(self) -> tuple[bytes, list[int]] | None:
-        """Waits for a message and the open files beside it; None when the other end is closed."""
+        """Waits for a message. Returns it and its descriptors, or None if the other end is closed."""
+        message = bytearray()
         try:
             length, descriptors, _, _ = socket.recv_fds(self._socket, _LENGTH_BYTES, _MAX_DESCRIPTORS)
-        except ConnectionError:  # the other end was closed, and had not read everything
+            missing = int.from_bytes(length, "big")
+            while missing and (data := self._socket.recv(missing)):
+                message += data
+                missing -= len(data)
+        except ConnectionError:  # the other end closed without reading everything
             return None
-        if len(length) < _LENGTH_BYTES:  # it was sent at once, and comes at once
+        if missing or len(length) < _LENGTH_BYTES:  # a length is sent in one piece and arrives in one
             return None
-        size = int.from_bytes(length, "big")
-        message = bytearray()
-        while len(message) < size:
-            piece = self._socket.recv(size - len(message))
-            if not piece:
-                return None
-            message += piece
         return bytes(message), descriptors
 
-    def come(self) -> list[bytes]:
-        """The messages that have come by now, without waiting. Raises EOFError when no more will."""
+    def receive_available(self) -> list[bytes]:
+        """Returns the messages that arrived whole; never blocks. Raises EOFError once no more can arrive."""
         try:
-            data = self._socket.recv(_PIECE_BYTES, socket.MSG_DONTWAIT)
+            data = self._socket.recv(_READ_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return []
         except ConnectionError:
             data = b""
         if not data:
             raise EOFError
-        self._come += data
-        messages, at, come = [], 0, self._come
-        while len(come) - at >= _LENGTH_BYTES:
-            start = at + _LENGTH_BYTES
-            end = start + int.from_bytes(come[at:start], "big")
-            if end > len(come):
+        self._unread += data
+        messages, position, unread = [], 0, self._unread
+        while len(unread) - position >= _LENGTH_BYTES:
+            start = position + _LENGTH_BYTES
+            end = start + int.from_bytes(unread[position:start], "big")
+            if end > len(unread):
                 break
-            messages.append(bytes(come[start:end]))
-            at = end
-        del come[:at]
+            messages.append(bytes(unread[start:end]))
+            position = end
+        del unread[:position]
         return messages
 
     def close(self) -> None:
-        """Closes this end: the other one notices."""
+        """Closes this end; the other end then reads its end of file."""
         self._socket.close()

@@ -283,7 +283,7 @@ class Workers:
         for descriptor in self._readable(list(listened_to), LOOK_UP_SECONDS):
             worker = listened_to[descriptor]
             try:
-                for message in worker.channel.come():
+                for message in worker.channel.receive_available():
                     self._take(worker, read_report(message))
             except EOFError:
                 self._on_worker_exit(worker)
@@ -357,7 +357,7 @@ class Workers:
             _log.warning(what, source.file.name, grown)
         self._supply.done(source)
 
-    # -- deaths ----------------------------------------------------------------------------------------
+    # -- crashes ---------------------------------------------------------------------------------------
 
     def _on_worker_exit(self, worker: _Worker) -> None:
         """A worker is dead: its tasks are done by others, unless the run is to end."""

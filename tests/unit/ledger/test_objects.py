@@ -1,5 +1,8 @@
 """One object that cannot be downloaded delays neither its siblings nor their hour, and is not forgotten."""
 
+import sqlite3
+from contextlib import closing
+
 import pytest
 
 from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, hour_of
@@ -76,6 +79,18 @@ def test_what_breaks_off_is_tried_until_its_url_expires(ledger: Ledger) -> None:
     assert MAX_TRIES < tries < 12
     wipe_urls(ledger, now_ns)
     assert view(ledger, now_ns).missing_due_ns == now_ns + LIST_AGAIN_NS[0]
+
+
+def test_while_no_url_has_expired_none_is_wiped_and_nothing_is_locked(ledger: Ledger) -> None:
+    """The fetcher looks before every step: another connection may be writing meanwhile."""
+    list_hour(ledger, NOW_NS, "a", "b")
+    with closing(sqlite3.connect(ledger.database.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        wipe_urls(ledger, NOW_NS + URL_LIFE_NS - 1)
+        other.execute("ROLLBACK")
+    assert next_listed(ledger, NOW_NS + URL_LIFE_NS - 1)
+    wipe_urls(ledger, NOW_NS + URL_LIFE_NS)
+    assert ledger.next_listed(NOW_NS + URL_LIFE_NS) is None
 
 
 def test_the_next_listing_brings_another_url_and_the_hour_is_whole(ledger: Ledger) -> None:

@@ -1,0 +1,166 @@
+"""A worker, or its run, that fails in the middle of a message; and messages larger than a socket holds."""
+
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support.delivering import targets
+from support.events import error, lines
+from support.working import COMMAND, worked
+
+from faillog_otel.config import DeliveryConfig, MappingConfig, RunConfig
+from faillog_otel.ledger.results import Accounted
+from faillog_otel.pipeline.worker_protocol import (
+    Channel,
+    Drain,
+    Forward,
+    Piece,
+    Report,
+    Start,
+    Written,
+    encode,
+    read_report,
+)
+from faillog_otel.sandbox.collector import Receiver
+
+BREAKS_OFF = [
+    *(sys.executable, "-P", "-c"),
+    """
+import os, signal, socket, sys
+from faillog_otel.pipeline.worker_protocol import Channel
+from faillog_otel.pipeline.worker_protocol import Forward, Waits, Ready, encode, read_order
+
+signal_name, mark, descriptor = sys.argv[1:]
+try:
+    os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
+except FileExistsError:
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "faillog_otel.app.worker_process", descriptor])
+end = socket.socket(fileno=int(descriptor))
+channel = Channel(end)
+channel.send(encode(Ready()))
+while not isinstance(read_order(channel.receive()[0]), Forward):
+    pass
+ours, theirs = socket.socketpair()
+Channel(ours).send(encode(Waits("never said", 1.0)))
+end.sendall(theirs.recv(1000)[:-5])
+os.kill(os.getpid(), getattr(signal, signal_name))
+""",
+]
+"""The first worker receives a part, sends most of a message, and gets a signal; the others are real ones."""
+
+
+def test_a_worker_that_dies_in_the_middle_of_a_message_is_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "events"
+    path.write_bytes(lines(*[error(messageId=f"m{n}") for n in range(100)]))
+    with Receiver() as receiver:
+        command = [*BREAKS_OFF, "SIGKILL", str(tmp_path / "mark")]
+        done = worked([path], receiver.http_endpoint, tmp_path, workers=1, size=10**6, command=command)
+        assert (done.problems, done.counts.records, done.counts.exported) == ([], 100, 100)
+        assert len(receiver.logs()) == 100
+    assert caplog.messages == ["a worker died (signal 9) over events: another one goes on with it"]
+
+
+def test_a_worker_that_is_stopped_in_the_middle_of_a_message_holds_up_no_other(tmp_path: Path) -> None:
+    """The others go on, and a signal ends the run: a worker that does not answer is killed."""
+    paths = [tmp_path / name for name in "abc"]
+    for path in paths:
+        path.write_bytes(lines(*[error(messageId=f"{path.name}{n}") for n in range(30)]))
+    size = paths[0].stat().st_size
+    bytes_done = 0
+
+    def progress(accounted: Accounted) -> None:
+        nonlocal bytes_done
+        bytes_done += accounted.delivered
+
+    with Receiver() as receiver:
+        done = worked(
+            paths,
+            receiver.http_endpoint,
+            tmp_path,
+            workers=2,
+            size=size,
+            is_stopping=lambda: bytes_done == 2 * size,
+            progress=progress,
+            command=[*BREAKS_OFF, "SIGSTOP", str(tmp_path / "mark")],
+            monotonic=lambda: 20 * time.monotonic(),
+        )
+        assert (done.counts.records, done.counts.exported) == (60, 60)
+        assert len(receiver.logs()) == 60
+        assert sorted(done.stopped_at.values(), key=str) == [0, None, None]
+
+
+@contextmanager
+def started_worker(endpoint: str, stderr: Path) -> Iterator[tuple["subprocess.Popen[bytes]", socket.socket]]:
+    """A worker of this process that has its first order, and this end of its channel."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs, stderr.open("wb") as file:
+            descriptor = theirs.fileno()
+            process = subprocess.Popen([*COMMAND, str(descriptor)], pass_fds=[descriptor], stderr=file)
+        delivery = DeliveryConfig(targets=targets(endpoint, "http/protobuf"), wait_seconds=0)
+        config = RunConfig(mapping=MappingConfig(), delivery=delivery, quarantine="", pending="")
+        with process:
+            try:
+                Channel(ours).send(encode(Start(config, 0)))
+                yield process, ours
+            finally:
+                process.kill()
+
+
+def reports(channel: Channel) -> Iterator[Report]:
+    """What a worker reports."""
+    while True:
+        select.select([channel], [], [])
+        yield from map(read_report, channel.receive_available())
+
+
+def test_large_orders_and_large_reports_pass_each_other(tmp_path: Path) -> None:
+    """Each is many times what a socket holds, and none is received before all orders are sent."""
+    path = tmp_path / "events"
+    path.write_bytes(b"{ broken\n")
+    name = "n" * 2**20
+    with (
+        Receiver() as receiver,
+        path.open("rb") as file,
+        started_worker(receiver.http_endpoint, tmp_path / "stderr") as (process, ours),
+    ):
+        channel = Channel(ours)
+        for part in range(5):
+            piece = Piece(name, 0, path.stat().st_size)
+            channel.send(encode(Forward(part, [piece])), [file.fileno()])
+            channel.send(encode(Drain()))
+        found: list[Written] = []
+        for report in reports(channel):
+            if isinstance(report, Written):
+                found.append(report)
+                if sum(each.is_last for each in found) == 5:
+                    break
+        entries = [kept.entry for each in found for kept in each.kept]
+        assert len(entries) == 5
+        assert all(len(entry) > 2**20 for entry in entries)
+        channel.close()
+        assert process.wait() == 0
+
+
+def test_a_worker_ends_with_a_run_that_dies_in_the_middle_of_an_order(tmp_path: Path) -> None:
+    """Also if the run had not read all reports: then the connection is reset."""
+    with (
+        Receiver() as receiver,
+        started_worker(receiver.http_endpoint, tmp_path / "stderr") as (process, ours),
+    ):
+        select.select([ours], [], [])
+        here, there = socket.socketpair()
+        with here, there:
+            Channel(here).send(encode(Forward(0, [Piece("events", 0, 10)])))
+            ours.sendall(there.recv(1000)[:-5])
+        ours.close()
+        assert process.wait() == 0
+    assert tmp_path.joinpath("stderr").read_bytes() == b""
