@@ -3,28 +3,42 @@ PYTHON ?= python3
 BIN := .venv/bin
 FUZZ_RUNS ?= 200000
 FUZZ_EXAMPLES ?= 20000
+COVERAGE_TESTS ?= tests/unit tests/property tests/integration
 SOURCES := $(shell find src -type f -not -name '*.pyc')
 
-.PHONY: demo test lint format docs requirements collector backends e2e-backends e2e-backends-quick screenshot \
-  bench bench-quick memory fuzz redaction-figures crashes campaign slow clean
+.PHONY: demo help test lint format docs requirements collector backends e2e-backends e2e-backends-quick screenshot \
+  matrix coverage bench bench-quick memory fuzz redaction-figures crashes campaign slow clean
 
-demo: .venv/installed ## Poll a simulated Segment for a day, and show what arrived
+demo: .venv/package ## Poll a simulated Segment for a day, and show what arrived
 	@$(BIN)/faillog-otel demo
+	@echo; echo 'The program is in .venv/bin:  export PATH="$$PWD/.venv/bin:$$PATH"'
+
+help: ## List the targets
+	@sed -n 's/^\([a-z][a-z0-9%-]*\):.*## /\1\t/p' Makefile | expand -t 22
 
 test: .venv/installed collector ## Run all tests, in two processes; PYTEST_ARGS="-n 0" runs them in one
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
+matrix: .venv/installed ## Run the tests on each Python from 3.11 on that is installed; MATRIX_ARGS="-s tests-3.13 -- tests/unit"
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nox $(MATRIX_ARGS)
+
+coverage: .venv/installed ## What the unit, property and integration tests cover; COVERAGE_TESTS="tests" measures all
+	@rm -rf build/coverage && mkdir -p build/coverage
+	$(BIN)/python -m coverage run -m pytest -n 2 --dist loadfile $(COVERAGE_TESTS) $(PYTEST_ARGS)
+	$(BIN)/python -m coverage combine -q
+	$(BIN)/python -m coverage report
+
 lint: .venv/installed ## Formatter, linters, type checker
-	$(BIN)/ruff format --check src tests docker
-	$(BIN)/ruff check src tests docker
+	$(BIN)/ruff format --check src tests docker noxfile.py
+	$(BIN)/ruff check src tests docker noxfile.py
 	$(BIN)/mypy
 	$(BIN)/hadolint docker/Dockerfile
 	$(BIN)/kubernetes-validate --strict --quiet docker/kubernetes.yaml
 	PYTHONPATH=tests $(BIN)/python -m manifests.check -compose docker/compose.yaml -kubernetes docker/kubernetes.yaml
 
 format: .venv/installed ## Let ruff format and mend
-	$(BIN)/ruff format src tests docker
-	$(BIN)/ruff check --fix src tests docker
+	$(BIN)/ruff format src tests docker noxfile.py
+	$(BIN)/ruff check --fix src tests docker noxfile.py
 
 collector: .venv/installed ## Build the OpenTelemetry Collector that the tests use (cached in ~/.cache)
 	@PYTHONPATH=tests $(BIN)/python -m collector.build || [ -z "$$CI" ]
@@ -99,11 +113,20 @@ clean:
 	rm -rf .venv
 
 .venv/uv: requirements/uv.txt
+	@echo "Setting up .venv: an environment and uv, which installs into it ..." >&2
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/uv.txt
 	@touch $@
 
-.venv/dependencies: .venv/uv requirements/dev.txt
+# What running needs, and what builds the wheel.
+.venv/run: .venv/uv requirements/run.txt requirements/build.txt
+	@echo "Setting up .venv: the packages that faillog-otel needs ..." >&2
+	@$(BIN)/uv pip install -q --require-hashes -r requirements/run.txt -r requirements/build.txt
+	@touch $@
+
+# What tests, linters and benchmarks need besides.
+.venv/dependencies: .venv/run requirements/dev.txt
+	@echo "Setting up .venv: the tools for tests and linting ..." >&2
 	@$(BIN)/uv pip install -q --require-hashes -r requirements/dev.txt
 	@touch $@
 
@@ -120,6 +143,10 @@ clean:
 	@touch $@
 
 # The package is installed as the wheel that users get, so that the tests test that.
-.venv/installed: .venv/dependencies pyproject.toml README.md LICENSE $(SOURCES)
+.venv/package: .venv/run pyproject.toml README.md LICENSE $(SOURCES)
+	@echo "Setting up .venv: faillog-otel ..." >&2
 	@$(BIN)/uv pip install -q --no-deps --no-build-isolation --reinstall-package faillog-otel .
+	@touch $@
+
+.venv/installed: .venv/dependencies .venv/package
 	@touch $@

@@ -39,6 +39,10 @@ def test_the_demo_polls_through_trouble_and_shows_traces_status_and_audit(tmp_pa
     )
     assert told in shown
     assert "all holds" in shown
+    trees = len(re.findall(r"^\w.*  trace [0-9a-f]{32}$", shown, re.MULTILINE))
+    assert f"3 runs read {records} records." in shown
+    assert re.search(rf"{exported} were sent as .*\n{quarantined} are in quarantine", shown)
+    assert f"The records make {trees} trees" in shown
     assert list(tmp_path.iterdir()) == []
 
 
@@ -46,6 +50,17 @@ def test_the_demo_shows_some_traces(tmp_path: Path) -> None:
     shown = run_program("demo", cwd=tmp_path).stdout.decode()
     assert shown.count("\nmessage ") == 3
     assert "more traces (--all shows them)" in shown
+
+
+def test_the_demo_begins_with_what_it_does_and_ends_with_commands_to_try(tmp_path: Path) -> None:
+    shown = run_program("demo", cwd=tmp_path).stdout.decode()
+    assert shown.startswith("This demo polls a simulated Segment")
+    next_steps = shown.split("— what to do next\n")[1].splitlines()
+    commands = [re.split(r"  +", step)[0].split()[1:] for step in next_steps]
+    for name, *args in commands:
+        options = {name for option in cli.commands[name].params for name in option.opts}
+        assert {arg for arg in args if arg.startswith("--")} <= options
+    assert len(commands) == 4
 
 
 def test_ids_prints_one_json_object(tmp_path: Path) -> None:

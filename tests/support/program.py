@@ -27,8 +27,9 @@ class Done(Struct, frozen=True):
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The environment of a started program: nothing of the test's own but the search path."""
-    return {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "XDG_STATE_HOME": "/dev/null", **more}
+    """The environment of a started program: nothing of the test's own but the search path (and coverage)."""
+    measured = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+    return {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "XDG_STATE_HOME": "/dev/null", **measured, **more}
 
 
 def run_program(*args: str | Path, cwd: Path, stdin: bytes = b"", timeout: float = 100, **env: str) -> Done:

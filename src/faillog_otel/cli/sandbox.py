@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from faillog_otel.app.summary import RunResult
     from faillog_otel.config import RunConfig
     from faillog_otel.sandbox.config import SimulatedClock, SimulatorConfig
     from faillog_otel.sandbox.server import Simulator
-
-
-# -- demo ----------------------------------------------------------------------------------------------------
-#
-# `faillog-otel demo`: everything on this machine, nothing to configure.
 
 
 START_NS = 1_746_669_600 * 1_000_000_000
@@ -23,6 +21,18 @@ START_NS = 1_746_669_600 * 1_000_000_000
 HOURS_LATER = (0, 4, 20)
 """When the demo polls: so many hours after it polled before. The readings of an hour come 2, 6 and 26 hours
 after its end."""
+
+
+INTRODUCTION = """\
+This demo polls a simulated Segment three times within a simulated day, and forwards what it finds to a
+collector in this process. Nothing leaves this machine. The warnings are part of the demo.
+"""
+NEXT_STEPS = """\
+faillog-otel demo --all                                  shows every trace
+faillog-otel run FILE --protocol console                 shows failure logs of your own like this
+faillog-otel run FILE --endpoint http://localhost:4318   forwards them to a collector
+faillog-otel doctor                                      checks your setup before you poll Segment
+"""
 
 
 @click.command(short_help="Try it: a simulated Segment, polled, forwarded and shown as trees.")
@@ -36,6 +46,7 @@ def demo(ctx: click.Context, /, show_all: bool) -> None:  # noqa: FBT001  # clic
     hour goes on growing after it was read; some lines in it are broken. Then come the traces, `status` and
     `audit`.
     """
+    click.echo(INTRODUCTION)
     import tempfile
     from pathlib import Path
 
@@ -59,11 +70,13 @@ def demo(ctx: click.Context, /, show_all: bool) -> None:  # noqa: FBT001  # clic
         logging.getLogger("faillog_otel.sandbox").setLevel(logging.WARNING)  # one side is enough
         start_logging(verbosity=1, log_format="text", stream=sys.stdout)
         codes = set()
+        results = []
         for hours in HOURS_LATER:
             segment.clock.forward(hours * 3600)
             click.secho(f"— it is {time_text(segment.clock.now_ns())}: run --once", bold=True)
             result = poll(config, once=True, clock=segment.clock)
             codes.add(result.exit_code)
+            results.append(result)
             click.echo(summary_text(result.summary()) + "\n")
             if is_output_closed():
                 ctx.exit(CLOSED_PIPE)
@@ -80,7 +93,25 @@ def demo(ctx: click.Context, /, show_all: bool) -> None:  # noqa: FBT001  # clic
         click.secho("— audit", bold=True)
         codes.add(show_audit(config))
         click.echo()
+        click.secho("— what you saw", bold=True)
+        click.echo(_overview(results, len(trees)))
+    click.secho("— what to do next", bold=True)
+    click.echo(NEXT_STEPS, nl=False)
     ctx.exit(max(codes - {Exit.QUARANTINED}))  # the broken lines are meant to be
+
+
+def _overview(results: "Sequence[RunResult]", trees: int) -> str:
+    """The results of all runs, in sentences."""
+    counts = [result.counts for result in results]
+    records, exported = (sum(getattr(each, name) for each in counts) for name in ("records", "exported"))
+    quarantined = sum(each.quarantined for each in counts)
+    logs, spans = (sum(getattr(result.sent, signal) for result in results) for signal in ("logs", "traces"))
+    return f"""\
+{len(results)} runs read {records} records. {exported} were sent as {logs} log records and {spans} spans.
+{quarantined} are in quarantine, because their lines are truncated.
+The records make {trees} trees: a message, its delivery attempts, and the exchanges that they link to.
+The quota (429), a download that broke off and a busy collector (503) caused retries.
+"""
 
 
 def _segment() -> "Simulator":
@@ -117,9 +148,6 @@ def _demo_config(segment: "Simulator", endpoint: str, state: str) -> "RunConfig"
         run=RunSettings(state_dir=state),
     )
     return resolve([settings])
-
-
-# -- simulate ------------------------------------------------------------------------------------------------
 
 
 _T = TypeVar("_T")
