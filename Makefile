@@ -5,9 +5,12 @@ FUZZ_RUNS ?= 200000
 FUZZ_EXAMPLES ?= 20000
 COVERAGE_TESTS ?= tests/unit tests/property tests/integration
 SOURCES := $(shell find src -type f -not -name '*.pyc')
+# Three processes for two cores, because tests wait for a third of their time.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadgroup
 
-.PHONY: demo help test lint format docs requirements collector backends e2e-backends e2e-backends-quick screenshot \
-  matrix coverage bench bench-quick memory fuzz redaction-figures crashes campaign slow clean
+.PHONY: demo help test test-slow test-all lint format docs requirements collector backends e2e-backends \
+  e2e-backends-quick screenshot matrix coverage bench bench-quick memory fuzz redaction-figures crashes campaign \
+  slow clean
 
 demo: .venv/package ## Poll a simulated Segment for a day, and show what arrived
 	@$(BIN)/faillog-otel demo
@@ -16,8 +19,20 @@ demo: .venv/package ## Poll a simulated Segment for a day, and show what arrived
 help: ## List the targets
 	@sed -n 's/^\([a-z][a-z0-9%-]*\):.*## /\1\t/p' Makefile | expand -t 22
 
-test: .venv/installed collector ## Run all tests, in two processes; PYTEST_ARGS="-n 0" runs them in one
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+# Two tiers of tests; PYTEST_ARGS="-n 0" runs them in one process.
+#   fast: unit, property, integration and contract tests, and the main path of each feature end to end, with a
+#         real Collector: at most four minutes on two cores.
+#   slow: what is marked so (tests/support/tiers.py): kills and power loss, mixed faults, memory, the image,
+#         benchmarks, other machines (mounts, users, networks), and the rest of each sweep of parameters whose
+#         main cases are fast.
+test: .venv/installed collector ## Run the fast tier of the tests
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+test-slow: .venv/installed collector ## Run the slow tier
+	$(PYTEST) -m slow $(PYTEST_ARGS)
+
+test-all: .venv/installed collector ## Run all tests
+	$(PYTEST) $(PYTEST_ARGS)
 
 matrix: .venv/installed ## Run the tests on each Python from 3.11 on that is installed; MATRIX_ARGS="-s tests-3.13 -- tests/unit"
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nox $(MATRIX_ARGS)

@@ -11,13 +11,23 @@ from support.building import CannotBuild, required
 from support.collector import Collector
 from support.node import install_packages
 from support.peer import identity_for_tls
+from support.program import end_leftovers
 
 from faillog_otel.ledger.ledger import Ledger
 from faillog_otel.ledger.state_dir import StateFolder
 from faillog_otel.sandbox.collector import Receiver
 
-hypothesis.settings.register_profile("here", deadline=None)  # timings are never asserted
+hypothesis.settings.register_profile(  # timings are never asserted
+    "here", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("here")
+
+
+@pytest.fixture(autouse=True)
+def _no_program_outlives_its_test() -> Iterator[None]:
+    """A program that a failed test leaves behind, and its open pipes, would be errors of other tests."""
+    yield
+    end_leftovers()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 from crashes.launcher import Launcher
 from crashes.scene import Scene
 from crashes.tripwire import Call
+from support.tiers import slow
 
 import faillog_otel
 from campaign.bit_flips import damage
@@ -121,6 +122,7 @@ def test_an_overwritten_sector_is_the_old_or_the_new_one(recording: Recording, t
     assert found == {TWO_SECTORS, b"c" * SECTOR + b"b" * SECTOR}
 
 
+@slow
 def test_a_program_that_does_not_sync_is_caught(tmp_path: Path) -> None:
     """With `synchronous = OFF` a ledger does not outlive power loss."""
     package = tmp_path / "build" / "faillog_otel"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.building import CannotBuild
+from support.tiers import slow
 
 import faillog_otel
 from crashes.checker import problems
@@ -46,6 +47,7 @@ def checked(scene: Scene) -> list[str]:
     return problems(scene.folder)
 
 
+@slow
 def test_nothing_is_lost_invented_or_changed_by_kills_and_faults(launcher: Launcher, tmp_path: Path) -> None:
     """`make crashes` goes on until each phase was met."""
     found = one_round(tmp_path, launcher, 3, journal="", wanted=Counter(), kills=25)
@@ -66,6 +68,7 @@ def test_a_collector_that_was_away_gets_everything_when_it_is_back(tmp_path: Pat
         assert checked(scene) == []
 
 
+@slow
 def test_while_the_collector_is_away_for_three_days_memory_stays_flat(tmp_path: Path) -> None:
     """Hours go on being listed and downloaded, and wait on the disk."""
     with Scene(tmp_path, hours=72, messages=20, faults={}) as scene:
@@ -154,6 +157,7 @@ def broken_build(folder: Path, where: str, right: str, wrong: str) -> Path:
     return package.parent
 
 
+@slow
 @pytest.mark.parametrize("name", BROKEN_BUILDS)
 def test_the_checker_catches_a_broken_build(name: str, tmp_path: Path) -> None:
     package = broken_build(tmp_path, *BROKEN_BUILDS[name])
@@ -177,6 +181,7 @@ READS_WRONGLY: dict[str, tuple[str, str, str]] = {
 """By the first word of what the checker says."""
 
 
+@slow
 @pytest.mark.parametrize("name", READS_WRONGLY)
 def test_the_checker_catches_a_build_that_reads_a_dialect_wrongly(name: str, tmp_path: Path) -> None:
     package = broken_build(tmp_path, *READS_WRONGLY[name])
@@ -186,6 +191,7 @@ def test_the_checker_catches_a_build_that_reads_a_dialect_wrongly(name: str, tmp
         assert any(problem.startswith(name.partition(":")[0]) for problem in checked(scene))
 
 
+@slow
 @pytest.mark.parametrize("step", range(len(STEPS)), ids=STEPS)
 @pytest.mark.parametrize("journal", ["delete", "wal"])
 def test_a_kill_at_a_call_loses_nothing(
@@ -201,6 +207,7 @@ def test_a_kill_at_a_call_loses_nothing(
             assert label
 
 
+@slow
 def test_the_tripwire_sees_every_call_that_strace_sees(tmp_path: Path) -> None:
     """On files and folders of the state folder; else kills would leave some out."""
     if shutil.which("strace") is None:

@@ -17,9 +17,11 @@ from benchmarks.counting_sink import Counts, Sink, build_sink
 from benchmarks.in_process import ready_request
 from benchmarks.make_file import Made, make_mix
 from support.building import CannotBuild
+from support.tiers import slow
 
 from faillog_otel.otlp.grpc import GRPC_METHODS
 
+pytestmark = slow
 ROOT = Path(__file__).parents[2]
 COLLECTORS = {"collector", "collector-tuned", "collector-gzip", "collector-tuned-gzip"}
 EVERYONE = {*COLLECTORS, "1-worker", "1-worker-grpc", "1-worker-gzip", "sdk", "sdk-whole"}

@@ -13,6 +13,7 @@ import pytest
 from support.events import error, lines
 from support.polled import COLLECTION, Polled, simulated
 from support.program import PROGRAM, environment, run_program
+from support.tiers import slow_case, swept
 
 from faillog_otel.sandbox.collector import Receiver
 
@@ -71,7 +72,7 @@ def commands(polled: Polled, text: str, file: str) -> list[list[str]]:
     ]
 
 
-@pytest.mark.parametrize("charset", CHARSETS)
+@pytest.mark.parametrize("charset", swept(CHARSETS, ["latin-1"]))
 def test_a_charset_that_lacks_characters_is_no_error_and_no_garbage(polled: Polled, charset: str) -> None:
     encoding = "latin-1" if charset == "latin-1" else "ascii"
     for command in commands(polled, NAME, NAME):
@@ -89,7 +90,7 @@ def test_a_charset_that_lacks_characters_is_no_error_and_no_garbage(polled: Poll
         assert not done.stdout.startswith(b"{") or json.loads(done.stdout.splitlines()[0])
 
 
-@pytest.mark.parametrize("charset", CHARSETS)
+@pytest.mark.parametrize("charset", swept(CHARSETS, ["latin-1"]))
 def test_the_trees_of_the_demo_are_ascii_art(tmp_path: Path, charset: str) -> None:
     env = environment(**CHARSETS[charset])
     done = subprocess.run([PROGRAM, "demo"], cwd=tmp_path, env=env, capture_output=True, check=False)
@@ -133,12 +134,12 @@ def on_a_terminal(command: list[str], folder: Path, **env: str) -> bytes:
     ("env", "is_coloured"),
     [
         ({"TERM": "xterm"}, True),
-        ({"TERM": "xterm", "NO_COLOR": ""}, True),
+        slow_case({"TERM": "xterm", "NO_COLOR": ""}, True),
         ({"TERM": "xterm", "NO_COLOR": "1"}, False),
-        ({"TERM": "xterm", "NO_COLOR": "1", "FORCE_COLOR": "1"}, False),
+        slow_case({"TERM": "xterm", "NO_COLOR": "1", "FORCE_COLOR": "1"}, False),
         ({"TERM": "dumb"}, False),
-        ({"TERM": "dumb", "FORCE_COLOR": "1"}, False),
-        ({}, True),
+        slow_case({"TERM": "dumb", "FORCE_COLOR": "1"}, False),
+        slow_case({}, True),
     ],
 )
 def test_colours_are_for_terminals_that_take_them(

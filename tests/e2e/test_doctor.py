@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from support.polled import AWAY, COLLECTION, to_version_2
 from support.program import PROGRAM, environment, run_program
+from support.tiers import slow_case
 
 from faillog_otel.ledger.ledger import Ledger
 from faillog_otel.ledger.state_dir import StateFolder
@@ -217,19 +218,21 @@ def test_a_collection_that_segment_refused_fails_until_it_was_read(
     ("more", "check"),
     [
         ({"FAILLOG_COLLECTIONS": "YOUR_COLLECTION_ID"}, "config"),
-        ({"FAILLOG_COLLECTIONS": "shop-mixpanel,shop-mixpanel"}, "config"),
-        ({"FAILLOG_COLLECTIONS": "shop mixpanel"}, "config"),
+        slow_case({"FAILLOG_COLLECTIONS": "shop-mixpanel,shop-mixpanel"}, "config"),
+        slow_case({"FAILLOG_COLLECTIONS": "shop mixpanel"}, "config"),
         ({"OTEL_EXPORTER_OTLP_HEADERS": "api-key"}, "config"),
         ({"FAILLOG_SINCE": "-1h", "FAILLOG_UNTIL": "-2h"}, "window"),
         ({"SEGMENT_TOKEN": "", "SEGMENT_TOKEN_FILE": "."}, "token"),
-        ({"FAILLOG_PROTOCOL": "file", "FAILLOG_OUTPUT": "."}, "collector"),
+        slow_case({"FAILLOG_PROTOCOL": "file", "FAILLOG_OUTPUT": "."}, "collector"),
         ({"FAILLOG_PROTOCOL": "file", "FAILLOG_OUTPUT": "missing/out"}, "collector"),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "https://h", "OTEL_EXPORTER_OTLP_CERTIFICATE": "."}, "collector"),
-        (
+        slow_case(
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "https://h", "OTEL_EXPORTER_OTLP_CERTIFICATE": "."}, "collector"
+        ),
+        slow_case(
             {"FAILLOG_SELF_OTLP_ENDPOINT": "https://h", "FAILLOG_SELF_OTLP_CERTIFICATE": "."},
             "own metrics",
         ),
-        ({"FAILLOG_HEALTH_FILE": "."}, "health check"),
+        slow_case({"FAILLOG_HEALTH_FILE": "."}, "health check"),
         ({"FAILLOG_HEALTH_ADDR": "192.0.2.1:80"}, "health check"),
     ],
 )

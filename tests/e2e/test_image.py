@@ -15,11 +15,15 @@ from support.collector import ROOT, Collector, attributes_of
 from support.dockerfile import ignores
 from support.image import Image, Pod, build, pod, why_not
 from support.server import Server
+from support.tiers import slow
 
 from faillog_otel import __version__
 
 NOBODY = 65532
-pytestmark = pytest.mark.timeout(300)  # the first test builds the image, from packages of the network
+pytestmark = [
+    pytest.mark.timeout(300),  # the first test builds the image, from packages of the network
+    pytest.mark.xdist_group("image"),  # one process builds it
+]
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +53,7 @@ def run(command: list[str], *, timeout: float = 60) -> "subprocess.CompletedProc
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
 
 
+@slow
 def test_what_compose_starts_works_as_nobody_and_writes_nothing_but_its_volume(
     inside: Pod, collector_program: Path, tmp_path: Path
 ) -> None:
@@ -83,6 +88,7 @@ def test_what_compose_starts_works_as_nobody_and_writes_nothing_but_its_volume(
     is_private(volume)
 
 
+@slow
 def test_a_disk_that_kubernetes_gives_to_the_group_will_do(inside: Pod, tmp_path: Path) -> None:
     """By fsGroup: it belongs to root. And its own settings; that nobody answers is no reason to die."""
     manifest = yaml.safe_load_all((ROOT / "docker" / "kubernetes.yaml").read_text("utf-8"))
@@ -115,6 +121,7 @@ def is_private(volume: Path) -> None:
     assert {path.stat().st_mode & 0o077 for path in found} == {0}
 
 
+@slow
 def test_the_user_of_the_image_has_no_rights_and_one_place_to_write(inside: Pod, tmp_path: Path) -> None:
     """Also holds the tests to their word: this is how the containers above were run."""
     look = "cat /proc/self/status /proc/self/mountinfo; touch /opt/x /tmp/x /x; python -m pip"
@@ -137,6 +144,7 @@ def test_the_user_of_the_image_has_no_rights_and_one_place_to_write(inside: Pod,
     assert "No module named pip" in done.stderr
 
 
+@slow
 def test_the_image_says_what_it_is_and_holds_what_it_needs(inside: Pod, tmp_path: Path) -> None:
     image = inside.image
     assert image.user == f"{NOBODY}:{NOBODY}"  # Kubernetes can tell only of a number that it is not root
@@ -152,6 +160,7 @@ def test_the_image_says_what_it_is_and_holds_what_it_needs(inside: Pod, tmp_path
     assert (done.returncode, __version__ in done.stdout) == (0, True)
 
 
+@slow
 def test_whoever_has_no_home_is_told_what_is_missing(inside: Pod, tmp_path: Path) -> None:
     """The user is a number without a line in /etc/passwd."""
     done = run(inside.container(inside.volume(tmp_path / "volume"), ["run"], FAILLOG_STATE_DIR=""))

@@ -14,6 +14,7 @@ from campaign.full_disk import small_disk
 from support.events import attempt, error, exchange, lines
 from support.polled import AWAY, COLLECTION, simulated
 from support.program import Done, run_program, start_program
+from support.tiers import slow, slow_case
 
 from faillog_otel.clock import HOUR_NS, hour_of, time_text
 from faillog_otel.sandbox.collector import Receiver, Reply
@@ -104,10 +105,19 @@ def test_what_is_not_understood_is_not_called_judged(receiver: Receiver, tmp_pat
 @pytest.mark.parametrize(
     ("event", "condition", "code"),
     [
-        *((attempt(outcome=each), "failure", 1) for each in ("FAILURE", "error", "retry", 5, True)),
-        *((attempt(outcome=each), "failure", 0) for each in ("success", "Success", None)),
-        *((error(discarded=each), "discarded", 1) for each in ("true", 1, "yes")),
-        *((error(discarded=each), "discarded", 0) for each in (False, "false", 0, None)),
+        (attempt(outcome="error"), "failure", 1),
+        (attempt(outcome="Success"), "failure", 0),
+        (error(discarded="yes"), "discarded", 1),
+        (error(discarded="false"), "discarded", 0),
+        *(
+            slow_case(event, condition, code)
+            for event, condition, code in (
+                *((attempt(outcome=each), "failure", 1) for each in ("FAILURE", "retry", 5, True)),
+                *((attempt(outcome=each), "failure", 0) for each in ("success", None)),
+                *((error(discarded=each), "discarded", 1) for each in ("true", 1)),
+                *((error(discarded=each), "discarded", 0) for each in (False, 0, None)),
+            )
+        ),
     ],
 )
 def test_a_value_that_the_page_does_not_name_is_no_good_one(
@@ -230,6 +240,7 @@ def held(path: Path, begin: str, seconds: float) -> threading.Timer:
     return timer
 
 
+@slow
 def test_once_waits_for_a_backup_that_holds_the_ledger(tmp_path: Path, receiver: Receiver) -> None:
     with simulated(tmp_path) as polled:
         assert polled.run(AWAY, "--wait", "0s").code == 4
@@ -252,6 +263,7 @@ def test_once_ends_with_5_if_the_ledger_stays_held(tmp_path: Path, receiver: Rec
     assert "again later" in done.stderr
 
 
+@slow
 def test_once_ends_with_5_if_the_ledger_is_held_while_it_lists(tmp_path: Path, receiver: Receiver) -> None:
     with simulated(tmp_path) as polled:
         locked: list[threading.Timer] = []
@@ -270,19 +282,19 @@ def test_once_ends_with_5_if_the_ledger_is_held_while_it_lists(tmp_path: Path, r
         assert polled.look("audit")[0].code == 0
 
 
+@slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
 def test_once_ends_with_5_if_the_disk_is_full(tmp_path: Path, receiver: Receiver) -> None:
     with simulated(tmp_path) as polled, small_disk(tmp_path / "disk") as disk:
         state = ("--state-dir", str(disk / "state"))
-        read = ("--until", "-9h", "--wait", "1s", *state)
-        assert polled.run(receiver.http_endpoint, *read).code in (0, 3)
+        assert polled.run(receiver.http_endpoint, "--until", "-9h", *state).code in (0, 3)
         (disk / "state" / "ballast").unlink()
         with (disk / "filler").open("wb") as filler, suppress(OSError):
             os.posix_fallocate(filler.fileno(), 0, shutil.disk_usage(disk).free - (1 << 20))
         done = polled.run(receiver.http_endpoint, "--wait", "1s", *state)
         asked = len(polled.segment.requests())
         (disk / "filler").unlink()
-        again = polled.run(receiver.http_endpoint, "--wait", "1s", *state)
+        again = polled.run(receiver.http_endpoint, *state)
     assert (done.code, "the disk is full; make room, then run again" in done.stderr) == (5, True)
     assert done.summary["hours"]["due"] > 0
     assert again.code == 3

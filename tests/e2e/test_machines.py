@@ -18,6 +18,7 @@ from support.building import Workshop, build
 from support.events import error, lines
 from support.polled import AWAY, Polled
 from support.program import PROGRAM, Done, environment, run_program
+from support.tiers import slow
 from support.working import children
 
 from faillog_otel.cli import BUG
@@ -25,6 +26,8 @@ from faillog_otel.ledger.state_dir import BALLAST_BYTES, Holder, StateFolder
 from faillog_otel.sandbox.collector import Receiver
 from faillog_otel.sandbox.config import QuotaConfig, SimulatedClock, SimulatorConfig, WorldConfig
 from faillog_otel.sandbox.server import Simulator
+
+pytestmark = slow
 
 SUPPORT = Path(__file__).parents[1] / "support"
 MACOS: dict[str, Any] = {"PYTHONPATH": str(SUPPORT / "elsewhere")}

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 from support.program import run_measured
+from support.tiers import slow
 
 from faillog_otel.sandbox.collector import Receiver
 from faillog_otel.sandbox.generator import failure_events
 
+pytestmark = slow
 MIB = 1024 * 1024
 
 

@@ -13,10 +13,13 @@ import pytest
 from support.delivering import endpoint_of
 from support.events import error
 from support.program import run_program
+from support.tiers import slow
 
 from faillog_otel.config import Signal
 from faillog_otel.sandbox.collector import Received, Receiver, Reply, records_of
 from faillog_otel.sandbox.generator import failure_events
+
+pytestmark = slow
 
 HTTP = [
     Reply(429),

@@ -15,6 +15,7 @@ from support.peer import identity_for_tls
 from support.program import run_program, start_program
 from support.relay import HttpProxy, Relay
 from support.server import unused_port
+from support.tiers import swept
 
 from faillog_otel.sandbox.collector import Identity, Receiver
 from faillog_otel.sandbox.generator import failure_events
@@ -89,10 +90,10 @@ def test_the_authorities_of_the_environment_are_trusted(
     events: Path, authority: Authority, protocol: str
 ) -> None:
     with Receiver(identity=authority.identity("127.0.0.1")) as receiver:
-        options = ("--endpoint", endpoint(receiver, protocol), "--protocol", protocol, "--wait", "1s")
+        options = ("--endpoint", endpoint(receiver, protocol), "--protocol", protocol)
         done = run_program("run", events, *options, cwd=events.parent, SSL_CERT_FILE=authority.file)
         assert done.code == 0, done.stderr
-        done = run_program("run", events, *options, cwd=events.parent)
+        done = run_program("run", events, *options, "--wait", "1s", cwd=events.parent)
         assert (done.code, "its certificate is not trusted" in done.stderr) == (4, True), done.stderr
 
 
@@ -150,7 +151,7 @@ def proxy_tls(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[ssl.SSLCo
     indirect=["proxy_tls"],
 )  # gRPC knows proxies without TLS only: the next test
 @pytest.mark.parametrize("scheme", ["http", "https"])
-@pytest.mark.parametrize("says", ["environment", "url"])
+@pytest.mark.parametrize("says", swept(["environment", "url"], ["url"]))
 def test_a_proxy_is_used_where_it_is_asked_for(
     events: Path,
     authority: Authority,
@@ -169,7 +170,7 @@ def test_a_proxy_is_used_where_it_is_asked_for(
         environment |= {"SSL_CERT_FILE": trusted} if trusted else {}
         target = endpoint(receiver, protocol, "collector.test")
         done = run_program(
-            *("run", events, "--endpoint", target, "--protocol", protocol, "-vv", "--wait", "2s"),
+            *("run", events, "--endpoint", target, "--protocol", protocol, "-vv"),
             cwd=events.parent,
             FAILLOG_OTLP_PROXY="environment" if says == "environment" else url,
             OTEL_EXPORTER_OTLP_CERTIFICATE=authority.file,
@@ -242,7 +243,7 @@ def test_a_proxy_that_wants_another_password_ends_the_run(events: Path, protocol
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("scheme", swept(["http", "https"], ["https"]))
 def test_a_proxy_that_is_away_is_named(events: Path, protocol: str, scheme: str) -> None:
     url = f"http://127.0.0.1:{unused_port()}"
     done = run_program(
@@ -285,8 +286,8 @@ def test_a_proxys_certificate_may_be_of_the_authority_that_a_setting_names(
     tls, trusted = identity_for_tls(tmp_path / "proxy")
     with Receiver() as receiver, HttpProxy(tls=tls) as proxy:
         url = f"https://127.0.0.1:{proxy.port}"
-        args = ("run", events, "--endpoint", receiver.http_endpoint, "--wait", "1s")
-        done = run_program(*args, cwd=events.parent, FAILLOG_OTLP_PROXY=url)
+        args = ("run", events, "--endpoint", receiver.http_endpoint)
+        done = run_program(*args, "--wait", "1s", cwd=events.parent, FAILLOG_OTLP_PROXY=url)
         assert f"the proxy {url}: its certificate is not trusted" in done.stderr
         settings: dict[str, Any] = {"FAILLOG_OTLP_PROXY": url, "OTEL_EXPORTER_OTLP_CERTIFICATE": trusted}
         done = run_program(*args, cwd=events.parent, **settings)
@@ -359,7 +360,7 @@ def test_the_wrong_port_for_our_own_metrics_is_named(events: Path, protocol: str
 # -- waiting -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", swept(PROTOCOLS, ["http/protobuf"]))
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_stop_ends_all_retries_and_what_is_waited_for_is_said_once(
     tmp_path: Path, protocol: str, workers: str

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from support.clock import WrongClock
 from support.polled import to_version_2
 from support.server import unused_port
+from support.tiers import slow, swept
 
 from faillog_otel.cli import cli
 from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, hour_of, time_text
@@ -33,7 +34,9 @@ EVENT_NAMES = {
     "Destination Exchange Logged": "segment.exchange",
 }
 JUMPS = [sign * hours * HOUR_NS for hours in (1, 24, 40 * 24, 90 * 24) for sign in (1, -1)]
-JUMP = pytest.mark.parametrize("jump_ns", JUMPS, ids=lambda jump_ns: f"{jump_ns // HOUR_NS:+} h")
+JUMP = pytest.mark.parametrize(
+    "jump_ns", swept(JUMPS, [40 * DAY_NS, -DAY_NS]), ids=lambda jump_ns: f"{jump_ns // HOUR_NS:+} h"
+)
 
 
 class Scene:
@@ -191,7 +194,7 @@ def test_hours_that_are_replayed_are_those_of_segments_time(wrong: Scene, jump_n
     end_well(wrong)
 
 
-@pytest.mark.parametrize("look", [*range(12), 15, 20, 30, 40, 50, 60])
+@pytest.mark.parametrize("look", swept([*range(12), 15, 20, 30, 40, 50, 60], [0, 5, 30]))
 @pytest.mark.parametrize("jump_ns", [40 * DAY_NS, -DAY_NS], ids=["+40 d", "-1 d"])
 def test_a_clock_that_is_set_at_any_moment_of_a_run_loses_no_hour(
     wrong: Scene, look: int, jump_ns: int
@@ -207,6 +210,7 @@ def test_a_clock_that_is_set_at_any_moment_of_a_run_loses_no_hour(
     assert looks > look
 
 
+@slow
 @settings(max_examples=12)
 @given(
     st.lists(
@@ -371,7 +375,9 @@ def run_while_segment_is_away(found: Scene, since: str) -> None:
     assert "Segment's time is unknown" in done.stderr
 
 
-@pytest.mark.parametrize("ahead_ns", [0, *JUMPS], ids=lambda ns: f"{ns // HOUR_NS:+} h")
+@pytest.mark.parametrize(
+    "ahead_ns", swept([0, *JUMPS], [0, 40 * DAY_NS, -DAY_NS]), ids=lambda ns: f"{ns // HOUR_NS:+} h"
+)
 def test_what_a_run_wanted_while_segment_was_away_stays_wanted(wrong: Scene, ahead_ns: int) -> None:
     """Hours go by until the next run; what the first one wanted is counted from its own time."""
     wrong.clock.ahead_ns = ahead_ns

@@ -4,7 +4,6 @@ Only the waiting takes no time: the clock is moved.
 """
 
 import socket
-import threading
 import time
 from email.utils import formatdate
 
@@ -17,6 +16,7 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from support.clock import MovedClock
 from support.delivering import Scripted, delivery_to, endpoint_of
+from support.peer import head_of, peer_that
 
 from faillog_otel.config import NetworkProtocol, Secret, Signal
 from faillog_otel.events.kept_record import Rejection
@@ -281,28 +281,18 @@ def test_an_answer_that_does_not_come_in_time_is_asked_again(protocol: NetworkPr
 
 def test_an_answer_that_drips_is_given_up_by_the_timeout_as_a_whole() -> None:
     """Each byte comes in time, all of them never do."""
-    ending = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as server:
 
-        def drip() -> None:
-            connection, _ = server.accept()
-            with connection:
-                connection.recv(65536)
-                connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n")
-                while not ending.wait(0.02):
-                    try:
-                        connection.sendall(b"x")
-                    except OSError:
-                        return
+    def treat(connection: socket.socket) -> None:
+        head_of(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n")
+        peer.drip(connection, b"x")
 
-        thread = threading.Thread(target=drip)
-        thread.start()
-        endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
-        with delivery_to(endpoint, MovedClock(), wait_seconds=0, timeout_seconds=0.3) as delivery:
-            assert send(delivery, LOGS[:1]) == [{"logs": UNTAKEN}]
-            assert "no answer within 0.3 s" in delivery.over
-        ending.set()
-        thread.join()
+    with (
+        peer_that(treat) as peer,
+        delivery_to(peer.origin, MovedClock(), wait_seconds=0, timeout_seconds=0.3) as delivery,
+    ):
+        assert send(delivery, LOGS[:1]) == [{"logs": UNTAKEN}]
+        assert "no answer within 0.3 s" in delivery.over
 
 
 # -- refused -------------------------------------------------------------------------------------------

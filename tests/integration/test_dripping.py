@@ -20,6 +20,7 @@ import httpx
 import pytest
 from support.peer import Peer, head_of, peer_that
 from support.polling import polling, sidecar, simulator
+from support.tiers import swept
 
 from faillog_otel.clock import HOUR_NS
 from faillog_otel.config import DeliveryConfig, NetworkProtocol, Secret, Target
@@ -73,7 +74,7 @@ def dripping(start: bytes, unit: bytes, body: bytes, tls: ssl.SSLContext | None 
         yield peer
 
 
-every_drip = pytest.mark.parametrize("drip", DRIPS)
+every_drip = pytest.mark.parametrize("drip", swept(DRIPS, ["header", "body", "chunks"]))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.quota_run import START_NS, ago, quota_run
+from support.tiers import slow
 
 from faillog_otel.clock import EPOCH_SECONDS, HOUR_NS
 from faillog_otel.sandbox.config import REFUSALS, QuotaConfig, Refusal, Scripted
@@ -52,6 +53,7 @@ def _config(folder: Path) -> str:
     return str(path)
 
 
+@slow
 def test_nothing_readable_is_lost_by_a_dead_object_a_day_and_a_slow_api(tmp_path: Path) -> None:
     """Two days, and two before them; the same over 28 days: `make campaign-slow-quota`."""
     with quota_run(tmp_path, ONE_A_MINUTE, dead=4, faults=TROUBLE | {"download:503": 0.02}) as found:

@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 
 PROGRAM = str(Path(sys.prefix, "bin", "faillog-otel"))
+_started: "list[subprocess.Popen[bytes]]" = []
 
 
 class Done(Struct, frozen=True):
@@ -48,7 +50,7 @@ def run_program(*args: str | Path, cwd: Path, stdin: bytes = b"", timeout: float
 
 def start_program(*args: str | Path, cwd: Path, **env: str) -> "subprocess.Popen[bytes]":
     """Starts `faillog-otel ARGS` with pipes; the caller ends it."""
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [PROGRAM, *map(str, args)],
         cwd=cwd,
         env=environment(**env),
@@ -56,6 +58,15 @@ def start_program(*args: str | Path, cwd: Path, **env: str) -> "subprocess.Popen
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
+    _started.append(process)
+    return process
+
+
+def end_leftovers() -> None:
+    """Kills the started programs that still run, and closes the pipes of all of them."""
+    while _started:
+        with suppress(BrokenPipeError), _started.pop() as process:
+            process.kill()
 
 
 _MEASURED = (

@@ -11,14 +11,7 @@ from hypothesis import strategies as st
 from support.forms import zstd
 
 from faillog_otel.events.decode import EXCHANGE_MARKS, may_be_exchange
-from faillog_otel.inputs.decompress import (
-    KEPT_BYTES,
-    MAX_RECORD_BYTES,
-    PIECE_BYTES,
-    Blank,
-    Record,
-    unpack,
-)
+from faillog_otel.inputs.decompress import KEPT_BYTES, MAX_RECORD_BYTES, PIECE_BYTES, Blank, Record, unpack
 from faillog_otel.inputs.formats import lines_with, split_lines
 
 CHUNKS = st.lists(st.sampled_from([b"a", b"\n", b"bc", b"\r\n", b" ", b"", b"\n\n"]))
@@ -111,7 +104,7 @@ def test_what_is_not_packed_stays_as_it_is(data: bytes, size: int) -> None:
 
 @pytest.mark.parametrize(
     ("packed", "reason"),
-    [
+    [  # mtime=0: with the time of day in them, two test processes would collect tests of different names
         (gzip.compress(b"one\ntwo\n" * 1000, mtime=0)[:-9], "truncated_gzip"),
         (gzip.compress(b"one\ntwo\n", mtime=0)[:5], "truncated_gzip"),
         (gzip.compress(b"one\n", mtime=0) + b"garbage", "trailing_garbage"),
