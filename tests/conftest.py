@@ -11,7 +11,7 @@ from support.building import CannotBuild, required
 from support.collector import Collector
 from support.node import install_packages
 from support.peer import identity_for_tls
-from support.program import end_leftovers
+from support.program import end_started, started
 
 from faillog_otel.ledger.ledger import Ledger
 from faillog_otel.ledger.state_dir import StateFolder
@@ -25,9 +25,13 @@ hypothesis.settings.load_profile("here")
 
 @pytest.fixture(autouse=True)
 def _no_program_outlives_its_test() -> Iterator[None]:
-    """A program that a failed test leaves behind, and its open pipes, would be errors of other tests."""
+    """A program that a failed test leaves behind, and its open pipes, would be errors of other tests.
+
+    Programs of fixtures that several tests share were started before.
+    """
+    before = started()
     yield
-    end_leftovers()
+    end_started(before)
 
 
 @pytest.fixture

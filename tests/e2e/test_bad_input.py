@@ -377,8 +377,8 @@ def test_a_summary_for_people_says_what_is_wrong_and_where(receiver: Receiver, t
         "warning: events, line 2: invalid_json: the record breaks off before its end: was it cut off?",
         "warning: events, line 4: not_an_object: a record is a JSON object; this is not",
         (
-            "warning: 3 records not understood or not taken (2 invalid_json, 1 not_an_object): "
-            "see faillog-quarantine.jsonl"
+            "warning: 3 records quarantined (2 invalid_json, 1 not_an_object); fix them in"
+            " faillog-quarantine.jsonl, then: faillog-otel replay faillog-quarantine.jsonl"
         ),
     ]
     assert re.search(r"4 records: 1 exported, 3 quarantined", done.stderr)

@@ -62,9 +62,14 @@ def start_program(*args: str | Path, cwd: Path, **env: str) -> "subprocess.Popen
     return process
 
 
-def end_leftovers() -> None:
-    """Kills the started programs that still run, and closes the pipes of all of them."""
-    while _started:
+def started() -> int:
+    """Returns how many programs `start_program` started that were not ended by `end_started`."""
+    return len(_started)
+
+
+def end_started(before: int) -> None:
+    """Kills those of the started programs, but for the first `before`, that run, and closes their pipes."""
+    while len(_started) > before:
         with suppress(BrokenPipeError), _started.pop() as process:
             process.kill()
 

@@ -282,21 +282,22 @@ def _forward_by(
 
 
 def _log_kept(forwarded: _Forwarded, places: Mapping[str, str], not_kept: Counter[str]) -> None:
-    """`places`: `quarantine` and `pending` → the file where records were kept."""
+    """Says what was not delivered, and what to do. `places`: `quarantine`, `pending` → the file of these."""
     counts = forwarded.counts
 
-    def where(kind: str) -> str:
-        kept = [f"see {places[kind]}"] if kind in places else []
+    def remedy(kind: str, before: str) -> str:
+        kept = [f"{before}: faillog-otel replay {places[kind]}"] if kind in places else []
         lost = [f"{not_kept[kind]} of them not kept" if kept else "not kept"] if not_kept[kind] else []
-        return "; ".join(kept + lost) or "they stay in the file that was replayed"
+        return "; ".join(lost + kept) or "they stay in the file that was replayed"
 
     if number := counts.quarantined + counts.rejected:
         reasons = ", ".join(f"{count} {reason}" for reason, count in forwarded.reasons.most_common())
-        what = f"{records(number)} not understood or not taken ({reasons})"
-        _log.warning("%s: %s", what, where("quarantine"))
+        fix = f"fix {'it' if number == 1 else 'them'} in {places.get('quarantine')}, then"
+        _log.warning("%s quarantined (%s); %s", records(number), reasons, remedy("quarantine", fix))
     if counts.pending:
         reason = f" ({forwarded.over})" if forwarded.over else ""
-        _log.error("%s not delivered%s: %s", records(counts.pending), reason, where("pending"))
+        what = f"{records(counts.pending)} not delivered{reason}"
+        _log.error("%s; %s", what, remedy("pending", "when the cause is gone"))
 
 
 def _log_unread(files: Sequence[str], stopped_at: Mapping[str, int | None]) -> None:

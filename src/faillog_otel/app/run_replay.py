@@ -7,7 +7,8 @@ import time
 from contextlib import closing
 from copy import copy
 
-from faillog_otel.app.build import Runtime, segment_api
+from faillog_otel.app.build import Runtime
+from faillog_otel.app.build_polling import segment_api
 from faillog_otel.app.run_sidecar import poll
 from faillog_otel.app.summary import RunResult, log_result, records
 from faillog_otel.clock import HOUR_NS, RETENTION_NS, Clock, SegmentClock, hour_of, time_text

@@ -8,7 +8,8 @@ from copy import copy
 
 from msgspec import Struct
 
-from faillog_otel.app.build import Polling, Runtime, build_polling, descriptors
+from faillog_otel.app.build import Runtime, descriptors
+from faillog_otel.app.build_polling import Polling, build_polling
 from faillog_otel.app.progress import NoProgressLine
 from faillog_otel.app.summary import RunResult, log_result, records
 from faillog_otel.clock import HOUR_NS, Clock, hour_of, hour_text, time_text

@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
-from typing import Any
+from typing import Any, Literal
 
 import click
 from msgspec import Struct, to_builtins
@@ -17,6 +17,10 @@ from faillog_otel.reports.hours import Judged
 from faillog_otel.telemetry.output import CLOSED_PIPE, announce
 
 _log = logging.getLogger(__name__)
+
+
+Verb = Literal["exported", "shown", "written"]
+_VERBS: dict[Verb, str] = {"exported": "Sent", "shown": "Showed", "written": "Wrote"}
 
 
 class Exit(IntEnum):
@@ -140,16 +144,35 @@ class RunResult(Struct, frozen=True, kw_only=True):
         }
 
 
-def summary_text(found: dict[str, Any], *, verb: str = "exported", says_judged: bool = False) -> str:
-    """The same for people, in two or three lines.
+def summary_text(found: dict[str, Any], *, verb: Verb = "exported", shows_judged: bool = False) -> str:
+    """Returns the summary for people, in one to three lines.
 
-    `verb` says what happened to the records that were not kept; `says_judged`: how much was judged, too.
+    `verb` says what happened to the records that were not kept. `shows_judged` adds how much was judged.
     """
-    events = ", ".join(
-        f"{number} {name}{'' if number == 1 or name == 'other' else 's'}"
-        for name, number in found["events"].items()
-        if number
+    lines = (
+        [_nothing_text(found)]
+        if not found["records"]
+        else [_outcomes_text(found, verb), _sent_text(found, verb)]
     )
+    if shows_judged:
+        lines.append(judged_text(found))
+    return "\n".join(lines)
+
+
+def _nothing_text(found: dict[str, Any]) -> str:
+    """Why there was no record: `Nothing due; next: shop-braze at 09:00 UTC`."""
+    hours, files = found["hours"], found["files"]
+    if hours is None:
+        return f"No records in {records(files['found'], 'file')}" if files else "No records"
+    if hours["due"]:
+        return f"Nothing read; {records(hours['due'], 'hour')} due"
+    following = hours["next_readable"]
+    return "Nothing due" + (
+        f"; next: {following['collection']} at {following['at'][11:16]} UTC" if following else ""
+    )
+
+
+def _outcomes_text(found: dict[str, Any], verb: Verb) -> str:
     lost = found["not_kept"]
     others = {
         "rejected": found["rejected"],
@@ -162,18 +185,23 @@ def summary_text(found: dict[str, Any], *, verb: str = "exported", says_judged: 
         not_understood = others.pop("rejected") + others.pop("quarantined")
         others["quarantined or rejected"] = not_understood - lost["quarantined"]
         others["not understood or not taken, and not kept"] = lost["quarantined"]
-    kept = [f"{number} {name}" for name, number in others.items() if number]
-    outcome = ", ".join([f"{found['exported']} {verb}", *kept])
     if found["unknown_version"]:
-        events += f" ({found['unknown_version']} of an unknown version, not judged)"
+        others["of an unknown version, not judged"] = found["unknown_version"]
+    kept = [f"{number} {name}" for name, number in others.items() if number]
+    exported = f"{found['exported']} {verb}"
+    return f"{records(found['records'])}: {', '.join([exported, *kept])}"
+
+
+def _sent_text(found: dict[str, Any], verb: Verb) -> str:
+    """`Sent 596 logs and 545 spans in 21 requests (1 retried), 0.5 s; 12 messages discarded`."""
     sent = found["sent"]
-    logs, spans = records(sent["logs"], "log record"), records(sent["spans"], "span")
-    requests = f"{records(found['requests'], 'request')} ({found['retries']} of them again)"
-    return (
-        f"{records(found['records'])}: {outcome}\n"
-        f"{events or 'no events'} → {logs} and {spans} in {requests}, {found['seconds']:.1f} s"
-        + (f"\n{judged_text(found)}" if says_judged else "")
-    )
+    text = f"{_VERBS[verb]} {records(sent['logs'], 'log')} and {records(sent['spans'], 'span')}"
+    if verb == "exported":
+        text += f" in {records(found['requests'], 'request')} ({found['retries']} retried)"
+    text += f", {found['seconds']:.1f} s"
+    if found["discarded"]:
+        text += f"; {records(found['discarded'], 'message')} discarded"
+    return text
 
 
 def judged_text(found: dict[str, Any]) -> str:
@@ -264,9 +292,6 @@ def records(number: int, what: str = "record") -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-_VERBS = {None: "exported", "console": "shown", "file": "written"}
-
-
 def print_summary(result: RunResult, config: RunConfig) -> None:
     """Text on standard error (not with `-q`); JSON as the last line of standard output.
 
@@ -282,7 +307,8 @@ def print_summary(result: RunResult, config: RunConfig) -> None:
         announce(_log, "ended", found)
     elif config.verbosity >= 0:
         is_of_paths = found["files"] is not None
-        verb = _VERBS[config.delivery.writes if is_of_paths else None]
+        writes = config.delivery.writes if is_of_paths else None
+        verb: Verb = "shown" if writes == "console" else "written" if writes == "file" else "exported"
         is_known = found["hours"] is not None or found["files"] is not None
-        says_judged = bool(config.fail_on) and is_known and not was_said
-        click.echo(summary_text(found, verb=verb, says_judged=says_judged), err=True)
+        shows_judged = bool(config.fail_on) and is_known and not was_said
+        click.echo(summary_text(found, verb=verb, shows_judged=shows_judged), err=True)
