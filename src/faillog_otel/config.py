@@ -1,7 +1,7 @@
-"""Settings: flag > environment > config file > default, as one frozen tree.
+"""The settings of a run, as one frozen tree of typed values, with their defaults.
 
-Each part of the program is handed its branch only. Units are in the names. Where a setting comes from is
-`settings.py`'s business.
+Each part of the program receives its branch only. Names end with the unit. The settings that become these
+values are declared in `settings` and read in `sources`.
 """
 
 import math
@@ -18,8 +18,11 @@ Bodies = Literal["none", "keys", "response", "all"]
 Join = Literal["parent", "link", "off"]
 FailOn = Literal["never", "discarded", "failure", "quarantined", "empty"]
 NetworkProtocol = Literal["http/protobuf", "http/json", "grpc"]
+MetricsProtocol = Literal["http/protobuf", "grpc"]
+"""What the exporters of OpenTelemetry's SDK speak."""
 Protocol = Literal["http/protobuf", "http/json", "grpc", "file", "console"]
 Compression = Literal["gzip", "none"]
+OutputFormat = Literal["text", "json"]
 BackendName = Literal["tempo", "loki", "jaeger", "honeycomb", "datadog", "newrelic", "dynatrace"]
 
 DEFAULT_HTTP_ENDPOINT = "http://localhost:4318"
@@ -34,17 +37,16 @@ RESPONSE_HEADERS = (
     "x-request-id",
     "x-ratelimit-*",
 )
-"""The response headers that leave by default; a `*` at the end stands for any rest."""
-
+"""The response headers that are sent by default; a `*` at the end matches any rest."""
 
 MAX_WORKERS = 256
 
 MIN_SECRET = 4
-"""Characters of a header value's word: to mask shorter ones would garble all messages."""
+"""Characters of a word of a header's value: masking shorter ones would garble messages."""
 
 
 class Secret:
-    """A text that shows itself only to who calls `reveal()`: not in a repr, log, f-string or comparison."""
+    """A text that only `reveal()` shows: no repr, log, f-string or comparison does."""
 
     __slots__ = ("_text",)
 
@@ -52,7 +54,7 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
-        """The text itself."""
+        """Returns the text."""
         return self._text
 
     def __repr__(self) -> str:
@@ -60,38 +62,38 @@ class Secret:
 
 
 def token_problem(text: str) -> str:
-    """Returns why a text cannot be a token of Segment's API, and what to do; empty where it can be one."""
+    """Returns why a text cannot be a token of Segment's API, and what to do; empty if it can be one."""
     if re.match(r"(authorization\s*:\s*)?bearer[\s:]", text, re.IGNORECASE):
-        return 'begins with "Bearer"; give the token alone'
+        return 'begins with "Bearer"; write the token alone'
     if text.startswith(("'", '"')):
-        return "begins with a quotation mark; give the token without any"
+        return "begins with a quotation mark; write the token without quotation marks"
     if not re.fullmatch(r"[!-~]+", text):
-        return "holds blanks or characters that no header can carry; copy it from Segment again"
+        return "contains blanks or characters that no header can carry; copy it from Segment again"
     return ""
 
 
 class TimePolicy(Struct, frozen=True):
-    """Which time a record carries: `occurred`; `arrival`; or `clamp`, never older than `age_seconds`."""
+    """The time of a record: `occurred`, `arrival`, or `clamp`, which is never older than `age_seconds`."""
 
     kind: Literal["occurred", "clamp", "arrival"] = "occurred"
     age_seconds: float = 0.0
 
     def __str__(self) -> str:
-        """As `--time-policy` takes it."""
+        """Returns the value of `--time-policy`."""
         return f"clamp:{self.age_seconds / 3600:g}h" if self.kind == "clamp" else self.kind
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """How much a log record takes along; sizes are bytes of UTF-8. Other texts have 2,048 at most."""
+    """How much a log record may contain. Sizes are bytes of UTF-8. Other texts are limited to 2,048."""
 
     body_bytes: int = 2048
-    """Of a request's or a response's body."""
+    """Of the body of a request or a response."""
     extra_bytes: int = 2048
-    """Of the value of a field that has no place of its own (`segment.extra.*`)."""
+    """Of the value of a field without an attribute of its own (`segment.extra.*`)."""
     attributes: float = math.inf
-    """All attributes of a log record; of the last ones, those go that are too many."""
+    """Number of attributes of a log record; the last ones are dropped."""
     attribute_bytes: float = math.inf
-    """The names and values of all attributes of a log record, together."""
+    """Of the names and values of all attributes of a log record together."""
 
 
 class MappingConfig(Struct, frozen=True, kw_only=True):
@@ -101,33 +103,33 @@ class MappingConfig(Struct, frozen=True, kw_only=True):
     response_headers: tuple[str, ...] = RESPONSE_HEADERS
     time_policy: TimePolicy = TimePolicy()
     join: Join = "parent"
-    """How failed deliveries join the application's own trace, where it is known."""
+    """How failed deliveries join the application's own trace, if it is known."""
     destination_names: dict[str, str] = field(default_factory=dict)
-    """Destination id → the name that people know it by."""
+    """Destination id → the name to show."""
     resource: tuple[tuple[str, str], ...] = (("service.name", "segment"),)
     limits: Limits = Limits()
     redaction_key: Secret | None = None
-    """Under it equal redacted values stay comparable; without it they cannot be told apart."""
+    """With it, equal redacted values stay comparable; without it, all look the same."""
 
 
 class Target(Struct, frozen=True, kw_only=True):
-    """Where one signal goes, and how."""
+    """Where one signal is sent, and how."""
 
     url: str
-    """For gRPC, its scheme says whether TLS is used, and its path nothing."""
+    """For gRPC, the scheme decides about TLS, and the path means nothing."""
     protocol: NetworkProtocol = "http/protobuf"
     headers: tuple[tuple[str, Secret], ...] = ()
     compression: Compression = "gzip"
     timeout_seconds: float = 10.0
     certificate: str | None = None
-    """A file of authorities, PEM, which are trusted beside the system's."""
+    """PEM file of authorities to trust, besides the system's."""
     client_certificate: str | None = None
     client_key: str | None = None
     proxy: Secret | None = None
-    """`environment`, or a URL, which may hold a password; None: no proxy is used."""
+    """`environment`, or a URL, which may contain a password; None: no proxy."""
 
     def masked(self, text: str) -> str:
-        """The text without our header values: a server may say back what we sent it, "invalid key ..."."""
+        """Returns the text without our header values: a server may repeat what it received."""
         for _, value in self.headers:
             for word in (value.reveal(), *value.reveal().split()):
                 if len(word) >= MIN_SECRET:
@@ -136,33 +138,33 @@ class Target(Struct, frozen=True, kw_only=True):
 
     @property
     def shown_url(self) -> str:
-        """The URL as messages may show it: without user, password and query."""
+        """The URL for messages: without user, password and query."""
         parts = urlsplit(self.url)
         return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
 
 
 class DeliveryConfig(Struct, frozen=True, kw_only=True):
-    """What is sent, in which portions, and how long a silent collector is waited for."""
+    """What is sent, in which batches, and how long to continue without an acknowledgement."""
 
     signals: tuple[Signal, ...] = SIGNALS
     writes: Literal["file", "console"] | None = None
-    """Records are written to a file or a terminal, instead of sent to the targets."""
+    """Records are written to a file or a terminal instead of sent to the targets."""
     targets: dict[Signal, Target] = field(default_factory=dict)
     output: str | None = None
-    """The file that `writes` means; None is standard output."""
+    """The file that is written; None is standard output."""
     batch_records: int = 512
     batch_bytes: int = 1024 * 1024
     wait_seconds: float = 30.0
 
 
 class Moment(Struct, frozen=True):
-    """A point in time: fixed, or so long before now."""
+    """A point in time: fixed, or relative to now."""
 
     at_ns: int | None = None
     ago_seconds: float = 0.0
 
     def ns(self, now_ns: int) -> int:
-        """Nanoseconds since 1970."""
+        """Returns nanoseconds since 1970."""
         return now_ns - int(self.ago_seconds * 1e9) if self.at_ns is None else self.at_ns
 
 
@@ -170,75 +172,75 @@ DEFAULT_SINCE = Moment(ago_seconds=7 * 86400.0)
 
 
 class SegmentConfig(Struct, frozen=True, kw_only=True):
-    """Where failure logs come from when no PATHs are named."""
+    """What is polled, if no PATHs are given."""
 
     url: str = SEGMENT_URLS["us"]
     token: Secret | None = None
     token_file: str | None = None
-    """Is read anew for each request: tokens are rotated."""
+    """Read for each request: tokens are rotated."""
     collections: tuple[str, ...] = ()
     since: Moment = DEFAULT_SINCE
-    """Hours before are not asked for; what an earlier run wanted stays wanted."""
+    """Earlier hours are not requested; what an earlier run wanted stays wanted."""
     is_since_given: bool = False
-    """Whether a person named `since`: then the age of a collection is no reason to skip an hour."""
+    """Whether a person set `since`: then no hour is skipped because it is older than the collection."""
     until: Moment | None = None
     download_hosts: tuple[str, ...] = ()
     """HOST or HOST:PORT that presigned URLs may point to, besides S3."""
     certificate: str | None = None
-    """A file of CA certificates, PEM, that are trusted besides the system's."""
+    """PEM file of authorities to trust, besides the system's."""
     proxy: Secret | None = None
-    """`environment`, or the URL of the proxy to Segment and S3; None: no proxy is used."""
+    """`environment`, or the URL of the proxy to Segment and S3; None: no proxy."""
     requests_per_day: int = 120
-    """How many there are where Segment's headers do not say so."""
+    """The quota, if Segment's headers do not say it."""
     max_requests: int | None = None
-    """What one run may spend of them."""
+    """How many of them one run may spend."""
 
 
 class TelemetryConfig(Struct, frozen=True, kw_only=True):
-    """Our own metrics: nothing of it comes from `OTEL_*`, and nothing goes to where forwarded data goes."""
+    """The program's own metrics. `OTEL_*` variables and the targets of forwarded data do not affect them."""
 
     target: Target | None = None
-    """None: there are none."""
+    """None: no metrics are sent."""
     interval_seconds: float = 60.0
     resource: tuple[tuple[str, str], ...] = ()
-    """Beside `service.*`, which it may replace."""
+    """Besides `service.*`, which it may replace."""
 
 
 class HealthConfig(Struct, frozen=True, kw_only=True):
     """How a polling run shows that it is alive."""
 
     address: tuple[str, int] | None = None
-    """Where `/healthz` and `/readyz` are answered: host and port; port 0 is any free one."""
+    """Host and port of `/healthz` and `/readyz`; port 0 is any free one."""
     file: str | None = None
-    """Is touched as long as the loops turn."""
+    """Touched while both loops beat."""
 
 
 class RunConfig(Struct, frozen=True, kw_only=True):
-    """Everything that `run` needs."""
+    """All settings of a run."""
 
     mapping: MappingConfig
     backend: BackendName | None = None
-    """Whose profile it is that `mapping` follows, where nothing else was said."""
+    """The backend whose profile `mapping` follows, except for settings of its own."""
     delivery: DeliveryConfig
     segment: SegmentConfig = SegmentConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     health: HealthConfig = HealthConfig()
-    state_dir: str = ".faillog-otel"
-    """The folder of everything that a polling run remembers."""
+    state_dir: str
+    """The folder that keeps the state of polling."""
     fail_on: tuple[FailOn, ...] = ()
-    quarantine: str
-    pending: str
+    quarantine: str = "faillog-quarantine.jsonl"
+    pending: str = "faillog-pending.jsonl"
     max_content_bytes: int = 16 * 1024**3
-    """What one compressed file may unpack to."""
+    """The size to which one compressed file may decompress."""
     workers: int | None = None
-    """How many processes share the work of a run over PATHs; None: as many as pay."""
-    summary: Literal["text", "json"] = "text"
-    log_format: Literal["text", "json"] = "text"
+    """Number of processes that share the work of a run over PATHs; None: chosen by size."""
+    summary: OutputFormat = "text"
+    log_format: OutputFormat = "text"
     verbosity: int = 0
     """-1 is `-q`, 1 and more are `-v`."""
     config_file: str | None = None
-    """The file that settings were read from: it is no input, though it may lie among them."""
+    """The file with settings: not an input, even if a PATH contains it."""
     warnings: tuple[str, ...] = ()
-    """What was ignored while the settings were read, and what else a run should say, in sentences."""
+    """Sentences that a run logs: what was ignored, and what may be a mistake."""
     ignored: tuple[str, ...] = ()
-    """Those of them that concern every command: variables without effect."""
+    """Those that concern every command: ignored variables."""

@@ -309,7 +309,7 @@ def parse_setting(text: str, name: str) -> Proxy | None:
 def parse_proxy(text: str, name: str) -> Proxy:
     """Returns the proxy of a URL; HOST:PORT alone is http://. Raises ConfigError that says `name`."""
     if re.match("socks", text, re.IGNORECASE):
-        raise ConfigError(f"{name}: SOCKS proxies cannot be used; name an HTTP proxy: http://HOST:PORT")
+        raise ConfigError(f"{name} uses SOCKS, which is not supported; write http://HOST:PORT")
     try:
         parts = urlsplit(text if "://" in text else f"http://{text}")
         proxy = Proxy(
@@ -323,8 +323,8 @@ def parse_proxy(text: str, name: str) -> Proxy:
         proxy = None
     if proxy is None or proxy.scheme not in SCHEMES or parts.path not in ("", "/") or parts.query:
         raise ConfigError(
-            f"{name} is no proxy's URL; write http://HOST:PORT or http://USER:PASSWORD@HOST:PORT, "
-            "with what is special in user and password percent-encoded"
+            f"{name} is not the URL of a proxy; write http://HOST:PORT or http://USER:PASSWORD@HOST:PORT, "
+            "with special characters in user and password percent-encoded"
         )
     return proxy
 

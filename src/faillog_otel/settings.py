@@ -1,336 +1,390 @@
-"""Where settings come from: flags, environment and config file, each a layer of the same shape.
+"""The table of settings: each setting is declared here, and nowhere else.
 
-A layer holds what was said there, and None for the rest. The `OTEL_*` variables are read as
-OpenTelemetry's specification reads them: an empty one is unset, headers and resource attributes are
-percent-decoded, timeouts are milliseconds, a value that cannot be used is ignored with a warning; but not
-headers and resource attributes: without them data would leave without its key. They, a wrong `FAILLOG_*` and
-a wrong config file are a ConfigError that names it.
+From the rows come the options of the command line, the environment variables, the keys of the config file,
+the origins that `doctor` shows, the example file and the reference page. A default is that of the field in
+`config` that gets the value.
+
+To add a setting, add a row, and a field in `config` for its value. Then run
+`PYTHONPATH=tests python -m support.reference_pages`.
 """
 
-import tomllib
-from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, Literal
+import re
+from collections.abc import Callable, Iterable, Iterator
+from difflib import get_close_matches
+from typing import Any, Literal
 
-import msgspec
-from msgspec import Meta, Struct, field
+from msgspec import NODEFAULT, Struct
+from msgspec.structs import fields, replace
 
-from faillog_otel.config import (
-    MAX_WORKERS,
-    BackendName,
-    Bodies,
-    Compression,
-    FailOn,
-    Join,
-    NetworkProtocol,
-    Protocol,
-    Signal,
-)
+from faillog_otel import config
+from faillog_otel import setting_values as values
 from faillog_otel.errors import ConfigError
-from faillog_otel.setting_errors import broken_toml, shown, unknown_variables, wrong_table, wrong_value
-from faillog_otel.setting_values import (
-    check_collections,
-    check_headers,
-    parse_boolean,
-    parse_duration,
-    parse_encoded_pairs,
-    parse_list,
-    parse_milliseconds,
-    parse_moment,
-    parse_number,
-    parse_own_duration,
-    parse_size,
-    parse_time_policy,
-    parse_timeout,
-)
+from faillog_otel.setting_values import MAX_QUOTED, Kind, choice, number
+from faillog_otel.text import did_you_mean, truncate
+
+Group = Literal["polling", "health", "forwarding", "paths"]
+"""Which commands have an option; see `cli.options`."""
 
 
-class SignalSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How one signal travels; for both when said in `[otlp]` itself."""
+class Setting(Struct, frozen=True):
+    """A row of the table."""
 
-    endpoint: str | None = None
-    protocol: NetworkProtocol | None = None
-    insecure: bool | None = None
-    headers: dict[str, str] | None = None
-    timeout: str | None = None
-    compression: Compression | None = None
-    certificate: str | None = None
-    client_certificate: str | None = None
-    client_key: str | None = None
-    proxy: str | None = None
+    path: str
+    """Table and key of the config file, such as `otlp.logs.endpoint`; empty if the file cannot set it."""
+    field: str
+    """The field of `RunConfig` that gets the value, such as `mapping.bodies`; `target.` means each `Target`.
+    Empty if `sources.resolve` calculates with the value."""
+    kind: Kind
+    help: str
+    """What it does: for `--help`, the example file and the reference page."""
+    option: str = ""
+    """The option as a usage line shows it, such as `--endpoint URL`; `...` at the end means repeatable."""
+    group: Group = "forwarding"
+    variables: tuple[str, ...] = ()
+    """The environment variables; of several, the first that is set wins."""
+    default_text: str = ""
+    """The default in words, if the field's does not say it."""
+    example: str = ""
+    """A value, as TOML."""
+    details: str = ""
+    """Markdown that follows `help` on the reference page."""
 
+    @property
+    def table(self) -> str:
+        """The table of the config file."""
+        return self.path.rpartition(".")[0]
 
-class OtlpSettings(SignalSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[otlp]`: where forwarded data goes."""
+    @property
+    def key(self) -> str:
+        """The key in the table."""
+        return self.path.rpartition(".")[2]
 
-    protocol: Protocol | None = None  # type: ignore[assignment]  # for both signals, it may be a file, too
-    signals: list[Signal] | None = None
-    output: str | None = None
-    logs: SignalSettings = SignalSettings()
-    traces: SignalSettings = SignalSettings()
+    @property
+    def flag(self) -> str:
+        """The name of the option, such as `--download-host`."""
+        return self.option.removesuffix("...").partition(" ")[0]
 
+    @property
+    def parameter(self) -> str:
+        """The name of the option in Python, such as `download_host`."""
+        return self.flag.removeprefix("--").replace("-", "_")
 
-class MappingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[mapping]`: what the forwarded data says."""
+    @property
+    def metavar(self) -> str | None:
+        """What the usage line shows for the value; None if the kind says it."""
+        return self.option.removesuffix("...").partition(" ")[2] or None
 
-    backend: BackendName | None = None
-    bodies: Bodies | None = None
-    response_headers: list[str] | None = None
-    time_policy: str | None = None
-    join: Join | None = None
-    destination_names: dict[str, str] | None = None
-    resource_attributes: dict[str, str] | None = None
-    redaction_key: str | None = None
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether the option may be given several times."""
+        return self.option.endswith("...")
 
+    @property
+    def default(self) -> Any:
+        """The value of the field if nothing sets it; None if it has none."""
+        if not self.field:
+            return False if self.kind.form == "boolean" else None
+        owner, _, name = self.field.rpartition(".")
+        found = next(each for each in fields(_OWNERS[owner]) if each.name == name)
+        if found.required:
+            return None
+        return found.default if found.default_factory is NODEFAULT else found.default_factory()
 
-class SegmentSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[segment]`: where failure logs are asked for."""
+    def parse(self, said: Any, name: str, read: Callable[[Any], Any] | None = None) -> Any:
+        """Returns the field's value. Raises ConfigError that begins with `name`.
 
-    url: str | None = None
-    token: str | None = None
-    token_file: str | None = None
-    collections: list[str] | None = None
-    since: str | None = None
-    until: str | None = None
-    download_hosts: list[str] | None = None
-    certificate: str | None = None
-    proxy: str | None = None
-    requests_per_day: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
-    max_requests: Annotated[int, Meta(ge=1)] | None = None
-
-
-class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[run]`: how a run goes and ends."""
-
-    fail_on: list[FailOn] | None = None
-    wait: str | None = None
-    quarantine: str | None = None
-    pending: str | None = None
-    max_content: str | None = None
-    state_dir: str | None = None
-    summary: Literal["text", "json"] | None = None
-    log_format: Literal["text", "json"] | None = None
-    health_addr: str | None = None
-    health_file: str | None = None
-    workers: Annotated[int, Meta(ge=1, le=MAX_WORKERS)] | None = None
-
-
-class OwnSettings(SignalSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[self]`: where our own metrics go."""
-
-    protocol: Literal["http/protobuf", "grpc"] | None = None  # the SDK's exporters
-    interval: str | None = None
-    resource_attributes: dict[str, str] | None = None
-
-
-class Layer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All that one source of settings may say; a config file has exactly this shape."""
-
-    otlp: OtlpSettings = OtlpSettings()
-    mapping: MappingSettings = MappingSettings()
-    segment: SegmentSettings = SegmentSettings()
-    run: RunSettings = RunSettings()
-    own: OwnSettings = field(default=OwnSettings(), name="self")
-
-
-def explicit_settings(settings: Struct, within: str = "") -> Iterator[str]:
-    """The settings that a layer says, such as `otlp.traces.endpoint`."""
-    for name, key in zip(settings.__struct_fields__, settings.__struct_encode_fields__, strict=True):
-        value, path = getattr(settings, name), f"{within}{key}"
-        if isinstance(value, Struct):
-            yield from explicit_settings(value, f"{path}.")
-        elif value is not None:
-            yield path
-
-
-# -- reading -------------------------------------------------------------------------------------------
-
-
-def read_file(text: str, name: str) -> Layer:
-    """The layer of a TOML config file. Raises ConfigError naming the file and the key."""
-    try:
-        content = tomllib.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"{name}: {broken_toml(error, text)}") from None
-    except RecursionError:
-        raise ConfigError(f"{name}: too many brackets are open") from None
-    if problem := next(wrong_table(content, Layer), ""):
-        raise ConfigError(f"{name}: {problem}")
-    layer = msgspec.convert(content, Layer)
-    check_texts(layer, lambda path: f"{name}: {shown(path)}")
-    return layer
-
-
-def read_environment(
-    environ: Mapping[str, str], is_used: Callable[[str], bool] = lambda _: True
-) -> tuple[Layer, list[str]]:
-    """The layer of the environment, and warnings about what has no effect. Raises ConfigError.
-
-    `is_used`: whether a setting's path is read at all; what is not used cannot be wrong.
-    """
-    said: dict[str, Any] = {}
-    warnings = list(unknown_variables(filter(environ.get, environ), {*VARIABLES, *OTHER_VARIABLES}))
-    for name, (path, parse) in VARIABLES.items():
-        text = environ.get(name, "").strip()
-        if not text or not is_used(path):
-            continue
+        `said` is the value as in a config file, or what `read` makes such a value of.
+        """
         try:
-            _merge(said, _nested(path, _read_variable(text, path, parse)))
+            return self.kind.convert(read(said) if read else said)
         except ConfigError as error:
-            if not name.startswith("OTEL_") or parse is parse_encoded_pairs:
-                raise ConfigError(f"{name}: {error}") from None
-            warnings.append(f"{name}: {error}; ignored")
-            continue
-        if name.startswith("OTEL_") and name.endswith("_TIMEOUT") and int(text) < 100:
-            warnings.append(f"{name}: {text} means {text} milliseconds")
-    resource = "mapping.resource_attributes"
-    if is_used(resource) and "resource_attributes" not in said.get("mapping", {}):
-        _merge(said, _otel_resource(environ))
-    return msgspec.convert(said, Layer), warnings
+            raise ConfigError(f"{name}: {error}") from None
 
 
-def _read_variable(text: str, path: str, parse: "_Parser") -> Any:
-    """What a variable says. Raises ConfigError."""
-    _check_utf8(text)
-    value = parse(text)
-    if problem := wrong_value(value, path, Layer):
-        raise ConfigError(problem)
-    if check := TEXT_CHECKS.get(path):
-        check(value)
-    return value
-
-
-def check_texts(layer: Layer, name: Callable[[str], str]) -> None:
-    """Raises ConfigError for a text that cannot be read; `name` says how the user calls a setting's path."""
-    for path in explicit_settings(layer):
-        if check := TEXT_CHECKS.get(path):
-            try:
-                check(_value_at(layer, path))
-            except ConfigError as error:
-                raise ConfigError(f"{name(path)}: {error}") from None
-
-
-def _value_at(layer: Layer, path: str) -> Any:
-    value: Any = msgspec.to_builtins(layer)
-    for key in path.split("."):
-        value = value[key]
-    return value
-
-
-def _check_utf8(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ConfigError("is not UTF-8; set it anew") from None
-
-
-_Parser = Callable[[str], Any]
-
-_SIGNAL_VARIABLES: dict[str, tuple[str, _Parser]] = {
-    "ENDPOINT": ("endpoint", str),
-    "PROTOCOL": ("protocol", str.lower),
-    "INSECURE": ("insecure", parse_boolean),
-    "HEADERS": ("headers", parse_encoded_pairs),
-    "TIMEOUT": ("timeout", parse_milliseconds),
-    "COMPRESSION": ("compression", str.lower),
-    "CERTIFICATE": ("certificate", str),
-    "CLIENT_CERTIFICATE": ("client_certificate", str),
-    "CLIENT_KEY": ("client_key", str),
+_OWNERS: dict[str, type[Struct]] = {
+    "": config.RunConfig,
+    "mapping": config.MappingConfig,
+    "delivery": config.DeliveryConfig,
+    "segment": config.SegmentConfig,
+    "telemetry": config.TelemetryConfig,
+    "health": config.HealthConfig,
+    "target": config.Target,
 }
-VARIABLES: dict[str, tuple[str, _Parser]] = {
-    **{
-        f"OTEL_EXPORTER_OTLP_{prefix}{name}": (f"otlp.{branch}{key}", parse)
-        for prefix, branch in (("", ""), ("LOGS_", "logs."), ("TRACES_", "traces."))
-        for name, (key, parse) in _SIGNAL_VARIABLES.items()
-    },
-    "FAILLOG_OTLP_PROXY": ("otlp.proxy", str),
-    "FAILLOG_PROTOCOL": ("otlp.protocol", str),
-    "FAILLOG_SIGNALS": ("otlp.signals", parse_list),
-    "FAILLOG_OUTPUT": ("otlp.output", str),
-    "FAILLOG_BACKEND": ("mapping.backend", str),
-    "FAILLOG_BODIES": ("mapping.bodies", str),
-    "FAILLOG_RESPONSE_HEADERS": ("mapping.response_headers", parse_list),
-    "FAILLOG_TIME_POLICY": ("mapping.time_policy", str),
-    "FAILLOG_JOIN": ("mapping.join", str),
-    "FAILLOG_RESOURCE_ATTRIBUTES": ("mapping.resource_attributes", parse_encoded_pairs),
-    "FAILLOG_REDACTION_KEY": ("mapping.redaction_key", str),
-    "SEGMENT_TOKEN": ("segment.token", str),
-    "SEGMENT_TOKEN_FILE": ("segment.token_file", str),
-    "FAILLOG_SEGMENT_URL": ("segment.url", str),
-    "FAILLOG_COLLECTIONS": ("segment.collections", parse_list),
-    "FAILLOG_SINCE": ("segment.since", str),
-    "FAILLOG_UNTIL": ("segment.until", str),
-    "FAILLOG_DOWNLOAD_HOSTS": ("segment.download_hosts", parse_list),
-    "FAILLOG_SEGMENT_CERTIFICATE": ("segment.certificate", str),
-    "FAILLOG_SEGMENT_PROXY": ("segment.proxy", str),
-    "FAILLOG_REQUESTS_PER_DAY": ("segment.requests_per_day", parse_number),
-    "FAILLOG_MAX_REQUESTS": ("segment.max_requests", parse_number),
-    "FAILLOG_STATE_DIR": ("run.state_dir", str),
-    "FAILLOG_FAIL_ON": ("run.fail_on", parse_list),
-    "FAILLOG_WAIT": ("run.wait", str),
-    "FAILLOG_QUARANTINE": ("run.quarantine", str),
-    "FAILLOG_PENDING": ("run.pending", str),
-    "FAILLOG_MAX_CONTENT": ("run.max_content", str),
-    "FAILLOG_SUMMARY": ("run.summary", str),
-    "FAILLOG_LOG_FORMAT": ("run.log_format", str),
-    "FAILLOG_HEALTH_ADDR": ("run.health_addr", str),
-    "FAILLOG_HEALTH_FILE": ("run.health_file", str),
-    "FAILLOG_WORKERS": ("run.workers", parse_number),
-    **{
-        f"FAILLOG_SELF_OTLP_{name}": (
-            f"self.{key}",
-            parse_own_duration if parse is parse_milliseconds else parse,
+
+TABLES = {
+    "segment": "What is polled, if `run` is given no PATHs.",
+    "otlp": "Where records are sent.",
+    "otlp.logs": "For logs only: the keys of [otlp]. The endpoint is used as it is, with its path.",
+    "otlp.traces": "For spans only.",
+    "mapping": "What records contain.",
+    "run": "How a run proceeds and ends.",
+    "self": "The program's own metrics. Without an endpoint, none are sent.",
+}
+"""The tables of the config file, and what each is about."""
+
+# One row per setting, in few lines, so that the table can be read; the order is that of `run --help`.
+# fmt: off
+CONFIG_FILE = Setting("", "config_file", values.STRING, "TOML file with settings.", option="--config FILE",
+                      variables=("FAILLOG_CONFIG",), default_text="faillog-otel.toml")
+_ROWS = (
+    Setting("segment.collections", "segment.collections", values.COLLECTIONS, "ID of a collection to poll.",
+            option="--collection ID...", group="polling", variables=("FAILLOG_COLLECTIONS",),
+            example='["2wXq0cJ5Zr8vT1nLmKfYb3GdHaE"]'),
+    Setting("segment.since", "segment.since", values.MOMENT, "Only hours that begin at TIME or later: RFC "
+            "3339, or relative, such as -36h.", option="--since TIME", group="polling",
+            variables=("FAILLOG_SINCE",), details="What an earlier run wanted stays wanted, counted from its "
+            "own start, even if it could not reach Segment."),
+    Setting("segment.until", "segment.until", values.MOMENT, "Only hours that begin before TIME.",
+            option="--until TIME", group="polling", variables=("FAILLOG_UNTIL",),
+            example='"2025-05-08T00:00:00Z"'),
+    Setting("run.state_dir", "state_dir", values.STRING, "Folder that keeps the state of polling.",
+            option="--state-dir DIR", group="polling", variables=("FAILLOG_STATE_DIR",),
+            default_text="$XDG_STATE_HOME/faillog-otel", example='"/var/lib/faillog-otel"',
+            details="See [the ledger](ledger.md)."),
+    Setting("segment.url", "segment.url", values.SEGMENT_URL, "Segment's API: `us`, `eu`, or a base URL.",
+            option="--segment-url URL", group="polling", variables=("FAILLOG_SEGMENT_URL",),
+            details="Plain `http://` is for this machine only."),
+    Setting("segment.download_hosts", "segment.download_hosts", values.HOSTS,
+            "Host that presigned URLs may point to, besides S3: HOST or HOST:PORT.",
+            option="--download-host HOST...", group="polling", variables=("FAILLOG_DOWNLOAD_HOSTS",),
+            example='["cache.example"]', details="IPv6 with a port: `[ADDRESS]:PORT`. Other hosts are "
+            "refused, and so are addresses inside a network that are not named here."),
+    Setting("segment.max_requests", "segment.max_requests", number(1),
+            "Requests to Segment that one run may spend.", option="--max-requests N", group="polling",
+            variables=("FAILLOG_MAX_REQUESTS",), default_text="no limit but the quota", example="20",
+            details="When a run has spent them, standard error says so: `--once` ends with exit code 6 if "
+            "hours are left; a run without it continues with what was listed."),
+    Setting("segment.token", "segment.token", values.TOKEN, "Public API token.",
+            variables=("SEGMENT_TOKEN",)),
+    Setting("segment.token_file", "segment.token_file", values.STRING,
+            "File with the token. It is read for each request, so a rotated token needs no restart.",
+            variables=("SEGMENT_TOKEN_FILE",), example='"/run/secrets/segment"',
+            details="If it cannot be read, an error says so, nothing is requested, and it is read again "
+            "every 10 seconds. Within one source, `token` comes before `token_file`."),
+    Setting("segment.requests_per_day", "segment.requests_per_day", number(1, 1_000_000),
+            "The quota, if Segment's headers do not say it.", variables=("FAILLOG_REQUESTS_PER_DAY",),
+            details="See [the quota](../concepts/quota-and-late-data.md#the-quota)."),
+    Setting("segment.certificate", "segment.certificate", values.STRING,
+            "PEM file of authorities to trust, besides the system's, such as a company's own.",
+            variables=("FAILLOG_SEGMENT_CERTIFICATE",)),
+    Setting("segment.proxy", "segment.proxy", values.PROXY,
+            "`environment`, or the URL of a proxy to Segment and S3.", default_text="none",
+            variables=("FAILLOG_SEGMENT_PROXY",), details="See [proxies](#proxies)."),
+    Setting("run.health_addr", "health.address", values.HEALTH_ADDRESS,
+            "When polling: address of `/healthz` and `/readyz`. A port alone means 127.0.0.1.",
+            option="--health-addr HOST:PORT", group="health", variables=("FAILLOG_HEALTH_ADDR",),
+            example='"127.0.0.1:8080"', details="`[::]:8080` listens on all addresses, IPv6 and IPv4; "
+            "`0.0.0.0:8080` on IPv4 only. See [monitoring](../guides/monitor.md)."),
+    Setting("run.health_file", "health.file", values.STRING, "When polling: file to touch every few seconds "
+            "while the program is healthy.", option="--health-file FILE", group="health",
+            variables=("FAILLOG_HEALTH_FILE",)),
+    Setting("otlp.endpoint", "", values.STRING, "Base URL of the collector.", option="--endpoint URL",
+            variables=("OTEL_EXPORTER_OTLP_ENDPOINT",),
+            default_text=f"{config.DEFAULT_HTTP_ENDPOINT}, gRPC {config.DEFAULT_GRPC_ENDPOINT}",
+            details="Over HTTP, `/v1/<signal>` is appended. `https://` means TLS."),
+    Setting("otlp.protocol", "target.protocol", choice(config.Protocol, str.lower),
+            "How to send. `file` writes OTLP JSON Lines, `console` prints trees; neither advances a state "
+            "folder.", option="--protocol",
+            variables=("FAILLOG_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"),
+            details="See [output for people](../concepts/delivery-guarantee.md#output-that-only-shows)."),
+    Setting("otlp.output", "delivery.output", values.STRING, "File that `--protocol file` writes.",
+            option="--output FILE", variables=("FAILLOG_OUTPUT",), default_text="stdout",
+            details="Its old content is overwritten."),
+    Setting("otlp.headers", "target.headers", values.HEADERS, "Header of every request, such as an API key.",
+            option="--header K=V...", variables=("OTEL_EXPORTER_OTLP_HEADERS",),
+            example='{ api-key = "..." }', details="Values are never shown."),
+    Setting("otlp.signals", "delivery.signals", values.SIGNALS, "What to send.", option="--signals LIST",
+            variables=("FAILLOG_SIGNALS",)),
+    Setting("otlp.timeout", "target.timeout_seconds", values.OTEL_TIMEOUT, "Time limit of one request.",
+            variables=("OTEL_EXPORTER_OTLP_TIMEOUT",), details="The variable is in milliseconds. At most a "
+            "day, or `forever`."),
+    Setting("otlp.compression", "target.compression", choice(config.Compression, str.lower),
+            "Compression of requests.", variables=("OTEL_EXPORTER_OTLP_COMPRESSION",)),
+    Setting("otlp.certificate", "target.certificate", values.STRING,
+            "PEM file of authorities to trust, besides the system's.",
+            variables=("OTEL_EXPORTER_OTLP_CERTIFICATE",)),
+    Setting("otlp.client_certificate", "target.client_certificate", values.STRING,
+            "PEM file with the client certificate.", variables=("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",)),
+    Setting("otlp.client_key", "target.client_key", values.STRING,
+            "PEM file with the key of the certificate.", variables=("OTEL_EXPORTER_OTLP_CLIENT_KEY",)),
+    Setting("otlp.insecure", "", values.BOOLEAN, "gRPC without TLS, for an endpoint without a scheme.",
+            variables=("OTEL_EXPORTER_OTLP_INSECURE",)),
+    Setting("otlp.proxy", "target.proxy", values.PROXY, "`environment`, or the URL of a proxy.",
+            variables=("FAILLOG_OTLP_PROXY",), default_text="none", details="See [proxies](#proxies)."),
+    Setting("mapping.bodies", "mapping.bodies", choice(config.Bodies), "Bodies of requests and responses to "
+            "send, redacted and truncated. `keys` sends the structure of responses, and the values of keys "
+            "such as `error` and `code`.", option="--bodies", variables=("FAILLOG_BODIES",),
+            details="See [which bodies are sent](../concepts/redaction.md#which-bodies-are-sent)."),
+    Setting("mapping.backend", "backend", choice(config.BackendName), "Backend that stores the records: sets "
+            "the time policy and the limits that it needs.", option="--backend",
+            variables=("FAILLOG_BACKEND",), details="See [backends](../guides/backends/index.md). Records "
+            "are still sent to the endpoint."),
+    Setting("mapping.time_policy", "mapping.time_policy", values.TIME_POLICY,
+            "Time of a record: `occurred`, `arrival`, or `clamp:AGE` (never older than AGE).",
+            option="--time-policy POLICY", variables=("FAILLOG_TIME_POLICY",),
+            default_text="occurred, or what --backend needs", example='"clamp:17h"',
+            details="See [late data](../concepts/quota-and-late-data.md#late-data-and-backends)."),
+    Setting("mapping.join", "mapping.join", choice(config.Join),
+            "How failures join the application's own trace, if it is known.", option="--join",
+            variables=("FAILLOG_JOIN",), details="See [join traces](../guides/join-traces.md)."),
+    Setting("mapping.response_headers", "mapping.response_headers", values.RESPONSE_HEADERS,
+            "Response headers to send besides the usual ones. `*` at the end matches any rest.",
+            variables=("FAILLOG_RESPONSE_HEADERS",), example='["cf-*"]',
+            details="The usual ones are among the [attributes](attributes.md)."),
+    Setting("mapping.destination_names", "mapping.destination_names", values.NAMES,
+            "Names to show for the ids of destinations and subscriptions.",
+            example='{ "5f7dd6d21ad74f3842b1fc47" = "Mixpanel" }'),
+    Setting("mapping.resource_attributes", "mapping.resource", values.RESOURCE, "Attributes of the resource.",
+            variables=("FAILLOG_RESOURCE_ATTRIBUTES", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_SERVICE_NAME"),
+            example='{ "deployment.environment.name" = "prod" }',
+            details="See [the resource](attributes.md#resource)."),
+    Setting("mapping.redaction_key", "mapping.redaction_key", values.SECRET,
+            "Secret of at least 16 characters. With it, equal redacted values stay comparable.",
+            variables=("FAILLOG_REDACTION_KEY",), details="See [comparable "
+            "values](../concepts/redaction.md#comparable-values)."),
+    Setting("run.fail_on", "fail_on", values.FAIL_ON,
+            "Exit with 1 if the run saw such a record; `empty`: no event.", option="--fail-on...",
+            variables=("FAILLOG_FAIL_ON",), default_text="never", example='["discarded"]',
+            details="See [fail conditions](exit-codes.md#fail-conditions)."),
+    Setting("run.wait", "delivery.wait_seconds", values.DURATION, "How long to continue without an "
+            "acknowledgement: 500ms, 30s, 5m, forever.", option="--wait DURATION",
+            variables=("FAILLOG_WAIT",), default_text="30s; forever when polling without --once",
+            details="See "
+            "[acknowledgements](../concepts/delivery-guarantee.md#what-counts-as-an-acknowledgement)."),
+    Setting("run.summary", "summary", choice(config.OutputFormat),
+            "Text on stderr, or one JSON object as the last line of stdout.", option="--summary",
+            variables=("FAILLOG_SUMMARY",)),
+    CONFIG_FILE,
+    Setting("run.log_format", "log_format", choice(config.OutputFormat), "Format of the log on stderr.",
+            option="--log-format", variables=("FAILLOG_LOG_FORMAT",),
+            details="See [messages](cli.md#messages)."),
+    Setting("run.quarantine", "quarantine", values.STRING, "With PATHs: file of records that were not "
+            "understood or not accepted.", option="--quarantine FILE", group="paths",
+            variables=("FAILLOG_QUARANTINE",)),
+    Setting("run.pending", "pending", values.STRING, "With PATHs: file of records that were not delivered.",
+            option="--pending FILE", group="paths", variables=("FAILLOG_PENDING",)),
+    Setting("run.workers", "workers", number(1, config.MAX_WORKERS),
+            "With PATHs: number of processes that share the work.", option="--workers N", group="paths",
+            variables=("FAILLOG_WORKERS",), default_text="1; one per core from 8 MiB on", example="2",
+            details="See [workers](../concepts/workers.md)."),
+    Setting("run.max_content", "max_content_bytes", values.SIZE,
+            "Size to which one compressed file may decompress.", variables=("FAILLOG_MAX_CONTENT",)),
+)
+_SELF_ROWS = (
+    Setting("self.interval", "telemetry.interval_seconds", values.INTERVAL, "Time between two exports.",
+            variables=("FAILLOG_SELF_OTLP_INTERVAL",), details="At least 0.1 s. A plain number in the "
+            "variable is milliseconds."),
+    Setting("self.resource_attributes", "telemetry.resource", values.PAIRS,
+            "Attributes of the metrics' resource.", variables=("FAILLOG_SELF_OTLP_RESOURCE_ATTRIBUTES",),
+            example='{ "service.instance.id" = "a" }'),
+)
+# fmt: on
+
+
+def _for_signal(row: Setting, signal: str) -> Setting:
+    """Returns the row of `[otlp]` for one signal. The variables of our own have no form for one signal."""
+    otel = "OTEL_EXPORTER_OTLP_"
+    variables = [each for each in row.variables if each.startswith(otel)]
+    return replace(
+        row,
+        path=f"otlp.{signal}.{row.key}",
+        kind=choice(config.NetworkProtocol, str.lower) if row.key == "protocol" else row.kind,
+        option="",
+        variables=tuple(each.replace(otel, f"{otel}{signal.upper()}_") for each in variables),
+    )
+
+
+def _for_self(row: Setting) -> Setting:
+    """Returns the row of `[otlp]` for the program's own metrics."""
+    kinds = {"protocol": choice(config.MetricsProtocol, str.lower), "timeout": values.OWN_TIMEOUT}
+    own = {
+        "endpoint": {
+            "help": "Base URL of the collector of the metrics.",
+            "default_text": "no metrics are sent",
+        },
+        "protocol": {"help": "How to send the metrics.", "details": ""},
+        "timeout": {"details": "At most 60 s. A plain number in the variable is milliseconds."},
+        "proxy": {"default_text": "that of `[otlp]`"},
+    }
+    return replace(
+        row,
+        path=f"self.{row.key}",
+        kind=kinds.get(row.key, row.kind),
+        option="",
+        variables=(f"FAILLOG_SELF_OTLP_{row.key.upper()}",),
+        **own.get(row.key, {}),
+    )
+
+
+_OF_TARGETS = [row for row in _ROWS if row.table == "otlp" and not row.field.startswith("delivery.")]
+
+SETTINGS: tuple[Setting, ...] = (
+    *_ROWS,
+    *(_for_signal(row, signal) for signal in config.SIGNALS for row in _OF_TARGETS),
+    *map(_for_self, _OF_TARGETS),
+    *_SELF_ROWS,
+)
+BY_PATH = {row.path: row for row in SETTINGS}
+BY_PARAMETER = {row.parameter: row for row in SETTINGS if row.option}
+VARIABLES = {name: row for row in SETTINGS for name in row.variables}
+
+
+# -- names that are no settings -----------------------------------------------------------------------
+
+
+def unknown_key(key: str, value: object, table: str) -> str:
+    """Returns a message about an unknown key or table, with the known one that is near."""
+    known = [row.key for row in SETTINGS if row.table == table]
+    tables = {each.removeprefix(f"{table}."): each for each in TABLES if each.rpartition(".")[0] == table}
+    near = get_close_matches(key, [*known, *tables], n=1)
+    if isinstance(value, dict | list) and (near[0] in tables if near else not table):
+        hint = (
+            f"did you mean [{tables[near[0]]}]?" if near else f"the tables are {_bracketed(tables.values())}"
         )
-        for name, (key, parse) in _SIGNAL_VARIABLES.items()
-    },
-    "FAILLOG_SELF_OTLP_PROXY": ("self.proxy", str),
-    "FAILLOG_SELF_OTLP_INTERVAL": ("self.interval", parse_own_duration),
-    "FAILLOG_SELF_OTLP_RESOURCE_ATTRIBUTES": ("self.resource_attributes", parse_encoded_pairs),
-}
-"""Each environment variable: the setting that it is, and how its text is read."""
-
-OTHER_VARIABLES = ("FAILLOG_CONFIG", "OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES")
-"""Variables that are read besides."""
-
-TEXT_CHECKS: dict[str, Callable[[Any], object]] = {
-    **{f"{branch}.timeout": parse_timeout for branch in ("otlp", "otlp.logs", "otlp.traces", "self")},
-    **{f"{branch}.headers": check_headers for branch in ("otlp", "otlp.logs", "otlp.traces", "self")},
-    "mapping.time_policy": parse_time_policy,
-    "segment.collections": check_collections,
-    "segment.since": parse_moment,
-    "segment.until": parse_moment,
-    "run.wait": parse_duration,
-    "run.max_content": parse_size,
-    "self.interval": parse_duration,
-}
-"""Settings whose text has a form of its own → what raises ConfigError for another one."""
-
-_CHANGING = ("service.instance.id", "host.", "process.", "container.", "k8s.pod.")
-"""Resource attributes that change at every start, and would make re-sends differ."""
+        return f"unknown table [{truncate(f'{table}.{key}'.lstrip('.'), MAX_QUOTED)}]; {hint}"
+    said = f'{f"[{table}]" if table else "outside of any table:"} unknown key "{truncate(key, MAX_QUOTED)}"'
+    if near and near[0] in known:
+        return f'{said}; did you mean "{near[0]}"?'
+    if others := [
+        each for each in TABLES if "." not in each and f"{each}.{key}" in BY_PATH and each != table
+    ]:
+        return f"{said}; write it under {_bracketed(others, ' or ')}"
+    return f"{said}; the keys are {', '.join(known)}" if table else f"{said}; write it under a table"
 
 
-def _otel_resource(environ: Mapping[str, str]) -> dict[str, Any]:
-    """What `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` say, without what changes at every start."""
-    name, text = environ.get("OTEL_SERVICE_NAME", ""), environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
-    try:
-        _check_utf8(name + text)
-        attributes = {k: v for k, v in parse_encoded_pairs(text).items() if not k.startswith(_CHANGING)}
-    except ConfigError as error:
-        raise ConfigError(f"OTEL_RESOURCE_ATTRIBUTES or OTEL_SERVICE_NAME: {error}") from None
-    if name:
-        attributes["service.name"] = name
-    return _nested("mapping.resource_attributes", attributes) if attributes else {}
+def _bracketed(tables: Iterable[str], between: str = ", ") -> str:
+    return between.join(f"[{each}]" for each in tables)
 
 
-def _nested(path: str, value: Any) -> dict[str, Any]:
-    for key in reversed(path.split(".")):
-        value = {key: value}
-    nested: dict[str, Any] = value
-    return nested
+NEAR = 0.9
+"""How similar another program's variable must be to one of ours, from 0 to 1, to count as misspelt."""
+_OF_KUBERNETES = re.compile(
+    r"\w+_(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+)
+"""What Kubernetes sets for a Service: for one with the name faillog, FAILLOG_SERVICE_HOST and the like."""
+_MAY_BE_OURS = re.compile(r"(FAIL|OTEL|OTLP|SEGMENT)", re.IGNORECASE)
+_OUR_PREFIX = re.compile(r"^(FAILLOG|OTEL_EXPORTER)_")
+_OF_OTHERS = re.compile(r"OTEL_EXPORTER_OTLP_(METRICS?|PROFILES|SPAN)_|FAILLOG_COLLECTOR_")
+"""Signals that are not sent, and variables of the shipped Collector configurations."""
 
 
-def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
-    for key, value in layer.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
-        else:
-            into[key] = value
+def unknown_variables(names: Iterable[str]) -> Iterator[str]:
+    """Yields a warning for each unknown name that begins with FAILLOG_ or nearly is a known one."""
+    for name in sorted(names):
+        if name in VARIABLES or not _MAY_BE_OURS.match(name):
+            continue
+        if _OF_KUBERNETES.fullmatch(name) or _OF_OTHERS.match(name):
+            continue
+        is_ours = name.startswith("FAILLOG_")
+        hint = _our_variable(name) if is_ours else did_you_mean(name.upper(), VARIABLES, cutoff=NEAR)
+        if hint or is_ours:
+            yield f"{truncate(name, MAX_QUOTED)}: unknown variable, ignored{hint or '; unset it'}"
+
+
+def _our_variable(name: str) -> str:
+    """Returns a hint by the words after the prefix, which would outweigh them."""
+    words = {_OUR_PREFIX.sub("", each): each for each in sorted(VARIABLES)}
+    said = _OUR_PREFIX.sub("", name)
+    near = get_close_matches(said, words, n=1, cutoff=0.7)
+    ending = sorted((each for each in words if each.endswith(f"_{said}")), key=len)
+    return f'; did you mean "{words[found[0]]}"?' if (found := near or ending) else ""

@@ -1,56 +1,194 @@
-"""Layers of settings → the settings of a run: the first layer that says something wins. Raises ConfigError.
+"""Where settings come from: options, environment variables and a config file, and which of them wins.
 
-Endpoints follow OpenTelemetry's specification of the OTLP exporter: a general one gets `v1/<signal>` behind
-it, a signal's own one is used as it is, and for gRPC `INSECURE` decides where the endpoint has no scheme.
+A `Layer` holds what one source says. `resolve` makes the settings of a run from layers; the first that sets
+something wins.
+
+`OTEL_*` variables follow OpenTelemetry's specification of the OTLP exporter: an empty one is unset, and a
+value that cannot be used is ignored with a warning, except in headers and resource attributes: data would be
+sent without its key. Every other wrong value is a ConfigError that names the setting as the user wrote it.
 """
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, Literal, TypeVar
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from faillog_otel.backends import BACKENDS, NO_BACKEND
 from faillog_otel.config import (
     DEFAULT_GRPC_ENDPOINT,
     DEFAULT_HTTP_ENDPOINT,
-    DEFAULT_SINCE,
-    RESPONSE_HEADERS,
-    SIGNALS,
     DeliveryConfig,
     HealthConfig,
     MappingConfig,
     NetworkProtocol,
-    Protocol,
     RunConfig,
-    Secret,
     SegmentConfig,
     Signal,
     Target,
     TelemetryConfig,
-    token_problem,
 )
 from faillog_otel.errors import ConfigError
-from faillog_otel.network import parse_host_port, parse_setting
-from faillog_otel.setting_values import (
-    check_endpoint,
-    check_headers,
-    check_path,
-    is_unencrypted,
-    parse_duration,
-    parse_moment,
-    parse_size,
-    parse_time_policy,
-    parse_timeout,
-    segment_url,
+from faillog_otel.network import is_loopback, parse_setting
+from faillog_otel.setting_values import MAX_QUOTED, describe, parse_encoded_pairs, parse_pairs
+from faillog_otel.settings import (
+    BY_PARAMETER,
+    BY_PATH,
+    SETTINGS,
+    TABLES,
+    Setting,
+    unknown_key,
+    unknown_variables,
 )
-from faillog_otel.settings import Layer, OwnSettings, SignalSettings
-
-MIN_INTERVAL_SECONDS = 0.1
-MAX_PORT = 65535
+from faillog_otel.text import truncate
 
 MIN_KEY = 16
-"""Characters of the redaction key: a shorter one can be guessed, and then the values, too."""
+"""Characters of the redaction key: a shorter one can be guessed, and so can the redacted values."""
+
+
+class Layer(Struct, frozen=True):
+    """What one source says."""
+
+    source: str
+    """`flag`, `environment`, or the config file's name."""
+    values: dict[str, Any] = field(default_factory=dict)
+    """Path of a setting → its value, parsed."""
+    variables: dict[str, str] = field(default_factory=dict)
+    """Path of a setting → the environment variable that sets it."""
+
+
+def origins(layers: Iterable[Layer]) -> dict[str, str]:
+    """Returns path of a setting → what sets it: `flag`, a variable, or the config file."""
+    said = ((path, layer) for layer in reversed([*layers]) for path in layer.values)
+    return dict(sorted((path, each.variables.get(path, each.source)) for path, each in dict(said).items()))
+
+
+# -- options ---------------------------------------------------------------------------------------------
+
+
+def read_flags(flags: Mapping[str, Any]) -> Layer:
+    """Returns the layer of options, which are given by their names in Python. Raises ConfigError."""
+    layer = Layer("flag")
+    for name, said in flags.items():
+        row = BY_PARAMETER.get(name)
+        if row and row.path and said not in (None, ()):
+            layer.values[row.path] = row.parse(said, row.flag, _reader(said, row))
+    return layer
+
+
+def _reader(said: object, row: Setting) -> Callable[[Any], Any] | None:
+    """Returns what makes of an option the value that a config file would hold."""
+    if row.kind.form == "table":
+        return parse_pairs
+    if row.kind.form == "list":
+        return row.kind.read if isinstance(said, str) else list
+    return None
+
+
+# -- config file -----------------------------------------------------------------------------------------
+
+
+def read_file(text: str, name: str) -> Layer:
+    """Returns the layer of a TOML config file. Raises ConfigError that says the file and the key."""
+    try:
+        content = tomllib.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{name}: {_broken_toml(error, text)}") from None
+    except RecursionError:
+        raise ConfigError(f"{name}: brackets are nested too deeply") from None
+    layer = Layer(name)
+    _read_table(content, (), layer)
+    return layer
+
+
+def _read_table(content: Mapping[str, Any], within: tuple[str, ...], layer: Layer) -> None:
+    for key, value in content.items():
+        path = ".".join((*within, key))
+        if path in TABLES:
+            if not isinstance(value, dict):
+                raise ConfigError(
+                    f"{layer.source}: [{path}] must be a table; found {describe(value)}; "
+                    f"write [{path}] on a line of its own"
+                )
+            _read_table(value, (*within, key), layer)
+        elif row := BY_PATH.get(path):
+            layer.values[path] = row.parse(value, f"{layer.source}: [{row.table}] {key}")
+        else:
+            raise ConfigError(f"{layer.source}: {unknown_key(key, value, '.'.join(within))}")
+
+
+def _broken_toml(error: ValueError, text: str) -> str:
+    """Returns `line 3: ...` for an error of tomllib: what is wrong, and what to do."""
+    said, _, place = str(error).rpartition(" (at ")
+    line = re.match(r"line (\d+)", place)
+    where = f"line {line[1] if line else text.rstrip().count(chr(10)) + 1}"
+    if said.startswith("Cannot overwrite a value"):
+        return f"{where}: the key is set twice; remove one of the two"
+    if (twice := re.fullmatch(r"Cannot declare \((.*?),?\) twice", said)) is not None:
+        table = truncate(twice[1].replace("'", "").replace(", ", "."), MAX_QUOTED)
+        return f"{where}: the table [{table}] appears twice; write its settings under one heading"
+    if said.startswith("Invalid value"):
+        return f"{where}: a value is missing or is not TOML; write text in quotes"
+    if not said:  # not tomllib's: Python limits the digits of a number
+        return "a number has too many digits; shorten it"
+    return f"{where}: {said[0].lower()}{said[1:]}; correct the TOML"
+
+
+# -- environment -----------------------------------------------------------------------------------------
+
+_RESOURCE = "mapping.resource_attributes"
+_OTEL_RESOURCE = ("OTEL_RESOURCE_ATTRIBUTES", "OTEL_SERVICE_NAME")
+_CHANGING = ("service.instance.id", "host.", "process.", "container.", "k8s.pod.")
+"""Resource attributes that change at every start: they would make re-sent records differ."""
+
+
+def read_environment(
+    environ: Mapping[str, str], is_used: Callable[[str], bool] = lambda _: True
+) -> tuple[Layer, list[str]]:
+    """Returns the layer of the environment, and warnings about variables without effect. Raises ConfigError.
+
+    `is_used`: whether the setting of this path is read at all; the others cannot be wrong.
+    """
+    layer = Layer("environment")
+    warnings = list(unknown_variables(filter(environ.get, environ)))
+    used = [each for each in SETTINGS if each.path and is_used(each.path)]
+    for name, row in [(name, each) for each in used for name in reversed(each.variables)]:
+        text = environ.get(name, "").strip()
+        if not text or name in _OTEL_RESOURCE:
+            continue
+        try:
+            layer.values[row.path] = row.parse(text, name, row.kind.read)
+        except ConfigError as error:
+            if not name.startswith("OTEL_") or row.kind.form == "table":
+                raise
+            warnings.append(f"{error}; ignored")
+            continue
+        layer.variables[row.path] = name
+        if name.startswith("OTEL_") and name.endswith("_TIMEOUT") and int(text) < 100:
+            warnings.append(f"{name}: {text} means {text} milliseconds")
+    if is_used(_RESOURCE) and _RESOURCE not in layer.values:
+        _read_otel_resource(environ, layer)
+    return layer, warnings
+
+
+def _read_otel_resource(environ: Mapping[str, str], layer: Layer) -> None:
+    """Reads OpenTelemetry's variables, without attributes that change at every start."""
+    names = [name for name in _OTEL_RESOURCE if environ.get(name)]
+    by, row = " or ".join(names), BY_PATH[_RESOURCE]
+    text, service = (environ.get(name, "") for name in _OTEL_RESOURCE)
+    row.parse(text, by, row.kind.read)  # it must be readable as a whole
+    said = {key: value for key, value in parse_encoded_pairs(text).items() if not key.startswith(_CHANGING)}
+    if service:
+        said["service.name"] = service
+    if said:
+        layer.values[_RESOURCE], layer.variables[_RESOURCE] = row.parse(said, by), by.replace(" or", ",")
+
+
+# -- the settings of a run -------------------------------------------------------------------------------
 
 
 def resolve(
@@ -62,262 +200,199 @@ def resolve(
     polls_forever: bool = False,
     home: str = ".",
 ) -> RunConfig:
-    """The settings of a run; earlier layers win. Raises ConfigError.
+    """Returns the settings of a run; earlier layers win. Raises ConfigError.
 
-    `home` is the folder that the state folder lies in by default.
+    `home` is the folder of the default state folder.
     """
-    first = partial(_first_said, layers)
-    default_wait = "forever" if polls_forever else "30s"
-    summary = first("run", "summary", "text")
-    output = first("otlp", "output", None)
-    signals = tuple(dict.fromkeys(first("otlp", "signals", SIGNALS)))
-    if not signals:
-        raise ConfigError("--signals names no signal: logs, traces or both")
+    run, delivery = _said(layers, ""), _said(layers, "delivery")
+    if polls_forever:
+        delivery.setdefault("wait_seconds", math.inf)
+    signals: tuple[Signal, ...] = value_of(layers, "otlp.signals")
     writes = _writes(layers, signals)
-    if output is not None and writes != "file":
-        raise ConfigError("--output goes with --protocol file")
-    if writes and output is None and summary == "json":
-        raise ConfigError(f"--protocol {writes} writes to stdout, and so does --summary json")
-    targets = {} if writes else {signal: _target(layers, signal) for signal in signals}
-    telemetry, ignored = _telemetry(first)
-    all_targets = [*targets.values(), *filter(None, [telemetry.target])]
-    unencrypted = {target.shown_url for target in all_targets if is_unencrypted(target.url)}
-    redaction_key = first("mapping", "redaction_key", None)
-    if any(layer.segment.token and layer.segment.token_file for layer in layers):
-        ignored = [*ignored, "a token and a token file are set in one place: the file is not read; unset one"]
-    if redaction_key and len(redaction_key) < MIN_KEY:
-        ignored = [*ignored, f"the redaction key has less than {MIN_KEY} characters: too few"]
-    fail_on = tuple(dict.fromkeys(each for each in first("run", "fail_on", ()) if each != "never"))
+    if "output" in delivery and writes != "file":
+        raise ConfigError("--output needs --protocol file; set it, or remove --output")
+    if writes and "output" not in delivery and run.get("summary") == "json":
+        raise ConfigError(f"--protocol {writes} writes to stdout, and so does --summary json; choose one")
+    targets = {} if writes else {signal: _target(_of_signal(layers, signal), signal) for signal in signals}
+    telemetry, ignored = _telemetry(layers)
+    mapping = resolve_mapping(layers)
+    if any(each.values.get("segment.token") and each.values.get("segment.token_file") for each in layers):
+        ignored.append("one source sets a token and a token file; the file is not read; unset one of them")
+    if mapping.redaction_key and len(mapping.redaction_key.reveal()) < MIN_KEY:
+        ignored.append(f"the redaction key has fewer than {MIN_KEY} characters; write a longer one")
+    reached = [*targets.values(), *filter(None, [telemetry.target])]
+    unencrypted = sorted({target.shown_url for target in reached if _is_unencrypted(target.url)})
     return RunConfig(
-        mapping=resolve_mapping(layers),
-        backend=first("mapping", "backend", None),
-        delivery=DeliveryConfig(
-            signals=signals,
-            writes=writes,
-            targets=targets,
-            output=output,
-            wait_seconds=_named("wait", parse_duration, first("run", "wait", default_wait)),
-        ),
-        segment=_segment(layers, first),
+        **{"state_dir": f"{home}/faillog-otel", **run},
+        mapping=mapping,
+        delivery=DeliveryConfig(writes=writes, targets=targets, **delivery),
+        segment=_segment(layers),
         telemetry=telemetry,
-        health=_health(first),
-        state_dir=first("run", "state_dir", f"{home}/faillog-otel"),
-        fail_on=fail_on,
-        quarantine=first("run", "quarantine", "faillog-quarantine.jsonl"),
-        pending=first("run", "pending", "faillog-pending.jsonl"),
-        max_content_bytes=resolve_max_content(layers),
-        workers=first("run", "workers", None),
-        summary=summary,
-        log_format=first("run", "log_format", "text"),
+        health=HealthConfig(**_said(layers, "health")),
         verbosity=verbosity,
         config_file=config_file,
-        warnings=(
-            *warnings,
-            *ignored,
-            *(f"{url}: what is sent there is not encrypted" for url in sorted(unencrypted)),
-        ),
+        warnings=(*warnings, *ignored, *(f"{url}: sent without encryption" for url in unencrypted)),
         ignored=tuple(warnings),
     )
 
 
 def resolve_mapping(layers: Sequence[Layer]) -> MappingConfig:
-    """The settings of how events become records; earlier layers win. Raises ConfigError."""
-    first = partial(_first_said, layers)
-    backend, policy = first("mapping", "backend", None), first("mapping", "time_policy", None)
+    """Returns the settings of how events become records; earlier layers win."""
+    backend = _first(layers, "mapping.backend")
     profile = BACKENDS[backend] if backend else NO_BACKEND
-    redaction_key = first("mapping", "redaction_key", None)
-    return MappingConfig(
-        bodies=first("mapping", "bodies", "response"),
-        response_headers=RESPONSE_HEADERS + tuple(first("mapping", "response_headers", ())),
-        time_policy=profile.time_policy
-        if policy is None
-        else _named("time policy", parse_time_policy, policy),
-        join=first("mapping", "join", "parent"),
-        destination_names=first("mapping", "destination_names", {}),
-        resource=_resource(first("mapping", "resource_attributes", {})),
-        limits=profile.limits,
-        redaction_key=Secret(redaction_key) if redaction_key else None,
-    )
+    said = {"time_policy": profile.time_policy, **_said(layers, "mapping")}
+    return MappingConfig(limits=profile.limits, **said)
 
 
-def resolve_max_content(layers: Sequence[Layer]) -> int:
-    """How many bytes one compressed file may unpack to. Raises ConfigError."""
-    return _named("max_content", parse_size, _first_said(layers, "run", "max_content", "16GiB"))
+def value_of(layers: Sequence[Layer], path: str) -> Any:
+    """Returns the value of one setting, or its default."""
+    found = _first(layers, path)
+    return BY_PATH[path].default if found is None else found
 
 
-def resolve_log_format(layers: Sequence[Layer]) -> Literal["text", "json"]:
-    """How messages are written."""
-    log_format: Literal["text", "json"] = _first_said(layers, "run", "log_format", "text")
-    return log_format
+def _first(layers: Iterable[Layer], path: str) -> Any:
+    """Returns the value of the first layer that sets it; None if none does."""
+    return next((layer.values[path] for layer in layers if path in layer.values), None)
 
 
-def _first_said(layers: Sequence[Layer], branch: str, name: str, default: Any) -> Any:
-    values = (getattr(getattr(layer, branch), name) for layer in layers)
-    return next((value for value in values if value is not None), default)
+def _is_said(layers: Iterable[Layer], path: str) -> bool:
+    return any(path in layer.values for layer in layers)
 
 
-def _segment(layers: Sequence[Layer], first: Callable[[str, str, Any], Any]) -> SegmentConfig:
-    url = segment_url(first("segment", "url", "us"))
-    until = first("segment", "until", None)
-    token, token_file = _token(layers)
-    if token and (problem := token_problem(token)):
-        raise ConfigError(f"the token {problem}")
-    hosts = tuple(first("segment", "download_hosts", ()))
-    for host in hosts:
-        try:
-            parse_host_port(host)
-        except ValueError:
-            raise ConfigError(
-                f"--download-host {host[:80]!r} is no host; write HOST, HOST:PORT or [IPV6-ADDRESS]:PORT"
-            ) from None
-    proxy = first("segment", "proxy", None)
-    if proxy:
-        parse_setting(proxy, "[segment] proxy")
-    since = first("segment", "since", None)
-    return SegmentConfig(
-        url=url,
-        token=Secret(token) if token else None,
-        token_file=token_file,
-        collections=tuple(first("segment", "collections", ())),
-        is_since_given=since is not None,
-        since=DEFAULT_SINCE if since is None else _named("since", parse_moment, since),
-        until=None if until is None else _named("until", parse_moment, until),
-        download_hosts=hosts,
-        certificate=first("segment", "certificate", None),
-        proxy=Secret(proxy) if proxy else None,
-        requests_per_day=first("segment", "requests_per_day", 120),
-        max_requests=first("segment", "max_requests", None),
-    )
+def _said(layers: Sequence[Layer], owner: str) -> dict[str, Any]:
+    """Returns the fields of one part of the `RunConfig` that a layer sets, and their values."""
+    rows = [row for row in SETTINGS if row.field.rpartition(".")[0] == owner and _is_said(layers, row.path)]
+    return {row.field.rpartition(".")[2]: _first(layers, row.path) for row in rows if row.field}
 
 
-def _token(layers: Sequence[Layer]) -> tuple[str | None, str | None]:
-    """The token, or its file: of the first layer that says one of them; a token wins over a file there."""
-    for layer in layers:
-        if layer.segment.token is not None:
-            return layer.segment.token, None
-        if layer.segment.token_file is not None:
-            return None, layer.segment.token_file
-    return None, None
+def _segment(layers: Sequence[Layer]) -> SegmentConfig:
+    said, token, file = _said(layers, "segment"), "segment.token", "segment.token_file"
+    for layer in layers:  # the first that sets one of them; there, a token wins
+        if token in layer.values or file in layer.values:
+            said["token"] = layer.values.get(token)
+            said["token_file"] = None if token in layer.values else layer.values[file]
+            break
+    return SegmentConfig(is_since_given="since" in said, **said)
 
 
-def _telemetry(first: Callable[[str, str, Any], Any]) -> tuple[TelemetryConfig, list[str]]:
-    """Our own metrics, and warnings."""
-
-    def setting(name: str) -> tuple[Any, bool]:
-        return first("own", name, first("otlp", "proxy", None) if name == "proxy" else None), False
-
-    if not setting("endpoint")[0]:
-        given = [name for name in OwnSettings.__struct_fields__ if first("own", name, None) is not None]
-        said = ", ".join(sorted(given))
-        return TelemetryConfig(), [
-            f"[self] says {said}, and no endpoint: no metrics are sent"
-        ] if given else []
+def _telemetry(layers: Sequence[Layer]) -> tuple[TelemetryConfig, list[str]]:
+    """Returns where the program's own metrics go, and warnings."""
+    found = {row.key: (_first(layers, row.path), False) for row in SETTINGS if row.table == "self"}
+    if not found["endpoint"][0]:
+        keys = ", ".join(sorted(key for key, (value, _) in found.items() if value is not None))
+        warnings = [f"[self] sets {keys}, but no endpoint; no metrics are sent"] if keys else []
+        return TelemetryConfig(), warnings
+    if not _is_said(layers, "self.proxy"):
+        found["proxy"] = (_first(layers, "otlp.proxy"), False)
     try:
-        target = _target_of(setting, "metrics")
-        interval = _named("interval", parse_duration, first("own", "interval", "60s"))
+        target = _target(found, "metrics")
     except ConfigError as error:
         raise ConfigError(f"[self], FAILLOG_SELF_OTLP_*: {error}") from None
-    if not MIN_INTERVAL_SECONDS <= interval < math.inf:
-        raise ConfigError(f"[self], FAILLOG_SELF_OTLP_INTERVAL: from {MIN_INTERVAL_SECONDS:g} s on")
-    resource = first("own", "resource_attributes", {})
-    return TelemetryConfig(target=target, interval_seconds=interval, resource=tuple(resource.items())), []
+    return TelemetryConfig(target=target, **_said(layers, "telemetry")), []
 
 
-def _health(first: Callable[[str, str, Any], Any]) -> HealthConfig:
-    file, text = first("run", "health_file", None), first("run", "health_addr", None)
-    if text is None:
-        return HealthConfig(file=file)
-    found = re.fullmatch(r"(?:([^:\[\]]*|\[[0-9A-Fa-f:.]+\]):)?(\d{1,5})", text, re.ASCII)
-    if found is None or int(found[2]) > MAX_PORT:
-        raise ConfigError(
-            "--health-addr takes HOST:PORT ([::]:8080 is everybody's), or a port of this machine only"
-        )
-    return HealthConfig(address=((found[1] or "127.0.0.1").strip("[]"), int(found[2])), file=file)
+# -- targets ---------------------------------------------------------------------------------------------
+
+_Found = Mapping[str, tuple[Any, bool]]
+"""Key of `[otlp]` → the value, None if nothing sets it, and whether it was set for this signal alone."""
 
 
-def _resource(attributes: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    resource = {"service.name": "segment", **attributes}
-    if environment := resource.get("deployment.environment.name"):
-        resource["deployment.environment"] = environment  # the older name, which Loki makes a label of
-    return tuple(resource.items())
-
-
-Parsed = TypeVar("Parsed")
-
-
-def _named(name: str, parse: Callable[[str], Parsed], text: str) -> Parsed:
-    """The setting, parsed; an error says which one it is."""
-    try:
-        return parse(text)
-    except ConfigError as error:
-        raise ConfigError(f"{name}: {error}") from None
-
-
-def _first(layers: Sequence[Layer], signal: Signal, name: str) -> tuple[Any, bool]:
-    """A signal's setting from the first layer that says it, and whether it was said for this signal alone."""
-    for layer in layers:
-        own: SignalSettings = getattr(layer.otlp, signal)
-        for settings, is_own in ((own, True), (layer.otlp, False)):
-            if (value := getattr(settings, name)) is not None:
-                return value, is_own
-    return None, False
+def _of_signal(layers: Sequence[Layer], signal: Signal) -> _Found:
+    """Returns a signal's settings. Within a layer, the signal's own comes before the general one."""
+    found: dict[str, tuple[Any, bool]] = {}
+    for row in SETTINGS:
+        if row.table == f"otlp.{signal}":
+            paths = ((row.path, True), (f"otlp.{row.key}", False))
+            said = ((each.values[path], own) for each in layers for path, own in paths if path in each.values)
+            found[row.key] = next(said, (None, False))
+    return found
 
 
 def _writes(layers: Sequence[Layer], signals: Sequence[Signal]) -> Literal["file", "console"] | None:
-    protocols: set[Protocol] = {_first(layers, signal, "protocol")[0] for signal in signals}
+    default = BY_PATH["otlp.protocol"].default
+    protocols: set[Any] = {_of_signal(layers, signal)["protocol"][0] or default for signal in signals}
     writes = protocols & {"file", "console"}
-    if not writes:
-        return None
-    if len(protocols) > 1:
-        raise ConfigError(f"the protocols of the signals exclude each other: {', '.join(sorted(protocols))}")
-    return "console" if "console" in writes else "file"
-
-
-def _target(layers: Sequence[Layer], signal: Signal) -> Target:
-    return _target_of(lambda name: _first(layers, signal, name), signal)
-
-
-def _target_of(setting: Callable[[str], tuple[Any, bool]], path: str) -> Target:
-    """A target from its settings: each its value, and whether it was said for this signal alone."""
-
-    def first(name: str) -> Any:
-        return setting(name)[0]
-
-    protocol: NetworkProtocol = first("protocol") or "http/protobuf"
-    endpoint, is_own = setting("endpoint")
-    url = endpoint or (DEFAULT_GRPC_ENDPOINT if protocol == "grpc" else DEFAULT_HTTP_ENDPOINT)
-    if protocol == "grpc" and "://" not in url:  # the specification: only then does INSECURE decide
-        url = f"{'http' if first('insecure') else 'https'}://{url}"
-    check_endpoint(url)
-    check_path(url, protocol, path, is_own=is_own)
-    if protocol != "grpc" and not is_own:
-        if re.search("[?#]", url):
-            raise ConfigError("the endpoint has a query, and v1/<signal> cannot stand behind one")
-        url = f"{url.rstrip('/')}/v1/{path}"
-    timeout = _named("timeout", parse_timeout, first("timeout") or "10s")
-    headers: dict[str, str] = first("headers") or {}
-    check_headers(headers)
-    if protocol == "grpc" and (binary := [name for name in headers if name.lower().endswith("-bin")]):
-        raise ConfigError(f"the header {binary[0]!r} cannot be set: leave it out")
-    return Target(
-        url=url,
-        protocol=protocol,
-        headers=tuple((name.lower(), Secret(value.strip())) for name, value in headers.items()),
-        compression=first("compression") or "gzip",
-        timeout_seconds=timeout,
-        certificate=first("certificate"),
-        client_certificate=first("client_certificate"),
-        client_key=first("client_key"),
-        proxy=_proxy(first("proxy"), protocol, "proxy" if path == "metrics" else "[otlp] proxy"),
-    )
-
-
-def _proxy(setting: str | None, protocol: NetworkProtocol, name: str) -> Secret | None:
-    if not setting:
-        return None
-    proxy = parse_setting(setting, name)
-    if proxy and proxy.scheme == "https" and protocol == "grpc":
+    if writes and len(protocols) > 1:
         raise ConfigError(
-            f"the proxy {proxy.url}: gRPC can use http:// proxies only; name one, or use OTLP/HTTP"
+            f"the protocols of the signals exclude each other: {', '.join(sorted(protocols))}; choose one"
         )
-    return Secret(setting)
+    return writes.pop() if writes else None
+
+
+def _target(found: _Found, signal: str) -> Target:
+    """Returns where a signal, or `metrics`, goes. Raises ConfigError."""
+    rows = [BY_PATH[f"otlp.{key}"] for key in found if f"otlp.{key}" in BY_PATH]
+    said = {row.field.removeprefix("target."): found[row.key][0] for row in rows if row.field}
+    target = Target(url="", **{name: value for name, value in said.items() if value is not None})
+    if target.protocol == "grpc":
+        if binary := [name for name, _ in target.headers if name.endswith("-bin")]:
+            raise ConfigError(f"the header {binary[0]!r} cannot be set; remove it")
+        proxy = parse_setting(target.proxy.reveal(), "the proxy") if target.proxy else None
+        if proxy and proxy.scheme == "https":
+            raise ConfigError(
+                f"the proxy {proxy.url}: gRPC supports http:// proxies only; name one, or use OTLP/HTTP"
+            )
+    return replace(target, url=_url(found, target.protocol, signal))
+
+
+def _url(found: _Found, protocol: NetworkProtocol, signal: str) -> str:
+    """Returns the URL of a target. For HTTP, `v1/<signal>` is appended to a general endpoint."""
+    endpoint, is_own = found["endpoint"]
+    url: str = endpoint or (DEFAULT_GRPC_ENDPOINT if protocol == "grpc" else DEFAULT_HTTP_ENDPOINT)
+    if protocol == "grpc" and "://" not in url:  # the specification: only then does INSECURE decide
+        url = f"{'http' if found['insecure'][0] else 'https'}://{url}"
+    _check_endpoint(url)
+    _check_path(url, protocol, signal, is_own=is_own)
+    if protocol == "grpc" or is_own:
+        return url
+    if re.search("[?#]", url):
+        raise ConfigError("the endpoint has a query, and v1/<signal> cannot follow one; remove the query")
+    return f"{url.rstrip('/')}/v1/{signal}"
+
+
+_HOST = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*")
+_STARTS_WITH_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?")
+
+
+def _check_endpoint(url: str) -> None:
+    """Raises ConfigError if no client could use the URL; it shows nothing that may be secret in it."""
+    try:
+        parts = urlsplit(url)
+        usable = (
+            parts.scheme in ("http", "https")
+            and _HOST.fullmatch(parts.hostname or "") is not None
+            and parts.port != 0
+            and re.fullmatch(r"[!-~]+", url) is not None
+        )
+    except ValueError:
+        usable = False
+    if not usable:
+        shown = re.sub(r"[?#].*", "", re.sub(r"(?s)^(\w+://)?.*@", r"\1", url))
+        if "://" not in url and _STARTS_WITH_HOST.match(shown):
+            raise ConfigError(
+                f"the endpoint {shown!r} has no scheme; write http://{shown} or https://{shown}"
+            )
+        raise ConfigError(f"{shown!r} is not an endpoint; write http://HOST:PORT or https://HOST:PORT")
+
+
+def _check_path(url: str, protocol: NetworkProtocol, signal: str, *, is_own: bool) -> None:
+    """Raises ConfigError if the path is wrong for the protocol or the signal; it says what to write."""
+    parts = urlsplit(url)
+    origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    path = parts.path.rstrip("/")
+    if protocol == "grpc" and path:
+        raise ConfigError(f"the endpoint {origin}{path} has a path, but gRPC uses none; write {origin}")
+    found = re.search(r"/v1/(logs|traces|metrics)$", path)
+    base = f"{origin}{path[: found.start()]}" if found else ""
+    if found and not is_own:
+        raise ConfigError(
+            f"the endpoint {origin}{path} ends with {found[0]}, which is appended to it; write {base}"
+        )
+    if found and found[1] != signal:
+        raise ConfigError(f"the endpoint of {signal} ends with {found[0]}; write {base}/v1/{signal}")
+
+
+def _is_unencrypted(url: str) -> bool:
+    """Returns whether the URL is plain http to another machine."""
+    parts = urlsplit(url)
+    return parts.scheme == "http" and not is_loopback(parts.hostname or "")

@@ -2,7 +2,8 @@
 
 import codecs
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 
 # -- text ----------------------------------------------------------------------------------------------------
 
@@ -22,6 +23,12 @@ def truncate(text: str, max_bytes: int = MAX_PEER_BYTES) -> str:
 
 
 _ELLIPSIS = "…"
+
+
+def did_you_mean(word: str, possible: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """Returns `; did you mean "endpoint"?`, or nothing if no possible word is similar."""
+    near = get_close_matches(word, list(possible), n=1, cutoff=cutoff)
+    return f'; did you mean "{near[0]}"?' if near else ""
 
 
 def peer_text(text: str, hide: Callable[[str], str]) -> str:

@@ -9,8 +9,9 @@ import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -70,35 +71,42 @@ SAMPLES = {
     "[]": '["a.example"]',
     "{}": '{ a = "b" }',
     '["never"]': '["discarded"]',
-    '"<a number>"': "2",
-    '"<time>"': '"2025-05-08T00:00:00Z"',
-    '"<duration>"': '"30s"',
+    '"<proxy>"': '"environment"',
+    '"<endpoint>"': '"http://localhost:4318"',
+    '"<backend>"': '"tempo"',
 }
-"""What takes the place of defaults that say nothing, and of what the example file leaves out."""
+"""What takes the place of defaults that say nothing."""
 
 
-def all_settings() -> str:
-    """The configuration file that is shipped, every setting turned on."""
-    text = WORK.joinpath("collector-config", "faillog-otel.toml").read_text("utf-8")
-    text = re.sub(r"^#(?=[a-z_]+ = )", "", text, flags=re.MULTILINE)
-    for placeholder, value in SAMPLES.items():
-        text = text.replace(f" = {placeholder} ", f" = {value} ").replace(
-            f" = {placeholder}\n", f" = {value}\n"
-        )
-    return re.sub(r'"<([^>]*)>"', r'"\1"', text)
+def settings_with_variables() -> Iterator[tuple[str, str, str]]:
+    """Each setting of the configuration file that is shipped: its path, a value as TOML, its variable.
 
-
-def settings_with_variables(text: str) -> Iterator[tuple[str, Any, str]]:
-    """Each setting of this file: its path, its value, and the environment variable that its line names."""
-    section = ""
-    for line in text.splitlines():
-        if found := re.match(r"\[([a-z.]+)\]", line):
+    The lines above a setting name its option and its variables, and may have an example.
+    """
+    section = variable = example = ""
+    for line in WORK.joinpath("collector-config", "faillog-otel.toml").read_text("utf-8").splitlines():
+        if found := re.fullmatch(r"\[([a-z.]+)\]", line):
             section = found[1]
-        elif found := re.match(r"([a-z_]+) = [^#]*(?:# ([A-Z_]{8,}))?", line):
-            key, variable = found.groups()
-            if section in {"otlp.logs", "otlp.traces"}:  # their lines say "and so on"
+        elif line == "#":
+            variable = example = ""
+        elif found := re.fullmatch(r"# (?:--[a-z-]+, )?([A-Z_]{8,})(?:, [A-Z_]+)*", line):
+            variable = found[1]
+        elif found := re.fullmatch(r"# Example: [a-z_]+ = (.*)", line):
+            example = found[1]
+        elif found := re.fullmatch(r"#([a-z_]+) = (.*)", line):
+            key, default = found.groups()
+            value = example or SAMPLES.get(default, default.replace("<", "").replace(">", ""))
+            if section in {"otlp.logs", "otlp.traces"}:  # these variables follow from the general ones
                 variable = f"OTEL_EXPORTER_{section.replace('.', '_')}_{key}".upper()
-            yield f"{section}.{key}", tomllib.loads(line)[key], variable or ""
+            yield f"{section}.{key}", value, variable
+
+
+def all_settings(settings: Iterable[tuple[str, str, str]]) -> str:
+    """A configuration file with every setting."""
+    lines = []
+    for section, inside in groupby(settings, lambda each: each[0].rpartition(".")[0]):
+        lines += [f"[{section}]", *(f"{path.rpartition('.')[2]} = {value}" for path, value, _ in inside)]
+    return "\n".join(lines)
 
 
 def as_variable(value: Any) -> str:
@@ -121,12 +129,15 @@ def origins(folder: Path, **variables: Any) -> dict[str, str]:
 
 
 def test_settings_and_their_environment_variables(tmp_path: Path) -> None:
-    text = all_settings()
-    settings = list(settings_with_variables(text))
-    (tmp_path / "all.toml").write_text(text)
+    settings = list(settings_with_variables())
+    (tmp_path / "all.toml").write_text(all_settings(settings))
     from_file = origins(tmp_path, FAILLOG_CONFIG="all.toml")
     assert from_file == {path: "all.toml" for path, _, _ in settings}
-    values = {variable: as_variable(value) for _, value, variable in settings if variable}
+    values = {
+        variable: as_variable(tomllib.loads(f"value = {value}")["value"])
+        for _, value, variable in settings
+        if variable
+    }
     found = origins(tmp_path, **values)
     check("settings.txt", [f"{path:<32} {found.get(path, '')}".rstrip() for path in sorted(from_file)])
 

@@ -344,5 +344,5 @@ def test_settings_without_an_endpoint_are_warned_about(tmp_path: Path) -> None:
     (tmp_path / "faillog-otel.toml").write_text('[self]\ninterval = "10s"\n')
     done = run_program("run", "events", "--protocol", "file", "--output", "out", cwd=tmp_path)
     assert done.code == 0
-    assert "[self] says interval, and no endpoint" in done.stderr
+    assert "[self] sets interval, but no endpoint" in done.stderr
     assert json.loads((tmp_path / "out").read_bytes())

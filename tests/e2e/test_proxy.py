@@ -48,7 +48,7 @@ def test_a_wrong_proxy_ends_the_run_before_it_starts(tmp_path: Path, receiver: R
             ALL_PROXY=f"socks5://me:{PASSWORD}@127.0.0.1:9",
         )
     assert done.code == 2
-    assert "ALL_PROXY: SOCKS proxies cannot be used" in done.stderr
+    assert "ALL_PROXY uses SOCKS, which is not supported" in done.stderr
     assert PASSWORD not in done.stderr
 
 

@@ -106,7 +106,9 @@ def started_worker(endpoint: str, stderr: Path) -> Iterator[tuple["subprocess.Po
             descriptor = theirs.fileno()
             process = subprocess.Popen([*COMMAND, str(descriptor)], pass_fds=[descriptor], stderr=file)
         delivery = DeliveryConfig(targets=targets(endpoint, "http/protobuf"), wait_seconds=0)
-        config = RunConfig(mapping=MappingConfig(), delivery=delivery, quarantine="", pending="")
+        config = RunConfig(
+            mapping=MappingConfig(), delivery=delivery, state_dir="", quarantine="", pending=""
+        )
         with process:
             try:
                 Channel(ours).send(encode(Start(config, 0)))

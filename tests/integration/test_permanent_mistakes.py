@@ -15,8 +15,7 @@ from faillog_otel.config import SEGMENT_URLS, Secret, SegmentConfig, token_probl
 from faillog_otel.errors import ConfigError
 from faillog_otel.segment.api import Denied, Failed, SegmentApi
 from faillog_otel.segment.http_client import network_of
-from faillog_otel.settings import Layer, SegmentSettings
-from faillog_otel.sources import resolve
+from faillog_otel.sources import read_environment, read_flags, resolve
 
 pytestmark = pytest.mark.timeout(100)
 
@@ -57,7 +56,7 @@ def plain(status: str, body: bytes = b"") -> bytes:
 )
 def test_a_url_that_cannot_be_segments_is_a_usage_error_with_the_remedy(url: str, remedy: str) -> None:
     with pytest.raises(ConfigError, match="--segment-url") as raised:
-        resolve([Layer(segment=SegmentSettings(url=url))])
+        read_flags({"segment_url": url})
     assert str(raised.value).removeprefix("--segment-url").count(remedy) == 1
     assert "gehe-im" not in str(raised.value)
 
@@ -66,7 +65,7 @@ def test_a_url_that_cannot_be_segments_is_a_usage_error_with_the_remedy(url: str
     "url", ["https://gateway.example/segment", "https://api.segmentapis.com/", "http://[::1]:8"]
 )
 def test_a_gateway_may_have_a_path(url: str) -> None:
-    assert resolve([Layer(segment=SegmentSettings(url=url))]).segment.url == url
+    assert resolve([read_flags({"segment_url": url})]).segment.url == url
 
 
 @pytest.mark.parametrize(
@@ -74,8 +73,8 @@ def test_a_gateway_may_have_a_path(url: str) -> None:
 )
 def test_what_is_no_token_is_named_with_the_remedy(text: str) -> None:
     assert "; " in token_problem(text)
-    with pytest.raises(ConfigError, match="the token ") as raised:
-        resolve([Layer(segment=SegmentSettings(token=text))])
+    with pytest.raises(ConfigError, match="SEGMENT_TOKEN: the token ") as raised:
+        read_environment({"SEGMENT_TOKEN": text})
     assert text not in str(raised.value)
 
 

@@ -1,28 +1,33 @@
-"""Updates what is generated in docs/reference: `PYTHONPATH=tests python -m support.reference_pages`.
+"""Updates the example configuration, and what is generated in docs/reference.
+
+    PYTHONPATH=tests python -m support.reference_pages
 
 A generated table lies between `<!-- table: NAME -->` and `<!-- end of table -->`. The code decides which rows
-there are and fills the columns that it knows. All other columns are prose: they are kept row by row, and so
-is the order of the rows. A new row comes last, with empty prose. `<!-- help: COMMAND -->` is followed by the
-command's `--help`. (mkdocs-click would lose the line breaks of exit codes and examples in it.)
+there are and fills the columns that it knows: of settings, all. The other columns are prose: they are kept
+row by row, and so is the order of the rows. A new row comes last, with empty prose. `<!-- help: COMMAND -->`
+is followed by the command's `--help`, `<!-- example configuration -->` by the example file. (mkdocs-click
+would lose the line breaks of exit codes and examples in the help.)
 """
 
 import ast
+import json
 import re
 import sqlite3
-from collections.abc import Iterator, Mapping
+import textwrap
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import click
-from msgspec import Struct
 
 import faillog_otel
 from faillog_otel.cli import cli
 from faillog_otel.ledger.schema import MIGRATIONS
-from faillog_otel.settings import VARIABLES, Layer
+from faillog_otel.settings import SETTINGS, TABLES, Setting
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "reference"
+EXAMPLE = ROOT / "collector-config" / "faillog-otel.toml"
 SOURCES = Path(faillog_otel.__file__).parent
 
 Rows = dict[str, dict[str, str]]
@@ -36,6 +41,9 @@ _HELP = re.compile(
     r"(?P<before><!-- help: (?P<command>\S+) -->\n\n)```text\n.*?```(?P<after>\n\n<!-- end of help -->)",
     re.DOTALL,
 )
+_EXAMPLE = re.compile(
+    r"(?<=<!-- example configuration -->\n\n)```toml\n.*?```(?=\n\n<!-- end of example -->)", re.DOTALL
+)
 _HELP_COLUMNS = 100
 _CELL = re.compile(r"(?<!\\)\|")
 
@@ -45,6 +53,7 @@ def updated(page: str) -> str:
     page = _HELP.sub(
         lambda found: f"{found['before']}```text\n{help_of(found['command'])}\n```{found['after']}", page
     )
+    page = _EXAMPLE.sub(lambda _: f"```toml\n{example_file()}```", page)
     return _MARKED.sub(lambda found: found["before"] + _merged(found) + found["after"], page)
 
 
@@ -79,6 +88,8 @@ def _merged(found: re.Match[str]) -> str:
     wanted = rows(found["name"])
     prose = {row[0]: dict(zip(header, row, strict=True)) for row in old}
     order = [key for key in prose if key in wanted] + [key for key in wanted if key not in prose]
+    if found["name"].startswith("settings:"):
+        order = [*wanted]
     lines = [header, ["---"] * len(header)]
     for key in order:
         cells = {header[0]: key, **prose.get(key, {}), **wanted[key]}
@@ -89,49 +100,69 @@ def _merged(found: re.Match[str]) -> str:
 # -- what the code says ------------------------------------------------------------------------------------
 
 
-def _settings(section: str) -> Rows:
-    table: Struct = Layer()
-    for name in section.split("."):
-        table = getattr(table, {"self": "own"}.get(name, name))
-    keys = [
-        key
-        for name, key in zip(table.__struct_fields__, table.__struct_encode_fields__, strict=True)
-        if not isinstance(getattr(table, name), Struct)
-    ]
-    defaults = _defaults()
-    options = _options() if section in {"otlp", "mapping", "segment", "run"} else {}
+def _settings(table: str) -> Rows:
     found: Rows = {}
-    for key in keys:
-        path = f"{section}.{key}"
-        variables = [name for name, (set_path, _) in VARIABLES.items() if set_path == path]
-        option = options.get({"segment.url": "segment_url"}.get(path, key))
-        if path in {"segment.certificate", "segment.proxy"}:
-            option = None
-        default = defaults[path]
-        set_by = "<br>".join(f"`{each}`" for each in (option, *variables) if each)
-        found[f"`{key}`"] = {"Option, variable": set_by, "Default": "" if "<" in default else f"`{default}`"}
+    for row in rows_of(table):
+        names = "<br>".join(f"`{name}`" for name in names_of(row))
+        default = re.sub(r"(--|\$|http:)[^ ,]+", r"`\g<0>`", row.default_text)
+        if default_of(row) and not default:
+            default = f"`{default_of(row)}`"
+        example = f"Example: `{row.example}`." if row.example else ""
+        meaning = " ".join(filter(None, [row.help, choices_of(row), row.details, example]))
+        cells = {"Option, variable": names, "Default": default, "Meaning": meaning}
+        found[f"`{row.key}`"] = {name: text.replace("|", "\\|") for name, text in cells.items()}
     return found
 
 
-def _options() -> Mapping[str, str]:
-    """Parameter → option of `run`."""
-    return {
-        option.name or "": option.opts[-1]
-        for option in cli.commands["run"].params
-        if isinstance(option, click.Option)
-    }
+def rows_of(table: str) -> list[Setting]:
+    """Returns the settings of a table of the config file."""
+    return [row for row in SETTINGS if row.path and row.table == table]
 
 
-def _defaults() -> Mapping[str, str]:
-    """Path of a setting → its default, from the example file. A `<placeholder>` means that there is none."""
-    found: dict[str, str] = {}
-    section = ""
-    for line in ROOT.joinpath("collector-config", "faillog-otel.toml").read_text("utf-8").splitlines():
-        if table := re.fullmatch(r"\[(\S+)\]", line):
-            section = table[1]
-        elif setting := re.fullmatch(r"#([a-z_]+) = (.*?)(?:\s+#.*)?", line):
-            found[f"{section}.{setting[1]}"] = setting[2]
-    return found
+def names_of(row: Setting) -> list[str]:
+    """Returns what sets a setting: the option, then the variables."""
+    return [*([row.flag] if row.flag else []), *row.variables]
+
+
+def default_of(row: Setting) -> str:
+    """Returns a setting's default as TOML; empty if it has none, or none that is a value."""
+    return "" if row.default is None else json.dumps(row.kind.show(row.default))
+
+
+def choices_of(row: Setting) -> str:
+    """Returns the values that a setting may have."""
+    return f"Values: {', '.join(f'`{each}`' for each in row.kind.choices)}." if row.kind.choices else ""
+
+
+def example_file() -> str:
+    """Returns the example configuration: each setting, with its default, commented out."""
+    lines = [_EXAMPLE_HEAD]
+    for table, about in TABLES.items():
+        lines += [*_comment(about), f"[{table}]"]
+        for row in rows_of(table):
+            if "." not in table:
+                default = f"Default: {row.default_text}." if row.default_text else ""
+                example = f"Example: {row.key} = {row.example}" if row.example else ""
+                lines += ["#", *_comment(f"{', '.join(names_of(row))}"), *_comment(row.help)]
+                lines += [line for text in (choices_of(row), default, example) for line in _comment(text)]
+            lines.append(f"#{row.key} = {default_of(row) or json.dumps(f'<{row.key}>')}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+_EXAMPLE_HEAD = """\
+# Settings of faillog-otel: all of them, with their defaults. This file is generated.
+#
+# To change a setting, remove the "#" before it; "<...>" means that there is no default. The program reads
+# ./faillog-otel.toml, or the file that --config or FAILLOG_CONFIG names. Options and variables override it; a
+# line above each setting names them. Check the file with
+#
+#   faillog-otel doctor --config collector-config/faillog-otel.toml
+"""
+
+
+def _comment(text: str) -> list[str]:
+    return textwrap.wrap(text, 108, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
 
 
 def _ledger(table: str) -> Rows:
@@ -173,7 +204,10 @@ def _instruments() -> Iterator[tuple[str, str, str]]:
 
 
 def main() -> None:
-    """Rewrites the pages whose tables are out of date, and names them."""
+    """Rewrites the files that are out of date, and names them."""
+    if EXAMPLE.read_text("utf-8") != example_file():
+        EXAMPLE.write_text(example_file(), "utf-8")
+        print(EXAMPLE.relative_to(ROOT))
     for path in sorted(PAGES.glob("*.md")):
         before = path.read_text("utf-8")
         if (after := updated(before)) != before:

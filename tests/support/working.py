@@ -42,7 +42,9 @@ def worked(
         targets=targets(endpoint, "http/protobuf"), wait_seconds=0, batch_records=batch_records
     )
     quarantine, pending = str(folder / "quarantine"), str(folder / "pending")
-    config = RunConfig(mapping=MappingConfig(), delivery=delivery, quarantine=quarantine, pending=pending)
+    config = RunConfig(
+        mapping=MappingConfig(), delivery=delivery, state_dir="", quarantine=quarantine, pending=pending
+    )
     kept = FileSink(quarantine, pending, reference_ns=0)
 
     def opened(path: str) -> InputFile:

@@ -9,8 +9,7 @@ from faillog_otel.backends import BACKENDS, backend_of
 from faillog_otel.cli import cli
 from faillog_otel.config import BackendName, Limits, MappingConfig, TimePolicy
 from faillog_otel.setting_values import parse_time_policy
-from faillog_otel.settings import read_environment, read_file
-from faillog_otel.sources import resolve
+from faillog_otel.sources import read_environment, read_file, resolve
 
 
 def mapping_of(*texts: str) -> MappingConfig:

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from faillog_otel.errors import ConfigError
 from faillog_otel.network import HostPort, parse_host_port, plain_host
-from faillog_otel.settings import Layer, SegmentSettings
-from faillog_otel.sources import resolve
+from faillog_otel.sources import read_flags
 
 LABEL = st.from_regex(r"[a-z0-9_]([a-z0-9_-]{0,20}[a-z0-9_])?", fullmatch=True)
 NAMES = st.lists(LABEL, min_size=1, max_size=4).map(lambda labels: ".".join(labels) + ".x")
@@ -41,6 +40,5 @@ def test_a_text_has_one_plain_form_or_none(text: str) -> None:
     ["", ":80", "a:0", "a:65536", "a:b", "[::1", "[a]:80", "a/b", "http://a", "a b", "[fe80::1%lo]:80"],
 )
 def test_what_is_no_host_is_a_usage_error_that_names_it(text: str) -> None:
-    settings = SegmentSettings(download_hosts=[text])
-    with pytest.raises(ConfigError, match="write HOST, HOST:PORT or"):
-        resolve([Layer(segment=settings)])
+    with pytest.raises(ConfigError, match=r"--download-host: .* write HOST, HOST:PORT or"):
+        read_flags({"download_host": (text,)})

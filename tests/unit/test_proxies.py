@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from faillog_otel.config import Secret
 from faillog_otel.errors import ConfigError
 from faillog_otel.network import SEGMENT, Proxies, parse_proxy, variable_unused
-from faillog_otel.settings import Layer, SegmentSettings
-from faillog_otel.sources import resolve
+from faillog_otel.sources import read_environment
 
 PROXY = "http://proxy.example:3128"
 API = "https://api.segmentapis.com"
@@ -110,8 +109,8 @@ def test_user_and_password_are_sent_and_never_shown(user: str, password: str) ->
     ],
 )
 def test_what_is_no_proxy_is_a_usage_error_that_shows_no_password(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"\[segment\] proxy.* http://HOST:PORT") as raised:
-        resolve([Layer(segment=SegmentSettings(proxy=text))])
+    with pytest.raises(ConfigError, match=r"FAILLOG_SEGMENT_PROXY.* http://HOST:PORT") as raised:
+        read_environment({"FAILLOG_SEGMENT_PROXY": text})
     assert "geh" not in str(raised.value)
     with pytest.raises(ConfigError, match=r"HTTPS_PROXY.* http://HOST:PORT") as raised:
         used(HTTPS_PROXY=text)

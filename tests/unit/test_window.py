@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from faillog_otel.clock import DAY_NS, HOUR_NS, MIN_TIME_NS
 from faillog_otel.config import Moment, SegmentConfig
 from faillog_otel.errors import ConfigError
-from faillog_otel.setting_values import check_window
+from faillog_otel.ledger.planner_state import check_window
 
 NOW_NS = MIN_TIME_NS + 700 * DAY_NS
 moments = st.builds(Moment, at_ns=st.integers(MIN_TIME_NS, NOW_NS + 9 * DAY_NS)) | st.builds(
@@ -41,10 +41,10 @@ def test_what_an_earlier_run_wanted_makes_a_fixed_until_right() -> None:
 def test_a_clock_that_was_never_set_proves_nothing() -> None:
     config = SegmentConfig(since=Moment(at_ns=NOW_NS), until=Moment(ago_seconds=3600), is_since_given=True)
     [warning] = check_window(config, now_ns=HOUR_NS)
-    assert "no hour lies between them" in warning
+    assert "no hour is between them" in warning
 
 
 def test_a_default_since_is_warned_about_where_nothing_is_left() -> None:
     config = SegmentConfig(until=Moment(at_ns=NOW_NS - 9 * DAY_NS))
     [warning] = check_window(config, NOW_NS)
-    assert "name a --since" in warning
+    assert "set another --since" in warning

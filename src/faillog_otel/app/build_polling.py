@@ -13,7 +13,7 @@ from faillog_otel.clock import Clock, SegmentClock
 from faillog_otel.config import RunConfig, SegmentConfig
 from faillog_otel.ledger.ledger import Ledger
 from faillog_otel.ledger.maintenance import recover
-from faillog_otel.ledger.planner_state import SINCE, note_polled, schedule_of
+from faillog_otel.ledger.planner_state import SINCE, check_window, note_polled, schedule_of
 from faillog_otel.ledger.queries import fact_ns
 from faillog_otel.ledger.sinks import clean_digests
 from faillog_otel.ledger.spool import Spool
@@ -29,7 +29,6 @@ from faillog_otel.segment.api import TIMEOUT_SECONDS, SegmentApi, token_source
 from faillog_otel.segment.download import Downloader, Limits
 from faillog_otel.segment.http_client import network_of, timeout_within
 from faillog_otel.segment.schedule import ScheduleConfig
-from faillog_otel.setting_values import check_window
 from faillog_otel.telemetry.api import NO_TELEMETRY
 from faillog_otel.telemetry.output import announce
 

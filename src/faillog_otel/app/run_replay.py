@@ -16,14 +16,13 @@ from faillog_otel.config import Moment, RunConfig
 from faillog_otel.errors import ConfigError, LedgerBroken
 from faillog_otel.inputs.files import ByteRange
 from faillog_otel.ledger.ledger import Ledger
-from faillog_otel.ledger.planner_state import quota_of
+from faillog_otel.ledger.planner_state import check_window, quota_of
 from faillog_otel.ledger.queries import kept_by_reason
 from faillog_otel.ledger.sinks import QuarantineBook, ShownQuarantine, forget_digests
 from faillog_otel.ledger.state_dir import StateFolder
 from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.pipeline.forwarder import Forwarder
 from faillog_otel.pipeline.segment_time import follow_segment
-from faillog_otel.setting_values import check_window
 
 _log = logging.getLogger(__name__)
 

@@ -3,18 +3,19 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from faillog_otel.cli.options import (
-    DEFAULT_FLAGS,
+    config_of,
     forwarding_options,
     health_options,
-    origins,
     polling_options,
+    read_layers,
+    setting_options,
 )
 from faillog_otel.errors import ConfigError
 from faillog_otel.telemetry.output import is_output_closed
@@ -31,46 +32,14 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_OPTIONS = {
-    "collection": click.option(
-        "--collection", "collections", metavar="ID", multiple=True, help="Only this collection (repeatable)."
-    ),
-    "polled": click.option(
-        "--collection", "collections", metavar="ID", multiple=True, help="A collection to poll (repeatable)."
-    ),
-    "since": click.option(
-        "--since", metavar="TIME", help="Not what is older: RFC 3339, or -36h.  [default: -7d]"
-    ),
-    "until": click.option("--until", metavar="TIME", help="Not what is newer."),
-    "state_dir": click.option(
-        "--state-dir",
-        metavar="DIR",
-        help="What polling remembers.  [default: $XDG_STATE_HOME/faillog-otel]",
-    ),
-    "config": click.option(
-        "--config", "config_file", metavar="FILE", help="TOML file.  [default: faillog-otel.toml]"
-    ),
-    "json": click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output."),
-}
-
-
-def inspect_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Adds these options."""
-
-    def add(command: Callable[..., Any]) -> Callable[..., Any]:
-        for name in reversed(names):
-            command = _OPTIONS[name](command)
-        return command
-
-    return add
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 
 
 def start(flags: dict[str, Any], *, says_warnings: bool = True) -> "RunConfig":
     """The settings; our own log goes to standard error. Raises ConfigError, click.UsageError."""
-    from faillog_otel.cli.options import DEFAULT_FLAGS, config_of
     from faillog_otel.telemetry.output import start_logging
 
-    config = config_of(DEFAULT_FLAGS | flags, polls_forever=True)
+    config = config_of(flags, polls_forever=True)
     start_logging(config.verbosity, config.log_format)
     for warning in config.ignored if says_warnings else ():
         _log.warning("%s", warning)
@@ -127,9 +96,8 @@ def warn_of_clock(database: "Database | None") -> None:
 
 def say_window(config: "SegmentConfig", at_ns: int, database: "Database | None") -> None:
     """Warns of hours that --since and --until cannot bring. Raises ConfigError where they leave none."""
-    from faillog_otel.ledger.planner_state import SINCE
+    from faillog_otel.ledger.planner_state import SINCE, check_window
     from faillog_otel.ledger.queries import fact_ns
-    from faillog_otel.setting_values import check_window
 
     noted_ns = fact_ns(database, SINCE) if database else None
     for warning in check_window(config, at_ns, noted_ns):
@@ -171,11 +139,13 @@ _STATUS_HELP = """Show what was read, what is left of the quota, what waits, and
 
 
 @click.command(short_help="Show what was read and what is left.", help=_STATUS_HELP)
-@inspect_options("collection", "state_dir", "config", "json")
+@click.option("--collection", metavar="ID", multiple=True, help="Only this collection (repeatable).")
+@setting_options("state_dir", "config")
+@json_option
 @click.pass_context
 def status(ctx: click.Context, /, *, as_json: bool, **flags: Any) -> None:
     """Reads the options, looks, prints."""
-    only = flags.pop("collections")  # to be shown: it does not say what is polled
+    only = flags.pop("collection")  # to be shown: it does not say what is polled
     show_status(start(flags), now_ns(ctx), only, as_json=as_json)
 
 
@@ -208,9 +178,9 @@ _PLAN_HELP = """Show what `run` would ask of Segment next, and why. Nothing is s
 
 
 @click.command(short_help="Show what would be asked of Segment next.", help=_PLAN_HELP)
-@inspect_options("polled", "since", "until", "state_dir", "config")
+@setting_options("collection", "since", "until", "state_dir", "config")
 @click.option("--once", is_flag=True, help="As `run --once` would: nothing is put by for the hours to come.")
-@inspect_options("json")
+@json_option
 @click.pass_context
 def plan(ctx: click.Context, /, *, once: bool, as_json: bool, **flags: Any) -> None:
     """Reads the options, plans, prints."""
@@ -245,7 +215,8 @@ _AUDIT_HELP = """Count everything in the ledger anew, and look at all of its fil
 
 
 @click.command(short_help="Check that no record is unaccounted for.", help=_AUDIT_HELP)
-@inspect_options("state_dir", "config", "json")
+@setting_options("state_dir", "config")
+@json_option
 @click.pass_context
 def audit(ctx: click.Context, /, *, as_json: bool, **flags: Any) -> None:
     """Reads the options, checks, prints."""
@@ -293,7 +264,7 @@ class _SystemClock:
 
 
 @click.command(short_help="Look at everything that `run` needs.", help=_DOCTOR_HELP)
-@inspect_options("json")
+@json_option
 @polling_options
 @click.option("--once", "_once", is_flag=True, help="Changes nothing here: for the command line of `run`.")
 @health_options
@@ -332,7 +303,9 @@ def _examined(flags: dict[str, Any], ctx: click.Context) -> "Iterator[Finding]":
 
 
 def _origins(flags: dict[str, Any]) -> dict[str, str]:
+    from faillog_otel.sources import origins
+
     try:
-        return origins(DEFAULT_FLAGS | flags)
+        return origins(read_layers(flags)[0])
     except ConfigError:
         return {}

@@ -6,14 +6,13 @@ from typing import Any
 import click
 
 from faillog_otel.cli.options import (
-    DEFAULT_FLAGS,
     EXIT_CODES,
-    HEALTH_FLAGS,
-    POLLING_FLAGS,
     config_of,
     forward,
     forwarding_options,
     health_options,
+    parameters_of,
+    paths_options,
     polling_options,
     print_and_code,
 )
@@ -40,31 +39,17 @@ _RUN_HELP = f"""Forward failure logs to a collector.
 @click.option("--once", is_flag=True, help="Poll until nothing is due, and exit.")
 @health_options
 @forwarding_options
-@click.option(
-    "--quarantine",
-    metavar="FILE",
-    help="With PATHs: keeps records that were not understood.  [default: faillog-quarantine.jsonl]",
-)
-@click.option(
-    "--pending",
-    metavar="FILE",
-    help="With PATHs: keeps records that were not delivered.  [default: faillog-pending.jsonl]",
-)
-@click.option(
-    "--workers",
-    metavar="N",
-    type=click.IntRange(1, 256),
-    help="With PATHs: so many processes share the work.  [default: 1, for large files one a core]",
-)
+@paths_options
 @click.pass_context
 def run(ctx: click.Context, /, paths: tuple[str, ...], *, once: bool, **flags: Any) -> None:
     """Reads the options and runs."""
     if paths:
         from faillog_otel.app.run_files import run_paths
 
-        given = {"once": once, **{name: flags[name] for name in (*POLLING_FLAGS, *HEALTH_FLAGS)}}
-        if named := [flag_of(name) for name in given if given[name]]:
-            raise click.UsageError(f"{', '.join(named)}: for polling, without PATHs")
+        names = ("once", *parameters_of("polling"), *parameters_of("health"))
+        if given := [name for name in names if (once if name == "once" else flags[name])]:
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise click.UsageError(f"{options}: for polling, without PATHs")
         config = config_of(flags)
         ctx.exit(print_and_code(config, lambda: run_paths(paths, config)))
     if flags["quarantine"] or flags["pending"]:
@@ -73,12 +58,6 @@ def run(ctx: click.Context, /, paths: tuple[str, ...], *, once: bool, **flags: A
 
     config = config_of(flags, polls_forever=not once)
     ctx.exit(print_and_code(config, lambda: poll(config, once=once, clock=ctx.obj)))
-
-
-def flag_of(name: str) -> str:
-    """How an option is written that may be given several times, or once."""
-    repeatable = name in ("collections", "download_hosts")
-    return f"--{(name.removesuffix('s') if repeatable else name).replace('_', '-')}"
 
 
 # -- replay --------------------------------------------------------------------------------------------------
@@ -111,7 +90,7 @@ def replay(ctx: click.Context, /, file: str | None, *, rejected: bool, **flags: 
         ctx.exit(_replay_file(file, flags, sends_rejected=rejected))
     from faillog_otel.app.run_replay import replay_hours, replay_quarantine
 
-    config = config_of(DEFAULT_FLAGS | flags)
+    config = config_of(flags)
     if flags["since"] is None:
         if flags["until"] is not None:
             raise click.UsageError("--until goes with --since")
@@ -123,7 +102,7 @@ def replay(ctx: click.Context, /, file: str | None, *, rejected: bool, **flags: 
 def _replay_file(file: str, flags: dict[str, Any], *, sends_rejected: bool) -> int:
     from faillog_otel.ledger.kept_files import SET_ASIDE, is_kept_file
 
-    if any(flags[name] for name in POLLING_FLAGS):
+    if any(flags[name] for name in parameters_of("polling")):
         raise click.UsageError("--collection, --since and the like go without a FILE")
     if not Path(file).exists() and not Path(file + SET_ASIDE).exists():
         raise click.UsageError(f"{file}: no such file")

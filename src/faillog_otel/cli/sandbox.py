@@ -129,25 +129,22 @@ def _segment() -> "Simulator":
 
 def _demo_config(segment: "Simulator", endpoint: str, state: str) -> "RunConfig":
     from faillog_otel.sandbox.generator import DESTINATIONS
-    from faillog_otel.settings import Layer, MappingSettings, OtlpSettings, RunSettings, SegmentSettings
-    from faillog_otel.sources import resolve
+    from faillog_otel.settings import BY_PATH
+    from faillog_otel.sources import Layer, resolve
 
-    settings = Layer(
-        otlp=OtlpSettings(endpoint=endpoint),
-        mapping=MappingSettings(
-            destination_names={destination.id: destination.name for destination in DESTINATIONS}
-        ),
-        segment=SegmentSettings(
-            url=segment.url,
-            token=segment.token,
-            collections=list(segment.config.world.collections),
-            since="2025-05-07T22:00:00Z",
-            until="2025-05-08T00:00:00Z",
-            download_hosts=[segment.download_host],
-        ),
-        run=RunSettings(state_dir=state),
-    )
-    return resolve([settings])
+    values = {
+        "otlp.endpoint": endpoint,
+        "mapping.destination_names": {destination.id: destination.name for destination in DESTINATIONS},
+        "segment.url": segment.url,
+        "segment.token": segment.token,
+        "segment.collections": list(segment.config.world.collections),
+        "segment.since": "2025-05-07T22:00:00Z",
+        "segment.until": "2025-05-08T00:00:00Z",
+        "segment.download_hosts": [segment.download_host],
+        "run.state_dir": state,
+    }
+    parsed = {path: BY_PATH[path].parse(value, path) for path, value in values.items()}
+    return resolve([Layer("demo", parsed)])
 
 
 _T = TypeVar("_T")

@@ -9,7 +9,7 @@ import click
 
 from faillog_otel import propagation
 from faillog_otel.cli.inspect import print_json
-from faillog_otel.cli.options import DEFAULT_FLAGS, bodies_option, read_layers
+from faillog_otel.cli.options import read_layers, setting_options
 from faillog_otel.otlp.rules import origin_of
 from faillog_otel.telemetry.output import say_error
 
@@ -109,8 +109,7 @@ _HELP = """Show what `run` would send of the failure logs in FILE..., and send n
     is_flag=True,
     help="For people: field by field, with the rules that redacted it and the reasons why others stay.",
 )
-@bodies_option
-@click.option("--config", "config_file", metavar="FILE", help="TOML file.  [default: faillog-otel.toml]")
+@setting_options("bodies", "config")
 @click.pass_context
 def redact(ctx: click.Context, /, paths: tuple[str, ...], *, for_people: bool, **flags: Any) -> None:
     """Reads the options, previews the files, prints."""
@@ -123,12 +122,12 @@ def redact(ctx: click.Context, /, paths: tuple[str, ...], *, for_people: bool, *
     from faillog_otel.inputs.files import FoundPaths, InputFile
     from faillog_otel.reports.preview import preview
     from faillog_otel.reports.text import explanation_text
-    from faillog_otel.sources import resolve_log_format, resolve_mapping, resolve_max_content
+    from faillog_otel.sources import resolve_mapping, value_of
     from faillog_otel.telemetry.output import CLOSED_PIPE, announce, is_output_closed, start_logging
 
-    layers, _, _ = read_layers({**DEFAULT_FLAGS, **flags}, _is_used)
-    mapping, max_content = resolve_mapping([*layers.values()]), resolve_max_content([*layers.values()])
-    log_format = resolve_log_format([*layers.values()])
+    layers, _, _ = read_layers(flags, _is_used)
+    mapping, max_content = resolve_mapping(layers), value_of(layers, "run.max_content")
+    log_format = value_of(layers, "run.log_format")
     start_logging(0, log_format)
     found = FoundPaths(paths, ())
     problems = found.problems

@@ -4,8 +4,17 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from faillog_otel.clock import HOUR_NS, MIN_TIME_NS, RETENTION_NS, created_ns, hour_of
+from faillog_otel.clock import (
+    HOUR_NS,
+    MIN_TIME_NS,
+    RETENTION_NS,
+    created_ns,
+    duration_text,
+    hour_of,
+    time_text,
+)
 from faillog_otel.config import DEFAULT_SINCE, Moment, SegmentConfig
+from faillog_otel.errors import ConfigError
 from faillog_otel.ledger.database import Database
 from faillog_otel.ledger.ledger import Ledger
 from faillog_otel.ledger.queries import fact, fact_ns
@@ -202,3 +211,38 @@ def quota_of(database: Database, per_day: int) -> Quota:
 
 
 _ANSWERS: dict[str | None, Granted] = {"listed": "granted", "toomany": "refused"}
+
+
+def check_window(config: SegmentConfig, now_ns: int, noted_since_ns: int | None = None) -> list[str]:
+    """Returns warnings about the hours between `--since` and `--until`. Raises ConfigError if there are none.
+
+    `noted_since_ns`: what an earlier run wanted stays wanted, so an absolute `--until` may by now be before
+    a relative `--since`. A relative and an absolute time are compared by the machine's clock, which may be
+    wrong, so that is only a warning. A default `--since` is not an error either.
+    """
+    since, until, warnings = config.since, config.until, []
+    since_ns = since.ns(now_ns)
+    if until is not None and since_ns >= (until_ns := until.ns(now_ns)):
+        problem = f"--since ({time_text(since_ns)}) is not before --until ({time_text(until_ns)})"
+        is_certain = (since.at_ns is None) == (until.at_ns is None)
+        was_wanted = noted_since_ns is not None and noted_since_ns < until_ns
+        if config.is_since_given and is_certain:
+            raise ConfigError(f"{problem}, so no hour is between them; exchange them, or write other times")
+        if not was_wanted:
+            warnings.append(
+                f"{problem} by this machine's clock, so no hour is between them; set another --since"
+            )
+    if now_ns < MIN_TIME_NS or not config.is_since_given:
+        return warnings
+    if since_ns > now_ns:
+        ahead = duration_text((since_ns - now_ns) / 1e9)
+        warnings.append(
+            f"--since {time_text(since_ns)} is {ahead} in the future by this machine's clock; until then,"
+            " only hours that an earlier run wanted are requested"
+        )
+    elif since_ns < now_ns - RETENTION_NS:
+        warnings.append(
+            f"--since {time_text(since_ns)} is more than 28 days ago, and Segment deletes older hours; the"
+            f" first that can be read begins after {time_text(now_ns - RETENTION_NS)}"
+        )
+    return warnings

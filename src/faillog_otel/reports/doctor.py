@@ -17,14 +17,13 @@ from faillog_otel.clock import Clock, time_text
 from faillog_otel.config import SEGMENT_URLS, HealthConfig, RunConfig, Secret, SegmentConfig
 from faillog_otel.errors import Busy, ConfigError, LedgerBroken
 from faillog_otel.ledger.database import Database, has_sound_wal
-from faillog_otel.ledger.planner_state import SINCE, refused_collections
+from faillog_otel.ledger.planner_state import SINCE, check_window, refused_collections
 from faillog_otel.ledger.queries import fact_ns
 from faillog_otel.ledger.schema import MIGRATIONS
 from faillog_otel.ledger.state_dir import StateFolder
 from faillog_otel.reports.reachability import Finding, Health, collector_findings, segment_findings
 from faillog_otel.segment.quota import Quota
 from faillog_otel.segment.schedule import reads_per_hour
-from faillog_otel.setting_values import check_window
 from faillog_otel.telemetry.health import HealthServer
 from faillog_otel.tls import tls_context
 
