@@ -39,9 +39,8 @@ matrix: .venv/installed ## Run the tests on each Python from 3.11 on that is ins
 
 coverage: .venv/installed ## What the unit, property and integration tests cover; COVERAGE_TESTS="tests" measures all
 	@rm -rf build/coverage && mkdir -p build/coverage
-	$(BIN)/python -m coverage run -m pytest -n 2 --dist loadfile $(COVERAGE_TESTS) $(PYTEST_ARGS)
-	$(BIN)/python -m coverage combine -q
-	$(BIN)/python -m coverage report
+	$(BIN)/python -m coverage run -m pytest -n 2 --dist loadfile --timeout 600 $(COVERAGE_TESTS) $(PYTEST_ARGS); \
+	  code=$$?; $(BIN)/python -m coverage combine -q && $(BIN)/python -m coverage report; exit $$code
 
 lint: .venv/installed ## Formatter, linters, type checker
 	$(BIN)/ruff format --check src tests docker noxfile.py
