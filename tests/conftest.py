@@ -13,7 +13,7 @@ from support.node import install_packages
 from support.peer import identity_for_tls
 from support.program import end_started, started
 
-from faillog_otel.ledger.ledger import Ledger
+from faillog_otel.ledger.ledger import SqliteLedger
 from faillog_otel.ledger.state_dir import StateFolder
 from faillog_otel.sandbox.collector import Receiver
 
@@ -42,10 +42,10 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
+def ledger(tmp_path: Path) -> Iterator[SqliteLedger]:
     """An empty ledger in a state folder of its own."""
     with StateFolder(str(tmp_path / "state")) as folder:
-        ledger = Ledger(folder)
+        ledger = SqliteLedger(folder)
         yield ledger
         ledger.close()
 

@@ -19,7 +19,7 @@ from faillog_otel.config import RESPONSE_HEADERS as USUAL_HEADERS
 from faillog_otel.config import SEGMENT_URLS, FailOn, Moment, Secret, Signal, TimePolicy, token_problem
 from faillog_otel.errors import ConfigError
 from faillog_otel.network import MAX_PORT, is_loopback, parse_host_port, parse_setting, plain_host
-from faillog_otel.text import did_you_mean, truncate
+from faillog_otel.text import did_you_mean, quoted, truncate
 
 MAX_QUOTED = 40
 """Bytes of a wrong word that a message quotes."""
@@ -42,10 +42,10 @@ def parse_duration(text: str) -> float:
         return math.inf
     found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|)", text.strip(), re.ASCII)
     if found is None:
-        raise ConfigError(f"{text[:40]!r} is not a duration; write 500ms, 30s, 5m, 17h, 2d or forever")
+        raise ConfigError(f"{quoted(text)} is not a duration; write 500ms, 30s, 5m, 17h, 2d or forever")
     seconds = float(found[1]) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "": 1}[found[2]]
     if seconds > MAX_SECONDS:
-        raise ConfigError(f"{text[:40]!r} is longer than a hundred years; write forever")
+        raise ConfigError(f"{quoted(text)} is longer than a hundred years; write forever")
     return seconds
 
 
@@ -53,9 +53,9 @@ def parse_timeout(text: str) -> float:
     """Returns seconds from a duration that is neither 0 nor longer than a day; infinity for `forever`."""
     seconds = parse_duration(text)
     if not seconds:
-        raise ConfigError(f"{text[:40]!r} leaves no time for a request; write 10s, or forever for no limit")
+        raise ConfigError(f"{quoted(text)} leaves no time for a request; write 10s, or forever for no limit")
     if MAX_TIMEOUT_SECONDS < seconds < math.inf:
-        raise ConfigError(f"{text[:40]!r} is longer than a day; write forever for no limit")
+        raise ConfigError(f"{quoted(text)} is longer than a day; write forever for no limit")
     return seconds
 
 
@@ -63,14 +63,14 @@ def parse_interval(text: str) -> float:
     """Returns seconds between two exports."""
     if MIN_INTERVAL_SECONDS <= (seconds := parse_duration(text)) < math.inf:
         return seconds
-    raise ConfigError(f"{text[:40]!r} is out of range; write {MIN_INTERVAL_SECONDS:g}s or more")
+    raise ConfigError(f"{quoted(text)} is out of range; write {MIN_INTERVAL_SECONDS:g}s or more")
 
 
 def parse_size(text: str) -> int:
     """Returns bytes from `500MiB`, `16GiB`, `64KiB`, or a number of bytes."""
     found = re.fullmatch(r"(\d{1,15})(KiB|MiB|GiB|TiB|)", text.strip(), re.ASCII)
     if found is None:
-        raise ConfigError(f"{text[:40]!r} is not a size; write 500MiB, 16GiB, or a number of bytes")
+        raise ConfigError(f"{quoted(text)} is not a size; write 500MiB, 16GiB, or a number of bytes")
     return int(found[1]) << 10 * ["", "KiB", "MiB", "GiB", "TiB"].index(found[2])
 
 
@@ -83,7 +83,7 @@ def parse_time_policy(text: str) -> TimePolicy:
     if kind == "clamp" and age and math.isfinite(seconds := parse_duration(age)):
         return TimePolicy("clamp", seconds)
     raise ConfigError(
-        f"{text[:40]!r} is not a time policy; write occurred, arrival, or clamp:AGE (clamp:17h)"
+        f"{quoted(text)} is not a time policy; write occurred, arrival, or clamp:AGE (clamp:17h)"
     )
 
 
@@ -96,7 +96,7 @@ def parse_moment(text: str) -> Moment:
     at_ns = parse_rfc3339(said)
     if at_ns is not None and zone:
         return Moment(at_ns=at_ns)
-    raise ConfigError(f"{text[:40]!r} {_moment_problem(said)}")
+    raise ConfigError(f"{quoted(text)} {_moment_problem(said)}")
 
 
 def _moment_problem(text: str) -> str:
@@ -148,7 +148,7 @@ def parse_milliseconds(text: str) -> str:
     if re.search("[a-z]$", text):
         with suppress(ConfigError, OverflowError):
             hint = f"{parse_timeout(text) * 1000:.0f} for {text[:40]}"
-    raise ConfigError(f"{text[:40]!r} is not a number of milliseconds; write {hint}")
+    raise ConfigError(f"{quoted(text)} is not a number of milliseconds; write {hint}")
 
 
 def parse_own_duration(text: str) -> str:
@@ -159,14 +159,14 @@ def parse_own_duration(text: str) -> str:
 def parse_boolean(text: str) -> bool:
     """Returns whether the text is `true`, in any case. OpenTelemetry allows nothing else but `false`."""
     if text.lower() not in ("true", "false"):
-        raise ConfigError(f"{text[:40]!r} is neither true nor false")
+        raise ConfigError(f"{quoted(text)} is neither true nor false")
     return text.lower() == "true"
 
 
 def parse_number(text: str) -> int:
     """Returns a whole number."""
     if not re.fullmatch(r"\d{1,9}", text, re.ASCII):
-        raise ConfigError(f"{text[:40]!r} is not a whole number")
+        raise ConfigError(f"{quoted(text)} is not a whole number")
     return int(text)
 
 
@@ -201,14 +201,14 @@ def parse_collections(collections: Sequence[str]) -> tuple[str, ...]:
     """
     for number, each in enumerate(collections):
         if each in collections[:number]:
-            raise ConfigError(f"{each[:40]!r} is named twice; remove one, or write another Collection ID")
+            raise ConfigError(f"{quoted(each)} is named twice; remove one, or write another Collection ID")
         if _PLACEHOLDER.fullmatch(each):
             problem = "is a placeholder"
         elif not _COLLECTION_ID.fullmatch(each):
             problem = "has a character that no Collection ID has"
         else:
             continue
-        raise ConfigError(f"{each[:40]!r} {problem}; copy it from Segment's Delivery Overview")
+        raise ConfigError(f"{quoted(each)} {problem}; copy it from Segment's Delivery Overview")
     return tuple(collections)
 
 
@@ -250,7 +250,7 @@ def parse_health_address(text: str) -> tuple[str, int]:
     """Returns host and port of `HOST:PORT`, `[ADDRESS]:PORT`, or a port of this machine alone."""
     found = re.fullmatch(r"(?:([^:\[\]]*|\[[0-9A-Fa-f:.]+\]):)?(\d{1,5})", text, re.ASCII)
     if found is None or int(found[2]) > MAX_PORT:
-        raise ConfigError(f"{text[:40]!r} is not an address; write HOST:PORT, or a port alone for 127.0.0.1")
+        raise ConfigError(f"{quoted(text)} is not an address; write HOST:PORT, or a port alone for 127.0.0.1")
     return (found[1] or "127.0.0.1").strip("[]"), int(found[2])
 
 

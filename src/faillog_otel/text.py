@@ -67,3 +67,9 @@ def printable_json(text: str, *, is_ascii: bool = False) -> str:
     return "".join(
         c if c.isprintable() and (not is_ascii or c.isascii()) else json.dumps(c)[1:-1] for c in text
     )
+
+
+def quoted(text: str, max_chars: int = 40) -> str:
+    """Returns the start of a text as a message quotes it: escaped, at most some `max_chars` characters."""
+    shown = repr(text[:max_chars])
+    return shown if len(shown) <= max_chars + 2 else f"{shown[:max_chars]}...{shown[0]}"

@@ -39,7 +39,7 @@ POLLING = (
 )
 """What a polling sidecar does over and over; the names are those of the tripwire. `segment`, `downloads` and
 `collector` are requests to these; `recovery` is a start after a kill."""
-OFTEN = {"T0", "T1", "answer noted", "downloads", "part", "T2", "collector", "T3", "digests saved", "done"}
+OFTEN = {"T0", "T1", "downloads", "part", "T2", "collector", "T3", "digests saved", "done"}
 """Many calls of these follow one another."""
 PHASES = ("migration", *POLLING, "replay file", "replay", "hours wanted", "prune")
 OTHERWISE = "between calls"

@@ -109,8 +109,8 @@ BROKEN_BUILDS: dict[str, tuple[str, str, str]] = {
         """
         self._under_way.append(batch)
         batch.stretch.counts.exported += len(batch.sendings)
-        batch.book.write_down(batch.stretch)
-        batch.book.write_down = lambda stretch: True
+        batch.book.commit(batch.stretch)
+        batch.book.commit = lambda result: True
 """,
     ),
     "takes a partial success for a whole one": (

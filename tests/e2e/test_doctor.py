@@ -16,7 +16,7 @@ from support.polled import AWAY, COLLECTION, to_version_2
 from support.program import PROGRAM, environment, run_program
 from support.tiers import slow_case
 
-from faillog_otel.ledger.ledger import Ledger
+from faillog_otel.ledger.ledger import SqliteLedger
 from faillog_otel.ledger.state_dir import StateFolder
 from faillog_otel.sandbox.collector import Receiver, Reply
 from faillog_otel.sandbox.server import Simulator
@@ -66,7 +66,7 @@ def test_all_is_well_before_the_first_run_and_after_it(
     assert not tmp_path.joinpath("state").exists()
     assert {"config", "state folder", "disk", "collections", "token", "clock", "collector"} <= findings.keys()
     with StateFolder(str(tmp_path / "state")) as folder:
-        Ledger(folder).close()
+        SqliteLedger(folder).close()
         code, findings, found = examined(tmp_path, **env)
         says = findings["lock"][0]["says"]
         assert (code, says.startswith(f"process {os.getpid()} holds it (on host ")) == (0, True)
@@ -173,7 +173,7 @@ def test_an_older_ledger_that_run_brings_up_to_date_is_well(
 ) -> None:
     env = settings(tmp_path, segment, receiver.http_endpoint)
     with StateFolder(str(tmp_path / "state")) as folder:
-        Ledger(folder).close()
+        SqliteLedger(folder).close()
         to_version_2(folder.ledger)
     code, findings, _ = examined(tmp_path, **env)
     [ledger] = findings["ledger"]
@@ -271,7 +271,7 @@ def test_a_state_folder_that_others_can_read(tmp_path: Path, segment: Simulator,
     env = settings(tmp_path, segment, receiver.http_endpoint)
     state = tmp_path / "state"
     with StateFolder(str(state)) as folder:
-        Ledger(folder).close()
+        SqliteLedger(folder).close()
     state.joinpath("ledger.sqlite3").chmod(0o644)
     code, findings, _ = examined(tmp_path, **env)
     [found] = findings["state folder"]
@@ -282,7 +282,7 @@ def test_a_state_folder_that_others_can_read(tmp_path: Path, segment: Simulator,
 def test_a_ledger_that_is_spoilt(tmp_path: Path, segment: Simulator, receiver: Receiver) -> None:
     env = settings(tmp_path, segment, receiver.http_endpoint)
     with StateFolder(str(tmp_path / "state")) as folder:
-        Ledger(folder).close()
+        SqliteLedger(folder).close()
         folder.ledger.write_bytes(b"spoilt" * 1000)
     code, findings, _ = examined(tmp_path, **env)
     assert (code, states(findings)["ledger"]) == (1, {"fail"})
@@ -300,7 +300,7 @@ def test_a_state_folder_of_another_user(
     state.parent.mkdir()
     if is_there:
         with StateFolder(str(state)) as folder:
-            Ledger(folder).close()
+            SqliteLedger(folder).close()
     command = [PROGRAM, "doctor", "--json", "--state-dir", str(state)]
     if (
         os.geteuid() == 0

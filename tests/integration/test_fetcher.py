@@ -6,7 +6,7 @@ from contextlib import closing, contextmanager
 
 from faillog_otel.clock import HOUR_NS, SECOND_NS, SegmentClock
 from faillog_otel.config import Secret
-from faillog_otel.ledger.ledger import Ledger
+from faillog_otel.ledger.ledger import SqliteLedger
 from faillog_otel.ledger.spool import Spool
 from faillog_otel.pipeline.fetcher import Fetcher
 from faillog_otel.sandbox.config import SimulatedClock, SimulatorConfig, WorldConfig
@@ -19,7 +19,7 @@ START_NS = 490_000 * HOUR_NS + 7 * 60 * SECOND_NS
 
 
 @contextmanager
-def fetching(ledger: Ledger, segment: Simulator) -> Iterator[Fetcher]:
+def fetching(ledger: SqliteLedger, segment: Simulator) -> Iterator[Fetcher]:
     schedule = ScheduleConfig(segment.config.world.collections, START_NS - 7 * HOUR_NS)
     fetcher = Fetcher(
         ledger=ledger,
@@ -45,14 +45,14 @@ def steps(fetcher: Fetcher) -> int:
 
 
 @contextmanager
-def write_lock(ledger: Ledger) -> Iterator[None]:
+def write_lock(ledger: SqliteLedger) -> Iterator[None]:
     """Another connection writes to the ledger: here, only reading is possible."""
     with closing(sqlite3.connect(ledger.database.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
 
 
-def test_a_step_without_work_takes_no_write_lock(ledger: Ledger) -> None:
+def test_a_step_without_work_takes_no_write_lock(ledger: SqliteLedger) -> None:
     world = WorldConfig(collections=("shop",), messages=5.0, seed=3)
     clock = SimulatedClock(START_NS, standing=True)
     with Simulator(SimulatorConfig(world=world), clock) as segment, fetching(ledger, segment) as fetcher:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from faillog_otel.config import Secret, Target
 from faillog_otel.otlp.outcome import Doubtful, read_http_answer
 from faillog_otel.segment.api import Denied, read_answer
-from faillog_otel.text import MAX_PEER_BYTES, truncate
+from faillog_otel.text import MAX_PEER_BYTES, quoted, truncate
 
 
 @given(st.text(), st.integers(3, 40))
@@ -52,3 +52,8 @@ def test_a_token_that_a_gateway_says_back_leaves_no_trace(times: int) -> None:
     found = read_answer(401, {}, body, 0, is_listing=True, mask=lambda text: text.replace(token, "***"))
     assert isinstance(found.outcome, Denied)
     assert "kQ7z" not in found.outcome.why
+
+
+def test_a_quoted_text_is_short_even_where_every_character_is_escaped() -> None:
+    assert quoted("short") == "'short'"
+    assert len(quoted("\U00018d09" * 100)) < 50

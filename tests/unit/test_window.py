@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from faillog_otel.clock import DAY_NS, HOUR_NS, MIN_TIME_NS
 from faillog_otel.config import Moment, SegmentConfig
 from faillog_otel.errors import ConfigError
-from faillog_otel.ledger.planner_state import check_window
+from faillog_otel.ledger.facts import check_window
 
 NOW_NS = MIN_TIME_NS + 700 * DAY_NS
 moments = st.builds(Moment, at_ns=st.integers(MIN_TIME_NS, NOW_NS + 9 * DAY_NS)) | st.builds(

@@ -11,11 +11,9 @@ from faillog_otel.app.build import USER_AGENT, Runtime, descriptors
 from faillog_otel.app.readiness import Readiness, collector, loops
 from faillog_otel.clock import Clock, SegmentClock
 from faillog_otel.config import RunConfig, SegmentConfig
-from faillog_otel.ledger.ledger import Ledger
-from faillog_otel.ledger.maintenance import recover
-from faillog_otel.ledger.planner_state import SINCE, check_window, note_polled, schedule_of
-from faillog_otel.ledger.queries import fact_ns
-from faillog_otel.ledger.sinks import clean_digests
+from faillog_otel.ledger import Ledger
+from faillog_otel.ledger.facts import SINCE, check_window, note_polled, schedule_of
+from faillog_otel.ledger.ledger import open_ledger
 from faillog_otel.ledger.spool import Spool
 from faillog_otel.ledger.state_dir import StateFolder
 from faillog_otel.otlp.delivery import Delivery
@@ -62,16 +60,15 @@ def build_polling(
     folder = runtime.stack.enter_context(StateFolder(config.state_dir))
     wait_seconds = config.delivery.wait_seconds if once else math.inf
     room = RoomWait(wait_seconds, stop.monotonic)
-    ledger = room.retry(lambda: Ledger(folder), stop.wait)
+    ledger = room.retry(lambda: open_ledger(folder), stop.wait)
     runtime.stack.callback(ledger.close)
     spool = Spool(folder.spool)
-    segment_clock = SegmentClock(clock or stop, fact_ns(ledger.database, AGREED) or 0)
+    segment_clock = SegmentClock(clock or stop, ledger.fact_ns(AGREED) or 0)
     if not only_wanted:
         room.retry(lambda: _check_window(config, ledger, segment_clock), stop.wait)
-    room.retry(lambda: recover(ledger), stop.wait)
-    judging = room.retry(lambda: Judging(ledger.database, config.segment, segment_clock), stop.wait)
-    spool.clean(ledger.in_spool())
-    clean_digests(folder.digests, ledger.open_hours())
+    room.retry(ledger.recover, stop.wait)
+    judging = room.retry(lambda: Judging(ledger, config.segment, segment_clock), stop.wait)
+    ledger.sweep()
     runtime.start_telemetry()
     runtime.start_heartbeat()
     segment, downloader = _segment_clients(config)
@@ -90,9 +87,7 @@ def build_polling(
         to_download=runtime.progress.to_download,
         wait_seconds=wait_seconds,
     )
-    readiness = Readiness(
-        ledger.database, lambda: fetcher.schedule, segment_clock, config.segment.requests_per_day
-    )
+    readiness = Readiness(ledger, lambda: fetcher.schedule, segment_clock, config.segment.requests_per_day)
     delivery = runtime.deliver()
     for gauge in readiness.gauges():
         runtime.telemetry.watch(gauge)
@@ -106,7 +101,7 @@ def build_polling(
         telemetry=NO_TELEMETRY if shows_only else runtime.telemetry,
     )
     hourly = HourlyReport(
-        database=ledger.database,
+        ledger=ledger,
         counts=forwarder.counts,
         sent=lambda: delivery.sent,
         schedule=lambda: fetcher.schedule,
@@ -160,7 +155,7 @@ def _check_window(config: RunConfig, ledger: Ledger, clock: Clock) -> None:
 
     Raises ConfigError, NoRoom, LedgerBroken.
     """
-    for warning in check_window(config.segment, clock.now_ns(), fact_ns(ledger.database, SINCE)):
+    for warning in check_window(config.segment, clock.now_ns(), ledger.fact_ns(SINCE)):
         _log.warning("%s", warning)
     if config.delivery.writes is None:
         note_polled(ledger, config.segment)
@@ -172,7 +167,7 @@ def _schedule_at(
     """What is asked for. What an earlier run wanted stays wanted: a restart must not lose hours."""
     if only_wanted:
         return ScheduleConfig(config.collections, since_ns=now_ns, once=True)
-    return schedule_of(ledger.database, config, now_ns, once=once)
+    return schedule_of(ledger, config, now_ns, once=once)
 
 
 def _serve_health(runtime: Runtime, readiness: Readiness) -> None:

@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from faillog_otel.clock import DAY_NS, HOUR_NS, RETENTION_NS, SECOND_NS, Clock, hour_of
 from faillog_otel.config import Signal
 from faillog_otel.errors import FaillogError
-from faillog_otel.ledger.database import Database
-from faillog_otel.ledger.planner_state import hour_views, quota_of
-from faillog_otel.ledger.queries import newest_logged, pending_records
+from faillog_otel.ledger import LedgerReader
+from faillog_otel.ledger.facts import newest_logged
 from faillog_otel.otlp.outcome import Acknowledged, Outcome, PartlyRejected
 from faillog_otel.otlp.sender import Client
 from faillog_otel.segment.schedule import READ_AFTER_HOURS, HourView, ScheduleConfig, reads_per_hour
@@ -118,13 +117,13 @@ class Readiness:
 
     def __init__(
         self,
-        database: Database,
+        ledger: LedgerReader,
         schedule: Callable[[], ScheduleConfig],
         clock: Clock,
         requests_per_day: int = 120,
     ) -> None:
         self._requests_per_day = requests_per_day
-        self._database = database
+        self._ledger = ledger
         self._schedule = schedule
         self._clock = clock
 
@@ -135,7 +134,7 @@ class Readiness:
                 "faillog.pending",
                 "{record}",
                 "Records that were downloaded and not delivered yet",
-                lambda: {"": pending_records(self._database)},
+                lambda: {"": self._ledger.totals().pending},
             ),
             Gauge(
                 "faillog.budget.remaining",
@@ -156,7 +155,7 @@ class Readiness:
                 "How long ago the newest exported record was logged by Segment",
                 lambda: {
                     name: (self._clock.now_ns() - newest_ns) / SECOND_NS
-                    for name, newest_ns in newest_logged(self._database).items()
+                    for name, newest_ns in newest_logged(self._ledger).items()
                 },
                 attribute="collection",
             ),
@@ -165,7 +164,7 @@ class Readiness:
                 "s",
                 "When the newest exported record was logged by Segment, seconds since 1970",
                 lambda: {
-                    name: newest_ns / SECOND_NS for name, newest_ns in newest_logged(self._database).items()
+                    name: newest_ns / SECOND_NS for name, newest_ns in newest_logged(self._ledger).items()
                 },
                 attribute="collection",
             ),
@@ -174,7 +173,7 @@ class Readiness:
     def ledger(self) -> Check:
         """Whether the ledger can be read."""
         try:
-            pending = pending_records(self._database)
+            pending = self._ledger.totals().pending
         except FaillogError:
             return Check(ok=False, why="the ledger cannot be read")
         return Check(ok=True, why=f"{pending} records pending")
@@ -193,12 +192,13 @@ class Readiness:
     def unread(self) -> dict[str, list[int]]:
         """Collection → the hours that are due and were not read, ascending."""
         now_ns, schedule = self._clock.now_ns(), self._schedule()
-        reads = reads_per_hour(quota_of(self._database, self._requests_per_day), len(schedule.collections))
-        return unread_hours(now_ns, hour_views(self._database, now_ns), schedule, reads)
+        reads = reads_per_hour(self._ledger.quota(self._requests_per_day), len(schedule.collections))
+        hours = self._ledger.hours(after=hour_of(now_ns - RETENTION_NS))
+        return unread_hours(now_ns, hours, schedule, reads)
 
     def _requests_left(self) -> int:
         now_ns = self._clock.now_ns()
-        return quota_of(self._database, self._requests_per_day).mended(now_ns).left(now_ns, with_reserve=True)
+        return self._ledger.quota(self._requests_per_day).mended(now_ns).left(now_ns, with_reserve=True)
 
 
 def collector(answers: InstrumentedClient) -> Check:

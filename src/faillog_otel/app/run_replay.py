@@ -15,10 +15,9 @@ from faillog_otel.clock import HOUR_NS, RETENTION_NS, Clock, SegmentClock, hour_
 from faillog_otel.config import Moment, RunConfig
 from faillog_otel.errors import ConfigError, LedgerBroken
 from faillog_otel.inputs.files import ByteRange
-from faillog_otel.ledger.ledger import Ledger
-from faillog_otel.ledger.planner_state import check_window, quota_of
-from faillog_otel.ledger.queries import kept_by_reason
-from faillog_otel.ledger.sinks import QuarantineBook, ShownQuarantine, forget_digests
+from faillog_otel.ledger.facts import check_window
+from faillog_otel.ledger.ledger import open_ledger
+from faillog_otel.ledger.sinks import QuarantineSink, ShownQuarantineSink
 from faillog_otel.ledger.state_dir import StateFolder
 from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.pipeline.forwarder import Forwarder
@@ -34,12 +33,12 @@ def replay_quarantine(config: RunConfig, *, sends_rejected: bool) -> RunResult:
     with Runtime(config) as runtime:
         runtime.prepare_client()
         folder = runtime.stack.enter_context(_existing(config.state_dir))
-        ledger = Ledger(folder)
+        ledger = open_ledger(folder)
         runtime.stack.callback(ledger.close)
         if shows_only:
             _log.warning("the quarantine is only shown, and stays as it is; replay it to a collector")
-        kind = ShownQuarantine if shows_only else QuarantineBook
-        sink = kind(ledger, runtime.stop.now_ns(), config.segment.collections)
+        kind = ShownQuarantineSink if shows_only else QuarantineSink
+        sink = kind(ledger, folder.spool, runtime.stop.now_ns(), config.segment.collections)
         entries = runtime.stack.enter_context(sink.file)
         _log.info("%s in quarantine", records(len(sink)))
         delivery = runtime.deliver()
@@ -63,7 +62,7 @@ def replay_quarantine(config: RunConfig, *, sends_rejected: bool) -> RunResult:
             _log.error("%s", broken)
         if runtime.stop.requested == signal.SIGPIPE:
             pass
-        elif left := sum(kept_by_reason(ledger.database).values()):
+        elif left := sum(ledger.kept_by_reason().values()):
             _log.warning("%s in quarantine still: in %s", records(left), folder.path)
     reported = copy(forwarder.counts)
     if shows_only:  # it is in the quarantine still
@@ -121,19 +120,13 @@ def replay_hours(config: RunConfig, since: Moment, until: Moment | None, clock: 
         if not hours:
             raise ConfigError("--since and --until leave no hour that Segment still has")
         folder = runtime.stack.enter_context(StateFolder(config.state_dir))
-        ledger = Ledger(folder)
+        ledger = open_ledger(folder)
         runtime.stack.callback(ledger.close)
         wanted = len(hours) * len(config.segment.collections)
-        left = (
-            quota_of(ledger.database, config.segment.requests_per_day)
-            .mended(now_ns)
-            .left(now_ns, with_reserve=True)
-        )
+        left = ledger.quota(config.segment.requests_per_day).mended(now_ns).left(now_ns, with_reserve=True)
         if wanted > left:
             raise ConfigError(f"asks for {records(wanted, 'hour')}, and {left} of today's requests are left")
         for collection in config.segment.collections:
             ledger.want(collection, hours)
-            for hour in hours:
-                forget_digests(folder.digests, collection, hour)
     _log.info("%s: as many requests of the day's quota", records(wanted, "hour"))
     return poll(config, once=True, clock=clock, only_wanted=True)

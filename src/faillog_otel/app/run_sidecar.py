@@ -15,7 +15,6 @@ from faillog_otel.app.summary import RunResult, log_result, records
 from faillog_otel.clock import HOUR_NS, Clock, hour_of, hour_text, time_text
 from faillog_otel.config import RunConfig, SegmentConfig
 from faillog_otel.errors import ConfigError, LedgerBroken, NoRoom
-from faillog_otel.ledger.queries import pending_lines, pending_records
 from faillog_otel.ledger.results import Counts
 from faillog_otel.pipeline.fetcher import Fetcher
 from faillog_otel.pipeline.sidecar import what_to_do
@@ -108,10 +107,10 @@ def _ended(polling: Polling, *, once: bool, asked: SegmentConfig | None) -> _End
             unknown_version=counts.unknown_version,
         )
     try:
-        pending = pending_records(polling.ledger.database)
+        pending = polling.ledger.totals().pending
         counts.records += pending - counts.pending
         counts.pending = pending
-        counts.lines += pending_lines(polling.ledger.database)
+        counts.lines += polling.ledger.pending_lines()
         hours = polling.judging.judge(sidecar.shown)
         left = _hours_text(polling.readiness.unread())
         if not sidecar.broken:

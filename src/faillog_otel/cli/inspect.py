@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from faillog_otel.config import RunConfig, SegmentConfig
-    from faillog_otel.ledger.database import Database
+    from faillog_otel.ledger import LedgerReader
     from faillog_otel.ledger.state_dir import StateFolder
     from faillog_otel.reports.reachability import Finding
 
@@ -47,24 +47,24 @@ def start(flags: dict[str, Any], *, says_warnings: bool = True) -> "RunConfig":
 
 
 @contextmanager
-def opened(config: "RunConfig") -> "Iterator[tuple[StateFolder, Database]]":
+def opened(config: "RunConfig") -> "Iterator[tuple[StateFolder, LedgerReader]]":
     """The state folder, not locked, and its ledger, to be read only. Raises LedgerBroken."""
-    from faillog_otel.ledger.database import Database
+    from faillog_otel.ledger.queries import open_reader
     from faillog_otel.ledger.state_dir import StateFolder
 
     folder = StateFolder(config.state_dir)
-    database = Database(folder.ledger, read_only=True)
+    ledger = open_reader(folder)
     try:
-        yield folder, database
+        yield folder, ledger
     except (ArithmeticError, LookupError, TypeError, ValueError):
-        database.check()  # values that the disk changed are no bug of ours
+        ledger.check()  # values that the disk changed are no bug of ours
         raise
     finally:
-        database.close()
+        ledger.close()
 
 
 @contextmanager
-def opened_if_there(config: "RunConfig") -> "Iterator[Database | None]":
+def opened_if_there(config: "RunConfig") -> "Iterator[LedgerReader | None]":
     """The ledger, to be read only; None where there is none yet. Raises LedgerBroken."""
     from faillog_otel.ledger.state_dir import StateFolder
 
@@ -75,17 +75,16 @@ def opened_if_there(config: "RunConfig") -> "Iterator[Database | None]":
         is_there = False
     except OSError:
         pass  # opening it says what is wrong
-    with opened(config) if is_there else nullcontext((None, None)) as (_, database):
-        yield database
+    with opened(config) if is_there else nullcontext((None, None)) as (_, ledger):
+        yield ledger
 
 
-def warn_of_clock(database: "Database | None") -> None:
+def warn_of_clock(ledger: "LedgerReader | None") -> None:
     """Warns where the machine's clock was wrong when `run` asked last: what is shown goes by it."""
     from faillog_otel.clock import AGREES_NS
-    from faillog_otel.ledger.queries import fact_ns
     from faillog_otel.pipeline.segment_time import AHEAD, ahead_text
 
-    ahead_ns = (fact_ns(database, AHEAD) or 0) if database else 0
+    ahead_ns = (ledger.fact_ns(AHEAD) or 0) if ledger else 0
     if abs(ahead_ns) > AGREES_NS:
         _log.warning(
             "this machine's clock was %s Segment's when `run` asked last; what is shown goes by it: if it is"
@@ -94,12 +93,11 @@ def warn_of_clock(database: "Database | None") -> None:
         )
 
 
-def say_window(config: "SegmentConfig", at_ns: int, database: "Database | None") -> None:
+def say_window(config: "SegmentConfig", at_ns: int, ledger: "LedgerReader | None") -> None:
     """Warns of hours that --since and --until cannot bring. Raises ConfigError where they leave none."""
-    from faillog_otel.ledger.planner_state import SINCE, check_window
-    from faillog_otel.ledger.queries import fact_ns
+    from faillog_otel.ledger.facts import SINCE, check_window
 
-    noted_ns = fact_ns(database, SINCE) if database else None
+    noted_ns = ledger.fact_ns(SINCE) if ledger else None
     for warning in check_window(config, at_ns, noted_ns):
         _log.warning("%s", warning)
 
@@ -154,9 +152,9 @@ def show_status(config: "RunConfig", at_ns: int, only: Sequence[str] = (), *, as
     from faillog_otel.reports.status import status as seen
     from faillog_otel.reports.text import status_text
 
-    with opened(config) as (folder, database):
-        warn_of_clock(database)
-        found = seen(folder, database, config.segment, only, at_ns)
+    with opened(config) as (folder, ledger):
+        warn_of_clock(ledger)
+        found = seen(folder, ledger, config.segment, only, at_ns)
     if as_json:
         print_json(found)
     else:
@@ -188,10 +186,10 @@ def plan(ctx: click.Context, /, *, once: bool, as_json: bool, **flags: Any) -> N
     from faillog_otel.reports.text import plan_text
 
     config = start(flags)
-    with opened_if_there(config) as database:
-        say_window(config.segment, now_ns(ctx), database)
-        warn_of_clock(database)
-        found = outlook(database, config.segment, now_ns(ctx), once=once)
+    with opened_if_there(config) as ledger:
+        say_window(config.segment, now_ns(ctx), ledger)
+        warn_of_clock(ledger)
+        found = outlook(ledger, config.segment, now_ns(ctx), once=once)
     if as_json:
         print_json(found)
     else:
@@ -228,8 +226,8 @@ def show_audit(config: "RunConfig", *, as_json: bool = False) -> int:
     from faillog_otel.ledger.audit import audit as checked
     from faillog_otel.reports.text import audit_text
 
-    with opened(config) as (folder, database):
-        found = checked(folder, database)
+    with opened(config) as (folder, _):
+        found = checked(folder)
     if as_json:
         print_json(found)
     else:

@@ -1,1 +1,372 @@
-"""What is remembered: of a file while it is read, and of records that did not get through."""
+"""What a polling run remembers, behind two Protocols: `LedgerReader` reads, `Ledger` also writes.
+
+Each write is one durable transaction. The order of effects names them: T0 debits a request before it is made,
+T1 stores the objects that it listed, T2 notes that an object is in the spool, T3 commits the results of a
+batch, T4 ends an object. Nothing is acknowledged upstream before it is durable here. State is per object: no
+mark says that everything before it is done.
+
+Times are nanoseconds since 1970, hours are whole hours since 1970.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Literal, Protocol
+
+from msgspec import Struct
+
+from faillog_otel.clock import DAY_NS
+from faillog_otel.errors import LedgerBroken
+from faillog_otel.events.model import Survey
+from faillog_otel.ledger.results import BatchResult, Kept
+from faillog_otel.ledger.spool import SeenRecords
+from faillog_otel.segment.quota import Quota, RateLimit, Wait
+from faillog_otel.segment.schedule import HourView, ObjectVersion
+
+CollectionHour = tuple[str, int]
+
+HOURS_KEPT_NS = 60 * DAY_NS
+"""After this time an hour is forgotten except for its sums."""
+
+# -- what is read --------------------------------------------------------------------------------------------
+
+
+class Hour(HourView, frozen=True, kw_only=True):
+    """All that is known of one collection-hour; the planner reads the part that `HourView` has."""
+
+    first_listed_ns: int | None = None
+    """The first listing of which every object was downloaded or tried; `listed_ns` is the last one."""
+    failed_why: str = ""
+    """Of the last listing that failed."""
+    listings: int = 0
+    """Listings of which every object was downloaded or tried."""
+    under_way: int = 0
+    """Objects that are not done: listed, missing or spooled."""
+    lost: int = 0
+    """Objects that left Segment's 28 days before they could be downloaded."""
+
+
+class LastListing(Struct, frozen=True):
+    """How the listings of a collection's hours went."""
+
+    listed_ns: int
+    """The last one that succeeded; 0 if none did."""
+    failed_why: str
+    """Why the last one that failed did."""
+
+
+class UnderWay(Struct, frozen=True):
+    """The objects that are not done."""
+
+    to_download: int
+    untried: int
+    """Those of `to_download` that were not tried yet."""
+    next_try_ns: int | None
+    """When the next download is due; None if there is nothing to download."""
+    to_forward: int
+    """Objects in the spool."""
+
+
+class MissingObject(Struct, frozen=True):
+    """An object whose download has failed so far."""
+
+    collection: str
+    hour: int
+    path: str
+    why: str
+    urls_failed: int
+    """URLs of it that failed, each from a listing of its own."""
+    since_ns: int
+    """Its first failed download; `failed_ns` is the last one."""
+    failed_ns: int
+    next_ns: int
+    """When the next download is due; with `needs_listing`, when its hour may be listed again."""
+    needs_listing: bool
+
+
+class LostObject(Struct, frozen=True):
+    """An object that left Segment's 28 days before it could be downloaded."""
+
+    collection: str
+    hour: int
+    path: str
+    why: str
+
+
+class Totals(Struct, frozen=True):
+    """The outcomes of all records of all objects, pruned objects included."""
+
+    records: int
+    exported: int
+    rejected: int
+    quarantined: int
+    pending: int
+    duplicate: int
+
+
+class LedgerReader(Protocol):
+    """What reports and read-only commands need.
+
+    All methods raise LedgerBroken, and Busy while another process keeps the ledger locked.
+    """
+
+    def at_one_moment(self) -> AbstractContextManager[None]:
+        """A context in which all reads see the same state. Keep it short: writers wait for its end."""
+
+    def check(self) -> None:
+        """Raises LedgerBroken if the store finds damage."""
+
+    def damaged(self, why: str) -> LedgerBroken:
+        """Returns the error for content that this program did not write, with the way out."""
+
+    def schema_versions(self) -> tuple[int, int]:
+        """Returns the ledger's schema version, and the version that this program writes."""
+
+    def hours(self, after: int = -1) -> dict[str, dict[int, Hour]]:
+        """Returns collection → hour → what is known of it, ascending; only hours later than `after`."""
+
+    def hours_with_objects(self) -> set[CollectionHour]:
+        """Returns the collection-hours that have objects, pruned ones included."""
+
+    def unfinished_hours(self, shown: Collection[int] = ()) -> set[CollectionHour]:
+        """Returns the collection-hours with objects that are not done, except the objects in `shown`."""
+
+    def last_listing(self, collection: str) -> LastListing | None:
+        """Returns how the listings of a collection went; None if it has none. Works on older ledgers."""
+
+    def newest_sent_hour(self) -> int | None:
+        """Returns the newest hour of which a record was exported."""
+
+    def quota(self, per_day: int) -> Quota:
+        """Returns the requests that were made, and Segment's last rate limit.
+
+        `per_day` is the size of the quota as long as Segment does not say it.
+        """
+
+    def fact(self, name: str) -> str | None:
+        """Returns a fact; None if it was never noted. `ledger.facts` has the names."""
+
+    def fact_ns(self, name: str) -> int | None:
+        """Returns a fact that is a number of nanoseconds."""
+
+    def facts_ns(self, prefix: str) -> dict[str, int]:
+        """Returns all facts whose names have this prefix, by the rest of the name, in nanoseconds."""
+
+    def under_way(self) -> UnderWay:
+        """Counts the objects that are not done."""
+
+    def missing_objects(self) -> list[MissingObject]:
+        """Returns the objects whose download has failed so far, by hour."""
+
+    def totals(self) -> Totals:
+        """Sums the outcomes of all records."""
+
+    def time_shifted(self) -> int:
+        """Counts the exported records whose time was changed by the time policy."""
+
+    def pending_lines(self) -> int:
+        """Counts the pending records that are lines of JSON Lines."""
+
+    def kept_by_reason(self) -> dict[str, int]:
+        """Returns reason → records in the quarantine, the most frequent first."""
+
+    def close(self) -> None:
+        """Closes the connection."""
+
+
+# -- what is written -----------------------------------------------------------------------------------------
+
+Cause = Literal["other", "url", "name", "forbidden"]
+"""Why a download failed: `url`, the URL does not work; `name`, another entry has the object's name in the
+spool; `forbidden`, the settings do not allow it."""
+
+
+class Listed(Struct, frozen=True):
+    """An object that was listed and is to be downloaded."""
+
+    id: int
+    collection: str
+    hour: int
+    url: str
+    listed_ns: int
+    tries: int
+    """Downloads with this URL that failed."""
+    known: ObjectVersion | None
+    """The version that was read at the same path before: it need not be downloaded again."""
+    has_failed: bool = False
+    """Whether a download of it failed before, with this URL or an older one."""
+
+
+class Content(Struct, frozen=True):
+    """What was downloaded. `lines` and `blank` are 0 for other forms than JSON Lines."""
+
+    lines: int
+    blank: int
+    records: int
+    sha256: str
+    """Of the object's bytes as they came, in hexadecimal."""
+    survey: Survey
+    """What decided the counts: the forwarder reads the object in the same way."""
+
+
+class Spooled(Struct, frozen=True):
+    """An object in the spool; the results of its first `position` records are in the ledger.
+
+    `length`, `sha256` and `survey` are None if version 0.1.0 downloaded it.
+    """
+
+    id: int
+    collection: str
+    hour: int
+    path: str
+    spooled_ns: int
+    position: int
+    records: int
+    length: int | None
+    sha256: str | None
+    survey: Survey | None
+
+
+class KeptEntry(Struct, frozen=True):
+    """An entry of the quarantine, as `events.kept_record` writes it."""
+
+    id: int
+    collection: str
+    entry: bytes
+
+
+class ReplayedEntry(Struct, frozen=True):
+    """An entry of the quarantine that was sent again: exported, or `kept` anew."""
+
+    id: int
+    kept: Kept | None
+    is_shifted: bool
+    """Whether it was exported with another time than its own."""
+
+
+class Ledger(LedgerReader, Protocol):
+    """The one writer. Every method that changes something is one transaction, and raises NoRoom besides."""
+
+    def check_room(self) -> None:
+        """Raises NoRoom while there is no room to take in more."""
+
+    # T0 and T1: requests and listings
+
+    def debit(self, collection: str, hour: int, why: str, now_ns: int) -> int:
+        """T0: debits a request that is about to be made; returns its number."""
+
+    def listed(
+        self,
+        request: int,
+        collection: str,
+        hour: int,
+        urls: Sequence[str],
+        now_ns: int,
+        *,
+        said: RateLimit | None = None,
+        wait: Wait | None = None,
+    ) -> None:
+        """T1: stores the objects of an hour, and what else the answer said, as `answered` does."""
+
+    def answered(
+        self,
+        request: int,
+        outcome: str,
+        now_ns: int,
+        *,
+        said: RateLimit | None = None,
+        wait: Wait | None = None,
+    ) -> None:
+        """Stores how a request was answered.
+
+        `said` is the answer's rate limit, `wait` until when Segment wants no request.
+        """
+
+    def listing_failed(self, collection: str, hour: int, why: str, now_ns: int) -> None:
+        """Notes that an hour could not be listed: it is due again later."""
+
+    def pause(self, until_ns: int, why: str, now_ns: int) -> None:
+        """Notes until when this run makes no request, for a reason of its own."""
+
+    def want(self, collection: str, hours: Sequence[int]) -> None:
+        """Makes hours due because a person asked: all of their records are sent again, with the same ids."""
+
+    # T2: downloads
+
+    def next_listed(self, now_ns: int) -> Listed | None:
+        """Returns the next object whose download is due."""
+
+    def spooled(self, listed: Listed, identity: ObjectVersion, content: Content, now_ns: int) -> None:
+        """T2: the object is in the spool, durably. Wipes its URL.
+
+        Raises LedgerBroken if the object is not listed any more: then another process works on it.
+        """
+
+    def unchanged(self, listed: Listed) -> None:
+        """T2, too: the object is the version that was read at its path before."""
+
+    def download_failed(self, listed: Listed, why: str, now_ns: int, cause: Cause = "other") -> None:
+        """Notes a failed download: this object is due again later, by itself."""
+
+    # T3 and T4: records
+
+    def next_spooled(self, shown: Collection[int] = ()) -> Spooled | None:
+        """Returns the oldest object in the spool whose id is not in `shown`."""
+
+    def seen_records(self, spooled: Spooled) -> SeenRecords:
+        """Opens the digests of the records of an object's collection-hour."""
+
+    def advance(self, spooled: Spooled, position: int, result: BatchResult, now_ns: int) -> None:
+        """T3: the results of an object's next records, from `position` on, with those that are kept.
+
+        Raises LedgerBroken if the object is at another position: then another process works on it.
+        """
+
+    def done(self, spooled: Spooled, position: int, seen: SeenRecords) -> None:
+        """T4: the object was read to its end, at `position`, which is its number of records.
+
+        Saves the digests before, so that the next object of the hour knows them, and removes the object from
+        the spool after. Raises LedgerBroken as `advance` does.
+        """
+
+    def not_whole(self, spooled: Spooled, why: str, now_ns: int) -> None:
+        """The object's spool file is missing or changed: its hour is to be listed and downloaded again."""
+
+    # the quarantine
+
+    def kept_entries(self) -> Iterator[KeptEntry]:
+        """Yields the entries of the quarantine in their order."""
+
+    def replayed(self, entries: Sequence[ReplayedEntry]) -> None:
+        """Stores the results of entries that were sent again."""
+
+    # upkeep
+
+    def note(self, name: str, value: str) -> None:
+        """Stores a fact."""
+
+    def move_requests(self, since_ns: int, by_ns: int) -> None:
+        """Moves the times of requests since then: the clock that stamped them was wrong by so much."""
+
+    def mend_future(self, now_ns: int) -> None:
+        """Corrects times later than now, which a clock that was ahead wrote."""
+
+    def recover(self) -> None:
+        """After a crash: requests without an answer failed, and pauses of the last run end."""
+
+    def sweep(self) -> None:
+        """Removes files from the spool and the digests that the ledger does not name."""
+
+    def wipe_urls(self, now_ns: int) -> None:
+        """Wipes expired URLs: objects that were not downloaded with them need another listing."""
+
+    def lose(self, now_ns: int) -> list[LostObject]:
+        """Gives up objects that left Segment's 28 days before they could be downloaded; returns them.
+
+        `now_ns` must be certain.
+        """
+
+    def prune(self, now_ns: int) -> None:
+        """Sums up the objects of hours that left Segment, and removes the digests of these hours.
+
+        `now_ns` must be certain: an hour that is summed up too early is read and sent again.
+        """

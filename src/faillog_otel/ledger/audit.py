@@ -1,8 +1,9 @@
-"""Does the ledger keep its promise? Everything is counted anew, in plain SQL and by looking at the files.
+"""Checks that the ledger keeps the law of conservation, by counting everything anew in plain SQL.
 
 `records = exported + rejected + quarantined + pending + duplicate` and, for JSON Lines, `lines = records +
-blank`: for every object, every hour and overall (specification 3, "The law"). What is looked at is a copy of
-one moment, for the ledger may be at work meanwhile. Nothing is mended, and nothing of what writes is used.
+blank`: for every object, every hour and overall (specification 3, "The law"). The files are checked, too. The
+audit reads a copy of one moment, as `run` may use the ledger meanwhile. It repairs nothing, and shares no
+code with the modules that write.
 """
 
 import hashlib
@@ -10,6 +11,7 @@ import sqlite3
 import stat
 from array import array
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
@@ -28,7 +30,7 @@ _FATES = ("exported", "rejected", "quarantined", "pending", "duplicate")
 
 
 class Problem(Struct, frozen=True):
-    """Something that does not hold."""
+    """A check that failed."""
 
     check: str
     """`object`, `hour`, `overall`, `kept`, `spool`, `digests` or `sqlite`."""
@@ -37,7 +39,7 @@ class Problem(Struct, frozen=True):
 
 
 class Sums(Struct, frozen=True):
-    """Over all objects, those that were pruned included."""
+    """Sums over all objects, pruned ones included."""
 
     objects: int
     lines: int
@@ -49,11 +51,11 @@ class Sums(Struct, frozen=True):
     pending: int
     duplicate: int
     kept: int
-    """Entries in the quarantine: as many as are quarantined and rejected."""
+    """Entries in the quarantine: as many as records are quarantined or rejected."""
 
 
 class Audit(Struct, frozen=True):
-    """What was found. `sums` is null where the ledger cannot be read that far."""
+    """The result. `sums` is null if the ledger cannot be read that far."""
 
     holds: bool
     problems: list[Problem]
@@ -62,23 +64,24 @@ class Audit(Struct, frozen=True):
     digests_files: int
 
 
-def audit(folder: StateFolder, database: Database) -> Audit:
-    """Looks at all of it. Raises LedgerBroken where nothing can be read at all.
+def audit(folder: StateFolder) -> Audit:
+    """Checks the ledger and its files. Raises LedgerBroken if the ledger cannot be read at all.
 
-    While a process is at work, files come and go between two looks: what seems wrong is looked at again.
+    While another process works, files come and go between two looks: what seems wrong is looked at again.
     """
-    found = _look(folder, database)
+    found = _look(folder)
     if found.problems and folder.holder() is not None:
         first = {(each.check, each.where) for each in found.problems}
-        found = _look(folder, database)
+        found = _look(folder)
         problems = [each for each in found.problems if (each.check, each.where) in first]
         found = Audit(not problems, problems, found.sums, found.spooled_files, found.digests_files)
     return found
 
 
-def _look(folder: StateFolder, database: Database) -> Audit:
+def _look(folder: StateFolder) -> Audit:
     spool, digests = _sizes(folder.spool_path), _sizes(folder.digests_path)
-    copy = database.copied()
+    with closing(Database(folder.ledger, read_only=True)) as database:
+        copy = database.copied()
     spool_after, digests_after = _sizes(folder.spool_path), _sizes(folder.digests_path)
     problems: list[Problem] = []
     sums = None
@@ -99,7 +102,7 @@ def _look(folder: StateFolder, database: Database) -> Audit:
 
 
 def _integrity(copy: sqlite3.Connection) -> list[str]:
-    """What SQLite's own check says."""
+    """Returns the findings of SQLite's own check."""
     return [row[0] for row in copy.execute("PRAGMA integrity_check") if row[0] != "ok"]
 
 
@@ -130,7 +133,7 @@ def _kept(copy: sqlite3.Connection) -> Iterator[Problem]:
 def _spool(
     copy: sqlite3.Connection, folder: Path, before: dict[str, int], after: dict[str, int]
 ) -> Iterator[Problem]:
-    """A file may come after the copy was made, or go before: it counts where it was seen once."""
+    """A file may appear after the copy was made, or go before: it counts if it was seen once."""
     known = {str(row["id"]): row for row in copy.execute("SELECT * FROM objects")}
     for name, row in known.items():
         if row["state"] != "spooled":
@@ -148,7 +151,7 @@ def _spool(
 
 
 def _sha256(path: Path) -> str | None:
-    """Of a file, in hexadecimal; None if it is gone meanwhile."""
+    """Returns a file's SHA-256 in hexadecimal; None if the file is gone by now."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -161,10 +164,10 @@ def _sha256(path: Path) -> str | None:
 def _digests(
     copy: sqlite3.Connection, folder: Path, before: dict[str, int], after: dict[str, int]
 ) -> Iterator[Problem]:
-    """Those that are written down are there, no others, in order.
+    """The digests of all committed records are there, no others, in order.
 
-    Digests are saved just before their object is done. So what was saved before the copy was made is counted
-    in it, and what is done in it was saved before.
+    Digests are saved just before their object is done. So digests that were saved before the copy was made
+    are counted in it, and objects that are done in it had their digests saved before.
     """
     for row in copy.execute(_DIGESTS):
         collection = hashlib.sha256(row["collection"].encode()).hexdigest()[:16]
@@ -179,7 +182,7 @@ def _digests(
 
 
 def _wrong_with(path: Path) -> str:
-    """What is wrong with a file of digests, as far as it can be seen without knowing the records."""
+    """Returns what is wrong with a file of digests, without knowing the records; empty if nothing is."""
     last = -1
     try:
         with path.open("rb") as file:
@@ -190,7 +193,7 @@ def _wrong_with(path: Path) -> str:
                 if last >= digests[0] or any(a >= b for a, b in pairwise(digests)):
                     return "its digests are not in order"
                 last = digests[-1]
-    except FileNotFoundError:  # its hour was closed meanwhile
+    except FileNotFoundError:  # its hour was pruned meanwhile
         return ""
     except OSError as error:
         return f"cannot be read: {error.strerror}"
@@ -198,12 +201,12 @@ def _wrong_with(path: Path) -> str:
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    """Name → bytes, of the regular files with one name: others are not ours."""
+    """Returns name → bytes of the regular files with one name: others are not ours."""
     sizes = {}
     for path in folder.glob("*"):
         try:
             found = path.lstat()
-        except OSError:  # it went meanwhile
+        except OSError:  # it is gone by now
             continue
         if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
             sizes[path.name] = found.st_size
@@ -217,7 +220,7 @@ def _where(row: sqlite3.Row) -> str:
 def _hour(hour: int) -> str:
     try:
         return "hours long gone" if hour == _GONE else hour_text(hour)
-    except OverflowError:  # no hour at all: somebody wrote it there
+    except OverflowError:  # not an hour: damage
         return str(hour)
 
 
@@ -229,7 +232,7 @@ WHERE position != exported + rejected + quarantined + duplicate
     OR (state != 'spooled' AND position != records)
     OR (state IN ('listed', 'missing') AND records != 0)
 """
-# On the copy only: objects and what was pruned of them, alike.
+# On the copy only: objects and the sums of pruned ones.
 _COUNTED = """
 CREATE TEMP VIEW counted AS
 SELECT collection, hour, 1 AS objects, lines, blank, records, exported, rejected, quarantined,
@@ -253,7 +256,7 @@ SELECT coalesce(sum(objects), 0) AS objects, coalesce(sum(lines), 0) AS lines,
     coalesce(sum(duplicate), 0) AS duplicate, (SELECT count(*) FROM kept) AS kept FROM counted
 """
 
-# Hours that are long gone are forgotten but for their sums; what was kept of them still says its hour.
+# Of hours that left long ago only the sums are left; entries that were kept of them still have their hour.
 _BROKEN_KEPT = """
 SELECT * FROM (
     SELECT collection, hour, sum(counted) AS counted, sum(held) AS held
@@ -264,8 +267,8 @@ SELECT * FROM (
 WHERE counted != held
 """
 
-# Records of which only the beginning is known leave no digest. An object that was lost from the spool left
-# none at all; it and those that are to be read again have no length.
+# A record of which only the beginning is known has no digest. An object that was lost from the spool has none
+# at all; it has no length, as objects that are to be read again.
 _DIGESTS = """
 SELECT collection, hour,
     sum(CASE WHEN state = 'done' AND length IS NOT NULL

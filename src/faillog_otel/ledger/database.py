@@ -1,8 +1,8 @@
-"""SQLite, as durable as it can be: one writer, whole transactions, errors named for the next move.
+"""The SQLite connection: durable transactions, the migration of the schema, and errors by the next move.
 
-WAL with FULL and DELETE with EXTRA are the two settings that keep acknowledged commits when power is cut;
-SQLite before 3.51.3 (3.50.7, 3.44.6) may spoil a WAL that is reset, so older ones use DELETE. After an I/O
-error nothing goes on in place: the kernel may have thrown away what it could not write.
+WAL with FULL and DELETE with EXTRA are the two settings that keep acknowledged commits when power is cut.
+SQLite before 3.51.3 (3.50.7, 3.44.6) may damage a WAL when it is reset, so older versions use DELETE. After
+an I/O error the run stops: the kernel may have dropped pages that it could not write.
 """
 
 import sqlite3
@@ -16,10 +16,10 @@ from faillog_otel.errors import Busy, LedgerBroken, NoRoom
 from faillog_otel.ledger.schema import MIGRATIONS
 
 BUSY_SECONDS = 2.0
-"""So long a transaction waits at once for somebody who reads the ledger; then it is tried again."""
+"""How long a transaction waits for another process's lock; then it raises Busy, and is tried again."""
 
 _DAMAGE = {
-    0,  # Python's own words, such as "Could not decode to UTF-8"
+    0,  # Python's own messages, such as "Could not decode to UTF-8"
     sqlite3.SQLITE_ERROR,  # a table or a column is missing, or the schema cannot be read
     sqlite3.SQLITE_CONSTRAINT,
     sqlite3.SQLITE_CORRUPT,
@@ -27,7 +27,7 @@ _DAMAGE = {
     sqlite3.SQLITE_MISMATCH,
     sqlite3.SQLITE_NOTADB,
 }
-"""SQLite's codes for a file that is not what we wrote."""
+"""SQLite's codes for a file that this program did not write like that."""
 
 Result = TypeVar("Result")
 
@@ -36,10 +36,10 @@ class Database:
     """A connection that is used by one thread at a time."""
 
     def __init__(self, path: Path, *, read_only: bool = False, may_be_older: bool = False) -> None:
-        """Opens it, and brings its schema up to date. Raises LedgerBroken.
+        """Opens the database and migrates its schema. Raises NoRoom, LedgerBroken.
 
-        `read_only` is for looking at the ledger of another process: there, nothing is changed. With
-        `may_be_older` it is also opened where `run` has not brought it up to date yet.
+        With `read_only` nothing is changed: another process may use it. `may_be_older` then allows a schema
+        that was not migrated yet.
         """
         self.path = path
         self._lock = threading.RLock()
@@ -64,39 +64,39 @@ class Database:
             self.check()
 
     def transact(self, steps: Callable[[sqlite3.Connection], Result]) -> Result:
-        """One durable transaction: all of the steps, or none. Raises NoRoom, LedgerBroken."""
+        """Makes one durable transaction: all of the steps, or none. Raises NoRoom, LedgerBroken."""
         with self._lock, self._named_errors():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 result = steps(self._connection)
                 self._connection.execute("COMMIT")
             except BaseException:
-                with suppress(sqlite3.Error):  # the first error is the one to tell
+                with suppress(sqlite3.Error):  # the first error is the one to report
                     self._connection.execute("ROLLBACK")
                 raise
             return result
 
     def rows(self, query: str, *values: object) -> list[sqlite3.Row]:
-        """The rows of a query. Raises LedgerBroken."""
+        """Returns the rows of a query. Raises Busy, LedgerBroken."""
         with self._lock, self._named_errors():
             return self._connection.execute(query, values).fetchall()
 
     @contextmanager
     def at_one_moment(self) -> Iterator[None]:
-        """All rows that are read inside are of one moment. To be short: whoever writes waits for its end."""
+        """A context in which all reads see the same state. Keep it short: writers wait for its end."""
         with self._lock:
             with self._named_errors():
                 self._connection.execute("BEGIN")
             try:
                 yield
             finally:
-                with suppress(sqlite3.Error):  # the first error is the one to tell
+                with suppress(sqlite3.Error):  # the first error is the one to report
                     self._connection.execute("ROLLBACK")
 
     def copied(self) -> sqlite3.Connection:
-        """All of it as it is at one moment, to be looked at for as long as it takes. Raises LedgerBroken.
+        """Returns a copy of one moment, which can be read for any time. Raises Busy, LedgerBroken.
 
-        Whoever writes waits for the copying only: after `BUSY_SECONDS` it would give up.
+        Writers wait only while it is copied.
         """
         with self._lock, self._named_errors():
             copy = sqlite3.connect("")  # SQLite's own temporary file, or memory while it is small
@@ -111,7 +111,7 @@ class Database:
             raise self.damaged(str(found[0]))
 
     def version(self) -> int:
-        """Which version of the schema it has. Raises sqlite3.Error."""
+        """Returns the version of its schema. Raises sqlite3.Error."""
         [version] = self._connection.execute("PRAGMA user_version").fetchone()
         return int(version)
 
@@ -144,7 +144,7 @@ class Database:
             )
 
     def damaged(self, why: str) -> LedgerBroken:
-        """The error for a ledger that is not as it was written, with the way out."""
+        """Returns the error for content that this program did not write, with the way out."""
         return LedgerBroken(
             f"{self.path}: is damaged ({why}). Move {self.path.parent} away: what Segment still has is "
             "listed again, and what was sent before is sent once more with the same ids"
@@ -155,7 +155,7 @@ class Database:
         try:
             yield
         except (sqlite3.ProgrammingError, sqlite3.NotSupportedError):
-            raise  # a bug of ours
+            raise  # a bug in this program
         except sqlite3.Error as error:
             extended = getattr(error, "sqlite_errorcode", 0)
             code = extended & 0xFF
@@ -172,6 +172,15 @@ class Database:
             raise LedgerBroken(f"{self.path}: {error.strerror}") from None
 
 
+def durability() -> str:
+    """Returns SQLite's version, and the settings that keep commits when power is cut, for people."""
+    if has_sound_wal(sqlite3.sqlite_version_info):
+        settings = "WAL, synchronous FULL, for its WAL is sound"
+    else:
+        settings = "DELETE, synchronous EXTRA, for its WAL may be spoilt when it is reset"
+    return f"{sqlite3.sqlite_version}: journal {settings}"
+
+
 def has_sound_wal(version: tuple[int, ...]) -> bool:
-    """Whether this SQLite is free of the WAL-reset bug (SQLite's own notes on 3.51.3)."""
+    """Whether this SQLite is free of the WAL-reset bug (SQLite's release notes of 3.51.3)."""
     return version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)

@@ -1,9 +1,9 @@
-"""Files of kept records: one entry a line, written as soon as a record is kept, readable by its owner only.
+"""The quarantine and pending files of runs over PATHs: one entry a line, readable by the owner only.
 
-The file is made when the first record comes, and later runs add to it: what is kept is never overwritten,
-and a record that the file holds already is not added again.
-To be replayed it is set aside under another name, so that what fails again can be added to it anew. Who
-writes to a file holds a shared lock on it, who replays it an exclusive one.
+An entry is written as soon as its record is kept. The first entry creates the file, and later runs add to it:
+entries are never overwritten, and a record that the file holds already is not added again. For a replay the
+file is renamed, so that records that fail again go into a new file. Writers hold a shared lock on the file, a
+replay an exclusive one.
 """
 
 import errno
@@ -22,16 +22,16 @@ from faillog_otel.events.kept_record import identity_of, read_entry
 from faillog_otel.files import make_durable
 from faillog_otel.ledger.results import BatchResult
 
-# -- known entries -------------------------------------------------------------------------------------------
-#
-# Which entries a file of kept records holds already: the same record of the same file is kept once.
-#
-# Identities are in a temporary SQLite database, which SQLite moves to a file when it grows: memory stays
-# flat.
+SET_ASIDE = ".replaying"
+_PIECE_BYTES = 1024 * 1024
+_TRIES = 1000
 
 
 class KnownEntries:
-    """A set of identities (`events.entry.identity_of`). All methods raise NoRoom."""
+    """The identities (`events.kept_record.identity_of`) of the entries in a file. All methods raise NoRoom.
+
+    They are in a temporary SQLite database, which SQLite moves to the disk as it grows: memory stays flat.
+    """
 
     def __init__(self) -> None:
         try:
@@ -39,11 +39,11 @@ class KnownEntries:
             for statement in (
                 "PRAGMA journal_mode = OFF",
                 "CREATE TABLE known (identity BLOB PRIMARY KEY) STRICT, WITHOUT ROWID",
-                "BEGIN",  # and no end: nothing of it outlives the connection
+                "BEGIN",  # never committed: nothing outlives the connection
             ):
                 self._database.execute(statement)
         except sqlite3.Error as error:
-            raise NoRoom(f"what is kept already cannot be remembered: {error}") from None
+            raise _no_room(error) from None
 
     def __contains__(self, identity: bytes) -> bool:
         with closing(self._do("SELECT 1 FROM known WHERE identity = ?", identity)) as found:
@@ -61,15 +61,11 @@ class KnownEntries:
         try:
             return self._database.execute(statement, (identity,))
         except sqlite3.Error as error:
-            raise NoRoom(f"what is kept already cannot be remembered: {error}") from None
+            raise _no_room(error) from None
 
 
-# -- kept ----------------------------------------------------------------------------------------------------
-
-
-SET_ASIDE = ".replaying"
-_PIECE_BYTES = 1024 * 1024
-_TRIES = 1000
+def _no_room(error: sqlite3.Error) -> NoRoom:
+    return NoRoom(f"identities of kept records cannot be stored: {error}")
 
 
 class KeptFile:
@@ -109,13 +105,13 @@ class KeptFile:
         return False
 
     def _note(self, identity: bytes | None) -> None:
-        """Without room to remember it, the same record may be kept twice."""
+        """Without room for its identity, the same record may be kept twice."""
         with suppress(NoRoom):
             if self._known is not None and identity is not None:
                 self._known.add(identity)
 
     def close(self) -> None:
-        """Makes what was kept durable. Raises LedgerBroken."""
+        """Makes the entries durable. Raises LedgerBroken."""
         if self._known is not None:
             self._known.close()
             self._known = None
@@ -130,13 +126,14 @@ class KeptFile:
 
 
 class FileSink:
-    """The book of a run over PATHs: what is not exported goes into files, all else is only counted.
+    """For a run over PATHs: records that are not exported go into files, all others are only counted.
 
-    Quarantine and pending may be one and the same file.
+    Quarantine and pending may be the same file.
     """
 
     position = 0
     holds_entries = True
+    seen = None
 
     def __init__(
         self,
@@ -145,7 +142,7 @@ class FileSink:
         reference_ns: int,
         keeps_pending: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`keeps_pending` says whether records that were not delivered are still wanted."""
+        """`keeps_pending` says whether pending records are still to be kept."""
         self.reference_ns = reference_ns
         self.lost: Counter[str] = Counter()
         """`quarantine` and `pending`: how many records of each kind were not kept."""
@@ -156,25 +153,21 @@ class FileSink:
         self.pending = self.quarantine if is_one_file else KeptFile(pending)
 
     def places(self) -> dict[str, str]:
-        """`quarantine` and `pending` → the file, where this run kept records of the kind."""
+        """Returns `quarantine` and `pending` → the file, if this run kept records of the kind."""
         paths = {"quarantine": self.quarantine.path, "pending": self.pending.path}
         return {where: path for where, path in paths.items() if where in self._kept}
 
     def check(self) -> None:
-        """Raises LedgerBroken if records could not be kept in an existing file; changes nothing."""
+        """Raises LedgerBroken if an existing file cannot take records; changes nothing."""
         for kept in (self.quarantine, self.pending):
-            with suppress(OSError):  # a file that is missing, or that cannot be looked at, is no reason yet
+            with suppress(OSError):  # a missing file is no problem yet
                 if refusal := _refusal(os.lstat(kept.path)):
                     raise LedgerBroken(f"{kept.path}: cannot be written: {refusal}")
 
-    def check_and_add(self, _raw: bytes) -> bool:
-        """Nothing: runs over PATHs remember no records."""
-        return False
-
-    def commit(self, stretch: BatchResult) -> bool:
-        """Keeps what is to be kept, as much of it as can be. Raises LedgerBroken where some could not."""
+    def commit(self, result: BatchResult) -> bool:
+        """Keeps as many of the kept records as it can. Raises LedgerBroken if it could not keep all."""
         broken: LedgerBroken | None = None
-        for kept in stretch.kept:
+        for kept in result.kept:
             if kept.where == "pending" and not self._keeps_pending():
                 self.lost["pending"] += 1
                 continue
@@ -190,7 +183,7 @@ class FileSink:
         return True
 
     def close(self) -> None:
-        """Makes what was kept durable. Raises LedgerBroken."""
+        """Makes the entries durable. Raises LedgerBroken."""
         try:
             self.quarantine.close()
         finally:
@@ -198,29 +191,26 @@ class FileSink:
 
 
 class NothingKept:
-    """The book of a run that only shows records: results are counted, and no record is kept."""
+    """For a run over PATHs that only shows records: results are counted, and no record is kept."""
 
     position = 0
     holds_entries = True
+    seen = None
 
     def __init__(self, reference_ns: int) -> None:
         self.reference_ns = reference_ns
         self.lost: Counter[str] = Counter()
 
-    def check_and_add(self, _raw: bytes) -> bool:
-        """Nothing: runs over PATHs remember no records."""
-        return False
-
     def check(self) -> None:
-        """Nothing is written, so nothing can be wrong."""
+        """Does nothing: nothing is written."""
 
     def places(self) -> dict[str, str]:
-        """None."""
+        """Returns no file."""
         return {}
 
-    def commit(self, stretch: BatchResult) -> bool:
-        """Keeps nothing."""
-        self.lost.update(each.where for each in stretch.kept)
+    def commit(self, result: BatchResult) -> bool:
+        """Counts the kept records as lost."""
+        self.lost.update(each.where for each in result.kept)
         return True
 
     def close(self) -> None:
@@ -228,17 +218,17 @@ class NothingKept:
 
 
 class Replayed:
-    """A kept file that is set aside for its replay. A context manager; raises InputError on entering.
+    """Sets a kept file aside for its replay. A context manager; raises InputError on entering.
 
-    One that a killed replay left behind is gone on with: its entries come first. On leaving, the entries
-    from byte `read_to` on, which nobody has read, go back into the file, and the set-aside file goes.
+    If a killed replay left a set-aside file behind, its entries come first. On leaving, the entries from byte
+    `read_to` on, which were not read, go back into the file, and the set-aside file is removed.
     """
 
     def __init__(self, path: str) -> None:
         self.path = os.path.realpath(path) if Path(path).is_symlink() else path
         self.aside = self.path + SET_ASIDE
         self.read_to: int | None = 0
-        """How far the set-aside file was accounted for, in bytes; None: to its end."""
+        """How far the set-aside file was read, in bytes; None: to its end."""
 
     def __enter__(self) -> Self:
         try:
@@ -277,7 +267,7 @@ class Replayed:
 
 
 def is_kept_file(path: str) -> bool:
-    """Whether this is a kept file to replay, or a replay of it that broke off: its first line is an entry."""
+    """Whether this is a kept file, or an interrupted replay of one: its first line is an entry."""
     for name in (path, path + SET_ASIDE):
         if Path(name).is_file():
             try:
@@ -289,7 +279,7 @@ def is_kept_file(path: str) -> bool:
 
 
 def _lock_to_replay(path: str) -> IO[bytes] | None:
-    """The file, locked for one replay; None where there is none."""
+    """Opens and locks the file for one replay; returns None if it is missing."""
     try:
         file = Path(path).open("rb")  # noqa: SIM115  # locked as long as it is open
     except FileNotFoundError:
@@ -314,15 +304,15 @@ def _open_to_add(path: str) -> IO[bytes]:
             if Path(path).stat().st_ino == found.st_ino:
                 return file
         except (BlockingIOError, FileNotFoundError):
-            pass  # a replay sets it aside just now: a new one takes its place
+            pass  # a replay is setting it aside: a new file takes its place
         file.close()
     raise OSError(errno.EBUSY, "a replay holds it")
 
 
 def _opened(path: str) -> IO[bytes]:
-    """Opens for adding lines, unbuffered, 0600 where it is new; never through a symbolic link.
+    """Opens for adding lines, unbuffered, 0600 if it is new; never follows a symbolic link.
 
-    A last line without its end, of an editor or a full disk, is ended first: it must not swallow the next.
+    Ends a last line without a line end first, which an editor or a full disk left: it must not join the next.
     """
 
     def opener(name: str, flags: int) -> int:
@@ -341,7 +331,7 @@ def _opened(path: str) -> IO[bytes]:
 
 
 def _refusal(found: os.stat_result) -> str:
-    """Why records are not kept in an existing file, and what to do; empty if they are."""
+    """Why an existing file takes no records, and what to do; empty if it takes them."""
     if not stat.S_ISREG(found.st_mode):
         return ""
     if found.st_mode & 0o022:
@@ -358,6 +348,6 @@ def _copy(source: IO[bytes], to: IO[bytes]) -> None:
 
 
 def _write(file: IO[bytes], data: bytes) -> None:
-    """Writes all of it, or raises OSError: without a buffer, a full disk may take a part."""
+    """Writes all of it or raises OSError: unbuffered, a full disk may take a part."""
     if file.write(data) < len(data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,31 +1,38 @@
-"""The objects that were listed, until they lie in the spool, as steps within transactions of the ledger.
+"""The hours and objects of the SQLite ledger, from the listing to the spool, as steps within a transaction.
 
-One that cannot be downloaded is tried again by itself: first with its URL (state `listed`), then, when that
-works no more (state `missing`), with the URL that another listing of its hour gives. It never holds back the
-other objects of its hour: the listing counts as soon as every object was tried.
+An object whose download failed is tried again by itself: first with its URL (state `listed`), then, when that
+no longer works (state `missing`), with the URL that another listing of its hour gives. It never holds back
+the other objects of its hour: the listing counts as soon as every object was tried.
 """
 
 import hashlib
 import sqlite3
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Collection, Sequence
 from urllib.parse import urlsplit
 
 import msgspec
-from msgspec import Struct
 
-from faillog_otel.clock import HOUR_NS, RETENTION_NS, SECOND_NS
+from faillog_otel.clock import AGREES_NS, HOUR_NS, RETENTION_NS, SECOND_NS
 from faillog_otel.events.model import Survey
+from faillog_otel.ledger import HOURS_KEPT_NS, Cause, CollectionHour, Content, Listed, LostObject, Spooled
 from faillog_otel.ledger.database import Database
 from faillog_otel.segment.schedule import ObjectVersion
 
+URL_LIFE_NS = 2 * HOUR_NS
+"""A presigned URL works for two hours. [Segment's page]"""
+TRY_AGAIN_NS = tuple(seconds * SECOND_NS for seconds in (1, 10, 60, 300, 900, 1800))
+"""The pause after the first, second, ... failed download with a URL; then the last one. Costs no request."""
+MAX_TRIES = 3
+"""Downloads with a URL that does not work: then another URL is needed."""
+LIST_AGAIN_NS = (60 * SECOND_NS, *(hours * HOUR_NS for hours in (4, 8, 16, 32, 64, 128)))
+"""The pause after the first, second, ... URL of an object that failed; then the last one. Costs a request."""
+
+
 # -- hours ---------------------------------------------------------------------------------------------------
-#
-# How the listing of an hour goes on and ends, as steps within transactions of the ledger.
 
 
 def fail(db: sqlite3.Connection, collection: str, hour: int, why: str, now_ns: int) -> None:
-    """The listing came to nothing: the hour is to be listed again."""
+    """A listing failed: the hour is due again later."""
     db.execute(
         "INSERT INTO hours (collection, hour, failures, failed_ns, failed_why) VALUES (?, ?, 1, ?, ?)"
         " ON CONFLICT DO UPDATE SET failures = failures + 1, failed_ns = excluded.failed_ns,"
@@ -35,9 +42,9 @@ def fail(db: sqlite3.Connection, collection: str, hour: int, why: str, now_ns: i
 
 
 def give_up(db: sqlite3.Connection, number: int, why: str, now_ns: int) -> None:
-    """A spooled object is missing or changed: what was recorded of it stays, its hour is listed again.
+    """The spool file of an object is missing or changed: its results stay, and its hour is listed again.
 
-    Every listing with such an object counts as one more failure in a row: the hour is asked for at longer and
+    Each listing with such an object counts as one more failure in a row: the hour is listed at longer and
     longer intervals, so that a broken disk does not cost the whole quota. Other objects are not touched.
     """
     db.execute(
@@ -56,9 +63,9 @@ def give_up(db: sqlite3.Connection, number: int, why: str, now_ns: int) -> None:
 
 
 def complete(db: sqlite3.Connection, collection: str, hour: int) -> None:
-    """The listing counts where every object of it was downloaded, or tried at least.
+    """Counts the listing of an hour once each of its objects was downloaded, or tried at least.
 
-    While some are missing, the hour shows no identity: it cannot settle.
+    While objects are missing, the hour has no identity: it cannot settle.
     """
     key = (collection, hour)
     [row] = db.execute("SELECT * FROM hours WHERE collection = ? AND hour = ?", key).fetchall()
@@ -91,62 +98,11 @@ def complete(db: sqlite3.Connection, collection: str, hour: int) -> None:
     )
 
 
-# -- downloads -----------------------------------------------------------------------------------------------
-
-
-URL_LIFE_NS = 2 * HOUR_NS
-"""A presigned URL works for two hours. [Segment's page]"""
-TRY_AGAIN_NS = tuple(seconds * SECOND_NS for seconds in (1, 10, 60, 300, 900, 1800))
-"""After the first, second, ... try of a URL that failed; then as the last one. It costs no request."""
-MAX_TRIES = 3
-"""Of a URL that does not work: then another one is needed."""
-LIST_AGAIN_NS = (60 * SECOND_NS, *(hours * HOUR_NS for hours in (4, 8, 16, 32, 64, 128)))
-"""After the first, second, ... URL of an object that failed; then as the last one. It costs a request."""
-
-
-Cause = Literal["other", "url", "name", "forbidden"]
-"""Why a download came to nothing: `url`, it does not work; `name`, that in the spool is taken; `forbidden`,
-our settings do not allow it."""
-
-
-class Listed(Struct, frozen=True):
-    """An object that was listed and is to be downloaded. `tries`: those of this URL that failed."""
-
-    id: int
-    collection: str
-    hour: int
-    url: str
-    listed_ns: int
-    tries: int
-    known: ObjectVersion | None
-    """Of the object that was read at the same path before: it need not be downloaded again."""
-    has_failed: bool = False
-    """Whether its download failed before, with this URL or an older one."""
-
-
-class Content(Struct, frozen=True):
-    """What was downloaded. `lines` and `blank` are 0 for other forms than JSON Lines."""
-
-    lines: int
-    blank: int
-    records: int
-    sha256: str
-    """Of the object's bytes as they came, in hexadecimal."""
-    survey: Survey
-    """What decided the counts: it is used again when the object is forwarded."""
-
-
-class LostObject(Struct, frozen=True):
-    """An object that left Segment's 28 days before it could be downloaded."""
-
-    collection: str
-    hour: int
-    path: str
-    why: str
+# -- objects -------------------------------------------------------------------------------------------------
 
 
 def add_listed(db: sqlite3.Connection, collection: str, hour: int, urls: Sequence[str], now_ns: int) -> None:
-    """T1: the objects of a listing. One that could not be downloaded before keeps what is known of that."""
+    """T1: stores the objects of a listing. An object that failed before keeps the history of its failures."""
     key = (collection, hour)
     undone = "FROM objects WHERE collection = ? AND hour = ? AND state IN ('listed', 'missing')"
     known = {row["path"]: row for row in db.execute(f"SELECT * {undone}", key)}  # our own words
@@ -175,9 +131,9 @@ def add_listed(db: sqlite3.Connection, collection: str, hour: int, urls: Sequenc
 
 
 def next_listed(database: Database, now_ns: int) -> Listed | None:
-    """The next object to download: those not tried yet come first, of the oldest listing.
+    """Returns the next object to download: untried ones first, of the oldest listing.
 
-    That the state is not `done` is said for the index, here and below.
+    `state != 'done'` lets SQLite use the index `objects_under_way`.
     """
     rows = database.rows(
         "SELECT o.*, k.id AS known, k.etag AS k_etag, k.last_modified AS k_modified, k.length AS k_length"
@@ -204,26 +160,40 @@ def next_listed(database: Database, now_ns: int) -> Listed | None:
     )
 
 
-def next_try_ns(database: Database) -> int | None:
-    """When the next object is to be downloaded; None where nothing is."""
-    [row] = database.rows("SELECT min(due_ns) AS due FROM objects WHERE state != 'done' AND state = 'listed'")
-    return None if row["due"] is None else int(row["due"])
-
-
-def to_download(database: Database) -> int:
-    """How many objects were listed and not tried yet."""
-    [row] = database.rows(
-        "SELECT count(*) AS objects FROM objects WHERE state != 'done' AND state = 'listed' AND tries = 0"
+def next_spooled(database: Database, shown: Collection[int]) -> Spooled | None:
+    """Returns the oldest object in the spool whose id is not in `shown`."""
+    rows = database.rows(
+        "SELECT * FROM objects WHERE state = 'spooled'"
+        " AND id NOT IN (SELECT value FROM json_each(?)) ORDER BY id LIMIT 1",
+        msgspec.json.encode(sorted(shown)).decode(),
     )
-    return int(row["objects"])
+    if not rows:
+        return None
+    [row] = rows
+    try:
+        survey = None if row["survey"] is None else msgspec.json.decode(row["survey"], type=Survey)
+    except msgspec.MsgspecError as error:
+        raise database.damaged(f"object {row['id']}, survey: {error}") from None
+    return Spooled(
+        id=row["id"],
+        collection=row["collection"],
+        hour=row["hour"],
+        path=row["path"],
+        spooled_ns=row["spooled_ns"],
+        position=row["position"],
+        records=row["records"],
+        length=row["length"],
+        sha256=row["sha256"],
+        survey=survey,
+    )
 
 
 def spool(
     db: sqlite3.Connection, listed: Listed, identity: ObjectVersion, content: Content, now_ns: int
 ) -> int:
-    """T2: the object lies in the spool, durably. The secret part of its URL is wiped.
+    """T2: the object is in the spool, durably. Wipes its URL, whose signature is a secret.
 
-    Returns how many objects that changed: 1, or 0 where it is not listed any more.
+    Returns the number of objects that this changed: 1, or 0 if the object is not listed any more.
     """
     spooled = db.execute(
         "UPDATE objects SET state = 'spooled', url = NULL, etag = ?, last_modified = ?, length = ?,"
@@ -247,7 +217,7 @@ def spool(
 
 
 def unchange(db: sqlite3.Connection, listed: Listed) -> None:
-    """T2, too: the object is the one that was read at its path before."""
+    """T2, too: the object is the version that was read at its path before."""
     db.execute(
         "UPDATE objects SET listed_ns = ? WHERE id = (SELECT max(id) FROM objects"
         " WHERE collection = ? AND hour = ? AND path = (SELECT path FROM objects WHERE id = ?)"
@@ -259,7 +229,7 @@ def unchange(db: sqlite3.Connection, listed: Listed) -> None:
 
 
 def fail_download(db: sqlite3.Connection, listed: Listed, why: str, now_ns: int, cause: Cause) -> None:
-    """A download came to nothing: the object is tried again later, the others of its hour are not touched."""
+    """A download failed: this object is due again later, the others of its hour are not touched."""
     is_url_gone = cause == "url" and listed.tries + 1 >= MAX_TRIES
     [row] = db.execute("SELECT urls_failed FROM objects WHERE id = ?", (listed.id,)).fetchall()
     pauses = LIST_AGAIN_NS if is_url_gone else TRY_AGAIN_NS
@@ -288,6 +258,9 @@ _CARRIED = (
 )
 
 
+# -- upkeep --------------------------------------------------------------------------------------------------
+
+
 def has_expired(database: Database, now_ns: int) -> bool:
     """Whether there is a URL for `expire` to wipe. Only reads, by an index."""
     return bool(
@@ -299,7 +272,7 @@ def has_expired(database: Database, now_ns: int) -> bool:
 
 
 def expire(db: sqlite3.Connection, now_ns: int) -> None:
-    """URLs are wiped that have expired. An hour with an object that was never tried is listed again soon."""
+    """Wipes expired URLs. An hour with an object that was never tried is listed again soon."""
     old = (now_ns - URL_LIFE_NS,)
     untried = db.execute(
         "SELECT DISTINCT collection, hour FROM objects"
@@ -323,7 +296,7 @@ def expire(db: sqlite3.Connection, now_ns: int) -> None:
 
 
 def lose(db: sqlite3.Connection, now_ns: int) -> list[LostObject]:
-    """Gives up the objects of hours that Segment has no more; returns them. `now_ns` must be certain."""
+    """Gives up objects of hours that left Segment; returns them. `now_ns` must be certain."""
     before = now_ns // HOUR_NS - RETENTION_NS // HOUR_NS
     lost = db.execute(
         "SELECT * FROM objects WHERE state IN ('listed', 'missing') AND hour < ? ORDER BY hour, id", (before,)
@@ -338,3 +311,87 @@ def lose(db: sqlite3.Connection, now_ns: int) -> list[LostObject]:
         LostObject(row["collection"], row["hour"], row["path"], row["failed_why"] or "it was not tried")
         for row in lost
     ]
+
+
+def recover(db: sqlite3.Connection) -> None:
+    """After a crash: requests without an answer failed, and their hours are listed again.
+
+    Ends the pause that the last run made for itself. Objects whose URL may still work are due at once: other
+    settings (--download-host, a proxy, authorities) may be what they need, and it costs no request.
+    """
+    db.execute("UPDATE said SET pause_ns = 0, pause_why = '' WHERE pause_ns != 0")
+    db.execute("UPDATE objects SET due_ns = 0 WHERE state = 'listed' AND due_ns != 0")
+    for row in db.execute("SELECT * FROM requests WHERE outcome IS NULL").fetchall():
+        db.execute("UPDATE requests SET outcome = 'unanswered' WHERE id = ?", (row["id"],))
+        fail(db, row["collection"], row["hour"], "the answer was not waited for", row["at_ns"])
+
+
+def mend_future(db: sqlite3.Connection, now_ns: int) -> None:
+    """Corrects times later than now, which a clock that was ahead wrote.
+
+    A request counts from now on. An hour that was listed at such a time was listed at an unknown time: only
+    its first listing counts, if that is not later than now.
+    """
+    for statement in _MEND_FUTURE:
+        db.execute(statement, {"now": now_ns, "agrees": now_ns + AGREES_NS})
+
+
+_MEND_FUTURE = (
+    "UPDATE requests SET at_ns = :now WHERE at_ns > :now",
+    "UPDATE said SET not_before_ns = not_before_ns - (at_ns - :now) WHERE at_ns > :now",
+    "UPDATE said SET reset_ns = reset_ns - (at_ns - :now), at_ns = :now WHERE at_ns > :now",
+    "UPDATE said SET pause_ns = 0 WHERE pause_ns > :agrees + 3600000000000",
+    "UPDATE hours SET failed_ns = :now WHERE failed_ns > :now",
+    "UPDATE hours SET listing_ns = :now WHERE listing_ns > :now",
+    "UPDATE hours SET first_listed_ns = NULL WHERE first_listed_ns > :agrees",
+    "UPDATE hours SET last_listed_ns = first_listed_ns, same_since_ns = NULL WHERE last_listed_ns > :agrees",
+    "UPDATE objects SET listed_ns = :now WHERE listed_ns > :now",
+    "UPDATE objects SET spooled_ns = :now WHERE spooled_ns > :now",
+    "UPDATE objects SET due_ns = :now, failed_ns = :now WHERE failed_ns > :now",
+)
+
+
+def prune(db: sqlite3.Connection, now_ns: int) -> list[CollectionHour]:
+    """Sums up the objects of hours that left Segment; returns these hours. `now_ns` must be certain."""
+    hour = now_ns // HOUR_NS
+    ripe = db.execute(
+        "SELECT collection, hour FROM hours h WHERE hour < ? AND EXISTS (SELECT 1 FROM objects o"
+        " WHERE o.collection = h.collection AND o.hour = h.hour) AND NOT EXISTS"
+        " (SELECT 1 FROM objects o WHERE o.collection = h.collection AND o.hour = h.hour"
+        " AND o.state != 'done')",
+        (hour - RETENTION_NS // HOUR_NS,),
+    ).fetchall()
+    for row in ripe:
+        key = (row["collection"], row["hour"])
+        db.execute(_SUM_UP_OBJECTS + _ADDED, (*key, *key))
+        db.execute("DELETE FROM objects WHERE collection = ? AND hour = ?", key)
+    gone = db.execute(
+        "SELECT collection, hour FROM hours h WHERE hour < ? AND NOT EXISTS (SELECT 1 FROM objects o"
+        " WHERE o.collection = h.collection AND o.hour = h.hour)",
+        (hour - HOURS_KEPT_NS // HOUR_NS,),
+    ).fetchall()
+    for row in gone:
+        key = (row["collection"], row["hour"])
+        db.execute(_SUM_UP_PAST + _ADDED, (row["collection"], -1, *key))
+        db.execute("DELETE FROM past WHERE collection = ? AND hour = ?", key)
+        db.execute("DELETE FROM hours WHERE collection = ? AND hour = ?", key)
+    return [(row["collection"], row["hour"]) for row in ripe]
+
+
+_SUM_UP_OBJECTS = """
+INSERT INTO past SELECT ?, ?, count(*), sum(lines), sum(blank), sum(records), sum(exported), sum(rejected),
+    sum(quarantined), sum(duplicate), sum(time_shifted)
+FROM objects WHERE collection = ? AND hour = ? HAVING count(*) > 0
+"""
+_SUM_UP_PAST = """
+INSERT INTO past SELECT ?, ?, objects, lines, blank, records, exported, rejected, quarantined, duplicate,
+    time_shifted
+FROM past WHERE collection = ? AND hour = ?
+"""
+_ADDED = """
+ON CONFLICT DO UPDATE SET objects = objects + excluded.objects, lines = lines + excluded.lines,
+    blank = blank + excluded.blank, records = records + excluded.records,
+    exported = exported + excluded.exported, rejected = rejected + excluded.rejected,
+    quarantined = quarantined + excluded.quarantined, duplicate = duplicate + excluded.duplicate,
+    time_shifted = time_shifted + excluded.time_shifted
+"""

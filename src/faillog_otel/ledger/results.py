@@ -1,7 +1,7 @@
-"""What becomes of records, counted; and the law that the counts keep.
+"""The outcomes of records: their counts, the results of a batch, and the sinks that commit them.
 
-`records = exported + rejected + quarantined + pending + duplicate`; for JSON Lines `lines = records + blank`,
-for other forms `lines` and `blank` are 0.
+The law of the counts: `records = exported + rejected + quarantined + pending + duplicate`; for JSON Lines
+`lines = records + blank`, for other forms `lines` and `blank` are 0.
 """
 
 from collections import Counter
@@ -14,6 +14,7 @@ from faillog_otel.config import FailOn
 from faillog_otel.events.decode import decode
 from faillog_otel.events.kept_record import KeptContext, read_entry
 from faillog_otel.events.model import BadRecord, Event
+from faillog_otel.ledger.spool import SeenRecords
 from faillog_otel.redact.redactor import redact_text
 from faillog_otel.text import peer_text
 
@@ -21,7 +22,7 @@ from faillog_otel.text import peer_text
 
 
 class EventCounts(Struct):
-    """Events that were understood, by kind."""
+    """Events that were decoded, by kind."""
 
     error: int = 0
     attempt: int = 0
@@ -30,7 +31,7 @@ class EventCounts(Struct):
 
 
 class Counts(Struct):
-    """What became of the records of a run, or of a part of it. `bytes_in` is content read, decompressed."""
+    """The outcomes of the records of a run or a part of it. `bytes_in` is the decompressed content read."""
 
     lines: int = 0
     """Of JSON Lines, like `blank`."""
@@ -44,16 +45,16 @@ class Counts(Struct):
     duplicate: int = 0
     bytes_in: int = 0
     discarded: int = 0
-    """Error Logged events whose message was discarded, or may have been: `discarded` is no boolean."""
+    """Error Logged events whose message was discarded, or may have been (`discarded` is no boolean)."""
     failures: int = 0
-    """Delivery attempts with outcome `failure`, or with one that is not `success` either."""
+    """Delivery attempts with any outcome but `success`."""
     unknown_version: int = 0
-    """Events of a version that is not understood: nobody knows whether they are discards or failures."""
+    """Events of an unknown version, which are not judged as discards or failures."""
     time_shifted: int = 0
-    """Exported records that carry another time than their own."""
+    """Exported records whose time was changed by the time policy."""
 
     def add(self, more: "Counts") -> None:
-        """Adds what another part came to."""
+        """Adds the counts of another part."""
         for into, part in ((self, more), (self.events, more.events)):
             for name in into.__struct_fields__:
                 if name != "events":
@@ -61,9 +62,9 @@ class Counts(Struct):
 
 
 class Kept(Struct, frozen=True):
-    """A record that is kept, as the line that `events.entry` writes. `reason` is a code.
+    """A record that is kept, as the line that `events.kept_record` writes. `reason` is a reason code.
 
-    `number` is its place among the records of its book, from 0.
+    `number` is its place among the records of its sink, from 0.
     """
 
     number: int
@@ -73,24 +74,24 @@ class Kept(Struct, frozen=True):
 
 
 class Accounted(Struct, frozen=True):
-    """Bytes of input files, as they are (compressed or not), whose records need no more work in this run."""
+    """Bytes of input files (compressed or not) whose records need no more work in this run."""
 
     delivered: int = 0
-    """Of records that were acknowledged, or that no collector has to take: duplicates, the quarantine."""
+    """Of records that were acknowledged or are not sent: duplicates, the quarantine."""
     pending: int = 0
 
     def plus(self, more: "Accounted") -> "Accounted":
-        """Returns both together."""
+        """Returns the sum of both."""
         return Accounted(self.delivered + more.delivered, self.pending + more.pending)
 
     def at_most(self, total: int) -> "Accounted":
-        """Returns the part of it that `total` bytes have room for."""
+        """Returns at most `total` bytes of it, delivered ones first."""
         delivered = min(self.delivered, total)
         return Accounted(delivered, min(self.pending, total - delivered))
 
 
 class Met(Struct, frozen=True):
-    """A record that met a condition of `--fail-on`; what is not known of it is empty."""
+    """A record that met a condition of `--fail-on`; unknown fields are empty."""
 
     file: str
     """The file or the object."""
@@ -101,25 +102,25 @@ class Met(Struct, frozen=True):
 
 
 class BatchResult(Struct):
-    """Records that stand one after the other in a file, and what became of every one of them."""
+    """The results of consecutive records of a file."""
 
     counts: Counts = field(default_factory=Counts)
     kept: list[Kept] = field(default_factory=list)
     became: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    """(event, outcome, destination id) → records; what is not known of them is empty."""
+    """(kind of event, outcome, destination id) → records; unknown fields are empty."""
     shifted: set[int] = field(default_factory=set)
-    """The exported records that carry another time than their own, by their number in the file, from 0."""
+    """The exported records whose time was changed, by their number in the file, from 0."""
     met: dict[FailOn, Met] = field(default_factory=dict)
-    """The first record of those that were sent that met each of the conditions `failure` and `discarded`."""
+    """The first record sent that met the condition, for `failure` and `discarded`."""
     newest_ns: int = 0
-    """When Segment logged the newest of those that were exported, nanoseconds since 1970."""
+    """When Segment logged the newest exported record, nanoseconds since 1970."""
     accounted: Accounted = Accounted()
-    """The bytes of input that end with it."""
+    """The bytes of input that end with this batch."""
     is_last: bool = False
-    """Whether nothing more comes of its book; said only to books that ask for their end."""
+    """Whether this is the last result of its sink; set only by `Forwarder.end`."""
 
     def add(self, more: "BatchResult") -> None:
-        """Adds the stretch that follows."""
+        """Adds the results of the records that follow."""
         self.counts.add(more.counts)
         self.kept += more.kept
         self.became.update(more.became)
@@ -130,47 +131,49 @@ class BatchResult(Struct):
         self.is_last = more.is_last
 
     def reasons(self) -> Counter[str]:
-        """Why records went to the quarantine; those that were rejected lie there, too, and are none."""
+        """Counts the quarantined records by reason, without the rejected ones that are kept there, too."""
         return Counter(
             kept.reason for kept in self.kept if kept.where == "quarantine" and kept.reason != "rejected"
         )
 
 
 class ResultSink(Protocol):
-    """Where it is written down what became of records."""
+    """Where the results of a file's records are committed."""
 
     reference_ns: int
     """The "now" of the time policy, nanoseconds since 1970."""
     position: int
-    """So many of the file's records are written down already."""
+    """How many of the file's records are committed already."""
     holds_entries: bool
     """Whether the records may be entries of kept files, to be sent again."""
 
-    def check_and_add(self, raw: bytes) -> bool:
-        """Whether a record of these bytes is known; from now on it is. Of no bytes, none is."""
+    @property
+    def seen(self) -> SeenRecords | None:
+        """The records that are duplicates if they come again; None if the sink remembers no records."""
 
-    def commit(self, stretch: BatchResult) -> bool:
-        """Stores what became of a stretch, in their order; False where it was not. Raises LedgerBroken."""
+    def commit(self, result: BatchResult) -> bool:
+        """Stores the results of a batch, in the order of the batches; returns False if it did not.
+
+        Raises LedgerBroken.
+        """
 
 
 # -- first met -----------------------------------------------------------------------------------------------
-#
-# The first record that met each condition of `--fail-on`, in words that a log line can show.
-
 
 FirstMet = dict[FailOn, Met]
+"""The first record that met each condition of `--fail-on`, fit for a log line."""
 
 
-def note_first(first: FirstMet, stretch: BatchResult) -> None:
-    """Adds what a stretch met, where nothing before it did. Stretches come in the order of their records."""
-    for condition, met in stretch.met.items():
+def note_first(first: FirstMet, result: BatchResult) -> None:
+    """Adds the records of a batch that met a condition first. Batches come in the order of their records."""
+    for condition, met in result.met.items():
         first.setdefault(condition, met)
-    if "quarantined" not in first and (met_kept := _met_by_kept(stretch.kept)):
+    if "quarantined" not in first and (met_kept := _met_by_kept(result.kept)):
         first["quarantined"] = met_kept
 
 
 def met_by(raw: bytes, file: str, line: int, learned: KeptContext | None) -> Met:
-    """What is said of a record that met a condition: its message, its destination, and why it failed."""
+    """Describes a record that met a condition: its message, its destination, and why it failed."""
     event = decode(raw)
     if isinstance(event, BadRecord):
         return Met(file, line, why=f"{event.reason}: {event.detail}")
@@ -192,7 +195,7 @@ def _why(event: Event, learned: KeptContext | None) -> str:
 
 
 def _met_by_kept(kept: Iterable[Kept]) -> Met | None:
-    """The first record that went to the quarantine; None where no record did."""
+    """Returns the first record that went to the quarantine; None if no record did."""
     for each in kept:
         if each.where == "quarantine":
             entry = read_entry(each.entry)

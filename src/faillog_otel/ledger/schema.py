@@ -1,7 +1,7 @@
-"""The ledger's tables, as the steps that lead to them: step n makes version n (`PRAGMA user_version`).
+"""The ledger's tables, as migrations: migration n makes schema version n (`PRAGMA user_version`).
 
-Times are nanoseconds since 1970, hours are whole hours since 1970. A step that was released is never changed:
-the next one is added.
+Times are nanoseconds since 1970, hours are whole hours since 1970. A released migration is never changed: a
+new one is added.
 """
 
 MIGRATIONS = (

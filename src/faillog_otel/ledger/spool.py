@@ -1,40 +1,57 @@
-"""Downloaded objects, until every record of them is recorded in the ledger: one file each, named by its id.
+"""The files that the ledger names: downloaded objects in `spool/`, digests of records in `digests/`.
 
-A download goes into a `.part` file that is renamed when it is whole and durable. Its length and SHA-256 go
-into the ledger, and are checked before anything of it is forwarded.
+A download goes into a `.part` file that is renamed when it is whole and durable; the object's id is its name.
+Its length and SHA-256 go into the ledger, and are checked before anything of it is forwarded.
+
+The digests of a collection-hour say which of its records are committed: 8 bytes a record, in one sorted file.
+New digests are kept in memory, above a limit in temporary sorted runs, and merged into the file when their
+object is done: the file never names a record whose result was not stored. Two of five million records share a
+digest with a probability of about one in a million.
 """
 
 import hashlib
 import heapq
 import io
+import logging
 import os
 import re
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import groupby, islice
 from mmap import ACCESS_READ, mmap
 from typing import BinaryIO
 
+from faillog_otel.clock import hour_text
 from faillog_otel.errors import LedgerBroken, NoRoom
 from faillog_otel.files import PART, TEMPORARY, PrivateFolder, StrangeEntry, is_disk_full, make_durable
+
+_log = logging.getLogger(__name__)
+
+OBJECT_NAME = re.compile(r"[1-9][0-9]{0,18}")
+_SPOOL_NAMES = re.compile(rf"{OBJECT_NAME.pattern}({re.escape(PART)})?|replay|{TEMPORARY}[0-9a-f]+")
+"""`replay`: version 0.1.0 wrote the quarantine there for its replay."""
+_DIGESTS_NAMES = re.compile(
+    rf"[0-9a-f]{{16}}-\d{{4}}-\d\d-\d\dT\d{{6}}Z({re.escape(PART)})?|{TEMPORARY}[0-9a-f]+", re.ASCII
+)
+_HASHED_AT_ONCE = 1 << 20
+DIGEST_BYTES = 8
+MAX_IN_MEMORY = 1 << 18
+"""Digests; then they go into a temporary run."""
+_WRITTEN_AT_ONCE = 1 << 16
+"""Digests."""
+
 
 # -- spool ---------------------------------------------------------------------------------------------------
 
 
-OBJECT_NAME = re.compile(r"[1-9][0-9]{0,18}")
-_OUR_NAMES = re.compile(rf"{OBJECT_NAME.pattern}({re.escape(PART)})?|replay|{TEMPORARY}[0-9a-f]+")
-"""`replay`: version 0.1.0 wrote the quarantine there for its replay."""
-_PIECE_BYTES = 1 << 20
-
-
 class NotWhole(Exception):
-    """A spooled object is missing, or is not what was downloaded; the message says which."""
+    """A spooled object is missing, or differs from what was downloaded; the message says which."""
 
 
 class PartFile(io.BufferedWriter):
-    """A download under way. The writer sets `is_whole` at its end."""
+    """A download in progress. The writer sets `is_whole` at its end."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(io.FileIO(descriptor, "wb"))
@@ -60,7 +77,7 @@ class Spool:
 
     @contextmanager
     def download(self, number: int) -> Iterator[PartFile]:
-        """A part to download an object into; on leaving, a whole one is in the spool, durably.
+        """Yields a part to download an object into; on leaving, a whole one is in the spool, durably.
 
         Raises NoRoom, LedgerBroken, and StrangeEntry if another entry has the name.
         """
@@ -85,7 +102,7 @@ class Spool:
             raise
 
     def open(self, number: int) -> BinaryIO:
-        """An object for reading, unbuffered. Raises NotWhole if it is not there, LedgerBroken."""
+        """Opens an object for reading, unbuffered. Raises NotWhole if it is missing, LedgerBroken."""
         try:
             return self._folder.read_file(str(number))
         except FileNotFoundError:
@@ -100,11 +117,11 @@ class Spool:
     ) -> bool:
         """Raises NotWhole if an object differs from what was downloaded; what is None is not compared.
 
-        `goes_on` is asked after each MiB. Returns False if it said no: then nothing is known.
+        `goes_on` is called after each MiB. Returns False if it returned False: then nothing is known.
         """
         found, size = hashlib.sha256(), 0
         try:
-            while piece := os.pread(file.fileno(), _PIECE_BYTES, size):
+            while piece := os.pread(file.fileno(), _HASHED_AT_ONCE, size):
                 size += len(piece)
                 found.update(piece)
                 if not goes_on():
@@ -122,47 +139,36 @@ class Spool:
         self._drop(str(number))
 
     def clean(self, wanted: Collection[int]) -> None:
-        """Removes files of ours that no object in `wanted` has. Raises LedgerBroken.
+        """Removes our files except those of the objects in `wanted`. Raises LedgerBroken.
 
         Warns of all other entries, and leaves them alone.
         """
         kept = set(map(str, wanted))
         try:
-            for name in self._folder.our_files(_OUR_NAMES):
+            for name in self._folder.our_files(_SPOOL_NAMES):
                 if name not in kept:
                     self._folder.remove(name)
         except OSError as error:
             raise LedgerBroken(f"{self._folder.path}: {error.strerror}") from None
 
     def _drop(self, name: str) -> None:
-        with suppress(OSError, StrangeEntry):  # the next start tries again
+        with suppress(OSError, StrangeEntry):  # `sweep` tries again at the next start
             self._folder.remove(name)
 
 
 # -- digests -------------------------------------------------------------------------------------------------
-#
-# Which records of one collection-hour are written down already: 8-byte digests in one sorted file.
-#
-# New digests are gathered in memory, past a bound in temporary sorted runs, and merged into the file only
-# when their object is done: the file never tells of a record whose fate was not stored. Two of five million
-# records share a digest with a probability of about one in a million.
-
-
-DIGEST_BYTES = 8
-MAX_IN_MEMORY = 1 << 18
-_PIECE = 1 << 16
 
 
 def digest_of(raw: bytes) -> int:
-    """A record's digest: its bytes decide, as they decide its `log.record.uid`."""
+    """Returns a record's digest: its bytes decide, as they decide its `log.record.uid`."""
     return int.from_bytes(hashlib.sha256(raw).digest()[:DIGEST_BYTES], "big")
 
 
-class Digests:
-    """A set of digests that remembers its file. Digests are added in any order."""
+class SeenRecords:
+    """The digests of the records of one collection-hour: a set that `save` makes durable."""
 
     def __init__(self, folder: PrivateFolder, name: str | None, max_in_memory: int = MAX_IN_MEMORY) -> None:
-        """Without a `name`, digests are only remembered until `close()`.
+        """Without a `name`, the digests are forgotten by `close()`.
 
         Raises OSError if the file cannot be read, StrangeEntry if it is not a file of ours.
         """
@@ -174,30 +180,48 @@ class Digests:
         self.saved = sum(map(len, self._runs))
         """How many digests the file held when it was opened."""
 
-    def add(self, digest: int) -> bool:
-        """Adds one; False where it was there already. Raises OSError."""
-        if digest in self._new or any(digest in run for run in self._runs):
-            return False
+    def __contains__(self, digest: int) -> bool:
+        if digest in self._new:
+            return True
+        return bool(self._runs) and any(digest in run for run in self._runs)
+
+    def add(self, digest: int) -> None:
+        """Adds one. Raises LedgerBroken."""
         self._new.add(digest)
         if len(self._new) >= self._max_in_memory:
-            run = self._folder.temporary()
-            array("Q", sorted(self._new)).tofile(run)
-            run.flush()
-            self._runs.append(_Run(run))
-            self._new.clear()
-        return True
+            try:
+                self._spill()
+            except OSError as error:
+                raise LedgerBroken(f"{self._folder.path}: {error.strerror}") from None
+
+    def _spill(self) -> None:
+        run = self._folder.temporary()
+        array("Q", sorted(self._new)).tofile(run)
+        run.flush()
+        self._runs.append(_Run(run))
+        self._new.clear()
 
     def save(self) -> None:
-        """Makes all of them durable in the file, which is replaced in one step. Raises OSError."""
+        """Makes all of them durable in the file, which is replaced in one step. Raises NoRoom, LedgerBroken.
+
+        If another entry has its name, a warning says so.
+        """
         if self._name is None:
             return
-        with self._folder.replacement(self._name) as file:
-            merged = (digest for digest, _ in groupby(heapq.merge(*self._runs, sorted(self._new))))
-            while piece := array("Q", islice(merged, _PIECE)):
-                piece.tofile(file)
+        try:
+            with self._folder.replacement(self._name) as file:
+                merged = (digest for digest, _ in groupby(heapq.merge(*self._runs, sorted(self._new))))
+                while piece := array("Q", islice(merged, _WRITTEN_AT_ONCE)):
+                    piece.tofile(file)
+        except StrangeEntry as error:
+            _log.warning("%s; until then records of this hour may be sent twice", error)
+        except OSError as error:
+            if is_disk_full(error):
+                raise NoRoom(str(error)) from None
+            raise LedgerBroken(f"{self._folder.path}: {error.strerror}") from None
 
     def close(self) -> None:
-        """Lets go of the files; what was not saved is forgotten."""
+        """Closes the files, and forgets what was not saved."""
         for run in self._runs:
             run.close()
         self._runs.clear()
@@ -228,3 +252,55 @@ class _Run:
         if self._map is not None:
             self._map.close()
         self._file.close()
+
+
+def open_seen_records(folder: PrivateFolder, collection: str, hour: int, recorded: int) -> SeenRecords:
+    """Opens the digests of an hour; an empty set if its file cannot be trusted. Raises LedgerBroken.
+
+    `recorded`: how many records of the hour are in the ledger; the file cannot hold more digests.
+    """
+    name = _digests_name(collection, hour)
+    try:
+        seen = SeenRecords(folder, name)
+        if seen.saved <= recorded:
+            return seen
+        seen.close()
+        folder.remove(name)
+        _log.error(
+            "%s: knows more records than the ledger, which the disk set back; all records of this hour that "
+            "come again are sent again",
+            folder.path / name,
+        )
+        return SeenRecords(folder, name)
+    except StrangeEntry as error:
+        _log.warning("%s; until then records of this hour may be sent twice", error)
+        return SeenRecords(folder, None)
+    except (OSError, ValueError) as error:
+        raise LedgerBroken(f"{folder.path}: {error}") from None
+
+
+def forget_digests(folder: PrivateFolder, collection: str, hour: int) -> None:
+    """Removes the digests of an hour: all of its records count as new. Raises LedgerBroken."""
+    try:
+        folder.remove(_digests_name(collection, hour))
+    except StrangeEntry as error:
+        _log.warning("%s", error)
+    except OSError as error:
+        raise LedgerBroken(f"{folder.path}: {error.strerror}") from None
+
+
+def clean_digests(folder: PrivateFolder, hours: Iterable[tuple[str, int]]) -> None:
+    """Removes our digests of all other hours; leaves other entries alone. Raises LedgerBroken."""
+    wanted = {_digests_name(collection, hour) for collection, hour in hours}
+    try:
+        for name in folder.our_files(_DIGESTS_NAMES):
+            if name not in wanted:
+                folder.remove(name)
+    except OSError as error:
+        raise LedgerBroken(f"{folder.path}: {error.strerror}") from None
+
+
+def _digests_name(collection: str, hour: int) -> str:
+    """The name of an hour's file. A collection id may be any text, so its hash is in the name."""
+    name = hashlib.sha256(collection.encode()).hexdigest()[:16]
+    return f"{name}-{hour_text(hour).replace(':', '')}"

@@ -1,8 +1,8 @@
-"""The state folder: the ledger and everything that belongs to it, for one process at a time.
+"""The state folder: its marker, its lock for one process at a time, and the ballast for a full disk.
 
-The folder carries a marker. A folder without one that is not empty is refused before anything in it is
-touched. The lock is on the folder itself and ends with the process. A ballast file reserves room that is
-given up when the disk is full, so that exported records can still be recorded as exported.
+A folder without the marker that is not empty is refused before anything in it is touched. The lock is on the
+folder itself and ends with the process. The ballast file reserves room that is given up when the disk is
+full, so that the results of exported records can still be committed.
 """
 
 import fcntl
@@ -37,7 +37,7 @@ _LOCK = "lock"
 _OF_THE_FILE_SYSTEM = {"lost+found"}
 _NOTED_PROCESS = re.compile(rb"([0-9]+\n)?")
 _PROCESS_BYTES = 20
-"""Version 0.1.0 reads so many bytes of the lock file, and expects a process id and white space."""
+"""How many bytes of the lock file version 0.1.0 reads; it expects a process id and white space."""
 _FOLDERS = {"spool", "digests"}
 _OF_VERSION_0_1_0 = {_LOCK, _BALLAST, _BALLAST + PART, *_FOLDERS}
 LOCK_TRIES = 5
@@ -54,15 +54,15 @@ class Holder(Struct, frozen=True):
     """RFC 3339, by that machine's clock."""
 
     def text(self, does: str) -> str:
-        """Who does it, for people: `process 1 runs on it (on host web-1, since 2026-01-02T03:04:05Z)`."""
+        """Returns a text for people: `process 1 holds it (on host web-1, since 2026-01-02T03:04:05Z)`."""
         where = f" (on host {self.host}, since {self.since})" if self.host else ""
         return f"process {self.process} {does}{where}"
 
 
 class StateFolder:
-    """A context manager that holds the folder. `spool` and `digests` are open inside of it only.
+    """A context manager that holds the folder; `root`, `spool` and `digests` are open only inside it.
 
-    Raises LedgerBroken if another process holds the folder, or if it cannot be ours.
+    Raises LedgerBroken if another process holds the folder, or if the folder is not ours.
     """
 
     root: PrivateFolder
@@ -122,10 +122,7 @@ class StateFolder:
             root.close()
 
     def holder(self) -> Holder | None:
-        """The process that holds the folder; None if no process holds it.
-
-        Raises LedgerBroken.
-        """
+        """Returns the process that holds the folder; None if no process does. Raises LedgerBroken."""
         for name in (".", _LOCK):
             try:
                 looked_at = os.open(
@@ -144,9 +141,9 @@ class StateFolder:
         return None
 
     def has_room(self) -> bool:
-        """Whether room is reserved; reserves it if it is not. False means that the disk is full.
+        """Returns whether the ballast is there; makes it if it is not. False means that the disk is full.
 
-        If the ballast cannot be made for another reason, a warning says so once, and all goes on without.
+        If it cannot be made for another reason, a warning says so once, and the run goes on without it.
         """
         if self._is_without_ballast:
             return True
@@ -163,7 +160,7 @@ class StateFolder:
         return True
 
     def give_up_ballast(self) -> bool:
-        """Frees the reserved room; False if none was reserved."""
+        """Removes the ballast; returns False if there is none."""
         try:
             if not self.root.has(_BALLAST):
                 return False
@@ -177,7 +174,7 @@ class StateFolder:
         return folder
 
     def _take(self, descriptor: int) -> None:
-        """Locks the folder or its `lock` file. `holder` locks them for a moment: hence more than one try."""
+        """Locks the folder or its `lock` file. Tries several times: `holder` locks them for a moment."""
         for _ in range(LOCK_TRIES):
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -191,7 +188,7 @@ class StateFolder:
         )
 
     def _note_process(self) -> None:
-        """Writes who we are for people, and locks the file: a process of version 0.1.0 looks there."""
+        """Writes this process's id, host and start, and locks the file: version 0.1.0 looks there."""
         try:
             self._lock = self.root.open_file(_LOCK, os.O_RDWR | os.O_CREAT)
         except StrangeEntry as error:
@@ -228,8 +225,8 @@ class StateFolder:
 
 
 def _reserve(file: BinaryIO) -> None:
-    """Makes the file take `BALLAST_BYTES` of the disk. Raises OSError."""
-    if hasattr(os, "posix_fallocate"):  # macOS has none
+    """Makes the file occupy `BALLAST_BYTES` on the disk. Raises OSError."""
+    if hasattr(os, "posix_fallocate"):  # not on macOS
         try:
             os.posix_fallocate(file.fileno(), 0, BALLAST_BYTES)
         except OSError as error:
@@ -237,7 +234,7 @@ def _reserve(file: BinaryIO) -> None:
                 raise
         else:
             return
-    # The file system cannot reserve room (ZFS, some of FUSE; musl says so). It may compress what is written.
+    # The file system cannot reserve room (ZFS, some of FUSE; musl says so). Random bytes: it may compress.
     file.write(os.urandom(BALLAST_BYTES))
 
 
@@ -259,7 +256,7 @@ def _refuse_others_folder(root: PrivateFolder) -> None:
 
 
 def _holds_ledger(root: PrivateFolder) -> bool:
-    """Whether there is a ledger of version 0.1.0. Nothing is written."""
+    """Whether the folder holds a ledger of version 0.1.0. Writes nothing."""
     if not root.has(_LEDGER):
         return False
     with root.read_file(_LEDGER) as file:
@@ -272,13 +269,13 @@ def _holds_ledger(root: PrivateFolder) -> bool:
         ) as ledger:
             [version] = ledger.execute("PRAGMA user_version").fetchone()
             tables = {row[0] for row in ledger.execute("SELECT name FROM sqlite_master")}
-    except (sqlite3.Error, UnicodeDecodeError):  # damaged, or left by a crash: then its header has to do
+    except (sqlite3.Error, UnicodeDecodeError):  # damaged, or left by a crash: its header decides
         version, tables = int.from_bytes(header[60:64], "big"), _TABLES
     return version in (1, 2) and tables >= _TABLES
 
 
 def _is_cut_off_start(root: PrivateFolder, names: set[str]) -> bool:
-    """Whether version 0.1.0 was cut off before it had written anything to its ledger."""
+    """Whether version 0.1.0 was killed before it wrote anything to its ledger."""
     if _LOCK not in names or names - _OF_VERSION_0_1_0 - {_LEDGER}:
         return False
     if _LEDGER in names and os.stat(_LEDGER, dir_fd=root.descriptor, follow_symlinks=False).st_size:

@@ -12,14 +12,19 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from faillog_otel.clock import HOUR_NS, SECOND_NS, SegmentClock, duration_text, hour_of, hour_text, time_text
+from faillog_otel.clock import (
+    HOUR_NS,
+    RETENTION_NS,
+    SECOND_NS,
+    SegmentClock,
+    duration_text,
+    hour_of,
+    hour_text,
+    time_text,
+)
 from faillog_otel.errors import NoRoom
-from faillog_otel.ledger.ledger import Ledger
-from faillog_otel.ledger.maintenance import lose, prune, wipe_urls
-from faillog_otel.ledger.objects import Listed, next_try_ns, to_download
-from faillog_otel.ledger.planner_state import REFUSED, REFUSED_NS, hour_views, refused_until_ns
-from faillog_otel.ledger.queries import MissingObject, fact, missing_objects
-from faillog_otel.ledger.sinks import forget_digests
+from faillog_otel.ledger import Hour, Ledger, Listed, MissingObject
+from faillog_otel.ledger.facts import REFUSED, REFUSED_NS, refused_until_ns
 from faillog_otel.ledger.spool import Spool
 from faillog_otel.pipeline.requests import Downloads, Requests, Wanted
 from faillog_otel.pipeline.segment_time import AGREED, SegmentTime
@@ -115,16 +120,14 @@ class Fetcher:
             if not self._time.is_known:
                 self._wanted.keep(now_ns)
             self._tidy(now_ns)
-            if not self._ledger.folder.has_room():
-                self.lacks_room = NoRoom(f"{self._ledger.folder.path}: the disk is full")
-                return now_ns + NO_ROOM_NS
+            self._ledger.check_room()
             self.lacks_room = None
-            self._to_download(to_download(self._ledger.database))
+            under_way = self._ledger.under_way()
+            self._to_download(under_way.untried)
             if listed := self._ledger.next_listed(now_ns):
                 self._download(listed)
                 return None
-            back_ns = self._list_next(now_ns)
-            try_ns = next_try_ns(self._ledger.database)
+            back_ns, try_ns = self._list_next(now_ns), under_way.next_try_ns
             return back_ns if back_ns is None or try_ns is None else min(back_ns, try_ns)
         except NoRoom as error:
             self.lacks_room = error
@@ -137,7 +140,7 @@ class Fetcher:
         """
         is_known = self._time.is_known
         if is_known or self._clock.is_plausible:
-            views, schedule = hour_views(self._ledger.database, now_ns), self._schedule_of(now_ns)
+            views, schedule = self._hours(now_ns), self._schedule_of(now_ns)
             self.plan = plan(now_ns, views, self._requests.quota(), schedule)
         if self.plan is None or not is_known:
             return self._time.next_check_ns
@@ -204,9 +207,7 @@ class Fetcher:
     def _schedule_of(self, now_ns: int) -> ScheduleConfig:
         """Without the collections that Segment refuses, for as long as they are not tried again."""
         tried = [
-            each
-            for each in self.schedule.collections
-            if refused_until_ns(self._ledger.database, each, now_ns) is None
+            each for each in self.schedule.collections if refused_until_ns(self._ledger, each, now_ns) is None
         ]
         return replace(self.schedule, collections=tuple(tried))
 
@@ -225,7 +226,7 @@ class Fetcher:
 
     @property
     def _is_object_due_soon(self) -> bool:
-        try_ns = next_try_ns(self._ledger.database)
+        try_ns = self._ledger.under_way().next_try_ns
         return try_ns is not None and try_ns <= self._clock.now_ns() + SOON_NS
 
     @property
@@ -237,7 +238,7 @@ class Fetcher:
     def missing(self) -> list[MissingObject]:
         """The objects of the collections polled that could not be downloaded so far."""
         polled = self.schedule.collections
-        return [each for each in missing_objects(self._ledger.database) if each.collection in polled]
+        return [each for each in self._ledger.missing_objects() if each.collection in polled]
 
     @property
     def why_unasked(self) -> str:
@@ -253,7 +254,7 @@ class Fetcher:
         return [
             f"{each}: Segment refused it in an earlier run; it is asked for again at {time_text(until_ns)}"
             for each in self.schedule.collections
-            if (until_ns := refused_until_ns(self._ledger.database, each, now_ns)) is not None
+            if (until_ns := refused_until_ns(self._ledger, each, now_ns)) is not None
         ]
 
     @property
@@ -265,9 +266,13 @@ class Fetcher:
         """How often those hours failed that Segment still has, and that were not read since."""
         now_ns = self._clock.now_ns()
         known, since = self._schedule_of(now_ns).collections, hour_of(self.schedule.since_ns)
-        views = hour_views(self._ledger.database, now_ns)
+        views = self._hours(now_ns)
         hours = [(hour, view) for each in known for hour, view in views.get(each, {}).items()]
         return [view.failures for hour, view in hours if view.failures and (hour >= since or view.wanted)]
+
+    def _hours(self, now_ns: int) -> dict[str, dict[int, Hour]]:
+        """The hours that Segment still has, as the ledger knows them."""
+        return self._ledger.hours(after=hour_of(now_ns - RETENTION_NS))
 
     def _check_time(self) -> None:
         """Learns Segment's time, and whether the token is good; costs no request."""
@@ -286,7 +291,7 @@ class Fetcher:
     # -- asking ------------------------------------------------------------------------------------------
 
     def _list(self, ask: ListingRequest) -> None:
-        form: api.Form = "body" if fact(self._ledger.database, FORM) == "body" else "both"
+        form: api.Form = "body" if self._ledger.fact(FORM) == "body" else "both"
         answered = self._requests.list_hour(ask, form)
         is_left = self._requests.quota().left(self._clock.now_ns(), with_reserve=True) > 0
         if isinstance(answered.outcome, api.Misunderstood) and is_left:
@@ -367,18 +372,17 @@ class Fetcher:
     def _tidy(self, now_ns: int) -> None:
         if not self._time.is_known:
             return
-        wipe_urls(self._ledger, now_ns)
+        self._ledger.wipe_urls(now_ns)
         if 0 <= now_ns - self._tidied_ns < HOUR_NS:
             return
         self._tidied_ns = now_ns
         if self._clock.is_agreed:
             self._ledger.note(AGREED, str(now_ns))
         if self._clock.is_checked:
-            for each in lose(self._ledger, self._clock.certain_ns()):
+            for each in self._ledger.lose(self._clock.certain_ns()):
                 self.lost += 1
                 _log.error(
                     "%s, %s: an object left Segment's 28 days and could never be downloaded (%s): %s is lost",
                     *(each.collection, hour_text(each.hour), each.why, each.path),
                 )
-            for collection, hour in prune(self._ledger, self._clock.certain_ns()):
-                forget_digests(self._ledger.folder.digests, collection, hour)
+            self._ledger.prune(self._clock.certain_ns())

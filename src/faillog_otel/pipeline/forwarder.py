@@ -20,6 +20,7 @@ from faillog_otel.inputs.exchange_index import Exchanges
 from faillog_otel.inputs.files import ByteRange, InputFile
 from faillog_otel.inputs.formats import form_of, read_exchanges, read_groups, read_records
 from faillog_otel.ledger.results import Accounted, Kept, ResultSink
+from faillog_otel.ledger.spool import digest_of
 from faillog_otel.otlp.delivery import Delivery
 from faillog_otel.otlp.envelope import Encoder
 from faillog_otel.pipeline.batch import Batch, InFlightBatches, PendingRecord, classify
@@ -150,10 +151,12 @@ class Forwarder:
     def _index(self, form: Form, file: InputFile | ByteRange, book: ResultSink, exchanges: Exchanges) -> None:
         for raw in read_exchanges(form, self._content(file)):
             exchanges.learn(raw)
-        if known := self._start - self._number:
+        committed = self._start - self._number
+        if book.seen is not None and committed > 0:
             records = (each for each in read_records(form, self._content(file)) if isinstance(each, Record))
-            for record in islice(records, max(known, 0)):
-                book.check_and_add(_bytes_of(record))
+            for record in islice(records, committed):
+                if raw := _bytes_of(record):
+                    book.seen.add(digest_of(raw))
 
     def _groups(
         self, form: Form, file: InputFile | ByteRange, lines: Lines | None
@@ -242,13 +245,16 @@ class Forwarder:
             self._flush()
 
     def _took_before(self, batch: Batch, number: int, raw: bytes) -> bool:
-        """Counts a record; takes care of it where this run, or an earlier one, knows it already."""
+        """Counts a record; takes care of it if this run, or an earlier one, knows it already."""
         book, counts = batch.book, batch.stretch.counts
         counts.records += 1
-        if book.check_and_add(raw):
-            counts.duplicate += 1
-            batch.stretch.became["", "duplicate", ""] += 1
-            return True
+        if (seen := book.seen) is not None and raw:
+            digest = digest_of(raw)
+            if digest in seen:
+                counts.duplicate += 1
+                batch.stretch.became["", "duplicate", ""] += 1
+                return True
+            seen.add(digest)
         if book.holds_entries and (entry := read_entry(raw)) is not None:
             self._take_again(batch, number, raw, entry)
             return True

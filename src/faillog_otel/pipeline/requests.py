@@ -11,17 +11,8 @@ from faillog_otel.events.model import Survey
 from faillog_otel.files import StrangeEntry
 from faillog_otel.inputs.decompress import Blank, unpack
 from faillog_otel.inputs.formats import form_of, read_records
-from faillog_otel.ledger.ledger import Ledger, RateLimitRecord
-from faillog_otel.ledger.objects import Cause, Content, Listed
-from faillog_otel.ledger.planner_state import (
-    ASKED_SINCE,
-    NOBODY,
-    SINCE,
-    UNCHECKED_SINCE,
-    quota_of,
-    unchecked_since_ns,
-)
-from faillog_otel.ledger.queries import fact_ns
+from faillog_otel.ledger import Cause, Content, Ledger, Listed
+from faillog_otel.ledger.facts import ASKED_SINCE, NOBODY, SINCE, UNCHECKED_SINCE, unchecked_since_ns
 from faillog_otel.ledger.spool import NotWhole, Spool
 from faillog_otel.segment import api
 from faillog_otel.segment.api import SegmentApi
@@ -33,7 +24,7 @@ from faillog_otel.segment.download import (
     Expired,
     NotModified,
 )
-from faillog_otel.segment.quota import Granted, Quota
+from faillog_otel.segment.quota import Granted, Quota, RateLimit, Wait
 from faillog_otel.segment.schedule import ListingRequest, ObjectVersion, ScheduleConfig
 
 # -- wanted --------------------------------------------------------------------------------------------------
@@ -65,7 +56,7 @@ class Wanted:
         if self._is_kept:
             return
         since_ns = self._schedule_at(now_ns - self._running_ns).since_ns
-        kept = unchecked_since_ns(self._ledger.database, now_ns)
+        kept = unchecked_since_ns(self._ledger, now_ns)
         since_ns = since_ns if kept is None else min(since_ns, kept)
         self._ledger.note(UNCHECKED_SINCE, f"{since_ns} {now_ns}")
         self._is_kept = True
@@ -77,10 +68,10 @@ class Wanted:
         self._is_checked = self._clock.is_checked
         now_ns, ledger = self._clock.now_ns(), self._ledger
         self.schedule = self._schedule_at(now_ns - self._running_ns)
-        if (unchecked := unchecked_since_ns(ledger.database, now_ns + self._clock.ahead_ns)) is not None:
+        if (unchecked := unchecked_since_ns(ledger, now_ns + self._clock.ahead_ns)) is not None:
             since_ns = min(self.schedule.since_ns, unchecked - self._clock.ahead_ns)
             self.schedule = replace(self.schedule, since_ns=since_ns)
-        noted = fact_ns(ledger.database, SINCE)
+        noted = ledger.fact_ns(SINCE)
         if noted is None or self.schedule.since_ns < noted:
             ledger.note(SINCE, str(self.schedule.since_ns))
             _log.info("hours since %s are wanted", time_text(self.schedule.since_ns))
@@ -131,7 +122,7 @@ class Requests:
 
     def quota(self) -> Quota:
         """What was spent and said."""
-        return quota_of(self._ledger.database, self._per_day)
+        return self._ledger.quota(self._per_day)
 
     def list_hour(self, ask: ListingRequest, form: api.Form) -> api.Answered:
         """T0, the request, T1: notes all of it in the ledger."""
@@ -144,39 +135,27 @@ class Requests:
         answer: Granted = "none"
         if isinstance(outcome, api.Listing):
             answer, self._refusals = "granted", 0
-            self._ledger.listed(request, ask.collection, ask.hour, outcome.urls, now_ns)
         elif isinstance(outcome, api.TooMany):
             answer = "refused"
             self._refusals += 1
         pause_ns = self._pause_after(answered)
-        self._ledger.record_response(
-            request,
-            "listed" if answer == "granted" else type(outcome).__name__.lower(),
-            self._word(answered, answer, now_ns, pause_ns),
-        )
+        said = self._rate_limit(answered, answer, now_ns)
+        wait = Wait(now_ns + pause_ns, getattr(outcome, "why", "")) if pause_ns else None
+        if isinstance(outcome, api.Listing):
+            self._ledger.listed(request, ask.collection, ask.hour, outcome.urls, now_ns, said=said, wait=wait)
+        else:
+            self._ledger.answered(request, type(outcome).__name__.lower(), now_ns, said=said, wait=wait)
         return answered
 
-    def _word(self, answered: api.Answered, answer: Granted, now_ns: int, pause_ns: int) -> RateLimitRecord:
-        """What the ledger remembers of an answer's word. The server's periods count from when it came."""
-        until_ns = now_ns + pause_ns if pause_ns else 0
-        why = getattr(answered.outcome, "why", "") if pause_ns else ""
+    def _rate_limit(self, answered: api.Answered, answer: Granted, now_ns: int) -> RateLimit | None:
+        """What the ledger keeps of an answer's rate limit. The server's periods count from when it came."""
         if (said := answered.said) is None:
-            return RateLimitRecord(at_ns=now_ns, not_before_ns=until_ns, not_before_why=why)
+            return None
         reset_ns = None if said.reset_ns is None else said.reset_ns - said.at_ns + now_ns
         quota = self.quota().answered(answer)
         # It knows of every request so far, also of one that was stamped before the clock stepped back.
         at_ns = max(now_ns, quota.debits[-1].at_ns)
-        learned = quota.learned(replace(said, at_ns=at_ns, reset_ns=reset_ns))
-        return RateLimitRecord(
-            at_ns=learned.at_ns,
-            remaining=learned.remaining,
-            reset_ns=learned.reset_ns,
-            limit=learned.limit,
-            window_ns=learned.window_ns,
-            is_refusal=learned.is_refusal,
-            not_before_ns=until_ns,
-            not_before_why=why,
-        )
+        return quota.learned(replace(said, at_ns=at_ns, reset_ns=reset_ns))
 
     def _pause_after(self, answered: api.Answered) -> int:
         """How long nothing is asked after an answer: as long as it says, and a little more.

@@ -9,8 +9,7 @@ import math
 from collections.abc import Callable
 
 from faillog_otel.clock import AGREES_NS, SECOND_NS, SegmentClock, duration_text, time_text
-from faillog_otel.ledger.ledger import Ledger
-from faillog_otel.ledger.maintenance import mend_future
+from faillog_otel.ledger import Ledger
 from faillog_otel.segment.api import Answered, SegmentApi
 
 _log = logging.getLogger(__name__)
@@ -115,7 +114,7 @@ class SegmentTime:
 
     def _settle(self, by_ns: int) -> None:
         self._known_since_ns = self._clock.now_ns()
-        mend_future(self._ledger, self._known_since_ns)
+        self._ledger.mend_future(self._known_since_ns)
         self.is_known = True
         self._on_set(by_ns)
 

@@ -16,8 +16,8 @@ from typing import BinaryIO, Protocol, TypeVar
 from faillog_otel.clock import RETENTION_NS, SECOND_NS, Clock, hour_of, hour_text
 from faillog_otel.errors import Busy, InputError, Interrupted, LedgerBroken, NoRoom
 from faillog_otel.inputs.files import ByteRange, Interruptible
-from faillog_otel.ledger.ledger import Ledger, Spooled
-from faillog_otel.ledger.sinks import ObjectBook, ShownBook
+from faillog_otel.ledger import Ledger, Spooled
+from faillog_otel.ledger.sinks import ObjectSink, ShownObjectSink
 from faillog_otel.ledger.spool import NotWhole, Spool
 from faillog_otel.pipeline.fetcher import SOON_NS, Fetcher
 from faillog_otel.pipeline.forwarder import Forwarder, Progress
@@ -210,7 +210,6 @@ class Sidecar:
             self.shown.add(spooled.id)
         elif is_done:
             self._room.found()
-            self._spool.drop(spooled.id)
 
     def _give_up(self, spooled: Spooled, name: str, why: str) -> None:
         now_ns = self._clock.now_ns()
@@ -225,7 +224,7 @@ class Sidecar:
 
     def _forward_whole(self, spooled: Spooled, name: str, file: BinaryIO) -> bool:
         """Forwards an object that is whole; returns whether all of it is recorded. Raises LedgerBroken."""
-        book = (ShownBook if self.shows_only else ObjectBook)(
+        book = (ShownObjectSink if self.shows_only else ObjectSink)(
             self._ledger,
             spooled,
             now_ns=self._clock.now_ns,

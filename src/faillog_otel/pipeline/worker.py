@@ -59,6 +59,7 @@ class PartBook:
     """The book of a part: what becomes of its records is reported."""
 
     holds_entries = True
+    seen = None
 
     def __init__(
         self, order: Forward, reference_ns: int, report: Callable[["PartBook", BatchResult], None]
@@ -70,10 +71,6 @@ class PartBook:
         self.stopped_at: list[int | None] = []
         self.bytes_in = 0
         self._report = report
-
-    def check_and_add(self, _raw: bytes) -> bool:
-        """Nothing: runs over PATHs remember no records."""
-        return False
 
     def commit(self, stretch: BatchResult) -> bool:
         """Reports it."""

@@ -5,7 +5,6 @@ Nothing is changed, and nothing is asked that costs one of the day's 120 request
 
 import os
 import re
-import sqlite3
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -16,10 +15,10 @@ from faillog_otel.backends import BACKENDS, backend_of
 from faillog_otel.clock import Clock, time_text
 from faillog_otel.config import SEGMENT_URLS, HealthConfig, RunConfig, Secret, SegmentConfig
 from faillog_otel.errors import Busy, ConfigError, LedgerBroken
-from faillog_otel.ledger.database import Database, has_sound_wal
-from faillog_otel.ledger.planner_state import SINCE, check_window, refused_collections
-from faillog_otel.ledger.queries import fact_ns
-from faillog_otel.ledger.schema import MIGRATIONS
+from faillog_otel.ledger import LedgerReader
+from faillog_otel.ledger.database import durability
+from faillog_otel.ledger.facts import SINCE, check_window, refused_collections
+from faillog_otel.ledger.queries import open_reader
 from faillog_otel.ledger.state_dir import StateFolder
 from faillog_otel.reports.reachability import Finding, Health, collector_findings, segment_findings
 from faillog_otel.segment.quota import Quota
@@ -119,12 +118,7 @@ def _room(path: Path) -> Finding:
 
 
 def _ledger(folder: StateFolder, segment: SegmentConfig, clock: Clock) -> Iterator[Finding]:
-    version = sqlite3.sqlite_version
-    mode = (
-        "WAL, synchronous FULL" if has_sound_wal(sqlite3.sqlite_version_info) else "DELETE, synchronous EXTRA"
-    )
-    why = "its WAL is sound" if mode.startswith("WAL") else "its WAL may be spoilt when it is reset"
-    yield Finding("sqlite", "ok", f"{version}: journal {mode}, for {why}")
+    yield Finding("sqlite", "ok", durability())
     try:
         if holder := folder.holder():
             do = "this is so while `run` polls; another one with this --state-dir is refused (exit code 5)"
@@ -134,21 +128,21 @@ def _ledger(folder: StateFolder, segment: SegmentConfig, clock: Clock) -> Iterat
         if not folder.ledger.exists():
             yield Finding("ledger", "ok", "is not there yet; `run` makes it")
             return
-        with closing(Database(folder.ledger, read_only=True, may_be_older=True)) as database:
-            database.check()
-            found, newest = database.version(), len(MIGRATIONS)
+        with closing(open_reader(folder, may_be_older=True)) as ledger:
+            ledger.check()
+            found, newest = ledger.schema_versions()
             says = f"version {found}" + (f"; `run` brings it up to date ({newest})" if found < newest else "")
             yield Finding("ledger", "ok", says)
-            yield from _refused(database, segment, clock)
+            yield from _refused(ledger, segment, clock)
     except Busy as error:
         yield Finding("ledger", "warn", str(error), "look again when that has ended")
     except LedgerBroken as error:
         yield Finding("ledger", "fail", str(error), "do as it says; `audit` tells more, where it can be read")
 
 
-def _refused(database: Database, segment: SegmentConfig, clock: Clock) -> Iterator[Finding]:
+def _refused(ledger: LedgerReader, segment: SegmentConfig, clock: Clock) -> Iterator[Finding]:
     """Collections that Segment refused when an earlier run asked for them."""
-    for name, refusal in refused_collections(database).items():
+    for name, refusal in refused_collections(ledger).items():
         if name in segment.collections:
             is_asked = refusal.until_ns <= clock.now_ns()
             when = "with its next request" if is_asked else f"not before {time_text(refusal.until_ns)}"
@@ -206,8 +200,8 @@ def _noted_since_ns(folder: StateFolder) -> int | None:
     try:
         if not folder.ledger.is_file():
             return None
-        with closing(Database(folder.ledger, read_only=True, may_be_older=True)) as database:
-            return fact_ns(database, SINCE)
+        with closing(open_reader(folder, may_be_older=True)) as ledger:
+            return ledger.fact_ns(SINCE)
     except (OSError, Busy, LedgerBroken):
         return None
 

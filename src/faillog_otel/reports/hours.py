@@ -18,9 +18,7 @@ from faillog_otel.clock import (
 )
 from faillog_otel.config import SegmentConfig
 from faillog_otel.errors import FaillogError
-from faillog_otel.ledger.database import Database
-from faillog_otel.ledger.planner_state import hour_views, quota_of
-from faillog_otel.ledger.queries import listings, lost_objects, missing_objects, totals, unfinished_hours
+from faillog_otel.ledger import CollectionHour, Hour, LedgerReader
 from faillog_otel.ledger.results import Counts
 from faillog_otel.otlp.sender import Sent
 from faillog_otel.reports.status import quota_seen
@@ -32,9 +30,6 @@ from faillog_otel.segment.schedule import READ_AFTER_HOURS, HourView, ScheduleCo
 #
 # A collection-hour is judged if it was listed after it became readable, and every record of its objects was
 # forwarded. It is readable when it can be complete: when its first reading is due by the schedule.
-
-
-CollectionHour = tuple[str, int]
 
 
 class NextReadable(Struct, frozen=True):
@@ -132,13 +127,17 @@ def _window(config: ScheduleConfig, collection: str, now_ns: int) -> range:
 class Judging:
     """What a polling run judges, by its ledger. Made at the start of the run. Raises NoRoom, LedgerBroken."""
 
-    def __init__(self, database: Database, config: SegmentConfig, clock: Clock) -> None:
+    def __init__(self, ledger: LedgerReader, config: SegmentConfig, clock: Clock) -> None:
         """`clock` is the one that the hours go by."""
-        self.database = database
+        self.ledger = ledger
         self._config = config
         self._clock = clock
-        self._views_before = hour_views(database, clock.now_ns())
-        self._unfinished_before = unfinished_hours(database, ())
+        self._views_before = self._hours(clock.now_ns())
+        self._unfinished_before = ledger.unfinished_hours()
+
+    def _hours(self, now_ns: int) -> dict[str, dict[int, Hour]]:
+        """The hours that Segment still has."""
+        return self.ledger.hours(after=hour_of(now_ns - RETENTION_NS))
 
     def judge(self, shown: Collection[int]) -> Judged:
         """What is judged now. `shown`: objects that count as forwarded, for the run only shows records."""
@@ -152,10 +151,8 @@ class Judging:
             born_ns={name: created_ns(name, now_ns) or 0 for name in self._config.collections},
             asked_since_ns=since_ns if self._config.is_since_given else None,
         )
-        reads = reads_per_hour(
-            quota_of(self.database, self._config.requests_per_day), len(schedule.collections)
-        )
-        views, unfinished = hour_views(self.database, now_ns), unfinished_hours(self.database, shown)
+        reads = reads_per_hour(self.ledger.quota(self._config.requests_per_day), len(schedule.collections))
+        views, unfinished = self._hours(now_ns), self.ledger.unfinished_hours(shown)
         return judge(
             judged_hours(views, unfinished, schedule, reads, now_ns),
             judged_hours(self._views_before, self._unfinished_before, schedule, reads, now_ns),
@@ -191,7 +188,7 @@ class HourlyReport:
     def __init__(
         self,
         *,
-        database: Database,
+        ledger: LedgerReader,
         counts: Counts,
         sent: Callable[[], Sent],
         schedule: Callable[[], ScheduleConfig],
@@ -206,7 +203,7 @@ class HourlyReport:
 
         Raises LedgerBroken, NoRoom.
         """
-        self._database = database
+        self._ledger = ledger
         self._counts = counts
         self._sent = sent
         self._schedule = schedule
@@ -236,19 +233,20 @@ class HourlyReport:
         self._say(_text(told, self._verb), told)
 
     def _state(self) -> _State:
+        hours = [(name, *each) for name, known in self._ledger.hours().items() for each in known.items()]
         return _State(
             at_seconds=self._clock.monotonic(),
-            listings=listings(self._database),
-            records=totals(self._database).records,
+            listings={(name, hour): known.listings for name, hour, known in hours},
+            records=self._ledger.totals().records,
             sent=replace(self._sent()),
             rejected=self._counts.rejected,
             quarantined=self._counts.quarantined,
-            objects_lost=lost_objects(self._database),
+            objects_lost=sum(known.lost for _, _, known in hours),
         )
 
     def _told(self, last: _State, now: _State) -> dict[str, Any]:
         seconds, now_ns = now.at_seconds - last.at_seconds, self._clock.now_ns()
-        quota = replace(quota_of(self._database, self._requests_per_day), not_before_ns=0)  # also in a pause
+        quota = replace(self._ledger.quota(self._requests_per_day), not_before_ns=0)  # also in a pause
         seen = quota_seen(quota, now_ns)
         return {
             "seconds": round(seconds),
@@ -259,8 +257,8 @@ class HourlyReport:
             "quarantined": now.quarantined - last.quarantined,
             "hours_expired": self._expired(now, now_ns, round(seconds * SECOND_NS)),
             "objects_lost": max(0, now.objects_lost - last.objects_lost),  # pruned hours take theirs along
-            "objects_missing": len(missing_objects(self._database)),
-            "pending": totals(self._database).pending,
+            "objects_missing": len(self._ledger.missing_objects()),
+            "pending": self._ledger.totals().pending,
             "requests_left": seen.left,
             "requests_per_day": seen.per_day,
         }

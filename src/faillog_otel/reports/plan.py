@@ -8,12 +8,11 @@ from contextlib import nullcontext
 
 from msgspec import Struct
 
-from faillog_otel.clock import hour_text, time_text
+from faillog_otel.clock import RETENTION_NS, hour_of, hour_text, time_text
 from faillog_otel.config import SegmentConfig
 from faillog_otel.errors import ConfigError
-from faillog_otel.ledger import queries
-from faillog_otel.ledger.database import Database
-from faillog_otel.ledger.planner_state import as_last_run, hour_views, quota_of, schedule_of
+from faillog_otel.ledger import LedgerReader
+from faillog_otel.ledger.facts import as_last_run, schedule_of
 from faillog_otel.reports.status import QuotaSeen, quota_seen
 from faillog_otel.segment.quota import Quota, Why
 from faillog_otel.segment.schedule import READ_AFTER_HOURS, HourView, Plan, ScheduleConfig, plan
@@ -71,21 +70,21 @@ class PlanReport(Struct, frozen=True):
     """Collection → hours that will be missed each day, where the quota is too small for all."""
 
 
-def outlook(database: Database | None, config: SegmentConfig, now_ns: int, *, once: bool) -> PlanReport:
+def outlook(ledger: LedgerReader | None, config: SegmentConfig, now_ns: int, *, once: bool) -> PlanReport:
     """What would be asked now; without a ledger, what a first run would ask.
 
     What is not set is as the last run had it. Raises LedgerBroken; ConfigError where no collection is known.
     """
     hours: Mapping[str, Mapping[int, HourView]] = {}
-    quota, to_download = Quota(per_day=config.requests_per_day), 0
-    missing: list[queries.MissingObject] = []
-    with nullcontext() if database is None else database.at_one_moment():
-        if database is not None:
-            config = as_last_run(database, config)
-            hours, quota = hour_views(database, now_ns), quota_of(database, config.requests_per_day)
-            to_download = queries.objects_by_state(database)["listed"]
-            missing = queries.missing_objects(database)
-        schedule = schedule_of(database, config, now_ns, once=once)
+    quota, to_download, missing = Quota(per_day=config.requests_per_day), 0, 0
+    with nullcontext() if ledger is None else ledger.at_one_moment():
+        if ledger is not None:
+            config = as_last_run(ledger, config)
+            hours = ledger.hours(after=hour_of(now_ns - RETENTION_NS))
+            quota = ledger.quota(config.requests_per_day)
+            to_download = ledger.under_way().to_download
+            missing = len(ledger.missing_objects())
+        schedule = schedule_of(ledger, config, now_ns, once=once)
     if not config.collections:
         raise ConfigError("no collection is known: name one by --collection ID or FAILLOG_COLLECTIONS")
     found = plan(now_ns, hours, quota, schedule)
@@ -103,7 +102,7 @@ def outlook(database: Database | None, config: SegmentConfig, now_ns: int, *, on
         quota=quota_seen(quota, now_ns),
         waiting=found.waiting,
         failed=sum(view.failures > 0 for known in hours.values() for view in known.values()),
-        missing=len(missing),
+        missing=missing,
         reads_per_hour=found.reads_per_hour,
         reads_after_hours=READ_AFTER_HOURS[found.reads_per_hour],
         collections_covered=found.covered,

@@ -3,7 +3,7 @@
 Reads, and never changes anything. A Status is also what `status --json` prints.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,21 +12,11 @@ from msgspec import Struct
 from faillog_otel.clock import HOUR_NS, RETENTION_NS, SECOND_NS, created_ns, hour_of, hour_text, time_text
 from faillog_otel.config import SegmentConfig
 from faillog_otel.errors import ConfigError
-from faillog_otel.ledger import queries
-from faillog_otel.ledger.database import Database
-from faillog_otel.ledger.maintenance import HOURS_KEPT_NS
-from faillog_otel.ledger.planner_state import (
-    as_last_run,
-    asked_since_ns,
-    hour_views,
-    quota_of,
-    refused_until_ns,
-    wanted_since_ns,
-)
-from faillog_otel.ledger.queries import SeenHour
+from faillog_otel.ledger import HOURS_KEPT_NS, Hour, LedgerReader, MissingObject, Totals
+from faillog_otel.ledger.facts import as_last_run, asked_since_ns, refused_until_ns, wanted_since_ns
 from faillog_otel.ledger.state_dir import StateFolder
 from faillog_otel.segment.quota import Quota
-from faillog_otel.segment.schedule import LAST_CALL_NS, SETTLED_AFTER_NS, ScheduleConfig, plan
+from faillog_otel.segment.schedule import LAST_CALL_NS, ScheduleConfig, plan
 
 # -- coverage ------------------------------------------------------------------------------------------------
 #
@@ -77,10 +67,19 @@ class Coverage(Struct, frozen=True):
 
 
 def coverage(
-    seen: Mapping[int, SeenHour], *, now_ns: int, since_ns: int, until_ns: int | None, polled: bool
+    seen: Mapping[int, Hour],
+    not_empty: Collection[int],
+    *,
+    now_ns: int,
+    since_ns: int,
+    until_ns: int | None,
+    polled: bool,
 ) -> Coverage:
-    """The calendar of one collection. Nobody wants hours that ended by `since_ns` or begin at `until_ns`."""
-    states = dict(_states(seen, now_ns, since_ns, until_ns, polled=polled))
+    """The calendar of one collection. Nobody wants hours that ended by `since_ns` or begin at `until_ns`.
+
+    `not_empty`: the hours that have objects.
+    """
+    states = dict(_states(seen, not_empty, now_ns, since_ns, until_ns, polled=polled))
     counts: dict[State, int] = dict.fromkeys(MARKS, 0)
     days: dict[str, list[str]] = {}
     for hour, state in sorted(states.items()):
@@ -102,7 +101,13 @@ def coverage(
 
 
 def _states(
-    seen: Mapping[int, SeenHour], now_ns: int, since_ns: int, until_ns: int | None, *, polled: bool
+    seen: Mapping[int, Hour],
+    not_empty: Collection[int],
+    now_ns: int,
+    since_ns: int,
+    until_ns: int | None,
+    *,
+    polled: bool,
 ) -> Iterable[tuple[int, State]]:
     kept = range(hour_of(now_ns - RETENTION_NS) + 1, hour_of(now_ns))
     wanted = range(
@@ -110,18 +115,18 @@ def _states(
         min(kept.stop, kept.stop if until_ns is None else -(-until_ns // HOUR_NS)),
     )
     for hour in {*(wanted if polled else ()), *seen}:
-        state = _state(hour, seen.get(hour), is_gone=hour < kept.start)
+        state = _state(hour, seen.get(hour), is_gone=hour < kept.start, is_empty=hour not in not_empty)
         if hour in kept or state in _LASTING:
             yield hour, state
 
 
-def _first_obtainable(seen: Mapping[int, SeenHour], first_kept: int) -> int:
+def _first_obtainable(seen: Mapping[int, Hour], first_kept: int) -> int:
     """The first hour that Segment still had when the collection was polled first, as far as is known."""
     times = [at for each in seen.values() if (at := each.first_listed_ns or each.failed_ns)]
     return min(first_kept, hour_of(min(times) - RETENTION_NS) + 1) if times else first_kept
 
 
-def _state(hour: int, seen: SeenHour | None, *, is_gone: bool) -> State:
+def _state(hour: int, seen: Hour | None, *, is_gone: bool, is_empty: bool) -> State:
     if seen is not None and seen.under_way:
         return "partial"
     if (is_gone and (seen is None or seen.listed_ns is None)) or (seen is not None and seen.lost):
@@ -130,16 +135,13 @@ def _state(hour: int, seen: SeenHour | None, *, is_gone: bool) -> State:
         return "failed"
     if seen is None or seen.listed_ns is None:
         return "waiting"
-    return _state_of_read(hour, seen, seen.listed_ns)
+    return "empty" if is_empty else _state_of_read(hour, seen, seen.listed_ns)
 
 
-def _state_of_read(hour: int, seen: SeenHour, listed_ns: int) -> State:
-    if not seen.objects:
-        return "empty"
+def _state_of_read(hour: int, seen: Hour, listed_ns: int) -> State:
     if listed_ns >= hour * HOUR_NS + LAST_CALL_NS:
         return "closed"
-    is_settled = seen.same_since_ns is not None and listed_ns - seen.same_since_ns >= SETTLED_AFTER_NS
-    return "settled" if is_settled else "read"
+    return "settled" if seen.is_settled else "read"
 
 
 # -- status --------------------------------------------------------------------------------------------------
@@ -239,7 +241,7 @@ class Status(Struct, frozen=True):
     refused: dict[str, str]
     """Collection → until when it is not asked for, because Segment refused it."""
     lag: Lag
-    records: queries.Totals
+    records: Totals
     time_shifted: int
     """Exported records that carry another time than their own."""
     quarantine: dict[str, int]
@@ -255,7 +257,7 @@ class Status(Struct, frozen=True):
 
 
 def status(
-    folder: StateFolder, database: Database, config: SegmentConfig, only: Sequence[str], now_ns: int
+    folder: StateFolder, ledger: LedgerReader, config: SegmentConfig, only: Sequence[str], now_ns: int
 ) -> Status:
     """What is so now. `only`: the collections to show; none are all. Raises LedgerBroken, ConfigError.
 
@@ -263,19 +265,20 @@ def status(
     nobody reads are to be seen.
     """
     holder = folder.holder()
-    with database.at_one_moment():
-        collections = as_last_run(database, config).collections
-        since_ns = wanted_since_ns(database, now_ns)
-        asked_ns = asked_since_ns(database, None)
-        seen = queries.seen_hours(database)
-        quota = quota_of(database, config.requests_per_day)
-        hours = hour_views(database, now_ns)
-        records, time_shifted = queries.totals(database), queries.time_shifted(database)
-        quarantine = queries.kept_by_reason(database)
-        objects = queries.objects_by_state(database)
-        refused = {name: refused_until_ns(database, name, now_ns) for name in (*config.collections, *seen)}
-        missing, lost = queries.missing_objects(database), queries.lost_objects(database)
-        read, sent = queries.newest_hour(database, of="read"), queries.newest_hour(database, of="sent")
+    with ledger.at_one_moment():
+        collections = as_last_run(ledger, config).collections
+        since_ns = wanted_since_ns(ledger, now_ns)
+        asked_ns = asked_since_ns(ledger, None)
+        seen, not_empty = ledger.hours(), ledger.hours_with_objects()
+        quota = ledger.quota(config.requests_per_day)
+        records, time_shifted = ledger.totals(), ledger.time_shifted()
+        quarantine = ledger.kept_by_reason()
+        under_way, missing = ledger.under_way(), ledger.missing_objects()
+        refused = {name: refused_until_ns(ledger, name, now_ns) for name in (*config.collections, *seen)}
+        sent = ledger.newest_sent_hour()
+    read = [hour for known in seen.values() for hour, each in known.items() if each.listed_ns is not None]
+    gone = hour_of(now_ns - RETENTION_NS)
+    kept = {name: {hour: each for hour, each in known.items() if hour > gone} for name, known in seen.items()}
     if strangers := [name for name in only if name not in {*seen, *collections}]:
         known = ", ".join(dict.fromkeys((*collections, *seen))) or "none"
         raise ConfigError(f"{', '.join(strangers)}: not in this ledger, which knows {known}")
@@ -296,6 +299,7 @@ def status(
         collections={
             name: coverage(
                 seen.get(name, {}),
+                {hour for collection, hour in not_empty if collection == name},
                 now_ns=now_ns,
                 since_ns=schedule.since_of(name),
                 until_ns=until_ns,
@@ -306,19 +310,19 @@ def status(
         marks=MARKS,
         quota=quota_seen(quota, now_ns),
         refused={name: time_text(at_ns) for name, at_ns in refused.items() if at_ns is not None},
-        lag=Lag(_newest(read, now_ns), _newest(sent, now_ns)),
+        lag=Lag(_newest(max(read, default=None), now_ns), _newest(sent, now_ns)),
         records=records,
         time_shifted=time_shifted,
         quarantine=quarantine,
-        objects=Objects(to_download=objects["listed"], to_forward=objects["spooled"]),
+        objects=Objects(to_download=under_way.to_download, to_forward=under_way.to_forward),
         missing=[_missing(each) for each in missing],
-        lost=lost,
+        lost=sum(each.lost for known in seen.values() for each in known.values()),
         bytes=Sizes(
             ledger=sum(map(_size, folder.path.glob(f"{folder.ledger.name}*"))),
             spool=sum(map(_size, folder.spool_path.glob("*"))),
             digests=sum(map(_size, folder.digests_path.glob("*"))),
         ),
-        missed_per_day=plan(now_ns, hours, quota, schedule).missed_per_day,
+        missed_per_day=plan(now_ns, kept, quota, schedule).missed_per_day,
     )
 
 
@@ -342,7 +346,7 @@ def quota_seen(quota: Quota, now_ns: int) -> QuotaSeen:
     )
 
 
-def _missing(each: queries.MissingObject) -> Missing:
+def _missing(each: MissingObject) -> Missing:
     return Missing(
         collection=each.collection,
         hour=hour_text(each.hour),

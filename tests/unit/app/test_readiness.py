@@ -7,18 +7,18 @@ from faillog_otel.app.readiness import ANSWERS_LATELY_SECONDS, InstrumentedClien
 from faillog_otel.clock import DAY_NS, HOUR_NS, hour_of
 from faillog_otel.config import DeliveryConfig
 from faillog_otel.events.model import JSON_LINES, Survey
-from faillog_otel.ledger.ledger import Ledger, RateLimitRecord
-from faillog_otel.ledger.objects import Content, to_download
+from faillog_otel.ledger import Content, Ledger
 from faillog_otel.ledger.results import BatchResult
 from faillog_otel.otlp.delivery import network_client
 from faillog_otel.sandbox.collector import Receiver, Reply
+from faillog_otel.segment.quota import RateLimit
 from faillog_otel.segment.schedule import ObjectVersion, ScheduleConfig
 from faillog_otel.telemetry.api import NO_TELEMETRY
 
 
 def standing(ledger: Ledger, clock: MovedClock, days: int) -> Readiness:
     config = ScheduleConfig(("a", "b"), since_ns=clock.now_ns() - days * DAY_NS)
-    return Readiness(ledger.database, lambda: config, clock)
+    return Readiness(ledger, lambda: config, clock)
 
 
 def read_gauges(found: Readiness) -> dict[str, dict[str, float]]:
@@ -50,9 +50,9 @@ def test_what_was_read_and_exported_shows(ledger: Ledger) -> None:
     hour = hour_of(now_ns) - 12
     before = read_gauges(standing(ledger, clock, days=1))
     request = ledger.debit("a", hour, "fresh", now_ns)
-    ledger.listed(request, "a", hour, ["https://h/x?sig=1"], now_ns)
-    ledger.record_response(request, "listed", RateLimitRecord(at_ns=now_ns, remaining=90))
-    assert to_download(ledger.database) == 1
+    said = RateLimit(now_ns, remaining=90)
+    ledger.listed(request, "a", hour, ["https://h/x?sig=1"], now_ns, said=said)
+    assert ledger.under_way().to_download == 1
     listed = ledger.next_listed(now_ns)
     assert listed is not None
     ledger.spooled(

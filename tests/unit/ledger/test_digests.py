@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from faillog_otel.files import PrivateFolder
-from faillog_otel.ledger.spool import DIGEST_BYTES, Digests, digest_of
+from faillog_otel.ledger.spool import DIGEST_BYTES, SeenRecords, digest_of
 
 DIGESTS = st.integers(0, 2**64 - 1)
 
@@ -18,10 +18,12 @@ def test_it_is_a_set_through_spills_and_saves(rounds: list[list[int]]) -> None:
     known: set[int] = set()
     with TemporaryDirectory() as path, closing(PrivateFolder.open(Path(path))) as folder:
         for digests in rounds:
-            found = Digests(folder, "digests", max_in_memory=5)
+            found = SeenRecords(folder, "digests", max_in_memory=5)
             for digest in digests:
-                assert found.add(digest) is (digest not in known)
+                assert (digest in found) is (digest in known)
+                found.add(digest)
                 known.add(digest)
+                assert digest in found
             found.save()
             found.close()
             assert Path(path, "digests").stat().st_size == len(known) * DIGEST_BYTES
@@ -32,6 +34,7 @@ def test_what_was_not_saved_is_forgotten(tmp_path: Path) -> None:
     """The fate of a record that was not stored is not known: it is sent again."""
     with closing(PrivateFolder.open(tmp_path)) as folder:
         for _ in range(2):
-            digests = Digests(folder, "digests")
-            assert digests.add(digest_of(b"record"))
+            digests = SeenRecords(folder, "digests")
+            assert digest_of(b"record") not in digests
+            digests.add(digest_of(b"record"))
             digests.close()

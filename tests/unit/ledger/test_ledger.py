@@ -1,14 +1,17 @@
-"""Results are recorded only from the position that was read, and a broken disk costs no quota for ever."""
+"""Results are committed from the position that was read, in the order of effects; damage costs no quota."""
+
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from faillog_otel.clock import DAY_NS, HOUR_NS, hour_of
 from faillog_otel.errors import LedgerBroken
 from faillog_otel.events.model import JSON_LINES, Survey
-from faillog_otel.ledger.ledger import Ledger, Spooled
-from faillog_otel.ledger.objects import Content
-from faillog_otel.ledger.planner_state import hour_views, quota_of
+from faillog_otel.ledger import Content, Spooled
+from faillog_otel.ledger.ledger import SqliteLedger
 from faillog_otel.ledger.results import BatchResult
+from faillog_otel.ledger.spool import Spool, open_seen_records
 from faillog_otel.segment.schedule import ObjectVersion, ScheduleConfig, plan
 
 NOW_NS = 20_000 * DAY_NS
@@ -19,7 +22,7 @@ def content(records: int) -> Content:
     return Content(records, 0, records, "", Survey(JSON_LINES, None))
 
 
-def spool(ledger: Ledger, records: int, listed_ns: int = NOW_NS) -> Spooled:
+def spool(ledger: SqliteLedger, records: int, listed_ns: int = NOW_NS) -> Spooled:
     """An object of the hour, as a download leaves it."""
     request = ledger.debit("c", HOUR, "fresh", listed_ns)
     ledger.listed(request, "c", HOUR, ["https://h/x"], listed_ns)
@@ -37,40 +40,95 @@ def exported(records: int) -> BatchResult:
     return stretch
 
 
-def counts(ledger: Ledger) -> tuple[int, ...]:
+def counts(ledger: SqliteLedger) -> tuple[int, ...]:
     [row] = ledger.database.rows("SELECT position, records, exported, lines FROM objects")
     return tuple(row)
 
 
-def test_results_from_another_position_are_refused_and_change_nothing(ledger: Ledger) -> None:
+def test_results_from_another_position_are_refused_and_change_nothing(ledger: SqliteLedger) -> None:
     spooled = spool(ledger, 5)
+    seen = ledger.seen_records(spooled)
     ledger.advance(spooled, 0, exported(2), NOW_NS)
     for position in (0, 1, 3, 5):
         with pytest.raises(LedgerBroken, match="another process writes to this ledger"):
             ledger.advance(spooled, position, exported(1), NOW_NS)
         with pytest.raises(LedgerBroken, match="another process writes to this ledger"):
-            ledger.done(spooled, position)
+            ledger.done(spooled, position, seen)
     assert counts(ledger) == (2, 5, 2, 5)
 
 
-def test_an_object_that_is_done_takes_no_results(ledger: Ledger) -> None:
+def test_an_object_that_is_done_takes_no_results(ledger: SqliteLedger) -> None:
     spooled = spool(ledger, 5)
     ledger.advance(spooled, 0, exported(5), NOW_NS)
-    ledger.done(spooled, 5)
+    ledger.done(spooled, 5, ledger.seen_records(spooled))
     with pytest.raises(LedgerBroken, match="another process"):
         ledger.advance(spooled, 5, exported(1), NOW_NS)
     assert counts(ledger) == (5, 5, 5, 5)
 
 
 @pytest.mark.parametrize("found", [3, 9])
-def test_the_records_that_were_found_count_and_not_those_of_the_download(ledger: Ledger, found: int) -> None:
+def test_the_records_that_were_found_count_and_not_those_of_the_download(
+    ledger: SqliteLedger, found: int
+) -> None:
     spooled = spool(ledger, 5)
     ledger.advance(spooled, 0, exported(found), NOW_NS)
-    ledger.done(spooled, found)
+    ledger.done(spooled, found, ledger.seen_records(spooled))
     assert counts(ledger) == (found, found, found, found)
 
 
-def test_several_damaged_objects_of_one_listing_are_one_failure(ledger: Ledger) -> None:
+def in_spool(ledger: SqliteLedger, spooled: Spooled) -> Path:
+    """The object's file, as a download leaves it."""
+    with Spool(ledger.folder.spool).download(spooled.id) as part:
+        part.write(b"records")
+        part.is_whole = True
+    return ledger.folder.spool_path / str(spooled.id)
+
+
+def test_an_object_that_is_done_leaves_its_digests_and_no_spool_file(ledger: SqliteLedger) -> None:
+    """The next object of the hour knows its records, also after a crash right behind the transaction."""
+    spooled = spool(ledger, 1)
+    file, seen = in_spool(ledger, spooled), ledger.seen_records(spooled)
+    seen.add(7)
+    ledger.advance(spooled, 0, exported(1), NOW_NS)
+    ledger.done(spooled, 1, seen)
+    seen.close()
+    assert not file.exists()
+    with closing(ledger.seen_records(spooled)) as seen:
+        assert 7 in seen
+
+
+def test_an_object_that_is_at_another_position_keeps_its_spool_file(ledger: SqliteLedger) -> None:
+    spooled = spool(ledger, 2)
+    file = in_spool(ledger, spooled)
+    with closing(ledger.seen_records(spooled)) as seen, pytest.raises(LedgerBroken):
+        ledger.done(spooled, 2, seen)
+    assert file.exists()
+
+
+def test_the_records_of_an_hour_that_a_person_wants_are_new_again(ledger: SqliteLedger) -> None:
+    spooled = spool(ledger, 1)
+    with closing(ledger.seen_records(spooled)) as seen:
+        seen.add(7)
+        ledger.advance(spooled, 0, exported(1), NOW_NS)
+        ledger.done(spooled, 1, seen)
+    ledger.want("c", [HOUR])
+    with closing(ledger.seen_records(spooled)) as seen:
+        assert 7 not in seen
+
+
+def test_a_sweep_removes_the_files_of_what_is_gone_and_no_others(ledger: SqliteLedger) -> None:
+    spooled = spool(ledger, 1)
+    file = in_spool(ledger, spooled)
+    with closing(open_seen_records(ledger.folder.digests, "gone", HOUR, 9)) as seen:
+        seen.add(7)
+        seen.save()
+    Path(ledger.folder.spool_path, "99").write_bytes(b"")
+    ledger.sweep()
+    assert list(ledger.folder.spool_path.iterdir()) == [file]
+    assert list(ledger.folder.digests_path.iterdir()) == []
+
+
+def test_several_damaged_objects_of_one_listing_are_one_failure(ledger: SqliteLedger) -> None:
     request = ledger.debit("c", HOUR, "fresh", NOW_NS)
     ledger.listed(request, "c", HOUR, [f"https://h/{name}" for name in "xyz"], NOW_NS)
     while listed := ledger.next_listed(NOW_NS):
@@ -81,7 +139,7 @@ def test_several_damaged_objects_of_one_listing_are_one_failure(ledger: Ledger) 
     assert tuple(row) == (1, 1)
 
 
-def test_an_object_that_was_damaged_does_not_hold_back_the_others_of_its_hour(ledger: Ledger) -> None:
+def test_an_object_that_was_damaged_does_not_hold_back_the_others_of_its_hour(ledger: SqliteLedger) -> None:
     """It is given up while the next one comes: that one is taken in, and the hour is listed again."""
     request = ledger.debit("c", HOUR, "fresh", NOW_NS)
     ledger.listed(request, "c", HOUR, ["https://h/x", "https://h/y"], NOW_NS)
@@ -96,11 +154,11 @@ def test_an_object_that_was_damaged_does_not_hold_back_the_others_of_its_hour(le
     taken = ledger.next_spooled()
     assert taken
     assert taken.path == "/y"
-    assert hour_views(ledger.database, NOW_NS)["c"][HOUR].wanted
+    assert ledger.hours()["c"][HOUR].wanted
 
 
 def test_an_hour_whose_objects_are_damaged_again_and_again_is_listed_less_and_less_often(
-    ledger: Ledger,
+    ledger: SqliteLedger,
 ) -> None:
     """Though each listing and download succeeds: a broken disk must not cost the whole quota."""
     config = ScheduleConfig(("c",), since_ns=HOUR * HOUR_NS, until_ns=(HOUR + 1) * HOUR_NS)
@@ -108,9 +166,7 @@ def test_an_hour_whose_objects_are_damaged_again_and_again_is_listed_less_and_le
     for _ in range(8):
         ledger.not_whole(spool(ledger, 5, now_ns), "its spool file is gone", now_ns)
         damaged_ns = now_ns
-        while not (
-            found := plan(now_ns, hour_views(ledger.database, now_ns), quota_of(ledger.database, 120), config)
-        ).asks:
+        while not (found := plan(now_ns, ledger.hours(), ledger.quota(120), config)).asks:
             now_ns = found.next_ns
         assert [(ask.hour, ask.why) for ask in found.asks] == [(HOUR, "wanted")]
         times.append(now_ns - damaged_ns)

@@ -6,11 +6,9 @@ from pathlib import Path
 
 from faillog_otel.clock import DAY_NS, HOUR_NS, hour_of
 from faillog_otel.events.model import JSON_LINES, Survey
-from faillog_otel.ledger.database import Database
-from faillog_otel.ledger.ledger import Ledger
-from faillog_otel.ledger.maintenance import prune
-from faillog_otel.ledger.objects import Content
-from faillog_otel.ledger.queries import Totals, time_shifted, totals
+from faillog_otel.ledger import Content, Totals
+from faillog_otel.ledger.ledger import SqliteLedger, open_ledger
+from faillog_otel.ledger.queries import open_reader
 from faillog_otel.ledger.results import BatchResult
 from faillog_otel.ledger.schema import MIGRATIONS
 from faillog_otel.ledger.state_dir import StateFolder
@@ -29,16 +27,16 @@ def test_a_ledger_of_version_1_keeps_its_counts(tmp_path: Path) -> None:
             )
             old.execute("INSERT INTO past VALUES ('c', -1, 1, 0, 0, 7, 6, 0, 1, 0)")
             old.execute("PRAGMA user_version = 1")
-        ledger = Ledger(folder)
-        assert ledger.database.version() == len(MIGRATIONS) == 3
-        assert totals(ledger.database) == Totals(12, 11, 0, 1, 0, 0)
-        assert time_shifted(ledger.database) == 0
+        ledger = open_ledger(folder)
+        assert ledger.schema_versions() == (3, 3)
+        assert ledger.totals() == Totals(12, 11, 0, 1, 0, 0)
+        assert ledger.time_shifted() == 0
         ledger.close()
 
 
 def test_shifted_records_are_summed_up_with_the_objects_that_are_pruned(tmp_path: Path) -> None:
     with StateFolder(str(tmp_path / "state")) as folder:
-        ledger = Ledger(folder)
+        ledger = SqliteLedger(folder)
         hour = hour_of(NOW_NS) - 10
         request = ledger.debit("c", hour, "last_call", NOW_NS)
         ledger.listed(request, "c", hour, ["https://h/x"], NOW_NS)
@@ -53,12 +51,12 @@ def test_shifted_records_are_summed_up_with_the_objects_that_are_pruned(tmp_path
         stretch.counts.records = stretch.counts.exported = 3
         stretch.counts.time_shifted = 2
         ledger.advance(spooled, 0, stretch, NOW_NS)
-        ledger.done(spooled, 3)
+        ledger.done(spooled, 3, ledger.seen_records(spooled))
         for later_ns in (0, 30 * DAY_NS, 90 * DAY_NS):
-            prune(ledger, NOW_NS + later_ns + HOUR_NS)
-            assert time_shifted(ledger.database) == 2
+            ledger.prune(NOW_NS + later_ns + HOUR_NS)
+            assert ledger.time_shifted() == 2
         assert ledger.database.rows("SELECT * FROM objects") == []
         ledger.close()
-        looked = Database(folder.ledger, read_only=True)
-        assert time_shifted(looked) == 2
+        looked = open_reader(folder)
+        assert looked.time_shifted() == 2
         looked.close()

@@ -7,11 +7,9 @@ import pytest
 
 from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, hour_of
 from faillog_otel.events.model import JSON_LINES, Survey
-from faillog_otel.ledger.ledger import Ledger
-from faillog_otel.ledger.maintenance import lose, prune, wipe_urls
-from faillog_otel.ledger.objects import LIST_AGAIN_NS, MAX_TRIES, URL_LIFE_NS, Content, Listed
-from faillog_otel.ledger.planner_state import hour_views
-from faillog_otel.ledger.queries import lost_objects, missing_objects
+from faillog_otel.ledger import Content, Hour, Listed
+from faillog_otel.ledger.ledger import SqliteLedger
+from faillog_otel.ledger.objects import LIST_AGAIN_NS, MAX_TRIES, URL_LIFE_NS
 from faillog_otel.segment.quota import Quota, RequestRecord
 from faillog_otel.segment.schedule import HourView, ObjectVersion, ScheduleConfig, plan
 
@@ -20,55 +18,55 @@ HOUR = hour_of(NOW_NS) - 10
 CONTENT = Content(5, 0, 5, "", Survey(JSON_LINES, None))
 
 
-def list_hour(ledger: Ledger, now_ns: int, *names: str) -> None:
+def list_hour(ledger: SqliteLedger, now_ns: int, *names: str) -> None:
     request = ledger.debit("c", HOUR, "fresh", now_ns)
     ledger.listed(request, "c", HOUR, [f"https://h/{name}?sig={now_ns}" for name in names], now_ns)
 
 
-def next_listed(ledger: Ledger, now_ns: int) -> Listed:
+def next_listed(ledger: SqliteLedger, now_ns: int) -> Listed:
     listed = ledger.next_listed(now_ns)
     assert listed is not None
     return listed
 
 
-def take(ledger: Ledger, now_ns: int) -> None:
+def take(ledger: SqliteLedger, now_ns: int) -> None:
     ledger.spooled(next_listed(ledger, now_ns), ObjectVersion("e", None, 9), CONTENT, now_ns)
 
 
-def view(ledger: Ledger, now_ns: int) -> HourView:
-    return hour_views(ledger.database, now_ns)["c"][HOUR]
+def view(ledger: SqliteLedger) -> Hour:
+    return ledger.hours()["c"][HOUR]
 
 
-def test_siblings_are_taken_in_and_the_listing_counts(ledger: Ledger) -> None:
+def test_siblings_are_taken_in_and_the_listing_counts(ledger: SqliteLedger) -> None:
     list_hour(ledger, NOW_NS, "dead", "x", "y")
     ledger.download_failed(next_listed(ledger, NOW_NS), "HTTP 404", NOW_NS, "url")
-    assert view(ledger, NOW_NS).listed_ns is None, "two were not tried yet"
+    assert view(ledger).listed_ns is None, "two were not tried yet"
     take(ledger, NOW_NS)
     take(ledger, NOW_NS)
-    found = view(ledger, NOW_NS)
+    found = view(ledger)
     assert (found.listed_ns, found.missing, found.failures) == (NOW_NS, 1, 0)
     assert not found.is_settled
     assert ledger.next_listed(NOW_NS) is None
-    assert len(ledger.in_spool()) == 2
+    assert ledger.under_way().to_forward == 2
 
 
-def test_a_url_is_tried_again_without_a_request_and_then_another_one_is_needed(ledger: Ledger) -> None:
+def test_a_url_is_tried_again_without_a_request_and_then_another_one_is_needed(ledger: SqliteLedger) -> None:
     list_hour(ledger, NOW_NS, "dead")
     now_ns = NOW_NS
     for seconds in (1, 10):
         ledger.download_failed(next_listed(ledger, now_ns), "HTTP 404", now_ns, "url")
         assert ledger.next_listed(now_ns + seconds * SECOND_NS - 1) is None
         now_ns += seconds * SECOND_NS
-        assert view(ledger, now_ns).missing_due_ns is None
+        assert view(ledger).missing_due_ns is None
     ledger.download_failed(next_listed(ledger, now_ns), "HTTP 404", now_ns, "url")
-    assert view(ledger, now_ns).missing_due_ns == now_ns + LIST_AGAIN_NS[0]
+    assert view(ledger).missing_due_ns == now_ns + LIST_AGAIN_NS[0]
     assert ledger.next_listed(now_ns + DAY_NS) is None
-    [missing] = missing_objects(ledger.database)
+    [missing] = ledger.missing_objects()
     assert (missing.path, missing.why, missing.since_ns) == ("/dead", "HTTP 404", NOW_NS)
     assert ledger.database.rows("SELECT url FROM objects")[0]["url"] is None, "a signature is a secret"
 
 
-def test_what_breaks_off_is_tried_until_its_url_expires(ledger: Ledger) -> None:
+def test_what_breaks_off_is_tried_until_its_url_expires(ledger: SqliteLedger) -> None:
     list_hour(ledger, NOW_NS, "slow")
     now_ns, tries = NOW_NS, 0
     while now_ns < NOW_NS + URL_LIFE_NS:
@@ -77,23 +75,23 @@ def test_what_breaks_off_is_tried_until_its_url_expires(ledger: Ledger) -> None:
             tries += 1
         now_ns += SECOND_NS
     assert MAX_TRIES < tries < 12
-    wipe_urls(ledger, now_ns)
-    assert view(ledger, now_ns).missing_due_ns == now_ns + LIST_AGAIN_NS[0]
+    ledger.wipe_urls(now_ns)
+    assert view(ledger).missing_due_ns == now_ns + LIST_AGAIN_NS[0]
 
 
-def test_while_no_url_has_expired_none_is_wiped_and_nothing_is_locked(ledger: Ledger) -> None:
+def test_while_no_url_has_expired_none_is_wiped_and_nothing_is_locked(ledger: SqliteLedger) -> None:
     """The fetcher looks before every step: another connection may be writing meanwhile."""
     list_hour(ledger, NOW_NS, "a", "b")
     with closing(sqlite3.connect(ledger.database.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        wipe_urls(ledger, NOW_NS + URL_LIFE_NS - 1)
+        ledger.wipe_urls(NOW_NS + URL_LIFE_NS - 1)
         other.execute("ROLLBACK")
     assert next_listed(ledger, NOW_NS + URL_LIFE_NS - 1)
-    wipe_urls(ledger, NOW_NS + URL_LIFE_NS)
+    ledger.wipe_urls(NOW_NS + URL_LIFE_NS)
     assert ledger.next_listed(NOW_NS + URL_LIFE_NS) is None
 
 
-def test_the_next_listing_brings_another_url_and_the_hour_is_whole(ledger: Ledger) -> None:
+def test_the_next_listing_brings_another_url_and_the_hour_is_whole(ledger: SqliteLedger) -> None:
     list_hour(ledger, NOW_NS, "dead", "x")
     for _ in range(MAX_TRIES):
         ledger.download_failed(next_listed(ledger, NOW_NS + HOUR_NS), "HTTP 404", NOW_NS, "url")
@@ -105,36 +103,36 @@ def test_the_next_listing_brings_another_url_and_the_hour_is_whole(ledger: Ledge
         ledger, later_ns
     )
     take(ledger, later_ns)
-    assert (view(ledger, later_ns).listed_ns, view(ledger, later_ns).missing) == (later_ns, 0)
-    assert missing_objects(ledger.database) == []
+    assert (view(ledger).listed_ns, view(ledger).missing) == (later_ns, 0)
+    assert ledger.missing_objects() == []
 
 
-def test_an_object_that_stays_dead_is_listed_for_at_longer_and_longer_intervals(ledger: Ledger) -> None:
+def test_an_object_that_stays_dead_is_listed_for_at_longer_and_longer_intervals(ledger: SqliteLedger) -> None:
     """Over its 28 days it costs a handful of requests beside the usual readings."""
     now_ns, times = NOW_NS, []
     while now_ns < NOW_NS + 27 * DAY_NS:
         list_hour(ledger, now_ns, "dead")
         for _ in range(MAX_TRIES):
             ledger.download_failed(next_listed(ledger, now_ns + HOUR_NS), "HTTP 404", now_ns, "url")
-        due_ns = view(ledger, NOW_NS).missing_due_ns
+        due_ns = view(ledger).missing_due_ns
         assert due_ns is not None
         times.append(due_ns - now_ns)
         now_ns = due_ns
     assert times == sorted(times)
     assert len(times) <= 11
-    [missing] = missing_objects(ledger.database)
+    [missing] = ledger.missing_objects()
     assert (missing.since_ns, missing.urls_failed) == (NOW_NS, len(times))
 
 
-def test_a_listing_that_fails_does_not_drop_an_object_that_is_tried_again(ledger: Ledger) -> None:
+def test_a_listing_that_fails_does_not_drop_an_object_that_is_tried_again(ledger: SqliteLedger) -> None:
     list_hour(ledger, NOW_NS, "slow")
     ledger.download_failed(next_listed(ledger, NOW_NS), "it broke off", NOW_NS)
     ledger.listing_failed("c", HOUR, "HTTP 500", NOW_NS)
     take(ledger, NOW_NS + SECOND_NS)
-    assert view(ledger, NOW_NS).missing == 0
+    assert view(ledger).missing == 0
 
 
-def test_a_name_that_is_taken_in_the_spool_costs_no_listing(ledger: Ledger) -> None:
+def test_a_name_that_is_taken_in_the_spool_costs_no_listing(ledger: SqliteLedger) -> None:
     list_hour(ledger, NOW_NS, "x")
     first = next_listed(ledger, NOW_NS)
     ledger.download_failed(first, "another entry has its name", NOW_NS, "name")
@@ -144,31 +142,32 @@ def test_a_name_that_is_taken_in_the_spool_costs_no_listing(ledger: Ledger) -> N
 
 
 def test_an_object_that_was_never_tried_before_its_url_expired_is_listed_again_at_once(
-    ledger: Ledger,
+    ledger: SqliteLedger,
 ) -> None:
     """The process was away."""
     list_hour(ledger, NOW_NS, "dead", "x")
     ledger.download_failed(next_listed(ledger, NOW_NS), "HTTP 500", NOW_NS)
     later_ns = NOW_NS + URL_LIFE_NS
-    wipe_urls(ledger, later_ns)
-    found = view(ledger, later_ns)
+    ledger.wipe_urls(later_ns)
+    found = view(ledger)
     assert (found.listed_ns, found.failures, found.missing) == (None, 1, 1)
 
 
-def test_what_leaves_the_28_days_is_reported_once_and_counted(ledger: Ledger) -> None:
+def test_what_leaves_the_28_days_is_reported_once_and_counted(ledger: SqliteLedger) -> None:
     list_hour(ledger, NOW_NS, "dead", "x")
     ledger.download_failed(next_listed(ledger, NOW_NS), "HTTP 404", NOW_NS, "url")
     take(ledger, NOW_NS)
     spooled = ledger.next_spooled()
     assert spooled
     gone_ns = (HOUR + 1) * HOUR_NS + 28 * DAY_NS
-    assert lose(ledger, gone_ns - HOUR_NS) == []
-    [lost] = lose(ledger, gone_ns)
+    assert ledger.lose(gone_ns - HOUR_NS) == []
+    [lost] = ledger.lose(gone_ns)
     assert (lost.collection, lost.hour, lost.path, lost.why) == ("c", HOUR, "/dead", "HTTP 404")
-    assert lose(ledger, gone_ns) == []
-    assert lost_objects(ledger.database) == 1
-    assert prune(ledger, gone_ns) == [], "one object of it is not forwarded yet"
-    assert len(ledger.in_spool()) == 1
+    assert ledger.lose(gone_ns) == []
+    assert view(ledger).lost == 1
+    ledger.prune(gone_ns)
+    assert ledger.next_spooled() == spooled, "it is not forwarded yet"
+    assert ledger.under_way().to_forward == 1
 
 
 @pytest.mark.parametrize(("used", "asked"), [(0, 1), (11, 1), (12, 0)])
@@ -186,19 +185,19 @@ def test_missing_objects_have_a_share_of_the_quota_and_starve_no_hour(used: int,
     assert (first.hour, first.why) == (HOUR + 7, "fresh")
 
 
-def test_a_person_gets_an_hour_again_once_though_it_was_listed_at_the_same_time(ledger: Ledger) -> None:
+def test_a_person_gets_an_hour_again_once_though_it_was_listed_at_the_same_time(ledger: SqliteLedger) -> None:
     for _ in range(2):
         list_hour(ledger, NOW_NS, "x")
         take(ledger, NOW_NS)
         ledger.want("c", [HOUR])
     list_hour(ledger, NOW_NS, "x")
     take(ledger, NOW_NS)
-    assert not view(ledger, NOW_NS).wanted
+    assert not view(ledger).wanted
 
 
-def test_an_object_of_an_older_listing_does_not_fulfil_a_persons_wish(ledger: Ledger) -> None:
+def test_an_object_of_an_older_listing_does_not_fulfil_a_persons_wish(ledger: SqliteLedger) -> None:
     list_hour(ledger, NOW_NS, "slow")
     ledger.download_failed(next_listed(ledger, NOW_NS), "it broke off", NOW_NS)
     ledger.want("c", [HOUR])
     take(ledger, NOW_NS + SECOND_NS)
-    assert view(ledger, NOW_NS).wanted
+    assert view(ledger).wanted

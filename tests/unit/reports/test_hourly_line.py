@@ -8,9 +8,7 @@ from support.clock import MovedClock
 
 from faillog_otel.clock import DAY_NS, HOUR_NS, hour_of
 from faillog_otel.events.model import JSON_LINES, Survey
-from faillog_otel.ledger.ledger import Ledger, RateLimitRecord
-from faillog_otel.ledger.maintenance import lose
-from faillog_otel.ledger.objects import Content
+from faillog_otel.ledger import Content, Ledger
 from faillog_otel.ledger.results import Counts
 from faillog_otel.otlp.sender import Sent
 from faillog_otel.reports.hours import HourlyReport
@@ -29,7 +27,7 @@ class Run:
         self.schedule = ScheduleConfig(("a", "b"), since_ns=self.clock.now_ns() - 7 * DAY_NS)
         self.said: list[tuple[str, Mapping[str, Any]]] = []
         self.report = HourlyReport(
-            database=ledger.database,
+            ledger=ledger,
             counts=self.counts,
             sent=lambda: self.sent,
             schedule=lambda: self.schedule,
@@ -43,7 +41,6 @@ class Run:
         now_ns = self.clock.now_ns()
         request = self.ledger.debit(collection, hour, "fresh", now_ns)
         self.ledger.listed(request, collection, hour, [f"https://h/{path}?sig=1"], now_ns)
-        self.ledger.record_response(request, "listed", RateLimitRecord(at_ns=now_ns))
         listed = self.ledger.next_listed(now_ns)
         assert listed
         content = Content(records, 0, records, "", Survey(JSON_LINES, None))
@@ -124,14 +121,13 @@ def test_an_object_that_could_not_be_downloaded_is_said_and_lost_when_it_leaves(
     hour, now_ns = hour_of(run.clock.now_ns()) - 5, run.clock.now_ns()
     request = run.ledger.debit("a", hour, "fresh", now_ns)
     run.ledger.listed(request, "a", hour, ["https://h/dead?sig=1"], now_ns)
-    run.ledger.record_response(request, "listed", RateLimitRecord(at_ns=now_ns))
     listed = run.ledger.next_listed(now_ns)
     assert listed
     run.ledger.download_failed(listed, "HTTP 404", now_ns)
     run.report.say()
     assert "; 0 lost; 1 object not downloaded so far; 119 of 120 requests left" in run.said[-1][0]
     assert (run.said[-1][1]["objects_missing"], run.said[-1][1]["objects_lost"]) == (1, 0)
-    lose(run.ledger, now_ns + 28 * DAY_NS)
+    run.ledger.lose(now_ns + 28 * DAY_NS)
     run.report.say()
     assert "; lost: 1 object never downloaded; 119 of" in run.said[-1][0]
     assert (run.said[-1][1]["objects_missing"], run.said[-1][1]["objects_lost"]) == (0, 1)

@@ -1,0 +1,191 @@
+"""Facts that a ledger remembers by name: which hours are wanted since when, and what Segment refused.
+
+Functions over a `LedgerReader`: they hold no SQL.
+"""
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from faillog_otel.clock import HOUR_NS, MIN_TIME_NS, RETENTION_NS, created_ns, duration_text, time_text
+from faillog_otel.config import DEFAULT_SINCE, Moment, SegmentConfig
+from faillog_otel.errors import ConfigError
+from faillog_otel.ledger import Ledger, LedgerReader
+from faillog_otel.segment.schedule import ScheduleConfig
+
+SINCE = "since"
+"""The fact since when hours are wanted, in nanoseconds since 1970."""
+UNCHECKED_SINCE = "unchecked since"
+"""The fact since when hours are wanted by a machine's clock that Segment's time has not confirmed yet.
+
+Two numbers of nanoseconds since 1970: since when, and what that clock showed then. Empty once confirmed.
+"""
+ASKED_SINCE = "since a person named"
+"""The fact since when a person asked for hours, by naming the time; `NOBODY` if no person did."""
+NOBODY = "nobody"
+POLLED = "polled"
+"""The fact what the last polling run asked for, as JSON."""
+REFUSED = "refused until "
+"""Before a collection's id: the fact until when its hours are not listed."""
+REFUSED_NS = 6 * HOUR_NS
+"""The pause after Segment refused a collection: each attempt costs a request."""
+NEWEST = "newest "
+"""Before a collection's id: the fact when Segment logged its newest exported record, in nanoseconds."""
+
+
+# -- the window ----------------------------------------------------------------------------------------------
+
+
+class Polled(Struct, frozen=True):
+    """What a polling run asked for."""
+
+    collections: tuple[str, ...]
+    since: Moment = DEFAULT_SINCE
+    until: Moment | None = None
+
+
+def note_polled(ledger: Ledger, config: SegmentConfig) -> None:
+    """Stores what a run asks for. Raises NoRoom, LedgerBroken."""
+    polled = Polled(config.collections, config.since, config.until)
+    ledger.note(POLLED, msgspec.json.encode(polled).decode())
+
+
+def as_last_run(ledger: LedgerReader, config: SegmentConfig) -> SegmentConfig:
+    """Returns the settings; those of the last run replace what is not set. Raises LedgerBroken."""
+    last = _last_polled(ledger)
+    return replace(
+        config,
+        collections=config.collections or last.collections,
+        since=config.since if config.is_since_given else last.since,
+        until=config.until or last.until,
+    )
+
+
+def _last_polled(ledger: LedgerReader) -> Polled:
+    text = ledger.fact(POLLED)
+    if text is None:  # a ledger of version 0.1.0
+        noted_ns = ledger.fact_ns(SINCE)
+        since = DEFAULT_SINCE if noted_ns is None else Moment(at_ns=noted_ns)
+        return Polled(tuple(ledger.hours()), since)
+    try:
+        return msgspec.json.decode(text, type=Polled)
+    except msgspec.DecodeError:
+        raise ledger.damaged(f"the fact {POLLED!r} is {text[:40]!r}") from None
+
+
+def unchecked_since_ns(ledger: LedgerReader, machine_ns: int) -> int | None:
+    """Since when hours are wanted by a machine's clock that shows `machine_ns`; None if nothing is unchecked.
+
+    If the clock was set meanwhile, it does not tell how long ago that was noted: it counts as noted now.
+    """
+    noted = ledger.fact(UNCHECKED_SINCE)
+    if not noted:
+        return None
+    since_ns, at_ns = map(int, noted.split())
+    is_same_clock = at_ns <= machine_ns and (at_ns < MIN_TIME_NS) == (machine_ns < MIN_TIME_NS)
+    return since_ns if is_same_clock else machine_ns - (at_ns - since_ns)
+
+
+def wanted_since_ns(ledger: LedgerReader, since_ns: int) -> int:
+    """Since when hours are wanted: what an earlier run wanted stays wanted."""
+    noted = ledger.fact_ns(SINCE)
+    return since_ns if noted is None else min(since_ns, noted)
+
+
+def asked_since_ns(ledger: LedgerReader | None, named_ns: int | None) -> int | None:
+    """Since when a person asked for hours, in this run (`named_ns`) or an earlier one; None if nobody did.
+
+    Version 0.1.0 did not note who named the time: then a person did.
+    """
+    asked = [] if named_ns is None else [named_ns]
+    noted = None if ledger is None else ledger.fact(ASKED_SINCE)
+    if ledger is not None and noted != NOBODY:
+        asked_ns = ledger.fact_ns(SINCE if noted is None else ASKED_SINCE)
+        asked += [] if asked_ns is None else [asked_ns]
+    return min(asked, default=None)
+
+
+def schedule_of(
+    ledger: LedgerReader | None, config: SegmentConfig, now_ns: int, *, once: bool = False
+) -> ScheduleConfig:
+    """Returns what is asked for. What an earlier run wanted stays wanted: a restart must not lose hours."""
+    since_ns = config.since.ns(now_ns)
+    born = {each: created_ns(each, now_ns) for each in config.collections}
+    return ScheduleConfig(
+        collections=config.collections,
+        since_ns=since_ns if ledger is None else wanted_since_ns(ledger, since_ns),
+        until_ns=config.until.ns(now_ns) if config.until else None,
+        born_ns={name: at_ns for name, at_ns in born.items() if at_ns is not None},
+        asked_since_ns=asked_since_ns(ledger, since_ns if config.is_since_given else None),
+        once=once,
+    )
+
+
+# -- collections ---------------------------------------------------------------------------------------------
+
+
+class Refusal(Struct, frozen=True):
+    """Segment's last answer for a collection was that it refuses it."""
+
+    why: str
+    until_ns: int
+    """`run` does not list its hours before."""
+
+
+def refused_collections(ledger: LedgerReader) -> dict[str, Refusal]:
+    """Returns collection → the refusal after which none of its hours was listed. Raises LedgerBroken."""
+    found = {}
+    for name, until_ns in ledger.facts_ns(REFUSED).items():
+        last = ledger.last_listing(name)
+        if last is not None and last.listed_ns <= until_ns - REFUSED_NS:
+            found[name] = Refusal(last.failed_why, until_ns)
+    return found
+
+
+def refused_until_ns(ledger: LedgerReader, collection: str, now_ns: int) -> int | None:
+    """Until when a refused collection is not listed; None if it may be.
+
+    A fact that ends later than it can was noted by a clock that was ahead.
+    """
+    until_ns = ledger.fact_ns(REFUSED + collection) or 0
+    return until_ns if now_ns < until_ns <= now_ns + REFUSED_NS else None
+
+
+def newest_logged(ledger: LedgerReader) -> dict[str, int]:
+    """Returns collection → when Segment logged its newest exported record, nanoseconds since 1970."""
+    return ledger.facts_ns(NEWEST)
+
+
+def check_window(config: SegmentConfig, now_ns: int, noted_since_ns: int | None = None) -> list[str]:
+    """Returns warnings about the hours between `--since` and `--until`. Raises ConfigError if there are none.
+
+    `noted_since_ns`: what an earlier run wanted stays wanted, so an absolute `--until` may by now be before
+    a relative `--since`. A relative and an absolute time are compared by the machine's clock, which may be
+    wrong, so that is only a warning. A default `--since` is not an error either.
+    """
+    since, until, warnings = config.since, config.until, []
+    since_ns = since.ns(now_ns)
+    if until is not None and since_ns >= (until_ns := until.ns(now_ns)):
+        problem = f"--since ({time_text(since_ns)}) is not before --until ({time_text(until_ns)})"
+        is_certain = (since.at_ns is None) == (until.at_ns is None)
+        was_wanted = noted_since_ns is not None and noted_since_ns < until_ns
+        if config.is_since_given and is_certain:
+            raise ConfigError(f"{problem}, so no hour is between them; exchange them, or write other times")
+        if not was_wanted:
+            warnings.append(
+                f"{problem} by this machine's clock, so no hour is between them; set another --since"
+            )
+    if now_ns < MIN_TIME_NS or not config.is_since_given:
+        return warnings
+    if since_ns > now_ns:
+        ahead = duration_text((since_ns - now_ns) / 1e9)
+        warnings.append(
+            f"--since {time_text(since_ns)} is {ahead} in the future by this machine's clock; until then,"
+            " only hours that an earlier run wanted are requested"
+        )
+    elif since_ns < now_ns - RETENTION_NS:
+        warnings.append(
+            f"--since {time_text(since_ns)} is more than 28 days ago, and Segment deletes older hours; the"
+            f" first that can be read begins after {time_text(now_ns - RETENTION_NS)}"
+        )
+    return warnings
