@@ -23,6 +23,12 @@ hypothesis.settings.register_profile(  # timings are never asserted
 hypothesis.settings.load_profile("here")
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Names binary parameters by length: gzip writes the time of day, and all processes need one name."""
+    is_binary = isinstance(val, bytes) and not val.decode("latin-1").isprintable()
+    return f"{argname}-of-{len(val)}-bytes" if isinstance(val, bytes) and is_binary else None
+
+
 @pytest.fixture(autouse=True)
 def _no_program_outlives_its_test() -> Iterator[None]:
     """A program that a failed test leaves behind, and its open pipes, would be errors of other tests.

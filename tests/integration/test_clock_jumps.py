@@ -67,7 +67,7 @@ class Scene:
         """As if so many requests had been made."""
         self.run(until=time_text(START - DAY_NS))
         for _ in range(requests):
-            self.segment.quota.saw(self.segment.clock.now_ns())
+            self.segment.quota.note_request(self.segment.clock.now_ns())
             self.segment.quota.take(self.segment.clock.now_ns())
             self.sql(
                 "INSERT INTO requests (at_ns, collection, hour, why, outcome)"

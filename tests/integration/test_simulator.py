@@ -1,4 +1,4 @@
-"""The simulated Segment over real sockets: what specification chapter 1 says of the real one."""
+"""The simulated Segment over real sockets: it behaves as the real one is documented."""
 
 import gzip
 import hashlib
@@ -14,6 +14,7 @@ import pytest
 
 from faillog_otel.clock import HOUR_NS, SECOND_NS, hour_text
 from faillog_otel.errors import ConfigError
+from faillog_otel.sandbox.bookkeeping import ManifestEntry
 from faillog_otel.sandbox.config import (
     CATALOGUE,
     QuotaConfig,
@@ -22,7 +23,6 @@ from faillog_otel.sandbox.config import (
     SimulatorConfig,
     WorldConfig,
 )
-from faillog_otel.sandbox.downloads import Promise
 from faillog_otel.sandbox.generator import DESTINATIONS
 from faillog_otel.sandbox.server import Simulator
 
@@ -30,8 +30,8 @@ NOW = 480_000 * HOUR_NS + 17 * 60 * SECOND_NS  # 2024-10-04T00:17:00Z
 LISTING = "/customer-insights/download"
 VENDOR = "application/vnd.segment.v1alpha+json"
 WORLD = WorldConfig(collections=("c",), messages=8.0, growth=("append",), formats=("jsonl",))
-NOTHING = "an answer that never came"
-NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # all is plain; made once, for making one takes long
+NOTHING = "no response"
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # no connection uses TLS; a context takes long to make
 
 
 def get(url: str, **more: Any) -> httpx.Response:
@@ -58,7 +58,7 @@ def segment() -> Iterator[Simulator]:
 
 
 def busy_hour(segment: Simulator, age: int = 10) -> int:
-    """The newest hour of at least this age that has two objects or more; the clock stands."""
+    """The newest hour of at least this age, in hours, that has two objects or more."""
     now_ns = segment.clock.now_ns()
     return next(
         hour
@@ -68,7 +68,7 @@ def busy_hour(segment: Simulator, age: int = 10) -> int:
 
 
 def ask(segment: Simulator, hour: int | None = None, **more: Any) -> httpx.Response:
-    """A listing in both forms at once, as spec 1 says."""
+    """Requests a listing, with its arguments in both forms: the query and the body."""
     arguments = {"collectionId": "c", "hour": hour_text(busy_hour(segment) if hour is None else hour)}
     given = {
         "headers": {"Authorization": f"Bearer {segment.token}", "Content-Type": VENDOR},
@@ -102,7 +102,7 @@ def test_a_listing_gives_urls_whose_content_is_what_the_manifest_says(segment: S
 
 
 @pytest.mark.parametrize("header", ["", "Bearer wrong", "Basic dDp0", "Bearer"])
-def test_without_the_token_nothing_is_said_and_nothing_costs(segment: Simulator, header: str) -> None:
+def test_a_request_without_the_token_is_refused_and_costs_nothing(segment: Simulator, header: str) -> None:
     response = ask(segment, headers={"Authorization": header})
     assert response.status_code == 401
     (error,) = response.json()["errors"]
@@ -159,7 +159,7 @@ def test_wrong_arguments(segment: Simulator, body: str, status: int) -> None:
     assert (response.status_code, response.json()["errors"][0]["status"]) == (status, status)
 
 
-def test_neighbours_cost_nothing(segment: Simulator) -> None:
+def test_requests_other_than_listings_cost_nothing(segment: Simulator) -> None:
     with httpx.Client(base_url=segment.url, headers={"Authorization": f"Bearer {segment.token}"}) as client:
         assert client.get("/").json()["data"]["workspace"]["slug"] == "simulated"
         found = client.get(f"/destinations/{DESTINATIONS[0].id}").json()["data"]["destination"]
@@ -172,7 +172,7 @@ def test_neighbours_cost_nothing(segment: Simulator) -> None:
 # -- the quota -----------------------------------------------------------------------------------------
 
 
-def test_the_quota_is_told_with_each_listing_and_refuses_when_it_is_used_up() -> None:
+def test_each_listing_reports_the_quota_and_an_exhausted_quota_refuses() -> None:
     with simulator(quota=QuotaConfig(per_day=3, retry_after=True)) as segment:
         left = []
         for _ in range(3):
@@ -243,7 +243,7 @@ def test_an_unchanged_object_is_304(segment: Simulator) -> None:
     assert get(url, headers={"If-None-Match": '"other"'}).content == whole.content
 
 
-def test_what_was_listed_and_never_sent_is_told_from_what_was(segment: Simulator) -> None:
+def test_the_manifest_says_which_versions_were_sent(segment: Simulator) -> None:
     first, second, *_ = urls(ask(segment))
     etag = get(first).headers["ETag"]
     assert get(second, headers={"If-None-Match": "*"}).status_code == 304
@@ -278,7 +278,7 @@ def test_ranges(segment: Simulator, wanted: str, status: int, begin: int, end: i
 
 
 @pytest.mark.parametrize("wanted", ["bytes=99999999-", "bytes=-0"])
-def test_a_range_that_cannot_be_had_is_416(segment: Simulator, wanted: str) -> None:
+def test_an_unsatisfiable_range_is_416(segment: Simulator, wanted: str) -> None:
     (url, *_) = urls(ask(segment))
     size = len(get(url).content)
     response = get(url, headers={"Range": wanted})
@@ -298,7 +298,7 @@ def test_after_28_days_an_hour_is_empty_and_its_objects_are_gone(segment: Simula
 
 
 @pytest.mark.parametrize("growth", ["append", "rewrite", "repack"])
-def test_what_was_listed_can_be_had_for_two_hours_however_the_hour_grows(growth: Any) -> None:
+def test_a_listed_object_can_be_downloaded_for_two_hours_however_the_hour_grows(growth: Any) -> None:
     world = WorldConfig(collections=("c",), messages=20.0, growth=(growth,), formats=("gzip",))
     with simulator(world=world) as segment:
         hour = segment.clock.now_ns() // HOUR_NS
@@ -375,7 +375,7 @@ def test_the_tables_have_every_fault() -> None:
 
 @pytest.mark.parametrize("name", LISTING_FAULTS)
 def test_each_listing_fault_happens_once_and_costs_what_it_says(segment: Simulator, name: str) -> None:
-    """And what it did not say is not promised."""
+    """The manifest has only what a valid response listed."""
     status, counted = LISTING_FAULTS[name]
     segment.faults.script(Scripted(fault=f"listing:{name}"))
     assert status_of(lambda: ask(segment)) == status
@@ -388,7 +388,7 @@ def test_each_listing_fault_happens_once_and_costs_what_it_says(segment: Simulat
     assert urls(good)
 
 
-def test_what_listing_faults_say(segment: Simulator) -> None:
+def test_responses_of_listing_faults(segment: Simulator) -> None:
     def answer(name: str) -> httpx.Response:
         segment.faults.script(Scripted(fault=f"listing:{name}"))
         return ask(segment)
@@ -417,7 +417,7 @@ def test_each_download_fault_happens_once(segment: Simulator, name: str) -> None
     assert segment.faults.left() == 0
 
 
-def test_what_download_faults_say(segment: Simulator) -> None:
+def test_responses_of_download_faults(segment: Simulator) -> None:
     (url, *_) = urls(ask(segment))
     whole = get(url)
 
@@ -464,7 +464,7 @@ def test_faults_by_rate_are_the_same_for_the_same_seed() -> None:
 @pytest.mark.parametrize(
     "faults", [{"listing:418": 0.1}, {"listing:503": 1.1}, {"listing:503": 0.6, "listing:500": 0.6}]
 )
-def test_faults_that_make_no_sense(faults: dict[str, float]) -> None:
+def test_invalid_faults_are_refused(faults: dict[str, float]) -> None:
     with pytest.raises(ConfigError):
         simulator(faults=faults)
 
@@ -472,7 +472,7 @@ def test_faults_that_make_no_sense(faults: dict[str, float]) -> None:
 # -- control -------------------------------------------------------------------------------------------
 
 
-def test_the_clock_is_moved_from_outside(segment: Simulator) -> None:
+def test_the_control_api_moves_the_clock(segment: Simulator) -> None:
     def move(content: str) -> httpx.Response:
         return post(segment.control_url + "clock", content=content)
 
@@ -485,7 +485,7 @@ def test_the_clock_is_moved_from_outside(segment: Simulator) -> None:
     assert segment.clock.now_ns() == 1_734_998_400 * SECOND_NS
 
 
-def test_faults_manifest_and_requests_from_outside(segment: Simulator) -> None:
+def test_the_control_api_scripts_faults_and_reports_manifest_and_requests(segment: Simulator) -> None:
     control = segment.control_url
     assert post(control + "faults", content='[{"fault": "listing:503"}]').json() == {"left": 1}
     assert post(control + "faults", content='[{"fault": "listing:teapot"}]').status_code == 400
@@ -495,7 +495,7 @@ def test_faults_manifest_and_requests_from_outside(segment: Simulator) -> None:
     assert [(each["status"], each["fault"]) for each in requests] == [(503, "listing:503"), (200, None)]
     assert {each["collection"] for each in requests} == {"c"}
     told = [json.loads(line) for line in get(control + "manifest").text.splitlines()]
-    assert [Promise(**each) for each in told] == list(segment.manifest())
+    assert [ManifestEntry(**each) for each in told] == list(segment.manifest())
     assert get(control + "nothing").status_code == 404
 
 

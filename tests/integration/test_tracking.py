@@ -23,7 +23,7 @@ FULL = f"{TRACEPARENT}-5f0c6a51-33b2-4a3e-a7a5-2d4b1c9f0e77"
 COMPACT = "tr1-0Kgywt6S99MKiCkM5FLT48q7Yx03LmZt"
 EVENT = {"userId": "user-1", "event": "Order Completed", "messageId": "message-1"}
 WORLD = WorldConfig(collections=("a", "b", "c"), messages=0.0, growth=("append",), formats=("jsonl",))
-NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # all is plain; made once, for making one takes long
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # no connection uses TLS; a context takes long to make
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def ids(segment: Simulator) -> list[str]:
 
 
 def failures(segment: Simulator, collection: str) -> list[dict[str, Any]]:
-    """The events of the hour in which everything was tracked, downloaded seven hours later."""
+    """The events of the hour in which the messages were tracked, downloaded seven hours later."""
     with httpx.Client(verify=NO_TLS) as client:
         control = segment.control_url
         assert client.post(control + "clock", json={"forward_seconds": 7 * 3600}).status_code == 200
@@ -67,7 +67,7 @@ def named(events: list[dict[str, Any]]) -> set[str]:
 
 
 @pytest.mark.parametrize("collection", ["a", "b", "c"])
-def test_what_is_tracked_fails_hours_later_in_every_collection(
+def test_a_tracked_message_fails_hours_later_in_every_collection(
     segment: Simulator, client: httpx.Client, collection: str
 ) -> None:
     response = client.post("/v1/track", json=EVENT)
@@ -124,7 +124,7 @@ def test_a_body_may_be_gzip(segment: Simulator, client: httpx.Client) -> None:
     assert (response.status_code, ids(segment)) == (200, ["message-1"])
 
 
-def test_a_write_key_is_asked_for_and_forgotten(segment: Simulator) -> None:
+def test_a_write_key_is_required_and_not_stored(segment: Simulator) -> None:
     with httpx.Client(base_url=segment.url, verify=NO_TLS) as client:
         for headers in ({}, {"Authorization": "Bearer token"}, {"Authorization": "Basic Og=="}):
             assert client.post("/v1/track", json=EVENT, headers=headers).status_code == 401
@@ -139,7 +139,7 @@ def test_a_write_key_is_asked_for_and_forgotten(segment: Simulator) -> None:
         ("/v1/track", b"{", "not JSON"),
         ("/v1/track", b"[" * 5000, "not JSON"),
         ("/v1/track", b'{"userId": "\xff"}', "not JSON"),
-        ("/v1/track", b"[]", "no object"),
+        ("/v1/track", b"[]", "not a JSON object"),
         ("/v1/track", b"{}", "userId or anonymousId"),
         ("/v1/track", b'{"userId": ""}', "userId or anonymousId"),
         ("/v1/track", b'{"userId": true}', "userId or anonymousId"),
@@ -151,7 +151,7 @@ def test_a_write_key_is_asked_for_and_forgotten(segment: Simulator) -> None:
         ("/v1/page", b'{"userId": "%s"}' % (b"x" * 32_768), "32 KB"),
         ("/v1/batch", b'{"userId": "%s"}' % (b"x" * 512_000), "500 KB"),
         ("/v1/batch", b'{"userId": "u"}', "batch must be a list"),
-        ("/v1/batch", b'{"batch": [1]}', "batch[0] is no object"),
+        ("/v1/batch", b'{"batch": [1]}', "batch[0] is not a JSON object"),
         ("/v1/batch", b'{"batch": [{"userId": "u"}]}', "batch[0]: type must be one of track,"),
         ("/v1/batch", b'{"batch": [{"type": "page", "userId": "%s"}]}' % (b"x" * 32_768), "32 KB"),
         (
@@ -161,7 +161,7 @@ def test_a_write_key_is_asked_for_and_forgotten(segment: Simulator) -> None:
         ),
     ],
 )
-def test_what_segment_would_not_take_is_400_and_says_why(
+def test_an_invalid_message_is_400_and_the_error_is_named(
     segment: Simulator, client: httpx.Client, path: str, body: bytes, says: str
 ) -> None:
     response = client.post(path, content=body)
@@ -185,7 +185,7 @@ def test_a_page_of_another_origin_may_send(client: httpx.Client) -> None:
     assert client.get("/v1/t").status_code == 405
 
 
-def test_what_was_tracked_can_be_asked_for(segment: Simulator, client: httpx.Client) -> None:
+def test_the_control_api_returns_tracked_messages(segment: Simulator, client: httpx.Client) -> None:
     client.post("/v1/track", json=EVENT)
     client.post("/v1/track", json=EVENT)
     (told,) = client.get(segment.control_url + "tracked").text.splitlines()

@@ -1,1 +1,1 @@
-"""A simulated Segment: its failure-log API and downloads, as specification chapter 1 describes them."""
+"""A simulated Segment (API, downloads, Tracking API) and an OTLP receiver, for the demo, CI and tests."""

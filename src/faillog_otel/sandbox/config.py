@@ -1,7 +1,7 @@
-"""Which request fails, and how: by rates that the seed decides, and by a script.
+"""How a simulated Segment behaves: its settings, its faults and its clock.
 
-A fault has a name, `listing:503` or `download:truncated`; CATALOGUE says what each does. Whether the n-th
-listing or download meets a fault by rate depends on the seed and n only.
+A fault has a name, such as `listing:503`; CATALOGUE describes each. Faults happen at a rate or by a script.
+By rate, the outcome of the n-th listing or download depends on the seed and n only.
 """
 
 import random
@@ -18,92 +18,26 @@ from faillog_otel.clock import SECOND_NS
 from faillog_otel.errors import ConfigError
 from faillog_otel.sandbox.generator import Dialect
 
-# -- clock ---------------------------------------------------------------------------------------------------
-#
-# The simulator's time: real time that can be moved, or a time that stands still until it is moved.
-
-
-class SimulatedClock:
-    """A `Clock`, safe to use from several threads.
-
-    `now_ns` is the time at the start; None is the real one. `standing`: time passes only where somebody
-    moves it or waits for it, and waiting takes no time.
-    """
-
-    def __init__(self, now_ns: int | None = None, *, standing: bool = False) -> None:
-        self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._standing = standing
-        self._base_ns = time.time_ns() if now_ns is None else now_ns
-        self._origin_ns = time.monotonic_ns()
-        self._moved_ns = 0
-        self._forward_ns = 0  # moves back are left out: monotonic() never runs backwards
-
-    def now_ns(self) -> int:
-        """Nanoseconds since 1970-01-01T00:00:00Z."""
-        with self._lock:
-            return self._base_ns + self._moved_ns + self._passed_ns()
-
-    def monotonic(self) -> float:
-        """Seconds that never run backwards; a move forward counts, one back does not."""
-        with self._lock:
-            return (self._forward_ns + self._passed_ns()) / SECOND_NS
-
-    def wait(self, seconds: float) -> bool:
-        """Lets so much time pass, a standing clock at once; returns True after `stop`, at once."""
-        if not self._standing:
-            return self._stop.wait(max(seconds, 0.0))
-        if not self._stop.is_set():
-            self.forward(max(seconds, 0.0))
-        return self._stop.is_set()
-
-    def stop(self) -> None:
-        """Ends every wait."""
-        self._stop.set()
-
-    def forward(self, seconds: float) -> None:
-        """Moves the time on by so much; a negative number moves it back, as a clock that is set does."""
-        with self._lock:
-            self._move(round(seconds * SECOND_NS))
-
-    def move_to(self, now_ns: int) -> None:
-        """Sets the time; a running clock runs on from there."""
-        with self._lock:
-            self._move(now_ns - (self._base_ns + self._moved_ns + self._passed_ns()))
-
-    def _move(self, by_ns: int) -> None:
-        self._moved_ns += by_ns
-        self._forward_ns += max(by_ns, 0)
-
-    def _passed_ns(self) -> int:
-        return 0 if self._standing else time.monotonic_ns() - self._origin_ns
-
-
-# -- config --------------------------------------------------------------------------------------------------
-#
-# What a simulated Segment is like: everything that can be chosen, with its defaults.
-
-
 Growth = Literal["append", "rewrite", "repack"]
-"""How an hour grows: each later portion is a new object; one object is written anew; all of it is packed
-anew under new names. Which of them Segment does is written nowhere (spec 1)."""
+"""How an hour grows: each later portion is a new object; one object is rewritten; all records are repacked
+under new names. It is not documented which of them Segment does."""
 GROWTHS: tuple[Growth, ...] = ("append", "rewrite", "repack")
 
 Format = Literal["gzip", "jsonl", "zstd", "array"]
 FORMATS: tuple[Format, ...] = ("gzip", "jsonl", "zstd", "array")
 
 Replenish = Literal["hourly", "midnight", "rolling", "window"]
-"""How requests come back: some every hour; all at midnight UTC; each 24 hours after it was made; all when a
-window ends, which begins with the first request."""
+"""How the quota is refilled: a twenty-fourth every hour; all at midnight UTC; each request after 24 hours;
+all when a window ends, which begins with its first request."""
 REPLENISHES: tuple[Replenish, ...] = ("hourly", "midnight", "rolling", "window")
 
 Refusal = Literal["body", "retry-after", "retry-after-date", "both", "none", "html"]
-"""How a 429 says until when to wait: in the body (msBeforeNext), in Retry-After (seconds or a date), in both,
-not at all, or with an HTML page."""
+"""How a 429 names the time to wait: in the body (msBeforeNext), in Retry-After (seconds or a date), in both,
+or not at all (an empty body or an HTML page)."""
 REFUSALS: tuple[Refusal, ...] = ("body", "retry-after", "retry-after-date", "both", "none", "html")
 
 Form = Literal["either", "query", "body", "body-only"]
-"""Where a listing's arguments are looked for; `body-only` refuses a request that has a query."""
+"""Where the API looks for a listing's arguments; `body-only` refuses a request with a query."""
 FORMS: tuple[Form, ...] = ("either", "query", "body", "body-only")
 
 COLLECTIONS = ("shop-mixpanel", "shop-braze", "shop-webhooks")
@@ -112,95 +46,96 @@ _COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", re.ASCII)
 
 
 class WorldConfig(Struct, frozen=True, kw_only=True):
-    """What happened at the customer, and what Segment made of it. Rates are from 0 to 1.
+    """The failures, and how Segment stores them. Rates are from 0 to 1.
 
-    Raises ConfigError where a value makes no sense.
+    Raises ConfigError for a value that is not valid.
     """
 
     seed: int = 1
     collections: tuple[str, ...] = COLLECTIONS
     messages: float = 20.0
-    """Failing messages of a collection's usual hour, on average over the collections."""
+    """Failing messages in a usual hour of a collection, on average over the collections."""
     growth: tuple[Growth, ...] = GROWTHS
-    """The first collection grows by the first, and so on, in turns."""
+    """The first collection grows by the first, the second by the second, and so on, in turns."""
     formats: tuple[Format, ...] = FORMATS
-    """Each object has one of them; an hour with damaged lines is no array."""
+    """Each object has one of them; an hour with damaged lines has no array."""
     damage: float = 0.0
-    """So many records are cut off within their line."""
+    """Rate of records that are truncated."""
     dialect: Dialect = "mixed"
-    """How records are written; see the generator."""
+    """How records are written; see generator.py."""
     duplicates: float = 0.0
-    """So many records come once more, the same bytes, in a later portion of their hour."""
+    """Rate of records that appear again, with the same bytes, in a later portion of their hour."""
     dead: int = 0
-    """So many objects a day can never be downloaded: 404, 500, 503, a reset, half of it, an HTML page."""
+    """Objects a day whose download always fails: 404, 500, 503, a reset, half of it, an HTML page."""
 
     def __post_init__(self) -> None:
         if not self.collections or len(set(self.collections)) != len(self.collections):
-            raise ConfigError("collections: there must be one at least, each once")
+            raise ConfigError("collections must be at least one, each once")
         for collection in self.collections:
             if not _COLLECTION.fullmatch(collection):
-                raise ConfigError(f"collection {collection!r}: letters, digits, `-`, `_` and `.` only")
+                raise ConfigError(
+                    f"collection {collection!r} is not valid; use letters, digits, `-`, `_` and `.`"
+                )
         if not 0 <= self.messages <= 1_000_000:
-            raise ConfigError("messages: from 0 to 1,000,000")
+            raise ConfigError("messages must be from 0 to 1,000,000")
         if not self.growth or not self.formats:
-            raise ConfigError("growth and formats: one at least")
+            raise ConfigError("growth and formats must have at least one item")
         if not 0 <= self.dead <= 24:
-            raise ConfigError("dead: from 0 to 24 objects a day")
+            raise ConfigError("dead must be from 0 to 24 objects a day")
         for name, rate in (("damage", self.damage), ("duplicates", self.duplicates)):
             if not 0 <= rate <= 1:
-                raise ConfigError(f"{name}: a rate from 0 to 1")
+                raise ConfigError(f"{name} must be a rate from 0 to 1")
 
 
 class QuotaConfig(Struct, frozen=True, kw_only=True):
-    """How many listings a day the workspace has. Raises ConfigError where a value makes no sense."""
+    """The workspace's quota of listings. Raises ConfigError for a value that is not valid."""
 
     per_day: int = 120
-    """In each window, where `replenish` is `window`."""
+    """With `replenish="window"`: per window."""
     replenish: Replenish = "hourly"
     window_seconds: float = 60.0
-    """How long a window is."""
+    """The length of a window."""
     headers: bool = True
-    """Successful answers carry `X-RateLimit-*`."""
+    """Whether successful responses have `X-RateLimit-*` headers."""
     refusals: tuple[Refusal, ...] = ("body",)
-    """How 429s say until when to wait; they take turns."""
+    """How 429s name the time to wait, in turns."""
     retry_after: bool = False
-    """A 429 also says Retry-After; Segment's page does not say whether the real one does."""
+    """Whether a 429 with Segment's body has Retry-After too; Segment's page does not say."""
 
     def __post_init__(self) -> None:
         if self.per_day < 1:
-            raise ConfigError("quota: one request a day at least")
+            raise ConfigError("quota must be at least 1 request")
         if not 1 <= self.window_seconds <= 86_400:
-            raise ConfigError("window: from 1 second to a day")
+            raise ConfigError("window must be from 1 second to 1 day")
         if not self.refusals:
-            raise ConfigError("refusal: one shape at least")
+            raise ConfigError("refusal must have at least one item")
 
     @property
     def per_hour(self) -> int:
-        """How many come back every hour, when they come back hourly."""
+        """The hourly refill of a quota that is refilled hourly."""
         return -(-self.per_day // 24)
 
 
 class SimulatorConfig(Struct, frozen=True, kw_only=True):
-    """A whole simulator."""
+    """The settings of one simulator."""
 
     world: WorldConfig = WorldConfig()
     quota: QuotaConfig = QuotaConfig()
     token: str | None = None
-    """The one token that is accepted; None makes one up."""
+    """The token that the API accepts; None generates one."""
     port: int = 0
     download_port: int = 0
-    """Ports on 127.0.0.1; 0 lets the system pick."""
+    """Ports on loopback; 0 lets the system pick one."""
     faults: dict[str, float] = field(default_factory=dict)
-    """How often each fault happens, by name (see faults.py)."""
+    """The rate of each fault, by its name in CATALOGUE."""
     form: Form = "either"
     refusal: Literal[400, 415, 422] = 415
-    """What a listing in a form that is not accepted is answered."""
+    """The status for a listing in a form that is not accepted."""
     slow_seconds: float = 1.0
-    """How long a slow answer takes, in real time."""
+    """How long a slow response takes, in real time."""
 
 
 # -- faults --------------------------------------------------------------------------------------------------
-
 
 Kind = Literal["listing", "download"]
 
@@ -216,49 +151,49 @@ CATALOGUE: dict[str, str] = {
     "listing:504": "504 with an HTML page, counted",
     "listing:reset": "the connection is reset before the request is counted",
     "listing:reset-after": "the request is counted, then the connection is reset",
-    "listing:truncated": "counted; the answer breaks off half-way",
-    "listing:slow": "the answer comes in pieces, over `slow_seconds`",
+    "listing:truncated": "counted; the response breaks off half-way",
+    "listing:slow": "counted; the response takes `slow_seconds`",
     "listing:html": "200 with an HTML page, counted",
     "listing:empty-object": "200 with {}, counted",
     "listing:wrong-shape": "200 with JSON of another shape, counted",
-    "listing:empty": "200 with no URLs, whatever there is; counted",
+    "listing:empty": "200 without URLs even if there are objects, counted",
     "listing:huge": "200 with 100,000 URLs, counted",
     "listing:401": "401, not counted",
     "listing:403": "403, not counted",
     "listing:404": "404 as for an unknown collection, counted",
     "listing:422": "422, counted",
-    "listing:301": "301 to the download origin, not counted",
-    "listing:302": "302 to the download origin, not counted",
-    "listing:307": "307 to the download origin, not counted",
+    "listing:301": "301 to the download server, not counted",
+    "listing:302": "302 to the download server, not counted",
+    "listing:307": "307 to the download server, not counted",
     "download:reset": "the connection is reset half-way",
-    "download:truncated": "Content-Length says all, and half of it comes",
-    "download:slow": "the content comes in pieces, over `slow_seconds`",
-    "download:wrong-length": "Content-Length says less than there is, and only that much comes",
-    "download:expired": "403 as if the two hours were over",
+    "download:truncated": "Content-Length is the whole length, but only half is sent",
+    "download:slow": "the response takes `slow_seconds`",
+    "download:wrong-length": "Content-Length is half the length, and only half is sent",
+    "download:expired": "403 as for an expired URL",
     "download:404": "404 NoSuchKey",
     "download:500": "500 InternalError",
     "download:503": "503 SlowDown",
     "download:html": "200 with an HTML page",
-    "download:301": "301 to the API origin",
-    "download:302": "302 to the API origin",
-    "download:307": "307 to the API origin",
-    "download:no-etag": "all is well, without ETag and Last-Modified",
-    "download:changed": "the same records in another order, under another ETag",
+    "download:301": "301 to the API server",
+    "download:302": "302 to the API server",
+    "download:307": "307 to the API server",
+    "download:no-etag": "the object without ETag and Last-Modified",
+    "download:changed": "the same records in another order, with another ETag",
 }
-"""Every fault by its name, and what it does."""
+"""All faults: name → what it does."""
 
 
 class Scripted(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A fault for the next `times` requests that match."""
+    """A fault for the next `times` requests that match. Raises ConfigError for an unknown name."""
 
     fault: str
     nth: int | None = None
-    """Only the n-th listing or download since the start, from 1."""
+    """Matches only the n-th listing or download since the start, from 1."""
     collection: str | None = None
     hour: str | None = None
     """`2025-05-07T23:00:00Z`"""
     object: str | None = None
-    """Only a download of this object: the path of its URL, without the leading slash."""
+    """Matches only downloads of this object: the path of its URL, without the leading slash."""
     times: int = 1
 
     def __post_init__(self) -> None:
@@ -266,15 +201,15 @@ class Scripted(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Faults:
-    """Safe to use from several threads."""
+    """Picks the fault of each request. Safe to use from several threads."""
 
     def __init__(self, rates: Mapping[str, float], seed: int) -> None:
-        """Raises ConfigError for an unknown name, a rate outside 0 to 1, or rates above 1 together."""
+        """Raises ConfigError for an unknown name, a rate outside 0 to 1, or a sum of rates above 1."""
         check_names(rates)
         for kind in ("listing", "download"):
             own = [rate for name, rate in rates.items() if name.startswith(kind)]
             if not (min(own, default=0) >= 0 and sum(own) <= 1):
-                raise ConfigError(f"{kind} faults: rates from 0 to 1, and not above 1 together")
+                raise ConfigError(f"{kind} faults must have rates from 0 to 1, and a sum of at most 1")
         self._rates = dict(rates)
         self._seed = seed
         self._lock = threading.Lock()
@@ -282,32 +217,32 @@ class Faults:
         self._counts: dict[Kind, int] = {"listing": 0, "download": 0}
 
     def script(self, *faults: Scripted) -> None:
-        """Adds faults to the script; the first that matches a request happens to it."""
+        """Adds faults to the script. A request meets the first that matches it."""
         with self._lock:
             self._script += faults
 
     def stop(self) -> None:
-        """From now on nothing fails."""
+        """Removes all scripted faults and rates."""
         with self._lock:
             self._script.clear()
             self._rates.clear()
 
     def left(self) -> int:
-        """How many faults of the script have not happened yet."""
+        """The number of scripted faults that did not happen yet."""
         with self._lock:
             return sum(scripted.times for scripted in self._script)
 
     def pick(
         self, kind: Kind, collection: str | None, hour: str | None, key: str | None = None
     ) -> str | None:
-        """The name of the fault that happens to the next request of this kind, without the kind."""
+        """The fault of the next request of this kind: its name without the kind; None for no fault."""
         with self._lock:
             self._counts[kind] += 1
             name = self._scripted(kind, collection, hour, key) or self._by_rate(kind)
         return name and name.partition(":")[2]
 
     def _scripted(self, kind: Kind, collection: str | None, hour: str | None, key: str | None) -> str | None:
-        for place, each in enumerate(self._script):
+        for index, each in enumerate(self._script):
             if (
                 each.fault.startswith(kind)
                 and each.nth in (None, self._counts[kind])
@@ -316,7 +251,7 @@ class Faults:
                 and each.object in (None, key)
             ):
                 left = [replace(each, times=each.times - 1)] if each.times > 1 else []
-                self._script[place : place + 1] = left
+                self._script[index : index + 1] = left
                 return each.fault
         return None
 
@@ -331,7 +266,66 @@ class Faults:
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Raises ConfigError that names what is unknown."""
+    """Raises ConfigError for an unknown name."""
     for name in names:
         if name not in CATALOGUE:
-            raise ConfigError(f"there is no fault {name!r}; there are: {', '.join(CATALOGUE)}")
+            raise ConfigError(f"unknown fault {name!r}; use one of: {', '.join(CATALOGUE)}")
+
+
+# -- clock ---------------------------------------------------------------------------------------------------
+
+
+class SimulatedClock:
+    """A `Clock` that can be moved. Safe to use from several threads."""
+
+    def __init__(self, now_ns: int | None = None, *, standing: bool = False) -> None:
+        """`now_ns`: the time at the start, in nanoseconds since 1970; None is the real time.
+
+        `standing`: time passes only by `forward`, `move_to` and `wait`, and `wait` returns at once.
+        """
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._standing = standing
+        self._base_ns = time.time_ns() if now_ns is None else now_ns
+        self._origin_ns = time.monotonic_ns()
+        self._moved_ns = 0
+        self._forward_ns = 0  # without moves back: monotonic() never runs backwards
+
+    def now_ns(self) -> int:
+        """Nanoseconds since 1970-01-01T00:00:00Z."""
+        with self._lock:
+            return self._base_ns + self._moved_ns + self._passed_ns()
+
+    def monotonic(self) -> float:
+        """Seconds that never run backwards: a move forward counts, a move back does not."""
+        with self._lock:
+            return (self._forward_ns + self._passed_ns()) / SECOND_NS
+
+    def wait(self, seconds: float) -> bool:
+        """Waits, or moves a standing clock on by the time. Returns True at once after `stop`."""
+        if not self._standing:
+            return self._stop.wait(max(seconds, 0.0))
+        if not self._stop.is_set():
+            self.forward(max(seconds, 0.0))
+        return self._stop.is_set()
+
+    def stop(self) -> None:
+        """Ends every wait."""
+        self._stop.set()
+
+    def forward(self, seconds: float) -> None:
+        """Moves the time forward; a negative number moves it back."""
+        with self._lock:
+            self._move(round(seconds * SECOND_NS))
+
+    def move_to(self, now_ns: int) -> None:
+        """Sets the time; a running clock goes on from there."""
+        with self._lock:
+            self._move(now_ns - (self._base_ns + self._moved_ns + self._passed_ns()))
+
+    def _move(self, by_ns: int) -> None:
+        self._moved_ns += by_ns
+        self._forward_ns += max(by_ns, 0)
+
+    def _passed_ns(self) -> int:
+        return 0 if self._standing else time.monotonic_ns() - self._origin_ns

@@ -1,8 +1,8 @@
-"""Failure logs as Segment would write them: made up, realistic, and the same for the same seed.
+"""Generated failure logs, realistic and the same for the same seed.
 
-Messages are delivered in batches; a failed one is tried again in another batch, with growing delays over
-four hours, until the destination takes it or Segment gives it up. The lines are in the order in which
-Segment logged them. Source of the shapes: Segment's page "Failure Log Collection".
+Messages are delivered in batches. A failed message is retried in another batch, with growing delays over four
+hours, until the destination accepts it or Segment discards it. The events are in the order in which Segment
+logged them. Source of the format: Segment's page "Failure Log Collection".
 """
 
 import heapq
@@ -18,21 +18,21 @@ from msgspec import Struct
 
 SOURCE_ID = "qL9vTgNcd3xW2b5Yp8RkZm"
 RETRY_SECONDS = (30, 90, 300, 900, 2700, 5400, 9000)
-"""Delays between attempts: about four hours and a half in all, then the message is discarded."""
-_LATEST_SECONDS = 4 * 3600
+"""Delays between attempts: about four and a half hours in all, then the message is discarded."""
+_MAX_RETRY_AGE_SECONDS = 4 * 3600
 
 Dialect = Literal["draft", "page", "mixed"]
-"""How records are written: as the first draft of Segment's page has it (a numeric version, a subscription
-beside the destination, `featureName`, prose as the reason, the attempt of an error), as the page has it now,
-or some deliveries so and some so. Which of them the real Segment writes is written nowhere (spec 1)."""
+"""How records are written: `draft`, as in the first draft of Segment's page (a numeric version, a
+subscription beside the destination, `featureName`, a reason in words, an error's attempt); `page`, as in the
+page now; or `mixed`, some deliveries in each. It is not documented which of them Segment writes."""
 DIALECTS: tuple[Dialect, ...] = ("draft", "page", "mixed")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class DestinationAnswer(Struct, frozen=True):
-    """How a destination may answer: `retried` when Segment tries again, `weight` how often it is given.
+    """One response of a destination. `weight`: its relative frequency; `retried`: whether Segment retries.
 
-    Without a status there is no answer at all: the request timed out.
+    A status of None is a timeout.
     """
 
     weight: int
@@ -44,20 +44,20 @@ class DestinationAnswer(Struct, frozen=True):
 
 
 class Destination(Struct, frozen=True):
-    """One destination: what people call it, where it listens, and how it fails."""
+    """One destination, and how it fails."""
 
     id: str
     name: str
     url: str
     answers: tuple[DestinationAnswer, ...]
     batch: int = 1
-    """At most so many messages travel in one exchange."""
+    """The maximum number of messages in one exchange."""
     passes_through: bool = False
-    """It gets an event that was tracked as it is, and not a mapping of it."""
+    """Whether it receives a tracked event unchanged, instead of a mapping of it."""
     subscription_id: str | None = None
-    """The mapping that its events go through, where it is an Actions destination."""
+    """The mapping of an Actions destination."""
     feature: str = "delivery"
-    """Which part of Segment it is, in the words of the draft."""
+    """The draft's `featureName`."""
 
 
 _OK = {"status": "ok"}
@@ -131,7 +131,7 @@ DESTINATIONS: tuple[Destination, ...] = (
 
 
 class Logged(Struct, frozen=True):
-    """One event, and when Segment logged it (nanoseconds since 1970)."""
+    """One event, and when Segment logged it, in nanoseconds since 1970."""
 
     at_ns: int
     event: bytes
@@ -143,7 +143,7 @@ class _Message(Struct):
     occurred: datetime
     attempt: int = 1
     tracked: dict[str, Any] | None = None
-    """The event, where somebody tracked it; else it is made up."""
+    """The event, if an application sent it; None if it is generated."""
 
 
 def failure_events(
@@ -155,7 +155,7 @@ def failure_events(
     destinations: Sequence[Destination] = DESTINATIONS,
     dialect: Dialect = "mixed",
 ) -> Iterator[bytes]:
-    """The events of so many failing messages, begun within `seconds` after `start`: JSON, no newline."""
+    """Yields the events of failing messages that begin within `seconds` after `start`: JSON, no newline."""
     for logged in logged_events(
         seed, messages, start=start, seconds=seconds, destinations=destinations, dialect=dialect
     ):
@@ -173,10 +173,10 @@ def logged_events(
     none_later: bool = False,
     dialect: Dialect = "mixed",
 ) -> Iterator[Logged]:
-    """The same events, with the times at which they were logged.
+    """Yields the same events, with the times at which they were logged.
 
-    Messages begin at random, so that the last may begin a little after `seconds`, unless `none_later`:
-    then there may be fewer than `messages`.
+    Messages begin at random times; the last may begin a little after `seconds`. With `none_later` it does
+    not, and there may be fewer than `messages`.
     """
     rng = random.Random(seed)
     queue: list[tuple[datetime, int, list[_Message]]] = []
@@ -198,7 +198,7 @@ def logged_events(
         at_ns = _nanoseconds(at + timedelta(seconds=lag))
         for event in events:
             yield Logged(at_ns, event)
-        for message in again:  # each comes back by itself or with others: never surely in the same batch
+        for message in again:  # retries are not batched again
             delay = retry_seconds[message.attempt - 2] * rng.uniform(0.8, 1.2)
             serial += 1
             heapq.heappush(queue, (at + timedelta(seconds=delay), serial, [message]))
@@ -214,7 +214,7 @@ def logged_story(
     retry_seconds: Sequence[int] = RETRY_SECONDS,
     dialect: Dialect = "mixed",
 ) -> Iterator[Logged]:
-    """The events of one message that was tracked at `start`, in the order in which they were logged."""
+    """Yields the events of one message that was tracked at `start`, in the order of logging."""
     rng = random.Random(seed)
     at, left = start, [_Message(message_id, destination, start, tracked=tracked)]
     while left:
@@ -229,7 +229,7 @@ def logged_story(
 def _deliver(
     rng: random.Random, at: datetime, batch: list[_Message], *, retries: int, dialect: Dialect
 ) -> tuple[list[_Message], float, list[bytes]]:
-    """One exchange: the messages to try again, how many seconds later it was logged, its events."""
+    """Delivers a batch in one exchange. Returns the messages to retry, the delay of the log, the events."""
     destination = batch[0].destination
     answer = rng.choices(destination.answers, [each.weight for each in destination.answers])[0]
     exchange_id, lag = _uuid(rng), rng.uniform(0.2, 4.0)
@@ -241,7 +241,7 @@ def _deliver(
         number = {"attempt": message.attempt} if is_draft else {}
         is_ok = answer.status is not None and answer.status < 400
         may_retry = answer.retried and message.attempt <= retries
-        in_time = (at - message.occurred).total_seconds() < _LATEST_SECONDS
+        in_time = (at - message.occurred).total_seconds() < _MAX_RETRY_AGE_SECONDS
         own = {"messageId": message.id}
         outcome = {
             "attempt": message.attempt,
@@ -261,7 +261,7 @@ def _deliver(
         else:
             why = {"discarded": True, "reason": answer.reason or _reason(answer)}
             events.append(write("Error Logged", why | number | drafted | own))
-    if rng.random() < 0.5:  # what belongs together is not always written together
+    if rng.random() < 0.5:  # an exchange may be logged before or after its attempts
         events.append(events.pop(0))
     return again, lag, events
 
@@ -269,7 +269,7 @@ def _deliver(
 def _exchange(
     rng: random.Random, exchange_id: str, *, batch: list[_Message], answer: DestinationAnswer
 ) -> dict[str, Any]:
-    """The exchange's own properties."""
+    """The properties of an exchange, without those that all events have."""
     destination = batch[0].destination
     own: dict[str, Any] = {
         "destinationExchangeId": exchange_id,
@@ -292,7 +292,7 @@ def _exchange(
 
 
 def _sent(rng: random.Random, batch: list[_Message]) -> dict[str, Any]:
-    """What the destination gets."""
+    """The request body that the destination receives."""
     if batch[0].tracked is not None:
         return _mapped(batch[0].tracked, passes_through=batch[0].destination.passes_through)
     sent = [
@@ -308,7 +308,7 @@ def _sent(rng: random.Random, batch: list[_Message]) -> dict[str, Any]:
 
 
 def _mapped(tracked: dict[str, Any], *, passes_through: bool) -> dict[str, Any]:
-    """The event as it is, or the little that a destination with a mapping of its own takes of it."""
+    """The tracked event unchanged, or the few fields that a destination's mapping keeps."""
     if passes_through:
         return tracked
     taken = ("type", "event", "messageId", "userId", "anonymousId")
@@ -335,7 +335,7 @@ def _reason(answer: DestinationAnswer) -> str:
 
 
 def _prose(answer: DestinationAnswer) -> str:
-    """A reason as the draft has it: words, and no code."""
+    """The draft's reason: words, and no code."""
     if answer.status is None:
         return "the destination did not answer in time"
     return f"the destination answered {answer.status}: {_reason(answer)}"

@@ -1,9 +1,9 @@
-"""The truth: for any time, the objects of a collection's hour, byte for byte the same for the same seed.
+"""The objects of every collection and hour at any time, byte for byte the same for the same seed.
 
 An hour's records depend on the seed, the collection and the hour only; how they are packed depends on the
-collection's growth, too. A record is available 1-2 hours after Segment logged it, from a half hour on;
-portions come at half hours. Nothing is kept but a few hours that were looked at lately, and what was
-tracked: that is added to what is made up, and changes nothing that anybody can have seen.
+collection's growth too. A record becomes available 1-2 hours after Segment logged it, in portions at each
+half hour. Only a few recently used hours are cached. Tracked messages add records to the generated ones, and
+never change an object that was read already.
 """
 
 import gzip
@@ -22,7 +22,6 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, hour_of, hour_text
-from faillog_otel.sandbox.bookkeeping import Inbox, Tracked
 from faillog_otel.sandbox.config import Format, Growth, WorldConfig
 from faillog_otel.sandbox.generator import (
     DESTINATIONS,
@@ -32,6 +31,7 @@ from faillog_otel.sandbox.generator import (
     logged_events,
     logged_story,
 )
+from faillog_otel.sandbox.tracking import Inbox, TrackedMessage
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -39,19 +39,19 @@ else:
     from backports import zstd
 
 RETENTION_NS = 28 * DAY_NS
-"""Hours are kept for so long, counted from their start. [doc: spec 1]"""
+"""How long an hour is kept, from its start. [Segment's page]"""
 URL_SECONDS = 7200
-"""A presigned URL works for two hours. [doc: spec 1]"""
+"""How long a presigned URL is valid. [Segment's page]"""
 PORTION_NS = HOUR_NS // 2
 
 _LAG_SECONDS = (3600.0, 5390.0)
-"""After being logged; the rest of the 1-2 hours is waiting for the next portion."""
+"""The delay after logging; until the next portion it becomes 1-2 hours."""
 _RETRY_SECONDS = (30, 90, 300, 900, 2700, 4200, 5400)
-"""Delays between attempts: a little less than four hours in all, as Segment's page says."""
+"""Delays between attempts: a little under four hours in all, as Segment's page says."""
 _RATES = (1.0, 0.25, 1.75)
-"""Collections fail differently; these average to 1."""
+"""Failures per collection, relative to the average."""
 _QUIET = 0.1
-"""So many hours have no failure at all."""
+"""The fraction of hours without failures."""
 _INCIDENT_A_DAY, _INCIDENT_HOURS, _INCIDENT_FACTOR = 1 / 7, (2, 5), 12
 _OUTAGE = (
     DestinationAnswer(
@@ -61,13 +61,13 @@ _OUTAGE = (
 )
 _DOWN = _OUTAGE[:1]
 _DEATHS = ("404", "500", "503", "html", "reset", "truncated", "expired", "302")
-_KEPT_HOURS, _KEPT_GENERATIONS = 32, 16
+_CACHED_HOURS, _CACHED_GENERATIONS = 32, 16
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SUFFIXES: dict[Format, str] = {"gzip": "jsonl.gz", "zstd": "jsonl.zst", "jsonl": "jsonl", "array": "json"}
 
 
 class TrueRecord(Struct, frozen=True):
-    """One record of an hour: its bytes without white space around them, and since when it is there."""
+    """One record of an hour: its bytes without surrounding white space, and when it becomes available."""
 
     raw: bytes
     available_ns: int
@@ -75,7 +75,7 @@ class TrueRecord(Struct, frozen=True):
 
     @property
     def sha256(self) -> str:
-        """Of its bytes, in hex."""
+        """The hash of its bytes, in hex."""
         return hashlib.sha256(self.raw).hexdigest()
 
 
@@ -85,7 +85,7 @@ class StoredObject(Struct, frozen=True):
     collection: str
     hour: int
     key: str
-    """Its name: the path of its URL, without the leading slash."""
+    """The path of its URL, without the leading slash."""
     records: tuple[TrueRecord, ...]
     content: bytes
     modified_ns: int
@@ -93,28 +93,28 @@ class StoredObject(Struct, frozen=True):
 
     @property
     def etag(self) -> str:
-        """As S3 makes it: the MD5 of the content, in quotation marks."""
+        """S3's ETag: the MD5 of the content, in quotation marks."""
         return f'"{hashlib.md5(self.content, usedforsecurity=False).hexdigest()}"'
 
     def rotated(self) -> "StoredObject":
-        """The same records in another order: other bytes, another ETag."""
+        """The object with its records in another order, and so with another ETag."""
         records = (*self.records[-1:], *self.records[:-1])
         return replace(self, records=records, content=_packed(self.format, records))
 
 
 class World:
-    """All collections and hours, and what was tracked. Safe to use from several threads."""
+    """All collections and hours, tracked messages included. Safe to use from several threads."""
 
     def __init__(self, config: WorldConfig, inbox: Inbox | None = None) -> None:
         self.config = config
         self._inbox = inbox or Inbox(config.seed)
-        self._records_of = lru_cache(_KEPT_HOURS)(self._records)
-        self._objects_of = lru_cache(_KEPT_GENERATIONS)(self._packed_objects)
+        self._records_of = lru_cache(_CACHED_HOURS)(self._records)
+        self._objects_of = lru_cache(_CACHED_GENERATIONS)(self._packed_objects)
 
     def death(self, stored: StoredObject) -> str | None:
-        """The fault by which an object can never be downloaded; None for nearly all of them.
+        """The fault with which each download of an object fails (`--dead`); None for most objects.
 
-        It is the first object of one of the day's hours: with `rewrite` the only one.
+        Dead objects are the first of their hour.
         """
         day, hour_of_day = divmod(stored.hour, 24)
         name = stored.key.rpartition("/")[2]
@@ -128,7 +128,7 @@ class World:
         return None
 
     def records(self, collection: str, hour: int) -> tuple[TrueRecord, ...]:
-        """All records that an hour will ever have, as far as is known, in the order in which they come."""
+        """All records of an hour, future ones included, in the order in which they become available."""
         return self._records_of(collection, hour, self._inbox.count(hour))
 
     def growth(self, collection: str) -> Growth:
@@ -137,11 +137,11 @@ class World:
         return growths[self.config.collections.index(collection) % len(growths)]
 
     def destination(self, collection: str) -> Destination:
-        """Whose failures the collection holds."""
+        """The destination whose failures the collection has."""
         return DESTINATIONS[self.config.collections.index(collection) % len(DESTINATIONS)]
 
     def is_incident(self, collection: str, hour: int) -> bool:
-        """Whether the collection's destination is down in this hour: about once a week, for hours."""
+        """Whether the collection's destination is down in this hour: about once a week, for 2-5 hours."""
         for day in (hour // 24 - 1, hour // 24):
             rng = self._random(collection, day, "incident")
             if rng.random() < _INCIDENT_A_DAY:
@@ -151,7 +151,7 @@ class World:
         return False
 
     def messages(self, collection: str, hour: int) -> int:
-        """How many messages begin to fail in this hour: fewer at night, none in a quiet hour."""
+        """The number of messages that begin to fail in this hour: fewer at night, none in a quiet hour."""
         rng = self._random(collection, hour, "messages")
         rate = _RATES[self.config.collections.index(collection) % len(_RATES)]
         usual = self.config.messages * rate * (1.0 + 0.5 * math.sin(math.tau * (hour % 24 - 9) / 24))
@@ -162,28 +162,28 @@ class World:
         return max(0, round(rng.gauss(mean, math.sqrt(mean))))
 
     def objects(self, collection: str, hour: int, now_ns: int) -> tuple[StoredObject, ...]:
-        """What the hour consists of at a time; nothing before its first portion and after 28 days."""
+        """The objects of an hour at a time; none before its first portion and after 28 days."""
         if hour * HOUR_NS + RETENTION_NS <= now_ns:
             return ()
-        self._inbox.shown(now_ns)  # before it is counted, so that none that comes now can be in it
+        self._inbox.note_listed(now_ns)  # before messages are counted: one that arrives now must not be in it
         generation = self.generation(collection, hour, now_ns)
         return self._of_generation(collection, hour, generation) if generation else ()
 
     def generation(self, collection: str, hour: int, now_ns: int) -> int:
-        """How many portions there are at a time."""
+        """The number of portions of an hour at a time."""
         if hour >= hour_of(now_ns):
-            return 0  # not even its first record can be there: nothing needs to be made up
+            return 0  # no record can be available yet: skip the generator
         return bisect_right(_portions(self.records(collection, hour)), now_ns)
 
     def find(self, key: str, now_ns: int) -> StoredObject | None:
-        """The object of a name at a time; one that was packed anew stays while URLs of it may be valid."""
+        """The object with a key at a time. A repacked object stays while URLs of it may be valid."""
         parts = key.split("/")
         if len(parts) != 3 or parts[0] not in self.config.collections:
             return None
         collection, hour = parts[0], parse_hour(f"{parts[1]}:00:00Z")
         if hour is None or hour * HOUR_NS + RETENTION_NS <= now_ns:
             return None
-        self._inbox.shown(now_ns)
+        self._inbox.note_listed(now_ns)
         latest = self.generation(collection, hour, now_ns)
         oldest = self.generation(collection, hour, now_ns - URL_SECONDS * SECOND_NS)
         for generation in range(latest, max(oldest, 1) - 1, -1):
@@ -195,35 +195,36 @@ class World:
     def _of_generation(self, collection: str, hour: int, generation: int) -> tuple[StoredObject, ...]:
         return self._objects_of(collection, hour, generation, self._inbox.count(hour))
 
-    # -- what happened ---------------------------------------------------------------------------------
+    # -- records ---------------------------------------------------------------------------------------
 
     def _records(self, collection: str, hour: int, tracked: int) -> tuple[TrueRecord, ...]:
-        """What is made up, then the stories of the first so many messages that were tracked in the hour."""
-        whole = self._failures(collection, hour)
-        made_up = self._repeated(self._damaged(whole, collection, hour), collection, hour)
-        stories = [self._story(collection, message) for message in self._inbox.of(hour, tracked)]
-        return tuple(sorted(chain(made_up, *stories), key=_available))
+        """The generated records, and those of the first `tracked` messages of the hour."""
+        generated = self._damaged(self._failures(collection, hour), collection, hour)
+        generated = self._repeated(generated, collection, hour)
+        stories = [self._story(collection, message) for message in self._inbox.messages_of(hour, tracked)]
+        return tuple(sorted(chain(generated, *stories), key=_available))
 
-    def _story(self, collection: str, message: Tracked) -> Iterator[TrueRecord]:
-        """The destination is down for it, until Segment gives it up. Neither damaged nor repeated: whoever
-        tracked it looks for it.
+    def _story(self, collection: str, message: TrackedMessage) -> Iterator[TrueRecord]:
+        """A tracked message's records: all its attempts fail, then Segment discards it.
+
+        They are never damaged or repeated, because its sender looks for them.
         """
         name = f"{collection}/{message.id}"
         logged = logged_story(
             _number(self.config.seed, name, 0, "story"),
             message.id,
             message.event,
-            start=_EPOCH + timedelta(microseconds=message.at_ns // 1000),
+            start=_EPOCH + timedelta(microseconds=message.received_ns // 1000),
             destination=replace(self.destination(collection), answers=_DOWN),
             retry_seconds=_RETRY_SECONDS,
             dialect=self.config.dialect,
         )
         rng = self._random(name, 0, "lateness")
-        not_before_ns = (message.after_ns // PORTION_NS + 1) * PORTION_NS
+        not_before_ns = (message.listed_until_ns // PORTION_NS + 1) * PORTION_NS
         return (TrueRecord(each.event, max(_ready_ns(each, rng), not_before_ns)) for each in logged)
 
     def _failures(self, collection: str, hour: int) -> list[TrueRecord]:
-        """What is made up, in the order in which it becomes available."""
+        """The generated records, in the order in which they become available."""
         destination = self.destination(collection)
         if self.is_incident(collection, hour):
             destination = replace(destination, answers=_OUTAGE)
@@ -241,8 +242,9 @@ class World:
         return sorted((TrueRecord(each.event, _ready_ns(each, rng)) for each in logged), key=_available)
 
     def _damaged(self, records: list[TrueRecord], collection: str, hour: int) -> list[TrueRecord]:
-        """Some cut off. Never the first of a portion and never two in a row: that is what tells broken
-        JSON Lines from a stream of values, and nobody should have to guess.
+        """Truncates some records, but never the first of a portion and never two in a row.
+
+        A reader could not tell JSON Lines with such damage from a stream of JSON values.
         """
         rng = self._random(collection, hour, "damage")
         result: list[TrueRecord] = []
@@ -260,7 +262,7 @@ class World:
         return result
 
     def _repeated(self, records: list[TrueRecord], collection: str, hour: int) -> list[TrueRecord]:
-        """Some once more, in a later portion."""
+        """Adds some records again, in a later portion."""
         rng = self._random(collection, hour, "duplicates")
         portions = _portions(tuple(records))
         again = []
@@ -270,25 +272,25 @@ class World:
                 again.append(replace(record, available_ns=rng.choice(later)))
         return sorted(records + again, key=_available)
 
-    # -- how it is packed ------------------------------------------------------------------------------
+    # -- objects ---------------------------------------------------------------------------------------
 
     def _packed_objects(
         self, collection: str, hour: int, generation: int, tracked: int
     ) -> tuple[StoredObject, ...]:
         records = self._records_of(collection, hour, tracked)
         portions = _portions(records)[:generation]
-        there = [record for record in records if record.available_ns <= portions[-1]]
+        available = [record for record in records if record.available_ns <= portions[-1]]
         has_damage = any(record.damaged for record in records)
         growth = self.growth(collection)
         if growth == "append":
             chunks = [
-                (f"{n:04}", [each for each in there if each.available_ns == portion])
+                (f"{n:04}", [each for each in available if each.available_ns == portion])
                 for n, portion in enumerate(portions)
             ]
         elif growth == "rewrite":
-            chunks = [("events", there)]
+            chunks = [("events", available)]
         else:
-            chunks = [(f"{generation:04}-{n}", chunk) for n, chunk in enumerate(_thirds(there))]
+            chunks = [(f"{generation:04}-{n}", chunk) for n, chunk in enumerate(_thirds(available))]
         folder = f"{collection}/{hour_text(hour)[:13]}"
         return tuple(
             self._object(collection, hour, f"{folder}/{name}", chunk, has_damage=has_damage)
@@ -301,7 +303,7 @@ class World:
         number = _number(self.config.seed, name, 0, "name")
         form = self.config.formats[number % len(self.config.formats)]
         if form == "array" and has_damage:
-            form = "jsonl"  # in an array the first broken record would take all behind it along
+            form = "jsonl"  # in an array the first broken record would make the rest unreadable
         key = f"{name}-{number % 2**32:08x}.{_SUFFIXES[form]}"
         content = _packed(form, records)
         return StoredObject(
@@ -313,7 +315,7 @@ class World:
 
 
 def parse_hour(text: str) -> int | None:
-    """An hour as the API writes it, `2025-05-07T23:00:00Z`; None where the text is no whole hour."""
+    """Parses an hour as the API writes it, `2025-05-07T23:00:00Z`; None if it is not a whole hour."""
     try:
         at = datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
     except ValueError:
@@ -323,7 +325,7 @@ def parse_hour(text: str) -> int | None:
 
 
 def _ready_ns(logged: Logged, rng: random.Random) -> int:
-    """When the first portion comes that has it."""
+    """When the first portion with this event becomes available."""
     ready_ns = logged.at_ns + round(rng.uniform(*_LAG_SECONDS) * SECOND_NS)
     return -(-ready_ns // PORTION_NS) * PORTION_NS
 
@@ -337,7 +339,7 @@ def _portions(records: tuple[TrueRecord, ...]) -> list[int]:
 
 
 def _thirds(records: list[TrueRecord]) -> Iterator[list[TrueRecord]]:
-    """At most three parts, none of them empty, none with a damaged record in front."""
+    """Splits records into at most three parts. No part is empty or begins with a damaged record."""
     size = max(1, -(-len(records) // 3))
     part: list[TrueRecord] = []
     for record in records:
@@ -358,6 +360,6 @@ def _packed(form: Format, records: tuple[TrueRecord, ...] | list[TrueRecord]) ->
 
 
 def _number(seed: int, name: str, number: int, what: str) -> int:
-    """Seeds everything: the same on every machine."""
+    """A number for a random generator's seed, the same on every machine."""
     digest = hashlib.sha256(f"{seed}/{name}/{number}/{what}".encode()).digest()
     return int.from_bytes(digest[:8], "big")

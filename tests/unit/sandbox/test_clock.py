@@ -1,4 +1,4 @@
-"""The simulator's time: it passes, or stands; it can be moved; waiting can be ended."""
+"""The simulated clock: it runs or stands, it can be moved, and `stop` ends every wait."""
 
 import threading
 import time
@@ -7,7 +7,7 @@ from faillog_otel.clock import HOUR_NS, SECOND_NS, Clock
 from faillog_otel.sandbox.config import SimulatedClock
 
 
-def test_a_standing_clock_moves_by_what_is_waited() -> None:
+def test_waiting_moves_a_standing_clock() -> None:
     clock: Clock = SimulatedClock(5 * HOUR_NS, standing=True)
     before = clock.monotonic()
     assert clock.wait(3600.0) is False
@@ -16,7 +16,7 @@ def test_a_standing_clock_moves_by_what_is_waited() -> None:
     assert clock.now_ns() == 6 * HOUR_NS
 
 
-def test_a_running_clock_runs_on_from_where_it_is_set() -> None:
+def test_a_running_clock_goes_on_from_the_time_that_was_set() -> None:
     clock = SimulatedClock()
     real_ns = time.time_ns()
     assert clock.now_ns() <= time.time_ns()
@@ -44,7 +44,7 @@ def test_stop_ends_a_wait_and_every_later_one() -> None:
     assert (ended, clock.wait(3600.0)) == ([True], True)
 
 
-def test_a_stopped_clock_that_stands_is_not_moved_by_waiting() -> None:
+def test_waiting_does_not_move_a_stopped_clock() -> None:
     clock = SimulatedClock(5 * HOUR_NS, standing=True)
     clock.stop()
     assert clock.wait(3600.0) is True

@@ -1,4 +1,4 @@
-"""How the simulated server counts: never more than its way of replenishing says."""
+"""The simulated quota never grants more than its refill rule allows."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ def test_midnight_never_grants_more_than_the_quota_in_a_day(seconds: list[int]) 
 
 
 @given(steps)
-def test_hourly_never_grants_more_than_the_quota_and_what_came_back(seconds: list[int]) -> None:
+def test_hourly_never_grants_more_than_the_quota_and_its_refills(seconds: list[int]) -> None:
     times = granted("hourly", seconds, per_day=48)
     for n, first in enumerate(times):
         for m, last in enumerate(times[n:], 1):
@@ -50,7 +50,7 @@ def test_hourly_never_grants_more_than_the_quota_and_what_came_back(seconds: lis
 
 
 @pytest.mark.parametrize("replenish", REPLENISHES)
-def test_after_the_time_that_it_tells_there_is_more(replenish: Any) -> None:
+def test_a_request_is_granted_at_the_reset_time(replenish: Any) -> None:
     quota = ServerQuota(QuotaConfig(replenish=replenish, window_seconds=3600))
     for step in range(120):
         assert quota.take(NOW + step * SECOND_NS).granted
@@ -60,7 +60,7 @@ def test_after_the_time_that_it_tells_there_is_more(replenish: Any) -> None:
     assert quota.take(refused.reset_ns).granted
 
 
-def test_five_of_120_come_back_every_hour() -> None:
+def test_hourly_refills_five_of_120() -> None:
     quota = ServerQuota(QuotaConfig())
     assert [quota.take(NOW).remaining for _ in range(120)] == list(range(119, -1, -1))
     assert quota.take(NOW + HOUR_NS).remaining == 4
@@ -71,7 +71,7 @@ def test_five_of_120_come_back_every_hour() -> None:
 @given(
     st.lists(st.integers(-3600, 4 * 3600), max_size=100), st.sampled_from(["hourly", "midnight", "rolling"])
 )
-def test_a_clock_that_steps_back_gives_nothing(seconds: list[int], replenish: Any) -> None:
+def test_a_clock_that_steps_back_refills_nothing(seconds: list[int], replenish: Any) -> None:
     config = QuotaConfig(per_day=12, replenish=replenish)
     quota, now_ns, count = ServerQuota(config), NOW, 0
     latest = now_ns
@@ -86,16 +86,16 @@ def test_a_clock_that_steps_back_gives_nothing(seconds: list[int], replenish: An
 
 
 @given(st.lists(st.integers(0, 6 * 3600), min_size=1, max_size=80))
-def test_it_knows_the_most_requests_in_24_hours(seconds: list[int]) -> None:
+def test_it_reports_the_most_requests_in_24_hours(seconds: list[int]) -> None:
     quota, now_ns, times = ServerQuota(QuotaConfig()), NOW, []
     for step in seconds:
         now_ns += step * SECOND_NS
-        quota.saw(now_ns)
+        quota.note_request(now_ns)
         times.append(now_ns)
     assert quota.max_in_24_hours == max(sum(at - DAY_NS < each <= at for each in times) for at in times)
 
 
-def test_no_quota_makes_no_sense() -> None:
+def test_a_quota_of_zero_is_refused() -> None:
     with pytest.raises(ConfigError):
         QuotaConfig(per_day=0)
 
@@ -119,11 +119,11 @@ def test_window_never_grants_more_than_the_quota_in_a_window(seconds: list[int],
     )
 
 
-def test_it_knows_what_came_before_the_time_that_it_named() -> None:
+def test_it_reports_requests_before_the_time_that_it_asked_to_wait_for() -> None:
     quota = ServerQuota(QuotaConfig())
-    quota.told(NOW, NOW + 10 * SECOND_NS)
-    quota.told(NOW + SECOND_NS, NOW + 15 * SECOND_NS)
+    quota.note_wait_until(NOW, NOW + 10 * SECOND_NS)
+    quota.note_wait_until(NOW + SECOND_NS, NOW + 15 * SECOND_NS)
     for at_ns in (NOW + SECOND_NS, NOW + 14 * SECOND_NS, NOW + 15 * SECOND_NS):
-        quota.saw(at_ns)
+        quota.note_request(at_ns)
     assert quota.too_early == 2
     assert quota.asked_to_wait_seconds == 15

@@ -1,4 +1,4 @@
-"""What becomes of a message that was tracked: a story in every collection; nothing seen before changes."""
+"""Tracked messages: each fails in every collection, and never changes an object that was read before."""
 
 import json
 from typing import Any
@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from faillog_otel.clock import HOUR_NS, SECOND_NS, parse_rfc3339
-from faillog_otel.sandbox.bookkeeping import Inbox
 from faillog_otel.sandbox.config import GROWTHS, Growth, WorldConfig
+from faillog_otel.sandbox.tracking import Inbox
 from faillog_otel.sandbox.world import World
 
 HOUR = 480_000
@@ -33,12 +33,12 @@ def made(**config: Any) -> tuple[World, Inbox]:
 
 def story(collection: str) -> list[dict[str, Any]]:
     world, inbox = made()
-    inbox.take(EVENT, NOW)
+    inbox.add(EVENT, NOW)
     return [json.loads(record.raw) for record in world.records(collection, HOUR)]
 
 
 @pytest.mark.parametrize("collection", COLLECTIONS)
-def test_a_message_fails_for_hours_and_is_then_given_up(collection: str) -> None:
+def test_a_message_fails_for_hours_and_is_then_discarded(collection: str) -> None:
     events = sorted(story(collection), key=lambda each: str(each["properties"]["occurredAt"]))
     attempts = [e["properties"] for e in events if e["event"] == "Delivery Attempt Logged"]
     exchanges = [e["properties"] for e in events if e["event"] == "Destination Exchange Logged"]
@@ -57,9 +57,9 @@ def test_a_message_fails_for_hours_and_is_then_given_up(collection: str) -> None
     assert 2 * HOUR_NS < last - first < 5 * HOUR_NS
 
 
-def test_its_records_show_up_one_to_two_hours_after_they_were_logged() -> None:
+def test_its_records_appear_one_to_two_hours_after_they_were_logged() -> None:
     world, inbox = made()
-    inbox.take(EVENT, NOW)
+    inbox.add(EVENT, NOW)
     for record in world.records("webhooks", HOUR):
         logged_ns = parse_rfc3339(json.loads(record.raw)["properties"]["loggedAt"])
         assert logged_ns is not None
@@ -84,10 +84,10 @@ def test_the_same_message_at_the_same_time_is_the_same_bytes() -> None:
     assert story("braze") == story("braze")
 
 
-def test_what_is_made_up_stays_as_it_was() -> None:
+def test_a_tracked_message_leaves_generated_records_unchanged() -> None:
     alone, _ = made(messages=9.0, damage=0.2, duplicates=0.2)
     world, inbox = made(messages=9.0, damage=0.2, duplicates=0.2)
-    inbox.take(EVENT, NOW)
+    inbox.add(EVENT, NOW)
     for collection in COLLECTIONS:
         made_up, records = alone.records(collection, HOUR), world.records(collection, HOUR)
         assert tuple(record for record in records if record in made_up) == made_up
@@ -98,14 +98,16 @@ def test_what_is_made_up_stays_as_it_was() -> None:
     st.sampled_from(GROWTHS),
     st.lists(st.tuples(st.integers(-90, 240), st.booleans()), min_size=2, max_size=12),
 )
-def test_whatever_was_seen_can_be_made_up_again(growth: Growth, steps: list[tuple[int, bool]]) -> None:
-    """However the clock is moved, forwards or back, between what is tracked and what is looked at."""
+def test_an_object_that_was_read_can_be_generated_again(
+    growth: Growth, steps: list[tuple[int, bool]]
+) -> None:
+    """The clock may move forward or back between tracking a message and reading objects."""
     world, inbox = made(growth=(growth,), messages=3.0, damage=0.2)
     now_ns, seen = NOW, []
     for number, (minutes, tracks) in enumerate(steps):
         now_ns += minutes * MINUTE_NS
         if tracks:
-            inbox.take(EVENT | {"messageId": f"message-{number}"}, now_ns)
+            inbox.add(EVENT | {"messageId": f"message-{number}"}, now_ns)
         seen += [
             (hour, now_ns, world.objects("webhooks", hour, now_ns))
             for hour in range(now_ns // HOUR_NS - 5, now_ns // HOUR_NS + 1)
@@ -116,15 +118,15 @@ def test_whatever_was_seen_can_be_made_up_again(growth: Growth, steps: list[tupl
             assert world.find(each.key, at_ns) == each
 
 
-def test_a_message_that_comes_again_is_taken_once() -> None:
+def test_a_message_that_is_sent_again_counts_once() -> None:
     _, inbox = made()
-    first = inbox.take(EVENT, NOW)
-    assert inbox.take(EVENT | {"event": "Other"}, NOW + HOUR_NS) == first
+    first = inbox.add(EVENT, NOW)
+    assert inbox.add(EVENT | {"event": "Other"}, NOW + HOUR_NS) == first
     assert inbox.messages() == [first]
 
 
 def test_a_message_without_an_id_gets_one() -> None:
     _, inbox = made()
-    ids = {inbox.take({"type": "page", "userId": "u"}, NOW).id for _ in range(3)}
+    ids = {inbox.add({"type": "page", "userId": "u"}, NOW).id for _ in range(3)}
     assert len(ids) == 3
     assert all(each.startswith("api-") and len(each) == 31 for each in ids)

@@ -1,4 +1,4 @@
-"""The simulated truth: late, growing, the same for the same seed, and nothing that was there goes away."""
+"""Simulated hours: records come late, hours grow, nothing disappears, and a seed gives the same bytes."""
 
 import gzip
 import json
@@ -62,7 +62,7 @@ def test_however_an_hour_grows_it_holds_the_same_records(collection: str, hour: 
 
 @pytest.mark.parametrize("collection", COLLECTIONS)
 def test_a_record_is_available_one_to_two_hours_after_it_was_logged(collection: str) -> None:
-    """And no message of another hour is in it."""
+    """An hour has the messages that began in it, and no others."""
     for hour in range(HOUR, HOUR + 48):
         for record in world().records(collection, hour):
             logged_ns = parse_rfc3339(json.loads(record.raw)["properties"]["loggedAt"])
@@ -89,7 +89,7 @@ def test_another_seed_gives_other_records() -> None:
     assert world(seed=1).records("one", HOUR) != world(seed=2).records("one", HOUR)
 
 
-def test_how_each_growth_shows() -> None:
+def test_each_growth_changes_keys_and_etags_in_its_own_way() -> None:
     hour = next(h for h in range(HOUR, HOUR + 99) if len({r.available_ns for r in records_of(h)}) >= 4)
     portions = sorted({record.available_ns for record in records_of(hour)})
     seen = {
@@ -113,7 +113,7 @@ def records_of(hour: int) -> tuple[Any, ...]:
 @pytest.mark.parametrize("growth", GROWTHS)
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_reader_finds_the_records_and_the_damaged_ones(growth: Any, form: Any) -> None:
-    """As the forwarder reads them: what is damaged is one bad record each, and takes nothing along."""
+    """The forwarder reads each damaged line as one bad record, and all other records unchanged."""
     made = world(growth=(growth,), formats=(form,), damage=0.3, duplicates=0.2, messages=12.0)
     damaged = 0
     for hour in range(HOUR, HOUR + 12):
@@ -163,7 +163,7 @@ def test_an_hour_is_empty_before_its_first_record_and_after_28_days() -> None:
 
 
 @pytest.mark.parametrize("key", ["", "/", "one", "one/2024-10-04T00/", "one/now/x", "four/2024-10-04T00/x"])
-def test_names_of_nothing(key: str) -> None:
+def test_an_unknown_key_has_no_object(key: str) -> None:
     assert world().find(key, (HOUR + 9) * HOUR_NS) is None
 
 
@@ -197,7 +197,7 @@ def test_no_messages_is_a_world_without_failures() -> None:
         {"formats": ()},
     ],
 )
-def test_worlds_that_make_no_sense(config: dict[str, Any]) -> None:
+def test_invalid_settings_are_refused(config: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         world(**config)
 
@@ -210,7 +210,7 @@ def test_an_hours_text_is_read_back(hour: int) -> None:
 @pytest.mark.parametrize(
     "text", ["", "2024-10-04T00:30:00Z", "2024-10-4T0:00:00Z", "2024-10-04", "1969-12-31T23:00:00Z"]
 )
-def test_what_is_no_hour(text: str) -> None:
+def test_a_text_that_is_not_a_whole_hour_is_refused(text: str) -> None:
     assert parse_hour(text) is None
 
 
