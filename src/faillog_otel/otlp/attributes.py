@@ -13,7 +13,7 @@ from faillog_otel.config import Bodies, Limits, Secret
 from faillog_otel.json_syntax import holds_too_much, is_too_deep, parse_json_lossless
 from faillog_otel.otlp.wire import Attributes, Value
 from faillog_otel.redact.redactor import mark, redact_text
-from faillog_otel.redact.vocabulary import Kind, classify_key, holds
+from faillog_otel.redact.vocabulary import Kind, classify_key, is_sensitive
 
 # -- body keys -----------------------------------------------------------------------------------------------
 #
@@ -326,7 +326,7 @@ def _named_value(
     if (
         kind
         and not isinstance(leaf, bool)
-        and any(holds(kind, name, text[:_READ_CHARACTERS]) for text in _texts(leaf))
+        and any(is_sensitive(kind, name, text[:_READ_CHARACTERS]) for text in _texts(leaf))
     ):
         return mark(kind, as_text(leaf), key)
     if isinstance(leaf, bool | float) or (isinstance(leaf, int) and -(2**63) <= leaf < 2**63):

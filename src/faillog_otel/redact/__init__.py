@@ -1,1 +1,1 @@
-"""Finds secrets and personal data in texts, and masks them."""
+"""Finds and redacts secrets and personal data in text."""

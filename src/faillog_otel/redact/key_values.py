@@ -1,7 +1,8 @@
-"""How a telling name and its value are written: a table of notations, and where in each the value begins.
+"""Keys and their values in all notations: JSON, XML, YAML, HTML, headers, calls, tables, sentences.
 
-A notation is found around a name and read from there. What is between a name and its value, and the markup
-around both, is defined once. Linear: what is looked at around a name is bounded.
+`OF_QUOTED_NAMES` and `OF_BARE_NAMES` are the tables of notations: each finds the start of a value near a
+sensitive key and reads the value. `table_at` reads the columns below a row of names (CSV, Markdown). The cost
+is linear: the text examined around a key is bounded, and each row of a table is read once.
 """
 
 import re
@@ -12,24 +13,19 @@ from msgspec import Struct
 from faillog_otel.redact.unescape import UnescapedText
 from faillog_otel.redact.value_spans import (
     WINDOW,
-    Place,
-    Span,
-    TellingName,
+    Match,
+    SensitiveKey,
+    ValueSpan,
     bare,
     end_of,
     line_end,
-    place_of,
+    match_of,
     string_at,
     value_at,
 )
-from faillog_otel.redact.vocabulary import Kind, classify_key, holds, is_id, looks_random
+from faillog_otel.redact.vocabulary import Kind, classify_key, is_id, is_sensitive, looks_random
 
-# -- columns -------------------------------------------------------------------------------------------------
-#
-# Values below their telling names: tables with a row of names, as CSV and Markdown write them.
-#
-# Linear: each row is read once, for all telling names above it.
-
+# -- tables -------------------------------------------------------------------------------------------------
 
 _CELLS = {
     delimiter: re.compile(
@@ -38,36 +34,43 @@ _CELLS = {
     )
     for delimiter, blanks in ((",", ""), (";", ""), ("\t", "[ ]*+"), ("|", "[ ]*+"))
 }
-"""A blank behind a comma is part of the cell, and so of no name: sentences have it."""
+"""A blank after a comma belongs to the cell, so such a cell is no name: sentences have it."""
 _DELIMITER = re.compile(r"[,;\t|](?=[^,;\t|\r\n]*\Z)")
 _REST = re.compile(r"[\"'*`_]{0,3}[ ]*+(?P<delimiter>[,;\t|])?[\w.()/ \"*`,;\t|-]{0,1000}+\r?\n")
 _NAME = re.compile(r"(?:[*`_]{0,3}[^\W\d][\w.()/-]*+(?:[ ][\w.()/-]++){0,3}[*`_]{0,3})?")
 _TO_STRING = re.compile(r"[^\n]*[:\[(]\s*[\"']")
-_Head = list[tuple[str, Kind | None]]
+_Header = list[tuple[str, Kind | None]]
 _LINE_END = re.compile(r"\r?\n")
-_BELOW = re.compile(r"\r?\n(?:[|+: -]*-[|+: -]*+\r?\n)?")
+_HEADER_END = re.compile(r"\r?\n(?:[|+: -]*-[|+: -]*+\r?\n)?")
 
 
-def table_at(plain: UnescapedText, start: int, end: int) -> tuple[list[Place], int]:
-    """What the table holds whose first telling name is here, and up to where no other one begins."""
+def table_at(plain: UnescapedText, start: int, end: int) -> tuple[list[Match], int]:
+    """Returns the matches in a table whose first sensitive name is here, and the offset up to which no other
+    table begins.
+    """
     text, first = plain.text, max(0, start - WINDOW)
     line = text.rfind("\n", first, start) + 1
     if first > line or not (rest := _REST.match(text, end)):
         return [], 0
     delimiter = rest["delimiter"] or "".join(_DELIMITER.findall(text, line, start))
-    above = text.count(delimiter, max(first, text.rfind("\n", first, line - 1)), line) + 1 if line else 0
+    previous = text.count(delimiter, max(first, text.rfind("\n", first, line - 1)), line) + 1 if line else 0
     for at in (line, end_of(_TO_STRING, text, line, start)) if delimiter in _CELLS else ():
-        head = _row(text, at, delimiter)
-        names = [text[slice(*_span(cell))] for cell in head]
-        below = _BELOW.match(text, head[-1].end()) if head else None
-        if below and len(head) != above and sum(map(bool, names)) > 1 and all(map(_NAME.fullmatch, names)):
+        header = _row(text, at, delimiter)
+        names = [text[slice(*_span(cell))] for cell in header]
+        header_end = _HEADER_END.match(text, header[-1].end()) if header else None
+        if (
+            header_end
+            and len(header) != previous
+            and sum(map(bool, names)) > 1
+            and all(map(_NAME.fullmatch, names))
+        ):
             kinds = [classify_key(name) for name in names]
-            return _below(plain, list(zip(names, kinds, strict=True)), delimiter, below.end())
+            return _read_rows(plain, list(zip(names, kinds, strict=True)), delimiter, header_end.end())
     return [], rest.end()
 
 
 def _row(text: str, at: int, delimiter: str) -> list[re.Match[str]]:
-    """The cells of the row that begins here."""
+    """Returns the cells of the row that begins here."""
     cells: list[re.Match[str]] = []
     while len(cells) <= WINDOW and (cell := _CELLS[delimiter].match(text, cells[-1].end() if cells else at)):
         cells.append(cell)
@@ -80,59 +83,58 @@ def _span(cell: re.Match[str]) -> tuple[int, int]:
     return cell.span("bare" if cell["quoted"] is None else "quoted")
 
 
-def _below(plain: UnescapedText, head: _Head, delimiter: str, at: int) -> tuple[list[Place], int]:
-    text, places = plain.text, []
+def _read_rows(plain: UnescapedText, header: _Header, delimiter: str, at: int) -> tuple[list[Match], int]:
+    text, matches = plain.text, []
     row = _row(text, at, delimiter)
-    while row and len(row) <= len(head):
+    while row and len(row) <= len(header):
         line = _LINE_END.match(text, row[-1].end())
-        if line and len(row) < len(head):
+        if line and len(row) < len(header):
             break
-        for (called, kind), cell in zip(head, row, strict=False):
+        for (name, kind), cell in zip(header, row, strict=False):
             start, end = _span(cell)
-            if kind and start < end and holds(kind, called, text[start:end]):
-                places.append(place_of(plain, kind, f"the name {called}", start, end))
+            if kind and start < end and is_sensitive(kind, name, text[start:end]):
+                matches.append(match_of(plain, kind, f"the name {name}", start, end))
         at = row[-1].end()
         row = _row(text, line.end(), delimiter) if line else []
-    return places, at
+    return matches, at
 
 
 # -- notations -----------------------------------------------------------------------------------------------
 
-
-Find = Callable[[UnescapedText, TellingName], Iterable[re.Match[str]]]
-"""Matches that end where the value may begin."""
-Read = Callable[[UnescapedText, TellingName, re.Match[str]], Span | None]
-"""The value that begins where the match ends."""
+Find = Callable[[UnescapedText, SensitiveKey], Iterable[re.Match[str]]]
+"""Yields regular-expression matches that end where the value may begin."""
+Read = Callable[[UnescapedText, SensitiveKey, re.Match[str]], ValueSpan | None]
+"""Returns the value that begins where the match ends; None if there is none."""
 
 
 class Notation(Struct, frozen=True):
-    """One way to write a telling name and its value."""
+    """One way to write a sensitive key and its value."""
 
     find: Find
     read: Read
     has_phones: bool = False
-    """Whether a phone number may be its value, too."""
-    decides: bool = False
-    """Whether no other notation is tried where this one is found."""
+    """Whether the value may be a phone number."""
+    is_final: bool = False
+    """Whether no other notation is tried after a match of this one."""
 
 
-def _behind(behind: str, before: str = "", ends: str = "", name: str = "", flags: int = 0) -> Find:
-    """Finds `behind` behind a name (and its quote) that has `before` before it and matches `name`.
+def _following(after: str, before: str = "", ends: str = "", name: str = "", flags: int = 0) -> Find:
+    """Returns a finder of `after` right after a key (and its quote) that matches `name` and follows `before`.
 
-    `ends` are the characters that `before` may end with, but for blanks and letters before quotes.
+    `ends` lists the characters with which `before` may end, not counting blanks and string prefixes.
     """
-    is_behind, is_before = re.compile(behind, flags), re.compile(rf"(?:{before})\Z")
+    is_after, is_before = re.compile(after, flags), re.compile(rf"(?:{before})\Z")
     is_name = re.compile(name, re.IGNORECASE)
 
-    def find(plain: UnescapedText, told: TellingName) -> Iterable[re.Match[str]]:
+    def find(plain: UnescapedText, key: SensitiveKey) -> Iterable[re.Match[str]]:
         text = plain.text
-        start, end = (told.start, told.end) if told.quote is None else (told.quote, told.end + 1)
+        start, end = (key.start, key.end) if key.quote is None else (key.quote, key.end + 1)
         if ends and text[max(0, start - 32) : start].rstrip(_BLANKS_AND_PREFIXES)[-1:] not in ends:
             return ()
         if before and not is_before.search(text, max(0, start - _NEAR), start):
             return ()
-        found = is_behind.match(text, end, end + 4 * WINDOW)
-        return () if found is None or (name and not is_name.fullmatch(told.name)) else (found,)
+        found = is_after.match(text, end, end + 4 * WINDOW)
+        return () if found is None or (name and not is_name.fullmatch(key.name)) else (found,)
 
     return find
 
@@ -140,7 +142,7 @@ def _behind(behind: str, before: str = "", ends: str = "", name: str = "", flags
 _BLANKS_AND_PREFIXES = " \t\r\n\vbBuU"
 _NEAR = 48
 
-# -- what is between and around ---------------------------------------------------------------------------
+# Patterns between a key and its value, and the markup around both.
 
 _BLANK = r"[^\S\r\n]"
 _MARKS = r"[*_~`]{1,3}"
@@ -161,7 +163,7 @@ _BY_QUOTED = (
     rf"(?:\s++|{_COMMENT}){{0,16}}+"
 )
 
-# -- pairs ------------------------------------------------------------------------------------------------
+# Pairs such as {"name": NAME, "value": VALUE}.
 
 _VAL = "val(?:ue)?s?"
 _INPUT = "v|data|content|text|input|received|actual|given|(?:rejected|invalid|attempted|submitted)_?value"
@@ -171,13 +173,13 @@ _PAIRS = {
     "path": ("path|loc", _VAL, "input|received|actual"),
     "pointer": ("instance_?path|data_?path", _VAL, "data"),
 }
-"""What the name of something is called, and what its value is called then; the last are no structures."""
-_HOLDER = re.compile(
+"""Row → the keys of a name, the keys of its value, and those keys whose value is a scalar."""
+_NAME_FIELD = re.compile(
     rf"(?<![\w-])(?:{'|'.join(f'(?P<{row}>{names})' for row, (names, _, _) in _PAIRS.items())})[\"']?\s*+"
     r"(?:=>|[:=])\s*+(?:\[(?:\s*+\"[^\"]{0,40}\",)*+\s*+)?[bBuU]?[\"']?\Z",
     re.IGNORECASE,
 )
-_HOLDER_ENDS = (":", "=", ">", ",]")
+_NAME_FIELD_ENDS = (":", "=", ">", ",]")
 _VALUE = {
     row: re.compile(
         rf"(?=[vdctirags])(?<![\w-])(?:(?:{values})[\"']?\s*+(?:=>|[:=])|(?:{scalars})[\"']?\s*+(?:=>|[:=])(?!\s*+[\[{{]))\s*+",
@@ -191,18 +193,20 @@ _OBJECT_REVERSED = re.compile(r"(?:[^{}]++|\}[^{}]*+\{)*+")
 _ITEM = re.compile(r"(?:[^\r\n{}]++|\r?\n(?!\s*+(?:-\s|\r?\n|\Z)))*+")
 
 
-def _paired(plain: UnescapedText, name: TellingName) -> Iterator[re.Match[str]]:
-    """`{"name": NAME, ..., "value": VALUE}` in any order; so the attributes of a tag, and items in YAML."""
+def _paired(plain: UnescapedText, name: SensitiveKey) -> Iterator[re.Match[str]]:
+    """Finds `{"name": NAME, ..., "value": VALUE}` in any order, also in a tag's attributes or a YAML item."""
     start = name.start if name.quote is None else name.quote + 1
     ends = plain.text[max(0, start - 32) : start].rstrip(_BLANKS_AND_PREFIXES + "\"'[")[-1:]
     ends += plain.text[name.end + 1 : name.end + 2] if ends == "," else ""
-    if ends in _HOLDER_ENDS and (holder := _HOLDER.search(plain.text, max(0, start - 2 * _NEAR), start)):
+    if ends in _NAME_FIELD_ENDS and (
+        name_field := _NAME_FIELD.search(plain.text, max(0, start - 2 * _NEAR), start)
+    ):
         for span in _around(plain.text, name):
-            yield from _VALUE[holder.lastgroup or ""].finditer(plain.text, *span)
+            yield from _VALUE[name_field.lastgroup or ""].finditer(plain.text, *span)
 
 
-def _around(text: str, name: TellingName) -> tuple[tuple[int, int], tuple[int, int]]:
-    """What the object, tag or item holds that the name is in: behind the name, and before it."""
+def _around(text: str, name: SensitiveKey) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Returns two ranges of the object, tag or item that contains the name: after the name, and before it."""
     first, inside = max(0, name.start - WINDOW), _TAG
     start = text.rfind("<", first, name.start)
     if start < 0 or text.find(">", start, name.start) >= 0:
@@ -212,12 +216,12 @@ def _around(text: str, name: TellingName) -> tuple[tuple[int, int], tuple[int, i
     return (name.end, end_of(inside, text, name.end, name.end + WINDOW)), (start, name.start)
 
 
-def _read_paired(plain: UnescapedText, name: TellingName, found: re.Match[str]) -> Span | None:
+def _read_paired(plain: UnescapedText, name: SensitiveKey, found: re.Match[str]) -> ValueSpan | None:
     span = value_at(plain, name, found.end())
     return None if span is None or found.end() <= name.start < span[1] else span
 
 
-# -- readers ----------------------------------------------------------------------------------------------
+# Readers of values.
 
 _TO_TAG = re.compile(r"[^<\"\s]*+(?:\s++[^<\"\s]++)*+")
 _TO_TAG_IN_LINE = re.compile(r"[^<\"\r\n]*+")
@@ -231,27 +235,27 @@ def _to(pattern: re.Pattern[str]) -> Read:
     return lambda plain, _, found: (found.end(), end_of(pattern, plain.text, found.end()), "")
 
 
-def _read_value(plain: UnescapedText, name: TellingName, found: re.Match[str]) -> Span | None:
-    """What is behind a separator, and in HTML behind a tag."""
+def _read_value(plain: UnescapedText, name: SensitiveKey, found: re.Match[str]) -> ValueSpan | None:
+    """Returns the value after a separator, or in HTML after a tag."""
     if found["tag"]:
         return _to(_TO_TAG_IN_LINE)(plain, name, found)
     return value_at(plain, name, found.end(), found.start("by") if found["by"] else None)
 
 
-def _read_no_name(plain: UnescapedText, _: TellingName, found: re.Match[str]) -> Span | None:
-    """The group `value` or a string, unless it may be a name as well: lists of names are common."""
+def _read_no_name(plain: UnescapedText, _: SensitiveKey, found: re.Match[str]) -> ValueSpan | None:
+    """Returns the group `value` or a string, unless it can be a name or an id: lists of names are common."""
     span = (*found.span("value"), "") if "value" in found.re.groupindex else string_at(plain, found.end())
     value = plain.text[span[0] : span[1]] if span else ""
     return None if _IDENTIFIER.fullmatch(value) or is_id(value) else span
 
 
-def _read_random(_plain: UnescapedText, _: TellingName, found: re.Match[str]) -> Span | None:
+def _read_random(_plain: UnescapedText, _: SensitiveKey, found: re.Match[str]) -> ValueSpan | None:
     start, value = found.start("value"), found["value"]
     return (start, start + len(value.rstrip(".")), "") if looks_random(value) else None
 
 
-def _read_element(plain: UnescapedText, name: TellingName, opened: re.Match[str]) -> Span | None:
-    """`<password>VALUE</password>`, whatever is inside it; or to the end of a text that is cut off."""
+def _read_element(plain: UnescapedText, name: SensitiveKey, opened: re.Match[str]) -> ValueSpan | None:
+    """Returns the content of `<password>VALUE</password>`, or the rest of a text that is cut off."""
     text, at = plain.text, opened.end()
     if text.startswith(_CDATA, at):
         end = text.find(_CDATA_END, at)
@@ -266,51 +270,55 @@ def _read_element(plain: UnescapedText, name: TellingName, opened: re.Match[str]
     return at, end, ""
 
 
-# -- the table ----------------------------------------------------------------------------------------------
+# The tables of notations.
 
 _GAP = r"[\s:=|>\"'`(#→-]{1,4}+"
 _OF_AN_ID = (
     r"(?:[a-z]*(?:message|event|request|user|destination|source|trace|span|batch)|ids?\b|for\b|at\b|since\b"
     r"|until\b|on\b|(?-i:\w+(?:Id|ID|_id)s?\b))"
 )
-"""What such a word is followed by is no key."""
+"""A word that matches this is followed by an id, not by a secret."""
 _HOLDS = r"(?i:(?<!\w)(?:name|key|header|field|param|parameter|property|id))[\"']?\s*+=\s*+"
 _NEXT = r"\s*+,\s*+(?=[bBuU]?[\"'])"
 _OPENS_LIST = r"[\[(]\s*+[bBuU]?"
 
 OF_QUOTED_NAMES = (
-    Notation(_behind(_BY_QUOTED), _read_value, has_phones=True, decides=True),
+    Notation(_following(_BY_QUOTED), _read_value, has_phones=True, is_final=True),
     # --boundary, name="password", an empty line, VALUE
     Notation(
-        _behind(r"[^\r\n]*+(?:\r?\n[^\r\n]++)*+\r?\n\r?\n", _HOLDS, "="),
+        _following(r"[^\r\n]*+(?:\r?\n[^\r\n]++)*+\r?\n\r?\n", _HOLDS, "="),
         lambda plain, _, found: (found.end(), line_end(plain, found.end(), found.end()), ""),
     ),
     Notation(_paired, _read_paired, has_phones=True),
     # <property name="password">VALUE</property>
-    Notation(_behind(r"[^<>]{0,512}+(?<!/)>(?:\s*+<\w[^<>]{0,200}>){0,3}", _HOLDS, "="), _to(_TO_TAG)),
+    Notation(_following(r"[^<>]{0,512}+(?<!/)>(?:\s*+<\w[^<>]{0,200}>){0,3}", _HOLDS, "="), _to(_TO_TAG)),
     # [["password", VALUE], ...]
     Notation(
-        _behind(_NEXT + r"(?=[bBuU]?([\"'])[^\"']*+\1\s*+[\])])", rf"[\[(,]\s*+{_OPENS_LIST}", "[(", r"\S+"),
+        _following(
+            _NEXT + r"(?=[bBuU]?([\"'])[^\"']*+\1\s*+[\])])", rf"[\[(,]\s*+{_OPENS_LIST}", "[(", r"\S+"
+        ),
         lambda plain, _, found: string_at(plain, found.end()),
     ),
     # ["password", VALUE]; a header's name anywhere in a list
-    Notation(_behind(_NEXT, _OPENS_LIST, "[(", r"\S+"), _read_no_name),
-    Notation(_behind(_NEXT, name=r"authorization|cookie|\w+(?:-\w+)+"), _read_no_name),
+    Notation(_following(_NEXT, _OPENS_LIST, "[(", r"\S+"), _read_no_name),
+    Notation(_following(_NEXT, name=r"authorization|cookie|\w+(?:-\w+)+"), _read_no_name),
 )
 OF_BARE_NAMES = (
     Notation(
-        _behind(r"(?:\s[^<>]{0,512}+)?+(?<!/)>", r"<(?:[\w.-]{1,40}:)?", "<:"), _read_element, has_phones=True
+        _following(r"(?:\s[^<>]{0,512}+)?+(?<!/)>", r"<(?:[\w.-]{1,40}:)?", "<:"),
+        _read_element,
+        has_phones=True,
     ),
-    Notation(_behind(_BY + _AFTER), _read_value, has_phones=True),
+    Notation(_following(_BY + _AFTER), _read_value, has_phones=True),
     # setPassword("VALUE")
-    Notation(_behind(r"\((?=[\"'])"), lambda plain, name, found: value_at(plain, name, found.end())),
+    Notation(_following(r"\((?=[\"'])"), lambda plain, name, found: value_at(plain, name, found.end())),
     Notation(
-        _behind(r"[ ]{1,4}(?![-\s])", name="--.*"),
+        _following(r"[ ]{1,4}(?![-\s])", name="--.*"),
         lambda plain, name, found: string_at(plain, found.end()) or bare(plain, name, found.end()),
     ),
     # <key>password</key><string>VALUE</string>, <td>password</td><td>VALUE</td>
     Notation(
-        _behind(
+        _following(
             rf"(?:{_HTML}|\s)*?</(?:key|name|string|t[dh]|dt|label)>\s*+(?:<\w[^<>]{{0,200}}>\s*+){{1,3}}",
             r">\s*+",
             ">",
@@ -319,18 +327,18 @@ OF_BARE_NAMES = (
         has_phones=True,
     ),
     Notation(_paired, _read_paired, has_phones=True),
-    # alone in its cell or line, VALUE alone in the next one
+    # the name alone in a cell or line, VALUE alone in the next one
     Notation(
-        _behind(
+        _following(
             rf"(?:{_MARKS}|[^\S\r\n\t]){{0,8}}+(?:[\t|]|(?:\r?\n){{1,2}})(?:{_BLANK}|{_MARKS}){{0,8}}+"
             rf"(?=(?P<value>[^\s|\"'<>`*:]{{5,}}+)(?:{_MARKS}|{_BLANK}){{0,8}}+(?:[|\r\n\"']|\Z|(?<=\t)))",
             rf"(?:\A|[\n\t|\"'])(?:{_BLANK}|{_MARKS}){{0,8}}",
         ),
         _read_no_name,
     ),
-    # The token 'VALUE' has expired: within four words a key by its look
+    # The token 'VALUE' has expired: a word within four words that looks random
     Notation(
-        _behind(
+        _following(
             rf"(?:{_GAP}(?!{_OF_AN_ID})[A-Za-z']{{1,15}}(?![\w/.-])){{0,3}}"
             rf"{_GAP}(?P<value>[\w.~+/=|-]++)(?=[\s\"'`,;:)!?<&]|\Z)",
             flags=re.IGNORECASE,

@@ -1,16 +1,13 @@
-"""Shapes of the tokens that vendors issue, from public lists and the vendors' pages, as one pattern each.
+"""Patterns of vendors' tokens, card numbers and IBANs, from public lists and the vendors' pages.
 
-Every token has a literal that no word of ordinary texts has: the signs, which are looked for first.
+Every token contains a literal that ordinary words do not contain; the prefilter searches for these literals.
 """
 
 import re
 
 from faillog_otel.redact.vocabulary import looks_random
 
-# -- account numbers -----------------------------------------------------------------------------------------
-#
-# Numbers of cards and accounts: their ranges and lengths by issuer and country, and their checksums.
-
+# -- card numbers and IBANs ----------------------------------------------------------------------------------
 
 _CARDS = re.compile(
     r"4\d{12}(?:\d{3}(?:\d{3})?)?|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}"
@@ -20,7 +17,7 @@ _CARDS = re.compile(
 
 
 def is_card(value: str) -> bool:
-    """Whether the digits are a card's number: in a known range, with a valid check digit."""
+    """Returns whether the digits are a card number: in a known range, with a valid check digit."""
     digits = re.sub(r"\D", "", value)
     doubled = (sum(divmod(2 * int(digit), 10)) for digit in digits[-2::-2])
     is_sum_right = (sum(map(int, digits[::-2])) + sum(doubled)) % 10 == 0  # ISO/IEC 7812-1 (Luhn)
@@ -52,18 +49,17 @@ IBANS = r"(?=[A-Z]{{2}}\d)(?:{})(?![A-Za-z0-9])".format(
         )
     )
 )
-"""A pattern: lengths by country (ISO 13616, SWIFT's register), with blanks or dashes or without."""
+"""A pattern: lengths by country (ISO 13616, SWIFT's register), with or without blanks or dashes."""
 
 
 def is_iban(value: str) -> bool:
-    """Whether the check digits of an account number that IBANS found are valid."""
+    """Returns whether the check digits of a match of IBANS are valid."""
     characters = value.replace(" ", "").replace("-", "")
     number = "".join(str(int(character, 36)) for character in characters[4:] + characters[:4])
     return int(number) % 97 == 1  # ISO/IEC 7064, MOD 97-10
 
 
-# -- vendors -------------------------------------------------------------------------------------------------
-
+# -- tokens --------------------------------------------------------------------------------------------------
 
 START = r"(?<![A-Za-z0-9])"
 
@@ -114,7 +110,7 @@ sha256~                                      | [\w-]                  | 40
 EAA                                          | [\w-]                  | 40
 AKIA ASIA ABIA ACCA                          | (?:(?![a-z_])\w)       | 16
 """.strip()
-"""Prefixes | a character | how many at least. At the end of a text, which may be cut off, four will do."""
+"""Prefixes | a character | minimum count; four suffice at the end of a text, which can be truncated."""
 
 _WHOLE = rf"""
 access_token$ | access_token\$\w++\$\w++\$\w++
@@ -135,7 +131,7 @@ pk_           | pk_[0-9a-f]{{34}}(?!\w)
 0|            | \d{{15,16}}\|[\w-]{{27,}}+
 0:aa          | \d{{6,12}}:AA[\w-]{{33}}(?![\w-])
 """.strip()
-"""Signs | the whole token, where nothing else looks alike."""
+"""Literals | the whole token, which nothing else resembles."""
 
 _WITH_LETTERS_AND_DIGITS = r"""
 npm_ hf_ secret_ | (?:npm|hf|secret)_(?:\w{20,}+|\w{4,}+\Z)
@@ -155,56 +151,56 @@ EZAK EZTK        | EZ[AT]K[A-Za-z0-9]{50,}+(?!\w)
 AKID             | AKID[A-Za-z0-9]{32}(?!\w)
 sl.              | sl\.[\w=-]{100,}+
 """.strip()
-"""Signs | the whole token. It also looks like a name, unless it mixes letters and digits as keys do."""
-
+"""Literals | the whole token. It is told from a name by its mix of letters and digits (`is_token`)."""
 
 SHAPES = (
     r"(?:SK[0-9a-fA-F]{32}|s\.[A-Za-z0-9]{24}|\d{15,20}-[A-Za-z0-9]{35,45}|pat[A-Za-z0-9]{14}\.[0-9a-f]{64}|4b1d(?![0-9a-f]{38})[A-Za-z0-9]{38}|cio[A-Za-z0-9]{32}"
     r"|oy2[a-z0-9]{43}|YC[\w-]{38}|[MNO][A-Za-z0-9]{23,27}\.[\w-]{6}\.[\w-]{27,}+)(?![\w-])"
 )
-"""Whole words: their beginnings alone are in too many others."""
+"""Whole words: their prefixes alone occur in too many other words."""
 
 
 def _by_prefix() -> tuple[str, list[str]]:
     patterns: list[str] = []
-    signs: list[str] = []
+    literals: list[str] = []
     for line in _BY_PREFIX.split("\n"):
-        prefixes, unit, fewest = re.split(r"\s+\| ", line)
+        prefixes, unit, minimum = re.split(r"\s+\| ", line)
         any_prefix = "|".join(map(re.escape, prefixes.split()))
-        patterns.append(rf"(?:{any_prefix})(?:{unit}{{{fewest},}}+|{unit}{{4,}}+\Z)")
-        signs += prefixes.split()
-    return "|".join(patterns), signs
+        patterns.append(rf"(?:{any_prefix})(?:{unit}{{{minimum},}}+|{unit}{{4,}}+\Z)")
+        literals += prefixes.split()
+    return "|".join(patterns), literals
 
 
 def _whole(table: str) -> tuple[str, list[str]]:
     rows = [re.split(r"\s+\| ", line, maxsplit=1) for line in table.split("\n")]
     pattern = "|".join(pattern for _, pattern in rows)
-    return pattern, [sign for signs, _ in rows for sign in signs.split()]
+    return pattern, [literal for literals, _ in rows for literal in literals.split()]
 
 
-def _fewest(signs: list[str]) -> tuple[str, ...]:
-    """The signs in lower case, without those that have another one within them."""
-    lower = {sign.lower() for sign in signs}
-    return tuple(sorted(sign for sign in lower if not any(other in sign for other in lower - {sign})))
+def _minimal(literals: list[str]) -> tuple[str, ...]:
+    """Returns the literals in lower case, without those that contain another one."""
+    lower = {literal.lower() for literal in literals}
+    return tuple(
+        sorted(literal for literal in lower if not any(other in literal for other in lower - {literal}))
+    )
 
 
-_PREFIXED, _SIGNS_OF_PREFIXES = _by_prefix()
-_SURE, _SIGNS_OF_SURE = _whole(_WHOLE)
-_DOUBTFUL, _SIGNS_OF_DOUBTFUL = _whole(_WITH_LETTERS_AND_DIGITS)
+_BY_PREFIX_PATTERN, _PREFIX_LITERALS = _by_prefix()
+_WHOLE_PATTERN, _WHOLE_LITERALS = _whole(_WHOLE)
+_MAYBE_PATTERN, _MAYBE_LITERALS = _whole(_WITH_LETTERS_AND_DIGITS)
 
-TOKENS = re.compile(f"{START}(?:{_PREFIXED}|{_SURE})")
-TOKEN_SIGNS = _fewest(_SIGNS_OF_PREFIXES + _SIGNS_OF_SURE)
-MAYBE_TOKENS = re.compile(f"{START}(?:{_DOUBTFUL})")
-MAYBE_SIGNS = _fewest(_SIGNS_OF_DOUBTFUL)
-"""What TOKENS and MAYBE_TOKENS find has one of these, in lower case."""
-
+TOKENS = re.compile(f"{START}(?:{_BY_PREFIX_PATTERN}|{_WHOLE_PATTERN})")
+TOKEN_LITERALS = _minimal(_PREFIX_LITERALS + _WHOLE_LITERALS)
+MAYBE_TOKENS = re.compile(f"{START}(?:{_MAYBE_PATTERN})")
+MAYBE_LITERALS = _minimal(_MAYBE_LITERALS)
+"""Each match of TOKENS or MAYBE_TOKENS contains one of these, in lower case."""
 
 _MIXED = re.compile(r"(?=[\w-]*[a-z])(?=[\w-]*[A-Z])(?=[\w-]*\d)[\w-]{22}")
-"""Upper case, lower case and digits in a row: no name has them."""
+"""Upper case, lower case and digits in a row, which no name has."""
 
 
 def is_token(value: str) -> bool:
-    """Whether what MAYBE_TOKENS found is a token; `npm_config_registry` and `test_login_2` are names."""
+    """Returns whether a match of MAYBE_TOKENS is a token; `npm_config_registry` is not."""
     body = re.split("[_.-]", value, maxsplit=1)[-1]
     is_whole_word = bool(re.fullmatch("[A-Za-z0-9]{4,}", body)) and not body.isdigit()
     has_both = bool(re.search(r"\d", body)) or not (body.islower() or body.isupper())

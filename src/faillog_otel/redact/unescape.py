@@ -1,8 +1,8 @@
-r"""A text as it reads without its escapes, each character with its place in the text as it came.
+r"""Unescapes a text and maps each offset of the plain text back to the source.
 
 JSON inside JSON, forms, URLs, XML and HTML write the same character in many ways: `"` is also `\"`, `%22`,
-`&quot;` and `\u0022`. The rules of redaction read the plain text, and so need to know none of this; what
-they find is replaced in the text as it came, and the rest of it stays as it was. Linear in its length.
+`&quot;` and `\u0022`. The redaction rules read the plain text and ignore escapes; matches are replaced in the
+source, and the rest of the source stays unchanged. The cost is linear in the length of the source.
 """
 
 import re
@@ -21,7 +21,7 @@ _LOOK_ALIKES = {
     "\uff1a": ":",
     "\uff1d": "=",
 }
-"""What reads as another character: blanks of any width, and signs as wide as Chinese letters."""
+"""Characters that read as another one: blanks of any width, and full-width signs."""
 _LOOK_ALIKE = f"[{''.join(_LOOK_ALIKES)}]"
 _ESCAPE = re.compile(
     rf"""
@@ -35,16 +35,16 @@ _ESCAPE = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-_BEGINS = ("\\", "%", "&", "\x1b")
-_BEGINS_OF_ANY = (*_BEGINS, *_LOOK_ALIKES)
-"""What escapes begin with, in ASCII and in any text."""
+_ASCII_STARTS = ("\\", "%", "&", "\x1b")
+_STARTS = (*_ASCII_STARTS, *_LOOK_ALIKES)
+"""First characters of escapes, in ASCII and in any text."""
 _CONTROLS = {"n": "\n", "r": "\r", "t": "\t", "b": " ", "f": " "}
 _ENTITIES = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'", "nbsp": " "}
 _SOME_LETTER = "ÿ"
-"""For a byte of UTF-8 that is percent-encoded: it is a part of a letter, and which one tells nothing."""
+"""Replaces a percent-encoded byte of UTF-8, a part of some letter."""
 
 _HALF = "\ufffd"
-"""For half of a character that JSON writes as two: an emoji, say."""
+"""Replaces a surrogate: JSON writes an emoji as two of them."""
 
 
 def _of_code(code: int) -> str:
@@ -66,47 +66,47 @@ _MEANINGS: dict[str, Callable[[str], str]] = {
 
 
 class Quote(Struct, frozen=True):
-    """How a quote is written: the character, how that is coded (empty: not), the backslashes before it."""
+    """The source of a quote: the character, its encoding (empty: none), the backslashes before it."""
 
     character: str
-    coded: str
+    encoded: str
     backslashes: int
 
     def is_less_escaped(self, other: "Quote") -> bool:
-        """Whether it stands in a text around the one with the other quote."""
-        return (len(self.coded), self.backslashes) < (len(other.coded), other.backslashes)
+        """Returns whether this quote belongs to a text around that of the other quote."""
+        return (len(self.encoded), self.backslashes) < (len(other.encoded), other.backslashes)
 
     def ends(self, opening: "Quote") -> bool:
-        """Whether this quote ends the string that the other one opens."""
-        if self.character == opening.character and self.coded == opening.coded:
+        """Returns whether this quote ends the string that the other one opens."""
+        if self.character == opening.character and self.encoded == opening.encoded:
             return _closes(self.backslashes, opening.backslashes)
-        return self.character == '"' and len(self.coded) < len(opening.coded)  # an outer string ends
+        return self.character == '"' and len(self.encoded) < len(opening.encoded)  # an outer string ends
 
 
 WORD = re.compile(rf"{MARK_PATTERN}|[\w$.-]{{2,}}+")
 _NO_WORD = {number: " " for number in range(128) if not re.match(r"[\w$.-]", chr(number))}
-"""For ASCII: to split at blanks then takes a quarter of the time."""
+"""For ASCII: splitting at blanks takes a quarter of the time."""
 
 _ID = re.compile(r"[0-9a-f-]{8,}")
-"""Nothing is told by such a word, and no token of a vendor begins in one."""
+"""No sensitive name and no vendor's token begins in such a word."""
 
 
 class UnescapedText:
-    """`text` is the plain text; `source` the text as it came.
+    """A text without its escapes: `text` is the plain text, `source` the original.
 
-    `brief` is what is between quotes, each piece once and in no order: enough to see what may be there.
-    `words` is all that WORD finds, each once, but for numbers and ids; perhaps also what has one character.
+    `brief` holds each distinct piece between quotes once, in no order: enough for a prefilter. `words` holds
+    the distinct matches of WORD in it except numbers and ids; words of one character can be among them.
     """
 
     def __init__(self, source: str) -> None:
         self.source = source
-        self._at: list[int] = []  # where in the plain text the characters stand that are escaped
-        self._ahead: list[int] = []  # how far the source is ahead behind each of them
-        is_escaped = any(map(source.__contains__, _BEGINS if source.isascii() else _BEGINS_OF_ANY))
+        self._at: list[int] = []  # offsets of the escaped characters in the plain text
+        self._ahead: list[int] = []  # offset in the source minus that in the plain text, after each of them
+        is_escaped = any(map(source.__contains__, _ASCII_STARTS if source.isascii() else _STARTS))
         self.text = self._unescaped() if is_escaped else source
         self.brief = brief = '"' + '"'.join(set(self.text.split('"')))
-        is_easy = brief.isascii() and "[redacted:" not in brief
-        words = brief.translate(_NO_WORD).split() if is_easy else WORD.findall(brief)
+        is_simple = brief.isascii() and "[redacted:" not in brief
+        words = brief.translate(_NO_WORD).split() if is_simple else WORD.findall(brief)
         self.words = {word for word in set(words) if not (word.isdigit() or _ID.fullmatch(word))}
 
     def _unescaped(self) -> str:
@@ -122,34 +122,34 @@ class UnescapedText:
             done = end
         return "".join([*parts, self.source[done:]])
 
-    def place(self, at: int) -> int:
-        """Where in the source the character stands that is here in the plain text."""
-        passed = bisect_left(self._at, at)
-        return at + (self._ahead[passed - 1] if passed else 0)
+    def source_offset(self, at: int) -> int:
+        """Returns the offset in the source of a character of the plain text."""
+        escapes = bisect_left(self._at, at)
+        return at + (self._ahead[escapes - 1] if escapes else 0)
 
-    def spelled(self, at: int) -> str:
-        """How the source writes this character."""
-        return self.source[self.place(at) : self.place(at + 1)]
+    def source_of(self, at: int) -> str:
+        """Returns the source of this character."""
+        return self.source[self.source_offset(at) : self.source_offset(at + 1)]
 
     def quote(self, at: int) -> Quote:
-        """The quote that stands here."""
-        spelled = self.spelled(at)
-        if len(spelled) == 1:
-            return Quote(spelled, "", 0)
-        backslashes = len(spelled) - len(spelled.lstrip("\\"))
-        coded = spelled[backslashes:].lower()
-        while (rest := re.sub(r"^%(?:25)*5c", "", coded)) != coded:
-            backslashes, coded = backslashes + 1, rest
-        return Quote(self.text[at], "" if coded == self.text[at] else coded, backslashes)
+        """Returns the quote that is here."""
+        source = self.source_of(at)
+        if len(source) == 1:
+            return Quote(source, "", 0)
+        backslashes = len(source) - len(source.lstrip("\\"))
+        encoded = source[backslashes:].lower()
+        while (shorter := re.sub(r"^%(?:25)*5c", "", encoded)) != encoded:
+            backslashes, encoded = backslashes + 1, shorter
+        return Quote(self.text[at], "" if encoded == self.text[at] else encoded, backslashes)
 
     def encodings(self, at: int) -> int:
-        """How many times this character is percent-encoded."""
-        spelled = self.spelled(at)
-        return 1 + spelled.count("25") if spelled.startswith("%") else 0
+        """Returns how many times this character is percent-encoded."""
+        source = self.source_of(at)
+        return 1 + source.count("25") if source.startswith("%") else 0
 
 
 def _closes(run: int, level: int) -> bool:
-    """Whether a quote behind so many backslashes ends a string whose opening quote has `level` of them.
+    """Returns whether a quote after `run` backslashes ends a string whose opening quote has `level` of them.
 
     Inside a string that is JSON inside a string, quotes are written with 1, then 3, 7, ... backslashes.
     """
