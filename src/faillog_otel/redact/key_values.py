@@ -254,6 +254,9 @@ def _read_random(_plain: UnescapedText, _: SensitiveKey, found: re.Match[str]) -
     return (start, start + len(value.rstrip(".")), "") if looks_random(value) else None
 
 
+_JSON_STRING_END = re.compile(r'"\s*+[,:\]}]')
+
+
 def _read_element(plain: UnescapedText, name: SensitiveKey, opened: re.Match[str]) -> ValueSpan | None:
     """Returns the content of `<password>VALUE</password>`, or the rest of a text that is cut off."""
     text, at = plain.text, opened.end()
@@ -267,7 +270,16 @@ def _read_element(plain: UnescapedText, name: SensitiveKey, opened: re.Match[str
             end = end_of(_CUT_OFF, text, at, at + WINDOW)
             if text[at : at + 1].isspace() or not _CLOSERS.match(text, end):
                 return None
-    return at, end, ""
+    return at, _string_end(plain, at, end), ""
+
+
+def _string_end(plain: UnescapedText, start: int, end: int) -> int:
+    """Returns where the JSON string around `start` ends, if before `end`: an element ends with it."""
+    if plain.source.lstrip()[:1] in ("{", "[", '"'):
+        for quote in _JSON_STRING_END.finditer(plain.text, start, end):
+            if plain.source_of(quote.start()) == '"':
+                return quote.start()
+    return end
 
 
 # The tables of notations.

@@ -709,6 +709,7 @@ VALUES = st.recursive(
 @example([4242424242424242, {"a": 4242424242424242, "b": [4242424242424242]}])
 @example(json.dumps([4242424242424242, 4242424242424242]))
 @example({"a": 'x"a', "b": 'b"@shop.example', "c": ["d", "@shop.example"]})
+@example({"token": ["<token>"], "phone": "<token><value>c4n4ry5Xq9ZtK2mW</value></token>"})
 @given(VALUES)
 def test_json_stays_json(value: object) -> None:
     text = json.dumps(value)
