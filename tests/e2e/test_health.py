@@ -74,7 +74,7 @@ def test_ipv6_has_an_address_too(tmp_path: Path, receiver: Receiver) -> None:
 def test_a_wrong_address_is_an_error(tmp_path: Path, address: str) -> None:
     env: dict[str, Any] = {"FAILLOG_HEALTH_ADDR": address, "FAILLOG_COLLECTIONS": "c", "SEGMENT_TOKEN": "t"}
     done = run_program("run", cwd=tmp_path, **env)
-    assert (done.code, "--health-addr" in done.stderr) == (2, True), done.stderr
+    assert (done.code, "FAILLOG_HEALTH_ADDR: " in done.stderr) == (2, True), done.stderr
 
 
 def test_an_address_that_is_taken_and_a_file_that_cannot_be_made_are_errors(
