@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from support.tiers import swept
 
 from crashes.checker import Evidence, problems
 from crashes.scene import FAULTS, START_NS, TOKEN, Scene
@@ -129,7 +130,7 @@ def test_a_full_disk_stops_taking_in_and_goes_on_when_there_is_room(tmp_path: Pa
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-@pytest.mark.parametrize("faults", [{}, FAULTS], ids=["all is well", "much goes wrong"])
+@pytest.mark.parametrize("faults", swept([{}, FAULTS], [FAULTS]), ids=["all is well", "much goes wrong"])
 def test_no_secret_is_in_any_output_or_left_in_the_folder(faults: dict[str, float], tmp_path: Path) -> None:
     """Token, presigned signatures and header values, at the highest verbosity."""
     with Scene(tmp_path, faults=faults, messages=20) as scene:

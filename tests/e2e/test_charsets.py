@@ -13,7 +13,7 @@ import pytest
 from support.events import error, lines
 from support.polled import COLLECTION, Polled, simulated
 from support.program import PROGRAM, environment, run_program
-from support.tiers import slow_case, swept
+from support.tiers import slow, slow_case, swept
 
 from faillog_otel.sandbox.collector import Receiver
 
@@ -72,7 +72,8 @@ def commands(polled: Polled, text: str, file: str) -> list[list[str]]:
     ]
 
 
-@pytest.mark.parametrize("charset", swept(CHARSETS, ["latin-1"]))
+@slow
+@pytest.mark.parametrize("charset", CHARSETS)
 def test_a_charset_that_lacks_characters_is_no_error_and_no_garbage(polled: Polled, charset: str) -> None:
     encoding = "latin-1" if charset == "latin-1" else "ascii"
     for command in commands(polled, NAME, NAME):

@@ -17,6 +17,7 @@ import pytest
 from msgspec import to_builtins
 from support.events import attempt, error, exchange, lines
 from support.program import PROGRAM, Done, environment, run_program, start_program
+from support.tiers import slow_case, swept
 from support.working import children, worked
 
 from faillog_otel.config import Signal
@@ -373,7 +374,7 @@ def run_with_few_descriptors(limit: int, tmp_path: Path, protocol: str = "http/p
     return Done(done.returncode, done.stdout, done.stderr.decode())
 
 
-@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+@pytest.mark.parametrize("protocol", swept(["http/protobuf", "grpc"], ["http/protobuf"]))
 def test_many_small_files_take_few_descriptors(tmp_path: Path, protocol: str) -> None:
     """One record fills no batch: hundreds of files are under way at once."""
     done = run_with_few_descriptors(128, tmp_path, protocol)
@@ -381,7 +382,7 @@ def test_many_small_files_take_few_descriptors(tmp_path: Path, protocol: str) ->
     assert done.summary["exported"] == 600
 
 
-@pytest.mark.parametrize(("limit", "workers"), [(64, 6), (40, 1), (20, 1)])
+@pytest.mark.parametrize(("limit", "workers"), [(64, 6), slow_case(40, 1), slow_case(20, 1)])
 def test_where_few_descriptors_are_allowed_fewer_workers_are_started(
     tmp_path: Path, limit: int, workers: int
 ) -> None:

@@ -11,6 +11,7 @@ from support.collector import READY, ROOT, endpoint_in
 from support.program import run_program, start_program
 from support.rust_collector import rust_collector
 from support.server import Server
+from support.tiers import swept
 
 from faillog_otel.config import NetworkProtocol, Signal
 from faillog_otel.sandbox.collector import REQUESTS, Receiver, records_of
@@ -60,7 +61,7 @@ def feed(pipe: IO[bytes], file: Path) -> None:
         pipe.write(file.read_bytes())
 
 
-@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+@pytest.mark.parametrize("protocol", swept(["http/protobuf", "grpc"], ["grpc"]))
 def test_a_collector_that_is_killed_and_started_again_in_the_middle_costs_no_record(
     collector_program: Path, events: tuple[Path, Path], tmp_path: Path, protocol: NetworkProtocol
 ) -> None:

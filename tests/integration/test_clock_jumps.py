@@ -35,7 +35,7 @@ EVENT_NAMES = {
 }
 JUMPS = [sign * hours * HOUR_NS for hours in (1, 24, 40 * 24, 90 * 24) for sign in (1, -1)]
 JUMP = pytest.mark.parametrize(
-    "jump_ns", swept(JUMPS, [40 * DAY_NS, -DAY_NS]), ids=lambda jump_ns: f"{jump_ns // HOUR_NS:+} h"
+    "jump_ns", swept(JUMPS, [40 * DAY_NS]), ids=lambda jump_ns: f"{jump_ns // HOUR_NS:+} h"
 )
 
 
@@ -194,7 +194,7 @@ def test_hours_that_are_replayed_are_those_of_segments_time(wrong: Scene, jump_n
     end_well(wrong)
 
 
-@pytest.mark.parametrize("look", swept([*range(12), 15, 20, 30, 40, 50, 60], [0, 5, 30]))
+@pytest.mark.parametrize("look", swept([*range(12), 15, 20, 30, 40, 50, 60], [5, 30]))
 @pytest.mark.parametrize("jump_ns", [40 * DAY_NS, -DAY_NS], ids=["+40 d", "-1 d"])
 def test_a_clock_that_is_set_at_any_moment_of_a_run_loses_no_hour(
     wrong: Scene, look: int, jump_ns: int
@@ -376,7 +376,7 @@ def run_while_segment_is_away(found: Scene, since: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "ahead_ns", swept([0, *JUMPS], [0, 40 * DAY_NS, -DAY_NS]), ids=lambda ns: f"{ns // HOUR_NS:+} h"
+    "ahead_ns", swept([0, *JUMPS], [0, 40 * DAY_NS]), ids=lambda ns: f"{ns // HOUR_NS:+} h"
 )
 def test_what_a_run_wanted_while_segment_was_away_stays_wanted(wrong: Scene, ahead_ns: int) -> None:
     """Hours go by until the next run; what the first one wanted is counted from its own time."""

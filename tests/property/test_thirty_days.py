@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from support.thirty_days import CALM, ROUGH, Result, Trouble, Words, thirty_days
+from support.tiers import slow, slow_case, swept
 
 from faillog_otel.clock import DAY_NS, HOUR_NS, RETENTION_NS, SECOND_NS
 from faillog_otel.segment.quota import Quota, RateLimit, RequestRecord
@@ -26,7 +27,7 @@ def over(
     return found
 
 
-@pytest.mark.parametrize("collections", [1, 2, 4, 5])
+@pytest.mark.parametrize("collections", swept([1, 2, 4, 5], [2]))
 def test_no_hour_is_missed_and_all_records_are_collected(collections: int) -> None:
     found = over(collections, CALM)
     assert found.missed == 0
@@ -34,7 +35,7 @@ def test_no_hour_is_missed_and_all_records_are_collected(collections: int) -> No
     assert found.slowest_hours < 10
 
 
-@pytest.mark.parametrize("words", ["remaining", "none"])
+@pytest.mark.parametrize("words", swept(["remaining", "none"], ["none"]))
 def test_a_server_that_says_less_of_its_quota_is_asked_as_well(words: Words) -> None:
     found = over(4, ROUGH, words=words)
     assert found.missed == 0
@@ -42,7 +43,7 @@ def test_a_server_that_says_less_of_its_quota_is_asked_as_well(words: Words) -> 
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-@pytest.mark.parametrize("collections", [1, 2, 4])
+@pytest.mark.parametrize("collections", swept([1, 2, 4], [2]))
 def test_restarts_failures_and_429s_cost_no_hour(collections: int, seed: int) -> None:
     found = over(collections, ROUGH, seed=seed)
     assert found.missed == 0
@@ -50,12 +51,13 @@ def test_restarts_failures_and_429s_cost_no_hour(collections: int, seed: int) ->
     assert found.slowest_hours < 12
 
 
+@slow
 def test_five_collections_miss_little_when_things_go_wrong() -> None:
     found = over(5, ROUGH)
     assert found.missed / found.expected < 0.05
 
 
-@pytest.mark.parametrize(("trouble", "days"), [(CALM, 30), (ROUGH, 10)])
+@pytest.mark.parametrize(("trouble", "days"), [slow_case(CALM, 30), (ROUGH, 10)])
 def test_twenty_collections_share_fairly(trouble: Trouble, days: int) -> None:
     found = over(20, trouble, days=days)
     shares = found.by_collection.values()
