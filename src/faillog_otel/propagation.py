@@ -69,12 +69,18 @@ def attempt_digest(
     occurred_at: str | None,
 ) -> bytes:
     """The digest that an attempt's span id (bytes 0-7) is a part of."""
-    return digest("segment.attempt", message_id, to_id, from_id, attempt, occurred_at)
+    is_short = len(to_id or "") + len(from_id or "") <= _MAX_REMEMBERED
+    between = (_attempt_between if is_short else attempt_between)(to_id, from_id, attempt)
+    start, end = _as_json(message_id).encode(), _as_json(occurred_at).encode()
+    return _sha256(b'["segment.attempt",%b,%b,%b]' % (start, between, end)).digest()
 
 
 def attempt_between(to_id: str | None, from_id: str | None, attempt: int | None) -> bytes:
-    """What stands in the array that is hashed for an attempt between its messageId and its time."""
+    """The part of the array that is hashed for an attempt, between its messageId and its time."""
     return ",".join(map(_as_json, (to_id, from_id, attempt))).encode()
+
+
+_attempt_between = lru_cache(maxsize=1024)(attempt_between)  # attempts to one destination share it
 
 
 def exchange_digest(exchange_id: str | None) -> bytes:

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from faillog_otel.config import MappingConfig
 from faillog_otel.events.decode import answer_of, decode
-from faillog_otel.events.model import AttemptProperties, BadRecord, Event, ExchangeAnswer, RecordContext
+from faillog_otel.events.model import BadRecord, Event, ExchangeAnswer, RecordContext, exchange_of
 from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.otlp.envelope import Envelope
 
@@ -53,10 +53,7 @@ def stages(file: Path) -> Stages:
 
 
 def _answer_to(event: Event, answers: dict[str, ExchangeAnswer]) -> ExchangeAnswer | None:
-    properties = event.properties
-    if not isinstance(properties, AttemptProperties):
-        return None
-    return answers.get(properties.destination_exchange_id or "")
+    return answers.get(exchange_of(event.properties) or "")
 
 
 def _us_each(work: Callable[[], None], events: int) -> float:

@@ -38,7 +38,7 @@ def _concatenated(events: Sequence[bytes]) -> bytes:
 
 def _kept(events: Sequence[bytes]) -> bytes:
     return _json_lines(
-        [write_entry("why", "so", Place("f", 1, 0), event, KeptContext(0)) for event in events]
+        [write_entry("refused", "so", Place("f", 1, 0), event, KeptContext(0)) for event in events]
     )
 
 

@@ -64,7 +64,7 @@ def test_records_are_exported_or_quarantined_and_the_receiver_holds_exactly_the_
         assert counts.bytes_in == len(content)
         arrived = [uid(log) for log in receiver.logs()]
         assert arrived == [uid_of(raw) for raw in good]
-        assert len(receiver.spans()) == counts.events.attempt + counts.events.exchange
+        assert len(receiver.spans()) == counts.events["attempt"] + counts.events["exchange"]
         kept = Path(folder, "quarantine").read_bytes().splitlines() if bad else []
         assert [json.loads(entry)["line"] for entry in kept] == [
             number for number, (is_good, _) in enumerate(lines, 1) if is_good is False

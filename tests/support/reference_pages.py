@@ -22,6 +22,7 @@ import click
 
 import faillog_otel
 from faillog_otel.cli import cli
+from faillog_otel.events.kept_record import REASONS
 from faillog_otel.ledger.schema import MIGRATIONS
 from faillog_otel.settings import SETTINGS, TABLES, Setting
 
@@ -70,8 +71,10 @@ def help_of(name: str) -> str:
 
 
 def rows(name: str) -> Rows:
-    """Returns what the code says about a table: `settings:PATH`, `ledger:TABLE` or `metrics`."""
+    """Returns what the code says about `settings:PATH`, `ledger:TABLE`, `reasons:ABOUT` or `metrics`."""
     kind, _, what = name.partition(":")
+    if kind == "reasons":
+        return _reasons(what)
     if kind == "settings":
         return _settings(what)
     return _ledger(what) if kind == "ledger" else _metrics()
@@ -185,6 +188,14 @@ def _schema(query: str, *values: str) -> list[tuple[str, ...]]:
 
 def _metrics() -> Rows:
     return {f"`{name}`": {"Kind": kind, "Unit": f"`{unit}`"} for name, kind, unit in sorted(_instruments())}
+
+
+def _reasons(about: str) -> Rows:
+    return {
+        f"`{code}`": {"Meaning": each.meaning, "What to do": each.action}
+        for code, each in REASONS.items()
+        if each.about == about
+    }
 
 
 _KINDS = {"create_counter": "counter", "create_histogram": "histogram", "Gauge": "gauge"}

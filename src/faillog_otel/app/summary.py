@@ -87,8 +87,8 @@ class RunResult(Struct, frozen=True, kw_only=True):
 
         A polling run that judged no hour does not know whether its hours are empty.
         """
-        counts, events = self.counts, self.counts.events
-        read = events.error + events.attempt + events.exchange + events.other + counts.duplicate
+        counts = self.counts
+        read = sum(counts.events.values()) + counts.duplicate
         met: dict[FailOn, int] = {
             "discarded": counts.discarded,
             "failure": counts.failures,

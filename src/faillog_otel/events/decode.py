@@ -1,30 +1,25 @@
-"""One record's bytes → an Event, or a BadRecord that says why not.
+"""Decodes one record: its bytes → an Event, or a BadRecord that says why not.
 
-The typed structs are tried first. What they refuse without being broken JSON (an unknown field, event
-or version, a wrong-typed optional field) is read leniently: whatever fits stays typed, all else becomes
-extras. Both ways make the same Event of a record that both can read. Required fields and times follow
-what Segment's page shows; see docs/reference/reason-codes.md.
+The typed structs are tried first. A record that they refuse although it is JSON (an unknown field, event or
+version, an optional field of a wrong type) is read leniently: what fits stays typed, everything else becomes
+extras. Both ways give the same Event for a record that both can read.
 """
 
-from functools import cache, lru_cache
-from typing import Any, TypeVar
+from functools import cache, lru_cache, reduce
+from operator import or_
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
 from faillog_otel.clock import parse_rfc3339
 from faillog_otel.events.model import (
-    AttemptProperties,
+    KIND_OF,
+    KINDS,
+    OTHER,
     BadRecord,
-    DeliveryAttemptLogged,
-    DeliveryExchangeLogged,
-    DestinationExchangeLogged,
-    ErrorLogged,
-    ErrorProperties,
     Event,
     ExchangeAnswer,
-    ExchangeProperties,
-    OtherProperties,
     Properties,
     Request,
     Response,
@@ -42,29 +37,23 @@ from faillog_otel.json_syntax import (
     without_null,
 )
 
-# -- routing -------------------------------------------------------------------------------------------------
-#
-# `properties.routed` → a Routing: where an event was going, and where it came from.
-
+# -- routing ---------------------------------------------------------------------------------------------
 
 _MAX_ROUTING = 1024
 _MAX_BRACKETS = 90
-"""Of these alone, no record that is flat otherwise is too deep."""
+"""These alone do not make a record too deep that is flat otherwise."""
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=4096)  # a file has few different ones
 def shallow_routing(raw: bytes) -> Routing | None:
-    """`routed`, read once for each of its spellings: a file has few. Raises ValueError.
-
-    None where it is long, or may be deep.
-    """
+    """Reads `routed`; None if it is long or may be deep. Raises ValueError."""
     if len(raw) > _MAX_ROUTING or raw.count(b"[") + raw.count(b"{") > _MAX_BRACKETS:
         return None
     return read_routing(raw)
 
 
 def read_routing(raw: bytes) -> Routing:
-    """What it says, whatever it is; what is null is absent. Raises ValueError."""
+    """Reads any `routed`; null counts as absent. Raises ValueError."""
     value = without_null(parse_json_lossless(raw)) if raw else None
     if value is None:
         return Routing()
@@ -103,47 +92,58 @@ def _parties(routed: Any, key: str) -> list[tuple[Any, str]]:
     ]
 
 
-# -- fitting -------------------------------------------------------------------------------------------------
-#
-# The lenient way to read a record: whatever fits the structs stays typed, all else becomes extras.
+# -- the envelope ----------------------------------------------------------------------------------------
 
+
+class Envelope(
+    msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="event", forbid_unknown_fields=True
+):
+    """A record of a known kind: `event` names the kind, `properties` has its fields."""
+
+    type: Literal["observability"] = "observability"
+    version: str | int | float | None = None
+    """See `is_version_1`."""
+    properties: Properties
+
+
+_KIND_NAMED = {name: kind for kind in KINDS for name in kind.segment_names}
+_ENVELOPES: list[Any] = [
+    msgspec.defstruct(name, [("properties", kind.properties)], bases=(Envelope,), tag=name)
+    for name, kind in _KIND_NAMED.items()
+]
+_known = msgspec.json.Decoder[Envelope](reduce(or_, _ENVELOPES))
+_FIELDS = ("event", *Envelope.__struct_fields__)
+
+# -- lenient decoding ------------------------------------------------------------------------------------
 
 Fitting = TypeVar("Fitting", bound=msgspec.Struct)
 
-_PROPERTIES: dict[str, type[Properties]] = {
-    "Error Logged": ErrorProperties,
-    "Delivery Attempt Logged": AttemptProperties,
-    "Destination Exchange Logged": ExchangeProperties,
-    "Delivery Exchange Logged": ExchangeProperties,
-}
-_ENVELOPE = ("type", "event", "version", "properties")
-
 
 def decode_lenient(value: dict[str, Any]) -> tuple[Properties, dict[str, Any]]:
-    """What of a record the structs can hold, and the rest by its names."""
+    """Returns what the structs can hold of a record, and the rest by name."""
     name, version = value.get("event"), value.get("version")
-    of_type = _PROPERTIES.get(name) if isinstance(name, str) else None
-    extras = {key: item for key, item in value.items() if key not in _ENVELOPE}
+    kind = _KIND_NAMED.get(name, OTHER) if isinstance(name, str) else OTHER
+    extras = {key: item for key, item in value.items() if key not in _FIELDS}
     if value.get("type") not in (None, "observability"):
         extras["type"] = value["type"]
-    if of_type is None or (version != "v1" and not is_version_1(version)):
-        of_type = OtherProperties
+    if kind is OTHER or (version != "v1" and not is_version_1(version)):
+        kind = OTHER
         extras |= {key: value[key] for key in ("event", "version") if key in value}
     inside = value.get("properties")
     if not isinstance(inside, dict):
         if inside is not None:
             extras["properties"] = inside
         inside = {}
-    properties, unknown = _fit(of_type, inside)
+    properties, unknown = _fit(kind.properties, inside)
     for key, item in unknown.items():
-        while key in extras:  # beside `properties` stands a field of the same name
+        while key in extras:  # next to `properties` there is a field of the same name
             key = f"properties.{key}"  # noqa: PLW2901  # the name under which it travels
         extras[key] = item
     return properties, extras
 
 
 def _fit(of_type: type[Fitting], value: dict[str, Any]) -> tuple[Fitting, dict[str, Any]]:
-    """What of `value` the struct can hold, and the rest."""
+    """Returns what the struct can hold of `value`, and the rest."""
     fields = _fields(of_type)
     fitting: dict[str, Any] = {}
     rest: dict[str, Any] = {}
@@ -155,7 +155,7 @@ def _fit(of_type: type[Fitting], value: dict[str, Any]) -> tuple[Fitting, dict[s
         if field is None:
             rest[key] = item
         elif nested is not None:
-            # Whatever stands there is under the rules for bodies and headers, never a plain extra.
+            # Whatever it is, the rules for bodies and headers apply to it: it is never a plain extra.
             fitting[field.name], inner_rest = _fit(nested, item if isinstance(item, dict) else {"body": item})
             if inner_rest:
                 rest[key] = inner_rest
@@ -171,7 +171,7 @@ def _fit(of_type: type[Fitting], value: dict[str, Any]) -> tuple[Fitting, dict[s
 
 @cache
 def _fields(of_type: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
-    """By their names in JSON; a reason is looked for among the extras, see `take_reason`."""
+    """The fields by their names in JSON, without `reason`: `take_reason` looks for that in the extras."""
     fields = {field.encode_name: field for field in msgspec.structs.fields(of_type)}
     fields.pop("reason", None)
     return fields
@@ -183,34 +183,22 @@ _NESTED: dict[str, type[Request] | type[Response]] = {
 }
 
 
-# -- decode --------------------------------------------------------------------------------------------------
-
-
-Known = ErrorLogged | DeliveryAttemptLogged | DestinationExchangeLogged | DeliveryExchangeLogged
-
-_known = msgspec.json.Decoder(Known)
-
-_REQUIRED: dict[type[Properties], tuple[str, ...]] = {
-    ErrorProperties: ("message_id",),
-    AttemptProperties: ("message_id", "attempt"),
-    ExchangeProperties: ("destination_exchange_id",),
-    OtherProperties: (),
-}
+# -- decoding --------------------------------------------------------------------------------------------
 
 MAX_PLAIN_BYTES = 2048
-_BACKSLASH, _DELETE = b"\\\x7f"  # numbers: looked for as such, a byte is found many times quicker
+_BACKSLASH, _DELETE = b"\\\x7f"  # as numbers: `in` finds a byte many times faster than a text of one byte
 
 
 def decode(raw: bytes) -> Event | BadRecord:
-    """Reads one record. Never raises, whatever the bytes are."""
+    """Decodes one record. Never raises, whatever the bytes are."""
     if len(raw) <= MAX_PLAIN_BYTES and raw.isascii() and _BACKSLASH not in raw and _DELETE not in raw:
         try:
             known = _known.decode(raw)
-            properties: Properties = known.properties
+            properties = known.properties
             is_known = known.version == "v1" or is_version_1(known.version)
             routing = shallow_routing(bytes(properties.routed)) if is_known else None
         except (ValueError, RecursionError):
-            routing = None  # looked at closely below
+            routing = None  # see `_read_closely`
         if (
             routing is not None
             and properties.request_to_destination is None
@@ -222,7 +210,7 @@ def decode(raw: bytes) -> Event | BadRecord:
 
 def _read_closely(raw: bytes) -> Event | BadRecord:
     try:
-        # Inside fields that are skipped over, msgspec lets invalid UTF-8 and deep nesting pass.
+        # msgspec accepts invalid UTF-8 and deep nesting in fields that it skips.
         raw.isascii() or raw.decode()
         if holds_too_much(raw):
             detail = f"the record holds more than {MAX_VALUES} values"
@@ -240,18 +228,18 @@ def _read_closely(raw: bytes) -> Event | BadRecord:
 
 
 _Read = tuple[Properties, dict[str, Any], Routing]
-"""With what the structs do not know."""
+"""Properties, extras, routing."""
 
 
 def _read_strictly(raw: bytes) -> _Read | BadRecord | None:
-    """None where the structs refuse it. Raises ValueError and RecursionError."""
+    """Reads a record that the structs can hold; None if they refuse it. Raises ValueError, RecursionError."""
     try:
         known = _known.decode(raw)
     except msgspec.DecodeError:
         return None
     if known.version != "v1" and not is_version_1(known.version):
         return None
-    properties: Properties = known.properties
+    properties = known.properties
     routed = bytes(properties.routed)
     routing = shallow_routing(routed)
     if (routing is None or not _is_flat(properties)) and (bad := _too_deep(raw)):
@@ -260,7 +248,7 @@ def _read_strictly(raw: bytes) -> _Read | BadRecord | None:
 
 
 def _read_loosely(raw: bytes) -> _Read | BadRecord:
-    """What fits the structs, and what does not. Raises ValueError."""
+    """Reads any JSON object: what fits the structs, and the rest as extras. Raises ValueError."""
     value = parse_json_lossless(raw)
     if not isinstance(value, dict):
         return BadRecord("not_an_object", "a record is a JSON object; this is not", raw)
@@ -278,7 +266,7 @@ def _too_deep(raw: bytes) -> BadRecord | None:
 
 
 def _is_flat(properties: Properties) -> bool:
-    """Whether nothing is nested where anything may stand: a text has no depth, whatever it holds."""
+    """Whether headers and bodies, which may be any JSON, are not nested; a text counts as flat."""
     for part in (properties.request_to_destination, properties.response_from_destination):
         if part is not None and not (
             (part.body is None or isinstance(part.body, str))
@@ -293,35 +281,34 @@ def _are_texts(headers: Any) -> bool:
 
 
 EXCHANGE_MARKS = (b"Exchange Logged", b"\\u")
-"""An exchange holds one of these: its name, or an escape in it."""
+"""An exchange's bytes contain one of these: the end of its name, or an escape sequence."""
 
 
 def may_be_exchange(raw: bytes) -> bool:
-    """False only for records that are no exchange: a first look that spares decoding most of them."""
+    """Returns False only if the record is not an exchange. Most records need not be decoded to know that."""
     return any(mark in raw for mark in EXCHANGE_MARKS)
 
 
 def answer_of(event: Event) -> tuple[str, ExchangeAnswer] | None:
-    """An exchange's id and what the destination said in it; None for other events."""
+    """Returns an exchange's id and its answer; None for other events, which are about one message or none."""
     properties = event.properties
-    if not isinstance(properties, ExchangeProperties) or properties.destination_exchange_id is None:
+    exchange_id = properties.destination_exchange_id
+    if exchange_id is None or properties.message_id is not None:
         return None
     response = properties.response_from_destination
-    answer = ExchangeAnswer(response.status if response else None, event.reason)
-    return properties.destination_exchange_id, answer
+    return exchange_id, ExchangeAnswer(response.status if response else None, event.reason)
 
 
 def _complete(
     raw: bytes, properties: Properties, extras: dict[str, Any], routing: Routing, *, is_plain: bool = False
 ) -> Event | BadRecord:
-    for name in _REQUIRED[type(properties)]:
+    for name in KIND_OF[type(properties)].required:
         if getattr(properties, name) is None:
-            return BadRecord("missing_field", f"properties.{_camel(name)} is missing or of a wrong type", raw)
-    occurred_at, logged_at = properties.occurred_at, properties.logged_at
-    if occurred_at is None and isinstance(properties, OtherProperties):
-        occurred_at = logged_at
+            return _missing(name, raw)
+    logged_at = properties.logged_at
+    occurred_at = logged_at if properties.occurred_at is None else properties.occurred_at
     if occurred_at is None:
-        return BadRecord("missing_field", "properties.occurredAt is missing or of a wrong type", raw)
+        return _missing("occurred_at", raw)
     occurred_ns = parse_rfc3339(occurred_at)
     logged_ns = occurred_ns if logged_at is None else parse_rfc3339(logged_at)
     if occurred_ns is None or logged_ns is None:
@@ -339,6 +326,7 @@ def _complete(
     return Event(properties, raw, occurred_ns, logged_ns, routing, reason, extras, is_plain and not extras)
 
 
-def _camel(name: str) -> str:
+def _missing(name: str, raw: bytes) -> BadRecord:
     first, *others = name.split("_")
-    return first + "".join(other.title() for other in others)
+    field = first + "".join(other.title() for other in others)
+    return BadRecord("missing_field", f"properties.{field} is missing or of a wrong type", raw)

@@ -1,24 +1,101 @@
-"""Kept records: the entries of quarantine and pending files, written and read back.
+"""Kept records: why a record is kept (`REASONS`), and the entries of quarantine and pending files.
 
-An entry holds the record's own bytes and what it learned from its surroundings, so that a later try makes
-the same bytes of it.
+An entry holds the record's own bytes and its context, so that a later try makes the same bytes of it.
 """
 
 import base64
 import binascii
 import hashlib
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
 
 from faillog_otel import propagation
 from faillog_otel.config import Signal
-from faillog_otel.events.model import Place, RecordContext
+from faillog_otel.events.model import Place, ReasonCode, RecordContext
 from faillog_otel.json_syntax import holds_too_much, is_too_deep, parse_json_lossless
 
-# -- entry ---------------------------------------------------------------------------------------------------
+# -- reason codes ----------------------------------------------------------------------------------------
+
+
+class KeptReason(Struct, frozen=True):
+    """What a reason code is about, what it means, and what to do. The texts are Markdown for the docs."""
+
+    about: Literal["record", "file", "collector", "delivery"]
+    meaning: str
+    action: str
+
+
+_REPAIR = "Repair the record in the entry, then replay it."
+_FETCH = "Get the file again, and run it again: records that were delivered keep their ids."
+
+REASONS: dict[ReasonCode, KeptReason] = {
+    "invalid_json": KeptReason("record", "The record is not JSON, or it breaks off.", _REPAIR),
+    "invalid_utf8": KeptReason("record", "The record is not UTF-8.", _REPAIR),
+    "not_an_object": KeptReason("record", "The record is JSON, but not an object.", _REPAIR),
+    "missing_field": KeptReason(
+        "record",
+        "A required field of `properties` is missing or has the wrong type: `occurredAt`; `messageId` "
+        "(error, attempt); `attempt` (attempt); `destinationExchangeId` (exchange).",
+        _REPAIR,
+    ),
+    "bad_time": KeptReason(
+        "record", "`occurredAt` or `loggedAt` is not an RFC 3339 time from 1970 to 2262.", _REPAIR
+    ),
+    "too_long": KeptReason(
+        "record",
+        "The record is longer than 16 MiB. Its first 64 KiB are kept, and it cannot be replayed.",
+        "Shorten the record in its file, then run that record.",
+    ),
+    "too_deep": KeptReason("record", "More than 100 brackets are open at the same time.", _REPAIR),
+    "too_many_values": KeptReason("record", "The record holds more than 250,000 values.", _REPAIR),
+    "truncated_gzip": KeptReason("file", "The gzip data ends too early. Was the file cut off?", _FETCH),
+    "truncated_zstd": KeptReason("file", "The zstd data ends too early. Was the file cut off?", _FETCH),
+    "damaged_gzip": KeptReason("file", "The gzip data is damaged.", _FETCH),
+    "damaged_zstd": KeptReason("file", "The zstd data is damaged.", _FETCH),
+    "trailing_garbage": KeptReason(
+        "file",
+        "What follows the compressed data is not compressed in the same way.",
+        "Cut it off, and run it as a file of its own if it holds records.",
+    ),
+    "too_much_content": KeptReason(
+        "file",
+        "The file unpacks to more than `max_content` (16 GiB by default).",
+        "Raise `max_content` if the file is what you expect, and run it again.",
+    ),
+    "foreign_format": KeptReason(
+        "file",
+        "The whole file is something else: a zip archive, UTF-16, an HTML page and so on.",
+        "Convert or unpack the file, then run the result.",
+    ),
+    "refused": KeptReason(
+        "collector",
+        "The collector refuses this record alone (HTTP 400 or 500, gRPC `INVALID_ARGUMENT` and so on) and "
+        "accepts others.",
+        "Find the cause in the collector's message, which is in `detail`; then replay the record.",
+    ),
+    "too_large": KeptReason(
+        "collector",
+        "The record alone is too large for the collector (HTTP 413, or a message about the size).",
+        "Raise the collector's limit, or let less leave (`--bodies`, `--backend`); then replay the record.",
+    ),
+    "rejected": KeptReason(
+        "collector",
+        "The record was in a request that the collector accepted only in part. It may have been accepted: "
+        "`replay` sends it only with `--rejected`.",
+        "Look in the backend whether it arrived; if not, replay it with `--rejected`.",
+    ),
+    "pending": KeptReason(
+        "delivery",
+        "The record is not at fault. `detail` says why nothing was sent any more; of consecutive records "
+        "with the same cause, only the first says it.",
+        "Remove the cause, then replay the record.",
+    ),
+}
+
+# -- entries ---------------------------------------------------------------------------------------------
 
 
 class Rejection(Struct, frozen=True):
@@ -31,10 +108,10 @@ class Rejection(Struct, frozen=True):
 
 
 class KeptContext(RecordContext, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """An entry's `context`: what its record learned, and what became of it so far.
+    """An entry's `context`: the record's own, and its delivery so far.
 
-    `signals` are those that are still to be sent; None are all. `rejections` says which requests with
-    the record were taken partly.
+    `signals` are still to be sent; None means all. `rejections`: the requests with this record that the
+    collector accepted only in part.
     """
 
     signals: tuple[Signal, ...] | None = None
@@ -42,9 +119,9 @@ class KeptContext(RecordContext, frozen=True, kw_only=True, omit_defaults=True, 
 
 
 class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One kept record. `reason` is a code; `raw` is the record as text, `raw_base64` where it is no text.
+    """One kept record. `reason` is a code; the record is in `raw`, or in `raw_base64` if it is not text.
 
-    Only the record itself is needed to replay it: people mend entries by hand.
+    Only the record itself is required, because people repair entries by hand.
     """
 
     reason: str = "unknown"
@@ -59,11 +136,11 @@ class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
     replayable: bool = True
 
     def place(self) -> Place:
-        """Where the record stood when it was first read."""
+        """Returns where the record was when it was first read."""
         return Place(self.file, self.line or 0, self.offset or 0)
 
     def record(self) -> bytes | None:
-        """The record's bytes; None where they are not whole, or not there."""
+        """Returns the record's bytes; None if they are incomplete or missing."""
         if not self.replayable:
             return None
         if self.raw is not None:
@@ -75,13 +152,13 @@ class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 _CONTROLS = bytes(each for each in range(32) if each not in b"\t\r\n")
-"""Each takes six bytes in JSON: a record that is mostly these is kept as base64, at four thirds."""
+"""Each takes six bytes in JSON, in base64 one and a third."""
 
 _encode = msgspec.json.Encoder().encode
 
 
 def write_entry(
-    reason: str,
+    reason: ReasonCode,
     detail: str,
     place: Place,
     raw: bytes,
@@ -89,7 +166,7 @@ def write_entry(
     *,
     replayable: bool = True,
 ) -> bytes:
-    """An entry's line, without its newline."""
+    """Returns an entry's line, without its newline."""
     text: str | None = None
     packed: str | None = None
     if len(raw.translate(None, _CONTROLS)) * 5 >= len(raw) * 4:
@@ -118,13 +195,13 @@ class _Owed(Struct, frozen=True):
 
 
 _EVENT_START = b'{"type":"observability","event":'
-"""So Segment's own lines begin, and what has an `event` is no entry: most need no closer look."""
+"""Segment's own lines begin with this. They are not entries, and need not be decoded to know that."""
 
 
 def read_entry(line: bytes) -> Entry | None:
-    """The entry, where the line is one; None for all other lines, such as Segment's own events.
+    """Returns the entry in a line; None for all other lines, such as Segment's own events.
 
-    One that is spoilt comes as an entry that cannot be replayed, and says why in its `detail`.
+    A broken entry becomes one that cannot be replayed; its `detail` says why.
     """
     if line.startswith(_EVENT_START) or b'"raw' not in line or holds_too_much(line):
         return None
@@ -144,7 +221,7 @@ def read_entry(line: bytes) -> Entry | None:
 
 
 class _Identity(Struct, frozen=True):
-    """What tells an entry from others. The rest, such as `detail`, may differ from run to run."""
+    """The fields that identify an entry. Others, such as `detail`, may differ from run to run."""
 
     reason: str = ""
     file: str = ""
@@ -155,9 +232,9 @@ class _Identity(Struct, frozen=True):
 
 
 def identity_of(line: bytes) -> bytes | None:
-    """What tells an entry from others: its record, where that stood, and why and for what it is kept.
+    """Returns a hash of what identifies an entry: record, place, reason, and signals to be sent.
 
-    None for a line that is no entry.
+    None for a line that is not an entry.
     """
     try:
         identity = msgspec.json.decode(line, type=_Identity)
@@ -167,7 +244,7 @@ def identity_of(line: bytes) -> bytes | None:
 
 
 def is_intact(line: bytes) -> bool:
-    """Whether an entry can be read, and holds the bytes that it was made of."""
+    """Returns whether an entry can be read and holds the bytes that it was made from."""
     entry = read_entry(line)
     if entry is None or (entry.raw is None and entry.raw_base64 is None):
         return False
@@ -178,23 +255,20 @@ def is_intact(line: bytes) -> bool:
     return hashlib.sha256(raw).hexdigest() == entry.sha256
 
 
-# -- contexts ------------------------------------------------------------------------------------------------
+# -- contexts in request bodies --------------------------------------------------------------------------
 #
-# Which application's context a request names beside which messageId.
-#
-# Destinations that pass events through (webhooks, functions) send what the application tracked: where it put
-# a `traceparent` into it, the exchange's request body holds both. Together they are when they stand in the
-# same JSON object, or in one that names no other messageId.
-
+# Destinations that pass events through (webhooks, functions) send what the application tracked. If it put a
+# `traceparent` into that, the exchange's request body holds both. They belong together if they are in the
+# same JSON object, or in one without another messageId.
 
 _MESSAGE_ID = "messageId"
 _TRACEPARENT = "traceparent"
 
 
 def traceparents(body: Any) -> dict[str, str]:
-    """By messageId, its `traceparent`, the first that is valid. `body`: a JSON value, or its text.
+    """Returns the first valid `traceparent` of each messageId in a body: a JSON value, or its text.
 
-    A body that cannot be read, such as one that was cut off, names none.
+    A body that cannot be read, such as one that was cut off, gives none.
     """
     if isinstance(body, str):
         if f'"{_TRACEPARENT}"' not in body:
@@ -213,7 +287,7 @@ def traceparents(body: Any) -> dict[str, str]:
 
 
 def _look(value: Any, found: dict[str, str]) -> tuple[set[str], list[str]]:
-    """The messageIds in a value, and the contexts in it that belong to none of them yet."""
+    """Returns the messageIds in a value, and the contexts in it that belong to none of them yet."""
     messages: set[str] = set()
     free: list[str] = []
     for each in value.values() if isinstance(value, dict) else value:
@@ -228,7 +302,7 @@ def _look(value: Any, found: dict[str, str]) -> tuple[set[str], list[str]]:
 
 
 def _claimed(value: dict[str, Any], messages: set[str], free: list[str], found: dict[str, str]) -> list[str]:
-    """Adds an object's own messageId, gives it, or the only one inside, its context; returns the rest."""
+    """Pairs an object's context with its own messageId, or with the only one inside; returns the rest."""
     message, context = value.get(_MESSAGE_ID), value.get(_TRACEPARENT)
     if isinstance(context, str) and propagation.parse_traceparent(context):
         if isinstance(message, str):
@@ -238,7 +312,7 @@ def _claimed(value: dict[str, Any], messages: set[str], free: list[str], found: 
     if isinstance(message, str):
         messages.add(message)
     elif _MESSAGE_ID in value:
-        return []  # they are of a message that has no id, and of no other
+        return []  # they belong to this message, which has no id
     if free and len(messages) == 1:
         found.setdefault(next(iter(messages)), free[0])
     return [] if messages else free

@@ -1,25 +1,27 @@
-"""Segment's three observability events as typed structs, and what is known of one event besides.
+"""The kinds of events, declared once in `KINDS`; and what is known of one record.
 
-The structs refuse what they do not know, so that `decode` notices it; nothing that they refuse is lost:
-it travels on as extras. Source: Segment's page "Failure Log Collection". None of them can be a part of a
-cycle, so the garbage collector need not look at them (`gc=False`).
+A kind is a struct of `properties` and an entry in `KINDS`; what its records say is in `otlp.mapping.RULES`.
+The structs refuse what they do not know, so that `decode` notices it and keeps it as extras. Source of the
+fields: Segment's page "Failure Log Collection". No struct can be part of a reference cycle (`gc=False`).
 """
 
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-# -- model ---------------------------------------------------------------------------------------------------
-
+from faillog_otel.config import FailOn
 
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Status = Annotated[int, Meta(ge=100, le=999)]
 """An HTTP status code has three digits (RFC 9110, section 15)."""
 
+# -- properties ------------------------------------------------------------------------------------------
+
 
 class Request(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
-    """`requestToDestination`: Segment's page shows body and headers; method and URL may come."""
+    """`requestToDestination`. Segment's page shows only headers and body."""
 
     method: str | None = None
     url: str | None = None
@@ -35,28 +37,40 @@ class Response(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc
     body: Any = None
 
 
-class _Properties(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False, rename="camel"):
+class Properties(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False, rename="camel"):
+    """`properties`: the fields that all kinds have. A field is None where it is absent."""
+
     routed: Raw = Raw()
     occurred_at: str | None = None
     logged_at: str | None = None
     request_to_destination: Request | None = None
     response_from_destination: Response | None = None
     feature_name: str | None = None
-    """Which part of Segment writes: `delivery`, `destinationInsertFunction`."""
+    """The part of Segment that wrote the event: `delivery`, `destinationInsertFunction`."""
     reason: str | None = None
     """The likeliest name of the field that Segment's page promises and does not show; see `Event.reason`."""
 
+    @property
+    def message_id(self) -> str | None:
+        """The message that the event is about; always None for a kind without this field."""
+        return None
 
-class ErrorProperties(_Properties, frozen=True, kw_only=True):
-    """One event of a source hit an error: a retry, a discard, ... `attempt` counts from 1."""
+    @property
+    def destination_exchange_id(self) -> str | None:
+        """The exchange that the event is about or part of; always None for a kind without this field."""
+        return None
+
+
+class ErrorProperties(Properties, frozen=True, kw_only=True):
+    """An error of one message: it is retried, discarded, ... `attempt` counts from 1."""
 
     message_id: str | None = None
     attempt: Int64 | None = None
     discarded: bool | None = None
 
 
-class AttemptProperties(_Properties, frozen=True, kw_only=True):
-    """One attempt to deliver one event. `attempt` counts from 1."""
+class AttemptProperties(Properties, frozen=True, kw_only=True):
+    """One attempt to deliver one message. `attempt` counts from 1."""
 
     message_id: str | None = None
     attempt: Int64 | None = None
@@ -64,86 +78,167 @@ class AttemptProperties(_Properties, frozen=True, kw_only=True):
     destination_exchange_id: str | None = None
 
 
-class ExchangeProperties(_Properties, frozen=True, kw_only=True):
-    """One HTTP exchange with a destination, for a batch of events: it has no `messageId`."""
+class ExchangeProperties(Properties, frozen=True, kw_only=True):
+    """One HTTP exchange with a destination, for a batch of messages: it has no `messageId`."""
 
     destination_exchange_id: str | None = None
 
 
-class OtherProperties(_Properties, frozen=True, kw_only=True):
-    """What may be known of an event of another name or version."""
+class OtherProperties(Properties, frozen=True, kw_only=True):
+    """What can be known of an event of another name or version."""
 
     message_id: str | None = None
 
 
-class _Envelope(Struct, frozen=True, kw_only=True, gc=False, tag_field="event", forbid_unknown_fields=True):
-    type: Literal["observability"] = "observability"
-    version: str | int | float | None = None
-    """See `is_version_1`."""
+def exchange_of(properties: Properties) -> str | None:
+    """Returns the exchange that the event of one message is part of; None if there is none."""
+    return None if properties.message_id is None else properties.destination_exchange_id
 
 
-class ErrorLogged(_Envelope, frozen=True, kw_only=True, tag="Error Logged"):
-    """`Error Logged`."""
+# -- versions --------------------------------------------------------------------------------------------
 
-    properties: ErrorProperties
-
-
-class DeliveryAttemptLogged(_Envelope, frozen=True, kw_only=True, tag="Delivery Attempt Logged"):
-    """`Delivery Attempt Logged`."""
-
-    properties: AttemptProperties
+_MAJOR_1 = re.compile(r"\s*[vV]?0*1(?![0-9])")
 
 
-class DestinationExchangeLogged(_Envelope, frozen=True, kw_only=True, tag="Destination Exchange Logged"):
-    """`Destination Exchange Logged`."""
+def is_version_1(version: object) -> bool:
+    """Whether a record's `version` is understood: `1`, `"1"`, `"v1"`, `"v1.x"` or absent (None).
 
-    properties: ExchangeProperties
+    Segment's page says `"v1"`, its first draft said the number 1.
+    """
+    if isinstance(version, str):
+        return _MAJOR_1.match(version) is not None
+    if isinstance(version, bool):
+        return False
+    return version is None or (isinstance(version, int | float) and 1 <= version < 2)
 
 
-class DeliveryExchangeLogged(
-    DestinationExchangeLogged, frozen=True, kw_only=True, tag="Delivery Exchange Logged"
-):
-    """The name that Segment's page once gives to the exchange: an alias."""
+# -- kinds -----------------------------------------------------------------------------------------------
 
 
-Properties = ErrorProperties | AttemptProperties | ExchangeProperties | OtherProperties
+def _never(_properties: Any, _extras: dict[str, Any]) -> bool:
+    return False
+
+
+class Kind(Struct, frozen=True, kw_only=True, eq=False):
+    """One kind of event. Kinds are compared and hashed by identity."""
+
+    name: str
+    """In counts (`events` of the summary) and in metrics."""
+    event_name: str
+    """Of its log records."""
+    segment_names: tuple[str, ...] = ()
+    """The values of `event` by which Segment names it."""
+    properties: type[Properties]
+    required: tuple[str, ...] = ()
+    """The fields without which a record is not understood (`missing_field`)."""
+    varies: tuple[str, ...] = ()
+    """The fields of its struct, besides ids and times, that attributes and words of its records depend on."""
+    span: Literal["CONSUMER", "CLIENT"] | None = None
+    """The kind of its span; None if it does not become a span."""
+    is_bad: Callable[[Any, dict[str, Any]], bool] = _never
+    """Whether such an event is bad news, from its properties and extras. `bad_count` counts these events."""
+    bad_count: Literal["failures", "discarded", "unknown_version"] | None = None
+    fail_on: FailOn | None = None
+    """The condition of `--fail-on` that a bad event meets."""
+
+
+def _is_discarded(properties: ErrorProperties, extras: dict[str, Any]) -> bool:
+    """Anything but false counts: a discard of which Segment writes "yes" must not go unnoticed."""
+    discarded = properties.discarded or extras.get("discarded")
+    return bool(discarded) and str(discarded).lower() != "false"
+
+
+def _is_failure(properties: AttemptProperties, extras: dict[str, Any]) -> bool:
+    """Any outcome but success counts, also one that is not known."""
+    outcome = properties.outcome or extras.get("outcome")
+    return outcome is not None and str(outcome).lower() != "success"
+
+
+def _is_unknown_version(_properties: OtherProperties, extras: dict[str, Any]) -> bool:
+    return not is_version_1(extras.get("version"))
+
+
+ERROR = Kind(
+    name="error",
+    event_name="segment.error",
+    segment_names=("Error Logged",),
+    properties=ErrorProperties,
+    required=("message_id", "occurred_at"),
+    varies=("attempt", "discarded"),
+    is_bad=_is_discarded,
+    bad_count="discarded",
+    fail_on="discarded",
+)
+ATTEMPT = Kind(
+    name="attempt",
+    event_name="segment.attempt",
+    segment_names=("Delivery Attempt Logged",),
+    properties=AttemptProperties,
+    required=("message_id", "attempt", "occurred_at"),
+    varies=("attempt", "outcome"),
+    span="CONSUMER",
+    is_bad=_is_failure,
+    bad_count="failures",
+    fail_on="failure",
+)
+EXCHANGE = Kind(
+    name="exchange",
+    event_name="segment.exchange",
+    segment_names=("Destination Exchange Logged", "Delivery Exchange Logged"),  # Segment's page says both
+    properties=ExchangeProperties,
+    required=("destination_exchange_id", "occurred_at"),
+    span="CLIENT",
+)
+OTHER = Kind(
+    name="other",
+    event_name="segment.other",
+    properties=OtherProperties,
+    is_bad=_is_unknown_version,
+    bad_count="unknown_version",
+)
+"""Events of other names and versions: they are forwarded, and not judged."""
+
+KINDS = (ERROR, ATTEMPT, EXCHANGE, OTHER)
+KIND_OF: dict[type[Properties], Kind] = {kind.properties: kind for kind in KINDS}
+
+# -- one record -------------------------------------------------------------------------------------------
 
 
 class Routing(Struct, frozen=True, gc=False, cache_hash=True):
-    """`properties.routed`, read: where an event was going and where it came from."""
+    """`properties.routed` as read: where an event was going and where it came from."""
 
     to_id: str | None = None
-    """The first `to` that is no subscription: a field of the attempt's span id."""
+    """The first `to` that is not a subscription: a field of the attempt's span id."""
     from_id: str | None = None
     """The first `from`: `segment.source.id`."""
     destination_id: str | None = None
     """The first `to` of type destination, else `to_id`: it names the span."""
     destination_ids: tuple[str, ...] = ()
-    """Every `to` that is no subscription."""
+    """Every `to` that is not a subscription."""
     subscription_id: str | None = None
     """The first `to` of type subscription: the mapping of an Actions destination."""
     leftover: Any = None
-    """All of `routed`, where it says more than ids (or something else entirely); else None."""
+    """All of `routed` if it says more than ids (or something else entirely); else None."""
 
 
 class Reason(Struct, frozen=True, gc=False, cache_hash=True):
-    """Why something failed: a text for people, and a code where the text is one or one stands beside it."""
+    """Why something failed: a text for people, and a code if the event gives one."""
 
     text: str
     code: str | None = None
     reporter: str | UnsetType = UNSET
-    """Whose fault it is, where the event says so: INTEGRATIONS (Segment's) or DESTINATION."""
+    """Whose fault it is, if the event says so: INTEGRATIONS (Segment's) or DESTINATION."""
     in_body: bool | UnsetType = UNSET
-    """True where a response's body says it; absent otherwise, so that kept entries stay as they are."""
+    """True if it comes from a response body; otherwise absent, so that kept entries stay as they are."""
 
 
 class Event(Struct, frozen=True, gc=False):
     """One event that was understood.
 
-    `raw` are its own JSON bytes as they came, without outer white space. Times are nanoseconds since
-    1970; `logged_ns` equals `occurred_ns` where Segment wrote no `loggedAt`. `extras` holds what the
-    structs do not know, as it was: its paths start inside `properties`. `is_plain`: all its texts are
-    printable ASCII without quotes and backslashes, it is short, and has no extras, request or response.
+    `raw` holds its own JSON bytes unchanged, without outer white space. Times are nanoseconds since 1970;
+    `logged_ns` equals `occurred_ns` if there is no `loggedAt`. `extras` holds what the structs do not know,
+    unchanged; its paths start inside `properties`. `is_plain`: the event is short, all its texts are
+    printable ASCII without quotes and backslashes, and it has no extras, request or response.
     """
 
     properties: Properties
@@ -155,19 +250,48 @@ class Event(Struct, frozen=True, gc=False):
     extras: dict[str, Any]
     is_plain: bool = False
 
+    @property
+    def kind(self) -> Kind:
+        """Its entry in `KINDS`."""
+        return KIND_OF[type(self.properties)]
+
+
+ReasonCode = Literal[
+    "invalid_json",
+    "invalid_utf8",
+    "not_an_object",
+    "missing_field",
+    "bad_time",
+    "too_long",
+    "too_deep",
+    "too_many_values",
+    "truncated_gzip",
+    "truncated_zstd",
+    "damaged_gzip",
+    "damaged_zstd",
+    "trailing_garbage",
+    "too_much_content",
+    "foreign_format",
+    "refused",
+    "too_large",
+    "rejected",
+    "pending",
+]
+"""Why a record is kept. `kept_record.REASONS` says what each means, and what to do."""
+
 
 class BadRecord(Struct, frozen=True, gc=False):
     """One record that was not understood: a reason code for machines, and a sentence for people."""
 
-    reason: str
+    reason: ReasonCode
     detail: str
     raw: bytes
     replayable: bool = True
-    """False where `raw` is not the whole record: it was too long to keep."""
+    """False if `raw` is not the whole record, because that is too long to keep."""
 
 
 class Place(Struct, frozen=True, gc=False):
-    """Where a record stands. `line` counts from 1; `offset` is in bytes of the decompressed file."""
+    """The position of a record. `line` counts from 1; `offset` is in bytes of the decompressed file."""
 
     file: str
     line: int
@@ -175,58 +299,38 @@ class Place(Struct, frozen=True, gc=False):
 
 
 class ExchangeAnswer(Struct, frozen=True, gc=False, cache_hash=True):
-    """What a destination said in one exchange."""
+    """A destination's answer in one exchange."""
 
     status: int | None
     reason: Reason | None
 
 
 class RecordContext(Struct, frozen=True, gc=False):
-    """What a record learns from its surroundings, needed to make the same bytes of it again.
+    """What the mapping needs besides the record itself, to make the same bytes of it again.
 
-    `reference_ns` is the "now" of the time policy, nanoseconds since 1970, fixed once for each file.
+    `reference_ns` is the "now" of the time policy, in nanoseconds since 1970, fixed once for each file.
     """
 
     reference_ns: Annotated[int, Meta(ge=0, le=2**63 - 1)]
     answer: ExchangeAnswer | None = None
     traceparent: str | None = None
-    """The application's context, where the exchange's request names it beside the attempt's messageId."""
+    """The application's context, if the exchange's request names it next to the attempt's messageId."""
 
 
 class Form(Struct, frozen=True):
-    """What a file's content is: JSON Lines, an array, values one after the other, or something else."""
+    """The format of a file's content: JSON Lines, an array, concatenated values, or something else."""
 
     kind: Literal["lines", "array", "values", "foreign"]
     detail: str = ""
-    """For people: what else it is."""
+    """For people: what the content is if it is `foreign`."""
 
 
 JSON_LINES = Form("lines")
 
 
 class Survey(Struct, frozen=True):
-    """What decides how many records a file's content has."""
+    """What determines the number of records in a file's content."""
 
     form: Form
     max_content_bytes: int | None
     """How many bytes a compressed file may unpack to; None for any number."""
-
-
-# -- version -------------------------------------------------------------------------------------------------
-#
-# Which versions of an event are understood: those with the major version 1, however it is written.
-
-
-_MAJOR_1 = re.compile(r"\s*[vV]?0*1(?![0-9])")
-
-
-def is_version_1(version: object) -> bool:
-    """Whether a record's `version` is `1`, `"1"`, `"v1"`, `"v1.x"` or absent (None).
-
-    Segment's page says `"v1"`, its first draft said the number 1.
-    """
-    if isinstance(version, str):
-        return _MAJOR_1.match(version) is not None
-    if isinstance(version, bool):
-        return False
-    return version is None or (isinstance(version, int | float) and 1 <= version < 2)

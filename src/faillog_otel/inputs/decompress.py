@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
-from faillog_otel.events.model import BadRecord
+from faillog_otel.events.model import BadRecord, ReasonCode
 
 # -- unpack --------------------------------------------------------------------------------------------------
 
@@ -30,7 +30,7 @@ _ZSTD_OPTIONS: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 26}
 class DamagedFile(Exception):
     """The rest of a file cannot be read; `reason` is a quarantine reason code."""
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: ReasonCode, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
 

@@ -21,7 +21,7 @@ from faillog_otel import propagation
 from faillog_otel.errors import InputError
 from faillog_otel.events.decode import answer_of, decode, may_be_exchange
 from faillog_otel.events.kept_record import KeptContext, traceparents
-from faillog_otel.events.model import AttemptProperties, BadRecord, Event, ExchangeAnswer, Reason
+from faillog_otel.events.model import BadRecord, Event, ExchangeAnswer, Reason, exchange_of
 
 # -- lookup --------------------------------------------------------------------------------------------------
 #
@@ -344,10 +344,7 @@ class Exchanges:
 def _ids(event: Event | BadRecord) -> tuple[str | None, str | None]:
     """An attempt's exchange and message."""
     if isinstance(event, Event):
-        attempt = event.properties
-        if isinstance(attempt, AttemptProperties):
-            return attempt.destination_exchange_id, attempt.message_id
-        return None, None
+        return exchange_of(event.properties), event.properties.message_id
     exchange, message = (pattern.search(event.raw) for pattern in (_EXCHANGE_ID, _MESSAGE_ID))
     return _text(exchange), _text(message)
 

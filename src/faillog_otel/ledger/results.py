@@ -13,7 +13,7 @@ from msgspec import Struct, field
 from faillog_otel.config import FailOn
 from faillog_otel.events.decode import decode
 from faillog_otel.events.kept_record import KeptContext, read_entry
-from faillog_otel.events.model import BadRecord, Event
+from faillog_otel.events.model import KINDS, BadRecord, Event, Kind
 from faillog_otel.ledger.spool import SeenRecords
 from faillog_otel.redact.redactor import redact_text
 from faillog_otel.text import peer_text
@@ -21,13 +21,8 @@ from faillog_otel.text import peer_text
 # -- counts --------------------------------------------------------------------------------------------------
 
 
-class EventCounts(Struct):
-    """Events that were decoded, by kind."""
-
-    error: int = 0
-    attempt: int = 0
-    exchange: int = 0
-    other: int = 0
+def _no_events() -> dict[str, int]:
+    return {kind.name: 0 for kind in KINDS}
 
 
 class Counts(Struct):
@@ -37,7 +32,8 @@ class Counts(Struct):
     """Of JSON Lines, like `blank`."""
     blank: int = 0
     records: int = 0
-    events: EventCounts = field(default_factory=EventCounts)
+    events: dict[str, int] = field(default_factory=_no_events)
+    """Events that were understood, by kind."""
     exported: int = 0
     rejected: int = 0
     quarantined: int = 0
@@ -55,10 +51,17 @@ class Counts(Struct):
 
     def add(self, more: "Counts") -> None:
         """Adds the counts of another part."""
-        for into, part in ((self, more), (self.events, more.events)):
-            for name in into.__struct_fields__:
-                if name != "events":
-                    setattr(into, name, getattr(into, name) + getattr(part, name))
+        for name in self.__struct_fields__:
+            if name != "events":
+                setattr(self, name, getattr(self, name) + getattr(more, name))
+        for name, count in more.events.items():
+            self.events[name] += count
+
+    def count_events(self, kind: Kind, count: int, *, are_bad: bool) -> None:
+        """Counts events of one kind that were understood."""
+        self.events[kind.name] += count
+        if are_bad and kind.bad_count:
+            setattr(self, kind.bad_count, getattr(self, kind.bad_count) + count)
 
 
 class Kept(Struct, frozen=True):
@@ -180,7 +183,7 @@ def met_by(raw: bytes, file: str, line: int, learned: KeptContext | None) -> Met
     return Met(
         file,
         line,
-        message_id=peer_text(getattr(event.properties, "message_id", None) or "", str),
+        message_id=peer_text(event.properties.message_id or "", str),
         destination=event.routing.destination_id or "",
         why=_why(event, learned),
     )

@@ -1,23 +1,21 @@
-"""Events → the bytes of their records: what `mapping` says, written straight to the wire.
+"""Encodes events: writes the bytes of the records that `mapping` describes.
 
-A record is the concatenation of its fields, and most of them repeat. Where an event went and how it went
-are encoded once and remembered, in two small caches; plain events have all but their own values in common
-and are written with stencils. The bytes are those that the official classes write of `map_event`'s records,
-to the last one.
+A record is the concatenation of its fields, and most of them repeat. What the routing decides and what the
+outcome decides is encoded once and remembered, in two small caches; events that differ only in their own
+values share a template. The bytes are exactly those that the official classes write of `map_event`'s records.
 """
 
 import math
 from functools import lru_cache
 
 from faillog_otel.config import MappingConfig
-from faillog_otel.events.model import AttemptProperties, Event, RecordContext, Routing
+from faillog_otel.events.model import Event, RecordContext, Routing, exchange_of
 from faillog_otel.otlp import templates, wire
 from faillog_otel.otlp.attributes import apply_limits, size_of
 from faillog_otel.otlp.envelope import EncodedEvent
 from faillog_otel.otlp.mapping import (
-    SPAN_KINDS,
+    RULES,
     UID,
-    ids,
     log_attributes,
     message_origin,
     record_uid,
@@ -25,21 +23,21 @@ from faillog_otel.otlp.mapping import (
     span_name,
 )
 from faillog_otel.otlp.rules import (
-    EVENT_NAMES,
     OWN,
     DeliveryFacts,
-    Origin,
+    KindRules,
     Own,
-    case_of,
     destined,
+    facts_of,
     judged,
     own_values,
     present,
     true_time,
 )
-from faillog_otel.otlp.templates import How, Parts, Slot, Templates, Values, Where, link_fields, with_gaps
+from faillog_otel.otlp.templates import How, Parts, Slot, Templates, Values, Where, link_fields, with_slots
 from faillog_otel.otlp.wire import (
     VARINT,
+    SpanKind,
     StatusCode,
     attribute_fields,
     fixed64,
@@ -54,11 +52,11 @@ from faillog_otel.text import printable
 REMEMBERED = 1024
 """Entries in each cache."""
 MAX_REMEMBERED = 512
-"""Characters; what is longer is encoded each time, so that the caches stay within some MiB."""
+"""Characters. What is longer is encoded each time, so that the caches stay within some MiB."""
 
 
 class WireEncoder:
-    """Turns one event into the bytes of its records; the same ones every time."""
+    """The `Encoder` of this program."""
 
     def __init__(self, config: MappingConfig) -> None:
         self._config = config
@@ -66,104 +64,105 @@ class WireEncoder:
         self._shifts = config.time_policy.kind != "occurred"
         self._remembered_where = lru_cache(REMEMBERED)(self._where)
         self._remembered_how = lru_cache(REMEMBERED)(self._how)
-        self._stencils = Templates(config.join, self._parts_with_gaps, self._alone)
+        self._templates = Templates(config.join, self._parts_with_slots, self._log_only)
 
     def encode(self, event: Event, context: RecordContext) -> EncodedEvent:
-        """The event's records in this context."""
+        """Returns the event's records in this context."""
         time_ns = event.occurred_ns
         if self._shifts:
             time_ns = shifted(time_ns, context.reference_ns, self._config.time_policy)
-        if time_ns == event.occurred_ns and (item := self._stencils.item(event, context)):
-            return item
+        if time_ns == event.occurred_ns and (encoded := self._templates.encode(event, context)):
+            return encoded
         log, span = self._parts(event, context, time_ns)
         return EncodedEvent(b"".join(log), b"".join(span), time_ns != event.occurred_ns)
 
-    def _parts_with_gaps(self, event: Event, context: RecordContext) -> tuple[Parts, Parts]:
-        return self._parts(event, context, event.occurred_ns, has_gaps=True)
+    def _parts_with_slots(self, event: Event, context: RecordContext) -> tuple[Parts, Parts]:
+        return self._parts(event, context, event.occurred_ns, has_slots=True)
 
     def _parts(
-        self, event: Event, context: RecordContext, time_ns: int, *, has_gaps: bool = False
+        self, event: Event, context: RecordContext, time_ns: int, *, has_slots: bool = False
     ) -> tuple[Parts, Parts]:
-        """The fields of a log record and of a span."""
-        name = EVENT_NAMES[type(event.properties)]
+        """Returns the fields of a log record and of a span."""
+        rules = RULES[event.kind]
         origin = message_origin(event, context, self._config)
         is_shifted = time_ns != event.occurred_ns
-        case = case_of(event, context.answer, origin.name if origin else None, is_shifted=is_shifted)
-        how = self._how_of(case, event)
-        where = self._where_of(name, how.verb, event.routing)
-        trace_id, span_id = ids(event, origin)
+        facts = facts_of(event, rules, context.answer, origin.name if origin else None, is_shifted=is_shifted)
+        how = self._how_of(facts, event)
+        where = self._where_of(rules, how.verb, event.routing)
+        trace_id, span_id = rules.ids(event, origin)
         own = own_values(event)
-        about = own[1] if name == "segment.exchange" else own[0]
+        about = rules.subject(own)
         values = Values(
             time=fixed64(time_ns) if time_ns else b"",
             about=printable(about).encode() if about else b"",
             own=_encoded(own),
-            uid=record_uid(name, event.raw).encode(),
+            uid=record_uid(rules.kind, event.raw).encode(),
             trace_id=trace_id,
             span_id=span_id or (origin.log_span_id if origin else b""),
             parent_span_id=origin.parent_span_id if origin else b"",
             observed=fixed64(event.logged_ns) if event.logged_ns else b"",
-            links=_links(event, origin),
+            links=link_fields(exchange_of(event.properties), origin) if span_id else b"",
             when=true_time(event).encode() if is_shifted else b"",
         )
-        if has_gaps:
-            values = with_gaps(values)
+        if has_slots:
+            values = with_slots(values)
         attributes = self._log_attributes(event, where, how, own, values)
         span = templates.span_parts(values, where, how, origin) if span_id else ()
         return templates.log_parts(values, where, how, attributes, origin), span
 
-    def _alone(self, event: Event) -> bytes | None:
-        """The attributes that only the event's log record carries, where all of them surely fit."""
-        alone, dropped = log_attributes(event, self._config)
-        if dropped or (alone and self._is_limited):
+    def _log_only(self, event: Event) -> bytes | None:
+        """Returns the attributes that only the log record has; None if they may not fit."""
+        found, dropped = log_attributes(event, self._config)
+        if dropped or (found and self._is_limited):
             return None
-        return attribute_fields(wire.LOG_ATTRIBUTES, alone)
+        return attribute_fields(wire.LOG_ATTRIBUTES, found)
 
     def _log_attributes(self, event: Event, where: Where, how: How, own: Own, values: Values) -> Parts:
-        """A log record's attributes, and how many were left out."""
-        alone, dropped = log_attributes(event, self._config)
+        """Returns a log record's attributes, and the number of those that do not fit."""
+        log_only, dropped = log_attributes(event, self._config)
         limits = self._config.limits
         fields = templates.log_attributes(values, where, how)
-        if self._is_limited and (alone or not self._has_room(where, how, fields)):
+        if self._is_limited and (log_only or not self._has_room(where, how, fields)):
             common = [*where.attributes, *how.attributes, *present(*zip(OWN, own, strict=True))]
-            kept, more = apply_limits([*common, (UID, values.uid.decode()), *alone], limits)
+            kept, more = apply_limits([*common, (UID, values.uid.decode()), *log_only], limits)
             fields = (attribute_fields(wire.LOG_ATTRIBUTES, kept),)
             dropped += more
-        elif alone:
-            fields += (Slot(attribute_fields(wire.LOG_ATTRIBUTES, alone)),)
+        elif log_only:
+            fields += (Slot(attribute_fields(wire.LOG_ATTRIBUTES, log_only)),)
         if dropped:
             fields += (tag(wire.LOG_DROPPED_ATTRIBUTES, VARINT) + varint(dropped),)
         return fields
 
     def _has_room(self, where: Where, how: How, fields: Parts) -> bool:
-        """Whether the log record of an event without more of its own is surely within the limits."""
+        """Returns True if the attributes that every log record has are within the limits for certain."""
         limits = self._config.limits
-        _, _, *own = fields  # they take more bytes on the wire than their names and values have
+        _, _, *own = fields  # on the wire they are longer than their names and values
         size = where.size + how.size + sum(map(len, own))
         count = len(where.attributes) + len(how.attributes) + len(OWN) + 1
         return size <= limits.attribute_bytes and count <= limits.attributes
 
     # -- parts -----------------------------------------------------------------------------------------
 
-    def _how_of(self, case: DeliveryFacts, event: Event) -> How:
-        reason = case.reason
+    def _how_of(self, facts: DeliveryFacts, event: Event) -> How:
+        reason = facts.reason
         if (reason is None or len(reason.text) <= MAX_REMEMBERED) and (
-            len(event.raw) <= 2 * MAX_REMEMBERED or case.length() <= MAX_REMEMBERED
+            len(event.raw) <= 2 * MAX_REMEMBERED or facts.length() <= MAX_REMEMBERED
         ):
-            return self._remembered_how(case)
-        return self._how(case)
+            return self._remembered_how(facts)
+        return self._how(facts)
 
-    def _where_of(self, name: str, verb: str, routing: Routing) -> Where:
+    def _where_of(self, rules: KindRules, verb: str, routing: Routing) -> Where:
         to, source, subscription = routing.destination_id, routing.from_id, routing.subscription_id
         ids = routing.destination_ids
         where = self._where
         if len(ids) <= 1 and len(to or "") + len(source or "") + len(subscription or "") <= MAX_REMEMBERED:
             where = self._remembered_where
-        return where(name, verb, Routing(None, source, to, ids, subscription))
+        shown = Routing(from_id=source, destination_id=to, destination_ids=ids, subscription_id=subscription)
+        return where(rules, verb, shown)
 
-    def _where(self, name: str, verb: str, routing: Routing) -> Where:
-        part = destined(name, routing, self._config.destination_names)
-        kind = SPAN_KINDS.get(name)
+    def _where(self, rules: KindRules, verb: str, routing: Routing) -> Where:
+        part = destined(rules, routing, self._config.destination_names)
+        span = rules.kind.span
         before, after = part.before.encode(), part.after.encode()
         return Where(
             log=attribute_fields(wire.LOG_ATTRIBUTES, part.attributes),
@@ -171,14 +170,14 @@ class WireEncoder:
             attributes=part.attributes,
             size=sum(map(size_of, part.attributes)),
             name_and_kind=text_field(wire.SPAN_NAME, span_name(verb, part.destination))
-            + (tag(wire.SPAN_KIND, VARINT) + varint(kind) if kind else b""),
-            event_name=name,
+            + (tag(wire.SPAN_KIND, VARINT) + varint(SpanKind[span]) if span else b""),
+            event_name=text_field(wire.LOG_EVENT_NAME, rules.kind.event_name),
             before=before,
             after=after,
         )
 
-    def _how(self, case: DeliveryFacts) -> How:
-        part = judged(case, self._config)
+    def _how(self, facts: DeliveryFacts) -> How:
+        part = judged(facts, RULES[facts.kind], self._config)
         opening, ending = part.opening.encode(), part.ending.encode()
         code = StatusCode.ERROR if part.failed else StatusCode.UNSET
         status = text_field(wire.STATUS_MESSAGE, part.status_message)
@@ -203,10 +202,3 @@ def _encoded(own: Own) -> tuple[bytes | None, ...]:
     *texts, lag_ms = own
     encoded = [None if text is None else text.encode() for text in texts]
     return (*encoded, None if lag_ms is None else int64(lag_ms))
-
-
-def _links(event: Event, origin: Origin | None) -> bytes:
-    properties = event.properties
-    if isinstance(properties, AttemptProperties):
-        return link_fields(properties.destination_exchange_id, origin)
-    return b""

@@ -1,18 +1,32 @@
-"""Which log record and which span an event becomes, and no I/O.
+"""Maps an event to its log record and its span, and says what differs between kinds of events (`RULES`).
 
-One event becomes one log record; an attempt and an exchange become one span each, too. The same event in
+One event becomes one log record; an event of a kind with a span becomes one span as well. The same event in
 the same context under the same settings always becomes the same records. Names follow OpenTelemetry's
-semantic conventions 1.44.0, `segment.*` is ours; docs/reference/attributes.md has the table. The
-rules for attributes and words are in `parts`; `encoder` writes the same records as bytes.
+semantic conventions 1.44.0; `segment.*` is ours (docs/reference/attributes.md). `rules` has the parts that
+all kinds share; `encoder` writes the same records as bytes.
 """
 
 from hashlib import sha256
+from typing import Any
 
 from msgspec import Struct
 
 from faillog_otel import propagation
 from faillog_otel.config import MappingConfig, TimePolicy
-from faillog_otel.events.model import AttemptProperties, Event, ExchangeProperties, RecordContext
+from faillog_otel.events.model import (
+    ATTEMPT,
+    ERROR,
+    EXCHANGE,
+    KINDS,
+    OTHER,
+    Event,
+    ExchangeAnswer,
+    Kind,
+    Reason,
+    RecordContext,
+    Response,
+    exchange_of,
+)
 from faillog_otel.otlp.attributes import (
     allowed_extras,
     apply_limits,
@@ -22,12 +36,14 @@ from faillog_otel.otlp.attributes import (
     redact_and_truncate,
 )
 from faillog_otel.otlp.rules import (
-    EVENT_NAMES,
     LOCAL,
     OWN,
+    DeliveryFacts,
+    KindRules,
     Origin,
-    case_of,
+    Own,
     destined,
+    facts_of,
     judged,
     link_flags,
     origin_of,
@@ -35,47 +51,138 @@ from faillog_otel.otlp.rules import (
     present,
     true_time,
 )
-from faillog_otel.otlp.wire import Attributes, Link, Log, Span, SpanKind, StatusCode
+from faillog_otel.otlp.wire import Attributes, Link, Log, Severity, Span, SpanKind, StatusCode
 from faillog_otel.propagation import SAMPLED, TraceContext
 from faillog_otel.text import printable
 
 SAMPLED_LOCAL = LOCAL | SAMPLED
 """Flags of links and root spans made here: sampled, and known not to be remote (SpanFlags)."""
 
-SPAN_KINDS = {"segment.attempt": SpanKind.CONSUMER, "segment.exchange": SpanKind.CLIENT}
 UID = "log.record.uid"
-UID_STARTS = {name: name.encode() + b"\n" for name in EVENT_NAMES.values()}
-"""What is hashed before a record's own bytes for its uid."""
+UID_STARTS = {kind: kind.event_name.encode() + b"\n" for kind in KINDS}
+"""For a record's uid, this is hashed before its own bytes."""
+
+
+# -- kinds of events -------------------------------------------------------------------------------------
+
+
+class _ErrorRules(KindRules):
+    """`segment.error`: a log record in the message's trace."""
+
+    def has_failed(self, _facts: DeliveryFacts) -> bool:
+        return True
+
+    def severity(self, facts: DeliveryFacts) -> Severity:
+        return Severity.ERROR if facts.discarded else Severity.WARN
+
+    def opening(self, facts: DeliveryFacts, _outcome: str | None, _other_name: str) -> str:
+        return f"{'discarded' if facts.discarded else 'error'}: message "
+
+
+class _AttemptRules(KindRules):
+    """`segment.attempt`: a span in the message's trace, which takes the answer of its exchange."""
+
+    takes_answer = True
+    without_status = "failure"
+
+    def reason_of(self, answer: ExchangeAnswer, properties: Any) -> Reason | None:
+        """Returns the answer's reason; not to a success, because it is about others of the same batch."""
+        reason = answer.reason
+        return None if reason and reason.in_body is True and properties.outcome == "success" else reason
+
+    def has_failed(self, facts: DeliveryFacts) -> bool:
+        return facts.outcome == "failure"
+
+    def opening(self, facts: DeliveryFacts, outcome: str | None, _other_name: str) -> str:
+        status = f" (HTTP {facts.status})" if facts.status is not None else ""
+        return f"attempt {facts.attempt}: {outcome or 'unknown outcome'}{status}: message "
+
+    def ids(self, event: Event, origin: Origin | None) -> tuple[bytes, bytes]:
+        trace_id, _ = super().ids(event, origin)
+        return trace_id, attempt_span_id(event)
+
+
+class _ExchangeRules(KindRules):
+    """`segment.exchange`: a span in a trace of its own."""
+
+    def facts(self, event: Event) -> dict[str, Any]:
+        response = event.properties.response_from_destination
+        is_unanswered = response in (None, Response()) and "responseFromDestination" not in event.extras
+        return super().facts(event) | {"is_unanswered": is_unanswered}
+
+    def has_failed(self, facts: DeliveryFacts) -> bool:
+        return facts.is_unanswered or (facts.status is not None and facts.status >= 400)
+
+    def severity(self, _facts: DeliveryFacts) -> Severity:
+        return Severity.ERROR
+
+    def method(self, method: str | None) -> str | None:
+        return super().method(method) or "_OTHER"
+
+    def verb(self, method: str | None) -> str:
+        return "HTTP" if method in (None, "_OTHER") else str(method)
+
+    def subject(self, own: Own) -> str | None:
+        _, exchange_id, *_ = own
+        return exchange_id
+
+    def opening(self, facts: DeliveryFacts, _outcome: str | None, _other_name: str) -> str:
+        if facts.status is not None:
+            return f"HTTP {facts.status} from "
+        return "no response from " if facts.is_unanswered else "an answer without status from "
+
+    def around_id(self, destination: str) -> tuple[str, str]:
+        return f"{destination or 'destination'}: exchange ", ""
+
+    def ids(self, event: Event, _origin: Origin | None) -> tuple[bytes, bytes]:
+        return exchange_ids(event.properties.destination_exchange_id)
+
+
+class _OtherRules(KindRules):
+    """`segment.other`: a log record, in the message's trace if it has a message."""
+
+    def facts(self, event: Event) -> dict[str, Any]:
+        name = event.extras.get("event")
+        return super().facts(event) | {"other_name": name if isinstance(name, str) else None}
+
+    def opening(self, facts: DeliveryFacts, _outcome: str | None, other_name: str) -> str:
+        about = other_name or "event without a name"
+        return f"{about}: message " if facts.origin else about
+
+
+_RULES = {ERROR: _ErrorRules, ATTEMPT: _AttemptRules, EXCHANGE: _ExchangeRules, OTHER: _OtherRules}
+RULES: dict[Kind, KindRules] = {kind: _RULES.get(kind, KindRules)(kind) for kind in KINDS}
+
+# -- mapping ---------------------------------------------------------------------------------------------
 
 
 class Mapped(Struct, frozen=True):
-    """What one event becomes."""
+    """The records of one event."""
 
     log: Log
     span: Span | None
     is_shifted: bool
-    """Whether the time policy gave them another time than their own."""
+    """Whether the time policy gave them another time."""
 
 
 def map_event(event: Event, context: RecordContext, config: MappingConfig) -> Mapped:
-    """The records of one event. Pure: no clock but `context.reference_ns`, no memory between events."""
-    name = EVENT_NAMES[type(event.properties)]
+    """Maps one event. Pure: no clock except `context.reference_ns`, no memory between events."""
+    kind, rules = event.kind, RULES[event.kind]
     time_ns = shifted(event.occurred_ns, context.reference_ns, config.time_policy)
     is_shifted = time_ns != event.occurred_ns
     own = own_values(event)
-    message_id, exchange_id, *_ = own
     origin = message_origin(event, context, config)
-    case = case_of(event, context.answer, origin.name if origin else None, is_shifted=is_shifted)
-    where, how = destined(name, event.routing, config.destination_names), judged(case, config)
+    facts = facts_of(event, rules, context.answer, origin.name if origin else None, is_shifted=is_shifted)
+    where, how = destined(rules, event.routing, config.destination_names), judged(facts, rules, config)
     common = where.attributes + how.attributes + present(*zip(OWN, own, strict=True))
-    trace_id, span_id = ids(event, origin)
+    trace_id, span_id = rules.ids(event, origin)
     span = None
-    if name in SPAN_KINDS:
+    if kind.span:
         span = Span(
             trace_id=trace_id,
             span_id=span_id,
             name=span_name(how.verb, where.destination),
-            kind=SPAN_KINDS[name],
+            kind=SpanKind[kind.span],
             time_ns=time_ns,
             attributes=common,
             status=StatusCode.ERROR if how.failed else StatusCode.UNSET,
@@ -84,18 +191,17 @@ def map_event(event: Event, context: RecordContext, config: MappingConfig) -> Ma
             flags=origin.span_flags if origin else SAMPLED_LOCAL,
             parent_span_id=origin.parent_span_id if origin else b"",
         )
-    alone, untold = log_attributes(event, config)
-    attributes, dropped = apply_limits([*common, (UID, record_uid(name, event.raw)), *alone], config.limits)
-    about = exchange_id if name == "segment.exchange" else message_id
+    alone, left_out = log_attributes(event, config)
+    attributes, dropped = apply_limits([*common, (UID, record_uid(kind, event.raw)), *alone], config.limits)
     ending = how.ending + (true_time(event) if is_shifted else "")
     log = Log(
         time_ns=time_ns,
         observed_ns=event.logged_ns,
         severity=how.severity,
-        event_name=name,
-        body=f"{how.opening}{where.before}{printable(about or '')}{where.after}{ending}",
+        event_name=kind.event_name,
+        body=f"{how.opening}{where.before}{printable(rules.subject(own) or '')}{where.after}{ending}",
         attributes=attributes,
-        dropped_attributes=untold + dropped,
+        dropped_attributes=left_out + dropped,
         flags=origin.log_flags if origin else SAMPLED,
         trace_id=trace_id,
         span_id=span_id or (origin.log_span_id if origin else b""),
@@ -104,7 +210,7 @@ def map_event(event: Event, context: RecordContext, config: MappingConfig) -> Ma
 
 
 def shifted(occurred_ns: int, reference_ns: int, policy: TimePolicy) -> int:
-    """The time that a record carries under the policy, nanoseconds since 1970."""
+    """Returns the time that a record carries under the policy, in nanoseconds since 1970."""
     if policy.kind == "occurred":
         return occurred_ns
     if policy.kind == "arrival":
@@ -113,69 +219,59 @@ def shifted(occurred_ns: int, reference_ns: int, policy: TimePolicy) -> int:
 
 
 def span_name(verb: str, destination: str) -> str:
-    """`deliver DESTINATION`; without a destination the verb alone."""
+    """Returns `deliver DESTINATION`; without a destination only the verb."""
     return f"{verb} {destination}" if destination else verb
 
 
-# -- identity --------------------------------------------------------------------------------------------
+# -- ids and links ---------------------------------------------------------------------------------------
 
 
 def message_origin(event: Event, context: RecordContext, config: MappingConfig) -> Origin | None:
-    """Where the records of the event's message stand; None where there is no message."""
-    properties = event.properties
-    if isinstance(properties, ExchangeProperties) or properties.message_id is None:
-        return None
-    return origin_of(properties.message_id, context.traceparent, config.join)
+    """Returns the trace of the event's message; None if it is not about a message."""
+    message_id = event.properties.message_id
+    return None if message_id is None else origin_of(message_id, context.traceparent, config.join)
 
 
-def ids(event: Event, origin: Origin | None) -> tuple[bytes, bytes]:
-    """Trace id and span id of the event; the span id is empty where it becomes no span."""
-    properties, routing = event.properties, event.routing
-    if isinstance(properties, AttemptProperties) and origin is not None:
-        digest = propagation.attempt_digest(
-            properties.message_id,
-            routing.to_id,
-            routing.from_id,
-            properties.attempt,
-            properties.occurred_at,
-        )
-        return origin.trace_id, propagation.part(digest, 0, 8)
-    if isinstance(properties, ExchangeProperties):
-        return exchange_ids(properties.destination_exchange_id)
-    return (origin.trace_id if origin else b""), b""
+def attempt_span_id(event: Event) -> bytes:
+    """Returns the span id of an attempt."""
+    properties: Any = event.properties
+    to_id, from_id = event.routing.to_id, event.routing.from_id
+    digest = propagation.attempt_digest(
+        properties.message_id, to_id, from_id, properties.attempt, properties.occurred_at
+    )
+    return propagation.part(digest, 0, 8)
 
 
 def exchange_ids(exchange_id: str | None) -> tuple[bytes, bytes]:
-    """Trace id and span id of an exchange."""
+    """Returns trace id and span id of an exchange."""
     digest = propagation.exchange_digest(exchange_id)
     return propagation.part(digest, 0, 16), propagation.part(digest, 16, 24)
 
 
 def links(event: Event, origin: Origin | None) -> list[Link]:
-    """Where an attempt's span leads: to its exchange, and to the application's context when known."""
-    properties, found = event.properties, []
-    if isinstance(properties, AttemptProperties):
-        if properties.destination_exchange_id is not None:
-            found.append(link_to_exchange(properties.destination_exchange_id))
-        if origin is not None and origin.linked is not None:
-            found.append(link_to_message(origin.linked))
+    """Returns the links of the span of one message: to its exchange, then to the application's context."""
+    found = []
+    if (exchange_id := exchange_of(event.properties)) is not None:
+        found.append(link_to_exchange(exchange_id))
+    if origin is not None and origin.linked is not None:
+        found.append(link_to_message(origin.linked))
     return found
 
 
 def link_to_exchange(exchange_id: str) -> Link:
-    """A link to an exchange, seen or not."""
+    """Returns a link to an exchange, whether it was seen or not."""
     attributes = present(("segment.link.type", "exchange"), ("segment.destination_exchange.id", exchange_id))
     return Link(*exchange_ids(exchange_id), attributes, SAMPLED_LOCAL)
 
 
 def link_to_message(app: TraceContext) -> Link:
-    """A link to the application's own context."""
+    """Returns a link to the application's own context."""
     return Link(app.trace_id, app.span_id, [("segment.link.type", "message")], link_flags(app))
 
 
-def record_uid(name: str, raw: bytes) -> str:
-    """`log.record.uid`: 32 hex characters, the same for the same bytes of the same kind of event."""
-    uid = sha256(UID_STARTS[name])
+def record_uid(kind: Kind, raw: bytes) -> str:
+    """Returns `log.record.uid`: 32 hex characters, the same for the same bytes of the same kind of event."""
+    uid = sha256(UID_STARTS[kind])
     step = _HASHED_ALONE if len(raw) <= _SHORT_BYTES else len(raw)
     for at in range(0, len(raw), step):
         uid.update(raw[at : at + step])
@@ -183,15 +279,15 @@ def record_uid(name: str, raw: bytes) -> str:
 
 
 _HASHED_ALONE = 2047
-"""hashlib lets other threads run while it hashes more bytes than these: dearer than to hash some KiB."""
+"""hashlib releases the GIL to hash more bytes than these, which costs more than hashing some KiB."""
 _SHORT_BYTES = 64 * 1024
 
 
-# -- what only logs carry ------------------------------------------------------------------------------
+# -- attributes of log records only ----------------------------------------------------------------------
 
 
 def log_attributes(event: Event, config: MappingConfig) -> tuple[Attributes, int]:
-    """Headers, bodies and extras; and how many extras were left out."""
+    """Returns headers, bodies and extras, and how many extras do not fit."""
     attributes: Attributes = []
     request = event.properties.request_to_destination
     response = event.properties.response_from_destination

@@ -1,11 +1,11 @@
-"""What records are made of: parts that follow from where an event went and from how it went, which many
-events have in common, and values of its own.
+"""The parts of records: what an event's routing decides, what its outcome decides, and its own values.
 
-Each rule stands here once, as plain data. `mapping` puts the parts together; `encoder` encodes the common
-ones once and writes the same. All texts but ids are redacted; all are cut.
+Many events share the first two. Each rule is here once, as plain data: `mapping` joins the parts, `encoder`
+encodes the shared ones once. What differs between kinds of events is a method of `KindRules`; its subclasses
+are in `mapping`. All texts except ids are redacted; all are truncated.
 """
 
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from msgspec import UNSET, Struct
@@ -13,49 +13,31 @@ from msgspec.structs import replace
 
 from faillog_otel import propagation
 from faillog_otel.config import Join, MappingConfig
-from faillog_otel.events.model import (
-    AttemptProperties,
-    ErrorProperties,
-    Event,
-    ExchangeAnswer,
-    ExchangeProperties,
-    OtherProperties,
-    Properties,
-    Reason,
-    Response,
-    Routing,
-)
+from faillog_otel.events.model import Event, ExchangeAnswer, Kind, Reason, Routing
 from faillog_otel.otlp.attributes import MAX_VALUE_BYTES, redact_and_truncate, truncate
 from faillog_otel.otlp.wire import Attributes, Severity, Value
 from faillog_otel.propagation import SAMPLED, TraceContext
 from faillog_otel.text import printable
 
-# -- origin --------------------------------------------------------------------------------------------------
-#
-# In which trace a message's records stand, and how they join the application's own.
-#
-# The first of these that is there (see docs/guides/join-traces.md): the context that the messageId
-# carries, in full or compact; the context that the exchange's request names beside it; none, and the trace id
-# is computed. What was not sampled is no parent: nobody sends a span for it.
-
+# -- the trace of a message ------------------------------------------------------------------------------
 
 TraceOrigin = Literal["message_id", "message_id_compact", "body", "derived"]
 
 LOCAL = 0x100
-"""SpanFlags: it is known whether the parent, or what a link leads to, is remote; it is not."""
+"""SpanFlags: whether the parent, or the target of a link, is remote is known; it is not remote."""
 REMOTE = 0x300
-"""SpanFlags: it is known, and it is remote."""
+"""SpanFlags: whether it is remote is known; it is remote."""
 
 
 class Origin(Struct, frozen=True, gc=False):
-    """Where a message's records stand."""
+    """The trace of a message's records, and how they join the application's own trace."""
 
     name: TraceOrigin
     trace_id: bytes
     parent_span_id: bytes = b""
-    """The application's span under which an attempt's span stands."""
+    """The application's span that is the parent of an attempt's span."""
     log_span_id: bytes = b""
-    """The span of a log record that has no span of its own."""
+    """The span of a log record whose event does not become a span."""
     span_flags: int = LOCAL | SAMPLED
     log_flags: int = SAMPLED
     linked: TraceContext | None = None
@@ -63,7 +45,12 @@ class Origin(Struct, frozen=True, gc=False):
 
 
 def origin_of(message_id: str, traceparent: str | None, join: Join) -> Origin:
-    """Where the records of this message stand. `traceparent`: what its exchange's request names, if any."""
+    """Returns the trace of a message's records.
+
+    The first of these decides (see docs/guides/join-traces.md): the context in the messageId, full or
+    compact; `traceparent`, the context in the exchange's request; otherwise the trace id is computed. A span
+    that was not sampled is not a parent, because nobody sends it.
+    """
     carried = propagation.context_in(message_id) if join != "off" else None
     if carried and join == "parent":
         return _within(carried)
@@ -72,13 +59,13 @@ def origin_of(message_id: str, traceparent: str | None, join: Join) -> Origin:
     if carried is None and traceparent and join != "off":
         linked, name = propagation.parse_traceparent(traceparent), "body"
     derived = propagation.derived_trace_id(message_id)
-    if linked is None or not linked.span_id:  # there is nothing to link to
+    if linked is None or not linked.span_id:  # no link without a span id
         return Origin("derived", derived)
     return Origin(name, derived, linked=linked)
 
 
 def _within(app: TraceContext) -> Origin:
-    """In the application's own trace."""
+    """The application's own trace."""
     is_child = bool(app.span_id) and app.is_sampled
     return Origin(
         "message_id" if app.span_id else "message_id_compact",
@@ -92,151 +79,108 @@ def _within(app: TraceContext) -> Origin:
 
 
 def link_flags(context: TraceContext) -> int:
-    """The flags of a link to the application's context: of its own only the sampled bit is kept."""
+    """Returns the flags of a link to the application's context: of its own, only the sampled bit remains."""
     return REMOTE | context.flags & SAMPLED
 
 
-# -- parts ---------------------------------------------------------------------------------------------------
+# -- what the routing decides ----------------------------------------------------------------------------
 
-
-EVENT_NAMES: dict[type[Properties], str] = {
-    ErrorProperties: "segment.error",
-    AttemptProperties: "segment.attempt",
-    ExchangeProperties: "segment.exchange",
-    OtherProperties: "segment.other",
-}
-_METHODS = frozenset(
-    ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY")
-)
 _SHORT_BYTES = 256
 
 
-# -- where it went ---------------------------------------------------------------------------------------
-
-
 class DestinationFields(Struct, frozen=True):
-    """What follows from an event's name and routing. `before` and `after` stand around its id in the body."""
+    """What follows from an event's kind and routing. In the body, its id is between `before` and `after`."""
 
     attributes: Attributes
     destination: str
-    """As people know it; empty where there is none."""
+    """Its name, or its id if it has none; empty without a destination."""
     before: str
     after: str
 
 
-def destined(name: str, routing: Routing, destination_names: dict[str, str]) -> DestinationFields:
-    """The part for all events of this name with this routing."""
+def destined(rules: "KindRules", routing: Routing, names: dict[str, str]) -> DestinationFields:
+    """Returns what all events of this kind with this routing share. `names`: those of destinations, by id."""
     known, subscription = routing.destination_id, routing.subscription_id
-    shown = truncate(destination_names.get(known, known)) if known else None
+    shown = truncate(names.get(known, known)) if known else ""
+    several = routing.destination_ids if len(routing.destination_ids) > 1 else None
     attributes = present(
         ("messaging.system", "segment"),
         ("messaging.operation.name", "deliver"),
         ("messaging.operation.type", "process"),
-        ("messaging.destination.name", shown),
-        ("messaging.destination.subscription.name", destination_names.get(subscription or "") or None),
-        ("segment.event", name),
+        ("messaging.destination.name", shown if known else None),
+        ("messaging.destination.subscription.name", names.get(subscription or "") or None),
+        ("segment.event", rules.kind.event_name),
         ("segment.source.id", routing.from_id),
         ("segment.destination.id", known),
-        (
-            "segment.destination.ids",
-            routing.destination_ids if len(routing.destination_ids) > 1 else None,
-        ),
+        ("segment.destination.ids", several),
         ("segment.subscription.id", subscription),
     )
-    before, after = "", f" to {shown}" if shown else ""
-    if name == "segment.exchange":
-        before, after = f"{shown or 'destination'}: exchange ", ""
-    return DestinationFields(attributes, shown or "", printable(before), printable(after))
+    before, after = rules.around_id(shown)
+    return DestinationFields(attributes, shown, printable(before), printable(after))
 
 
-# -- how it went -----------------------------------------------------------------------------------------
+# -- what the outcome decides ----------------------------------------------------------------------------
 
 
-class DeliveryFacts(Struct, frozen=True, gc=False):
-    """How it went: all that an event and its context say besides the routing, the ids and the times."""
+class DeliveryFacts(Struct, frozen=True, kw_only=True, gc=False):
+    """All that an event and its context say, except routing, ids and times.
 
-    name: str
-    attempt: int | None = None
-    outcome: str | None = None
-    discarded: bool | None = None
+    The fields that only some kinds have are those of `Kind.varies`, and what `KindRules.facts` adds.
+    """
+
+    kind: Kind
     status: int | None = None
     reason: Reason | None = None
     origin: TraceOrigin | None = None
-    """None where there is no message."""
+    """None for an event that is not about a message."""
     is_shifted: bool = False
-    is_unanswered: bool = False
-    """Whether it is an exchange that was given no response: one without status is a response."""
     request: tuple[str | None, str | None] | None = None
     """The request's method and URL."""
-    other_name: str | None = None
-    """What an unknown event calls itself."""
     feature: str | None = None
-    """Which part of Segment the event is about."""
+    attempt: int | None = None
+    outcome: str | None = None
+    discarded: bool | None = None
+    is_unanswered: bool = False
+    """Whether an exchange has no response at all; a response without a status is one."""
+    other_name: str | None = None
+    """The name of an unknown event."""
 
     def length(self) -> int:
-        """Characters in it that somebody else chose."""
-        reason = self.reason and self.reason.text
-        texts = (self.outcome, reason, *(self.request or ()), self.other_name, self.feature)
-        return sum(len(text) for text in texts if text)
+        """Returns how many characters of it come from outside."""
+        values = [getattr(self, name) for name in self.__struct_fields__]
+        values += [self.reason and self.reason.text, *(self.request or ())]
+        return sum(len(value) for value in values if isinstance(value, str))
 
 
-def case_of(
-    event: Event, answer: ExchangeAnswer | None, origin: TraceOrigin | None, *, is_shifted: bool
+def facts_of(
+    event: Event,
+    rules: "KindRules",
+    answer: ExchangeAnswer | None,
+    origin: TraceOrigin | None,
+    *,
+    is_shifted: bool,
 ) -> DeliveryFacts:
-    """How it went with the event. `answer`: what its exchange said, where the attempt itself says nothing."""
+    """Returns the facts of an event. `answer` is that of its exchange."""
     properties, reason = event.properties, event.reason
     request, response = properties.request_to_destination, properties.response_from_destination
     status = response.status if response else None
-    asked = (request.method, request.url) if request else None
-    if isinstance(properties, AttemptProperties):
-        if answer is not None:
-            status = answer.status if status is None else status
-            reason = _reason_of(answer, properties) if reason is None else reason
-        return DeliveryFacts(
-            "segment.attempt",
-            *(properties.attempt, properties.outcome, None, status, reason, origin, is_shifted, False, asked),
-            feature=properties.feature_name,
-        )
-    if isinstance(properties, ErrorProperties):
-        return DeliveryFacts(
-            "segment.error",
-            *(
-                properties.attempt,
-                None,
-                properties.discarded,
-                status,
-                reason,
-                origin,
-                is_shifted,
-                False,
-                asked,
-            ),
-            feature=properties.feature_name,
-        )
-    if isinstance(properties, ExchangeProperties):
-        is_unanswered = response in (None, Response()) and "responseFromDestination" not in event.extras
-        return DeliveryFacts(
-            "segment.exchange",
-            *(None, None, None, status, reason, None, is_shifted, is_unanswered, asked),
-            feature=properties.feature_name,
-        )
-    name = event.extras.get("event")
+    if answer is not None and rules.takes_answer:
+        status = answer.status if status is None else status
+        reason = rules.reason_of(answer, properties) if reason is None else reason
     return DeliveryFacts(
-        "segment.other",
-        *(None, None, None, status, reason, origin, is_shifted, False, asked),
-        name if isinstance(name, str) else None,
+        kind=rules.kind,
+        status=status,
+        reason=reason,
+        origin=origin,
+        is_shifted=is_shifted,
+        request=(request.method, request.url) if request else None,
         feature=properties.feature_name,
+        **rules.facts(event),
     )
 
 
-def _reason_of(answer: ExchangeAnswer, attempt: AttemptProperties) -> Reason | None:
-    """What the exchange gives as the attempt's reason: what failed in its batch is none of a success."""
-    reason = answer.reason
-    return None if reason and reason.in_body is True and attempt.outcome == "success" else reason
-
-
 class OutcomeFields(Struct, frozen=True):
-    """What follows from a case. `opening` and `ending` are the first and the last words of the body."""
+    """What follows from the facts. The body begins with `opening` and ends with `ending`."""
 
     attributes: Attributes
     failed: bool
@@ -248,69 +192,54 @@ class OutcomeFields(Struct, frozen=True):
     ending: str
 
 
-def judged(case: DeliveryFacts, config: MappingConfig) -> OutcomeFields:
-    """The part for all events with which it went like this."""
+def judged(facts: DeliveryFacts, rules: "KindRules", config: MappingConfig) -> OutcomeFields:
+    """Returns what all events with these facts share."""
 
     def cleaned(text: str | None) -> str | None:
         return redact_and_truncate(text, config.redaction_key)[0] if text else None
 
-    if config.bodies == "none" and case.reason and case.reason.in_body is True:
-        case = replace(case, reason=None)
-    failed = _failed(case)
-    reason, outcome = cleaned(case.reason.text) if case.reason else None, cleaned(case.outcome)
-    reporter = case.reason.reporter if case.reason else UNSET
-    method, url = case.request or (None, None)
-    method = _method(case.name, method)
+    if config.bodies == "none" and facts.reason and facts.reason.in_body is True:
+        facts = replace(facts, reason=None)
+    failed = rules.has_failed(facts)
+    reason, outcome = cleaned(facts.reason.text) if facts.reason else None, cleaned(facts.outcome)
+    reporter = facts.reason.reporter if facts.reason else UNSET
+    method, url = facts.request or (None, None)
+    method = rules.method(method)
     host, port = _server(url)
     attributes = present(
         ("http.request.method", method),
-        ("http.response.status_code", case.status),
+        ("http.response.status_code", facts.status),
         ("url.full", cleaned(url)),
         ("server.address", cleaned(host)),
         ("server.port", port),
-        ("error.type", cleaned(_error_type(case)) if failed else None),
-        ("segment.delivery.attempt", case.attempt),
+        ("error.type", cleaned(_error_type(facts)) if failed else None),
+        ("segment.delivery.attempt", facts.attempt),
         ("segment.delivery.outcome", outcome),
-        ("segment.discarded", case.discarded),
-        ("segment.trace.origin", case.origin),
-        ("segment.feature", cleaned(case.feature)),
+        ("segment.discarded", facts.discarded),
+        ("segment.trace.origin", facts.origin),
+        ("segment.feature", cleaned(facts.feature)),
         ("segment.reason", reason),
         ("segment.error.reporter", None if reporter is UNSET else reporter),
-        ("segment.time_shifted", True if case.is_shifted else None),
+        ("segment.time_shifted", True if facts.is_shifted else None),
     )
+    short_reason = truncate(reason, _SHORT_BYTES) if reason else ""
+    status = f"HTTP {facts.status}" if facts.status is not None else rules.without_status
+    opening = rules.opening(facts, outcome, truncate(cleaned(facts.other_name) or "", _SHORT_BYTES))
     return OutcomeFields(
         attributes=attributes,
         failed=failed,
-        severity=_severity(case) if failed else Severity.INFO,
-        verb=_verb(case.name, method),
-        status_message=_status_message(case, reason) if failed else "",
-        opening=printable(_opening(case, outcome, cleaned(case.other_name))),
-        ending=printable(f": {truncate(reason, _SHORT_BYTES)}" if reason else ""),
+        severity=rules.severity(facts) if failed else Severity.INFO,
+        verb=rules.verb(method),
+        status_message=short_reason or status if failed else "",
+        opening=printable(opening),
+        ending=printable(f": {short_reason}" if reason else ""),
     )
 
 
-def _failed(case: DeliveryFacts) -> bool:
-    if case.name == "segment.attempt":
-        return case.outcome == "failure"
-    if case.name == "segment.exchange":
-        return case.is_unanswered or (case.status is not None and case.status >= 400)
-    return case.name == "segment.error"
-
-
-def _error_type(case: DeliveryFacts) -> str:
-    if case.status is not None and case.status >= 400:
-        return str(case.status)
-    return case.reason.code if case.reason and case.reason.code else "_OTHER"
-
-
-def _severity(case: DeliveryFacts) -> Severity:
-    return Severity.ERROR if case.name == "segment.exchange" or case.discarded else Severity.WARN
-
-
-def _method(name: str, method: str | None) -> str | None:
-    if method is None and name != "segment.exchange":
-        return None
-    return method.upper() if method and method.upper() in _METHODS else "_OTHER"
+def _error_type(facts: DeliveryFacts) -> str:
+    if facts.status is not None and facts.status >= 400:
+        return str(facts.status)
+    return facts.reason.code if facts.reason and facts.reason.code else "_OTHER"
 
 
 def _server(url: str | None) -> tuple[str | None, int | None]:
@@ -321,42 +250,69 @@ def _server(url: str | None) -> tuple[str | None, int | None]:
         return None, None
 
 
-def _verb(name: str, method: str | None) -> str:
-    if name != "segment.exchange":
+# -- what the kind decides -------------------------------------------------------------------------------
+
+_METHODS = frozenset(
+    ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY")
+)
+
+
+class KindRules:
+    """What the records of one kind of event say; here for a kind without rules of its own."""
+
+    takes_answer = False
+    """Whether an event without status code or reason gets that of its exchange."""
+    without_status = "no response"
+    """The status message of a failed span that has neither reason nor status code."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+
+    def facts(self, event: Event) -> dict[str, Any]:
+        """Returns the fields of `DeliveryFacts` that not all kinds have: those of `Kind.varies`, and more."""
+        return {name: getattr(event.properties, name) for name in self.kind.varies}
+
+    def reason_of(self, answer: ExchangeAnswer, _properties: Any) -> Reason | None:
+        """Returns the reason that the answer of its exchange gives for the event."""
+        return answer.reason
+
+    def has_failed(self, _facts: DeliveryFacts) -> bool:
+        """Returns whether the event is a failure: an error for a span, a severity for a log record."""
+        return False
+
+    def severity(self, _facts: DeliveryFacts) -> Severity:
+        """Returns the severity of a failure."""
+        return Severity.WARN
+
+    def method(self, method: str | None) -> str | None:
+        """Returns `http.request.method`: a known method, `_OTHER`, or None."""
+        if method is None:
+            return None
+        return method.upper() if method.upper() in _METHODS else "_OTHER"
+
+    def verb(self, _method: str | None) -> str:
+        """Returns the first word of the span's name. `_method`: what `method` returned."""
         return "deliver"
-    return "HTTP" if method in (None, "_OTHER") else str(method)
+
+    def subject(self, own: "Own") -> str | None:
+        """Returns the id that the body of the log record names, one of `own_values`."""
+        message_id, *_ = own
+        return message_id
+
+    def opening(self, facts: DeliveryFacts, _outcome: str | None, _other_name: str) -> str:
+        """Returns how the body begins, up to the id. The texts are redacted."""
+        return f"{facts.kind.name}: message "
+
+    def around_id(self, destination: str) -> tuple[str, str]:
+        """Returns what the body has before and after the id. `destination` is empty if there is none."""
+        return "", f" to {destination}" if destination else ""
+
+    def ids(self, _event: Event, origin: Origin | None) -> tuple[bytes, bytes]:
+        """Returns trace id and span id; the span id is empty if the event does not become a span."""
+        return origin.trace_id if origin else b"", b""
 
 
-def _status_message(case: DeliveryFacts, reason: str | None) -> str:
-    if reason:
-        return truncate(reason, _SHORT_BYTES)
-    if case.status is not None:
-        return f"HTTP {case.status}"
-    return "failure" if case.name == "segment.attempt" else "no response"
-
-
-def _opening(case: DeliveryFacts, outcome: str | None, other_name: str | None) -> str:
-    if case.name == "segment.error":
-        return f"{'discarded' if case.discarded else 'error'}: message "
-    if case.name == "segment.attempt":
-        status = f" (HTTP {case.status})" if case.status is not None else ""
-        return f"attempt {case.attempt}: {outcome or 'unknown outcome'}{status}: message "
-    if case.name == "segment.exchange":
-        said = "no response" if case.is_unanswered else "an answer without status"
-        return f"HTTP {case.status} from " if case.status is not None else f"{said} from "
-    about = truncate(other_name or "event without a name", _SHORT_BYTES)
-    return f"{about}: message " if case.origin else about
-
-
-def true_time(event: Event) -> str:
-    """Behind a shifted record's body: at one and the same time, Loki drops all but one of equal lines."""
-    properties = event.properties
-    return printable(
-        f", occurred {truncate(properties.occurred_at or properties.logged_at or '', _SHORT_BYTES)}"
-    )
-
-
-# -- what is its own ---------------------------------------------------------------------------------------
+# -- the event's own values ------------------------------------------------------------------------------
 
 OWN = (
     "messaging.message.id",
@@ -365,26 +321,28 @@ OWN = (
     "segment.logged_at",
     "segment.report_lag_ms",
 )
-"""The attributes that `own_values` are, in their order."""
+"""The attributes of `own_values`, in the same order."""
 
 Own = tuple[str | None, str | None, str | None, str | None, int | None]
 
 
 def own_values(event: Event) -> Own:
-    """The event's own values: four texts and a number; None is an absent one."""
+    """Returns the event's own values: four texts and a number; None for an absent one."""
     properties = event.properties
-    message_id = exchange_id = None
-    if isinstance(properties, AttemptProperties):
-        message_id, exchange_id = properties.message_id, properties.destination_exchange_id
-    elif isinstance(properties, ExchangeProperties):
-        exchange_id = properties.destination_exchange_id
-    else:
-        message_id = properties.message_id
-    logged_at = properties.logged_at
+    message_id, exchange_id = properties.message_id, properties.destination_exchange_id
+    occurred_at, logged_at = properties.occurred_at, properties.logged_at
     lag_ms = None if logged_at is None else (event.logged_ns - event.occurred_ns) // 1_000_000
     if len(event.raw) <= MAX_VALUE_BYTES:
-        return message_id, exchange_id, properties.occurred_at, logged_at, lag_ms
-    return _cut(message_id), _cut(exchange_id), _cut(properties.occurred_at), _cut(logged_at), lag_ms
+        return message_id, exchange_id, occurred_at, logged_at, lag_ms
+    return _cut(message_id), _cut(exchange_id), _cut(occurred_at), _cut(logged_at), lag_ms
+
+
+def true_time(event: Event) -> str:
+    """Returns the end of a shifted record's body. Loki drops equal lines that have the same time."""
+    properties = event.properties
+    return printable(
+        f", occurred {truncate(properties.occurred_at or properties.logged_at or '', _SHORT_BYTES)}"
+    )
 
 
 def _cut(text: str | None) -> str | None:
@@ -392,7 +350,7 @@ def _cut(text: str | None) -> str | None:
 
 
 def present(*pairs: tuple[str, Value | None]) -> Attributes:
-    """Those that are there. Ids and times are cut, too: somebody else chose them."""
+    """Returns the attributes that have a value, truncated: ids and times come from outside, too."""
     return [
         (key, truncate(value) if isinstance(value, str) else value)
         for key, value in pairs

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from faillog_otel.config import Signal
 from faillog_otel.events.kept_record import Rejection
+from faillog_otel.events.model import ReasonCode
 from faillog_otel.otlp.backoff import Backoff
 from faillog_otel.otlp.outcome import (
     Acknowledged,
@@ -47,7 +48,7 @@ class Acked(Struct, frozen=True):
 class Unacceptable(Struct, frozen=True):
     """The collector will not take this record, though it takes others. `reason` is a quarantine reason."""
 
-    reason: str
+    reason: ReasonCode
     why: str
 
 

@@ -1,38 +1,34 @@
-"""Templates: most events of a kind differ only in their ids and times, so the rest is encoded once.
+"""Templates: most events differ from others only in ids and times, so the rest is encoded once.
 
-A template is made from the first event of its kind, from the same parts that its records are joined from, so
-the layout is written once. An event that fits no template is encoded part by part.
+The first event of its sort becomes the template, from the same parts that records are joined from, so the
+layout is written once. An event without a template is encoded part by part.
 """
 
 from binascii import hexlify
 from collections.abc import Callable
 from functools import lru_cache
 from hashlib import sha256
+from operator import attrgetter
 from typing import NamedTuple
 
 from msgspec import Struct
 
 from faillog_otel import propagation
 from faillog_otel.config import Join
-from faillog_otel.events.model import (
-    AttemptProperties,
-    ErrorProperties,
-    Event,
-    ExchangeProperties,
-    RecordContext,
-)
+from faillog_otel.events.model import ATTEMPT, ERROR, EXCHANGE, Event, Kind, RecordContext
 from faillog_otel.otlp import wire
 from faillog_otel.otlp.envelope import EncodedEvent
 from faillog_otel.otlp.mapping import (
     SAMPLED_LOCAL,
     UID,
     UID_STARTS,
+    attempt_span_id,
     exchange_ids,
     link_to_exchange,
     link_to_message,
     record_uid,
 )
-from faillog_otel.otlp.rules import EVENT_NAMES, OWN, REMOTE, Origin, origin_of
+from faillog_otel.otlp.rules import OWN, REMOTE, Origin, origin_of
 from faillog_otel.otlp.wire import (
     FIXED64,
     Attributes,
@@ -44,7 +40,6 @@ from faillog_otel.otlp.wire import (
     link_field,
     tag,
     text_attribute_heads,
-    text_field,
     varint,
 )
 from faillog_otel.propagation import SAMPLED
@@ -63,7 +58,7 @@ _SPAN_PARENT_SPAN_ID = tag(wire.SPAN_PARENT_SPAN_ID) + varint(8)
 
 
 def _own_heads(field_number: int) -> tuple[Heads, ...]:
-    """What stands before each own value; the last one is a number, the others are texts."""
+    """Returns the bytes before each own value, by its length. The last is a number, the others are texts."""
     texts = [text_attribute_heads(field_number, key) for key in OWN[:-1]]
     return (*texts, int_attribute_heads(field_number, OWN[-1]))
 
@@ -72,26 +67,28 @@ _LOG_OWN = _own_heads(wire.LOG_ATTRIBUTES)
 _SPAN_OWN = _own_heads(wire.SPAN_ATTRIBUTES)
 _LOG_FLAGS = {flags: flags_field(wire.LOG_FLAGS, flags) for flags in (0, SAMPLED)}
 _SPAN_FLAGS = {flags: flags_field(wire.SPAN_FLAGS, flags) for flags in (SAMPLED_LOCAL, REMOTE | SAMPLED)}
-_EVENT_NAME_FIELDS = {name: text_field(wire.LOG_EVENT_NAME, name) for name in EVENT_NAMES.values()}
 
 Parts = tuple[bytes, ...]
 
 
 class Where(Struct, frozen=True):
-    """Where events went, encoded. `name_and_kind` are the span's, `size` is what limits count."""
+    """What the routing decides (`DestinationFields`), encoded."""
 
     log: bytes
+    """The attributes of log records; `span`: the same ones of spans."""
     span: bytes
     name_and_kind: bytes
-    event_name: str
+    """Of the span."""
+    event_name: bytes
     attributes: Attributes
     size: int
+    """What limits count: the bytes of the attributes' names and values."""
     before: bytes
     after: bytes
 
 
 class How(Struct, frozen=True):
-    """How it went with events, encoded."""
+    """What the outcome decides (`OutcomeFields`), encoded; as in `Where`."""
 
     log: bytes
     span: bytes
@@ -105,14 +102,14 @@ class How(Struct, frozen=True):
 
 
 class Values(NamedTuple):
-    """An event's own values, encoded; what is empty is absent, but for `own`, where None is."""
+    """An event's own values, encoded. An absent one is empty, in `own` None."""
 
     time: bytes
     """Fixed64; so is `observed`."""
     about: bytes
-    """The id that the log's body names; `when` are its last words."""
+    """The id in the log record's body; `when` is the end of the body."""
     own: tuple[bytes | None, ...]
-    """As OWN names them."""
+    """In the order of `OWN`."""
     uid: bytes
     trace_id: bytes
     span_id: bytes
@@ -124,7 +121,7 @@ class Values(NamedTuple):
 
 
 def log_parts(values: Values, where: Where, how: How, attributes: Parts, origin: Origin | None) -> Parts:
-    """A LogRecord message."""
+    """Returns a LogRecord message."""
     words = (how.opening, where.before, values.about, where.after, how.ending, values.when)
     return (
         _LOG_TIME if values.time else b"",
@@ -140,17 +137,17 @@ def log_parts(values: Values, where: Where, how: How, attributes: Parts, origin:
         values.span_id,
         _LOG_OBSERVED_TIME if values.observed else b"",
         values.observed,
-        _EVENT_NAME_FIELDS[where.event_name],
+        where.event_name,
     )
 
 
 def log_attributes(values: Values, where: Where, how: How) -> Parts:
-    """The attributes that every log record has."""
+    """Returns the attributes that every log record has."""
     return (where.log, how.log, *_own_parts(_LOG_OWN, values.own), _LOG_UID, values.uid)
 
 
 def span_parts(values: Values, where: Where, how: How, origin: Origin | None) -> Parts:
-    """A Span message."""
+    """Returns a Span message."""
     return (
         _SPAN_TRACE_ID,
         values.trace_id,
@@ -182,17 +179,13 @@ def _own_parts(heads: tuple[Heads, ...], own: tuple[bytes | None, ...]) -> list[
 
 MAX_TEMPLATES = 1024
 MAX_TEMPLATE_BYTES = 4096
-"""Longer ones are not remembered: all of them take some MiB at most."""
-
-_ATTEMPT, _ERROR = UID_STARTS["segment.attempt"], UID_STARTS["segment.error"]
-_ATTEMPT_GAPS, _ERROR_GAPS, _EXCHANGE_GAPS = (11, 10), (9, 0), (11, 8)
-"""In the log record, in the span; without the ids that only the application's context gives."""
+"""Longer ones are not remembered, so that all of them take some MiB at most."""
 _MAX_OWN = 512
-"""Characters of an exchange's own texts, and of its request's URL, that are surely not cut."""
+"""An exchange's own texts, and method and URL of its request, are not truncated up to so many characters."""
 
 
 def link_fields(exchange_id: str | None, origin: Origin | None) -> bytes:
-    """An attempt's links: the one to its exchange, then the one to the application's context."""
+    """Returns the links of a span: to the exchange, then to the application's context."""
     found = b""
     if exchange_id is not None:
         is_short = len(exchange_id) <= _MAX_OWN
@@ -202,76 +195,73 @@ def link_fields(exchange_id: str | None, origin: Origin | None) -> bytes:
     return found
 
 
-@lru_cache(maxsize=1024)  # the attempts of one exchange mostly stand together
+@lru_cache(maxsize=1024)  # the attempts of one exchange are mostly neighbours
 def _link(exchange_id: str) -> bytes:
     return link_field(link_to_exchange(exchange_id))
 
 
 class Slot(bytes):
-    """A value of the event's own, among the parts that it shares with others."""
+    """A value of the event's own, among parts that it shares with other events."""
 
     __slots__ = ()
 
 
-def with_gaps(values: Values) -> Values:
-    """The values, which can now be told from other parts; what is absent stays so."""
+def with_slots(values: Values) -> Values:
+    """Returns the values as slots; an absent one stays absent."""
     own = tuple(None if value is None else Slot(value) for value in values.own)
     others = {name: Slot(value) for name, value in values._asdict().items() if value and name != "own"}
     return values._replace(own=own, **others)
 
 
 class Template(Struct, frozen=True, gc=False):
-    """A log record and a span, with `%b` for each gap; without a log record it fits nothing.
-
-    `between` stands between message id and time in what an attempt's span id is a hash of.
-    """
+    """A log record and a span with `%b` for each slot. Events that need an empty one have no template."""
 
     log: bytes = b""
     span: bytes = b""
-    between: bytes = b""
+
+
+Key = tuple[object, ...]
+"""All that decides about a record's bytes, except its own values; of these, their lengths."""
+Filling = tuple[bytes, ...]
+"""The values for the slots of a template."""
 
 
 class Templates:
-    """Those of one encoder, for events whose records carry their own time."""
+    """The templates of one encoder, for events whose records carry their own time."""
 
     def __init__(
         self,
         join: Join,
         parts_of: Callable[[Event, RecordContext], tuple[Parts, Parts]],
-        alone_of: Callable[[Event], bytes | None],
+        log_only_of: Callable[[Event], bytes | None],
     ) -> None:
-        """`parts_of` gives a log record and a span part by part, with the event's own values as Gaps.
+        """`parts_of` returns the parts of a log record and of a span, with the event's own values as slots.
 
-        `alone_of` gives the attributes that only the log record of an exchange carries; None where limits
-        or their number leave some out.
+        `log_only_of` returns the attributes that only an exchange's log record has; None if limits or their
+        number leave some out.
         """
         self._join = join
         self._parts_of = parts_of
-        self._alone_of = alone_of
-        self._known: dict[tuple[object, ...], Template] = {}
+        self._log_only_of = log_only_of
+        self._known: dict[Key, Template] = {}
+        self._encoders = {ATTEMPT: self._attempt, ERROR: self._error, EXCHANGE: self._exchange}
 
-    def item(self, event: Event, context: RecordContext) -> EncodedEvent | None:
-        """The event's records; None where they have to be written part by part."""
-        properties = event.properties
-        if not event.occurred_ns or not event.logged_ns:
+    def encode(self, event: Event, context: RecordContext) -> EncodedEvent | None:
+        """Returns the event's records; None if they have to be encoded part by part."""
+        encoder = self._encoders.get(event.kind)
+        if encoder is None or not event.occurred_ns or not event.logged_ns:
             return None
-        if event.is_plain:
-            if type(properties) is AttemptProperties:
-                return self._attempt(event, properties, context)
-            if type(properties) is ErrorProperties:
-                return self._error(event, properties, context)
-        if type(properties) is ExchangeProperties and not event.extras:
-            return self._exchange(event, properties, context)
-        return None
+        return encoder(event, context)
 
-    def _attempt(
-        self, event: Event, properties: AttemptProperties, context: RecordContext
-    ) -> EncodedEvent | None:
+    def _attempt(self, event: Event, context: RecordContext) -> EncodedEvent | None:
+        properties = event.properties
         message_id, exchange_id = properties.message_id, properties.destination_exchange_id
         occurred_at, logged_at = properties.occurred_at, properties.logged_at
-        if not message_id or exchange_id is None or occurred_at is None or logged_at is None:
+        if not event.is_plain or not message_id:
             return None
-        parent: tuple[bytes, ...] = ()
+        if exchange_id is None or occurred_at is None or logged_at is None:
+            return None
+        parent: Filling = ()
         joined: object = None
         if message_id.startswith(propagation.CARRYING) or context.traceparent is not None:
             origin = origin_of(message_id, context.traceparent, self._join)
@@ -283,35 +273,26 @@ class Templates:
         message, exchange = message_id.encode(), exchange_id.encode()
         occurred, logged = occurred_at.encode(), logged_at.encode()
         lag = int64((event.logged_ns - event.occurred_ns) // 1_000_000)
-        routing, attempt = event.routing, properties.attempt
-        shape = (len(message), len(exchange), len(occurred), len(logged), len(lag))
-        how = (attempt, properties.outcome, properties.feature_name, context.answer, event.reason)
-        key = (routing, how, shape, joined)
-        stencil = self._known.get(key)
-        if stencil is None:
-            between = propagation.attempt_between(routing.to_id, routing.from_id, attempt)
-            in_log, in_span = _ATTEMPT_GAPS
-            stencil = self._first(key, event, context, (in_log, in_span + len(parent)), between)
-        if not stencil.log:
-            return None
-        identity = b'["segment.attempt","%b",%b,"%b"]' % (message, stencil.between, occurred)
-        span_id = propagation.part(sha256(identity).digest(), 0, 8)
-        uid = hexlify(sha256(_ATTEMPT + event.raw).digest()[:16])
-        time, observed = fixed64(event.occurred_ns), fixed64(event.logged_ns)
+        lengths = (len(message), len(exchange), len(occurred), len(logged), len(lag))
+        how = (_attempt_how(properties), context.answer, event.reason)
+        uid = hexlify(sha256(_ATTEMPT_UID + event.raw).digest()[:16])
+        span_id, time, observed = attempt_span_id(event), fixed64(event.occurred_ns), fixed64(event.logged_ns)
         own = (message, exchange, occurred, logged, lag)
-        return EncodedEvent(
-            stencil.log % (time, message, *own, uid, trace_id, span_id, observed),
-            stencil.span % (trace_id, span_id, *parent, time, time, *own, links),
+        return self._filled(
+            (event.routing, how, lengths, joined),
+            event,
+            context,
+            (time, message, *own, uid, trace_id, span_id, observed),
+            (trace_id, span_id, *parent, time, time, *own, links),
         )
 
-    def _error(
-        self, event: Event, properties: ErrorProperties, context: RecordContext
-    ) -> EncodedEvent | None:
+    def _error(self, event: Event, context: RecordContext) -> EncodedEvent | None:
+        properties = event.properties
         message_id = properties.message_id
         occurred_at, logged_at = properties.occurred_at, properties.logged_at
-        if not message_id or occurred_at is None or logged_at is None:
+        if not event.is_plain or not message_id or occurred_at is None or logged_at is None:
             return None
-        span_id: tuple[bytes, ...] = ()
+        span_id: Filling = ()
         joined: object = None
         if message_id.startswith(propagation.CARRYING) or context.traceparent is not None:
             origin = origin_of(message_id, context.traceparent, self._join)
@@ -322,26 +303,21 @@ class Templates:
             trace_id = propagation.derived_trace_id(message_id)
         message, occurred, logged = message_id.encode(), occurred_at.encode(), logged_at.encode()
         lag = int64((event.logged_ns - event.occurred_ns) // 1_000_000)
-        shape = (len(message), len(occurred), len(logged), len(lag))
-        how = (properties.attempt, properties.discarded, properties.feature_name, event.reason)
-        key = (event.routing, how, shape, joined)
-        stencil = self._known.get(key)
-        if stencil is None:
-            in_log, in_span = _ERROR_GAPS
-            stencil = self._first(key, event, context, (in_log + len(span_id), in_span))
-        if not stencil.log:
-            return None
-        uid = hexlify(sha256(_ERROR + event.raw).digest()[:16])
+        lengths = (len(message), len(occurred), len(logged), len(lag))
+        uid = hexlify(sha256(_ERROR_UID + event.raw).digest()[:16])
         time, observed = fixed64(event.occurred_ns), fixed64(event.logged_ns)
-        values = (time, message, message, occurred, logged, lag, uid, trace_id, *span_id, observed)
-        return EncodedEvent(stencil.log % values, b"")
+        return self._filled(
+            (event.routing, (_error_how(properties), event.reason), lengths, joined),
+            event,
+            context,
+            (time, message, message, occurred, logged, lag, uid, trace_id, *span_id, observed),
+        )
 
-    def _exchange(
-        self, event: Event, properties: ExchangeProperties, context: RecordContext
-    ) -> EncodedEvent | None:
+    def _exchange(self, event: Event, context: RecordContext) -> EncodedEvent | None:
+        properties = event.properties
         exchange_id, response = properties.destination_exchange_id, properties.response_from_destination
         occurred_at, logged_at = properties.occurred_at, properties.logged_at
-        if not exchange_id or occurred_at is None or logged_at is None or response is None:
+        if event.extras or not exchange_id or occurred_at is None or logged_at is None or response is None:
             return None
         request, status = properties.request_to_destination, response.status
         asked = (request.method, request.url) if request is not None else None
@@ -351,48 +327,58 @@ class Templates:
             return None
         if not exchange_id.isascii() or not exchange_id.isprintable():
             return None
-        alone = self._alone_of(event)
-        if not alone:
+        if event.reason is not None and len(event.reason.text) > _MAX_OWN:
+            return None  # templates are remembered, and another event hardly has the same reason
+        log_only = self._log_only_of(event)
+        if not log_only:
             return None
         exchange, occurred, logged = exchange_id.encode(), occurred_at.encode(), logged_at.encode()
         lag = int64((event.logged_ns - event.occurred_ns) // 1_000_000)
-        shape = (len(exchange), len(occurred), len(logged), len(lag))
-        key = (event.routing, status, asked, properties.feature_name, event.reason, shape)
-        stencil = self._known.get(key) or self._first(key, event, context, _EXCHANGE_GAPS)
-        if not stencil.log:
-            return None
+        lengths = (len(exchange), len(occurred), len(logged), len(lag))
         trace_id, span_id = exchange_ids(exchange_id)
-        uid = record_uid("segment.exchange", event.raw).encode()
+        uid = record_uid(EXCHANGE, event.raw).encode()
         time, observed = fixed64(event.occurred_ns), fixed64(event.logged_ns)
         own = (exchange, occurred, logged, lag)
-        return EncodedEvent(
-            stencil.log % (time, exchange, *own, uid, alone, trace_id, span_id, observed),
-            stencil.span % (trace_id, span_id, time, time, *own),
+        return self._filled(
+            (event.routing, status, asked, _exchange_how(properties), event.reason, lengths),
+            event,
+            context,
+            (time, exchange, *own, uid, log_only, trace_id, span_id, observed),
+            (trace_id, span_id, time, time, *own),
         )
 
-    def _first(
-        self,
-        key: tuple[object, ...],
-        event: Event,
-        context: RecordContext,
-        gaps: tuple[int, int],
-        between: bytes = b"",
-    ) -> Template:
-        """The stencil of which this event is the first."""
-        log, span = self._parts_of(event, context)
-        has_all = (_gaps_in(log), _gaps_in(span)) == gaps  # limits may have left some out
-        stencil = Template(_text(log), _text(span), between) if has_all else Template()
-        if len(stencil.log) + len(stencil.span) > 2 * MAX_TEMPLATE_BYTES:
-            return Template()
-        if len(self._known) >= MAX_TEMPLATES:
-            self._known.clear()
-        self._known[key] = stencil
-        return stencil
+    def _filled(
+        self, key: Key, event: Event, context: RecordContext, log: Filling, span: Filling = ()
+    ) -> EncodedEvent | None:
+        """Returns the template filled; the first event with a key becomes its template."""
+        template = self._known.get(key)
+        if template is None:
+            template = self._made(event, context, log, span)
+            if len(self._known) >= MAX_TEMPLATES:
+                self._known.clear()
+            self._known[key] = template
+        return EncodedEvent(template.log % log, template.span % span) if template.log else None
+
+    def _made(self, event: Event, context: RecordContext, log: Filling, span: Filling) -> Template:
+        log_parts, span_parts = self._parts_of(event, context)
+        (log_text, log_slots), (span_text, span_slots) = _text(log_parts), _text(span_parts)
+        has_all = (log_slots, span_slots) == (len(log), len(span))  # else limits left some values out
+        is_short = len(log_text) + len(span_text) <= 2 * MAX_TEMPLATE_BYTES
+        return Template(log_text, span_text) if has_all and is_short else Template()
 
 
-def _gaps_in(parts: Parts) -> int:
-    return sum(type(part) is Slot for part in parts)
+_ATTEMPT_UID, _ERROR_UID = UID_STARTS[ATTEMPT], UID_STARTS[ERROR]
 
 
-def _text(parts: Parts) -> bytes:
-    return b"".join([b"%b" if type(part) is Slot else part.replace(b"%", b"%%") for part in parts])
+def _how(kind: Kind) -> "attrgetter[object]":
+    """Returns what reads the fields of properties that decide about the records of this kind."""
+    return attrgetter("feature_name", *kind.varies)
+
+
+_attempt_how, _error_how, _exchange_how = _how(ATTEMPT), _how(ERROR), _how(EXCHANGE)
+
+
+def _text(parts: Parts) -> tuple[bytes, int]:
+    """Returns the text of a template, and the number of its slots."""
+    pieces = [b"%b" if type(part) is Slot else part.replace(b"%", b"%%") for part in parts]
+    return b"".join(pieces), pieces.count(b"%b")

@@ -14,21 +14,13 @@ from msgspec.structs import replace
 from faillog_otel.config import Signal
 from faillog_otel.errors import LedgerBroken
 from faillog_otel.events.kept_record import KeptContext, Rejection, write_entry
-from faillog_otel.events.model import (
-    AttemptProperties,
-    ErrorProperties,
-    Event,
-    ExchangeProperties,
-    Place,
-    is_version_1,
-)
+from faillog_otel.events.model import KIND_OF, OTHER, Event, Kind, Place
 from faillog_otel.ledger.results import (
     Accounted,
     BatchResult,
     Counts,
     FirstMet,
     Kept,
-    Met,
     ResultSink,
     met_by,
     note_first,
@@ -43,9 +35,8 @@ from faillog_otel.telemetry.api import Telemetry
 # Records that are sent together: what is held of each until its fate is known, and what they come to.
 
 
-EventClass = tuple[str, str, bool]
-"""What counts tell apart: the kind of event, its destination, and whether it is a failure, a discard or, of
-another kind, an event of an unknown version."""
+EventClass = tuple[Kind, str, bool]
+"""What counts tell apart: the kind of event, its destination, and whether it is bad (`Kind.is_bad`)."""
 
 
 class PendingRecord(Struct, frozen=True, gc=False):
@@ -104,30 +95,27 @@ class Batch(Struct):
         self.sorts = Counter([sending.sort for sending in self.sendings])
         counts = self.stretch.counts
         for (kind, _, is_bad), count in self.sorts.items():
-            setattr(counts.events, kind, getattr(counts.events, kind) + count)
-            counts.failures += count if is_bad and kind == "attempt" else 0
-            counts.discarded += count if is_bad and kind == "error" else 0
-            counts.unknown_version += count if is_bad and kind == "other" else 0
-        if counts.failures:
-            self.stretch.met["failure"] = self._first_bad("attempt")
-        if counts.discarded:
-            self.stretch.met["discarded"] = self._first_bad("error")
+            counts.count_events(kind, count, are_bad=is_bad)
+            if is_bad and kind.fail_on and kind.fail_on not in self.stretch.met:
+                first = self.first_bad(kind)
+                met = met_by(first.raw, first.file, first.line, first.learned)
+                self.stretch.met[kind.fail_on] = met
 
-    def _first_bad(self, kind: str) -> Met:
-        first = next(each for each in self.sendings if each.sort[0] == kind and each.sort[2])
-        return met_by(first.raw, first.file, first.line, first.learned)
+    def first_bad(self, kind: Kind) -> PendingRecord:
+        """Returns the first bad event of a kind. There must be one."""
+        return next(each for each in self.sendings if each.sort[0] is kind and each.sort[2])
 
     def account(self, sending: PendingRecord, outcome: str) -> None:
         """Notes what became of a record that was sent."""
         kind, destination, _ = sending.sort
-        self.stretch.became[kind, outcome, destination] += 1
+        self.stretch.became[kind.name, outcome, destination] += 1
 
     def account_all(self) -> None:
         """All records are exported: the ordinary case, without a look at each fate."""
         sendings, stretch = self.sendings, self.stretch
         stretch.counts.exported += len(sendings)
         for (kind, destination, _), count in self.sorts.items():
-            stretch.became[kind, "exported", destination] += count
+            stretch.became[kind.name, "exported", destination] += count
         if shifted := [sending.number for sending in sendings if sending.item.is_shifted]:
             stretch.counts.time_shifted += len(shifted)
             stretch.shifted.update(shifted)
@@ -135,17 +123,10 @@ class Batch(Struct):
 
 
 def classify(event: Event) -> EventClass:
-    """What sort of event it is, and whether it is bad, or may be: no other value than these is a good one."""
-    properties, destination = event.properties, event.routing.destination_id or ""
-    if type(properties) is AttemptProperties:
-        outcome = properties.outcome or event.extras.get("outcome")
-        return "attempt", destination, outcome is not None and str(outcome).lower() != "success"
-    if type(properties) is ErrorProperties:
-        discarded = properties.discarded or event.extras.get("discarded")
-        return "error", destination, bool(discarded) and str(discarded).lower() != "false"
-    if type(properties) is ExchangeProperties:
-        return "exchange", destination, False
-    return "other", destination, not is_version_1(event.extras.get("version"))
+    """Returns what the counts have to know of an event."""
+    properties = event.properties
+    kind = KIND_OF[type(properties)]
+    return kind, event.routing.destination_id or "", kind.is_bad(properties, event.extras)
 
 
 # -- accounting ----------------------------------------------------------------------------------------------
@@ -214,7 +195,7 @@ class InFlightBatches:
         if self._has_warned or not batch.stretch.counts.unknown_version:
             return
         self._has_warned = True
-        first = next(each for each in batch.sendings if each.sort[0] == "other" and each.sort[2])
+        first = batch.first_bad(OTHER)
         _log.warning(
             "%s, line %d: an event of an unknown version: it is forwarded as segment.other and not judged;"
             " look for a newer faillog-otel",

@@ -11,7 +11,7 @@ from faillog_otel.events.model import ExchangeAnswer, Place, Reason
 
 
 def written(learned: KeptContext | None = None) -> dict[str, Any]:
-    entry: dict[str, Any] = json.loads(write_entry("why", "so", Place("f", 1, 0), error(), learned))
+    entry: dict[str, Any] = json.loads(write_entry("refused", "so", Place("f", 1, 0), error(), learned))
     return entry
 
 

@@ -12,6 +12,7 @@ from support.events import TIMES, attempt, error, event, exchange
 
 from faillog_otel.events.decode import answer_of, decode
 from faillog_otel.events.model import (
+    OTHER,
     AttemptProperties,
     ErrorProperties,
     Event,
@@ -87,7 +88,7 @@ def test_another_major_version_is_another_event_that_nobody_judges(version: Any,
     found = understood(of_version(make(), version))
     assert isinstance(found.properties, OtherProperties)
     assert found.extras["version"] == version
-    assert classify(found) == ("other", "abc", True)
+    assert classify(found) == (OTHER, "abc", True)
 
 
 @pytest.mark.parametrize("version", KNOWN_VERSIONS, ids=repr)
@@ -95,7 +96,7 @@ def test_an_unknown_name_of_a_known_version_is_another_event_and_no_unknown_vers
     found = understood(of_version(event("Retry Logged", messageId="m", **TIMES), version))
     assert isinstance(found.properties, OtherProperties)
     assert found.extras == {"event": "Retry Logged"} | ({} if version is None else {"version": version})
-    assert classify(found) == ("other", "", False)
+    assert classify(found) == (OTHER, "", False)
 
 
 def test_the_fields_of_the_first_draft_have_places_of_their_own() -> None:
