@@ -30,7 +30,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 
 
 def run_once(scene: Scene, *more: str, before: tuple[str, ...] = ()) -> int:
-    return scene.start("--once", *more, prefix=before).wait(60)
+    return scene.start("--once", *more, prefix=before).wait(200)
 
 
 def received(scene: Scene) -> Evidence:
