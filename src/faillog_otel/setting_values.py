@@ -1,8 +1,7 @@
 """The values of settings: their kinds, and the parsers of their texts.
 
-A parser takes the value as a config file holds it and returns the value that the program uses. It raises
-ConfigError that says what is wrong and what to write, without the setting's name, which the caller knows, and
-without what may be a secret.
+A parser takes a value as a config file holds it and returns the value that the program uses. Its ConfigError
+says what is wrong and what to write; it says no setting's name, which the caller adds, and no secret.
 """
 
 import math
@@ -21,8 +20,7 @@ from faillog_otel.errors import ConfigError
 from faillog_otel.network import MAX_PORT, is_loopback, parse_host_port, parse_setting, plain_host
 from faillog_otel.text import did_you_mean, quoted, truncate
 
-MAX_QUOTED = 40
-"""Bytes of a wrong word that a message quotes."""
+MAX_QUOTED = 50  # bytes of a wrong text that a message quotes
 MAX_SECONDS = 100 * 366 * 86400.0
 MAX_TIMEOUT_SECONDS = 86400.0  # waiting system calls accept some weeks at most
 MIN_INTERVAL_SECONDS = 0.1
@@ -34,6 +32,11 @@ def describe(value: object) -> str:
         return "true" if value else "false"
     types = {str: "a string", int: "a number", float: "a number", list: "a list", dict: "a table"}
     return types.get(type(value), "a date or a time")
+
+
+def quoted(text: str) -> str:
+    """Returns a wrong text for a message."""
+    return truncate(repr(text), MAX_QUOTED)
 
 
 def parse_duration(text: str) -> float:
@@ -242,7 +245,7 @@ def parse_hosts(hosts: Sequence[str]) -> tuple[str, ...]:
         try:
             parse_host_port(host)
         except ValueError:
-            raise ConfigError(f"{host[:80]!r} is not a host; write HOST, HOST:PORT or [IPV6]:PORT") from None
+            raise ConfigError(f"{quoted(host)} is not a host; write HOST, HOST:PORT or [IPV6]:PORT") from None
     return tuple(hosts)
 
 
@@ -283,8 +286,7 @@ class Kind(Struct, frozen=True, kw_only=True):
     form: Literal["string", "list", "table", "number", "boolean"] = "string"
     choices: tuple[str, ...] = ()
     low: int = 0
-    high: int = 0
-    """0: no bound."""
+    high: int = 0  # 0: no bound
     read: Callable[[str], Any] = str
     """The text of a variable → the value as in a config file. Raises ConfigError."""
     parse: Callable[[Any], Any] = _same
@@ -380,17 +382,15 @@ def _seconds(parse: Callable[[str], float], read: Callable[[str], str] = str) ->
     return Kind(read=read, parse=parse, show="{:g}s".format)
 
 
-STRING = Kind()
+STRING, BOOLEAN = Kind(), Kind(form="boolean", read=parse_boolean)
 SECRET, TOKEN, PROXY = _secret(), _secret(_check_token), _secret(lambda url: parse_setting(url, "the proxy"))
-BOOLEAN = Kind(form="boolean", read=parse_boolean)
 DURATION, INTERVAL = _seconds(parse_duration), _seconds(parse_interval, parse_own_duration)
 OTEL_TIMEOUT = _seconds(parse_timeout, parse_milliseconds)
 OWN_TIMEOUT = _seconds(parse_timeout, parse_own_duration)
 SIZE = Kind(parse=parse_size, show=lambda size: f"{size >> 30}GiB")
 MOMENT = Kind(parse=parse_moment, show=lambda moment: f"-{moment.ago_seconds / 86400:g}d")
-TIME_POLICY = Kind(parse=parse_time_policy, show=str)
+TIME_POLICY, HEALTH_ADDRESS = Kind(parse=parse_time_policy, show=str), Kind(parse=parse_health_address)
 SEGMENT_URL = Kind(parse=parse_segment_url, show={url: name for name, url in SEGMENT_URLS.items()}.get)
-HEALTH_ADDRESS = Kind(parse=parse_health_address)
 COLLECTIONS, HOSTS = _listed(parse_collections), _listed(parse_hosts)
 SIGNALS = _listed(_parse_signals, Signal)
 FAIL_ON = _listed(lambda words: tuple(dict.fromkeys(each for each in words if each != "never")), FailOn)

@@ -92,33 +92,36 @@ def _reader(said: object, row: Setting) -> Callable[[Any], Any] | None:
 # -- config file -----------------------------------------------------------------------------------------
 
 
-def read_file(text: str, name: str) -> Layer:
-    """Returns the layer of a TOML config file. Raises ConfigError that says the file and the key."""
+def read_file(text: str, name: str, is_used: Callable[[str], bool] = lambda _: True) -> Layer:
+    """Returns the layer of a TOML config file. Raises ConfigError that says the file and the key.
+
+    `is_used`: whether the setting of this path is read at all; the others cannot be wrong.
+    """
+    layer = Layer(name)
     try:
         content = tomllib.loads(text)
     except ValueError as error:
         raise ConfigError(f"{name}: {_broken_toml(error, text)}") from None
     except RecursionError:
         raise ConfigError(f"{name}: brackets are nested too deeply") from None
-    layer = Layer(name)
-    _read_table(content, (), layer)
+    _read_table(content, (), layer, is_used)
     return layer
 
 
-def _read_table(content: Mapping[str, Any], within: tuple[str, ...], layer: Layer) -> None:
+def _read_table(
+    content: Mapping[str, Any], within: tuple[str, ...], layer: Layer, is_used: Callable[[str], bool]
+) -> None:
     for key, value in content.items():
         path = ".".join((*within, key))
-        if path in TABLES:
-            if not isinstance(value, dict):
-                raise ConfigError(
-                    f"{layer.source}: [{path}] must be a table; found {describe(value)}; "
-                    f"write [{path}] on a line of its own"
-                )
-            _read_table(value, (*within, key), layer)
-        elif row := BY_PATH.get(path):
+        if path in TABLES and isinstance(value, dict):
+            _read_table(value, (*within, key), layer, is_used)
+        elif path in TABLES:
+            what = f"must be a table; found {describe(value)}; write [{path}] on a line of its own"
+            raise ConfigError(f"{layer.source}: [{path}] {what}")
+        elif is_used(path):
+            if (row := BY_PATH.get(path)) is None:
+                raise ConfigError(f"{layer.source}: {unknown_key(key, value, '.'.join(within))}")
             layer.values[path] = row.parse(value, f"{layer.source}: [{row.table}] {key}")
-        else:
-            raise ConfigError(f"{layer.source}: {unknown_key(key, value, '.'.join(within))}")
 
 
 def _broken_toml(error: ValueError, text: str) -> str:
@@ -313,9 +316,7 @@ def _writes(layers: Sequence[Layer], signals: Sequence[Signal]) -> Literal["file
     protocols: set[Any] = {_of_signal(layers, signal)["protocol"][0] or default for signal in signals}
     writes = protocols & {"file", "console"}
     if writes and len(protocols) > 1:
-        raise ConfigError(
-            f"the protocols of the signals exclude each other: {', '.join(sorted(protocols))}; choose one"
-        )
+        raise ConfigError(f"the protocols exclude each other: {', '.join(sorted(protocols))}; choose one")
     return writes.pop() if writes else None
 
 

@@ -192,8 +192,8 @@ def test_an_unknown_backend_in_the_environment_or_the_file_is_exit_2(tmp_path: P
     (tmp_path / "events").write_bytes(error() + b"\n")
     done = run(tmp_path, AWAY, FAILLOG_BACKEND="grafana")
     assert (done.code, done.stdout) == (2, b"")
-    assert "FAILLOG_BACKEND: must be datadog, dynatrace, honeycomb, jaeger, loki" in done.stderr
+    assert "FAILLOG_BACKEND: must be tempo, loki, jaeger, honeycomb" in done.stderr
     (tmp_path / "faillog-otel.toml").write_text('[mapping]\nbackend = "Datadog"\n')
     done = run(tmp_path, AWAY)
     assert (done.code, done.stdout) == (2, b"")
-    assert "[mapping] backend must be datadog, dynatrace" in done.stderr
+    assert "[mapping] backend: must be tempo, loki" in done.stderr

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,7 +151,8 @@ def read_layers(
     `is_used`: whether a variable for the setting of this path is read.
     """
     from faillog_otel.files import read_small_text
-    from faillog_otel.sources import read_environment, read_file, read_flags
+    from faillog_otel.sources import read_environment, read_file, read_flags, value_of
+    from faillog_otel.telemetry.output import start_logging
 
     try:
         of_flags = read_flags(flags)
@@ -162,5 +164,9 @@ def read_layers(
         file = CONFIG_FILE.default_text
     layers = [of_flags, environment]
     if file:
-        layers.append(read_file(read_small_text(file, may_be_pipe=True), file))
+        text = read_small_text(file, may_be_pipe=True)
+        with suppress(ConfigError):  # an error in the file has the form that the file asks for
+            of_format = read_file(text, file, lambda path: path == "run.log_format")
+            start_logging(0, value_of([*layers, of_format], "run.log_format"))
+        layers.append(read_file(text, file))
     return layers, warnings, file
