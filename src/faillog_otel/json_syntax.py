@@ -10,7 +10,7 @@ import msgspec
 # -- syntax --------------------------------------------------------------------------------------------------
 
 
-DEEPEST_NESTING = 100
+MAX_DEPTH = 100
 """How many brackets may be open at once; deeper JSON is quarantined (`too_deep`)."""
 MAX_VALUES = 250_000
 """How many values a record may hold: 16 MiB of empty lists would take half a gigabyte (`too_many_values`)."""
@@ -44,16 +44,16 @@ def is_json(raw: bytes) -> bool:
 
 def is_too_deep(raw: bytes) -> bool:
     """Whether more than DEEPEST_NESTING brackets are open at once: said here, not by the stack's size."""
-    if raw.count(b"{") + raw.count(b"[") <= DEEPEST_NESTING:
+    if raw.count(b"{") + raw.count(b"[") <= MAX_DEPTH:
         return False
     # Bodies are JSON in texts, with as many brackets: first without all texts, and without a pattern.
     bare = b"".join(raw.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
-    if bare.count(b"{") + bare.count(b"[") <= DEEPEST_NESTING:
+    if bare.count(b"{") + bare.count(b"[") <= MAX_DEPTH:
         return False
     depth = 0
     for bracket in _BRACKET.finditer(_STRINGS.sub(b"", raw)):
         depth += 1 if bracket[0] in b"[{" else -1
-        if depth > DEEPEST_NESTING:
+        if depth > MAX_DEPTH:
             return True
     return False
 

@@ -34,11 +34,6 @@ def describe(value: object) -> str:
     return types.get(type(value), "a date or a time")
 
 
-def quoted(text: str) -> str:
-    """Returns a wrong text for a message."""
-    return truncate(repr(text), MAX_QUOTED)
-
-
 def parse_duration(text: str) -> float:
     """Returns seconds from `500ms`, `30s`, `5m`, `17h`, `2d`, a plain number, or `forever` (infinity)."""
     if text == "forever":

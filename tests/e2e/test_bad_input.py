@@ -174,7 +174,7 @@ CASES = {
     "truncated zstd": Case(
         zstd.compress(lines(GOOD)) + zstd.compress(lines(LAST))[:-1], 1, ("truncated_zstd",), "cut off"
     ),
-    "a zip file": Case(zipped(), 0, ("foreign_format",), "a zip archive: unpack it"),
+    "a zip file": Case(zipped(), 0, ("foreign_format",), "a zip archive; unpack it"),
     "UTF-16": Case(lines(GOOD).decode().encode("utf-16"), 0, ("foreign_format",), "iconv -f UTF-16"),
     "HTML": Case(b"<html>\n<body>Sign in</body>\n</html>\n", 0, ("foreign_format",), "download it again"),
     "invalid UTF-8 in a field that is not decoded": Case(
@@ -374,7 +374,7 @@ def test_a_summary_for_people_says_what_is_wrong_and_where(receiver: Receiver, t
     (tmp_path / "events").write_bytes(lines(GOOD, b"{", b"{", b"7"))
     done = run_program("run", "events", "--endpoint", receiver.http_endpoint, cwd=tmp_path)
     assert done.stderr.splitlines()[:3] == [
-        "warning: events, line 2: invalid_json: the record breaks off before its end: was it cut off?",
+        "warning: events, line 2: invalid_json: the record is incomplete; the file is probably truncated",
         "warning: events, line 4: not_an_object: a record is a JSON object; this is not",
         (
             "warning: 3 records quarantined (2 invalid_json, 1 not_an_object); fix them in"
@@ -417,7 +417,7 @@ def test_a_file_that_vanishes_is_read_to_its_end(tmp_path: Path) -> None:
 def test_a_file_that_is_cut_short_is_an_error_and_what_was_read_is_delivered(tmp_path: Path) -> None:
     done, arrived = while_it_is_read(tmp_path, lambda path: os.truncate(path, 3_000_000))
     assert done.code == 2
-    assert "events: was cut short while it was read" in done.stderr
+    assert "events: was truncated while it was read" in done.stderr
     assert keeps_the_law(done.summary)
     assert done.summary["exported"] == arrived > 10_000
     assert (tmp_path / "events").stat().st_size == 3_000_000

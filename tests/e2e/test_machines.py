@@ -276,7 +276,7 @@ def test_where_no_temporary_file_can_be_made_the_remedy_is_said(tmp_path: Path, 
     if done.code == 99:
         pytest.skip("file systems cannot be mounted here")
     assert done.code == 2, done.stderr
-    assert "no folder for temporary files can be written to; name one in TMPDIR" in done.stderr
+    assert "no folder for temporary files is writable; name one in TMPDIR" in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -227,7 +227,7 @@ def test_an_endpoint_of_ours_that_is_dead_gives_one_warning_and_changes_nothing(
         flags = ("--endpoint", receiver.http_endpoint, "--summary", "json")
         done = run_program("run", "events", *flags, cwd=tmp_path, **env)
     assert (done.code, done.summary["exported"], done.summary["quarantined"]) == (3, 4, 1)
-    assert done.stderr.count("our own metrics do not reach http://127.0.0.1:") == 1
+    assert done.stderr.count("cannot send our own metrics to http://127.0.0.1:") == 1
     assert "Traceback" not in done.stderr
 
 
@@ -242,7 +242,7 @@ def test_one_that_refuses_gives_one_warning_however_often_and_our_key_is_not_in_
             metrics.wait_for(requests=4)
             assert running.end() == 143
     said = "".join(running.said)
-    assert said.count("warning: our own metrics do not reach") == 1
+    assert said.count("warning: cannot send our own metrics to") == 1
     assert (f"code: {status}" in said) or (f"HTTP {status}: redirects are not followed" in said)
     assert CANARY not in said
 
@@ -256,7 +256,7 @@ def test_one_that_never_answers_does_not_hold_up_the_end(tmp_path: Path, receive
             connection, _ = silent.accept()
             with connection:
                 assert running.end() == 143
-    assert "".join(running.said).count("our own metrics do not reach") == 1
+    assert "".join(running.said).count("cannot send our own metrics to") == 1
 
 
 def test_a_polling_run_also_says_what_is_missing_and_how_late_it_is(

@@ -143,7 +143,7 @@ def test_wrong_settings_are_named_before_anything_is_asked(
 def test_a_wrong_token_is_exit_6_and_costs_no_request(sidecar: Sidecar) -> None:
     done = sidecar.run(SEGMENT_TOKEN="wr0ng")  # noqa: S106  # a wrong one
     assert done.code == 6
-    assert "is the token right" in done.stderr
+    assert "check the token" in done.stderr
     assert "wr0ng" not in done.stderr
     with sqlite3.connect(sidecar.folder / "state" / "ledger.sqlite3") as ledger:
         assert ledger.execute("SELECT count(*) FROM requests").fetchone() == (0,)
@@ -189,7 +189,7 @@ def test_only_the_form_that_segment_takes_is_asked_again(receiver: Receiver, tmp
 
 def test_a_download_of_another_host_is_refused(sidecar: Sidecar) -> None:
     done = sidecar.run("--since", "-9h", FAILLOG_DOWNLOAD_HOSTS="", collections="shop")
-    assert "is no host of S3; name it by --download-host" in done.stderr
+    assert "is not a host of S3; allow it with --download-host" in done.stderr
     assert not any(each.origin == "downloads" for each in sidecar.segment.requests())
 
 

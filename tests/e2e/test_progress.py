@@ -109,7 +109,7 @@ def test_a_collector_that_is_away_never_makes_100_percent(tmp_path: Path) -> Non
         shown = terminal.end()
     assert terminal.process.returncode == 4
     messages_are_whole(terminal)
-    assert any("trying again" in line for line in shown)
+    assert any("retrying" in line for line in shown)
     assert not any("%" in line or "delivered," in line for line in shown)
     progress = [line for line in terminal.lines_seen if "%" in line and "delivered" in line]
     assert progress

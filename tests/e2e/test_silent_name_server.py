@@ -44,13 +44,13 @@ def run(command: str, folder: Path) -> Done:
 def test_a_run_waits_for_segments_name_as_long_as_it_was_told(folder: Path) -> None:
     done = run("run --once", folder)
     assert done.code == 6
-    assert "no whole answer within 2 s" in done.stderr
+    assert "no complete answer within 2 s" in done.stderr
 
 
 def test_doctor_waits_no_longer(folder: Path) -> None:
     done = run("doctor", folder)
     assert done.code == 1
-    assert "no whole answer within 2 s" in done.stdout.decode()
+    assert "no complete answer within 2 s" in done.stdout.decode()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -105,7 +105,7 @@ def test_a_collector_that_is_killed_and_started_again_in_the_middle_costs_no_rec
                     feeding = threading.Thread(target=feed, args=(process.stdin, events[1]))
                     feeding.start()
                     process.stdin = None  # communicate() leaves it alone then
-                    assert any(b"trying again" in line for line in process.stderr)
+                    assert any(b"retrying" in line for line in process.stderr)
                 else:
                     stdout, stderr = process.communicate(timeout=90)
                     feeding.join()

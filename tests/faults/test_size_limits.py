@@ -13,7 +13,7 @@ from support.delivering import delivery_to, endpoint_of
 from support.rust_collector import rust_collector
 
 from faillog_otel.config import NetworkProtocol, Signal
-from faillog_otel.otlp.delivery import Delivery, Fates
+from faillog_otel.otlp.delivery import Delivery, SendResults
 from faillog_otel.otlp.envelope import EncodedEvent
 from faillog_otel.otlp.sender import Acked, Unacceptable, Unsent
 from faillog_otel.sandbox.collector import Receiver, Reply
@@ -67,7 +67,7 @@ def log(name: str) -> EncodedEvent:
     return EncodedEvent(LogRecord(event_name=name).SerializeToString(), b"")
 
 
-def fates(delivery: Delivery, items: list[EncodedEvent]) -> list[Fates]:
+def fates(delivery: Delivery, items: list[EncodedEvent]) -> list[SendResults]:
     found = delivery.result(delivery.submit(items))
     return [delivery.settle(item, fates) for item, fates in zip(items, found, strict=True)]
 

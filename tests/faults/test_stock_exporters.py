@@ -27,7 +27,7 @@ from support.clock import MovedClock
 from support.delivering import Scripted, delivery_to
 
 from faillog_otel.events.kept_record import Rejection
-from faillog_otel.otlp.delivery import Fates
+from faillog_otel.otlp.delivery import SendResults
 from faillog_otel.otlp.envelope import EncodedEvent
 from faillog_otel.otlp.sender import Acked, Unsent
 from faillog_otel.sandbox.collector import Receiver, Reply
@@ -60,7 +60,7 @@ def theirs(receiver: Receiver, timeout: float = 10.0) -> SpanExportResult:
         exporter.shutdown()  # type: ignore[no-untyped-call]  # the SDK's
 
 
-def ours(receiver: Receiver, clock: MovedClock, wait_seconds: float = 30.0) -> list[Fates]:
+def ours(receiver: Receiver, clock: MovedClock, wait_seconds: float = 30.0) -> list[SendResults]:
     with delivery_to(receiver.http_endpoint, clock, wait_seconds=wait_seconds) as delivery:
         return delivery.result(delivery.submit([ITEM]))
 

@@ -13,15 +13,15 @@ from support.events import error, lines
 from support.program import run_program
 
 from faillog_otel.config import NetworkProtocol
-from faillog_otel.otlp.delivery import Fates
+from faillog_otel.otlp.delivery import SendResults
 from faillog_otel.otlp.envelope import EncodedEvent
 from faillog_otel.otlp.sender import Acked, Unsent
 from faillog_otel.sandbox.collector import Identity, Receiver
 
 PROTOCOLS: list[NetworkProtocol] = ["http/protobuf", "grpc"]
 LOG = EncodedEvent(LogRecord(event_name="e").SerializeToString(), b"")
-TAKEN: list[Fates] = [{"logs": Acked()}]
-UNTAKEN: list[Fates] = [{"logs": Unsent()}]
+ACKED: list[SendResults] = [{"logs": Acked()}]
+UNSENT: list[SendResults] = [{"logs": Unsent()}]
 LONG_AGO = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
 
 
@@ -68,25 +68,25 @@ def stranger(tmp_path: Path) -> Authority:
     return Authority(tmp_path / "stranger")
 
 
-def send(receiver: Receiver, protocol: NetworkProtocol, **files: Any) -> tuple[list[Fates], str]:
+def send(receiver: Receiver, protocol: NetworkProtocol, **files: Any) -> tuple[list[SendResults], str]:
     """What became of one record, and why nothing is sent any more."""
     endpoint = endpoint_of(receiver, protocol)
     with delivery_to(endpoint, MovedClock(), protocol=protocol, wait_seconds=1, **files) as delivery:
-        return delivery.result(delivery.submit([LOG])), delivery.over
+        return delivery.result(delivery.submit([LOG])), delivery.gave_up_because
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_custom_ca_is_trusted(authority: Authority, protocol: NetworkProtocol) -> None:
     with Receiver(identity=authority.identity()) as receiver:
-        assert send(receiver, protocol, certificate=authority.file) == (TAKEN, "")
+        assert send(receiver, protocol, certificate=authority.file) == (ACKED, "")
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_the_wrong_ca_is_not(authority: Authority, stranger: Authority, protocol: NetworkProtocol) -> None:
     with Receiver(identity=authority.identity()) as receiver:
         for files in ({"certificate": stranger.file}, {}):
-            fates, why = send(receiver, protocol, **files)
-            assert fates == UNTAKEN
+            results, why = send(receiver, protocol, **files)
+            assert results == UNSENT
             assert "certificate" in why.lower() or "handshake" in why.lower(), why
         assert receiver.received == []
 
@@ -99,8 +99,8 @@ def test_neither_is_a_wrong_name_or_an_expired_certificate(
     authority: Authority, protocol: NetworkProtocol, made: dict[str, object]
 ) -> None:
     with Receiver(identity=authority.identity(**made)) as receiver:  # type: ignore[arg-type]  # see made
-        fates, why = send(receiver, protocol, certificate=authority.file)
-        assert (fates, receiver.received) == (UNTAKEN, [])
+        results, why = send(receiver, protocol, certificate=authority.file)
+        assert (results, receiver.received) == (UNSENT, [])
         assert why
 
 
@@ -110,9 +110,9 @@ def test_a_client_certificate_is_shown_where_it_is_asked_for(
 ) -> None:
     with Receiver(identity=authority.identity(client_ca=authority)) as receiver:
         ca = authority.file
-        assert send(receiver, protocol, certificate=ca, **authority.client_files()) == (TAKEN, "")
-        assert send(receiver, protocol, certificate=ca)[0] == UNTAKEN
-        assert send(receiver, protocol, certificate=ca, **stranger.client_files())[0] == UNTAKEN
+        assert send(receiver, protocol, certificate=ca, **authority.client_files()) == (ACKED, "")
+        assert send(receiver, protocol, certificate=ca)[0] == UNSENT
+        assert send(receiver, protocol, certificate=ca, **stranger.client_files())[0] == UNSENT
         assert len(receiver.received) == 1
 
 
@@ -136,7 +136,7 @@ def test_certificates_that_rotate_are_read_again(
         clock = ReloadOnChange()
         endpoint = endpoint_of(receiver, protocol)
         with delivery_to(endpoint, clock, protocol=protocol, certificate=authority.file, **files) as delivery:
-            assert delivery.result(delivery.submit([LOG])) == TAKEN
+            assert delivery.result(delivery.submit([LOG])) == ACKED
         assert clock.waits
 
 
@@ -150,9 +150,9 @@ def test_half_written_certificates_leave_the_old_ones_in_use(
         with delivery_to(
             endpoint, MovedClock(), protocol=protocol, certificate=authority.file, **files
         ) as delivery:
-            assert delivery.result(delivery.submit([LOG])) == TAKEN
+            assert delivery.result(delivery.submit([LOG])) == ACKED
             Path(files["client_certificate"]).write_bytes(b"-----BEGIN CERT")
-            assert delivery.result(delivery.submit([LOG])) == TAKEN
+            assert delivery.result(delivery.submit([LOG])) == ACKED
 
 
 def test_the_program_reads_the_environment_and_says_what_is_wrong_with_a_file(

@@ -240,7 +240,7 @@ def test_a_proxy_that_wants_another_password_ends_the_run(events: Path, protocol
         )
     assert done.code == 4
     assert f"the proxy {url} asks for a user and a password (407); set them in the proxy's URL" in done.stderr
-    assert "trying again" not in done.stderr
+    assert "retrying" not in done.stderr
     assert SECRET not in done.stderr
 
 
@@ -384,11 +384,11 @@ def test_a_stop_ends_all_retries_and_what_is_waited_for_is_said_once(
     said: list[str] = []
     while len(said) < 4:  # logs and traces, twice each: the later pauses are longer
         line = process.stderr.readline().decode()
-        said += [line] if "trying again" in line else []
+        said += [line] if "retrying" in line else []
     process.send_signal(signal.SIGINT)
     _, rest = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert rest.decode().count("trying again") <= 1, rest.decode()
+    assert rest.decode().count("retrying") <= 1, rest.decode()
     assert len({line.partition(" in ")[0] for line in said}) == 2, said
 
 

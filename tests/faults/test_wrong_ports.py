@@ -74,7 +74,7 @@ def test_a_run_over_paths_ends_at_once_or_delivers(
     done = run_program("run", events, *options, "--wait", LONG, cwd=events.parent, **ports.environment)
     if done.code != 0:
         assert done.code == 4, done.stderr
-        assert "trying again" not in done.stderr
+        assert "retrying" not in done.stderr
         found = re.search(r"--endpoint \S+ --protocol [\w/]+|--protocol http/protobuf", done.stderr)
         assert found is not None, done.stderr
         options = (*options, *found[0].split())
@@ -90,7 +90,9 @@ def test_a_run_that_waits_forever_says_it_and_goes_on(ports: Ports, events: Path
         **ports.environment,
     )
     assert process.stderr is not None
-    assert any(b"the port speaks gRPC" in line and b"next look in" in line for line in process.stderr)
+    assert any(
+        b"the port speaks gRPC" in line and b"paused; next probe in" in line for line in process.stderr
+    )
     process.send_signal(signal.SIGINT)
     process.communicate()
     assert process.returncode == 130
@@ -104,8 +106,8 @@ def test_what_is_not_there_yet_is_waited_for(events: Path) -> None:
                 *("run", events, "--endpoint", endpoint, "--protocol", protocol, "--wait", "1s"),
                 cwd=events.parent,
             )
-            assert (done.code, "trying again" in done.stderr) == (4, True), done.stderr
-            assert ("no host is called 'collector.invalid'" in done.stderr) == ("invalid" in endpoint)
+            assert (done.code, "retrying" in done.stderr) == (4, True), done.stderr
+            assert ("host 'collector.invalid' not found" in done.stderr) == ("invalid" in endpoint)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from faillog_otel.events.model import (
 )
 from faillog_otel.inputs.decompress import (
     BYTE_ORDER_MARK,
-    KEPT_BYTES,
+    MAX_KEPT_BYTES,
     Blank,
     DamagedFile,
     Record,
@@ -103,7 +103,7 @@ def _check_nothing_is_lost(
         assert (last.bad.reason, last.bad.raw) == (damage.reason, b"")
     raws = [record.bad.raw if record.bad else record.raw for record in records]
     if form.kind == "foreign":
-        assert raws == [content[:KEPT_BYTES]]
+        assert raws == [content[:MAX_KEPT_BYTES]]
     elif form.kind == "lines":
         blank = sum(each.lines for each in found if isinstance(each, Blank))
         texts = _lines(content)

@@ -104,7 +104,7 @@ def test_certifis_authorities_are_not_trusted(
     monkeypatch.setattr(certifi, "where", lambda: identity[1])
     found = asked(ask, identity, network())
     assert isinstance(found, Failed | DownloadFailed | DownloadRefused)
-    assert "name its authority: [segment] certificate or SSL_CERT_FILE" in found.why
+    assert "name the file of its authority: [segment] certificate or SSL_CERT_FILE" in found.why
 
 
 @CLIENTS
@@ -115,8 +115,8 @@ def test_a_certificate_of_another_host_says_so(
     monkeypatch.setenv("SSL_CERT_FILE", other[1])
     found = asked(ask, other, network())
     assert isinstance(found, Failed | DownloadFailed | DownloadRefused)
-    assert "its certificate is not accepted" in found.why
-    assert "is the URL right?" in found.why
+    assert "its certificate is not trusted" in found.why
+    assert "check the URL" in found.why
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no certificate", b"\xff\xfe\x00"])

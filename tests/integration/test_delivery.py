@@ -20,15 +20,15 @@ from support.peer import head_of, peer_that
 
 from faillog_otel.config import NetworkProtocol, Secret, Signal
 from faillog_otel.events.kept_record import Rejection
-from faillog_otel.otlp.delivery import Delivery, Fates
+from faillog_otel.otlp.delivery import Delivery, SendResults
 from faillog_otel.otlp.envelope import EncodedEvent
 from faillog_otel.otlp.sender import Acked, Unacceptable, Unsent
 from faillog_otel.sandbox.collector import Receiver, Reply
 
 PROTOCOLS: list[NetworkProtocol] = ["http/protobuf", "http/json", "grpc"]
-TAKEN, UNTAKEN = Acked(), Unsent()
-BOTH: Fates = {"logs": TAKEN, "traces": TAKEN}
-LEFT: Fates = {"logs": UNTAKEN, "traces": UNTAKEN}
+ACKED, UNSENT = Acked(), Unsent()
+BOTH: SendResults = {"logs": ACKED, "traces": ACKED}
+LEFT: SendResults = {"logs": UNSENT, "traces": UNSENT}
 
 
 def item(name: str) -> EncodedEvent:
@@ -48,10 +48,10 @@ def partial(rejected: int, message: str = "no") -> bytes:
     return ExportLogsServiceResponse(partial_success=success).SerializeToString()
 
 
-def send(delivery: Delivery, items: list[EncodedEvent]) -> list[Fates]:
+def send(delivery: Delivery, items: list[EncodedEvent]) -> list[SendResults]:
     """Sends a batch and clears up its suspects, as a run does at its end."""
     found = delivery.result(delivery.submit(items))
-    return [delivery.settle(item, fates) for item, fates in zip(items, found, strict=True)]
+    return [delivery.settle(item, results) for item, results in zip(items, found, strict=True)]
 
 
 def names(receiver: Receiver) -> list[str]:
@@ -108,7 +108,7 @@ def test_every_protocol_carries_the_same_bytes(protocol: NetworkProtocol, compre
 
 def test_an_item_without_span_is_sent_as_a_log_only() -> None:
     with Receiver() as receiver, delivery_to(receiver.http_endpoint, MovedClock()) as delivery:
-        assert send(delivery, LOGS[:1]) == [{"logs": TAKEN}]
+        assert send(delivery, LOGS[:1]) == [{"logs": ACKED}]
         assert [each.signal for each in receiver.received] == ["logs"]
 
 
@@ -145,7 +145,7 @@ def test_partly_rejected_is_never_sent_again_and_the_other_signal_still_goes(
         delivery_to(endpoint_of(receiver, protocol), MovedClock(), protocol=protocol) as delivery,
     ):
         rejection = Rejection("logs", rejected, 3, "no")
-        assert send(delivery, ITEMS) == [{"logs": rejection, "traces": TAKEN}] * 3
+        assert send(delivery, ITEMS) == [{"logs": rejection, "traces": ACKED}] * 3
         assert [each.signal for each in receiver.received] == ["logs", "traces"]
         assert (delivery.sent.logs, delivery.sent.traces) == (taken, 3)
 
@@ -237,8 +237,8 @@ def test_a_retry_after_that_says_nothing_is_no_retry_after() -> None:
 def test_a_retry_after_beyond_the_wait_ends_it_at_once() -> None:
     script, clock = Scripted(traces=[Reply(503, headers={"retry-after": "32"})]), MovedClock()
     with Receiver(script) as receiver, delivery_to(receiver.http_endpoint, clock) as delivery:
-        assert send(delivery, ITEMS) == [{"logs": TAKEN, "traces": UNTAKEN}] * 3
-        assert "32 s" in delivery.over
+        assert send(delivery, ITEMS) == [{"logs": ACKED, "traces": UNSENT}] * 3
+        assert "32 s" in delivery.gave_up_because
         assert (delivery.sent.logs, delivery.sent.traces) == (3, 0)
         assert send(delivery, ITEMS) == [LEFT] * 3
         assert len(receiver.received) == 2
@@ -252,7 +252,7 @@ def test_a_collector_that_is_away_is_waited_for(protocol: NetworkProtocol) -> No
     clock = MovedClock()
     with delivery_to(f"http://127.0.0.1:{port}", clock, wait_seconds=5, protocol=protocol) as delivery:
         assert send(delivery, ITEMS) == [LEFT] * 3
-        assert f"127.0.0.1:{port}" in delivery.over
+        assert f"127.0.0.1:{port}" in delivery.gave_up_because
     assert sum(clock.waits) == pytest.approx(5.0)
 
 
@@ -262,7 +262,7 @@ def test_the_wait_counts_anew_from_each_acknowledgement() -> None:
     script = Scripted(logs=[*away, Reply(), *away, Reply(), *away, Reply()])
     with Receiver(script) as receiver, delivery_to(receiver.http_endpoint, clock) as delivery:
         for _ in range(3):
-            assert send(delivery, LOGS[:1]) == [{"logs": TAKEN}]
+            assert send(delivery, LOGS[:1]) == [{"logs": ACKED}]
     assert sum(clock.waits) > 30
 
 
@@ -275,7 +275,7 @@ def test_an_answer_that_does_not_come_in_time_is_asked_again(protocol: NetworkPr
             endpoint_of(receiver, protocol), MovedClock(), protocol=protocol, timeout_seconds=0.3
         ) as delivery,
     ):
-        assert send(delivery, LOGS[:1]) == [{"logs": TAKEN}]
+        assert send(delivery, LOGS[:1]) == [{"logs": ACKED}]
         assert len(script.bodies) == 2
 
 
@@ -291,8 +291,8 @@ def test_an_answer_that_drips_is_given_up_by_the_timeout_as_a_whole() -> None:
         peer_that(treat) as peer,
         delivery_to(peer.origin, MovedClock(), wait_seconds=0, timeout_seconds=0.3) as delivery,
     ):
-        assert send(delivery, LOGS[:1]) == [{"logs": UNTAKEN}]
-        assert "no answer within 0.3 s" in delivery.over
+        assert send(delivery, LOGS[:1]) == [{"logs": UNSENT}]
+        assert "no answer within 0.3 s" in delivery.gave_up_because
 
 
 # -- refused -------------------------------------------------------------------------------------------
@@ -354,10 +354,10 @@ def test_one_record_that_is_refused_is_found_and_all_others_arrive(
         Receiver(script) as receiver,
         delivery_to(endpoint_of(receiver, protocol), MovedClock(), protocol=protocol) as delivery,
     ):
-        fates = [each["logs"] for each in send(delivery, items)]
-        assert isinstance(fates[5], Unacceptable)
-        assert fates[5].reason == "refused"
-        assert fates[:5] + fates[6:] == [TAKEN] * 7
+        results = [each["logs"] for each in send(delivery, items)]
+        assert isinstance(results[5], Unacceptable)
+        assert results[5].reason == "refused"
+        assert results[:5] + results[6:] == [ACKED] * 7
         assert sorted(filter(None, names(receiver))) == sorted(f"good-{n}" for n in range(8) if n != 5)
         assert script.requests <= 1 + 1 + 2 * 3 + 2  # the batch, a look, two halves thrice, once more alone
 
@@ -381,7 +381,7 @@ def test_when_all_but_empty_requests_are_refused_nothing_is_quarantined(status: 
 
     clock = MovedClock()
     with Receiver(script) as receiver, delivery_to(receiver.http_endpoint, clock) as delivery:
-        assert [each["logs"] for each in send(delivery, LOGS)] == [UNTAKEN] * 8
+        assert [each["logs"] for each in send(delivery, LOGS)] == [UNSENT] * 8
         assert names(receiver) == []
 
 
@@ -396,7 +396,7 @@ def test_a_suspicion_is_dropped_when_the_collector_was_ill_and_not_the_record() 
         return None
 
     with Receiver(script) as receiver, delivery_to(receiver.http_endpoint, MovedClock()) as delivery:
-        assert [each["logs"] for each in send(delivery, LOGS)] == [TAKEN] * 8
+        assert [each["logs"] for each in send(delivery, LOGS)] == [ACKED] * 8
         assert sorted(filter(None, names(receiver))) == [str(n) for n in range(8)]
 
 
@@ -407,7 +407,7 @@ def test_a_single_record_is_cleared_up_by_a_later_batch() -> None:
     ):
         (found,) = delivery.result(delivery.submit([log("poison")]))
         assert not delivery.can_settle(found)
-        assert send(delivery, [log("good")]) == [{"logs": TAKEN}]
+        assert send(delivery, [log("good")]) == [{"logs": ACKED}]
         assert delivery.can_settle(found)
         assert isinstance(delivery.settle(log("poison"), found)["logs"], Unacceptable)
 
@@ -427,10 +427,10 @@ def test_an_outage_that_only_empty_requests_survive_is_no_proof_against_a_record
         delivery_to(receiver.http_endpoint, MovedClock(), in_flight=2) as delivery,
     ):
         first, second = delivery.submit([log("first")]), delivery.submit(LOGS)
-        assert delivery.result(first) == [{"logs": TAKEN}]
+        assert delivery.result(first) == [{"logs": ACKED}]
         found = delivery.result(second)
-        settled = [delivery.settle(item, fates) for item, fates in zip(LOGS, found, strict=True)]
-        assert settled == [{"logs": UNTAKEN}] * 8
+        settled = [delivery.settle(item, results) for item, results in zip(LOGS, found, strict=True)]
+        assert settled == [{"logs": UNSENT}] * 8
         assert taken
 
 
@@ -441,7 +441,7 @@ def test_halving_stops_when_nothing_is_taken_any_more() -> None:
     clock = MovedClock()
     items = [log(str(n)) for n in range(512)]
     with Receiver(script) as receiver, delivery_to(receiver.http_endpoint, clock) as delivery:
-        assert send(delivery, items) == [{"logs": UNTAKEN}] * 512
+        assert send(delivery, items) == [{"logs": UNSENT}] * 512
         assert len(receiver.received) < 200
     assert sum(clock.waits) == pytest.approx(30.0)
 
@@ -452,7 +452,7 @@ def test_a_partial_success_that_took_nothing_proves_nothing() -> None:
     )
     with Receiver(script) as receiver, delivery_to(receiver.http_endpoint, MovedClock()) as delivery:
         assert isinstance(send(delivery, [log("a")])[0]["logs"], Rejection)
-        assert send(delivery, [log("b")]) == [{"logs": UNTAKEN}]
+        assert send(delivery, [log("b")]) == [{"logs": UNSENT}]
 
 
 @pytest.mark.parametrize("odd", [Reply(200, partial(1)), Reply(413)])
@@ -461,9 +461,9 @@ def test_what_an_empty_request_is_answered_is_never_the_fate_of_records(odd: Rep
         return Reply(400) if b"bad" in body else odd if not body else None
 
     with Receiver(script) as receiver, delivery_to(receiver.http_endpoint, MovedClock()) as delivery:
-        fates = [each["logs"] for each in send(delivery, [log("good"), log("bad")])]
-        assert not any(isinstance(fate, Rejection) for fate in fates)
-        assert delivery.sent.logs == len([fate for fate in fates if fate == TAKEN])
+        results = [each["logs"] for each in send(delivery, [log("good"), log("bad")])]
+        assert not any(isinstance(result, Rejection) for result in results)
+        assert delivery.sent.logs == len([result for result in results if result == ACKED])
 
 
 @pytest.mark.parametrize(
@@ -480,7 +480,7 @@ def test_at_once_is_no_invitation_to_a_busy_loop(protocol: NetworkProtocol, repl
         Receiver(lambda _signal, _body: reply) as receiver,
         delivery_to(endpoint_of(receiver, protocol), clock, protocol=protocol) as delivery,
     ):
-        assert send(delivery, LOGS[:1]) == [{"logs": UNTAKEN}]
+        assert send(delivery, LOGS[:1]) == [{"logs": UNSENT}]
         assert len(receiver.received) < 20
 
 
@@ -500,8 +500,8 @@ def test_a_header_value_that_the_server_says_back_is_not_shown(protocol: Network
             endpoint_of(receiver, protocol), MovedClock(), protocol=protocol, headers=headers
         ) as delivery,
     ):
-        assert send(delivery, LOGS[:1]) == [{"logs": UNTAKEN}]
-        assert "invalid key '***'" in delivery.over
+        assert send(delivery, LOGS[:1]) == [{"logs": UNSENT}]
+        assert "invalid key '***'" in delivery.gave_up_because
 
 
 # -- too large -----------------------------------------------------------------------------------------
@@ -528,7 +528,7 @@ def test_a_request_that_is_too_large_is_halved_until_it_fits(protocol: NetworkPr
         Receiver(larger_than(3500), max_grpc_bytes=3500) as receiver,
         delivery_to(endpoint_of(receiver, protocol), MovedClock(), protocol=protocol) as delivery,
     ):
-        assert [each["logs"] for each in send(delivery, items)] == [TAKEN] * 8
+        assert [each["logs"] for each in send(delivery, items)] == [ACKED] * 8
         assert [name[0] for name in names(receiver)] == [str(n) for n in range(8)]
         assert delivery.sent.requests == 1 + 2 + 4
 
@@ -540,10 +540,10 @@ def test_a_single_record_that_is_too_large_is_unfit(protocol: NetworkProtocol) -
         Receiver(larger_than(3500), max_grpc_bytes=3500) as receiver,
         delivery_to(endpoint_of(receiver, protocol), MovedClock(), protocol=protocol) as delivery,
     ):
-        fates = [each["logs"] for each in send(delivery, items)]
-        assert isinstance(fates[1], Unacceptable)
-        assert fates[1].reason == "too_large"
-        assert [fates[0], fates[2]] == [TAKEN, TAKEN]
+        results = [each["logs"] for each in send(delivery, items)]
+        assert isinstance(results[1], Unacceptable)
+        assert results[1].reason == "too_large"
+        assert [results[0], results[2]] == [ACKED, ACKED]
         assert names(receiver) == ["a", "c"]
 
 
@@ -559,7 +559,7 @@ def test_a_stop_while_waiting_leaves_the_batch_untaken() -> None:
 
     with Receiver(stop) as receiver, delivery_to(receiver.http_endpoint, clock) as delivery:
         assert send(delivery, ITEMS) == [LEFT] * 3
-        assert delivery.over == "interrupted"
+        assert delivery.gave_up_because == "interrupted"
         assert len(receiver.received) == 1
 
 

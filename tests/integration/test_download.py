@@ -87,12 +87,14 @@ def test_a_url_that_does_not_work_needs_another_listing(asked: Presigned, fault:
 
 def test_a_url_works_for_two_hours(asked: Presigned) -> None:
     asked.clock.forward(7201)
-    assert asked.download() == Expired("HTTP 403 (expired?)")
+    assert asked.download() == Expired("HTTP 403 (the URL has probably expired)")
 
 
 def test_a_host_that_was_not_named_is_refused_without_a_connection(asked: Presigned) -> None:
     found = asked.download(hosts=())
-    assert found == DownloadRefused("127.0.0.1: is no host of S3; name it by --download-host if it is right")
+    assert found == DownloadRefused(
+        "127.0.0.1 is not a host of S3; allow it with --download-host if it is right"
+    )
     assert len(asked.segment.requests()) == 1  # the listing
 
 

@@ -253,7 +253,7 @@ def test_a_download_that_gets_on_ends_before_its_url_does() -> None:
         dripping(f"{OK}\r\n".encode(), b"x", b"") as peer,
         download(peer, stall_seconds=5, min_bytes_per_second=1, max_seconds=LIMIT) as ask,
     ):
-        assert ask() == DownloadFailed("it comes too slowly")
+        assert ask() == DownloadFailed("the download is too slow")
 
 
 @pytest.mark.parametrize("drip", ["status line", "103", "chunk extension"])

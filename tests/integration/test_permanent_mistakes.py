@@ -97,7 +97,7 @@ def test_a_token_that_is_refused_names_the_other_region(
         with closing(SegmentApi(f"https://{host}/", lambda: Secret(TOKEN), "t", network=network)) as api:
             for answered in (api.check_token(HOUR_NS), api.list_hour("c", 1, "both", HOUR_NS)):
                 assert isinstance(answered.outcome, Denied)
-                assert f"This is the {region.upper()} region" in answered.outcome.why
+                assert f"this is the {region.upper()} region" in answered.outcome.why
                 assert answered.outcome.why.endswith(f"--segment-url {other}")
 
 
@@ -120,7 +120,7 @@ def test_a_page_is_no_sign_of_a_good_token(status: str, body: bytes) -> None:
     ):
         outcome = api.check_token(HOUR_NS).outcome
         assert isinstance(outcome, Failed)
-        assert "is this Segment's API?" in outcome.why
+        assert "check that --segment-url is Segment's API" in outcome.why
 
 
 def run(url: str, cwd: Path, *args: str, command: str = "run", **env: str) -> tuple[int, str]:
@@ -143,7 +143,7 @@ def test_https_to_a_plain_port_ends_the_run_with_the_remedy(once: tuple[str, ...
     with peer_that(treat) as peer:
         code, said = run(f"https://{peer.address}", tmp_path, *once)
     assert code == 6
-    assert "the server does not speak TLS there; write http:// for plain HTTP, or another port" in said
+    assert "the server does not speak TLS at this port; write http:// or another port" in said
     assert "Traceback" not in said
     assert peer.connections == 1
 
@@ -154,7 +154,7 @@ def test_an_unknown_authority_ends_the_run_with_the_remedy(once: tuple[str, ...]
     with peer_that(answering(plain("200 OK", b"{}")), context) as peer:
         code, said = run(f"https://{peer.address}", tmp_path, *once)
     assert code == 6
-    assert "name its authority: [segment] certificate or SSL_CERT_FILE" in said
+    assert "name the file of its authority: [segment] certificate or SSL_CERT_FILE" in said
     assert peer.connections == 1
 
 
@@ -162,4 +162,4 @@ def test_plain_http_to_a_tls_port_says_so(tmp_path: Path) -> None:
     context, _ = identity_for_tls(tmp_path)
     with peer_that(answering(plain("200 OK", b"{}")), context) as peer:
         _, said = run(f"http://{peer.address}", tmp_path, command="doctor")
-    assert "if it speaks TLS there, write https://" in said
+    assert "if the port speaks TLS, write https://" in said

@@ -104,7 +104,7 @@ Ask = Callable[..., object]
 def is_good(found: object) -> bool:
     """A listing that is none came from the server itself."""
     return isinstance(found, Downloaded) or found == Failed(
-        "the answer is no list of URLs: is this Segment's API?"
+        "the answer is not a list of URLs; check that --segment-url is Segment's API"
     )
 
 
@@ -148,7 +148,9 @@ def test_a_proxy_that_does_not_allow_a_host_is_named(ask: Ask) -> None:
     with HttpProxy({}) as proxy:
         found = ask(through(proxy.url))
     assert isinstance(found, Failed | DownloadFailed | DownloadRefused)
-    assert f"through the proxy {proxy.url}: it answers 403 Forbidden; ask who runs it" in found.why
+    assert (
+        f"through the proxy {proxy.url}: it answered 403 Forbidden; allow this host in the proxy" in found.why
+    )
 
 
 @pytest.mark.parametrize("ask", CLIENTS)

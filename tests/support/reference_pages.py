@@ -210,7 +210,7 @@ def _instruments() -> Iterator[tuple[str, str, str]]:
             name, unit = node.args[:2]
             kind = _KINDS.get(getattr(node.func, "attr", getattr(node.func, "id", "")))
             if kind and isinstance(name, ast.Constant) and isinstance(unit, ast.Constant):
-                grows = any(each.arg == "only_grows" for each in node.keywords)
+                grows = any(each.arg == "is_counter" for each in node.keywords)
                 yield str(name.value), "counter" if grows else kind, str(unit.value)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from faillog_otel.json_syntax import DEEPEST_NESTING, is_too_deep
+from faillog_otel.json_syntax import MAX_DEPTH, is_too_deep
 
 TEXTS = st.lists(st.sampled_from(tuple('"\\{[]}a')), max_size=300).map("".join) | st.just("[{" * 200)
 VALUES: st.SearchStrategy[Any] = st.recursive(
@@ -31,4 +31,4 @@ def depth_of(value: Any) -> int:
 def test_only_brackets_outside_of_texts_count_and_only_those_that_are_open(value: Any, more: int) -> None:
     for _ in range(more):
         value = [value]
-    assert is_too_deep(json.dumps(value).encode()) == (depth_of(value) > DEEPEST_NESTING)
+    assert is_too_deep(json.dumps(value).encode()) == (depth_of(value) > MAX_DEPTH)

@@ -127,19 +127,19 @@ class Runtime:
 
     def watch_retries(self, delivery: Delivery | Workers) -> None:
         """Adds the gauge of every run."""
-        self.telemetry.watch(
+        self.telemetry.observe(
             Gauge(
                 "faillog.export.retries",
                 "{request}",
                 "Requests with forwarded data that were not the first one of their batch: retries, probes",
                 lambda: {"": delivery.sent.retries},
-                only_grows=True,
+                is_counter=True,
             )
         )
 
     def watch_pending(self, counts: Counts) -> None:
         """Adds the gauge of a run over PATHs."""
-        self.telemetry.watch(
+        self.telemetry.observe(
             Gauge(
                 "faillog.pending",
                 "{record}",

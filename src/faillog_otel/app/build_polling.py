@@ -80,7 +80,7 @@ def build_polling(
         downloader=downloader,
         schedule=partial(_schedule_at, ledger, config.segment, once=once, only_wanted=only_wanted),
         clock=segment_clock,
-        is_stopping=runtime.heartbeat.asking("fetching", stop.is_requested),
+        is_stopping=runtime.heartbeat.beat_on_call("fetching", stop.is_requested),
         max_content_bytes=config.max_content_bytes,
         requests_per_day=config.segment.requests_per_day,
         max_requests=config.segment.max_requests,
@@ -90,13 +90,13 @@ def build_polling(
     readiness = Readiness(ledger, lambda: fetcher.schedule, segment_clock, config.segment.requests_per_day)
     delivery = runtime.deliver()
     for gauge in readiness.gauges():
-        runtime.telemetry.watch(gauge)
+        runtime.telemetry.observe(gauge)
     _serve_health(runtime, readiness)
     forwarder = Forwarder(
         encoder=WireEncoder(config.mapping),
         delivery=delivery,
         config=config.delivery,
-        is_stopping=runtime.heartbeat.asking("forwarding", stop.is_requested),
+        is_stopping=runtime.heartbeat.beat_on_call("forwarding", stop.is_requested),
         max_content_bytes=config.max_content_bytes,
         telemetry=NO_TELEMETRY if shows_only else runtime.telemetry,
     )
@@ -118,7 +118,7 @@ def build_polling(
         clock=segment_clock,
         interruptible=stop.interruptible,
         is_stopping=stop.is_requested,
-        is_over=lambda: bool(delivery.over),
+        is_over=lambda: bool(delivery.gave_up_because),
         end_sending=delivery.end,
         once=once,
         progress=runtime.progress.forwarding,

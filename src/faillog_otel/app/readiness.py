@@ -83,7 +83,7 @@ class InstrumentedClient:
             outcome = self._client.send(signal, records)
         finally:
             del self._under_way[thread]
-        self._telemetry.answered(signal, _name(outcome), self._clock.monotonic() - began)
+        self._telemetry.record_request(signal, _name(outcome), self._clock.monotonic() - began)
         if isinstance(outcome, Acknowledged | PartlyRejected):
             self._failing_since = None
         elif self._failing_since is None:

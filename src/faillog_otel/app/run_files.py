@@ -246,7 +246,7 @@ def _forward_here(files: Sequence[str], start: Start, kept: ResultSink, runtime:
         reasons=forwarder.reasons,
         first_met=forwarder.first_met,
         sent=delivery.sent,
-        over=delivery.over,
+        over=delivery.gave_up_because,
         broken=forwarder.broken,
         stopped_at=stopped_at,
         problems=problems,

@@ -155,7 +155,12 @@ def _log_ignored(config: RunConfig) -> None:
 
 
 def _log_ending(ended: _Ended, polling: Polling, runtime: Runtime) -> None:
-    config, stop, forwarder, over = runtime.config, runtime.stop, polling.forwarder, polling.delivery.over
+    config, stop, forwarder, over = (
+        runtime.config,
+        runtime.stop,
+        polling.forwarder,
+        polling.delivery.gave_up_because,
+    )
     counts, folder = forwarder.counts, config.state_dir
     if stop.requested == signal.SIGPIPE:
         return

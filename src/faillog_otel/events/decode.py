@@ -28,7 +28,7 @@ from faillog_otel.events.model import (
 )
 from faillog_otel.events.reason import plain_reason, reason_of_results, take_reason
 from faillog_otel.json_syntax import (
-    DEEPEST_NESTING,
+    MAX_DEPTH,
     MAX_VALUES,
     holds_too_much,
     is_too_deep,
@@ -262,7 +262,7 @@ def _read_loosely(raw: bytes) -> _Read | BadRecord:
 def _too_deep(raw: bytes) -> BadRecord | None:
     if not is_too_deep(raw):
         return None
-    return BadRecord("too_deep", f"nested more than {DEEPEST_NESTING} levels deep", raw)
+    return BadRecord("too_deep", f"nested more than {MAX_DEPTH} levels deep", raw)
 
 
 def _is_flat(properties: Properties) -> bool:

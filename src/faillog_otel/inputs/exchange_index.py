@@ -1,7 +1,8 @@
-"""What the exchanges of one file tell about its attempts: what was answered, and whose message it was.
+"""An index of one file's exchanges: the answers, and the trace contexts in request bodies.
 
-An attempt may stand before its exchange in the file, so a first pass learns all exchanges here and a second
-one asks. 11 bytes of memory an exchange, 32 a message whose context a request names.
+An attempt can precede its exchange in the file, so a first pass builds the index and a second one reads it.
+It takes 11 bytes of memory for each exchange, and 32 for each message with a context; beyond a limit it moves
+to a temporary file.
 """
 
 import os
@@ -23,106 +24,94 @@ from faillog_otel.events.decode import answer_of, decode, may_be_exchange
 from faillog_otel.events.kept_record import KeptContext, traceparents
 from faillog_otel.events.model import BadRecord, Event, ExchangeAnswer, Reason, exchange_of
 
-# -- lookup --------------------------------------------------------------------------------------------------
-#
-# Hash → a value of a fixed size, for as many as a file may have: bounded memory, then a temporary file.
-#
-# Entries are appended as they come, and put in order when the first one is asked for: into buckets by the
-# first bits of their hash, one behind the other in one string of bytes. There they are without the first byte
-# of the hash, which the bucket tells. Past the bound they move, in this order, into a temporary file and are
-# looked up there.
-
+# -- hash table ----------------------------------------------------------------------------------------------
 
 MEMORY_BYTES = 32 * 1024 * 1024
 HASH_BYTES = 8
-"""Of ten million entries, two have the same ones with a probability of one in 370,000."""
+"""The probability of a collision among ten million entries is one in 370,000."""
 _BUCKETS = 4096
-_TO_PUT_IN_ORDER = 2.5
-"""So many times the bytes of entries are held while these are put in order."""
+_SORT_FACTOR = 2.5
+"""Memory while entries are sorted into buckets, as a multiple of their bytes."""
 
 
 class _Table(Struct, frozen=True, gc=False):
-    """Buckets in their order: where each starts in the file, or in what memory holds of it."""
+    """Buckets in order: their start offsets in the file, and their bytes if they are in memory."""
 
     starts: "array[int]"
     held: bytes | bytearray | None = None
 
     def bucket(self, number: int, file: BinaryIO | None) -> bytes | bytearray:
-        """By its position, also in the file: several processes may look into one."""
+        """Returns a bucket; reads the file by position, so several processes can share it."""
         start, end = self.starts[number], self.starts[number + 1]
         if self.held is not None:
             return self.held[start - self.starts[0] : end - self.starts[0]]
         return os.pread(file.fileno(), end - start, start) if file else b""
 
 
-class Lookup:
-    """The first `HASH_BYTES` of a hash → `value_bytes` bytes. What was added first under a hash counts.
+class HashTable:
+    """Maps the first `HASH_BYTES` of a hash to `value_bytes` bytes; the first value of a hash counts.
 
-    All is added before anything is asked for.
+    The first `find` freezes it: the entries are sorted into buckets by the first bits of their hash, in one
+    string of bytes, without the first byte of the hash, which the bucket implies. Beyond `memory_bytes`,
+    buckets move to a temporary file.
     """
 
     def __init__(
         self, value_bytes: int, memory_bytes: int = MEMORY_BYTES, file: BinaryIO | None = None
     ) -> None:
-        """`file` is where entries are moved to, behind what is there; a temporary one by default."""
+        """`file`: entries are appended to it; by default a temporary file."""
         self._entry_bytes = HASH_BYTES + value_bytes
         self._ordered_bytes = self._entry_bytes - 1
         self._memory_bytes = memory_bytes
         self._file = file
         self._tables: list[_Table] = []  # the oldest one first
-        self._added = bytearray()  # what came then, as it came
-        self._is_asked = False
+        self._added = bytearray()  # unsorted entries
+        self._is_frozen = False
 
     def add(self, digest: bytes, value: bytes) -> None:
-        """Remembers the value.
-
-        Raises InputError when there is no room for the temporary file, ValueError once it was asked.
-        """
+        """Adds a value. Raises InputError if the temporary file is not writable, ValueError once frozen."""
         self.add_entries(digest[:HASH_BYTES] + value)
 
     def add_entries(self, entries: bytes) -> None:
-        """Remembers what another lookup's `entries()` gave. Raises like `add`."""
-        if self._is_asked:
-            raise ValueError("it was asked already")
+        """Adds the `entries()` of another table. Raises like `add`."""
+        if self._is_frozen:
+            raise ValueError("the index is frozen")
         self._added += entries
-        if _TO_PUT_IN_ORDER * len(self._added) >= self._memory_bytes:
+        if _SORT_FACTOR * len(self._added) >= self._memory_bytes:
             self._move()
 
     def find(self, digest: bytes) -> bytes | None:
-        """The value that was added first under this hash; None when there is none."""
-        if not self._is_asked:
-            self._is_asked = True
+        """Returns the first value of this hash; None if there is none."""
+        if not self._is_frozen:
+            self._is_frozen = True
             if self._added:
-                self._tables.append(self._in_order())
+                self._tables.append(self._sorted_into_buckets())
         key, number = digest[1:HASH_BYTES], _bucket(digest[0], digest[1])
         for table in self._tables:
             bucket = table.bucket(number, self._file)
             at = bucket.find(key)
-            while at % self._ordered_bytes and at >= 0:  # found across two entries: not this one
+            while at % self._ordered_bytes and at >= 0:  # a match across two entries
                 at = bucket.find(key, at + 1)
             if at >= 0:
                 return bytes(bucket[at + len(key) : at + self._ordered_bytes])
         return None
 
     def entries(self) -> bytes:
-        """What memory holds until something is asked for, as it came: hash and value, one after the other."""
+        """Returns the unsorted entries in memory: hash and value, one after the other."""
         return bytes(self._added)
 
     def move_all(self) -> list[bytes]:
-        """Moves what memory holds to the file, too; returns where all of it is there, for `look_into`.
-
-        Raises InputError when there is no room, ValueError once it was asked.
-        """
-        if self._is_asked:
-            raise ValueError("it was asked already")
+        """Moves all entries to the file; returns their offsets for `open_tables`. Raises like `add`."""
+        if self._is_frozen:
+            raise ValueError("the index is frozen")
         if self._added:
             self._move()
         return [table.starts.tobytes() for table in self._tables]
 
-    def look_into(self, file: BinaryIO, tables: Sequence[bytes]) -> None:
-        """Finds what another lookup moved to this file; reads it into memory at once, where that holds it."""
+    def open_tables(self, file: BinaryIO, tables: Sequence[bytes]) -> None:
+        """Reads what another table moved to this file; loads it if it fits into the memory."""
         self._file = file
-        self._is_asked = True
+        self._is_frozen = True
         self._tables = [_Table(array("Q", table)) for table in tables]
         sizes = [table.starts[-1] - table.starts[0] for table in self._tables]
         if sum(sizes) <= self._memory_bytes:
@@ -132,13 +121,13 @@ class Lookup:
             ]
 
     def close(self) -> None:
-        """Removes the temporary file, where there is one."""
+        """Removes the temporary file, if there is one."""
         if self._file:
-            with suppress(OSError):  # what it did not hold is of no use any more
+            with suppress(OSError):  # a failed flush: its content is no longer needed
                 self._file.close()
 
-    def _in_order(self) -> _Table:
-        """What was added, as a table; the next one starts empty."""
+    def _sorted_into_buckets(self) -> _Table:
+        """Returns the added entries as a table, and starts a new one."""
         added, size, ordered_size = self._added, self._entry_bytes, self._ordered_bytes
         buckets = array("H", map(_bucket, added[::size], added[1::size]))
         counts = Counter(buckets)
@@ -152,7 +141,7 @@ class Lookup:
         return _Table(starts, ordered)
 
     def _move(self) -> None:
-        table = self._in_order()
+        table = self._sorted_into_buckets()
         try:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(prefix="faillog-")  # noqa: SIM115  # until close()
@@ -160,37 +149,39 @@ class Lookup:
             self._file.write(table.held or b"")
             self._file.flush()
         except OSError as error:
-            where = f"in {tempfile.tempdir}" if tempfile.tempdir else "anywhere"
-            raise InputError(f"a temporary file {where} cannot be written: {error.strerror}") from None
+            where = f" in {tempfile.tempdir}" if tempfile.tempdir else ""
+            remedy = "make space, or name another folder in TMPDIR"
+            raise InputError(
+                f"a temporary file{where} cannot be written: {error.strerror}; {remedy}"
+            ) from None
         self._tables.append(_Table(array("Q", (at + start for start in table.starts))))
 
 
 def _bucket(first: int, second: int) -> int:
-    """Which one it is by the first two bytes of a hash."""
+    """Returns the number of a bucket from the first two bytes of a hash."""
     return first << 4 | second >> 4
 
 
-# -- exchanges -----------------------------------------------------------------------------------------------
-
+# -- index ---------------------------------------------------------------------------------------------------
 
 MAX_REASONS_BYTES = 4 * 1024 * 1024
-"""Distinct reasons beyond this are not remembered: their attempts say the status alone."""
+"""Further distinct reasons are dropped: their attempts have only the status."""
 _MAX_REASONS = 2**16 - 1
 """The same."""
-_NO_BOUND = 2**62
+_UNBOUNDED = 2**62
 
 _MAX_ANSWERS = 1024
-"""So many distinct ones are shared by the events that learn them."""
+"""Distinct answers and contexts that events share."""
 
 _EXCHANGE_ID = re.compile(rb'"destinationExchangeId"\s*+:\s*+"([^"\\]+)"')
 _MESSAGE_ID = re.compile(rb'"messageId"\s*+:\s*+"([^"\\]+)"')
 _ANSWER = struct.Struct("<HH")  # status (0: none), number of the reason (0: none)
-_LESSON = struct.Struct("<HI")  # the same, where all reasons are remembered
+_PART_ANSWER = struct.Struct("<HI")  # the same, with all reasons
 _CONTEXT = struct.Struct("16s8sB")  # trace id, span id, flags
 
 
-class Lessons(Struct, frozen=True):
-    """What was learned from a part of a file: entries of lookups, and the reasons that they number."""
+class IndexPart(Struct, frozen=True):
+    """The index of a part of a file: entries of hash tables, and the reasons whose numbers they contain."""
 
     answers: bytes
     contexts: bytes
@@ -198,71 +189,71 @@ class Lessons(Struct, frozen=True):
 
 
 class Index(Struct, frozen=True):
-    """All that was learned from a file, where it stands in another file: tables of lookups, and reasons."""
+    """The index of a file, written to another file: the offsets of its hash tables, and the reasons."""
 
     answers: list[bytes]
     contexts: list[bytes]
     reasons: list[Reason | None]
 
 
-class Exchanges:
-    """Exchange → Answer; exchange and message → traceparent. Of several with one id the first counts."""
+class ExchangeIndex:
+    """Maps an exchange to its answer, an exchange with a message to a traceparent; the first one counts."""
 
     def __init__(
         self,
         memory_bytes: int = MEMORY_BYTES,
         *,
-        is_lesson: bool = False,
+        is_part: bool = False,
         file: BinaryIO | None = None,
     ) -> None:
-        """`file`: where what memory does not hold is kept; temporary ones by default.
+        """`file`: takes entries beyond the memory; by default temporary files.
 
-        `is_lesson`: it is for `lessons()`, and has no bounds: they are kept where all lessons come together.
+        `is_part`: unbounded, for `part()`; the limits apply to the index that merges the parts.
         """
-        memory_bytes = _NO_BOUND if is_lesson else memory_bytes
-        self._answer = _LESSON if is_lesson else _ANSWER
-        self._max_reason_bytes = _NO_BOUND if is_lesson else MAX_REASONS_BYTES
-        self._max_reasons = _NO_BOUND if is_lesson else _MAX_REASONS
-        self._answers = Lookup(self._answer.size, memory_bytes, file)
-        self._contexts = Lookup(_CONTEXT.size, memory_bytes, file)
-        self._names_contexts = False
+        memory_bytes = _UNBOUNDED if is_part else memory_bytes
+        self._answer = _PART_ANSWER if is_part else _ANSWER
+        self._max_reason_bytes = _UNBOUNDED if is_part else MAX_REASONS_BYTES
+        self._max_reasons = _UNBOUNDED if is_part else _MAX_REASONS
+        self._answers = HashTable(self._answer.size, memory_bytes, file)
+        self._contexts = HashTable(_CONTEXT.size, memory_bytes, file)
+        self._has_contexts = False
         self._reasons: list[Reason | None] = [None]
         self._reason_numbers: dict[Reason, int] = {}
         self._reason_bytes = 0
-        self._asked: str | None = None
-        self._told: ExchangeAnswer | None = None
-        self._learned: dict[ExchangeAnswer | None, KeptContext] = {}
-        self._answered: dict[bytes, ExchangeAnswer] = {}
+        self._last_exchange: str | None = None
+        self._last_answer: ExchangeAnswer | None = None
+        self._shared_contexts: dict[ExchangeAnswer | None, KeptContext] = {}
+        self._shared_answers: dict[bytes, ExchangeAnswer] = {}
 
     @classmethod
     def of(cls, index: Index, file: BinaryIO, memory_bytes: int = MEMORY_BYTES) -> Self:
-        """What another process learned and wrote out to the file, to be asked here. Closes the file."""
+        """Returns the index that another process wrote to the file; takes over the file."""
         found = cls(memory_bytes, file=file)
-        found._answers.look_into(file, index.answers)
-        found._contexts.look_into(file, index.contexts)
-        found._names_contexts = bool(index.contexts)
+        found._answers.open_tables(file, index.answers)
+        found._contexts.open_tables(file, index.contexts)
+        found._has_contexts = bool(index.contexts)
         found._reasons = index.reasons
         return found
 
-    def lessons(self) -> Lessons:
-        """All that was learned here, by one that `is_lesson`."""
-        return Lessons(self._answers.entries(), self._contexts.entries(), self._reasons)
+    def part(self) -> IndexPart:
+        """Returns the entries of an index with `is_part`."""
+        return IndexPart(self._answers.entries(), self._contexts.entries(), self._reasons)
 
-    def take(self, lessons: Lessons) -> None:
-        """Learns what was learned elsewhere, from the part of the file that follows."""
-        numbers = [self._number_of(reason) for reason in lessons.reasons]
-        for at in range(0, len(lessons.answers), HASH_BYTES + _LESSON.size):
-            status, reason = _LESSON.unpack_from(lessons.answers, at + HASH_BYTES)
+    def merge(self, part: IndexPart) -> None:
+        """Adds the index of the next part of the file."""
+        numbers = [self._number_of(reason) for reason in part.reasons]
+        for at in range(0, len(part.answers), HASH_BYTES + _PART_ANSWER.size):
+            status, reason = _PART_ANSWER.unpack_from(part.answers, at + HASH_BYTES)
             answer = self._answer.pack(status, numbers[reason])
-            self._answers.add(lessons.answers[at : at + HASH_BYTES], answer)
-        self._contexts.add_entries(lessons.contexts)
+            self._answers.add(part.answers[at : at + HASH_BYTES], answer)
+        self._contexts.add_entries(part.contexts)
 
-    def written_out(self) -> Index:
-        """All that was learned, written out to the file."""
+    def write_out(self) -> Index:
+        """Writes the index to the file."""
         return Index(self._answers.move_all(), self._contexts.move_all(), self._reasons)
 
-    def learn(self, raw: bytes) -> None:
-        """Remembers what this record says, where it is an exchange."""
+    def add_record(self, raw: bytes) -> None:
+        """Adds a record if it is an exchange."""
         if not may_be_exchange(raw):
             return
         event = decode(raw)
@@ -272,51 +263,51 @@ class Exchanges:
             if b"traceparent" in raw and (request := event.properties.request_to_destination):
                 for message_id, traceparent in traceparents(request.body).items():
                     if context := propagation.parse_traceparent(traceparent):
-                        self._names_contexts = True
+                        self._has_contexts = True
                         self._contexts.add(_context_digest(exchange_id, message_id), _CONTEXT.pack(*context))
 
-    def learned_by(self, event: Event | BadRecord, reference_ns: int) -> KeptContext:
-        """All that an event learns from its file, to be kept with it; events that learn the same share it."""
+    def context_of(self, event: Event | BadRecord, reference_ns: int) -> KeptContext:
+        """Returns the context of an event, which is kept with it; events with equal contexts share it."""
         exchange_id, message_id = _ids(event)
         answer = self._answer_of(exchange_id)
-        if self._names_contexts and (traceparent := self._traceparent_of(exchange_id, message_id)):
+        if self._has_contexts and (traceparent := self._traceparent_of(exchange_id, message_id)):
             return KeptContext(reference_ns, answer, traceparent)
-        learned = self._learned.get(answer)
-        if learned is None or learned.reference_ns != reference_ns:
-            if len(self._learned) >= _MAX_ANSWERS:
-                self._learned.clear()
-            learned = self._learned[answer] = KeptContext(reference_ns, answer)
-        return learned
+        context = self._shared_contexts.get(answer)
+        if context is None or context.reference_ns != reference_ns:
+            if len(self._shared_contexts) >= _MAX_ANSWERS:
+                self._shared_contexts.clear()
+            context = self._shared_contexts[answer] = KeptContext(reference_ns, answer)
+        return context
 
     def add(self, digest: bytes, answer: ExchangeAnswer) -> None:
-        """Remembers what the exchange with this hash (32 bytes) said."""
+        """Adds the answer of the exchange with this digest (32 bytes)."""
         self._answers.add(digest, self._answer.pack(answer.status or 0, self._number_of(answer.reason)))
 
     def find(self, digest: bytes) -> ExchangeAnswer | None:
-        """What the exchange with this hash said; None when it is not in the file."""
+        """Returns the answer of the exchange with this digest; None if it is not in the file."""
         found = self._answers.find(digest)
         if found is None:
             return None
-        answer = self._answered.get(found)
+        answer = self._shared_answers.get(found)
         if answer is None:
-            if len(self._answered) >= _MAX_ANSWERS:
-                self._answered.clear()
+            if len(self._shared_answers) >= _MAX_ANSWERS:
+                self._shared_answers.clear()
             status, reason = self._answer.unpack(found)
-            answer = self._answered[found] = ExchangeAnswer(status or None, self._reasons[reason])
+            answer = self._shared_answers[found] = ExchangeAnswer(status or None, self._reasons[reason])
         return answer
 
     def close(self) -> None:
-        """Removes the temporary files, where there are some."""
+        """Removes the temporary files, if there are any."""
         self._answers.close()
         self._contexts.close()
 
     def _answer_of(self, exchange_id: str | None) -> ExchangeAnswer | None:
         if exchange_id is None:
             return None
-        if exchange_id != self._asked:  # the attempts of one exchange mostly stand together
-            self._told = self.find(propagation.exchange_digest(exchange_id)) if exchange_id else None
-            self._asked = exchange_id
-        return self._told
+        if exchange_id != self._last_exchange:  # attempts of one exchange are mostly adjacent
+            self._last_answer = self.find(propagation.exchange_digest(exchange_id)) if exchange_id else None
+            self._last_exchange = exchange_id
+        return self._last_answer
 
     def _traceparent_of(self, exchange_id: str | None, message_id: str | None) -> str | None:
         if exchange_id is None or message_id is None:
@@ -342,7 +333,7 @@ class Exchanges:
 
 
 def _ids(event: Event | BadRecord) -> tuple[str | None, str | None]:
-    """An attempt's exchange and message."""
+    """Returns the ids of an attempt's exchange and message."""
     if isinstance(event, Event):
         return exchange_of(event.properties), event.properties.message_id
     exchange, message = (pattern.search(event.raw) for pattern in (_EXCHANGE_ID, _MESSAGE_ID))

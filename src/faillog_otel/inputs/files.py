@@ -1,7 +1,7 @@
-"""Failure-log files on this machine: which files the PATHs of a run mean, and their bytes.
+"""Input files: finds the files that PATHs name, and reads their bytes.
 
-A file is read twice, so what can be read only once (standard input, a pipe) is first copied to a
-temporary file that nobody else can read (0600) and that is gone when it is closed.
+A file is read twice, so standard input and pipes are first copied to a private temporary file (0600) that
+disappears when it is closed.
 """
 
 import errno
@@ -20,14 +20,14 @@ STDIN = "-"
 
 UntilReadable = Callable[[int], object]
 Interruptible = Callable[[], AbstractContextManager[UntilReadable | None]]
-"""A context in which a signal may end the wait for input. It gives the function to wait with."""
+"""A context in which a signal can end the wait for input; its value is the function that waits."""
 
 
 class FoundPaths:
-    """The files that PATHs mean, in their order; `problems` says what could not be found or looked into.
+    """The files that PATHs name, in order; `problems` lists what was not found or not readable.
 
-    A PATH is a file, a folder (all files below it, sorted, except hidden ones), a glob (`**` too), or
-    `-` for standard input. `except_files` are this program's own outputs: they are no input.
+    A PATH is a file, a folder (all files below it, sorted, except hidden ones), a glob (also with `**`), or
+    `-` for standard input. `except_files` are this program's own files, which are never input.
     """
 
     def __init__(self, paths: Iterable[str], except_files: Iterable[str]) -> None:
@@ -42,7 +42,7 @@ class FoundPaths:
         if path == STDIN or (os.path.lexists(path) and not os.path.isdir(path)):
             if path != STDIN and os.path.realpath(path) in self._excluded:
                 self.problems.append(
-                    f"{path}: belongs to this run itself, which writes there or reads its settings there"
+                    f"{path}: is an output or a settings file of this run; name an input file"
                 )
             else:
                 self.files.append(path)
@@ -50,56 +50,56 @@ class FoundPaths:
             self._add_folder(path)
         elif glob.has_magic(path) and (found := sorted(glob.glob(path, recursive=True))):
             for each in found:
-                if os.path.isfile(each) and not self._own(each):
+                if os.path.isfile(each) and not self._is_excluded(each):
                     self.files.append(each)
-                elif os.path.isdir(each) and "**" not in path:  # ** names the files below it itself
+                elif os.path.isdir(each) and "**" not in path:  # ** matches the files below it itself
                     self._add_folder(each)
         else:
             self.problems.append(f"{path}: no such file, folder or match")
 
     def _add_folder(self, folder: str) -> None:
         before = len(self.files)
-        for parent, folders, names in os.walk(folder, onerror=self._not_listed):
+        for parent, folders, names in os.walk(folder, onerror=self._on_walk_error):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(names):
                 file = os.path.join(parent, name)
-                if name.startswith(".") or self._own(file):
+                if name.startswith(".") or self._is_excluded(file):
                     continue
                 if os.path.isfile(file):
                     self.files.append(file)
                 elif not os.path.exists(file):
-                    self.problems.append(f"{file}: no such file, or a link to none")
+                    self.problems.append(f"{file}: a symbolic link to a missing file")
         if len(self.files) == before:
             self.warnings.append(f"{folder}: holds no files")
 
-    def _own(self, file: str) -> bool:
+    def _is_excluded(self, file: str) -> bool:
         return os.path.realpath(file) in self._excluded
 
-    def _not_listed(self, error: OSError) -> None:
+    def _on_walk_error(self, error: OSError) -> None:
         self.problems.append(f"{error.filename}: {error.strerror}")
 
 
 class ByteRange:
-    """Bytes `start` to `end` of an open file, read by their positions: others may read it meanwhile."""
+    """Bytes `start` to `end` of an open file, read by position, so that several readers can share it."""
 
     def __init__(self, descriptor: int, name: str, start: int, end: int) -> None:
-        """`name` is what the file is called in messages and kept entries."""
+        """`name`: for messages and kept entries."""
         self.name = name
         self.start = start
         self.end = end
         self.bytes_read = 0
-        """How far the present reading has come, in bytes of the file as it is (compressed or not)."""
+        """Bytes of the file, compressed or not, that the current pass has read."""
         self._descriptor = descriptor
 
     def chunks(self) -> Iterator[bytes]:
-        """The bytes from the start. Raises InputError when they cannot be read on, or the file has shrunk."""
+        """Yields the bytes from the start. Raises InputError if the file cannot be read or was truncated."""
         self.bytes_read = 0
         try:
             while left := self.end - self.start - self.bytes_read:
                 chunk = os.pread(self._descriptor, min(CHUNK_BYTES, left), self.start + self.bytes_read)
                 if not chunk:
                     raise InputError(
-                        f"{self.name}: was cut short while it was read ({left} bytes): run it again"
+                        f"{self.name}: was truncated while it was read ({left} bytes missing); run it again"
                     )
                 self.bytes_read += len(chunk)
                 yield chunk
@@ -108,27 +108,27 @@ class ByteRange:
 
 
 class InputFile:
-    """One input, to be read more than once. A context manager; raises InputError.
+    """One input, which can be read several times. A context manager; raises InputError.
 
-    Each reading gives what the file held when it was first opened, though others write to it meanwhile.
+    Each pass reads the length that the file had when it was opened, even if other processes append to it.
     """
 
     def __init__(
         self, path: str, stdin: BinaryIO, interruptible: Interruptible, name: str | None = None
     ) -> None:
-        """`name` is what it is called in messages and kept entries, its path by default."""
+        """`name`: for messages and kept entries; by default the path."""
         self.name = name or ("<stdin>" if path == STDIN else os.fsencode(path).decode(errors="replace"))
         self._path = path
         self._interruptible = interruptible
         self._is_copy = False
         try:
             if path == STDIN:
-                self._file = self._copied(stdin)
+                self._file = self._copy(stdin)
             else:
-                self._file = _opened(path)
+                self._file = _open(path)
                 if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
-                    with self._file as once:
-                        self._file = self._copied(once)
+                    with self._file as pipe:
+                        self._file = self._copy(pipe)
             found = os.fstat(self._file.fileno())
             self._identity = found.st_dev, found.st_ino
             self._whole = ByteRange(self._file.fileno(), self.name, 0, found.st_size)
@@ -137,29 +137,29 @@ class InputFile:
 
     @property
     def length(self) -> int:
-        """How many bytes are read of it."""
+        """The number of bytes that a pass reads."""
         return self._whole.end
 
     @property
     def bytes_read(self) -> int:
-        """How far the present reading has come, in bytes of the file as it is (compressed or not)."""
+        """Bytes of the file, compressed or not, that the current pass has read."""
         return self._whole.bytes_read
 
     def chunks(self) -> Iterator[bytes]:
-        """The file's bytes from its start. Raises InputError when it cannot be read on, or has shrunk."""
+        """Yields the file's bytes from the start. Raises InputError if it cannot be read or was truncated."""
         self._whole = ByteRange(self.fileno(), self.name, 0, self.length)
         return self._whole.chunks()
 
     @property
     def is_open(self) -> bool:
-        """Whether it takes a descriptor now."""
+        """Whether it uses a file descriptor now."""
         return not self._file.closed
 
     def fileno(self) -> int:
-        """Returns the file's descriptor; opens a file again that was released. Raises InputError."""
+        """Returns the file descriptor; reopens a released file. Raises InputError."""
         if not self.is_open:
             try:
-                self._file = _opened(self._path)
+                self._file = _open(self._path)
                 found = os.fstat(self._file.fileno())
             except OSError as error:
                 raise InputError(f"{self.name}: {_reason(error)}") from None
@@ -169,12 +169,12 @@ class InputFile:
         return self._file.fileno()
 
     def release(self) -> None:
-        """Gives the descriptor back until the file is read again; a copy stays open: it has no name."""
+        """Closes the descriptor until the next read; a copy stays open, because it has no name."""
         if not self._is_copy:
             self._file.close()
 
     def line_after(self, offset: int) -> int:
-        """The first position from this one on where a line begins, else the length. Raises InputError."""
+        """Returns the first offset from this one on at which a line begins, or the length."""
         at = offset - 1
         for chunk in ByteRange(self.fileno(), self.name, at, self.length).chunks():
             if (found := chunk.find(b"\n")) >= 0:
@@ -183,7 +183,7 @@ class InputFile:
         return self.length
 
     def grown_bytes(self) -> int:
-        """How much was added to the file since it was opened, and is not read; 0 if it is not there now."""
+        """Returns the bytes appended since the file was opened, which are not read; 0 if it is missing."""
         try:
             found = os.fstat(self._file.fileno()) if self.is_open else os.stat(self._path)
         except OSError:
@@ -201,36 +201,36 @@ class InputFile:
         """Closes the file."""
         self._file.close()
 
-    def _copied(self, once: BinaryIO) -> BinaryIO:
+    def _copy(self, pipe: BinaryIO) -> BinaryIO:
         try:
             copy = tempfile.TemporaryFile(prefix="faillog-")  # noqa: SIM115  # until __exit__
         except FileNotFoundError:
             raise InputError(
-                f"{self.name}: no folder for temporary files can be written to; name one in TMPDIR"
+                f"{self.name}: no folder for temporary files is writable; name one in TMPDIR"
             ) from None
         self._is_copy = True
-        read: Callable[[int], bytes | None] = getattr(once, "read1", once.read)
+        read: Callable[[int], bytes | None] = getattr(pipe, "read1", pipe.read)
         with self._interruptible() as until_readable:
             while True:
                 if until_readable is not None:
-                    until_readable(once.fileno())
+                    until_readable(pipe.fileno())
                 chunk = read(CHUNK_BYTES)
                 if chunk:
                     copy.write(chunk)
-                elif chunk is not None:  # None: nothing there yet, after all
+                elif chunk is not None:  # None: no data yet
                     copy.flush()
                     return copy
 
 
 def _reason(error: OSError) -> str:
-    """Why a file cannot be opened, and what to do where it is not the file's fault."""
+    """Returns why a file cannot be opened, and what to do if the limit of open files is the cause."""
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return f"{error.strerror}; raise the limit (ulimit -n), or lower --workers"
     return error.strerror or str(error)
 
 
-def _opened(path: str) -> BinaryIO:
-    """Opens without waiting: a pipe that nobody writes to yet is opened at once, and waited for later."""
+def _open(path: str) -> BinaryIO:
+    """Opens without blocking, also a pipe without a writer; the wait for data comes later."""
 
     def opener(name: str, flags: int) -> int:
         return os.open(name, flags | os.O_NONBLOCK | os.O_CLOEXEC)

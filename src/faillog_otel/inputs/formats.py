@@ -1,4 +1,8 @@
-"""Chunks of JSON Lines → records, each with its place. Memory holds one chunk and one line at the most."""
+"""Detects the form of a file's content, and splits the content into records with their positions.
+
+JSON Lines are split here, arrays and concatenated values in `json_stream`. Memory holds at most one chunk and
+one line.
+"""
 
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
@@ -8,8 +12,10 @@ from faillog_otel.events.model import BadRecord, Form
 from faillog_otel.inputs.decompress import (
     BYTE_ORDER_MARK,
     FROM_THE_START,
-    KEPT_BYTES,
+    GZIP_MAGIC,
+    MAX_KEPT_BYTES,
     MAX_RECORD_BYTES,
+    ZSTD_MAGIC,
     Blank,
     Group,
     ReadPosition,
@@ -23,13 +29,12 @@ from faillog_otel.json_syntax import WHITE_SPACE, is_json
 
 # -- lines ---------------------------------------------------------------------------------------------------
 
-
 MAX_ENTRY_BYTES = 3 * MAX_RECORD_BYTES
-"""An entry of a kept file holds a record's bytes once more as text, with its quotes escaped."""
+"""An entry of a kept file also contains the record's bytes as text, with escaped quotes."""
 
 
 def split_lines(chunks: Iterable[bytes], start: ReadPosition = FROM_THE_START) -> Iterator[Record | Blank]:
-    """The lines of a file one by one, as `group_lines` gives them."""
+    """Yields the lines of a file one by one, like `group_lines`."""
     for group in group_lines(chunks, start):
         if isinstance(group, Group):
             yield from group.records()
@@ -40,10 +45,10 @@ def split_lines(chunks: Iterable[bytes], start: ReadPosition = FROM_THE_START) -
 def group_lines(
     chunks: Iterable[bytes], start: ReadPosition = FROM_THE_START
 ) -> Iterator[Group | Record | Blank]:
-    """The lines of a file, the last one also without a final newline; blank ones are counted.
+    """Yields the lines of a file, the last one also without a newline; counts blank lines.
 
-    A byte order mark and CRLF are understood. Where the file's content breaks off (DamagedFile), what
-    came of the last line is a line, and the damage is one more that is bad.
+    Accepts a byte order mark and CRLF. If the content is damaged (DamagedFile), the incomplete last line is a
+    line, and the damage is one more, bad, record.
     """
     source, splitter = StopAtCorruption(chunks), _Splitter(start)
     for chunk in source:
@@ -56,34 +61,34 @@ def group_lines(
 def lines_with(
     mark: bytes, escape: bytes, chunks: Iterable[bytes], start: ReadPosition = FROM_THE_START
 ) -> Iterator[bytes]:
-    """Those lines that hold a mark or an escape, without outer white space; the others are not looked at.
+    """Yields the lines that contain a mark or an escape, stripped; other lines are not parsed.
 
-    Lines of more than LONGEST_RECORD_BYTES are left out. Where the content breaks off, so does this.
+    Lines longer than MAX_RECORD_BYTES are skipped. Damaged content ends it.
     """
     begun, is_first = b"", start.offset == 0
-    is_passed_over = False  # the rest of a line that is too long
+    is_skipping = False  # in a line that is too long
     for chunk in chain(StopAtCorruption(chunks), [b"\n"]):
         end = chunk.rfind(b"\n") + 1
         lines, rest = begun + chunk[:end], chunk[end:]
         if not end:
             begun += rest
             if len(begun) > MAX_RECORD_BYTES:
-                begun, is_passed_over = b"", True
+                begun, is_skipping = b"", True
             continue
-        if is_passed_over:
-            lines, is_passed_over = lines[lines.index(b"\n") + 1 :], False
+        if is_skipping:
+            lines, is_skipping = lines[lines.index(b"\n") + 1 :], False
         elif is_first:
             lines = lines.removeprefix(BYTE_ORDER_MARK)
         begun, is_first = rest, False
-        yield from _found(mark, escape, lines)
+        yield from _marked_lines(mark, escape, lines)
 
 
-def _found(mark: bytes, escape: bytes, lines: bytes) -> Iterator[bytes]:
+def _marked_lines(mark: bytes, escape: bytes, lines: bytes) -> Iterator[bytes]:
     at, marked = 0, -1
     while at < len(lines):
         if marked < at and (marked := lines.find(mark, at)) < 0:
             marked = len(lines)
-        # One byte is found many times quicker than two, and few lines without the mark have an escape.
+        # One byte is found many times faster than two, and few lines without the mark have an escape.
         place = lines.find(escape[:1], at, marked)
         if place >= 0:
             place = lines.find(escape, place, marked)
@@ -96,40 +101,40 @@ def _found(mark: bytes, escape: bytes, lines: bytes) -> Iterator[bytes]:
 
 
 class _Splitter:
-    """Where splitting stands: `number` lines have ended, at `offset`; one more may have begun."""
+    """The state of splitting: `number` lines have ended, at `offset`; another one can have begun."""
 
     def __init__(self, start: ReadPosition) -> None:
         self.number = start.lines
         self.offset = start.offset
         self._blank = 0
-        self._begun: list[bytes] = []  # pieces of a line without its end; joined when that comes
+        self._begun: list[bytes] = []  # pieces of an incomplete line
         self._begun_bytes = 0
-        self._passed_over = 0
+        self._dropped_bytes = 0
 
     def take(self, chunk: bytes) -> Iterator[Group | Record | Blank]:
         if not self._begun_bytes and not chunk.strip(WHITE_SPACE):
             chunk = self._after_blank_lines(chunk)
         first, *others = chunk.split(b"\n")
-        self._go_on(first)
+        self._append(first)
         if others:
             yield from self._end_line(newline=1)
             begun = others.pop()
             yield from self._whole_lines(others)
-            self._go_on(begun)
-        if self._begun_bytes > _longest(self._begun[0]):
-            head = b"".join(self._begun).lstrip(WHITE_SPACE)[:KEPT_BYTES]  # nothing, while the line is blank
+            self._append(begun)
+        if self._begun_bytes > _max_line_bytes(self._begun[0]):
+            head = b"".join(self._begun).lstrip(WHITE_SPACE)[:MAX_KEPT_BYTES]  # empty while the line is blank
             self._begun = [head]
-            self._passed_over += self._begun_bytes - len(head)
+            self._dropped_bytes += self._begun_bytes - len(head)
             self._begun_bytes = len(head)
 
     def end(self) -> Iterator[Group | Record | Blank]:
-        if self._begun_bytes or self._passed_over:
+        if self._begun_bytes or self._dropped_bytes:
             yield from self._end_line(newline=0)
         if self._blank:
             yield Blank(self._blank)
 
     def _whole_lines(self, lines: list[bytes]) -> Iterator[Group | Record | Blank]:
-        """Lines that begin and end in one chunk, and of which none is the first: nearly all of them."""
+        """Yields the lines that begin and end in one chunk, except the first: nearly all lines."""
         raws = [line.strip(WHITE_SPACE) for line in lines]
         if (
             raws == lines
@@ -159,22 +164,22 @@ class _Splitter:
         self.number, self.offset = number, offset
 
     def _after_blank_lines(self, chunk: bytes) -> bytes:
-        """Gigabytes of blank lines are counted, not looked at one by one."""
+        """Counts blank lines at once: a file can have gigabytes of them. Returns the rest of the chunk."""
         newlines, end = chunk.count(b"\n"), chunk.rfind(b"\n") + 1
         if newlines:
             self.number += newlines
             self._blank += newlines
-            self.offset += end + self._passed_over
-            self._passed_over = 0
+            self.offset += end + self._dropped_bytes
+            self._dropped_bytes = 0
         return chunk[end:]
 
-    def _go_on(self, piece: bytes) -> None:
+    def _append(self, piece: bytes) -> None:
         self._begun.append(piece)
         self._begun_bytes += len(piece)
 
     def _end_line(self, newline: int) -> Iterator[Record | Blank]:
         line = b"".join(self._begun)
-        length = len(line) + self._passed_over
+        length = len(line) + self._dropped_bytes
         self.number += 1
         if record := _record(self.number, self.offset, line, length):
             if self._blank:
@@ -184,47 +189,39 @@ class _Splitter:
         else:
             self._blank += 1
         self.offset += length + newline
-        self._begun, self._begun_bytes, self._passed_over = [], 0, 0
+        self._begun, self._begun_bytes, self._dropped_bytes = [], 0, 0
 
 
-def _longest(head: bytes) -> int:
+def _max_line_bytes(head: bytes) -> int:
     return MAX_ENTRY_BYTES if head.startswith(b'{"reason":') else MAX_RECORD_BYTES
 
 
 def _record(number: int, offset: int, line: bytes, length: int) -> Record | None:
-    """The line's record; None where it is blank."""
+    """Returns the line's record; None if it is blank."""
     if number == 1:
         line = line.removeprefix(BYTE_ORDER_MARK)
     raw = line.strip(WHITE_SPACE)
-    if raw and length > _longest(line):
+    if raw and length > _max_line_bytes(line):
         return too_long(number, offset, line.lstrip(WHITE_SPACE), length)
     return Record(number, offset, raw) if raw else None
 
 
 # -- forms ---------------------------------------------------------------------------------------------------
-#
-# Which form a file's content has, by its bytes; and its records, whichever it is.
 
-
+_CONVERT = "convert it (iconv -f"
+_JSON_STARTS = (b"{", b"[", b" ", b"\n")
 _FOREIGN = (
-    (b"PK\x03\x04", "a zip archive: unpack it, and name what is inside"),
+    (b"PK\x03\x04", "a zip archive; unpack it and name the files inside"),
     (b"PK\x05\x06", "an empty zip archive"),
-    (b"BZh", "bzip2: unpack it with bunzip2"),
-    (b"\xfd7zXZ\0", "xz: unpack it with unxz"),
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it, and name what is inside"),
-    (b"\x1f\x8b", "gzip inside a compressed file: unpack it once"),
-    (b"\x28\xb5\x2f\xfd", "zstd inside a compressed file: unpack it once"),
-    (b"\xff\xfe\0\0", "UTF-32: convert it (iconv -f UTF-32 -t UTF-8)"),
-    (b"\0\0\xfe\xff", "UTF-32: convert it (iconv -f UTF-32 -t UTF-8)"),
-    *((start, "UTF-16: convert it (iconv -f UTF-16 -t UTF-8)") for start in (b"\xff\xfe", b"\xfe\xff")),
-    *(
-        (start + b"\0", "UTF-16: convert it (iconv -f UTF-16LE -t UTF-8)")
-        for start in (b"{", b"[", b" ", b"\n")
-    ),
-    *(
-        (b"\0" + start, "UTF-16: convert it (iconv -f UTF-16BE -t UTF-8)")
-        for start in (b"{", b"[", b" ", b"\n")
-    ),
+    (b"BZh", "bzip2; unpack it with bunzip2"),
+    (b"\xfd7zXZ\0", "xz; unpack it with unxz"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it and name the files inside"),
+    (GZIP_MAGIC, "gzip inside a compressed file; unpack it once"),
+    (ZSTD_MAGIC, "zstd inside a compressed file; unpack it once"),
+    *((start, f"UTF-32; {_CONVERT} UTF-32 -t UTF-8)") for start in (b"\xff\xfe\0\0", b"\0\0\xfe\xff")),
+    *((start, f"UTF-16; {_CONVERT} UTF-16 -t UTF-8)") for start in (b"\xff\xfe", b"\xfe\xff")),
+    *((start + b"\0", f"UTF-16; {_CONVERT} UTF-16LE -t UTF-8)") for start in _JSON_STARTS),
+    *((b"\0" + start, f"UTF-16; {_CONVERT} UTF-16BE -t UTF-8)") for start in _JSON_STARTS),
     (b"PAR1", "Parquet"),
     (b"SQLite format 3\0", "an SQLite database"),
     (b"%PDF", "PDF"),
@@ -233,10 +230,10 @@ _MAX_START = 16
 
 
 def form_of(chunks: Iterable[bytes]) -> Form:
-    """Reads as far as the second line that is not blank.
+    """Returns the form of the content; reads up to the second line that is not blank.
 
-    The first byte that is no white space is `[`: an array. Else, where either of the first two lines that
-    are not blank is a complete JSON value: JSON Lines, each line stands for itself. Else values.
+    An array if the first byte after white space is `[`. Else JSON Lines if either of the first two lines that
+    are not blank is a complete JSON value. Else values.
     """
     source = iter(StopAtCorruption(chunks))
     opening, start, head = b"", b"", b""
@@ -247,7 +244,7 @@ def form_of(chunks: Iterable[bytes]) -> Form:
         if head and len(start) >= _MAX_START:
             break
         if not head and len(start) > _MAX_START:
-            start = start[-1:]  # white space is not gathered
+            start = start[-1:]  # white space is not collected
     for magic, what in _FOREIGN:
         if opening.startswith(magic):
             return Form("foreign", f"this file is {what}")
@@ -258,16 +255,16 @@ def form_of(chunks: Iterable[bytes]) -> Form:
     if not head or any(map(_is_complete, first)):
         return Form("lines")
     if head.startswith(b"<"):
-        return Form("foreign", "this file is HTML or XML, perhaps an error page: download it again")
+        return Form("foreign", "this file is HTML or XML, probably an error page; download it again")
     return Form("values")
 
 
 def read_records(
     form: Form, chunks: Iterable[bytes], start: ReadPosition = FROM_THE_START
 ) -> Iterator[Record | Blank]:
-    """The records of the content, in their order. Blank lines are told of JSON Lines only.
+    """Yields the records of the content in order, and the blank lines of JSON Lines.
 
-    Only of JSON Lines may the chunks start elsewhere: at the beginning of a line.
+    The chunks of JSON Lines can start at any line.
     """
     if form.kind == "lines":
         return split_lines(chunks, start)
@@ -279,14 +276,14 @@ def read_records(
 def read_groups(
     form: Form, chunks: Iterable[bytes], start: ReadPosition = FROM_THE_START
 ) -> Iterator[Group | Record | Blank]:
-    """The same, but lines that are ordinary come many at a time."""
+    """Yields the same records; ordinary lines come in groups."""
     return group_lines(chunks, start) if form.kind == "lines" else read_records(form, chunks)
 
 
 def read_exchanges(
     form: Form, chunks: Iterable[bytes], start: ReadPosition = FROM_THE_START
 ) -> Iterator[bytes]:
-    """The records that may be exchanges, in their order; most others are not looked at."""
+    """Yields the records that can be exchanges, in order; most others are not parsed."""
     if form.kind == "lines":
         return lines_with(*EXCHANGE_MARKS, chunks, start)
     records = (each for each in read_records(form, chunks) if isinstance(each, Record))
@@ -294,19 +291,21 @@ def read_exchanges(
 
 
 def _is_complete(line: Record) -> bool:
-    """Whether a line is a JSON value and nothing else; of an over-long one only its beginning is known."""
+    """Returns whether a line is one JSON value; of a line that is too long, only the beginning is known."""
     if line.bad is None:
         return is_json(line.raw)
     if line.bad.reason != "too_long":
         return False
     first = next(iter(read_values([line.bad.raw], in_arrays=False)))
-    return first.bad is not None  # one value goes on and on; else others follow it on the line
+    return first.bad is not None  # a bad record: the value goes on to the end of the line
 
 
 def _foreign(form: Form, chunks: Iterable[bytes]) -> Record:
     head = b""
     for chunk in StopAtCorruption(chunks):
         head += chunk
-        if len(head) >= KEPT_BYTES:
+        if len(head) >= MAX_KEPT_BYTES:
             break
-    return Record(1, 0, b"", BadRecord("foreign_format", form.detail, head[:KEPT_BYTES], replayable=False))
+    return Record(
+        1, 0, b"", BadRecord("foreign_format", form.detail, head[:MAX_KEPT_BYTES], replayable=False)
+    )

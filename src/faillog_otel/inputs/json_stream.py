@@ -1,7 +1,7 @@
-"""Chunks of a JSON array, or of JSON values one after the other → records, each with its place.
+"""Splits chunks of JSON arrays, or of concatenated JSON values, into records with their positions.
 
-Memory holds one chunk and one record at the most. Where the syntax breaks nobody can say where the next
-record begins: the rest of the file is one bad record.
+Memory holds at most one chunk and one record. After a syntax error the start of the next record is unknown,
+so the rest of the file is one bad record.
 """
 
 import re
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from faillog_otel.events.model import BadRecord
 from faillog_otel.inputs.decompress import (
     BYTE_ORDER_MARK,
-    KEPT_BYTES,
+    MAX_KEPT_BYTES,
     MAX_RECORD_BYTES,
     DamagedFile,
     Record,
@@ -18,7 +18,7 @@ from faillog_otel.inputs.decompress import (
     damaged,
     too_long,
 )
-from faillog_otel.json_syntax import DEEPEST_NESTING, STRING, WHITE_SPACE, is_json
+from faillog_otel.json_syntax import MAX_DEPTH, STRING, WHITE_SPACE, is_json
 
 _SPACE = re.compile(rb"[ \t\r\n]*+")
 _TO_BRACKET = re.compile(rb'(?:[^"\[\]{}]++|' + STRING + rb")*+", re.DOTALL)
@@ -27,16 +27,16 @@ _TO_DELIMITER = re.compile(rb'[^ \t\r\n,\[\]{}"]*+')
 
 
 def read_values(chunks: Iterable[bytes], *, in_arrays: bool) -> Iterator[Record]:
-    """The values of a file; with `in_arrays`, those inside its arrays.
+    """Yields the values of a file; with `in_arrays`, those inside its arrays.
 
-    A value that is too long, or well-formed and no event, is one bad record, and the next is read. The
-    first byte that JSON's grammar does not allow makes the rest of the file one bad record (the array's
-    missing end, too), and damage to a compressed file one more.
+    A value that is too long is one bad record, and reading goes on. The first byte that JSON's grammar does
+    not allow makes the rest of the file one bad record, as does the missing end of an array; damage to a
+    compressed file makes one more.
     """
     source = _Source(chunks)
     expected = "value"
     inside = False
-    while source.to_content():
+    while source.skip_space():
         byte = source.data[source.at : source.at + 1]
         if inside and byte == b"]" and expected != "value after comma":
             inside, expected = False, "value"
@@ -54,14 +54,14 @@ def read_values(chunks: Iterable[bytes], *, in_arrays: bool) -> Iterator[Record]
             yield _rest(source, f"a value is expected, not {_shown(byte)}")
             break
         else:
-            record, is_sound = _value(source)
+            record, can_continue = _value(source)
             yield record
-            if not is_sound:
+            if not can_continue:
                 break
             expected = "comma" if inside else "value"
     else:
         if inside and source.damage is None:
-            why = "the array does not end: was the file cut off?"
+            why = "the array does not end; the file is probably truncated"
             bad = BadRecord("invalid_json", why, b"", replayable=False)
             yield Record(source.line, source.offset(), b"", bad)
     if source.damage:
@@ -69,7 +69,7 @@ def read_values(chunks: Iterable[bytes], *, in_arrays: bool) -> Iterator[Record]
 
 
 class _Source:
-    """The chunks, with a position."""
+    """The chunks with a read position."""
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self.data = b""
@@ -85,15 +85,15 @@ class _Source:
 
     @property
     def damage(self) -> DamagedFile | None:
-        """Why the chunks ended, where they ended early."""
+        """Why the chunks ended early; None if they did not."""
         return self._until_damage.damage
 
     def offset(self) -> int:
-        """The position in bytes of the content."""
+        """Returns the position in bytes of the content."""
         return self._before + self.at
 
     def more(self, *, keep: bool = False) -> bool:
-        """Goes on to the next chunk; False at the end."""
+        """Reads the next chunk; returns False at the end."""
         chunk = next(self._chunks, None)
         if chunk is None:
             return False
@@ -104,8 +104,8 @@ class _Source:
             self.data, self.at = chunk, 0
         return True
 
-    def to_content(self) -> bool:
-        """Passes over white space; False at the end."""
+    def skip_space(self) -> bool:
+        """Skips white space; returns False at the end."""
         while True:
             start, self.at = self.at, _match_end(_SPACE, self.data, self.at)
             self.line += self.data.count(b"\n", start, self.at)
@@ -116,7 +116,7 @@ class _Source:
 
 
 class _Piece:
-    """The bytes of one record, gathered chunk by chunk; of an over-long one its head."""
+    """The bytes of one record, collected chunk by chunk; only the head of one that is too long."""
 
     def __init__(self, source: _Source) -> None:
         self.line, self.offset = source.line, source.offset()
@@ -128,9 +128,9 @@ class _Piece:
         self.length += len(part)
         if self.length <= MAX_RECORD_BYTES:
             self._parts.append(part)
-        elif self._kept != KEPT_BYTES:
-            self._parts = [b"".join([*self._parts, part])[:KEPT_BYTES]]
-            self._kept = KEPT_BYTES
+        elif self._kept != MAX_KEPT_BYTES:
+            self._parts = [b"".join([*self._parts, part])[:MAX_KEPT_BYTES]]
+            self._kept = MAX_KEPT_BYTES
 
     def is_whole(self) -> bool:
         return self.length <= MAX_RECORD_BYTES
@@ -140,7 +140,7 @@ class _Piece:
 
 
 def _value(source: _Source) -> tuple[Record, bool]:
-    """The value that begins here; False beside it where the file cannot be read on behind it."""
+    """Returns the value that begins here, and whether the file can be read further after it."""
     piece, scan = _Piece(source), _Scan(source.data[source.at])
     while (end := scan.end(source.data, source.at)) is None:
         piece.add(source.data[source.at :])
@@ -150,37 +150,37 @@ def _value(source: _Source) -> tuple[Record, bool]:
             if scan.is_scalar:
                 end = source.at
                 break
-            return _broken(piece, "the record does not end: was the file cut off?"), False
+            return _broken(piece, "the record does not end; the file is probably truncated"), False
     piece.add(source.data[source.at : end])
     source.line += source.data.count(b"\n", source.at, end)
     source.at = end
     if not piece.is_whole():
         return too_long(piece.line, piece.offset, piece.raw(), piece.length), True
     raw = piece.raw()
-    if scan.deepest > DEEPEST_NESTING or is_json(raw):
+    if scan.deepest > MAX_DEPTH or is_json(raw):
         return Record(piece.line, piece.offset, raw), True
-    return _rest(source, "this record is no JSON", piece), False
+    return _rest(source, "the record is not valid JSON", piece), False
 
 
 class _Scan:
-    """Finds the end of a value by its brackets and quotes alone, over as many chunks as it takes."""
+    """Finds the end of a value by its brackets and quotes, across chunks."""
 
     def __init__(self, first: int) -> None:
         self.is_scalar = first not in b'[{"'
         self.deepest = 0
         self._depth = 0
         self._in_string = first == ord('"')
-        self._passed_over = 1 if self._in_string else 0  # a quote that opens, or a byte that is escaped
+        self._skip = 1 if self._in_string else 0  # an opening quote, or an escaped byte
 
     def end(self, data: bytes, at: int) -> int | None:
-        """Where the value ends; None where it goes on in the next chunk."""
+        """Returns the end of the value; None if it continues in the next chunk."""
         if self.is_scalar:
             end = _match_end(_TO_DELIMITER, data, at)
             return end if end < len(data) else None
-        if at + self._passed_over > len(data):
+        if at + self._skip > len(data):
             return None
-        at += self._passed_over
-        self._passed_over = 0
+        at += self._skip
+        self._skip = 0
         while at < len(data):
             at = _match_end(_TO_QUOTE if self._in_string else _TO_BRACKET, data, at)
             if at == len(data):
@@ -188,7 +188,7 @@ class _Scan:
             byte = data[at]
             at += 1
             if byte == ord("\\"):
-                self._passed_over = 1  # the chunk ends here
+                self._skip = 1  # the chunk ends here
                 return None
             if byte == ord('"'):
                 self._in_string = not self._in_string
@@ -201,13 +201,13 @@ class _Scan:
 
 
 def _rest(source: _Source, why: str, begun: _Piece | None = None) -> Record:
-    """All from here on, or from what was begun, as one bad record."""
+    """Returns the rest of the file, from `begun` or from here on, as one bad record."""
     piece = begun or _Piece(source)
     piece.add(source.data[source.at :])
     while source.more():
         piece.add(source.data)
     source.at = len(source.data)
-    return _broken(piece, f"{why}; the rest of the file, from here on, is kept as one record")
+    return _broken(piece, f"{why}; the rest of the file is kept as one record")
 
 
 def _broken(piece: _Piece, why: str) -> Record:

@@ -1,7 +1,7 @@
-"""How long to go on, and how long to pause: shared by all that send, so that they wait together.
+"""Backoff and give-up time, shared by all senders so that they pause together.
 
-The wait (`--wait`) counts from the first request after the last acknowledgement of records. A Retry-After
-holds everybody up; one that reaches past the wait ends it at once.
+`--wait` counts from the first request after the last acknowledgement of records. A Retry-After pauses all
+senders; one that is longer than the rest of the wait makes them give up at once.
 """
 
 import logging
@@ -16,16 +16,16 @@ from faillog_otel.config import Signal
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = 30.0
 SLACK_SECONDS = 1.0
-"""Requests in flight are asked to wait as long, one a moment after the other: all of them may."""
+"""Tolerance for a Retry-After: the requests in flight receive the same one at slightly different times."""
 
 Say = Callable[[str, float], object]
-"""Says what a request waits for, and for how many seconds."""
+"""Reports why a request is paused, and for how many seconds."""
 
 _log = logging.getLogger(__name__)
 
 
 class WaitNotices:
-    """Says what is waited for: once, however many requests wait for the same. Safe for several threads."""
+    """Logs pauses, each reason once for all requests that it pauses. Safe for use from several threads."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -33,7 +33,7 @@ class WaitNotices:
         self._until: dict[str, float] = {}
 
     def say(self, what: str, seconds: float) -> None:
-        """Logs it, unless the same was said of a wait that is not over yet."""
+        """Logs the pause, unless one with the same reason has not ended yet."""
         with self._lock:
             now = self._clock.monotonic()
             self._until = {each: until for each, until in self._until.items() if until > now}
@@ -44,90 +44,91 @@ class WaitNotices:
 
 
 class Backoff:
-    """Safe to use from several threads."""
+    """The backoff of all requests of a run. Safe for use from several threads."""
 
     def __init__(
         self, wait_seconds: float, clock: Clock, jitter: random.Random, say: Say | None = None
     ) -> None:
-        """`say` takes what is to be said about waits; by default it is logged."""
+        """`say` reports pauses; by default they are logged."""
         self.say = say or WaitNotices(clock).say
         self._wait_seconds = wait_seconds
         self._clock = clock
         self._jitter = jitter
         self._lock = threading.Lock()
-        self._asking_since: float | None = None  # monotonic; None after an acknowledgement
+        self._waiting_since: float | None = None  # monotonic; None after an acknowledgement
         self._not_before = 0.0  # monotonic
         self._requests = 0
-        self._latest_taken: dict[Signal, int] = {"logs": 0, "traces": 0}
-        self._over: str | None = None
+        self._latest_acked: dict[Signal, int] = {"logs": 0, "traces": 0}
+        self._gave_up_because: str | None = None
         self._has_acknowledged = False
 
     @property
-    def over(self) -> str | None:
-        """Why nothing is sent any more; None while things go on."""
-        return self._over
+    def gave_up_because(self) -> str | None:
+        """Why nothing is sent any more; None while sending goes on."""
+        return self._gave_up_because
 
     def next_request(self) -> int:
-        """The number of a request that starts now: later ones have larger numbers."""
+        """Returns the number of a request that starts now; numbers ascend."""
         with self._lock:
-            if self._asking_since is None:
-                self._asking_since = self._clock.monotonic()
+            if self._waiting_since is None:
+                self._waiting_since = self._clock.monotonic()
             self._requests += 1
             return self._requests
 
-    def acknowledged(self, signal: Signal, request: int, *, took_some: bool) -> None:
-        """Notes that the collector answered a request with a success: the wait starts anew."""
+    def acknowledged(self, signal: Signal, request: int, *, acked_some: bool) -> None:
+        """Restarts the wait after a successful answer of the collector."""
         with self._lock:
-            self._asking_since = None
+            self._waiting_since = None
             self._has_acknowledged = True
-            if took_some:
-                self._latest_taken[signal] = max(self._latest_taken[signal], request)
+            if acked_some:
+                self._latest_acked[signal] = max(self._latest_acked[signal], request)
 
     def accepts_other_records(self, signal: Signal, since: int) -> bool:
-        """Whether records of a request were taken that started after the request of this number."""
-        return self._latest_taken[signal] > since
+        """Returns whether a request that started after request number `since` had records accepted."""
+        return self._latest_acked[signal] > since
 
     def end(self, why: str) -> None:
-        """Nothing is sent any more; the first reason stays."""
+        """Stops all sending; the first reason stays."""
         with self._lock:
-            self._over = self._over or why
+            self._gave_up_because = self._gave_up_because or why
 
     def give_up_early(self, why: str) -> None:
-        """Ends a wait that is in vain, for a setting is wrong.
+        """Gives up at once because a setting is wrong.
 
-        One without end goes on, for somebody may mend the way meanwhile; so does one for a collector that has
-        answered before.
+        An infinite wait goes on, because the cause can be fixed meanwhile; so does a wait for a collector
+        that has acknowledged before.
         """
         if not self._has_acknowledged and math.isfinite(self._wait_seconds):
             self.end(why)
 
     def pause(self, tries: int, why: str, asked_seconds: float | None = None) -> float | None:
-        """Notes a failure; returns how many seconds to pause after it, or None when the wait is over.
+        """Notes a failure; returns the seconds to pause, or None after giving up.
 
-        `tries` counts the failures of this request before; `asked_seconds` is what the collector asks.
+        `tries` counts earlier failures of this request; `asked_seconds` is the collector's Retry-After.
         """
         with self._lock:
             now = self._clock.monotonic()
-            if self._asking_since is None:
-                self._asking_since = now
-            left = self._asking_since + self._wait_seconds - now
+            if self._waiting_since is None:
+                self._waiting_since = now
+            left = self._waiting_since + self._wait_seconds - now
             if left <= 0:
-                waited = f"; waited {self._wait_seconds:g} s" if self._wait_seconds else ""
-                self._over = self._over or why + waited
+                waited = f"; gave up after {self._wait_seconds:g} s (--wait)" if self._wait_seconds else ""
+                self._gave_up_because = self._gave_up_because or why + waited
             elif asked_seconds is not None and asked_seconds > left + SLACK_SECONDS:
-                self._over = self._over or f"{why}; it asks to wait {asked_seconds:.0f} s"
-            if self._over is not None:
+                asked = f"it asks for a pause of {asked_seconds:.0f} s, beyond --wait"
+                self._gave_up_because = self._gave_up_because or f"{why}; {asked}"
+            if self._gave_up_because is not None:
                 return None
             longest = min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(tries, 16))
             seconds = float(min(longest * self._jitter.uniform(0.5, 1.0), left))
             if asked_seconds is not None:
-                seconds = max(seconds, asked_seconds)  # "at once" is no invitation to a busy loop
+                seconds = max(seconds, asked_seconds)  # a Retry-After of 0 must not cause a busy loop
                 self._not_before = max(self._not_before, now + seconds)
             return seconds
 
     def ready(self) -> bool:
-        """Waits until sending is allowed again; False when it is over."""
-        while self._over is None:
+        """Waits until sending is allowed again; returns False after giving up."""
+        while self._gave_up_because is None:
             left = self._not_before - self._clock.monotonic()
             if self._clock.wait(max(left, 0.0)):
                 self.end("interrupted")
@@ -136,6 +137,6 @@ class Backoff:
         return False
 
     def sleep(self, seconds: float) -> None:
-        """Waits so long; a stop of the run ends it, and everything."""
+        """Waits; a stop of the run ends the wait and all sending."""
         if self._clock.wait(seconds):
             self.end("interrupted")

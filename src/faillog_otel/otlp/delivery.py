@@ -1,7 +1,8 @@
-"""Delivers batches: a bounded number of requests in flight, the results in the order of the batches.
+"""Delivers batches with a bounded number of requests in flight.
 
-Each batch is sent in all its signals by threads of this room; who submitted it asks for the result when it
-is its turn. Nothing is dropped here: what was not taken is said to be so.
+Threads send each batch, one request for each signal; the caller submits batches and collects the results in
+order. No record is lost: one without an acknowledgement has the result Unsent. `network_client` and
+`writing_client` make the client that the settings ask for.
 """
 
 import queue
@@ -18,32 +19,29 @@ from faillog_otel.errors import Interrupted
 from faillog_otel.otlp.backoff import Backoff
 from faillog_otel.otlp.envelope import EncodedEvent, Envelope, JsonEnvelope
 from faillog_otel.otlp.outcome import Acknowledged, Outcome, PartlyRejected
-from faillog_otel.otlp.sender import TAKEN, UNTAKEN, Client, Fate, Sender, Sent, Suspected
+from faillog_otel.otlp.sender import ACKED, UNSENT, Client, Sender, SendResult, Sent, Suspected
 from faillog_otel.text import is_unicode
 
 # -- clients -------------------------------------------------------------------------------------------------
-#
-# Settings → the client that sends, for every protocol.
 
-
-IN_FLIGHT = 4
-"""Requests in flight at once, as long as it is a collector that takes them."""
+MAX_IN_FLIGHT = 4
+"""Requests in flight to a collector."""
 
 MIN_CONNECT_SECONDS = 1.0
-"""A run that waits for the collector for less than that may still connect to it."""
+"""Time to connect in a run whose `--wait` is shorter."""
 
 Resource = tuple[tuple[str, str], ...]
 
 
 class PerSignal:
-    """A client for each signal: they may go to different targets, even by different protocols."""
+    """A client for each signal: signals can have different targets and protocols."""
 
     def __init__(self, clients: dict[Signal, Client], targets: dict[Signal, Target]) -> None:
         self._clients = clients
         self._targets = targets
 
     def send(self, signal: Signal, records: Sequence[bytes]) -> Outcome:
-        """Sends by the signal's own client; what comes of it shows none of our header values."""
+        """Sends by the signal's client; the outcome's text shows none of our header values."""
         return _masked(self._clients[signal].send(signal, records), self._targets[signal])
 
     def close(self) -> None:
@@ -53,7 +51,7 @@ class PerSignal:
 
 
 def network_client(config: DeliveryConfig, resource: Resource, user_agent: str) -> Client:
-    """The client for targets on the network. Raises ConfigError."""
+    """Returns the client for targets on the network. Raises ConfigError."""
     targets = config.targets
     clients = {
         signal: _target_client(targets[signal], resource, user_agent, config.wait_seconds)
@@ -69,14 +67,14 @@ def writing_client(
     terminal: TextIO,
     on_closed: Callable[[], object],
 ) -> Client:
-    """The client that writes OTLP JSON Lines to a file, or trees to a terminal.
+    """Returns the client that writes OTLP JSON Lines to a file, or trees to a terminal.
 
     `on_closed` is called when the reader of the output has closed it.
     """
     if config.writes == "console":
         from faillog_otel.otlp.writers import ConsoleClient
 
-        return ConsoleClient(terminal, on_closed, waits_for_logs="logs" in config.signals)
+        return ConsoleClient(terminal, on_closed, has_logs="logs" in config.signals)
     from faillog_otel.otlp.writers import FileClient
 
     return FileClient(
@@ -89,12 +87,12 @@ def writing_client(
 
 
 def in_flight(config: DeliveryConfig) -> int:
-    """How many requests may be in flight at once; a file and a terminal take one after the other."""
-    return 1 if config.writes else IN_FLIGHT
+    """Returns the maximum number of requests in flight: 1 for a file or a terminal."""
+    return 1 if config.writes else MAX_IN_FLIGHT
 
 
 def _masked(outcome: Outcome, target: Target) -> Outcome:
-    """The outcome without our header values in its words."""
+    """Returns the outcome without our header values in its text."""
     name = "message" if isinstance(outcome, Acknowledged | PartlyRejected) else "why"
     said: str = getattr(outcome, name)
     shown = target.masked(said)
@@ -115,15 +113,14 @@ def _target_client(target: Target, resource: Resource, user_agent: str, wait_sec
 
 # -- delivery ------------------------------------------------------------------------------------------------
 
+SIGNAL_CHECK_SECONDS = 0.2
 
-LOOK_UP_SECONDS = 0.2
-
-Fates = dict[Signal, Fate]
-"""What became of one item, in each signal that it has a record of."""
+SendResults = dict[Signal, SendResult]
+"""The result of one event, for each signal that it has a record of."""
 
 
 class _Part:
-    """A batch's records of one signal, on their way."""
+    """A batch's records of one signal, and their results."""
 
     def __init__(self, signal: Signal, items: Sequence[EncodedEvent]) -> None:
         self.signal = signal
@@ -132,7 +129,7 @@ class _Part:
         self.positions: Sequence[int] = range(len(every))
         if len(self.records) < len(every):
             self.positions = [at for at, record in enumerate(every) if record]
-        self.fates: list[Fate] = [UNTAKEN] * len(self.records)
+        self.results: list[SendResult] = [UNSENT] * len(self.records)
         self.error: BaseException | None = None
         self.done = threading.Event()
 
@@ -145,23 +142,23 @@ class Ticket(Struct, frozen=True):
 
 
 class Delivery:
-    """Delivers batches, until the collector refuses or stays away for longer than patience lasts."""
+    """Delivers batches until the backoff gives up."""
 
     def __init__(
         self,
         client: Client,
-        patience: Backoff,
+        backoff: Backoff,
         *,
         signals: Sequence[Signal],
         in_flight: int,
         waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        """`waiting` surrounds each wait for a result; it may end it by raising Interrupted."""
+        """`waiting` is the context of each wait for a result; it can end the wait by raising Interrupted."""
         self.max_batches = 2 * (in_flight - 1)
-        """How many batches may be under way: enough that one which waits does not stop the others."""
+        """Batches that may be submitted at once: enough that a paused one does not stop the others."""
         self._client = client
-        self._patience = patience
-        self._sender = Sender(client, patience)
+        self._backoff = backoff
+        self._sender = Sender(client, backoff)
         self._signals = tuple(signals)
         self._waiting = waiting
         self._queue: queue.SimpleQueue[_Part | None] = queue.SimpleQueue()
@@ -171,37 +168,37 @@ class Delivery:
 
     @property
     def sent(self) -> Sent:
-        """What was sent so far."""
+        """The counts so far."""
         return self._sender.sent
 
     @property
-    def over(self) -> str:
-        """Why nothing is sent any more; empty while things go on."""
-        return self._patience.over or ""
+    def gave_up_because(self) -> str:
+        """Why nothing is sent any more; empty while sending goes on."""
+        return self._backoff.gave_up_because or ""
 
     def end(self, why: str) -> None:
-        """Nothing is sent any more; who waits for a result gets it."""
-        self._patience.end(why)
+        """Stops all sending; pending results become available."""
+        self._backoff.end(why)
 
     def submit(self, items: Sequence[EncodedEvent]) -> Ticket:
-        """Sends a batch on its way. The caller keeps no more than `max_batches` of them under way."""
+        """Queues a batch. The caller keeps at most `max_batches` of them in delivery."""
         parts = tuple(part for signal in self._signals if (part := _Part(signal, items)).records)
         for part in parts:
             self._queue.put(part)
         return Ticket(len(items), parts)
 
-    def took_all(self, ticket: Ticket) -> bool:
-        """Whether all items were taken in all signals; waits until that is known."""
+    def is_all_acked(self, ticket: Ticket) -> bool:
+        """Waits for the results; returns whether all records were acknowledged in all signals."""
         self._wait(ticket)
-        return all(part.fates.count(TAKEN) == len(part.fates) for part in ticket.parts)
+        return all(part.results.count(ACKED) == len(part.results) for part in ticket.parts)
 
-    def result(self, ticket: Ticket) -> list[Fates]:
-        """What became of each item; waits until that is known. Suspects are left for `settle`."""
+    def result(self, ticket: Ticket) -> list[SendResults]:
+        """Waits for the results of each item and returns them. Suspected ones are left for `settle`."""
         self._wait(ticket)
-        found: list[Fates] = [{} for _ in range(ticket.size)]
+        found: list[SendResults] = [{} for _ in range(ticket.size)]
         for part in ticket.parts:
-            for position, fate in zip(part.positions, part.fates, strict=True):
-                found[position][part.signal] = fate
+            for position, result in zip(part.positions, part.results, strict=True):
+                found[position][part.signal] = result
         return found
 
     def _wait(self, ticket: Ticket) -> None:
@@ -209,40 +206,40 @@ class Delivery:
             if not part.done.is_set():
                 try:
                     with self._waiting():
-                        while not part.done.wait(LOOK_UP_SECONDS):
-                            pass  # a signal that came just before the wait is seen now
+                        while not part.done.wait(SIGNAL_CHECK_SECONDS):
+                            pass  # notices a signal that arrived just before the wait
                 except Interrupted:
-                    self._patience.end("interrupted")
+                    self._backoff.end("interrupted")
             if part.error is not None:
                 raise part.error
 
-    def can_settle(self, fates: Fates) -> bool:
-        """Whether it is known by now that the collector takes others than these suspects."""
+    def can_settle(self, results: SendResults) -> bool:
+        """Returns whether the collector has accepted other records than these suspected ones."""
         return all(
-            self._sender.accepts_other_records(signal, fate)
-            for signal, fate in fates.items()
-            if isinstance(fate, Suspected)
+            self._sender.accepts_other_records(signal, result)
+            for signal, result in results.items()
+            if isinstance(result, Suspected)
         )
 
-    def settle(self, item: EncodedEvent, fates: Fates) -> Fates:
-        """The fates without suspects: each is tried once more, after another record was taken."""
-        settled: Fates = {}
-        for signal, fate in fates.items():
-            settled[signal] = fate
-            if isinstance(fate, Suspected):
+    def settle(self, item: EncodedEvent, results: SendResults) -> SendResults:
+        """Returns the results without suspects: each is sent alone again once another record was accepted."""
+        settled: SendResults = {}
+        for signal, result in results.items():
+            settled[signal] = result
+            if isinstance(result, Suspected):
                 try:
                     with self._waiting():
-                        settled[signal] = self._sender.settle(signal, item.record(signal), fate)
+                        settled[signal] = self._sender.settle(signal, item.record(signal), result)
                 except Interrupted:
-                    self._patience.end("interrupted")
-                    settled[signal] = UNTAKEN
+                    self._backoff.end("interrupted")
+                    settled[signal] = UNSENT
         return settled
 
     def close(self) -> None:
-        """Closes the client and ends the threads; one that hangs in a request is left behind."""
+        """Closes the client and ends the threads; does not wait for requests in flight after giving up."""
         for _ in self._threads:
             self._queue.put(None)
-        if self._patience.over is None:
+        if self._backoff.gave_up_because is None:
             for thread in self._threads:
                 thread.join()
         self._client.close()
@@ -250,7 +247,7 @@ class Delivery:
     def _work(self) -> None:
         while (part := self._queue.get()) is not None:
             try:
-                part.fates = self._sender.send(part.signal, part.records)
-            except BaseException as error:  # noqa: BLE001  # it is raised where the result is asked for
+                part.results = self._sender.send(part.signal, part.records)
+            except BaseException as error:  # noqa: BLE001  # raised where the result is collected
                 part.error = error
             part.done.set()

@@ -1,4 +1,4 @@
-"""OTLP/gRPC: the same records as over HTTP, byte for byte, and what came of a request as an Outcome.
+"""OTLP/gRPC: sends the same bytes as over HTTP and returns the Outcome of the call.
 
 grpcio's errors are translated here and nowhere else. The table of codes is OTLP's ("OTLP/gRPC Response",
 opentelemetry.io/docs/specs/otlp).
@@ -29,22 +29,22 @@ from faillog_otel.otlp.outcome import (
     Refused,
     RetryLater,
     TooLarge,
-    not_trusted,
+    is_about_other_limits,
+    is_about_size,
     read_message,
-    said_text,
-    speaks_of_other_limits,
-    speaks_of_size,
+    redacted_text,
     unknown_host,
+    untrusted_certificate,
 )
 from faillog_otel.otlp.port_check import PortCheck
 from faillog_otel.text import truncate
 from faillog_otel.tls import ReloadOnChange, tls_context
 
 MAX_METADATA_BYTES = 16 * 1024
-"""All headers, or all trailers, of an answer: grpcio's own default."""
+"""Limit of all headers, or all trailers, of an answer: grpcio's own default."""
 
-MAX_DEADLINES = 3
-"""After so many calls in a row without an answer in time, a new connection is made: it may be silent."""
+MAX_TIMEOUTS = 3
+"""After this many consecutive time-outs a new connection is made: the old one can be dead."""
 
 GRPC_METHODS: dict[Signal, str] = {
     "logs": "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
@@ -72,31 +72,31 @@ _SAYS_TOO_LARGE = _DOUBTFUL | {
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.FAILED_PRECONDITION,
 }
-"""Codes that go with words about a message's size."""
+"""Codes of answers whose text can be about the size of a message."""
 _MAY_BE_TOO_LARGE = frozenset(
     (
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         grpc.StatusCode.OUT_OF_RANGE,
-        grpc.StatusCode.CANCELLED,  # grpc-java resets the stream, without a word
+        grpc.StatusCode.CANCELLED,  # grpc-java resets the stream without a message
     )
 )
-"""Codes of servers that say nothing about the size, or in words that are not known here."""
+"""Codes of servers that report a size limit without a text that is known here."""
 _BROKEN = re.compile(r"(?i)^(?!failed to connect).*\b(reset|closed|broken pipe|rst_stream|goaway)\b")
-"""A connection that broke under the request, as it does where a server hangs up on a large one."""
-_ODD = _DOUBTFUL | {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNIMPLEMENTED}
+"""A connection that broke during the request, as when a server closes it because of the size."""
+_MAY_BE_WRONG_PORT = _DOUBTFUL | {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNIMPLEMENTED}
 _NOT_CONNECTED = re.compile(r"(?i)connection refused|unreachable|no route|timed? ?out")
 _OTHER_SERVER = re.compile(r"Received http2 header with status: 40[45]")
 _NO_SUCH_HOST = re.compile(r"(?i)domain name not found|name or service not known|nodename nor servname")
 _DENIED_BY_PROXY = "proxy returned response code 407"
-_NOT_THROUGH = re.compile(r"(?i)HTTP proxy returned|failed to connect to|dns|domain name|name or service")
-"""What grpcio says where it does not come as far as the server, through a proxy."""
+_BEFORE_SERVER = re.compile(r"(?i)HTTP proxy returned|failed to connect to|dns|domain name|name or service")
+"""grpcio's texts for a call through a proxy that does not reach the server."""
 _NOT_TRUSTED = re.compile(r"CERTIFICATE_VERIFY_FAILED: (.*?)(: OK)?$")
-_OUR_END = "CLIENT: "
-"""What grpcio writes before it where it is the answer that is too large."""
+_CLIENT_LIMIT = "CLIENT: "
+"""grpcio's prefix where the answer is too large."""
 
 
 class GrpcClient:
-    """The way to one signal's target. Raises ConfigError for unusable certificates and proxies."""
+    """The client of one signal's target. Raises ConfigError for unusable certificates and proxies."""
 
     def __init__(
         self, target: Target, envelope: Envelope, user_agent: str, *, connect_seconds: float = math.inf
@@ -110,21 +110,21 @@ class GrpcClient:
         self._lock = threading.Lock()
         self._port = PortCheck(target)
         self._has_answered = False
-        self._deadlines = 0  # calls in a row that had no answer in time
+        self._timeouts = 0  # consecutive calls
         self._channel = ReloadOnChange(target, self._connect)
 
     def send(self, signal: Signal, records: Sequence[bytes]) -> Outcome:
         """Makes one call and waits for its answer."""
         with self._lock:
-            if self._deadlines >= MAX_DEADLINES:
-                self._channel.renew()  # what is under way keeps the old one until it ends
-                self._deadlines, self._has_answered = 0, False
+            if self._timeouts >= MAX_TIMEOUTS:
+                self._channel.renew()  # calls in flight keep the old one
+                self._timeouts, self._has_answered = 0, False
             channel = self._channel.get()
             timeout = self._target.timeout_seconds
-            if not self._has_answered:  # a call cannot have another deadline for connecting alone
+            if not self._has_answered:  # a call has no separate deadline for connecting
                 timeout = min(timeout, self._connect_seconds)
         try:
-            call: Any = channel.unary_unary(GRPC_METHODS[signal])  # no serialisers: bytes go as they are
+            call: Any = channel.unary_unary(GRPC_METHODS[signal])  # no serialisers: the bytes are encoded
             answer: bytes = call(
                 self._envelope.request(signal, records),
                 timeout=timeout if math.isfinite(timeout) else None,
@@ -132,31 +132,35 @@ class GrpcClient:
                 compression=_compression(self._target),
             )
         except grpc.RpcError as error:
-            failed: Any = error  # grpcio's types do not say that it is the call as well
+            failed: Any = error  # grpcio's types lack that it is also the call
             code, details = failed.code(), failed.details() or ""
             self._note(code)
-            if outcome := _failed_at_proxy(self._target, details):
+            if outcome := _proxy_outcome(self._target, details):
                 return outcome
-            if code is grpc.StatusCode.UNAVAILABLE and (said := _explained(self._target, details)):
-                return RetryLater(said)
+            if code is grpc.StatusCode.UNAVAILABLE and (
+                problem := _connection_problem(self._target, details)
+            ):
+                return RetryLater(problem)
             if code is grpc.StatusCode.UNIMPLEMENTED and _OTHER_SERVER.search(details):
-                what = "an HTTP server that knows no gRPC answered; name the gRPC port, or use OTLP/HTTP"
-                return Refused(f"{self._target.shown_url}: {what}: --protocol http/protobuf", is_mistake=True)
-            is_odd = code in _ODD and not _NOT_CONNECTED.search(details)
-            return self._port.explained(read_rpc_error(failed, self._target.masked), is_odd=is_odd)
+                what = "an HTTP server without gRPC answered; name the gRPC port or --protocol http/protobuf"
+                return Refused(f"{self._target.shown_url}: {what}", is_misconfigured=True)
+            may_be_wrong_port = code in _MAY_BE_WRONG_PORT and not _NOT_CONNECTED.search(details)
+            return self._port.explain(
+                read_rpc_error(failed, self._target.masked), may_be_wrong_port=may_be_wrong_port
+            )
         except ValueError:  # grpcio: a call on a closed channel
             return RetryLater("the connection was closed")
         self._note(grpc.StatusCode.OK)
-        return self._port.explained(read_message(signal, answer, self._target.masked), is_odd=False)
+        return self._port.explain(read_message(signal, answer, self._target.masked), may_be_wrong_port=False)
 
     def close(self) -> None:
-        """Closes the connection; a call that is under way is cancelled."""
+        """Closes the connection; calls in flight are cancelled."""
         self._channel.get().close()
 
     def _note(self, code: grpc.StatusCode) -> None:
         with self._lock:
             is_late = code is grpc.StatusCode.DEADLINE_EXCEEDED
-            self._deadlines = self._deadlines + 1 if is_late else 0
+            self._timeouts = self._timeouts + 1 if is_late else 0
             if not is_late and code is not grpc.StatusCode.UNAVAILABLE:
                 self._has_answered = True
 
@@ -174,43 +178,43 @@ class GrpcClient:
 
 
 def read_rpc_error(error: Any, mask: Mask = str) -> Outcome:
-    """The outcome of a call that failed: `error` is grpcio's RpcError, which is the call as well."""
+    """Returns the outcome of a failed call: `error` is grpcio's RpcError, which is also the call."""
     code, why, details = error.code(), f"gRPC {error.code().name}", error.details()
     if details:
-        is_own = code is grpc.StatusCode.UNAVAILABLE  # it names the address that cannot be reached
-        why += f": {truncate(mask(details)) if is_own else said_text(details, mask)}"
-    if code in _SAYS_TOO_LARGE and speaks_of_size(why):
-        return Refused(why) if _OUR_END in why else TooLarge(why)
+        is_own = code is grpc.StatusCode.UNAVAILABLE  # grpcio's text, which names the address
+        why += f": {truncate(mask(details)) if is_own else redacted_text(details, mask)}"
+    if code in _SAYS_TOO_LARGE and is_about_size(why):
+        return Refused(why) if _CLIENT_LIMIT in why else TooLarge(why)
     delay = _retry_delay(error)
     is_broken = code is grpc.StatusCode.UNAVAILABLE and _BROKEN.match(details or "") is not None
     may_be_size = delay is None and (code in _MAY_BE_TOO_LARGE or is_broken)
-    may_be_size = may_be_size and not speaks_of_other_limits(why)
+    may_be_size = may_be_size and not is_about_other_limits(why)
     if code in _RETRYABLE or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and delay is not None):
         return RetryLater(why, delay, may_be_size)
     return Doubtful(why) if code in _DOUBTFUL else Refused(why, may_be_size)
 
 
-def _failed_at_proxy(target: Target, details: str) -> Outcome | None:
-    """What came of a call that got no farther than the proxy; None where it did, or there is no proxy."""
+def _proxy_outcome(target: Target, details: str) -> Outcome | None:
+    """Returns the outcome of a call that failed at the proxy; None if it did not, or without a proxy."""
     proxy = proxy_to(target.url, target.proxy, os.environ)
-    if proxy is None or not _NOT_THROUGH.search(details) or _NOT_TRUSTED.search(details):
+    if proxy is None or not _BEFORE_SERVER.search(details) or _NOT_TRUSTED.search(details):
         return None
     if _DENIED_BY_PROXY in details:
-        return Refused(f"{target.shown_url}: {ProxyDenied(proxy)}", is_mistake=True)
+        return Refused(f"{target.shown_url}: {ProxyDenied(proxy)}", is_misconfigured=True)
     return RetryLater(f"{target.shown_url}: the proxy {proxy.url}: {truncate(details)}")
 
 
-def _explained(target: Target, details: str) -> str | None:
-    """What stops all connections, where it is known, as it is said of HTTP."""
+def _connection_problem(target: Target, details: str) -> str | None:
+    """Returns why no connection can be made, in the same words as over HTTP; None if unknown."""
     if _NO_SUCH_HOST.search(details):
         return f"{target.shown_url}: {unknown_host(target.url)}"
     if found := _NOT_TRUSTED.search(details):
-        return f"{target.shown_url}: {not_trusted(truncate(found[1]))}"
+        return f"{target.shown_url}: {untrusted_certificate(truncate(found[1]))}"
     return None
 
 
 def _retry_delay(error: Any) -> float | None:
-    """Seconds from the RetryInfo in the error's details; None where there is none."""
+    """Returns the seconds of the RetryInfo in the error's details; None if there is none."""
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin":
             try:
@@ -225,7 +229,7 @@ def _retry_delay(error: Any) -> float | None:
 
 def _credentials(target: Target) -> grpc.ChannelCredentials | None:
     if target.url.startswith("https:"):
-        tls_context(target)  # says what is wrong with the files, which grpcio does not
+        tls_context(target)  # its errors name the file, grpcio's do not
     try:
         return channel_credentials(target)
     except OSError as error:

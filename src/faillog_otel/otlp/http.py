@@ -1,4 +1,4 @@
-"""OTLP/HTTP: one request for one portion of records of one signal, and what came of it as an Outcome.
+"""OTLP/HTTP: sends one request with records of one signal and returns its Outcome.
 
 The errors of connections are translated here and nowhere else.
 """
@@ -23,19 +23,19 @@ from faillog_otel.otlp.outcome import (
     Outcome,
     Refused,
     RetryLater,
-    not_trusted,
     read_http_answer,
     unknown_host,
+    untrusted_certificate,
 )
 from faillog_otel.otlp.port_check import PortCheck
 from faillog_otel.tls import ReloadOnChange, client_context, tls_context
 
-ODD_STATUSES = frozenset((400, 404, 405, 426, 505))
-"""What servers answer that want TLS or HTTP/2 at this port, or know nothing of this path."""
+WRONG_PORT_STATUSES = frozenset((400, 404, 405, 426, 505))
+"""Answers of servers that expect TLS or HTTP/2 at this port, or do not know this path."""
 
 
 class HttpClient:
-    """The way to one signal's target, as protobuf or JSON. Raises ConfigError for unusable certificates."""
+    """The client of one signal's target, protobuf or JSON. Raises ConfigError for unusable certificates."""
 
     def __init__(
         self,
@@ -75,18 +75,20 @@ class HttpClient:
         try:
             answer = self._connections.post(body, self._headers)
         except (OSError, HTTPException, ValueError) as error:
-            is_odd = isinstance(error, ConnectionError | ssl.SSLError | HTTPException)
-            is_odd = is_odd and not isinstance(error, ConnectionRefusedError | ssl.SSLCertVerificationError)
-            return self._port.explained(self._failed(error), is_odd=is_odd)
+            may_be_wrong_port = isinstance(error, ConnectionError | ssl.SSLError | HTTPException)
+            may_be_wrong_port = may_be_wrong_port and not isinstance(
+                error, ConnectionRefusedError | ssl.SSLCertVerificationError
+            )
+            return self._port.explain(self._failed(error), may_be_wrong_port=may_be_wrong_port)
         if answer.body is None:
-            return Refused(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
+            return Refused(f"the answer is longer than {MAX_ANSWER_BYTES} bytes; check --endpoint")
         outcome = read_http_answer(
             signal, answer.status, answer.headers, answer.body, time.time(), mask=target.masked
         )
         if answer.status == 404 and isinstance(outcome, Refused) and not urlsplit(target.url).path.strip("/"):
             hint = f"the endpoint has no path; write {target.shown_url.rstrip('/')}/v1/{signal}"
             outcome = replace(outcome, why=f"{outcome.why}; {hint}")
-        return self._port.explained(outcome, is_odd=answer.status in ODD_STATUSES)
+        return self._port.explain(outcome, may_be_wrong_port=answer.status in WRONG_PORT_STATUSES)
 
     def _failed(self, error: Exception) -> Outcome:
         target = self._target
@@ -95,22 +97,22 @@ class HttpClient:
             no_answer = f"no answer within {target.timeout_seconds:g} s" if is_ours else "no answer"
             return RetryLater(str(error) if isinstance(error, NotConnected) else no_answer)
         if isinstance(error, ProxyDenied):
-            return Refused(f"{target.shown_url}: {error}", is_mistake=True)
+            return Refused(f"{target.shown_url}: {error}", is_misconfigured=True)
         if not isinstance(error, OSError | HTTPException):  # a header that cannot be written
             return Refused(f"{target.shown_url}: {error}")
-        said = str(error) or type(error).__name__
+        problem = str(error) or type(error).__name__
         if isinstance(error, ssl.SSLCertVerificationError):
-            said = not_trusted(error.verify_message)
+            problem = untrusted_certificate(error.verify_message)
         elif isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME:
-            said = unknown_host(target.url)
+            problem = unknown_host(target.url)
         elif isinstance(error, HTTPException) and not isinstance(error, ConnectionError | IncompleteRead):
-            said = "the answer is no HTTP (does it speak OTLP/HTTP?)"
-        # A server may hang up in the middle of a request that is too large for it.
+            problem = "the answer is not HTTP; check --endpoint and --protocol"
+        # A server can close the connection during a request that is too large for it.
         is_broken = isinstance(error, ConnectionResetError | BrokenPipeError | ssl.SSLEOFError)
-        return RetryLater(f"{target.shown_url}: {said}", may_be_size=is_broken)
+        return RetryLater(f"{target.shown_url}: {problem}", may_be_size=is_broken)
 
     def close(self) -> None:
-        """Closes the connections; a request that is under way fails."""
+        """Closes the connections; a request in flight fails."""
         self._connections.close()
 
 

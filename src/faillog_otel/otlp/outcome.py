@@ -1,8 +1,7 @@
-"""What a collector's answer means: a value that says what to do next. No I/O.
+"""Outcomes of requests: what a collector's answer means, and what to do next. No I/O.
 
-The tables are OTLP's ("Failures", opentelemetry.io/docs/specs/otlp). A success acknowledges only if what
-it says is an OTLP answer: a login page with status 200 is not one. What it says in words is redacted and cut
-here, where it is read: an outcome holds no more of it than is kept.
+The tables are OTLP's ("Failures", opentelemetry.io/docs/specs/otlp). A success acknowledges only with a valid
+OTLP answer: a login page with status 200 is none. The collector's text is redacted and truncated here.
 """
 
 import re
@@ -28,35 +27,35 @@ READER_GONE = "the reader of the output closed it"
 
 
 class Acknowledged(Struct, frozen=True):
-    """The collector took all records. `message` is a warning it gave along, or empty."""
+    """The collector accepted all records. `message` is its warning, or empty."""
 
     message: str = ""
 
 
 class PartlyRejected(Struct, frozen=True):
-    """The collector took the request and rejected `rejected` of its records; it does not say which."""
+    """The collector accepted the request but rejected `rejected` of its records, without saying which."""
 
     rejected: int
     message: str
 
 
 class RetryLater(Struct, frozen=True):
-    """Not taken, and the same request may be tried again, not before `after_seconds` where it says so."""
+    """Not accepted; the same request can be retried, after `after_seconds` if the collector asks for it."""
 
     why: str
     after_seconds: float | None = None
     may_be_size: bool = False
-    """It may be too large all the same: when that happens again, half of it is tried."""
+    """The request is possibly too large; after repeated failures it is halved."""
 
 
 class TooLarge(Struct, frozen=True):
-    """Not taken, for it is too large: less of it may be."""
+    """Not accepted: the request is too large; a smaller one can succeed."""
 
     why: str
 
 
 class Doubtful(Struct, frozen=True):
-    """Not taken, because of one of its records or because nothing is taken at all.
+    """Not accepted, because of a record or because the collector accepts nothing.
 
     An empty request tells which: the Collector's own receiver answers some permanent errors with 500.
     """
@@ -65,20 +64,20 @@ class Doubtful(Struct, frozen=True):
 
 
 class Refused(Struct, frozen=True):
-    """Not taken, and not because of a record: somebody has to mend something first."""
+    """Not accepted, and not because of a record: the cause must be fixed first."""
 
     why: str
     may_be_size: bool = False
     """As in `RetryLater`."""
-    is_mistake: bool = False
-    """The settings name a way that leads nowhere: `why` says what to write instead."""
+    is_misconfigured: bool = False
+    """A setting is wrong: `why` says what to write instead."""
 
 
 Mask = Callable[[str], str]
-"""Replaces our own header values, which a server may say back."""
+"""Masks our own header values, which a server can echo."""
 
-NotTaken = RetryLater | TooLarge | Doubtful | Refused
-Outcome = Acknowledged | PartlyRejected | NotTaken
+NotAcked = RetryLater | TooLarge | Doubtful | Refused
+Outcome = Acknowledged | PartlyRejected | NotAcked
 
 
 class _PartialSuccess(Struct, rename="camel"):
@@ -100,36 +99,36 @@ def read_http_answer(
     *,
     mask: Mask = str,
 ) -> Outcome:
-    """The outcome of one HTTP answer.
+    """Returns the outcome of one HTTP answer.
 
-    `now_seconds` (since 1970) is what a Retry-After date counts from if the answer has no Date.
+    A Retry-After date counts from `now_seconds` (since 1970) if the answer has no Date.
     """
     content_type = headers.get("content-type", "").lower()
     if 200 <= status < 300:
         return _read_success(signal, content_type, body, mask)
     why = f"HTTP {status}"
     if said := _status_message(content_type, body):
-        why += f": {said_text(said, mask)}"
+        why += f": {redacted_text(said, mask)}"
     if status in RETRYABLE:
-        # A gateway also answers 502 when the server behind it hangs up in the middle of a large request.
+        # A gateway also answers 502 if its server closes the connection during a large request.
         asked = retry_after(headers.get("retry-after"), now_seconds, headers.get("date"))
         return RetryLater(why, asked, may_be_size=status == 502 and asked is None)
-    if status == 413 or (status in DOUBTFUL and speaks_of_size(why)):
+    if status == 413 or (status in DOUBTFUL and is_about_size(why)):
         return TooLarge(why)
     if status in DOUBTFUL:
         return Doubtful(why)
     if 300 <= status < 400:
-        why += " (redirects are not followed: is the endpoint right?)"
+        why += "; redirects are not followed; check --endpoint"
     return Refused(why)
 
 
-def speaks_of_size(text: str) -> bool:
-    """Whether a server says that a message is too large. Its words are all there is to tell by."""
-    return _TOO_LARGE.search(text) is not None and not speaks_of_other_limits(text)
+def is_about_size(text: str) -> bool:
+    """Returns whether a server's text says that a message is too large; nothing else says so."""
+    return _TOO_LARGE.search(text) is not None and not is_about_other_limits(text)
 
 
-def speaks_of_other_limits(text: str) -> bool:
-    """Whether a server says that there is too much of something else: sending less at once is of no use."""
+def is_about_other_limits(text: str) -> bool:
+    """Returns whether a server's text is about another limit, which a smaller request does not help."""
     return _OTHER_LIMIT.search(text) is not None
 
 
@@ -146,25 +145,25 @@ _OTHER_LIMIT = re.compile(r"\b(rate|quota|per second|headers?|memory)\b|/s(ec)?\
 
 
 def unknown_host(url: str) -> str:
-    """What is said of a host without an address: its name is wrong, or will be known later."""
-    return f"no host is called {urlsplit(url).hostname!r}; is the name right?"
+    """Returns the message for a host without an address."""
+    return f"host {urlsplit(url).hostname!r} not found; check --endpoint and the name server"
 
 
-def not_trusted(why: str) -> str:
-    """What is said of a server whose certificate is not trusted."""
+def untrusted_certificate(why: str) -> str:
+    """Returns the message for a server whose certificate is not trusted."""
     return (
         f"its certificate is not trusted ({why}); "
         "name its authority's file: [otlp] certificate, OTEL_EXPORTER_OTLP_CERTIFICATE"
     )
 
 
-def said_text(text: str, mask: Mask) -> str:
-    """What a collector said, without secrets, cut: collectors quote what they refuse."""
+def redacted_text(text: str, mask: Mask) -> str:
+    """Returns a collector's text, redacted and truncated: collectors quote what they refuse."""
     return peer_text(mask(text), redact_text)
 
 
 def read_message(signal: Signal, body: bytes, mask: Mask = str) -> Outcome:
-    """The outcome of a successful answer that is a protobuf message (an empty one is full success)."""
+    """Returns the outcome of a success whose body is a protobuf message; an empty one is full success."""
     try:
         if signal == "logs":
             logs = ExportLogsServiceResponse.FromString(body).partial_success
@@ -173,11 +172,11 @@ def read_message(signal: Signal, body: bytes, mask: Mask = str) -> Outcome:
             spans = ExportTraceServiceResponse.FromString(body).partial_success
             rejected, message = spans.rejected_spans, spans.error_message
     except DecodeError:
-        return _NO_OTLP
+        return _NOT_OTLP
     return _success(rejected, message, mask)
 
 
-_NO_OTLP = Refused("the answer cannot be read as OTLP: is it a collector?")
+_NOT_OTLP = Refused("the answer is not valid OTLP; check that --endpoint names a collector")
 
 
 def _read_success(signal: Signal, content_type: str, body: bytes, mask: Mask) -> Outcome:
@@ -186,18 +185,18 @@ def _read_success(signal: Signal, content_type: str, body: bytes, mask: Mask) ->
     if content_type.startswith("application/x-protobuf"):
         return read_message(signal, body, mask)
     if not content_type.startswith("application/json"):
-        shown = said_text(content_type, mask) or "of no type"
-        return Refused(f"the answer is {shown}, not OTLP: is it a collector?")
+        shown = redacted_text(content_type, mask) or "without a type"
+        return Refused(f"the answer is {shown}, not OTLP; check that --endpoint names a collector")
     try:
         partial = read_as(_JsonAnswer, body).partial_success or _PartialSuccess()
         rejected = partial.rejected_log_records if signal == "logs" else partial.rejected_spans
         return _success(int(rejected or 0), partial.error_message or "", mask)
     except ValueError:
-        return _NO_OTLP
+        return _NOT_OTLP
 
 
 def _success(rejected: int, message: str, mask: Mask) -> Outcome:
-    message = said_text(message, mask)
+    message = redacted_text(message, mask)
     return PartlyRejected(rejected, message) if rejected > 0 else Acknowledged(message)
 
 
@@ -206,7 +205,7 @@ class _Status(Struct):
 
 
 def _status_message(content_type: str, body: bytes) -> str:
-    """The message of the google.rpc.Status that an OTLP error carries; empty where there is none."""
+    """Returns the message of the google.rpc.Status in an OTLP error; empty if there is none."""
     try:
         if content_type.startswith("application/json"):
             return read_as(_Status, body).message or ""

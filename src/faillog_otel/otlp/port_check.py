@@ -1,7 +1,7 @@
-"""What a port speaks, found out when requests fail there: a wrong scheme or protocol does not mend itself.
+"""Detects a wrong scheme or protocol: probes the port of a failed request, because retries do not help.
 
-The port is asked in four ways. Only a positive answer counts, and only where the way that the settings name
-is not among them: a server that is down, or a balancer without servers, is no mistake.
+The port is probed with HTTP/1.1 and HTTP/2, each with and without TLS. A setting counts as wrong only if
+another combination succeeds and the configured one fails: a server that is down is not a wrong setting.
 """
 
 import math
@@ -18,20 +18,17 @@ from faillog_otel.connections import Connection
 from faillog_otel.network import Deadline
 from faillog_otel.otlp.outcome import Acknowledged, Outcome, PartlyRejected, Refused
 
-# -- ports ---------------------------------------------------------------------------------------------------
-
-
 Scheme = Literal["http", "https"]
 Version = Literal["HTTP/1.1", "HTTP/2"]
 
 CHECK_SECONDS = 2.0
-"""For one way of asking: all of them are asked while a request waits for its outcome."""
+"""For each probe: all of them run while a request waits for its outcome."""
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # and empty SETTINGS
 _SETTINGS = re.compile(rb"\0..\x04", re.DOTALL)
 _QUESTION = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 _ANSWER = re.compile(rb"HTTP/1\.[01] (?!400|426|505)\d{3}")
-"""400 is also what servers answer that want TLS, or HTTP/2."""
+"""400 is also the answer of servers that expect TLS or HTTP/2."""
 
 
 def wrong_port(
@@ -39,9 +36,9 @@ def wrong_port(
     seconds: float = CHECK_SECONDS,
     settings: str = "--endpoint {url} --protocol {protocol}",
 ) -> str | None:
-    """What speaks at the target's port and what to write instead; None where that is not known.
+    """Returns what the target's port speaks and what to write instead; None if unknown.
 
-    `seconds`: for each of the four ways to ask. `settings`: those of the target, as they are written.
+    `seconds`: for each of the four probes. `settings`: the format of the remedy.
     """
     parts = urlsplit(target.url)
     scheme: Scheme = "https" if parts.scheme == "https" else "http"
@@ -71,18 +68,16 @@ def _spoken(host: str, port: int, seconds: float) -> Iterator[tuple[Scheme, Vers
 
 
 def _speaks(host: str, port: int, scheme: Scheme, version: Version, deadline: Deadline) -> bool:
-    """Raises OSError and UnicodeError where it cannot be asked, or says no."""
+    """Returns whether the port speaks this; raises OSError or UnicodeError if the probe fails."""
     name = "h2" if version == "HTTP/2" else "http/1.1"
-    connection = Connection(host, port, _any_server(name) if scheme == "https" else None)
+    connection = Connection(host, port, _unverified_tls(name) if scheme == "https" else None)
     try:
         connection.ready(deadline)
         connected = connection.sock
         if isinstance(connected, ssl.SSLSocket) and connected.selected_alpn_protocol() == name:
             return True
-        question, answer, length = (
-            (_PREFACE, _SETTINGS, 9) if version == "HTTP/2" else (_QUESTION, _ANSWER, 12)
-        )
-        connection.send(question)
+        probe, answer, length = (_PREFACE, _SETTINGS, 9) if version == "HTTP/2" else (_QUESTION, _ANSWER, 12)
+        connection.send(probe)
         start = b""
         while connected is not None and len(start) < length:
             connected.settimeout(deadline.left())
@@ -92,8 +87,8 @@ def _speaks(host: str, port: int, scheme: Scheme, version: Version, deadline: De
         connection.close()
 
 
-def _any_server(protocol: str) -> ssl.SSLContext:
-    """TLS with whoever is there: nothing of ours is sent, and nothing is believed."""
+def _unverified_tls(protocol: str) -> ssl.SSLContext:
+    """Returns TLS settings without verification: the probe sends no data and trusts no answer."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -101,32 +96,31 @@ def _any_server(protocol: str) -> ssl.SSLContext:
     return context
 
 
-# -- port check ----------------------------------------------------------------------------------------------
-#
-# Whether a failed request went to a port that speaks something else: that does not mend itself.
-
-
 RECHECK_SECONDS = 30.0
 
 
 class PortCheck:
-    """Looks at a target's port when a request failed oddly, until the first one was taken."""
+    """Probes a target's port when a request fails, until the first request succeeds."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self._is_right = target.proxy is not None  # then it is the proxy that connects
+        self._is_right = target.proxy is not None  # the proxy makes the connection
         self._found: str | None = None
         self._checked_at = -math.inf
 
-    def explained(self, outcome: Outcome, *, is_odd: bool) -> Outcome:
-        """The outcome, or that the settings are wrong. `is_odd`: another protocol may be spoken there."""
+    def explain(self, outcome: Outcome, *, may_be_wrong_port: bool) -> Outcome:
+        """Returns the outcome, or Refused for wrong settings. `may_be_wrong_port`: the failure allows for a
+        wrong port.
+        """
         if isinstance(outcome, Acknowledged | PartlyRejected):
             self._is_right = True
-        if not is_odd or self._is_right or isinstance(outcome, Acknowledged | PartlyRejected):
+        if not may_be_wrong_port or self._is_right or isinstance(outcome, Acknowledged | PartlyRejected):
             return outcome
         if time.monotonic() - self._checked_at > RECHECK_SECONDS:
             self._found = wrong_port(self._target)
             self._checked_at = time.monotonic()
         return (
-            Refused(f"{self._target.shown_url}: {self._found}", is_mistake=True) if self._found else outcome
+            Refused(f"{self._target.shown_url}: {self._found}", is_misconfigured=True)
+            if self._found
+            else outcome
         )

@@ -1,8 +1,8 @@
-"""Sends one portion of records of one signal until the fate of each is known.
+"""Sends the records of one batch and signal until the result of each is known.
 
-The invariant: a record is Taken only by an acknowledgement of a request that held it, and it is Unfit only
-after the collector refused it alone while it took others. Everything else leaves it Untaken: to be sent
-again another time.
+The invariant: a record is Acked only by an acknowledgement of a request that contained it, and Unacceptable
+only after the collector refused it alone while it accepted others. In all other cases it stays Unsent: a
+later run can send it.
 """
 
 import logging
@@ -20,7 +20,7 @@ from faillog_otel.otlp.backoff import Backoff
 from faillog_otel.otlp.outcome import (
     Acknowledged,
     Doubtful,
-    NotTaken,
+    NotAcked,
     Outcome,
     PartlyRejected,
     Refused,
@@ -32,13 +32,13 @@ _log = logging.getLogger(__name__)
 
 
 class Client(Protocol):
-    """The way to one collector, file or terminal. Used from several threads at once."""
+    """Sends requests to one collector, file or terminal. Safe for use from several threads."""
 
     def send(self, signal: Signal, records: Sequence[bytes]) -> Outcome:
-        """Sends records of one signal as one request; none are an empty request."""
+        """Sends records of one signal as one request; without records, an empty request."""
 
     def close(self) -> None:
-        """Ends it; a request that is under way fails."""
+        """Closes the connections; a request in flight fails."""
 
 
 class Acked(Struct, frozen=True):
@@ -46,44 +46,44 @@ class Acked(Struct, frozen=True):
 
 
 class Unacceptable(Struct, frozen=True):
-    """The collector will not take this record, though it takes others. `reason` is a quarantine reason."""
+    """The collector does not accept this record but accepts others. `reason` is a reason code."""
 
     reason: ReasonCode
     why: str
 
 
 class Unsent(Struct, frozen=True):
-    """Not taken so far; nothing speaks against another time."""
+    """Not acknowledged so far; a later request can succeed."""
 
 
 class Suspected(Struct, frozen=True):
-    """Refused alone; are others taken? The doubt began with the request of number `since`."""
+    """Refused alone, first in request number `since`; it is unknown whether the collector accepts others."""
 
     why: str
     since: int
 
 
-Fate = Acked | Rejection | Unacceptable | Unsent | Suspected
+SendResult = Acked | Rejection | Unacceptable | Unsent | Suspected
 
-TAKEN, UNTAKEN = Acked(), Unsent()
+ACKED, UNSENT = Acked(), Unsent()
 
-SHORT_PAUSES = 2
-"""The backoff of a suspect stops growing here, at two seconds: all others wait for it."""
+MAX_SUSPECT_BACKOFF = 2
+"""The backoff of a suspected record stops growing after two failures, at two seconds: other records wait."""
 
-MAX_REFUSALS = 16
-"""So many doubtful answers without a success between them are no longer looked into, but waited out. One
-bad record among 512 costs ten."""
+MAX_DOUBTFUL = 16
+"""After this many consecutive ambiguous errors, stop bisecting and back off. One bad record among 512 costs
+ten."""
 
-
-MIN_SIZE_DOUBTS = 3
-"""Records that failed so often in a row, in a way that may be about their size, are halved."""
-MAX_SIZE_DOUBTS = 6
-"""A record that failed so often, first with others, then alone, is suspected itself."""
+MIN_SIZE_FAILURES = 3
+"""After this many consecutive failures that can be about the size, the records are halved."""
+MAX_SIZE_FAILURES = 6
+"""After this many such failures, first with others and then alone, the record itself is suspected."""
 
 
 class Sent(Struct):
-    """What was sent so far: acknowledged items by signal, and requests; `retries` are those of them that
-    were not the first one of their batch and signal: tries again, halves, probes.
+    """Counts of acknowledged records by signal, and of requests.
+
+    `retries` counts the requests after the first one of a batch and signal: retries, halves and probes.
     """
 
     logs: int = 0
@@ -93,170 +93,171 @@ class Sent(Struct):
 
 
 class _Portion(Struct, frozen=True):
-    """Records `start` to `stop` that travel in one request; `doubted` since the request of this number."""
+    """Records `start` to `stop`, sent in one request; suspected since request number `suspected`, if any."""
 
     start: int
     stop: int
-    doubted: int | None = None
-    size_doubts: int = 0
-    """So often in a row it, or what it is a part of, failed in a way that may be about its size."""
+    suspected: int | None = None
+    size_failures: int = 0
+    """Consecutive failures of it, or of the portion it was split from, that can be about the size."""
     is_part: bool = False
-    """It is of a larger one that may have been too large."""
+    """It was split from a portion that was possibly too large."""
 
-    def doubted_since(self, request: int | None) -> "_Portion":
-        return replace(self, doubted=request)
+    def suspected_since(self, request: int | None) -> "_Portion":
+        return replace(self, suspected=request)
 
     def halves(self) -> "tuple[_Portion, _Portion]":
-        """The second and the first half: the last one in is the next one out."""
+        """Returns the second and the first half: the caller's stack is last in, first out."""
         middle = (self.start + self.stop) // 2
         return replace(self, start=middle), replace(self, stop=middle)
 
     def parts(self) -> "tuple[_Portion, _Portion]":
-        """Its halves, where it may have been too large."""
-        return replace(self, doubted=None, size_doubts=MIN_SIZE_DOUBTS - 1, is_part=True).halves()
+        """Returns its halves, if it was possibly too large."""
+        return replace(self, suspected=None, size_failures=MIN_SIZE_FAILURES - 1, is_part=True).halves()
 
 
 class Sender:
-    """Sends portions; safe to use from several threads, each with a portion of its own."""
+    """Sends batches; safe for use from several threads, each with a batch of its own."""
 
-    def __init__(self, client: Client, patience: Backoff) -> None:
+    def __init__(self, client: Client, backoff: Backoff) -> None:
         self.sent = Sent()
         self._is_size_limited = False
-        """Smaller requests were taken where larger ones failed: no need to wait before halving the next."""
+        """A smaller request succeeded where a larger one failed: halve the next one without backoff."""
         self._client = client
-        self._patience = patience
+        self._backoff = backoff
         self._lock = threading.Lock()
 
-    def send(self, signal: Signal, records: Sequence[bytes]) -> list[Fate]:
-        """The fate of each record, in their order."""
-        fates: list[Fate] = [UNTAKEN] * len(records)
+    def send(self, signal: Signal, records: Sequence[bytes]) -> list[SendResult]:
+        """Returns the result of each record, in their order."""
+        results: list[SendResult] = [UNSENT] * len(records)
         portions = [_Portion(0, len(records))]
-        is_retry, failures, refusals = False, 0, 0
+        is_retry, failures, doubtful = False, 0, 0
         while portions:
             portion = portions.pop()
-            inside = records[portion.start : portion.stop]
-            outcome, request = self._request(signal, inside, is_retry=is_retry)
+            part = records[portion.start : portion.stop]
+            outcome, request = self._request(signal, part, is_retry=is_retry)
             is_retry = True
-            portion = replace(portion, size_doubts=portion.size_doubts + 1 if _may_be_size(outcome) else 0)
-            outcome = self._judged_by_size(outcome, portion)
+            size_failures = portion.size_failures + 1 if _may_be_size(outcome) else 0
+            portion = replace(portion, size_failures=size_failures)
+            outcome = self._interpret_size(outcome, portion)
             if isinstance(outcome, Doubtful):
-                refusals += 1
-                outcome, portion = self._examined(signal, outcome, portion, refusals)
-            is_halved = portion.size_doubts >= MIN_SIZE_DOUBTS and len(inside) > 1
-            fate: Fate | None = None
+                doubtful += 1
+                outcome, portion = self._check_collector(signal, outcome, portion, doubtful)
+            is_halved = portion.size_failures >= MIN_SIZE_FAILURES and len(part) > 1
+            result: SendResult | None = None
             if isinstance(outcome, Acknowledged | PartlyRejected):
-                fate, failures, refusals = self._taken(signal, len(inside), outcome, request), 0, 0
+                result = self._on_success(signal, len(part), outcome, request)
+                failures = doubtful = 0
                 self._is_size_limited = self._is_size_limited or portion.is_part
-            elif isinstance(outcome, TooLarge | Doubtful) and len(inside) > 1:
+            elif isinstance(outcome, TooLarge | Doubtful) and len(part) > 1:
                 portions += portion.halves()
             elif isinstance(outcome, TooLarge):
-                fate = Unacceptable("too_large", outcome.why)
+                result = Unacceptable("too_large", outcome.why)
             elif isinstance(outcome, Doubtful):
-                fate = Suspected(outcome.why, portion.doubted or request)
-            elif outcome is not None and self._go_on(
-                signal, outcome, min(failures, SHORT_PAUSES) if is_halved else failures
+                result = Suspected(outcome.why, portion.suspected or request)
+            elif outcome is not None and self._wait_for_retry(
+                signal, outcome, min(failures, MAX_SUSPECT_BACKOFF) if is_halved else failures
             ):
-                portions += portion.parts() if is_halved else [portion.doubted_since(None)]
+                portions += portion.parts() if is_halved else [portion.suspected_since(None)]
                 failures += 1
             else:
-                return fates
-            if fate is not None:
-                fates[portion.start : portion.stop] = [fate] * len(inside)
-        return fates
+                return results
+            if result is not None:
+                results[portion.start : portion.stop] = [result] * len(part)
+        return results
 
-    def _examined(
-        self, signal: Signal, outcome: Doubtful, portion: _Portion, refusals: int
+    def _check_collector(
+        self, signal: Signal, outcome: Doubtful, portion: _Portion, doubtful: int
     ) -> tuple[Outcome | None, _Portion]:
-        """Is it about these records, or is nothing taken at all? The first doubt asks."""
-        if refusals % MAX_REFUSALS == 0:  # so many bad records in a row are no bad records
+        """Probes, at the first ambiguous error, whether the collector accepts requests at all."""
+        if doubtful % MAX_DOUBTFUL == 0:  # not a few bad records: the collector fails
             return Refused(outcome.why), portion
-        if portion.doubted is not None:
+        if portion.suspected is not None:
             return outcome, portion
-        doubted = portion.doubted_since(self._patience.next_request())
-        return self._doubt(signal, outcome), doubted
+        suspected = portion.suspected_since(self._backoff.next_request())
+        return self._probe_doubtful(signal, outcome), suspected
 
-    def _judged_by_size(self, outcome: Outcome | None, portion: _Portion) -> Outcome | None:
-        """The outcome, or what it means by what was seen before of sizes."""
+    def _interpret_size(self, outcome: Outcome | None, portion: _Portion) -> Outcome | None:
+        """Returns the outcome; TooLarge or Doubtful if earlier requests point to the size."""
         if isinstance(outcome, RetryLater) and outcome.may_be_size:
-            is_alone = portion.stop - portion.start == 1
-            if not is_alone and self._is_size_limited:
+            is_single = portion.stop - portion.start == 1
+            if not is_single and self._is_size_limited:
                 return TooLarge(outcome.why)
-            if is_alone and portion.size_doubts >= MAX_SIZE_DOUBTS:
+            if is_single and portion.size_failures >= MAX_SIZE_FAILURES:
                 return Doubtful(outcome.why)
         return outcome
 
     def accepts_other_records(self, signal: Signal, suspect: Suspected) -> bool:
-        """Whether it is known by now that the collector takes other records."""
-        return self._patience.accepts_other_records(signal, suspect.since)
+        """Returns whether the collector has accepted other records since."""
+        return self._backoff.accepts_other_records(signal, suspect.since)
 
-    def settle(self, signal: Signal, record: bytes, suspect: Suspected) -> Fate:
-        """Clears up a suspicion: once another record was taken, this one is tried alone again."""
+    def settle(self, signal: Signal, record: bytes, suspect: Suspected) -> SendResult:
+        """Returns the final result: sends the record alone again after another record was accepted."""
         failures = 0
         while True:
             is_proven = self.accepts_other_records(signal, suspect)
             outcome, request = self._request(signal, [record], is_retry=True)
             if isinstance(outcome, Acknowledged | PartlyRejected):
-                return self._taken(signal, 1, outcome, request)
+                return self._on_success(signal, 1, outcome, request)
             if isinstance(outcome, TooLarge):
                 return Unacceptable("too_large", outcome.why)
             if isinstance(outcome, Doubtful):
-                doubt = self._doubt(signal, outcome)
-                if is_proven and isinstance(doubt, Doubtful):
+                probed = self._probe_doubtful(signal, outcome)
+                if is_proven and isinstance(probed, Doubtful):
                     return Unacceptable("refused", outcome.why)
-                outcome = RetryLater(f"{outcome.why}, and no other record was taken since")
+                outcome = RetryLater(f"{outcome.why}; no other record was accepted since")
             may_be_size = isinstance(outcome, RetryLater) and outcome.may_be_size
-            if outcome is not None and is_proven and may_be_size and failures >= SHORT_PAUSES:
+            if outcome is not None and is_proven and may_be_size and failures >= MAX_SUSPECT_BACKOFF:
                 return Unacceptable("too_large", outcome.why)
-            if is_proven:  # the collector is there and takes others: no reason for long pauses
-                failures = min(failures, SHORT_PAUSES)
-            if outcome is None or not self._go_on(signal, outcome, failures):
-                return UNTAKEN
+            if is_proven:  # the collector works and accepts others: no reason for a long backoff
+                failures = min(failures, MAX_SUSPECT_BACKOFF)
+            if outcome is None or not self._wait_for_retry(signal, outcome, failures):
+                return UNSENT
             failures += 1
 
-    def _doubt(self, signal: Signal, outcome: Doubtful) -> Outcome | None:
-        """The outcome once more, when an empty request is taken: then it may be about the records."""
+    def _probe_doubtful(self, signal: Signal, outcome: Doubtful) -> Outcome | None:
+        """Returns the outcome if the collector accepts an empty request: the records can be the cause."""
         probe, _ = self._request(signal, [], is_retry=True)
         if isinstance(probe, Acknowledged | PartlyRejected):
             return outcome
         return probe if probe is None or isinstance(probe, RetryLater) else Refused(outcome.why)
 
-    def _taken(
+    def _on_success(
         self, signal: Signal, count: int, outcome: Acknowledged | PartlyRejected, request: int
-    ) -> Fate:
-        fate: Fate = TAKEN
-        taken = count
+    ) -> SendResult:
+        result: SendResult = ACKED
+        acked = count
         if isinstance(outcome, PartlyRejected):
-            fate = Rejection(signal, outcome.rejected, count, outcome.message)
-            taken -= min(outcome.rejected, count)
+            result = Rejection(signal, outcome.rejected, count, outcome.message)
+            acked -= min(outcome.rejected, count)
             _log.error(
-                "the collector rejected %d of %d %s and does not say which: %s",
+                "the collector rejected %d of %d %s without saying which; all go to the quarantine: %s",
                 *(outcome.rejected, count, signal, outcome.message or "-"),
             )
         elif outcome.message:
-            _log.warning("the collector took %s with a warning: %s", signal, outcome.message)
-        self._patience.acknowledged(signal, request, took_some=taken > 0)
+            _log.warning("the collector accepted %s with a warning: %s", signal, outcome.message)
+        self._backoff.acknowledged(signal, request, acked_some=acked > 0)
         with self._lock:
-            setattr(self.sent, signal, getattr(self.sent, signal) + taken)
-        return fate
+            setattr(self.sent, signal, getattr(self.sent, signal) + acked)
+        return result
 
-    def _go_on(self, signal: Signal, outcome: NotTaken, failures: int) -> bool:
-        """Waits until the same may be sent again; False when the wait is over.
+    def _wait_for_retry(self, signal: Signal, outcome: NotAcked, failures: int) -> bool:
+        """Waits until the same records may be sent again; returns False when the sender gave up.
 
-        After a refusal that is when an empty request is taken: OTLP forbids to try the same before
-        somebody mended something.
+        After a refusal it probes with empty requests: OTLP forbids to retry before the cause is fixed.
         """
         while True:
-            if isinstance(outcome, Refused) and outcome.is_mistake:
-                self._patience.give_up_early(f"{signal}: {outcome.why}")
-            is_held = not isinstance(outcome, RetryLater)
+            if isinstance(outcome, Refused) and outcome.is_misconfigured:
+                self._backoff.give_up_early(f"{signal}: {outcome.why}")
+            is_paused = not isinstance(outcome, RetryLater)
             asked = outcome.after_seconds if isinstance(outcome, RetryLater) else None
-            seconds = self._patience.pause(failures, f"{signal}: {outcome.why}", asked)
+            seconds = self._backoff.pause(failures, f"{signal}: {outcome.why}", asked)
             if seconds is None:
                 return False
-            what = "holding everything back, next look" if is_held else "trying again"
-            self._patience.say(f"{signal}: {outcome.why}; {what}", seconds)
-            self._patience.sleep(seconds)
-            if not is_held:
+            what = "paused; next probe" if is_paused else "retrying"
+            self._backoff.say(f"{signal}: {outcome.why}; {what}", seconds)
+            self._backoff.sleep(seconds)
+            if not is_paused:
                 return True
             probe, _ = self._request(signal, [], is_retry=True)
             if probe is None:
@@ -268,17 +269,17 @@ class Sender:
     def _request(
         self, signal: Signal, records: Sequence[bytes], *, is_retry: bool
     ) -> tuple[Outcome | None, int]:
-        """One request and its number; the outcome is None when nothing is sent any more."""
-        if not self._patience.ready():
+        """Sends one request; returns its outcome (None: the sender gave up) and its number."""
+        if not self._backoff.ready():
             return None, 0
         with self._lock:
             self.sent.requests += 1
             self.sent.retries += is_retry
-        number = self._patience.next_request()
+        number = self._backoff.next_request()
         try:
             return self._client.send(signal, records), number
-        except Exception as error:  # noqa: BLE001  # a bug must not cost records: they are held, and pending in the end
-            _log.exception("sending %s failed", signal)
+        except Exception as error:  # noqa: BLE001  # a bug must not lose records: they become pending
+            _log.exception("a bug in faillog-otel: sending %s failed; report it, with what follows", signal)
             return Refused(f"{type(error).__name__}: {error}"), number
 
 

@@ -1,4 +1,4 @@
-"""Log records and spans as a tree for people: one for each trace, links followed to where they point."""
+"""Clients that write to a file or a terminal: OTLP JSON Lines, or one tree for each trace."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -15,21 +15,21 @@ from faillog_otel.otlp.envelope import JsonEnvelope
 from faillog_otel.otlp.outcome import READER_GONE, Acknowledged, Outcome, Refused
 from faillog_otel.text import printable, printable_json
 
-# -- tree ----------------------------------------------------------------------------------------------------
+# -- trees ---------------------------------------------------------------------------------------------------
 
 
 class TraceTree(Struct, frozen=True):
-    """One trace: the destination it is about, where one is named, and its lines."""
+    """One trace: the destination's name, if it has one, and the lines."""
 
     destination: str | None
     lines: tuple[str, ...]
 
 
 def trace_trees(spans: Iterable[Span], logs: Iterable[LogRecord]) -> list[TraceTree]:
-    """One tree for each message in each trace, in the order of their first times.
+    """Returns one tree for each message in each trace, in the order of their first times.
 
-    Under a trace stand its spans, and those logs whose span is not among them. An exchange is shown
-    where an attempt links to it; one that nothing links to is a tree of its own.
+    A tree shows the spans of a trace, and the logs without a span. An exchange is shown below the attempts
+    that link to it; an exchange without links is a tree of its own.
     """
     by_id = {(span.trace_id, span.span_id): span for span in spans}
     linked = {(link.trace_id, link.span_id) for span in by_id.values() for link in span.links}
@@ -64,7 +64,7 @@ def _branches(nodes: Sequence[Span | LogRecord], spans: dict[tuple[bytes, bytes]
         is_last = node is nodes[-1]
         yield f"{'└─' if is_last else '├─'} {_clock(node)}  {_line(node)}"
         for link in node.links if isinstance(node, Span) else ():
-            if link.span_id != getattr(node, "parent_span_id", b""):  # that stands in the title
+            if link.span_id != getattr(node, "parent_span_id", b""):  # it is shown in the title
                 shown = _linked(link, spans.get((link.trace_id, link.span_id)))
                 yield f"{'  ' if is_last else '│ '}   ↳ link: {shown}  trace {link.trace_id.hex()}"
 
@@ -74,7 +74,7 @@ def _linked(link: Span.Link, target: Span | None) -> str:
         return _line(target)
     if _attributes(link.attributes).get("segment.link.type") == "message":
         return f"the application's span {link.span_id.hex()}"
-    return "an exchange that is not here"
+    return f"exchange {link.span_id.hex()} (in another file)"
 
 
 def _line(node: Span | LogRecord) -> str:
@@ -106,17 +106,15 @@ def _attributes(pairs: Iterable[KeyValue]) -> dict[str, str]:
     }
 
 
-# -- file ----------------------------------------------------------------------------------------------------
-#
-# OTLP JSON Lines: each request one line, as the Collector's file exporter writes and its `otlpjsonfile`
-# receiver reads them.
+# -- clients -------------------------------------------------------------------------------------------------
 
 
 class FileClient:
-    """Writes requests to an open, unbuffered file; a line that is written is acknowledged.
+    """Writes OTLP JSON Lines, one request a line, to an open unbuffered file; a written line is acknowledged.
 
-    A line of which only a part could be written is taken back; where that is impossible (a pipe, a device),
-    nothing is written any more: a part of a line would spoil the next one. One request at a time.
+    The Collector's file exporter writes the same format, and its `otlpjsonfile` receiver reads it. A partial
+    line is truncated away; where that is impossible (a pipe, a device), nothing more is written, because it
+    would damage the next line. One request at a time.
     """
 
     def __init__(
@@ -128,7 +126,7 @@ class FileClient:
         is_ascii: bool = False,
         on_closed: Callable[[], object],
     ) -> None:
-        """To a terminal, control characters are written as JSON's escapes; `is_ascii`: others, too.
+        """`is_terminal`: escapes control characters; `is_ascii`: escapes all other characters, too.
 
         `on_closed` is called when the reader of the output has closed it.
         """
@@ -165,7 +163,7 @@ class FileClient:
         return Acknowledged()
 
     def _is_cut_back(self, start: int | None) -> bool:
-        """Removes half a line, if the output is a file: a device may seek, and cannot be cut."""
+        """Removes a partial line; returns False if it cannot: a device can seek, but not truncate."""
         if start is None:
             return False
         try:
@@ -176,44 +174,39 @@ class FileClient:
         return True
 
     def close(self) -> None:
-        """Leaves the file to who opened it."""
-
-
-# -- console -------------------------------------------------------------------------------------------------
-#
-# Traces as trees on the terminal: for people who want to see, not to keep.
+        """Does nothing: the caller closes the file."""
 
 
 class ConsoleClient:
-    """Shows the trees of one batch after the other. One request at a time, a batch's spans before its logs.
+    """Prints the trees of each batch. One request at a time, a batch's spans before its logs.
 
-    Every record has a log: what cannot be shown is not acknowledged. A trace that goes on in a later batch is
-    shown in two pieces: memory stays flat.
+    Every event has a log record, so an event that cannot be printed is not acknowledged. A trace that
+    continues in a later batch is printed in two pieces, so memory stays bounded.
     """
 
-    def __init__(self, file: IO[str], on_closed: Callable[[], object], *, waits_for_logs: bool) -> None:
+    def __init__(self, file: IO[str], on_closed: Callable[[], object], *, has_logs: bool) -> None:
         """`on_closed` is called when the reader of the output has closed it.
 
-        `waits_for_logs`: whether logs are sent at all.
+        `has_logs`: whether log records are sent, too.
         """
         self._file = file
         self._on_closed = on_closed
-        self._waits_for_logs = waits_for_logs
+        self._has_logs = has_logs
         self._spans: list[Span] = []
 
     def send(self, signal: Signal, records: Sequence[bytes]) -> Outcome:
-        """Shows the records; spans wait for the logs that belong to them."""
+        """Prints the records; spans wait for the log records of their batch."""
         if signal == "logs":
-            return self._show([LogRecord.FromString(record) for record in records])
-        outcome = self._show([])
+            return self._print([LogRecord.FromString(record) for record in records])
+        outcome = self._print([])
         self._spans = [Span.FromString(record) for record in records]
-        return outcome if self._waits_for_logs else self._show([])
+        return outcome if self._has_logs else self._print([])
 
     def close(self) -> None:
-        """Shows the spans that no logs came for."""
-        self._show([])
+        """Prints the spans that still wait for log records."""
+        self._print([])
 
-    def _show(self, logs: Sequence[LogRecord]) -> Outcome:
+    def _print(self, logs: Sequence[LogRecord]) -> Outcome:
         spans, self._spans = self._spans, []
         try:
             for tree in trace_trees(spans, logs):

@@ -25,7 +25,7 @@ from faillog_otel.ledger.results import (
     met_by,
     note_first,
 )
-from faillog_otel.otlp.delivery import Delivery, Fates, Ticket
+from faillog_otel.otlp.delivery import Delivery, SendResults, Ticket
 from faillog_otel.otlp.envelope import EncodedEvent
 from faillog_otel.otlp.sender import Suspected, Unacceptable, Unsent
 from faillog_otel.telemetry.api import Telemetry
@@ -157,7 +157,7 @@ class InFlightBatches:
         self._telemetry = telemetry
         self._under_way: deque[Batch] = deque()
         self._bytes_under_way = 0
-        self._suspects: deque[tuple[Batch, PendingRecord, Fates]] = deque()
+        self._suspects: deque[tuple[Batch, PendingRecord, SendResults]] = deque()
         self._accounted: deque[Batch] = deque()
         self._bytes_accounted = 0
         self._last_rejections: dict[str, Rejection] = {}
@@ -217,7 +217,7 @@ class InFlightBatches:
         batch = self._under_way.popleft()
         self._accounted.append(batch)
         self._bytes_accounted += batch.held_bytes
-        if batch.ticket is not None and batch.is_plain and self._delivery.took_all(batch.ticket):
+        if batch.ticket is not None and batch.is_plain and self._delivery.is_all_acked(batch.ticket):
             batch.account_all()
         elif batch.ticket is not None:
             for sending, fates in zip(batch.sendings, self._delivery.result(batch.ticket), strict=True):
@@ -245,7 +245,7 @@ class InFlightBatches:
             batch.suspects -= 1
             self._account(batch, sending, self._delivery.settle(sending.item, fates))
 
-    def _account(self, batch: Batch, sending: PendingRecord, fates: Fates) -> None:
+    def _account(self, batch: Batch, sending: PendingRecord, fates: SendResults) -> None:
         counts = batch.stretch.counts
         untaken = [signal for signal, fate in fates.items() if isinstance(fate, Unsent)]
         untaken += sending.unsendable
@@ -257,7 +257,7 @@ class InFlightBatches:
             rejections=(*sending.learned.rejections, *rejections),
         )
         if untaken:
-            why = self._delivery.over or "this run does not send all that is owed"
+            why = self._delivery.gave_up_because or "this run does not send all that is owed"
             entry = write_entry("pending", self._once(why), sending.place(), sending.raw, learned)
             batch.keep(Kept(sending.number, "pending", "pending", entry))
             counts.pending += 1
@@ -314,7 +314,7 @@ class InFlightBatches:
                 self.progress(batch.stretch.accounted)
                 note_first(self.first_met, batch.stretch)
                 shifted = len(batch.stretch.shifted)
-                self._telemetry.written(batch.stretch.became, batch.stretch.reasons(), shifted)
+                self._telemetry.record_outcomes(batch.stretch.became, batch.stretch.reasons(), shifted)
 
     def _accounted_for(self, read: int) -> Accounted:
         """So many bytes of input end here: the records that were in them share them evenly.

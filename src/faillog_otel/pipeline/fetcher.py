@@ -294,21 +294,21 @@ class Fetcher:
         form: api.Form = "body" if self._ledger.fact(FORM) == "body" else "both"
         answered = self._requests.list_hour(ask, form)
         is_left = self._requests.quota().left(self._clock.now_ns(), with_reserve=True) > 0
-        if isinstance(answered.outcome, api.Misunderstood) and is_left:
+        if isinstance(answered.outcome, api.FormRejected) and is_left:
             form = "body" if form == "both" else "both"
             answered = self._requests.list_hour(ask, form)
             if isinstance(answered.outcome, api.Listing):
                 self._ledger.note(FORM, form)
         self._take_answer(ask, answered)
 
-    def _take_answer(self, ask: ListingRequest, answered: api.Answered) -> None:
+    def _take_answer(self, ask: ListingRequest, answered: api.ApiAnswer) -> None:
         now_ns, outcome = self._clock.now_ns(), answered.outcome
         where = f"{ask.collection}, {hour_text(ask.hour)}"
         if isinstance(outcome, api.Listing):
             _log.info("%s (%s): %d objects", where, ask.why, len(outcome.urls))
             self._failures = 0
             self.troubles.pop("token", None)
-        elif isinstance(outcome, api.TooMany):
+        elif isinstance(outcome, api.RateLimited):
             wait = self._requests.quota().mended(now_ns).wait(now_ns)
             until_ns = now_ns if wait is None else wait.until_ns
             _log.warning(
@@ -320,7 +320,7 @@ class Fetcher:
         elif isinstance(outcome, api.Denied) and outcome.is_token_wrong:
             self._trouble("token", outcome.why)
             self._pause(HOUR_NS, outcome.why)
-        elif isinstance(outcome, api.Denied | api.Unknown):
+        elif isinstance(outcome, api.Denied | api.UnknownCollection):
             again = time_text(now_ns + REFUSED_NS)
             self._trouble("collection", f"{ask.collection}: {outcome.why}; it is asked for again at {again}")
             self._ledger.listing_failed(ask.collection, ask.hour, outcome.why, now_ns)

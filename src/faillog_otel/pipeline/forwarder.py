@@ -16,7 +16,7 @@ from faillog_otel.events.decode import decode
 from faillog_otel.events.kept_record import Entry, KeptContext, read_entry, write_entry
 from faillog_otel.events.model import JSON_LINES, BadRecord, Event, Form, Place, Survey
 from faillog_otel.inputs.decompress import FROM_THE_START, Blank, Group, ReadPosition, Record, unpack
-from faillog_otel.inputs.exchange_index import Exchanges
+from faillog_otel.inputs.exchange_index import ExchangeIndex
 from faillog_otel.inputs.files import ByteRange, InputFile
 from faillog_otel.inputs.formats import form_of, read_exchanges, read_groups, read_records
 from faillog_otel.ledger.results import Accounted, Kept, ResultSink
@@ -39,7 +39,7 @@ class Lines(Struct, frozen=True):
     """Where a passage of JSON Lines begins, and what the exchanges of the whole file say."""
 
     start: ReadPosition
-    exchanges: Exchanges
+    exchanges: ExchangeIndex
 
 
 class _Stopped(Exception):
@@ -110,7 +110,7 @@ class Forwarder:
         if self._book is not book:
             self._flush()
             self._book, self._start, self._number = book, book.position, 0
-        exchanges = lines.exchanges if lines else Exchanges()
+        exchanges = lines.exchanges if lines else ExchangeIndex()
         try:
             self._file_max_content = survey.max_content_bytes if survey else self._max_content
             form = survey.form if survey else JSON_LINES if lines else form_of(self._content(file))
@@ -148,9 +148,11 @@ class Forwarder:
             self._stop_if_asked()
             yield chunk
 
-    def _index(self, form: Form, file: InputFile | ByteRange, book: ResultSink, exchanges: Exchanges) -> None:
+    def _index(
+        self, form: Form, file: InputFile | ByteRange, book: ResultSink, exchanges: ExchangeIndex
+    ) -> None:
         for raw in read_exchanges(form, self._content(file)):
-            exchanges.learn(raw)
+            exchanges.add_record(raw)
         committed = self._start - self._number
         if book.seen is not None and committed > 0:
             records = (each for each in read_records(form, self._content(file)) if isinstance(each, Record))
@@ -200,9 +202,9 @@ class Forwarder:
             self._batch = Batch(book)
         return self._batch
 
-    def _take_group(self, file: str, group: Group, book: ResultSink, exchanges: Exchanges) -> None:
+    def _take_group(self, file: str, group: Group, book: ResultSink, exchanges: ExchangeIndex) -> None:
         """Lines that have nothing odd about them, as nearly all have."""
-        encode, learned_by, reference_ns = self._encoder.encode, exchanges.learned_by, book.reference_ns
+        encode, context_of, reference_ns = self._encoder.encode, exchanges.context_of, book.reference_ns
         offset = group.offset
         for line, raw in enumerate(group.raws, group.line):
             number, self._number = self._number, self._number + 1
@@ -212,7 +214,7 @@ class Forwarder:
                 batch.stretch.counts.lines += 1
                 if not self._took_before(batch, number, raw):
                     event = decode(raw)
-                    learned = learned_by(event, reference_ns)
+                    learned = context_of(event, reference_ns)
                     if isinstance(event, Event):
                         item, sort = encode(event, learned), classify(event)
                         batch.add(
@@ -229,7 +231,7 @@ class Forwarder:
             offset = end + 1
 
     def _take(
-        self, file: str, record: Record, book: ResultSink, exchanges: Exchanges, *, is_line: bool
+        self, file: str, record: Record, book: ResultSink, exchanges: ExchangeIndex, *, is_line: bool
     ) -> None:
         number, self._number = self._number, self._number + 1
         if number < self._start:
@@ -238,7 +240,7 @@ class Forwarder:
         batch.stretch.counts.lines += is_line
         if not self._took_before(batch, number, _bytes_of(record)):
             event = decode(record.raw) if record.bad is None else record.bad
-            learned = exchanges.learned_by(event, book.reference_ns)
+            learned = exchanges.context_of(event, book.reference_ns)
             self._take_event(batch, number, event, Place(file, record.line, record.offset), learned)
         self.stopped_at = record.offset + len(record.raw)
         if self._is_full(batch):

@@ -15,7 +15,7 @@ from msgspec import Struct, field
 from faillog_otel.errors import InputError
 from faillog_otel.events.model import JSON_LINES
 from faillog_otel.inputs.decompress import is_packed
-from faillog_otel.inputs.exchange_index import Exchanges, Index
+from faillog_otel.inputs.exchange_index import ExchangeIndex, Index
 from faillog_otel.inputs.files import InputFile
 from faillog_otel.inputs.formats import form_of
 from faillog_otel.ledger.results import BatchResult
@@ -143,7 +143,7 @@ class PartitionedFile:
         self._early: dict[int, IndexBuilt] = {}
         self._lines = [0]
         self._file = tempfile.TemporaryFile(prefix="faillog-")  # noqa: SIM115  # until close()
-        self._exchanges = Exchanges(file=self._file)
+        self._exchanges = ExchangeIndex(file=self._file)
         self.lessons = deque(IndexTask(self, number) for number in range(len(ranges)))
 
     def learned(self, lesson: IndexTask, learned: IndexBuilt) -> bool:
@@ -153,12 +153,12 @@ class PartitionedFile:
         """
         self._early[lesson.number] = learned
         while (found := self._early.pop(self._taken, None)) is not None:
-            self._exchanges.take(found.lessons)
+            self._exchanges.merge(found.lessons)
             self._lines.append(self._lines[-1] + found.lines)
             self._taken += 1
         if self._taken < len(self._ranges):
             return False
-        self.source.index = self._exchanges.written_out(), self._file.fileno()
+        self.source.index = self._exchanges.write_out(), self._file.fileno()
         return True
 
     def pieces(self) -> list[Piece]:

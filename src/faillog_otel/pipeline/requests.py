@@ -106,7 +106,7 @@ class Requests:
         ledger: Ledger,
         segment: SegmentApi,
         clock: Clock,
-        hear: Callable[[api.Answered, int], object],
+        hear: Callable[[api.ApiAnswer, int], object],
         per_day: int,
     ) -> None:
         """`hear` learns Segment's time from an answer; it receives also when the request was sent."""
@@ -124,7 +124,7 @@ class Requests:
         """What was spent and said."""
         return self._ledger.quota(self._per_day)
 
-    def list_hour(self, ask: ListingRequest, form: api.Form) -> api.Answered:
+    def list_hour(self, ask: ListingRequest, form: api.Form) -> api.ApiAnswer:
         """T0, the request, T1: notes all of it in the ledger."""
         request = self._ledger.debit(ask.collection, ask.hour, ask.why, self._clock.now_ns())
         self.spent += 1
@@ -135,7 +135,7 @@ class Requests:
         answer: Granted = "none"
         if isinstance(outcome, api.Listing):
             answer, self._refusals = "granted", 0
-        elif isinstance(outcome, api.TooMany):
+        elif isinstance(outcome, api.RateLimited):
             answer = "refused"
             self._refusals += 1
         pause_ns = self._pause_after(answered)
@@ -144,12 +144,12 @@ class Requests:
         if isinstance(outcome, api.Listing):
             self._ledger.listed(request, ask.collection, ask.hour, outcome.urls, now_ns, said=said, wait=wait)
         else:
-            self._ledger.answered(request, type(outcome).__name__.lower(), now_ns, said=said, wait=wait)
+            self._ledger.answered(request, api.LEDGER_NAMES[type(outcome)], now_ns, said=said, wait=wait)
         return answered
 
-    def _rate_limit(self, answered: api.Answered, answer: Granted, now_ns: int) -> RateLimit | None:
+    def _rate_limit(self, answered: api.ApiAnswer, answer: Granted, now_ns: int) -> RateLimit | None:
         """What the ledger keeps of an answer's rate limit. The server's periods count from when it came."""
-        if (said := answered.said) is None:
+        if (said := answered.rate_limit) is None:
             return None
         reset_ns = None if said.reset_ns is None else said.reset_ns - said.at_ns + now_ns
         quota = self.quota().answered(answer)
@@ -157,16 +157,16 @@ class Requests:
         at_ns = max(now_ns, quota.debits[-1].at_ns)
         return quota.learned(replace(said, at_ns=at_ns, reset_ns=reset_ns))
 
-    def _pause_after(self, answered: api.Answered) -> int:
+    def _pause_after(self, answered: api.ApiAnswer) -> int:
         """How long nothing is asked after an answer: as long as it says, and a little more.
 
         A server that says too little again and again is asked at longer and longer intervals: it must not
         cost the whole quota.
         """
         told_ns = answered.pause_ns
-        if not isinstance(answered.outcome, api.TooMany):
+        if not isinstance(answered.outcome, api.RateLimited):
             least_ns = 0
-        elif told_ns is None and (answered.said is None or answered.said.remaining):
+        elif told_ns is None and (answered.rate_limit is None or answered.rate_limit.remaining):
             least_ns = FIRST_REFUSAL_NS << min(self._refusals - 1, 12)
         else:
             least_ns = FIRST_BROKEN_WORD_NS << min(self._refusals - 2, 12) if self._refusals > 1 else 0

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from faillog_otel.clock import AGREES_NS, SECOND_NS, SegmentClock, duration_text, time_text
 from faillog_otel.ledger import Ledger
-from faillog_otel.segment.api import Answered, SegmentApi
+from faillog_otel.segment.api import ApiAnswer, SegmentApi
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class SegmentTime:
         now = self._clock.monotonic()
         return self._clock.now_ns() + int(max(0.0, (self._check_at or now) - now) * SECOND_NS)
 
-    def check(self) -> Answered:
+    def check(self) -> ApiAnswer:
         """Asks what costs no request of the quota; the answer also says whether the token is good."""
         if not self.is_known:
             self._clock.follow_machine()
@@ -93,7 +93,7 @@ class SegmentTime:
             self._check_failed(answered)
         return answered
 
-    def hear(self, answered: Answered, sent_ns: int) -> None:
+    def hear(self, answered: ApiAnswer, sent_ns: int) -> None:
         """Sets the clock by an answer's Date. `sent_ns`: what it showed when the request was sent."""
         was_checked = self._clock.is_checked
         if answered.date_ns is None:
@@ -118,7 +118,7 @@ class SegmentTime:
         self.is_known = True
         self._on_set(by_ns)
 
-    def _check_failed(self, answered: Answered) -> None:
+    def _check_failed(self, answered: ApiAnswer) -> None:
         pause = min(2.0 ** min(self.failed_checks, 16), MAX_PAUSE_SECONDS)
         self._check_at = self._clock.monotonic() + pause
         self.failed_checks += 1

@@ -13,7 +13,7 @@ from contextlib import suppress
 from faillog_otel.errors import InputError
 from faillog_otel.events.model import JSON_LINES
 from faillog_otel.inputs import decompress
-from faillog_otel.inputs.exchange_index import Exchanges
+from faillog_otel.inputs.exchange_index import ExchangeIndex
 from faillog_otel.inputs.files import ByteRange
 from faillog_otel.inputs.formats import read_exchanges
 from faillog_otel.ledger.results import BatchResult
@@ -46,7 +46,7 @@ class Answered(NoTelemetry):
     def __init__(self) -> None:
         self._noted: queue.SimpleQueue[tuple[str, str, float]] = queue.SimpleQueue()
 
-    def answered(self, signal: str, outcome: str, seconds: float) -> None:
+    def record_request(self, signal: str, outcome: str, seconds: float) -> None:
         """A request ended so."""
         self._noted.put((signal, outcome, seconds))
 
@@ -103,7 +103,7 @@ class Worker:
         self._delivery = delivery
         self._answered = answered
         self._stop = stop
-        self._exchanges: Exchanges | None = None
+        self._exchanges: ExchangeIndex | None = None
         self._orders: queue.SimpleQueue[tuple[Order, list[int]]] = queue.SimpleQueue()
 
     def run(self) -> None:
@@ -133,7 +133,7 @@ class Worker:
             if isinstance(order, UseIndex):
                 if self._exchanges is not None:
                     self._exchanges.close()
-                self._exchanges = Exchanges.of(order.index, os.fdopen(descriptors[0], "rb"))
+                self._exchanges = ExchangeIndex.of(order.index, os.fdopen(descriptors[0], "rb"))
             elif isinstance(order, Drain | Stop):
                 self._forwarder.finish()
                 self._careful.finish()
@@ -153,7 +153,7 @@ class Worker:
     def _learn(self, piece: Piece, descriptor: int) -> None:
         passage = ByteRange(descriptor, piece.name, piece.start, piece.end)
         lines = 0
-        exchanges = Exchanges(is_lesson=True)
+        exchanges = ExchangeIndex(is_part=True)
 
         def counted(chunk: bytes) -> bytes:
             nonlocal lines
@@ -163,8 +163,8 @@ class Worker:
         start = decompress.ReadPosition(offset=piece.start)
         with suppress(InputError):  # it will be met again, and said, when the part is read
             for raw in read_exchanges(JSON_LINES, map(counted, passage.chunks()), start):
-                exchanges.learn(raw)
-        self._send(IndexBuilt(lines, exchanges.lessons()))
+                exchanges.add_record(raw)
+        self._send(IndexBuilt(lines, exchanges.part()))
 
     def _forward(self, order: Forward, descriptors: Sequence[int]) -> None:
         book = PartBook(order, self._start.reference_ns, self._report)
@@ -198,7 +198,7 @@ class Worker:
                 problems=book.problems if stretch.is_last else [],
                 accounted=stretch.accounted,
                 sent=self._delivery.sent,
-                over=self._delivery.over,
+                over=self._delivery.gave_up_because,
                 answers=self._answered.taken(),
             )
         )

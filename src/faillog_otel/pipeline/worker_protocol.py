@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct, field
 
 from faillog_otel.config import FailOn, RunConfig, Secret
-from faillog_otel.inputs.exchange_index import Index, Lessons
+from faillog_otel.inputs.exchange_index import Index, IndexPart
 from faillog_otel.ledger.results import Accounted, BatchResult, Counts, Kept, Met
 from faillog_otel.otlp.sender import Sent
 
@@ -84,7 +84,7 @@ class IndexBuilt(Struct, frozen=True, tag=True):
     """The answer to Learn."""
 
     lines: int
-    lessons: Lessons
+    lessons: IndexPart
 
 
 class Written(Struct, frozen=True, tag=True, kw_only=True):

@@ -320,7 +320,7 @@ class Workers:
                 self._read_pieces[source.path][piece.start] = (piece.end, stopped_at)
         worker.sent = report.sent
         for answer in report.answers:
-            self._telemetry.answered(*answer)
+            self._telemetry.record_request(*answer)
         self._progress(accounted)
         if part is self._parts[0]:
             self._write_down()
@@ -342,7 +342,7 @@ class Workers:
                 self.counts.add(stretch.counts)
                 note_first(self.first_met, stretch)
                 self.reasons.update(each.reason for each in stretch.kept if each.where == "quarantine")
-                self._telemetry.written(stretch.became, stretch.reasons(), len(stretch.shifted))
+                self._telemetry.record_outcomes(stretch.became, stretch.reasons(), len(stretch.shifted))
             if not part.is_done:
                 return
             self._parts.popleft()

@@ -13,7 +13,7 @@ from faillog_otel.events.decode import decode
 from faillog_otel.events.kept_record import read_entry
 from faillog_otel.events.model import BadRecord, Event, Place, RecordContext
 from faillog_otel.inputs.decompress import Record, unpack
-from faillog_otel.inputs.exchange_index import Exchanges
+from faillog_otel.inputs.exchange_index import ExchangeIndex
 from faillog_otel.inputs.files import InputFile
 from faillog_otel.inputs.formats import form_of, read_records
 from faillog_otel.otlp.attributes import (
@@ -165,12 +165,12 @@ def preview(
     def content() -> Iterator[bytes]:
         return unpack(file.chunks(), max_content_bytes)
 
-    exchanges = Exchanges()
+    exchanges = ExchangeIndex()
     try:
         form = form_of(content())
         for each in read_records(form, content()):
             if isinstance(each, Record):
-                exchanges.learn(each.raw)
+                exchanges.add_record(each.raw)
         for each in read_records(form, content()):
             if not isinstance(each, Record):
                 continue
@@ -181,7 +181,7 @@ def preview(
             if isinstance(event, BadRecord):
                 yield place, event
             else:
-                learned = exchanges.learned_by(event, reference_ns)
+                learned = exchanges.context_of(event, reference_ns)
                 yield place, explain(event, entry.context if entry and entry.context else learned, config)
     finally:
         exchanges.close()

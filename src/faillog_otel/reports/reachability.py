@@ -107,7 +107,7 @@ def _token(outcome: api.Outcome, config: SegmentConfig) -> Finding:
         remedy = "make a Public API token in the workspace, and set SEGMENT_TOKEN"
         # Forbidden here, it may still be good for the failure logs.
         return Finding("token", "fail" if outcome.is_token_wrong else "warn", says, remedy)
-    if isinstance(outcome, api.TooMany):
+    if isinstance(outcome, api.RateLimited):
         return Finding("token", "warn", says, "look again later")
     return Finding("token", "fail", says, "look at --segment-url (us or eu?) and at the network")
 

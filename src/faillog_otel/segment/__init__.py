@@ -1,1 +1,1 @@
-"""What comes in: Segment's failure logs."""
+"""Segment's Public API, the downloads from its presigned URLs, and the planner of listings."""

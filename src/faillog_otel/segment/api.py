@@ -1,9 +1,8 @@
-"""Segment's Public API, as far as it is asked: the objects of an hour, and whether a token is good.
+"""Client of Segment's Public API: lists the objects of an hour and checks the token.
 
-One call is one request: what it came to is a value, and what to do about it is the caller's decision. The
-token goes to the configured origin only, through the proxy that the settings name; redirects are not
-followed. Answers are read up to a bound and until one deadline. (Segment's page "Failure Log Collection", its
-generated Public API SDKs, its page "Rate Limits".)
+One call is one request and returns its outcome as a value. The token is sent to the configured origin only,
+through the configured proxy; redirects are not followed. Each exchange has one deadline, and answers have a
+maximum size. (Segment's pages "Failure Log Collection" and "Rate Limits", its generated Public API SDKs.)
 """
 
 import re
@@ -31,78 +30,87 @@ MEDIA_TYPE = "application/vnd.segment.v1alpha+json"
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 MAX_URLS = 10_000
 MAX_URL_CHARS = 8192
-"""Servers refuse longer ones: RFC 9110, section 4.1, asks for 8,000 bytes."""
+"""Servers refuse longer URLs: RFC 9110, section 4.1, recommends at least 8,000 bytes."""
 TIMEOUT_SECONDS = 60.0
-"""For a whole exchange, from the look-up of the name to the answer's last byte."""
+"""For a whole exchange, from the name look-up to the last byte of the answer."""
 MAX_PAUSE_NS = DAY_NS
 MAX_COUNT_DIGITS = 9
 MIN_EPOCH_SECONDS = 1e9
-"""A reset that is a larger number counts from 1970: nobody waits for 30 years."""
+"""A larger X-RateLimit-Reset counts from 1970, a smaller one from now."""
 MIN_SECRET_CHARS = 8
-"""Characters: to mask a shorter token would garble all words."""
+"""Masking a shorter token would garble ordinary words."""
 
 Form = Literal["both", "body"]
-"""How a listing is asked for: in query and body at once, or in the body alone. Segment's page shows the
-query, its SDKs send a body."""
+"""Where a listing request has its parameters: in the query and the body, or in the body only. Segment's page
+shows the query, its SDKs send a body."""
 
 
 class Listing(Struct, frozen=True):
-    """The presigned URLs of an hour's objects; there may be none."""
+    """The presigned URLs of an hour's objects, possibly none."""
 
     urls: tuple[str, ...]
 
 
-class TooMany(Struct, frozen=True):
-    """429: nothing was counted, and nothing is to be asked for as long as the answer says."""
+class RateLimited(Struct, frozen=True):
+    """429: the request was not counted; no request is allowed before the time in the answer."""
 
     why: str
 
 
-class Misunderstood(Struct, frozen=True):
-    """400, 415 or 422: perhaps the other form is accepted."""
+class FormRejected(Struct, frozen=True):
+    """400, 415 or 422: the other form can succeed."""
 
     why: str
 
 
 class Denied(Struct, frozen=True):
-    """401 or 403: the token is not good for this. `is_token_wrong`: nor for anything else."""
+    """401 or 403: the token does not allow this request; with `is_token_wrong`, none at all."""
 
     why: str
     is_token_wrong: bool = False
 
 
-class Unknown(Struct, frozen=True):
-    """404: there is no such collection."""
+class UnknownCollection(Struct, frozen=True):
+    """404: the collection does not exist."""
 
     why: str
 
 
 class Failed(Struct, frozen=True):
-    """No answer, or one that cannot be used: another time, perhaps."""
+    """No answer, or an unusable one; a later request can succeed."""
 
     why: str
     is_permanent: bool = False
-    """No try succeeds before a setting is changed."""
+    """No request can succeed before a setting changes."""
 
 
-Outcome = Listing | TooMany | Misunderstood | Denied | Unknown | Failed
+Outcome = Listing | RateLimited | FormRejected | Denied | UnknownCollection | Failed
+LEDGER_NAMES: Mapping[type[Outcome], str] = {
+    Listing: "listed",
+    RateLimited: "toomany",
+    FormRejected: "misunderstood",
+    Denied: "denied",
+    UnknownCollection: "unknown",
+    Failed: "failed",
+}
+"""Names of the outcomes in the ledger, which are a part of its schema."""
 
 
-class Answered(Struct, frozen=True):
-    """One request's outcome, and what its answer said about the quota."""
+class ApiAnswer(Struct, frozen=True):
+    """The outcome of one request, and what its answer says about the quota."""
 
     outcome: Outcome
-    said: RateLimit | None = None
+    rate_limit: RateLimit | None = None
     pause_ns: int | None = None
-    """How long Segment wants no request at all; None where it does not say."""
+    """How long Segment allows no request; None if the answer does not say."""
     date_ns: int | None = None
-    """What time it is there: the answer's Date, to the second. Nanoseconds since 1970."""
+    """Segment's time: the answer's Date, to the second, in nanoseconds since 1970."""
     is_answered: bool = False
-    """Whether a whole answer came, whatever it says."""
+    """Whether a complete answer arrived."""
 
 
 def token_source(config: SegmentConfig) -> Callable[[], Secret]:
-    """Gives the token for each request; a file is read anew. Raises ConfigError where there is none."""
+    """Returns a function that returns the token; it reads a file again each time and raises ConfigError."""
 
     def read() -> Secret:
         if config.token is not None:
@@ -114,7 +122,7 @@ def token_source(config: SegmentConfig) -> Callable[[], Secret]:
         except ConfigError as error:
             raise ConfigError(f"SEGMENT_TOKEN_FILE: {error}") from None
         if not text:
-            raise ConfigError(f"SEGMENT_TOKEN_FILE: {config.token_file}: is empty; write the token into it")
+            raise ConfigError(f"SEGMENT_TOKEN_FILE: {config.token_file} is empty; write the token into it")
         if problem := token_problem(text):
             raise ConfigError(f"SEGMENT_TOKEN_FILE: {config.token_file}: the token {problem}")
         return Secret(text)
@@ -123,7 +131,7 @@ def token_source(config: SegmentConfig) -> Callable[[], Secret]:
 
 
 class SegmentApi:
-    """One origin of the API, used by one thread at a time."""
+    """A client of one origin of the API, for one thread at a time."""
 
     def __init__(
         self,
@@ -134,10 +142,10 @@ class SegmentApi:
         timeout_seconds: float = TIMEOUT_SECONDS,
         network: Network | None = None,
     ) -> None:
-        """`url`: the base, such as https://api.segmentapis.com. `token` is asked each time: it may change.
+        """`url`: the base, such as https://api.segmentapis.com. `token` is called for each request.
 
-        With a ConfigError, for a missing token, no request is made. `timeout_seconds`: for a whole exchange.
-        `network`: by default the system's authorities, and no proxy.
+        If it raises ConfigError, no request is made. `timeout_seconds`: for a whole exchange. `network`: by
+        default the system's authorities, and no proxy.
         """
         self._url = url.rstrip("/")
         self._scheme, host, port = origin_of(url)
@@ -150,24 +158,24 @@ class SegmentApi:
         headers = {"user-agent": user_agent, "accept": MEDIA_TYPE}
         self._client = http_client(headers, network.context, self._proxy)
 
-    def list_hour(self, collection: str, hour: int, form: Form, now_ns: int) -> Answered:
-        """Asks for one hour of a collection. It costs one request of the day's quota."""
-        asked = {"collectionId": collection, "hour": hour_text(hour)}
-        return self._ask(
+    def list_hour(self, collection: str, hour: int, form: Form, now_ns: int) -> ApiAnswer:
+        """Lists one hour of a collection. It costs one request of the quota."""
+        query = {"collectionId": collection, "hour": hour_text(hour)}
+        return self._request(
             "POST",
             "/customer-insights/download",
             now_ns,
-            params=asked if form == "both" else None,
-            content=msgspec.json.encode(asked),
+            params=query if form == "both" else None,
+            content=msgspec.json.encode(query),
             headers={"content-type": MEDIA_TYPE},
         )
 
-    def check_token(self, now_ns: int) -> Answered:
-        """Asks for the workspace, which costs nothing of the quota: a Listing (empty) means a good token."""
-        return self._ask("GET", "/", now_ns)
+    def check_token(self, now_ns: int) -> ApiAnswer:
+        """Requests the workspace, which costs no quota: an empty Listing means a valid token."""
+        return self._request("GET", "/", now_ns)
 
     def why_no_token(self) -> str:
-        """Why the token for a request cannot be read. Empty where it can; the next request has it."""
+        """Returns why the token cannot be read; empty if it can, and the next request uses it."""
         try:
             self._next_token = self._token()
         except ConfigError as error:
@@ -178,14 +186,14 @@ class SegmentApi:
         """Closes the connections."""
         self._client.close()
 
-    def _ask(
+    def _request(
         self, method: str, path: str, now_ns: int, headers: Mapping[str, str] | None = None, **request: Any
-    ) -> Answered:
+    ) -> ApiAnswer:
         """Sends one request. `request`: as for httpx."""
         try:
             token = (self._next_token or self._token()).reveal()
-        except ConfigError as error:  # a token that is just being replaced
-            return Answered(Failed(str(error)))
+        except ConfigError as error:  # the file is being replaced
+            return ApiAnswer(Failed(str(error)))
         self._next_token = None
         request["headers"] = {**(headers or {}), "authorization": f"Bearer {token}"}
         request["extensions"] = {"deadline": Deadline(self._timeout_seconds)}
@@ -195,19 +203,17 @@ class SegmentApi:
                 answer = whole_answer(response, MAX_ANSWER_BYTES)
         except httpx.TimeoutException:
             through = f" through the proxy {self._proxy.url}" if self._proxy else ""
-            return Answered(
-                Failed(f"{self._url}: no whole answer{through} within {self._timeout_seconds:g} s")
+            return ApiAnswer(
+                Failed(f"{self._url}: no complete answer{through} within {self._timeout_seconds:g} s")
             )
-        except (httpx.InvalidURL, httpx.LocalProtocolError, ValueError):  # its words may quote the token
-            return Answered(
-                Failed(f"{self._url}: no request can be made of it: look at the URL and the token")
-            )
+        except (httpx.InvalidURL, httpx.LocalProtocolError, ValueError):  # the text can quote the token
+            return ApiAnswer(Failed(f"{self._url}: invalid request; check --segment-url and the token"))
         except httpx.HTTPError as error:
             failure = explain(error, self._scheme, self._proxy)
-            said = peer_text(mask(failure.why), _without_queries)
-            return Answered(Failed(f"{self._url}: {said}", failure.is_permanent))
+            why = peer_text(mask(failure.why), _without_queries)
+            return ApiAnswer(Failed(f"{self._url}: {why}", failure.is_permanent))
         if answer.body is None:
-            return Answered(Failed(f"the answer is longer than {MAX_ANSWER_BYTES} bytes"))
+            return ApiAnswer(Failed(f"the answer is longer than {MAX_ANSWER_BYTES} bytes; {_CHECK_URL}"))
         answered = read_answer(
             answer.status, answer.headers, answer.body, now_ns, is_listing=method == "POST", mask=mask
         )
@@ -225,37 +231,37 @@ def read_answer(
     *,
     is_listing: bool,
     mask: Callable[[str], str] = str,
-) -> Answered:
-    """What an answer means. Nothing that it says is quoted but its first error's message, cut.
+) -> ApiAnswer:
+    """Returns what an answer means. Of its text only the first error's message is quoted, truncated.
 
-    `mask` replaces our token, which a gateway may say back.
+    `mask` replaces our token, which a gateway can echo.
     """
-    said = _said(headers, now_ns, is_refused=status == 429)
+    rate_limit = _rate_limit(headers, now_ns, is_refused=status == 429)
     if 200 <= status < 300:
-        return Answered(_read_listing(body) if is_listing else _read_workspace(body), said)
+        return ApiAnswer(_read_listing(body) if is_listing else _read_workspace(body), rate_limit)
     errors = _errors(body)
     why = f"HTTP {status}"
     if message := next((each.message for each in errors if each.message), ""):
         why += f": {peer_text(mask(message), _without_queries)}"
     if status == 429:
-        if said is None:
-            said = _said_by_refusal(errors, now_ns)
-        return Answered(TooMany(why), said, _pause_ns(headers, errors, now_ns))
-    asked_ns = _retry_after_ns(headers, now_ns)
+        if rate_limit is None:
+            rate_limit = _rate_limit_of_refusal(errors, now_ns)
+        return ApiAnswer(RateLimited(why), rate_limit, _pause_ns(headers, errors, now_ns))
+    pause_ns = _retry_after_ns(headers, now_ns)
     outcome: Outcome
     if status in (401, 403):
-        outcome = Denied(f"{why}: is the token right, and good for this workspace?", status == 401)
+        outcome = Denied(f"{why}; check the token and its workspace", status == 401)
     elif status == 404 and not is_listing:
-        outcome = Failed(f"{why}: {_IS_IT_SEGMENT}")
+        outcome = Failed(f"{why}; {_CHECK_URL}")
     elif status == 404:
-        outcome = Unknown(f"{why}: is the collection's id right?")
+        outcome = UnknownCollection(f"{why}; check the collection's id")
     elif status in (400, 415, 422):
-        outcome = Misunderstood(why)
+        outcome = FormRejected(why)
     elif 300 <= status < 400:
-        outcome = Failed(f"{why}: redirects are not followed: is the URL right?")
+        outcome = Failed(f"{why}; redirects are not followed; {_CHECK_URL}")
     else:
         outcome = Failed(why)
-    return Answered(outcome, said, asked_ns)
+    return ApiAnswer(outcome, rate_limit, pause_ns)
 
 
 def _masked(text: str, token: str) -> str:
@@ -263,7 +269,7 @@ def _masked(text: str, token: str) -> str:
 
 
 def _without_queries(text: str) -> str:
-    """The text with the queries of URLs hidden: those of presigned ones are secrets."""
+    """Returns the text without the queries of URLs: those of presigned URLs are secrets."""
     return re.sub(r"(https?://[^\s?]*)\?\S+", r"\1?***", text)
 
 
@@ -275,7 +281,7 @@ class _Data(Struct):
     download: _Download
 
 
-class _Good(Struct):
+class _Success(Struct):
     data: _Data
 
 
@@ -290,36 +296,36 @@ class _Error(Struct):
     data: _ErrorData | None = None
 
 
-class _Bad(Struct):
+class _ErrorAnswer(Struct):
     errors: list[_Error | None] | None = None
 
 
-_IS_IT_SEGMENT = "is this Segment's API?"
+_CHECK_URL = "check that --segment-url is Segment's API"
 
 
 def _region_hint(host: str) -> str:
-    """What a refused token may mean at one of Segment's own two hosts."""
+    """Returns what to try after a refused token at one of Segment's own two hosts; empty for other hosts."""
     regions = {urlsplit(url).hostname: name for name, url in SEGMENT_URLS.items()}
     if host not in regions:
         return ""
     own, (other,) = regions[host], set(SEGMENT_URLS) - {regions[host]}
-    return f"This is the {own.upper()} region; for a workspace of the other one, --segment-url {other}"
+    return f"(this is the {own.upper()} region; for a workspace of the other one, set --segment-url {other})"
 
 
 def _read_workspace(body: bytes) -> Outcome:
-    """A login page of a network in between is no sign of a good token."""
+    """Returns an empty Listing for a JSON object: a proxy's login page does not prove the token."""
     try:
         msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return Failed(f"the answer is no JSON object: {_IS_IT_SEGMENT}")
+        return Failed(f"the answer is not a JSON object; {_CHECK_URL}")
     return Listing(())
 
 
 def _read_listing(body: bytes) -> Outcome:
     try:
-        listed = read_as(_Good, body).data.download.urls or ()
+        listed = read_as(_Success, body).data.download.urls or ()
     except (ValueError, RecursionError):
-        return Failed(f"the answer is no list of URLs: {_IS_IT_SEGMENT}")
+        return Failed(f"the answer is not a list of URLs; {_CHECK_URL}")
     urls = [url for url in listed if url is not None]
     if len(urls) > MAX_URLS:
         return Failed(f"the answer lists {len(urls)} objects, more than {MAX_URLS}")
@@ -327,23 +333,23 @@ def _read_listing(body: bytes) -> Outcome:
         for url in urls:
             if len(url) > MAX_URL_CHARS:
                 return Failed(f"the answer lists a URL of {len(url)} characters, more than {MAX_URL_CHARS}")
-            urlsplit(url).port  # noqa: B018  # it is checked by being read
+            urlsplit(url).port  # noqa: B018  # reading it checks it
     except ValueError:
-        return Failed("the answer lists a URL that is none")
+        return Failed("the answer lists an invalid URL")
     return Listing(tuple(urls))
 
 
 def _errors(body: bytes) -> list[_Error]:
     try:
-        return [each for each in read_as(_Bad, body).errors or () if each is not None]
+        return [each for each in read_as(_ErrorAnswer, body).errors or () if each is not None]
     except (ValueError, RecursionError):
         return []
 
 
-def _said(headers: Mapping[str, str], now_ns: int, *, is_refused: bool) -> RateLimit | None:
-    """X-RateLimit-Consumed, -Remaining and -Reset: a date, seconds since 1970, or seconds from now.
+def _rate_limit(headers: Mapping[str, str], now_ns: int, *, is_refused: bool) -> RateLimit | None:
+    """Reads X-RateLimit-Consumed, -Remaining and -Reset: a date, seconds since 1970, or seconds from now.
 
-    Some servers count refused requests, too: then the consumed and the remaining ones are no limit.
+    Some servers count refused requests, too, so consumed and remaining do not add up to the limit then.
     """
     remaining, consumed = (_count(headers.get(f"x-ratelimit-{name}")) for name in ("remaining", "consumed"))
     if remaining is None:
@@ -363,8 +369,8 @@ def _count(text: str | None) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= MAX_COUNT_DIGITS else None
 
 
-def _said_by_refusal(errors: list[_Error], now_ns: int) -> RateLimit | None:
-    """What the body of a 429 says: nothing remains until then, and one more than there are was counted."""
+def _rate_limit_of_refusal(errors: list[_Error], now_ns: int) -> RateLimit | None:
+    """Reads the body of a 429: when requests remain again, and the consumed ones, one more than the limit."""
     data = next((each.data for each in errors if each.data and each.data.ms_before_next is not None), None)
     if data is None or data.remaining_points != 0:
         return None
@@ -374,9 +380,9 @@ def _said_by_refusal(errors: list[_Error], now_ns: int) -> RateLimit | None:
 
 
 def _pause_ns(headers: Mapping[str, str], errors: list[_Error], now_ns: int) -> int | None:
-    """How long a 429 asks to wait, by its body or its header; the longer one of both."""
-    asked = [each.data.ms_before_next for each in errors if each.data]
-    pauses = [_ms_ns(ms) for ms in asked if ms is not None]
+    """Returns the pause after a 429, by its body or its header, whichever is longer."""
+    milliseconds = [each.data.ms_before_next for each in errors if each.data]
+    pauses = [_ms_ns(ms) for ms in milliseconds if ms is not None]
     if (after := _retry_after_ns(headers, now_ns)) is not None:
         pauses.append(after)
     return max(pauses, default=None)

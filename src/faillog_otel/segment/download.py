@@ -1,10 +1,9 @@
-"""Downloads objects from presigned URLs: only from hosts that are allowed, never from inside the network.
+"""Downloads objects from presigned URLs of allowed hosts.
 
-A presigned URL is a secret: no message, log or error shows more of it than its host. It is signed for GET,
-so what tells an object from others (its ETag, its length) comes with the download itself. Hosts are S3's by
-default; private, loopback and link-local addresses are refused, also behind a name, unless the host was
-named. The addresses that were checked are those that are connected to. Through a proxy, which looks names up
-by itself, the name alone is checked.
+A presigned URL is a secret: messages, logs and errors show only its host. It is signed for GET, so an
+object's ETag and length come with the download. Only S3's hosts are allowed by default; private, loopback and
+link-local addresses are refused, also behind a name, unless --download-host names the host. Connections use
+the addresses that were checked. A proxy resolves names itself, so only the name is checked then.
 """
 
 import hashlib
@@ -37,26 +36,26 @@ S3_HOST = re.compile(
     r"([a-z0-9][a-z0-9.-]*\.)?s3[.-]([a-z0-9-]+\.)?(dualstack\.)?([a-z0-9-]+\.)?amazonaws\.com(\.cn)?"
 )
 
-HASHED = "sha256:"
-"""Before the hash of an ETag: a server's own begins with a quote (RFC 9110, section 8.8.3)."""
+HASH_PREFIX = "sha256:"
+"""Prefix of a hashed ETag; a server's ETag begins with a quote (RFC 9110, section 8.8.3)."""
 
 
 class Limits(Struct, frozen=True):
-    """How slow a download may be. URLs work for two hours, and the other objects of the hour wait."""
+    """Time limits of a download: URLs expire after two hours, and the other objects of the hour wait."""
 
     stall_seconds: float = 30.0
-    """The answer's head must be there within this time. From then on, each such period must bring some
-    content: `min_bytes_per_second`, on average."""
+    """The head of the answer must arrive within this time; then each such period must bring
+    `min_bytes_per_second` on average."""
     min_bytes_per_second: int = 1024
     max_seconds: float = 6600.0
-    """For the whole of an object."""
+    """For a whole object."""
 
 
-LIMITS = Limits()
+DEFAULT_LIMITS = Limits()
 
 
 class Downloaded(Struct, frozen=True):
-    """The object was written whole. `length` is in bytes."""
+    """The whole object was written. `length` is in bytes."""
 
     etag: str | None
     last_modified: str | None
@@ -64,23 +63,23 @@ class Downloaded(Struct, frozen=True):
 
 
 class NotModified(Struct, frozen=True):
-    """The object is the known one: nothing was written."""
+    """The object has the known version: nothing was written."""
 
 
 class Expired(Struct, frozen=True):
-    """The URL does not work: another listing gives another one."""
+    """The URL no longer works: a new listing returns a new one."""
 
     why: str
 
 
 class DownloadFailed(Struct, frozen=True):
-    """The download broke off: another try may succeed."""
+    """The download failed; a retry can succeed."""
 
     why: str
 
 
 class DownloadRefused(Struct, frozen=True):
-    """The URL points to where nothing is downloaded from: our settings, or Segment, would have to change."""
+    """The URL is not allowed: the settings, or Segment, would have to change."""
 
     why: str
 
@@ -89,18 +88,18 @@ DownloadOutcome = Downloaded | NotModified | Expired | DownloadFailed | Download
 
 
 class Downloader:
-    """Makes a connection for each object: they come from different hosts, and few of them at a time."""
+    """Downloads objects, each over its own connection: few at a time come from one host."""
 
     def __init__(
         self,
         hosts: Collection[str],
         user_agent: str,
-        limits: Limits = LIMITS,
+        limits: Limits = DEFAULT_LIMITS,
         network: Network | None = None,
     ) -> None:
-        """`hosts`: HOST or HOST:PORT that URLs may point to besides S3; private ones and plain http, too.
+        """`hosts`: allowed HOST or HOST:PORT besides S3, also with private addresses or plain http.
 
-        Raises ValueError for other texts. `network`: by default the system's authorities, and no proxy.
+        Raises ValueError for an invalid one. `network`: by default the system's authorities, and no proxy.
         """
         self._hosts = frozenset(map(parse_host_port, hosts))
         self._headers = {"user-agent": user_agent, "connection": "close"}
@@ -110,16 +109,16 @@ class Downloader:
     def download(
         self, url: str, known: ObjectVersion | None, file: BinaryIO, is_stopping: Callable[[], bool]
     ) -> DownloadOutcome:
-        """Writes the object into the file, unless it is the known one. OSError is the file's."""
+        """Writes the object to the file unless it has the known version. Raises the file's OSError."""
         deadline = Deadline(self._limits.stall_seconds, self._limits.max_seconds)
         try:
             target = self._target(url, deadline)
         except (ValueError, UnicodeError):
-            return DownloadRefused("a URL that cannot be read")
+            return DownloadRefused("the URL is invalid")
         if not isinstance(target, _Target):
             return target
         headers = {"host": target.host_header}
-        if known and known.etag and not known.etag.startswith(HASHED):
+        if known and known.etag and not known.etag.startswith(HASH_PREFIX):
             headers["if-none-match"] = known.etag
         extensions = {"deadline": deadline, "addresses": target.addresses, "target": target.path.encode()}
         with http_client(self._headers, self._network.context, target.proxy) as client:
@@ -135,7 +134,7 @@ class Downloader:
                 why = truncate(f"{target.host}: {failure.why}")
                 return DownloadRefused(why) if failure.is_permanent else DownloadFailed(why)
             except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-                return DownloadFailed(f"{target.host}: {type(error).__name__}")  # its words may quote the URL
+                return DownloadFailed(f"{target.host}: {type(error).__name__}")  # the text can quote the URL
             with closing(response):
                 found = _head(response, known)
                 return (
@@ -147,45 +146,45 @@ class Downloader:
     def _write(
         self,
         response: httpx.Response,
-        got: Downloaded,
+        answered: Downloaded,
         file: BinaryIO,
         is_stopping: Callable[[], bool],
         deadline: Deadline,
     ) -> DownloadOutcome:
-        """Writes the content. One that comes too slowly is given up: its URL expires meanwhile."""
-        limits, length, since_moved = self._limits, 0, 0
+        """Writes the content. Gives up a slow download, because its URL expires meanwhile."""
+        limits, length, since_deadline_moved = self._limits, 0, 0
         pieces = response.iter_raw()
         while True:
             try:
                 piece = next(pieces, b"")
             except httpx.TimeoutException:
-                return DownloadFailed("it comes too slowly")
+                return DownloadFailed("the download is too slow")
             except httpx.HTTPError as error:
-                return DownloadFailed(f"it broke off: {type(error).__name__}")
+                return DownloadFailed(f"the connection broke: {type(error).__name__}")
             if not piece:
                 break
             file.write(piece)
             length += len(piece)
-            since_moved += len(piece)
-            if since_moved >= limits.stall_seconds * limits.min_bytes_per_second:
+            since_deadline_moved += len(piece)
+            if since_deadline_moved >= limits.stall_seconds * limits.min_bytes_per_second:
                 deadline.move_to(limits.stall_seconds)
-                since_moved = 0
+                since_deadline_moved = 0
             if is_stopping():
-                return DownloadFailed("the run was stopped")
-        if got.length not in (-1, length):
-            return DownloadFailed(f"{length} of {got.length} bytes came")
-        return Downloaded(got.etag, got.last_modified, length)
+                return DownloadFailed("the run is ending")
+        if answered.length not in (-1, length):
+            return DownloadFailed(f"only {length} of {answered.length} bytes arrived")
+        return Downloaded(answered.etag, answered.last_modified, length)
 
     def _target(self, url: str, deadline: Deadline) -> "_Target | DownloadRefused | DownloadFailed":
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            return DownloadRefused("a URL of another kind than https")
+            return DownloadRefused("the URL is not an https URL")
         scheme, host, port = origin_of(url)
         is_tls, default_port = scheme == "https", DEFAULT_PORTS[scheme]
         is_named = not self._hosts.isdisjoint((HostPort(host), HostPort(host, port)))
         if not is_named and not S3_HOST.fullmatch(host):
             return DownloadRefused(
-                f"{truncate(host)}: is no host of S3; name it by --download-host if it is right"
+                f"{truncate(host)} is not a host of S3; allow it with --download-host if it is right"
             )
         if not is_tls and not is_named:
             return DownloadRefused(f"{truncate(host)}: {_PLAIN_HTTP}")
@@ -196,9 +195,9 @@ class Downloader:
                 addresses = resolve(host, port, deadline)
             except OSError as error:
                 return DownloadFailed(
-                    f"{truncate(host)}: {error.strerror or 'its address was not found in time'}"
+                    f"{truncate(host)}: {error.strerror or 'the name server did not answer in time'}"
                 )
-            if why := _why_not(addresses, is_tls=is_tls, is_named=is_named):
+            if why := _why_refused(addresses, is_tls=is_tls, is_named=is_named):
                 return DownloadRefused(f"{truncate(host)}: {why}")
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         return _Target(
@@ -207,89 +206,86 @@ class Downloader:
             port=port,
             proxy=proxy,
             addresses=() if proxy else addresses,
-            path=quote(path, safe=_AS_IT_IS),
+            path=quote(path, safe=_UNESCAPED),
             host_header=_host_header(parts.hostname, host, port if port != default_port else None),
         )
 
 
 def _host_header(written: str, host: str, port: int | None) -> str:
-    """The Host that the URL's signature covers: a signer leaves the scheme's default port out (botocore)."""
+    """Returns the Host that the URL's signature covers: without the scheme's default port (botocore)."""
     shown = f"[{written}]" if ":" in host else host + "." * written.endswith(".")
     return f"{shown}:{port}" if port else shown
 
 
-_PLAIN_HTTP = "plain http is for loopback hosts that --download-host names"
+_PLAIN_HTTP = "plain http is allowed only for loopback hosts that --download-host names"
 
 
-def _why_not(addresses: Sequence[Address], *, is_tls: bool, is_named: bool) -> str:
-    """Why nothing is downloaded from these addresses; empty where it is."""
+def _why_refused(addresses: Sequence[Address], *, is_tls: bool, is_named: bool) -> str:
+    """Returns why these addresses are refused; empty if they are allowed."""
     found = [ipaddress.ip_address(str(each[4][0]).partition("%")[0]) for each in addresses]
     if not is_tls and not all(each.is_loopback for each in found):
         return _PLAIN_HTTP
     if not is_named and not all(map(_is_public, found)):
-        return "has an address inside a network; name it by --download-host if it is right"
+        return "the host has a private address; allow it with --download-host if it is right"
     return ""
 
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-"""IPv4 addresses as a network without IPv4 reaches them (RFC 6052)."""
+"""IPv4 addresses in networks without IPv4 (RFC 6052)."""
 
 
 def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Whether the address is the internet's, and so is the IPv4 address that an IPv6 address may hold."""
+    """Returns whether the address, and the IPv4 address that an IPv6 address can embed, are public."""
     if isinstance(address, ipaddress.IPv4Address):
         return address.is_global
-    held = address.ipv4_mapped or address.sixtofour
+    embedded = address.ipv4_mapped or address.sixtofour
     if address in _NAT64:
-        held = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.is_global and (held is None or held.is_global)
+        embedded = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.is_global and (embedded is None or embedded.is_global)
 
 
-_AS_IT_IS = "".join(set(string.punctuation) - set('"<>\\^`{|}'))
-"""Of a URL that is signed nothing is escaped twice; what no URL may hold is escaped all the same."""
+_UNESCAPED = "".join(set(string.punctuation) - set('"<>\\^`{|}'))
+"""A signed URL is not escaped twice; only characters that no URL may contain are escaped."""
 
 
 class _Target(Struct, frozen=True):
-    """Where a URL leads."""
+    """The target of a URL."""
 
     scheme: str
     host: str
     port: int
     proxy: Proxy | None
     addresses: Sequence[Address]
-    """All of them were checked. Through a proxy there are none."""
+    """Checked addresses; empty through a proxy."""
     path: str
     host_header: str
 
 
 def _head(response: httpx.Response, known: ObjectVersion | None) -> DownloadOutcome:
-    """What the answer's head says; Got with a length of -1 where the length is not said."""
+    """Returns what the head of the answer says; Downloaded has a length of -1 without Content-Length."""
     headers, status = response.headers, response.status_code
     if status == 304 and known:
         return NotModified()
     if status in (408, 429) or status >= 500:
         return DownloadFailed(f"HTTP {status}")
     if status != 200:
-        return Expired(f"HTTP {status}" + (" (expired?)" if status == 403 else ""))
+        return Expired(f"HTTP {status}" + (" (the URL has probably expired)" if status == 403 else ""))
     etag, modified = _version(headers.get("etag")), _version(headers.get("last-modified"))
-    got = Downloaded(etag, modified, int(headers.get("content-length", "-1")))
+    answered = Downloaded(etag, modified, int(headers.get("content-length", "-1")))
     if etag is None and "text/html" in headers.get("content-type", ""):
-        return DownloadFailed(f"an HTML page {truncate(headers.get('server', ''))}".strip())
-    is_told = etag is not None or modified is not None
+        return DownloadFailed(f"the answer is an HTML page {truncate(headers.get('server', ''))}".strip())
+    has_version = etag is not None or modified is not None
     if (
         known
-        and is_told
-        and known == ObjectVersion(etag, modified if etag is None else known.last_modified, got.length)
+        and has_version
+        and known == ObjectVersion(etag, modified if etag is None else known.last_modified, answered.length)
     ):
         return NotModified()
-    return got
+    return answered
 
 
 def _version(header: str | None) -> str | None:
-    """A value that tells versions of an object apart.
-
-    One that is too long to be kept is hashed: cut, two of them could become equal.
-    """
+    """Returns the ETag or date of an object. A long one is hashed: truncated ones could be equal."""
     if header is None or len(header) <= MAX_PEER_BYTES:
         return header
-    return HASHED + hashlib.sha256(header.encode()).hexdigest()
+    return HASH_PREFIX + hashlib.sha256(header.encode()).hexdigest()

@@ -1,8 +1,9 @@
-"""httpx clients whose exchanges have one deadline each: HTTP/1.1, no redirects, no cookies.
+"""httpx clients for Segment and S3 with one deadline for each HTTP exchange: HTTP/1.1, no redirects, no
+cookies.
 
-httpx has time-outs for single reads, and none for all of them together. Here every call of its connections
-that waits for the peer, or for a proxy, gets only the time that is left until the `Deadline` in the request's
-extensions.
+httpx limits single reads, not their sum. Here every call that waits for the peer or a proxy gets only the
+time left until the `Deadline` in the request's extensions. `network_of` reads TLS and proxy settings,
+`explain` turns errors into messages.
 """
 
 import math
@@ -25,10 +26,7 @@ from faillog_otel.network import SEGMENT, Address, Deadline, Proxies, Proxy, add
 from faillog_otel.text import truncate
 from faillog_otel.tls import client_context
 
-# -- explain -------------------------------------------------------------------------------------------------
-#
-# Why no answer came from Segment or S3, and what to do: for errors of httpx.
-
+# -- errors --------------------------------------------------------------------------------------------------
 
 _NO_TLS = frozenset(
     (
@@ -39,23 +37,23 @@ _NO_TLS = frozenset(
         "UNKNOWN_PROTOCOL",
     )
 )
-"""OpenSSL's reasons where the first bytes of the other side are not TLS."""
+"""OpenSSL's reasons if the peer's first bytes are not TLS."""
 _BAD_AUTHORITY = frozenset((18, 19, 20, 21))
-"""OpenSSL's X509_V_ERR_*: self-signed, or the issuer is not known."""
+"""OpenSSL's X509_V_ERR_*: self-signed, or an unknown issuer."""
 _BAD_TIME = frozenset((9, 10))
 _BAD_NAME = frozenset((62, 64))
 
 
 class Failure(Struct, frozen=True):
-    """`why` says what happened and what to do. It quotes the peer: for no eyes before secrets are masked."""
+    """`why` says what happened and what to do. It quotes the peer: mask secrets before showing it."""
 
     why: str
     is_permanent: bool = False
-    """No try succeeds before a setting is changed."""
+    """No request can succeed before a setting changes."""
 
 
 def explain(error: httpx.HTTPError, scheme: str, proxy: Proxy | None) -> Failure:
-    """Returns why a request failed, by its error and all that led to it."""
+    """Returns why a request failed, from its error and the causes of that."""
     through = f"through the proxy {proxy.url}: " if proxy else ""
     if isinstance(error, httpx.ProxyError):
         return _proxy_failure(str(error), through)
@@ -64,31 +62,29 @@ def explain(error: httpx.HTTPError, scheme: str, proxy: Proxy | None) -> Failure
         return Failure(f"{through}{_certificate_failure(found)}", is_permanent=True)
     if found is not None and found.reason in _NO_TLS:
         who = "the proxy or the server" if proxy and proxy.scheme == "https" else "the server"
-        return Failure(
-            f"{through}{who} does not speak TLS there; write http:// for plain HTTP, or another port", True
-        )
-    said = str(error) or type(error).__name__
+        return Failure(f"{through}{who} does not speak TLS at this port; write http:// or another port", True)
+    problem = str(error) or type(error).__name__
     if scheme == "http" and isinstance(error, httpx.RemoteProtocolError | httpx.ReadError):
-        return Failure(f"{through}{said}; if it speaks TLS there, write https://")
-    return Failure(f"{through}{said}")
+        return Failure(f"{through}{problem}; if the port speaks TLS, write https://")
+    return Failure(f"{through}{problem}")
 
 
-def _proxy_failure(said: str, through: str) -> Failure:
-    if said.startswith("407"):
+def _proxy_failure(problem: str, through: str) -> Failure:
+    if problem.startswith("407"):
         remedy = "set user and password in the proxy's URL: http://USER:PASSWORD@HOST:PORT"
-        return Failure(f"{through}it answers {said}; {remedy}", is_permanent=True)
-    return Failure(f"{through}it answers {said}; ask who runs it whether it allows this host")
+        return Failure(f"{through}it answered {problem}; {remedy}", is_permanent=True)
+    return Failure(f"{through}it answered {problem}; allow this host in the proxy")
 
 
 def _certificate_failure(error: ssl.SSLCertVerificationError) -> str:
-    said = f"its certificate is not accepted: {error.verify_message.rstrip('.')}"
+    problem = f"its certificate is not trusted: {error.verify_message.rstrip('.')}"
     if error.verify_code in _BAD_AUTHORITY:
-        return f"{said}; if it is right, name its authority: [segment] certificate or SSL_CERT_FILE"
+        return f"{problem}; name the file of its authority: [segment] certificate or SSL_CERT_FILE"
     if error.verify_code in _BAD_TIME:
-        return f"{said}; set this machine's clock if it is wrong"
+        return f"{problem}; check this machine's clock"
     if error.verify_code in _BAD_NAME:
-        return f"{said}; is the URL right?"
-    return said
+        return f"{problem}; check the URL"
+    return problem
 
 
 def _causes(error: BaseException) -> list[BaseException]:
@@ -98,16 +94,13 @@ def _causes(error: BaseException) -> list[BaseException]:
     return [*found, *(each for one in found for each in one.args if isinstance(each, BaseException))]
 
 
-# -- network -------------------------------------------------------------------------------------------------
-#
-# How Segment's API and S3 are reached: whom TLS trusts, and through which proxy.
-
+# -- settings ------------------------------------------------------------------------------------------------
 
 _CERTIFICATE = "[segment] certificate"
 
 
 class Network(Struct, frozen=True):
-    """The settings of all connections to Segment and S3."""
+    """TLS and proxy settings of all connections to Segment and S3."""
 
     context: ssl.SSLContext
     proxies: Proxies
@@ -117,31 +110,30 @@ MIN_TIMEOUT_SECONDS = 1.0
 
 
 def timeout_within(wait_seconds: float, seconds: float) -> float:
-    """Returns how long an exchange of `seconds` may take in a run that waits so long (`--wait`)."""
+    """Returns the time limit of an exchange: `seconds`, or the run's `--wait` if it is shorter."""
     return min(seconds, max(MIN_TIMEOUT_SECONDS, wait_seconds))
 
 
 def direct_network() -> Network:
-    """The system's authorities, and no proxy."""
+    """Returns settings with the system's authorities and without a proxy."""
     return Network(client_context(), Proxies(None, {}, SEGMENT))
 
 
 def network_of(config: SegmentConfig, environ: Mapping[str, str]) -> Network:
-    """Returns what the settings and the environment say. Raises ConfigError."""
+    """Returns the settings from configuration and environment. Raises ConfigError."""
     try:
         context = client_context(config.certificate, setting=_CERTIFICATE)
     except OSError as error:
         raise ConfigError(str(error)) from None
     if config.url.startswith("https:") and not context.cert_store_stats()["x509"]:
         raise ConfigError(
-            "this system has no certificate authorities, so no server can be trusted; install them "
-            f"(ca-certificates), or name a file with them: SSL_CERT_FILE or {_CERTIFICATE}"
+            "this system has no certificate authorities; install the package ca-certificates, or name a file "
+            f"of authorities: SSL_CERT_FILE or {_CERTIFICATE}"
         )
     return Network(context, Proxies(config.proxy, environ, SEGMENT))
 
 
-# -- http client ---------------------------------------------------------------------------------------------
-
+# -- client --------------------------------------------------------------------------------------------------
 
 Result = TypeVar("Result")
 
@@ -151,9 +143,9 @@ def http_client(
 ) -> httpx.Client:
     """Returns a client for one exchange at a time.
 
-    `headers` are those of every request, `context` holds the settings of TLS. The extensions of each request
-    hold its `deadline` (a Deadline), its `target` where path and query are sent byte for byte, and the
-    `addresses` to connect to where they are not to be looked up. A proxy looks names up by itself.
+    Every request has `headers`; `context` holds the TLS settings. The extensions of a request hold its
+    `deadline` (a Deadline), optionally its `target` (path and query, sent byte for byte) and the `addresses`
+    to connect to without a look-up. A proxy resolves names itself.
     """
     return httpx.Client(
         transport=_Transport(context, proxy),
@@ -166,16 +158,16 @@ def http_client(
 
 
 def whole_answer(response: httpx.Response, max_bytes: int) -> HttpResponse:
-    """Reads the answer to its end, where its body is no longer than `max_bytes`. Raises httpx.HTTPError.
+    """Reads an answer; its body is None if it is longer than `max_bytes`. Raises httpx.HTTPError.
 
-    httpx would unpack without a bound, and as often as the answer's head says.
+    httpx would decompress without a bound, and as often as the header says.
     """
-    start = bytearray()
+    received = bytearray()
     for piece in response.iter_raw():
-        start += piece
-        if len(start) > max_bytes:
+        received += piece
+        if len(received) > max_bytes:
             break
-    body = bytes(start)
+    body = bytes(received)
     if body and response.headers.get("content-encoding", "identity").lower() != "identity":
         try:
             body = unpacked(body, max_bytes)
@@ -186,7 +178,7 @@ def whole_answer(response: httpx.Response, max_bytes: int) -> HttpResponse:
 
 
 class _Transport(httpx.BaseTransport):
-    """httpcore's pool of connections, over our network."""
+    """httpcore's connection pool over a network with deadlines."""
 
     def __init__(self, context: ssl.SSLContext, proxy: Proxy | None) -> None:
         self._network = _Network()
@@ -203,7 +195,7 @@ class _Transport(httpx.BaseTransport):
         url = request.url
         host = b"[%b]" % url.raw_host if b":" in url.raw_host else url.raw_host  # as CONNECT needs it
         target = request.extensions.get("target", url.raw_path)
-        with _errors_of_httpx():
+        with _translated_errors():
             response = self._pool.handle_request(
                 httpcore.Request(
                     request.method,
@@ -230,7 +222,7 @@ class _Body(httpx.SyncByteStream):
         self._response = response
 
     def __iter__(self) -> Iterator[bytes]:
-        with _errors_of_httpx():
+        with _translated_errors():
             yield from self._response.iter_stream()
 
     def close(self) -> None:
@@ -238,8 +230,8 @@ class _Body(httpx.SyncByteStream):
 
 
 @contextmanager
-def _errors_of_httpx() -> Iterator[None]:
-    """Translates the errors of httpcore, of deadlines and of look-ups."""
+def _translated_errors() -> Iterator[None]:
+    """Translates errors of httpcore, deadlines and look-ups."""
     try:
         yield
     except TimeoutError as error:
@@ -257,7 +249,7 @@ def _errors_of_httpx() -> Iterator[None]:
 
 
 class _Network(httpcore.NetworkBackend):
-    """Makes connections. `deadline` and `addresses` are those of the exchange that is under way."""
+    """Makes connections. `deadline` and `addresses` belong to the current exchange."""
 
     def __init__(self) -> None:
         self.deadline = Deadline(math.inf)
@@ -272,7 +264,7 @@ class _Network(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        """Connects to the first address that answers. Raises TimeoutError, OSError, UnicodeError, too."""
+        """Connects to the first address that answers. Also raises TimeoutError, OSError, UnicodeError."""
         host = host.strip("[]")
         failed: Exception = httpcore.ConnectError(f"{host} has no address")
         found = self.addresses or resolve(host, port, self.deadline)
@@ -286,7 +278,7 @@ class _Network(httpcore.NetworkBackend):
 
 
 class _Stream(httpcore.NetworkStream):
-    """A connection. Each call waits no longer than until the deadline of the exchange that is under way."""
+    """A connection whose calls end with the deadline of the current exchange."""
 
     def __init__(self, stream: httpcore.NetworkStream, network: _Network) -> None:
         self._stream = stream
@@ -296,7 +288,7 @@ class _Stream(httpcore.NetworkStream):
         return self._stream.read(max_bytes, self._network.deadline.left())
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002
-        """Sends all of it: httpcore's own stream would take that time for each part that the peer takes."""
+        """Sends the whole buffer: httpcore's stream would apply the time to each part of it."""
         connected, left = self._stream.get_extra_info("socket"), memoryview(buffer)
         while left:
             connected.settimeout(self._network.deadline.left())
@@ -331,7 +323,7 @@ class _Stream(httpcore.NetworkStream):
 
 
 class _InnerTls(httpcore.NetworkStream):
-    """TLS with a server, through TLS with a proxy. (httpcore's own has no deadline for a whole read.)"""
+    """TLS with a server through TLS with a proxy; httpcore's own has no deadline for a whole read."""
 
     def __init__(self, outer: _Stream, context: ssl.SSLContext, host: str) -> None:
         self._outer = outer
@@ -357,7 +349,7 @@ class _InnerTls(httpcore.NetworkStream):
         self._outer.close()
 
     def _run(self, step: Callable[[], Result]) -> Result:
-        """Calls it until it has what it reads; what it writes is sent."""
+        """Repeats a TLS operation until it has read its input; sends its output."""
         while True:
             try:
                 result = step()

@@ -1,9 +1,9 @@
-"""What to ask of Segment next, and when: a pure function of the time, the ledger's view and the quota.
+"""The planner: which hours to list next, and when. A pure function of the time, the ledger's hours and the
+quota.
 
-The promise: every hour is read once it can be complete and again while it may grow, as far as the quota
-goes; what the quota cannot give is shared fairly and named. The requests that the coming hours need are not
-spent on others: an hour that is fresh now is never paid for with one that will be. (Issue 5, "The planner";
-specification 1 and 3.)
+The guarantee: every hour is listed once it can be complete, and again while it can grow, as far as the quota
+allows; a shortage is shared fairly among the collections and reported. Requests that coming hours need are
+not spent on other hours. (Issue 5, "The planner"; specification 1 and 3.)
 """
 
 import heapq
@@ -19,71 +19,72 @@ from faillog_otel.clock import DAY_NS, HOUR_NS, RETENTION_NS, SECOND_NS, hour_of
 from faillog_otel.segment.quota import Quota, Why
 
 LAST_CALL_NS = 27 * DAY_NS + 12 * HOUR_NS
-"""From the start of an hour: half a day is left for failures."""
+"""After the start of an hour; half a day is left for failures."""
 LEAVING_NS = 36 * HOUR_NS
-"""With less than this left, an hour that was never read is about to leave."""
+"""With less time than this left before Segment deletes it, an hour that was never listed is about to expire.
+"""
 READ_AFTER_HOURS: Mapping[int, tuple[int, ...]] = {1: (8,), 2: (6, 26), 3: (2, 6, 26), 4: (2, 6, 26)}
-"""How many readings the quota covers → when, in whole hours after the end of the hour; the fourth is the
-last call. Segment retries for four hours and a half, and records show up two hours later at the latest: a
-single reading, and the last one but the last call, must come after that."""
+"""Number of listings of an hour that the quota covers → their times in whole hours after the end of the hour;
+the fourth is the last call. Segment retries for four and a half hours, and records appear at most two hours
+later, so a single listing, and the last one before the last call, must come after that."""
 SETTLED_AFTER_NS = 20 * HOUR_NS
 FRESH_NS = DAY_NS
-"""So long after its first reading is due an hour is fresh; then it is backfill."""
+"""An hour is fresh for this time after its first listing is due; then it is backfill."""
 PATIENCE_NS = 2 * HOUR_NS
-"""A fresh hour may wait so long for its turn: pauses are made up for, and nothing is lost."""
+"""A fresh hour can wait this long: pauses are caught up with, and nothing is lost."""
 SLACK_NS = HOUR_NS // 4
-"""Requests of yesterday were made some time after the hour struck, and come back as much later."""
+"""Yesterday's requests were made some time after the full hour, and become available as much later."""
 TRY_AGAIN_NS = (10 * SECOND_NS, 60 * SECOND_NS)
-"""After the first and the second failure in a row: three tries (specification 3, T0)."""
+"""After the first and the second consecutive failure: three tries (specification 3, T0)."""
 MISSING_SHARE = 10
-"""A tenth of the quota at most lists hours only for objects that could not be downloaded."""
+"""At most a tenth of the quota lists hours only because objects could not be downloaded."""
 PAUSE_NS = tuple(hours * HOUR_NS for hours in (1, 2, 4, 8, 12))
-"""After the third failure and the next ones: an API that is broken must not cost the whole quota."""
+"""After the third and later failures: a broken API must not use up the quota."""
 
 
 class HourView(Struct, frozen=True):
-    """What the ledger knows of one collection's hour. All times: nanoseconds since 1970."""
+    """The ledger's state of one hour of a collection. All times: nanoseconds since 1970."""
 
     listed_ns: int | None = None
     """The last listing that succeeded."""
     same_since_ns: int | None = None
-    """The first of the listings in a row that showed the same identities as the last one."""
+    """The first of the consecutive listings with the same objects as the last one."""
     failures: int = 0
-    """Listings in a row, in this run, that failed or that a crash left unanswered."""
+    """Consecutive listings in this run that failed or that a crash left unanswered."""
     failed_ns: int = 0
-    """When the last of them was debited."""
+    """When the last of them was recorded."""
     wanted: bool = False
-    """A person asked to read it again: it is due now."""
+    """A person asked for it: it is due now."""
     missing: int = 0
     """Objects of the last listing that could not be downloaded so far."""
     missing_due_ns: int | None = None
-    """When the hour may be listed again for their sake: their URLs do not work any more."""
+    """When the hour may be listed again for new URLs of the missing objects."""
 
     @property
     def is_settled(self) -> bool:
-        """Whether two listings at least 20 hours apart showed the same identities, and all objects came."""
+        """Whether two listings at least 20 hours apart had the same objects, and all were downloaded."""
         if self.listed_ns is None or self.same_since_ns is None or self.missing:
             return False
         return self.listed_ns - self.same_since_ns >= SETTLED_AFTER_NS
 
 
 class ScheduleConfig(Struct, frozen=True):
-    """What is asked for."""
+    """The collections and the time range to list."""
 
     collections: tuple[str, ...]
     since_ns: int = 0
-    """Hours that ended by then are not asked for."""
+    """Hours that ended by then are not listed."""
     until_ns: int | None = None
-    """Nor are hours that begin then or later."""
+    """Hours that begin then or later are not listed."""
     born_ns: Mapping[str, int] = msgspec.field(default_factory=dict)
-    """Collection → when it was made, as its id says. Hours that ended by then hold nothing."""
+    """Collection → its creation time, from its id. Hours that ended by then are empty."""
     asked_since_ns: int | None = None
-    """Hours since then are asked for whatever `born_ns` says: a person named that time."""
+    """Overrides a later `born_ns`: a person named that time."""
     once: bool = False
-    """Nobody will ask later (`--once`): nothing is put by for the hours to come."""
+    """A single pass (`--once`): no requests are kept for coming hours."""
 
     def since_of(self, collection: str) -> int:
-        """Hours of this collection that ended by then are not asked for."""
+        """Returns the time by which an hour of this collection must have ended not to be listed."""
         born_ns = self.born_ns.get(collection, 0)
         if self.asked_since_ns is not None:
             born_ns = min(born_ns, self.asked_since_ns)
@@ -91,7 +92,7 @@ class ScheduleConfig(Struct, frozen=True):
 
 
 class ObjectVersion(Struct, frozen=True):
-    """The version of an object that was downloaded: it is the same if S3 answers with the same values."""
+    """The version of a downloaded object: unchanged if S3 answers with the same values."""
 
     etag: str | None
     last_modified: str | None
@@ -108,26 +109,26 @@ class ListingRequest(Struct, frozen=True):
 
 
 class Plan(Struct, frozen=True):
-    """What to ask now, and what follows from the quota."""
+    """The listings to make now, and what the quota covers."""
 
     asks: tuple[ListingRequest, ...]
-    """In this order; the quota covers all of them. Each is to be debited with its `why`."""
+    """In this order, all within the quota. The caller records each with its `why`."""
     next_ns: int
-    """When to plan again, if nothing else happens before: later than now."""
+    """When to plan again at the latest: later than now."""
     left: int
-    """Requests left now, the reserve included."""
+    """Requests left now, including the reserve."""
     waiting: dict[Why, int]
-    """How many hours are due and have to wait for the quota; only the kinds that have some."""
+    """Number of due hours that wait for the quota; only purposes that have some."""
     reads_per_hour: int
-    """How many of the four readings the quota covers for each hour: 1 to 4."""
+    """How many of the four listings of each hour the quota covers: 1 to 4."""
     covered: int
-    """For how many collections the quota is enough with one reading an hour."""
+    """Number of collections for which the quota covers one listing of each hour."""
     missed_per_day: dict[str, float]
-    """Collection → hours that will be missed each day; empty when the quota covers all."""
+    """Collection → hours missed each day; empty if the quota covers all."""
 
 
 class _Pool:
-    """The hours that are due for the same reason, by collection; first come the newest, or the oldest."""
+    """The hours that are due for one purpose, by collection, the newest or the oldest first."""
 
     def __init__(self, why: Why, due_ns: Callable[[str, int], int], *, newest_first: bool) -> None:
         self.why = why
@@ -142,7 +143,7 @@ class _Pool:
             self.size += len(hours)
 
     def take(self, count: int, turns: "_Turns") -> Iterator[ListingRequest]:
-        """At most so many, each from the collection whose turn it is."""
+        """Yields at most `count` requests, each for the collection that is next in turn."""
         if count <= 0:
             return
         queue = [(turns.key(name), name) for name in self._hours]
@@ -161,7 +162,7 @@ class _Pool:
 
 
 class _Turns:
-    """Whose turn it is: the one with the fewest requests in 24 hours, then the least recently asked."""
+    """Turns of the collections: the fewest requests in 24 hours first, then the longest ago."""
 
     def __init__(self, quota: Quota, now_ns: int) -> None:
         self._now_ns = now_ns
@@ -179,11 +180,11 @@ class _Turns:
 def plan(
     now_ns: int, hours: Mapping[str, Mapping[int, HourView]], quota: Quota, config: ScheduleConfig
 ) -> Plan:
-    """What to ask now. `hours`: collection → hour → what is known; unknown hours were never asked for."""
+    """Returns the listings to make now. `hours`: collection → hour → state; other hours were never listed."""
     quota = quota.mended(now_ns)
     needed_a_day = 24 * len(config.collections)
     if needed_a_day > quota.size - quota.reserve:
-        quota = replace(quota, reserve=0)  # it yields before an hour is missed
+        quota = replace(quota, reserve=0)  # the reserve is given up before an hour is missed
     reads = reads_per_hour(quota, len(config.collections))
     survey = _Survey(now_ns, hours, config, reads)
     asks = _spend(now_ns, quota, config, survey)
@@ -207,12 +208,12 @@ def plan(
 
 
 def reads_per_hour(quota: Quota, collections: int) -> int:
-    """How many of the four readings of each hour the quota covers."""
+    """Returns how many of the four listings of each hour the quota covers."""
     return min(4, max(1, (quota.size - quota.reserve) // (24 * max(1, collections))))
 
 
 class _Survey:
-    """All hours of the window, sorted into pools by what they are due for."""
+    """All hours of the window, sorted into pools by purpose."""
 
     def __init__(
         self,
@@ -229,13 +230,13 @@ class _Survey:
         self.last_call = _Pool("last_call", self._last_call_ns, newest_first=False)
         self.backfill = _Pool("backfill", self._first_ns, newest_first=True)
         self.retries_ns: list[int] = []
-        """When hours that failed, or that miss objects, are due again, as far as that is later."""
+        """Future times at which hours with failures or missing objects are due again."""
         self.reads = reads
         self._now_ns = now_ns
         self._hours = hours
         self._after = tuple(hours * HOUR_NS for hours in READ_AFTER_HOURS[reads])
         self._all_read_ns = HOUR_NS + self._after[-1]
-        """From the start of an hour: a listing then or later leaves nothing to do before the last call."""
+        """After the start of an hour; a listing then or later is the last one before the last call."""
         now = hour_of(now_ns)
         self._last_call_before = hour_of(now_ns - LAST_CALL_NS) + 1
         self._begun = range(hour_of(now_ns - RETENTION_NS) + 1, now + 1)
@@ -257,7 +258,7 @@ class _Survey:
                     self.wanted.add(collection, [hour])
 
     def pools(self) -> tuple[_Pool, ...]:
-        """In the order of worth. Last calls that the quota does not cover come after hours never read."""
+        """Returns the pools by priority. Last calls follow hours never listed if the quota is too small."""
         rest = (self.last_call, self.backfill) if self.reads == 4 else (self.backfill, self.last_call)
         return self.wanted, self.leaving, self.fresh, self.late, self.again, self.missing, *rest
 
@@ -294,7 +295,7 @@ class _Survey:
         self.fresh.add(collection, never_read[max(old, on_time) :])
 
     def _add_missing(self, collection: str, hour: int, view: HourView, due_ns: int) -> None:
-        """An hour of which everything else was read. An empty window means: only what a person asked for."""
+        """Adds an hour that only lacks objects. An empty window admits only hours that a person asked for."""
         if view.wanted or hour not in self._begun or not self._due:
             return
         if due_ns > self._now_ns:
@@ -306,21 +307,21 @@ class _Survey:
         return self._hours[collection][hour].missing_due_ns or self._now_ns
 
     def _first_ns(self, _collection: str, hour: int) -> int:
-        """When an hour can be complete: what was read before does not count."""
+        """Returns when an hour can be complete: earlier listings do not count."""
         return (hour + 1) * HOUR_NS + self._after[0]
 
     def _last_call_ns(self, _collection: str, hour: int) -> int:
         return hour * HOUR_NS + LAST_CALL_NS
 
     def _again_ns(self, collection: str, hour: int) -> int:
-        """When the first of the readings is due that the last listing did not serve; else never."""
+        """Returns the time of the first listing after the last one; the far future if there is none."""
         listed_ns = self._hours[collection][hour].listed_ns or 0
         end_ns = (hour + 1) * HOUR_NS
         later = (end_ns + after for after in self._after if end_ns + after > listed_ns)
         return next(later, end_ns + RETENTION_NS)
 
     def _is_due(self, hour: int, view: HourView) -> bool:
-        """Whether its failures allow to ask for it now."""
+        """Returns whether the pause after its failures is over."""
         if not view.failures:
             return True
         try_again = TRY_AGAIN_NS + PAUSE_NS
@@ -334,14 +335,14 @@ class _Survey:
 
 
 def _spend(now_ns: int, quota: Quota, config: ScheduleConfig, survey: _Survey) -> list[ListingRequest]:
-    """As many of the due hours as the quota allows, in the order of worth."""
+    """Returns as many of the due hours as the quota allows, by priority."""
     turns = _Turns(quota, now_ns)
     needed = [] if config.once else list(_needed(now_ns, quota, config, survey.reads))
     left = quota.left(now_ns, with_reserve=True)
     asks = list(survey.wanted.take(left, turns))
 
-    # Hours that leave come first, but not before the fresh ones have what they need: else, once all hours
-    # are late, each would be read on its last day only.
+    # Expiring hours come first, but fresh hours keep what they need: otherwise, once all hours are late, each
+    # would be listed on its last day only.
     on_time = min(survey.fresh.size, left)
     spare = quota.spare(now_ns, needed, patience_ns=SLACK_NS, with_reserve=True)
     asks += survey.leaving.take(min(left - on_time, spare - on_time) - len(asks), turns)
@@ -350,7 +351,7 @@ def _spend(now_ns: int, quota: Quota, config: ScheduleConfig, survey: _Survey) -
     reserve_used = quota.kept(now_ns) - kept
     if 24 * len(config.collections) <= quota.size:
         most = left - kept
-    else:  # evenly over the day, not all collections' at once
+    else:  # evenly over the day, not all collections at once
         most = min(left, quota.spare(now_ns, needed, patience_ns=PATIENCE_NS) + reserve_used)
     asks += survey.fresh.take(most - len(asks), turns)
 
@@ -360,7 +361,7 @@ def _spend(now_ns: int, quota: Quota, config: ScheduleConfig, survey: _Survey) -
     for pool in survey.pools()[3:]:
         most = spare - len(asks)
         if pool is survey.backfill and not config.once:
-            # It goes on evenly, for it takes days: what comes after it finds requests that come back.
+            # Evenly, because backfill takes days: later requests then find the quota available again.
             most = min(spare, max(pace, quota.probes(now_ns))) - len(asks)
         elif pool is survey.missing:
             used = sum(each.why == "missing" for each in quota.last_day(now_ns))
@@ -370,7 +371,7 @@ def _spend(now_ns: int, quota: Quota, config: ScheduleConfig, survey: _Survey) -
 
 
 def _needed(now_ns: int, quota: Quota, config: ScheduleConfig, reads: int) -> Iterator[int]:
-    """When the first readings of the next 24 hours are due: as many as there will be, or as there can be."""
+    """Yields when the first listings of the next 24 hours are due, at most as many as the quota covers."""
     share = min(len(config.collections), quota.size / 24)
     count = 0.0
     for ahead in range(1, 25):

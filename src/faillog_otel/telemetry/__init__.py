@@ -1,1 +1,1 @@
-"""What the program says of itself: logs, metrics, health. Nothing in here is about the forwarded data."""
+"""The program's own telemetry: logs, metrics, health. The forwarded data does not pass through it."""

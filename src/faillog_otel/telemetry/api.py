@@ -1,6 +1,6 @@
-"""What the parts tell of themselves, whoever listens; without a listener it costs next to nothing.
+"""The interface of the program's own metrics, with a no-op implementation.
 
-Nothing of OpenTelemetry's SDK is imported here: that is `otel.py`'s business, when metrics are wanted.
+It does not import OpenTelemetry's SDK; `metrics` does, if an endpoint for metrics is set.
 """
 
 from collections.abc import Callable, Mapping
@@ -8,57 +8,62 @@ from typing import Protocol
 
 from msgspec import Struct
 
-Became = tuple[str, str, str]
+OutcomeKey = tuple[str, str, str]
 """Event (`error`, `attempt`, `exchange`, `other`), outcome, destination id; empty where it is not known."""
 
 
 class Gauge(Struct, frozen=True):
-    """Something that is looked at whenever metrics are sent. Names and units are OpenTelemetry's (UCUM)."""
+    """A value that is read for each export of metrics. Names and units follow OpenTelemetry (UCUM)."""
 
     name: str
     unit: str
     description: str
     read: Callable[[], Mapping[str, float]]
-    """Value of the attribute → number. Is called on a thread of its own; what it raises is not sent."""
+    """Returns value of the attribute → number. Called from the export thread; an exception skips the gauge.
+    """
     attribute: str = ""
-    """The attribute's name; without one, `read` has a single key, which says nothing."""
-    only_grows: bool = False
-    """Whether it is a counter that somebody else keeps."""
+    """Name of the attribute; without one, `read` returns a single key, which is ignored."""
+    is_counter: bool = False
+    """Whether it is exported as an observable counter."""
 
 
 class Telemetry(Protocol):
-    """Whoever counts. Safe to use from several threads; never raises, never waits."""
+    """Counts for metrics. Safe for use from several threads; never raises, never blocks."""
 
-    def written(self, became: Mapping[Became, int], reasons: Mapping[str, int], shifted: int) -> None:
-        """It was written down what became of so many records; `reasons` of those in quarantine.
+    def record_outcomes(
+        self, outcomes: Mapping[OutcomeKey, int], reasons: Mapping[str, int], shifted: int
+    ) -> None:
+        """Counts committed records by outcome, and the quarantined ones by reason code.
 
-        `shifted` of those that were exported carry another time than their own.
+        `shifted` exported records have a time that the time policy moved.
         """
 
-    def answered(self, signal: str, outcome: str, seconds: float) -> None:
-        """A request with forwarded data ended so, after so many seconds."""
+    def record_request(self, signal: str, outcome: str, seconds: float) -> None:
+        """Records the outcome and the duration of a request with forwarded data."""
 
-    def watch(self, gauge: Gauge) -> None:
-        """From now on the gauge is looked at."""
+    def observe(self, gauge: Gauge) -> None:
+        """Exports the gauge from now on."""
 
     def close(self) -> None:
-        """Sends what was counted, within a bound, and ends."""
+        """Exports once more, within a bounded time, and ends."""
 
 
 class NoTelemetry:
-    """Nobody listens."""
+    """No-op implementation."""
 
-    def written(self, became: Mapping[Became, int], reasons: Mapping[str, int], shifted: int) -> None:
-        """Nothing."""
+    def record_outcomes(
+        self, outcomes: Mapping[OutcomeKey, int], reasons: Mapping[str, int], shifted: int
+    ) -> None:
+        """Does nothing."""
 
-    def answered(self, signal: str, outcome: str, seconds: float) -> None:
-        """Nothing."""
+    def record_request(self, signal: str, outcome: str, seconds: float) -> None:
+        """Does nothing."""
 
-    def watch(self, gauge: Gauge) -> None:
-        """Nothing."""
+    def observe(self, gauge: Gauge) -> None:
+        """Does nothing."""
 
     def close(self) -> None:
-        """Nothing."""
+        """Does nothing."""
 
 
 NO_TELEMETRY = NoTelemetry()

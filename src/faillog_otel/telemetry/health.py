@@ -1,8 +1,8 @@
-"""`/healthz` and `/readyz`, for whoever watches over the program: two questions, answered in JSON.
+"""The health server: answers `/healthz` and `/readyz` in JSON.
 
-An answer says nothing but our own words and numbers: no id, no address, no text of anybody else's. One thread
-serves a bounded number of connections, each for a bounded time: a peer that drips, or many of them, cost
-neither threads nor descriptors, and keep no other one from its answer.
+An answer contains only our own words and numbers: no id, no address, no foreign text. One thread serves a
+bounded number of connections, each for a bounded time, so slow peers use up neither threads nor descriptors
+and block no other peer.
 """
 
 import io
@@ -21,43 +21,37 @@ from msgspec import Struct
 
 from faillog_otel.errors import ConfigError
 
-# -- check ---------------------------------------------------------------------------------------------------
-#
-# One thing that should be so, and how it stands: our own words and numbers only, for anybody may ask.
-
 
 class Check(Struct, frozen=True):
-    """`why` says what is wrong, or how it stands."""
+    """The result of one check. `why` says what is wrong, or the state; our own words only, as anybody can
+    ask.
+    """
 
     ok: bool
     why: str
 
 
 Checks = Callable[[], Mapping[str, Check]]
-"""Name → check."""
-
-
-# -- health --------------------------------------------------------------------------------------------------
-
+"""Returns name → check."""
 
 _log = logging.getLogger(__name__)
 
 MAX_SECONDS = 5.0
-"""From a connection's first moment to its last one."""
+"""For a whole connection."""
 MAX_CONNECTIONS = 64
-"""One more takes the place of the oldest one."""
+"""A further connection replaces the oldest one."""
 MAX_REQUEST_BYTES = 8192
 
 
-class _Asking(Struct):
-    """What a connection has asked so far, and until when it may (monotonic)."""
+class _Connection(Struct):
+    """What a connection has received, and its deadline (monotonic)."""
 
     until: float
     received: bytes = b""
 
 
 class HealthServer:
-    """A context manager: answers from entering to leaving, on a thread of its own. Raises ConfigError."""
+    """A context manager that serves the health checks on its own thread. Raises ConfigError."""
 
     def __init__(
         self,
@@ -69,21 +63,21 @@ class HealthServer:
         max_seconds: float = MAX_SECONDS,
         max_connections: int = MAX_CONNECTIONS,
     ) -> None:
-        """`host`: `::` is every address of this machine, of IPv4 too, also where there is no IPv6."""
+        """`host`: `::` means all addresses of this machine, also IPv4, and also without IPv6."""
         self._checks = {"/healthz": alive, "/readyz": ready}
         self._max_seconds = max_seconds
         self._max_connections = max_connections
-        self._asking: dict[socket.socket, _Asking] = {}
+        self._connections: dict[socket.socket, _Connection] = {}
         """The oldest one first."""
         try:
-            self._listening = _listening(host, port)
+            self._listener = _listener(host, port)
         except OSError as error:
             shown = f"[{host}]" if ":" in host else host
             raise ConfigError(f"--health-addr {shown}:{port}: {error.strerror}") from None
-        self._listening.setblocking(False)
-        self.port: int = self._listening.getsockname()[1]
-        """Where it listens; the system picked it when it was 0."""
-        self._ending, self._end = socket.socketpair()
+        self._listener.setblocking(False)
+        self.port: int = self._listener.getsockname()[1]
+        """The port it listens on, also if the system chose it."""
+        self._stopped, self._stop = socket.socketpair()
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
     def __enter__(self) -> Self:
@@ -91,122 +85,122 @@ class HealthServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end.close()
+        self._stop.close()
         self._thread.join()
 
     def _serve(self) -> None:
-        with selectors.DefaultSelector() as self._selector, self._listening, self._ending:
-            self._selector.register(self._listening, selectors.EVENT_READ)
-            self._selector.register(self._ending, selectors.EVENT_READ)
+        with selectors.DefaultSelector() as self._selector, self._listener, self._stopped:
+            self._selector.register(self._listener, selectors.EVENT_READ)
+            self._selector.register(self._stopped, selectors.EVENT_READ)
             while True:
                 for key, _ in self._selector.select(self._drop_late()):
-                    if key.fileobj is self._ending:
+                    if key.fileobj is self._stopped:
                         self._drop_all()
                         return
-                    if key.fileobj is self._listening:
+                    if key.fileobj is self._listener:
                         self._accept()
-                    elif isinstance(key.fileobj, socket.socket) and key.fileobj in self._asking:
+                    elif isinstance(key.fileobj, socket.socket) and key.fileobj in self._connections:
                         self._read(key.fileobj)
 
     def _accept(self) -> None:
-        if len(self._asking) >= self._max_connections:
-            self._drop(next(iter(self._asking)))
+        if len(self._connections) >= self._max_connections:
+            self._drop(next(iter(self._connections)))
         try:
-            connection, _ = self._listening.accept()
-        except OSError:  # it has gone again, or there are no descriptors: no reason for a busy loop
+            connection, _ = self._listener.accept()
+        except OSError:  # closed already, or no descriptors: avoid a busy loop
             time.sleep(0.01)
             return
         connection.setblocking(False)
-        self._asking[connection] = _Asking(time.monotonic() + self._max_seconds)
+        self._connections[connection] = _Connection(time.monotonic() + self._max_seconds)
         self._selector.register(connection, selectors.EVENT_READ)
-        self._read(connection)  # who has asked already is not the next one to be dropped
+        self._read(connection)  # an early request is answered before others are dropped
 
     def _read(self, connection: socket.socket) -> None:
-        asking = self._asking[connection]
+        state = self._connections[connection]
         try:
             received = connection.recv(MAX_REQUEST_BYTES)
         except BlockingIOError:
             return
         except OSError:
             received = b""
-        asking.received += received
-        is_whole = b"\r\n\r\n" in asking.received or b"\n\n" in asking.received
+        state.received += received
+        is_whole = b"\r\n\r\n" in state.received or b"\n\n" in state.received
         if is_whole:
-            self._answer(connection, asking.received)
-        if is_whole or not received or len(asking.received) > MAX_REQUEST_BYTES:
+            self._answer(connection, state.received)
+        if is_whole or not received or len(state.received) > MAX_REQUEST_BYTES:
             self._drop(connection)
 
     def _answer(self, connection: socket.socket, request: bytes) -> None:
         try:
             answer = _Handler(request, self._checks).answer
         except Exception:  # noqa: BLE001  # a bug in a check must not end the server
-            _log.exception("a question about our health could not be answered")
+            _log.exception("a bug in faillog-otel: a health check failed; report it, with what follows")
             return
-        with suppress(OSError):  # who asks and goes away is no news
-            connection.send(answer)  # it is shorter than any buffer
+        with suppress(OSError):  # the peer has closed the connection
+            connection.send(answer)  # shorter than any buffer
             connection.shutdown(socket.SHUT_WR)
 
     def _drop_late(self) -> float | None:
-        """Drops those whose time is over. Returns the seconds until the next one's is; None: never."""
+        """Drops connections past their deadline; returns the seconds until the next deadline, None: never."""
         now = time.monotonic()
-        for connection, asking in tuple(self._asking.items()):
-            if asking.until > now:
-                return asking.until - now
+        for connection, state in tuple(self._connections.items()):
+            if state.until > now:
+                return state.until - now
             self._drop(connection)
         return None
 
     def _drop_all(self) -> None:
-        for connection in tuple(self._asking):
+        for connection in tuple(self._connections):
             self._drop(connection)
 
     def _drop(self, connection: socket.socket) -> None:
-        del self._asking[connection]
+        del self._connections[connection]
         self._selector.unregister(connection)
         connection.close()
 
 
-def _listening(host: str, port: int) -> socket.socket:
-    """A socket that listens there. Raises OSError."""
+def _listener(host: str, port: int) -> socket.socket:
+    """Returns a listening socket. Raises OSError."""
     if host == "::":
         if socket.has_dualstack_ipv6():
             return socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
-        host = "0.0.0.0"  # noqa: S104  # who asks for :: asks for all
+        host = "0.0.0.0"  # noqa: S104  # :: means all addresses
     family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     return socket.create_server(address[:2], family=family)
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Makes the answer to one whole request."""
+    """Makes the answer to one complete request."""
 
     def __init__(self, request: bytes, checks: Mapping[str, Checks]) -> None:
         self.answer = b""
         self._checks = checks
-        super().__init__(request, ("", 0), None)  # type: ignore[arg-type]  # it is passed on only
+        super().__init__(request, ("", 0), None)  # type: ignore[arg-type]  # it is only stored
 
     def setup(self) -> None:
-        """Reads from memory, and writes there."""
+        """Reads and writes memory."""
         self.rfile = io.BytesIO(self.request)
         self.wfile = self._written = io.BytesIO()
 
     def finish(self) -> None:
-        """Ends the answer."""
+        """Stores the answer."""
         self.answer = self._written.getvalue()
 
     def do_GET(self) -> None:
-        """Answers one question: 200, 503 or 404."""
+        """Answers with 200, 503 or 404."""
         checks = self._checks.get(self.path.partition("?")[0])
         if checks is None:
             self._answer(404, {"error": "ask for /healthz or /readyz"})
             return
         found = checks()
         ok = all(check.ok for check in found.values())
-        told = {name: {"ok": check.ok, "why": check.why} for name, check in found.items()}
-        self._answer(200 if ok else 503, {"ok": ok, "checks": told})
+        body = {name: {"ok": check.ok, "why": check.why} for name, check in found.items()}
+        self._answer(200 if ok else 503, {"ok": ok, "checks": body})
 
     do_HEAD = do_GET  # noqa: N815  # http.server's name
 
-    def _answer(self, status: int, told: dict[str, Any]) -> None:
-        content = json.dumps(told).encode() + b"\n"
+    def _answer(self, status: int, body: dict[str, Any]) -> None:
+        content = json.dumps(body).encode() + b"\n"
         self.send_response(status)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(content)))
@@ -216,8 +210,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def version_string(self) -> str:
-        """Who answers; not which Python."""
+        """Returns the Server header, without Python's version."""
         return "faillog-otel"
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # http.server's name
-        """Says nothing: the standard library would write to standard error."""
+        """Does nothing: the standard library would write to standard error."""

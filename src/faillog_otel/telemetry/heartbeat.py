@@ -1,6 +1,6 @@
-"""Whether the loops turn: each of them says so whenever it does, and who is late is dead.
+"""Heartbeats of the two loops. A loop that has not beaten for `LATE_SECONDS` counts as dead.
 
-A loop that waits for the collector rests: to start the program anew would not help there.
+A loop that waits for the collector is paused and counts as alive: a restart would not help.
 """
 
 import logging
@@ -16,48 +16,48 @@ _log = logging.getLogger(__name__)
 Loop = Literal["fetching", "forwarding"]
 
 LATE_SECONDS = 600.0
-"""Longer than any wait between two turns, and than the survey of a large object."""
+"""Longer than any wait between two beats, and than the first pass over a large object."""
 TOUCH_SECONDS = 5.0
 
 
 class Heartbeat(Protocol):
-    """What the loops tell."""
+    """The heartbeats of a run."""
 
     def beat(self, loop: Loop) -> None:
-        """The loop has turned."""
+        """Records a beat of the loop."""
 
     def ended(self, loop: Loop) -> None:
-        """The loop has come to its end, and will not turn again."""
+        """Ends the heartbeat of a loop that has ended."""
 
     def paused(self, loop: Loop) -> AbstractContextManager[object]:
-        """Inside, the loop waits for somebody else."""
+        """Returns a context in which the loop waits and counts as alive."""
 
-    def asking(self, loop: Loop, is_stopping: Callable[[], bool]) -> Callable[[], bool]:
-        """The same question; whoever asks it has turned."""
+    def beat_on_call(self, loop: Loop, is_stopping: Callable[[], bool]) -> Callable[[], bool]:
+        """Returns `is_stopping` as a function that also records a beat."""
 
     def late(self) -> dict[Loop, float]:
-        """The loops that should have turned by now → seconds since they did."""
+        """Returns late loop → seconds since its last beat."""
 
 
 class NoHeartbeat:
-    """Nobody feels it."""
+    """No-op implementation."""
 
     def beat(self, loop: Loop) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def ended(self, loop: Loop) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def paused(self, loop: Loop) -> AbstractContextManager[object]:  # noqa: ARG002  # the Protocol's
-        """Nothing."""
+        """Does nothing."""
         return nullcontext()
 
-    def asking(self, loop: Loop, is_stopping: Callable[[], bool]) -> Callable[[], bool]:  # noqa: ARG002  # the same
-        """The question itself."""
+    def beat_on_call(self, loop: Loop, is_stopping: Callable[[], bool]) -> Callable[[], bool]:  # noqa: ARG002  # the same
+        """Returns `is_stopping`."""
         return is_stopping
 
     def late(self) -> dict[Loop, float]:
-        """None that one would know of."""
+        """Returns no loop."""
         return {}
 
 
@@ -65,15 +65,15 @@ NO_HEARTBEAT = NoHeartbeat()
 
 
 class FileHeartbeat:
-    """Notes the turns, and touches a file as long as no loop is late. Safe to use from several threads."""
+    """Records beats, and touches a file while no loop is late. Safe for use from several threads."""
 
     def __init__(self, monotonic: Callable[[], float], file: str | None = None) -> None:
-        """Raises ConfigError where the file cannot be made."""
+        """Raises ConfigError if the file cannot be created."""
         self._monotonic = monotonic
         self._file = file
         self._touched = monotonic()
-        self._turned: dict[Loop, float] = {}
-        self._resting: set[Loop] = set()
+        self._beats: dict[Loop, float] = {}
+        self._paused: set[Loop] = set()
         if file is not None:
             try:
                 self._touch(file)
@@ -81,8 +81,8 @@ class FileHeartbeat:
                 raise ConfigError(f"--health-file {file}: {error.strerror}") from None
 
     def beat(self, loop: Loop) -> None:
-        """The loop has turned."""
-        now = self._turned[loop] = self._monotonic()
+        """Records a beat of the loop."""
+        now = self._beats[loop] = self._monotonic()
         if self._file is not None and now - self._touched >= TOUCH_SECONDS and not self.late():
             self._touched = now
             try:
@@ -91,37 +91,37 @@ class FileHeartbeat:
                 _log.warning("--health-file %s: %s", self._file, error.strerror)
 
     def ended(self, loop: Loop) -> None:
-        """The loop has come to its end."""
-        self._turned.pop(loop, None)
+        """Ends the heartbeat of a loop that has ended."""
+        self._beats.pop(loop, None)
 
     @contextmanager
     def paused(self, loop: Loop) -> Iterator[None]:
-        """Inside, the loop waits for somebody else."""
+        """Returns a context in which the loop waits and counts as alive."""
         self.beat(loop)
-        self._resting.add(loop)
+        self._paused.add(loop)
         try:
             yield
         finally:
-            self._resting.discard(loop)
+            self._paused.discard(loop)
             self.beat(loop)
 
-    def asking(self, loop: Loop, is_stopping: Callable[[], bool]) -> Callable[[], bool]:
-        """The same question; whoever asks it has turned."""
+    def beat_on_call(self, loop: Loop, is_stopping: Callable[[], bool]) -> Callable[[], bool]:
+        """Returns `is_stopping` as a function that also records a beat."""
 
-        def ask() -> bool:
+        def beat_and_call() -> bool:
             self.beat(loop)
             return is_stopping()
 
-        return ask
+        return beat_and_call
 
     def late(self) -> dict[Loop, float]:
-        """The loops that should have turned by now → seconds since they did."""
+        """Returns late loop → seconds since its last beat."""
         now = self._monotonic()
-        since = {loop: now - beat for loop, beat in self._turned.copy().items()}
+        since = {loop: now - beat for loop, beat in self._beats.copy().items()}
         return {
             loop: seconds
             for loop, seconds in since.items()
-            if seconds > LATE_SECONDS and loop not in self._resting
+            if seconds > LATE_SECONDS and loop not in self._paused
         }
 
     def _touch(self, file: str) -> None:

@@ -1,9 +1,9 @@
-"""Our own metrics, by OpenTelemetry's SDK and its OTLP exporter: counted here, sent from a thread of theirs.
+"""The program's own metrics, by OpenTelemetry's SDK and OTLP exporter, which sends from its own thread.
 
-The run never suffers: an endpoint that is dead gives one warning, and at the end it is waited for
-`FLUSH_SECONDS` at most. Everything is handed to the SDK; what it would read from the environment by itself
-(`OTEL_*` is about the forwarded data) has been taken out there by `cli`. A proxy is used where the setting
-asks for one, redirects are not followed.
+A run does not depend on them: a dead endpoint causes one warning, and the end of a run waits at most
+`FLUSH_SECONDS`. The SDK gets every setting as an argument: `OTEL_*` variables are about the forwarded data,
+and `cli` removes them from the environment. A proxy is used if the setting names one; redirects are not
+followed.
 """
 
 import logging
@@ -37,7 +37,7 @@ from faillog_otel.connections import Connections
 from faillog_otel.grpc_channels import channel_address, channel_credentials, channel_options
 from faillog_otel.network import proxy_to
 from faillog_otel.redact.redactor import redact_text
-from faillog_otel.telemetry.api import Became, Gauge
+from faillog_otel.telemetry.api import Gauge, OutcomeKey
 from faillog_otel.text import MAX_SEARCHED_BYTES, peer_text, printable, truncate
 from faillog_otel.tls import client_context
 
@@ -46,13 +46,13 @@ _log = logging.getLogger(__name__)
 FLUSH_SECONDS = 2.0
 """Of the ten seconds that a run may take to end after a signal."""
 PORT_CHECK_SECONDS = 0.25
-"""For each of four ways to look at what speaks at the endpoint's port, before the one warning."""
+"""For each of the four probes of the endpoint's port, before the one warning."""
 SETTINGS = "FAILLOG_SELF_OTLP_ENDPOINT={url} FAILLOG_SELF_OTLP_PROTOCOL={protocol}"
 MAX_TIMEOUT_SECONDS = 60.0
 OUTCOMES = ("exported", "rejected", "quarantined", "duplicate")
-"""What becomes of a record."""
+"""Outcomes of records."""
 MAX_VALUES = 50
-"""So many destinations, and so many reasons, are told apart; all others are `other`."""
+"""Distinct destinations, and distinct reasons; all others are `other`."""
 MAX_VALUE = 100
 LATENCY_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -62,14 +62,14 @@ _FRAME = re.compile(
 )
 
 ExplainFailure = Callable[[Target, float, str], str | None]
-"""Returns what listens at a target's port and what to set instead; None where that is not known.
+"""Returns what a target's port speaks and what to set instead; None if unknown.
 
-It gets the target, the seconds for each try, and how the target's settings are written.
+Its arguments are the target, the seconds for each probe, and the format of the remedy.
 """
 
 
 class OtelTelemetry:
-    """Counts, and sends every `interval_seconds`. `names`: destination id → name, for people."""
+    """Counts, and exports every `interval_seconds`. `names`: destination id → name to show."""
 
     def __init__(
         self,
@@ -79,34 +79,34 @@ class OtelTelemetry:
         version: str,
         explain: ExplainFailure,
     ) -> None:
-        """`explain` is called once, when the first sending fails."""
-        words = _LastSdkMessage(target.masked)
-        self._exporter = _Exporter(_exporter_to(target), target, words, explain)
+        """`explain` is called once, after the first failed export."""
+        sdk_message = _LastSdkMessage(target.masked)
+        self._exporter = _Exporter(_exporter_to(target), target, sdk_message, explain)
         reader = PeriodicExportingMetricReader(
             self._exporter,
             export_interval_millis=config.interval_seconds * 1000,
             export_timeout_millis=_timeout(target) * 1000,
         )
         instance = {"service.instance.id": str(uuid.uuid4())}
-        ours = {"service.name": "faillog-otel", "service.version": version}
+        service = {"service.name": "faillog-otel", "service.version": version}
         self._provider = MeterProvider(
             [reader],
-            resource=Resource({**ours, **instance, **dict(config.resource)}),
+            resource=Resource({**service, **instance, **dict(config.resource)}),
             exemplar_filter=AlwaysOffExemplarFilter(),
             shutdown_on_exit=False,
         )
         self._names = names
         self._destinations, self._reasons = _Bounded(), _Bounded()
         self._meter = meter = self._provider.get_meter("faillog-otel", version)
-        self._records = meter.create_counter("faillog.records", "{record}", "Records, by what became of them")
+        self._records = meter.create_counter("faillog.records", "{record}", "Records by outcome")
         self._exported = meter.create_counter(
             "faillog.exported", "{record}", "Records that the collector acknowledged in all signals"
         )
         self._quarantined = meter.create_counter(
-            "faillog.quarantined", "{record}", "Records that went to the quarantine, by reason"
+            "faillog.quarantined", "{record}", "Records that were quarantined, by reason"
         )
         self._shifted = meter.create_counter(
-            "faillog.time_shifted", "{record}", "Exported records that carry another time than their own"
+            "faillog.time_shifted", "{record}", "Exported records whose time the time policy moved"
         )
         self._latency = meter.create_histogram(
             "faillog.export.duration",
@@ -114,21 +114,25 @@ class OtelTelemetry:
             "How long the collector took to answer a request with forwarded data",
             explicit_bucket_boundaries_advisory=LATENCY_SECONDS,
         )
-        # What is known beforehand is there from the first sending on: nothing is a 0, not a gap.
+        # Known series start with 0 in the first export, so that none is missing.
         for outcome in OUTCOMES:
             self._records.add(0, {"outcome": outcome})
         self._exported.add(0)
         self._shifted.add(0)
 
-    def written(self, became: Mapping[Became, int], reasons: Mapping[str, int], shifted: int) -> None:
-        """Counts records."""
-        for (event, outcome, destination), count in became.items():
-            known = {"outcome": outcome}
+    def record_outcomes(
+        self, outcomes: Mapping[OutcomeKey, int], reasons: Mapping[str, int], shifted: int
+    ) -> None:
+        """Counts committed records."""
+        for (event, outcome, destination), count in outcomes.items():
+            attributes = {"outcome": outcome}
             if event:
-                known["event"] = event
+                attributes["event"] = event
             if destination:
-                known["destination"] = self._destinations.bound(self._names.get(destination, destination))
-            self._records.add(count, known)
+                attributes["destination"] = self._destinations.bound(
+                    self._names.get(destination, destination)
+                )
+            self._records.add(count, attributes)
             if outcome == "exported":
                 self._exported.add(count)
         for reason, count in reasons.items():
@@ -136,24 +140,24 @@ class OtelTelemetry:
         if shifted:
             self._shifted.add(shifted)
 
-    def answered(self, signal: str, outcome: str, seconds: float) -> None:
-        """Notes how long a request took."""
+    def record_request(self, signal: str, outcome: str, seconds: float) -> None:
+        """Records the duration of a request."""
         self._latency.record(seconds, {"signal": signal, "outcome": outcome})
 
-    def watch(self, gauge: Gauge) -> None:
-        """Looks at the gauge before each sending."""
+    def observe(self, gauge: Gauge) -> None:
+        """Reads the gauge for each export."""
 
         def observe(_options: CallbackOptions) -> Iterable[Observation]:
             for value, number in gauge.read().items():
                 yield Observation(number, {gauge.attribute: value} if gauge.attribute else {})
 
         create = (
-            self._meter.create_observable_counter if gauge.only_grows else self._meter.create_observable_gauge
+            self._meter.create_observable_counter if gauge.is_counter else self._meter.create_observable_gauge
         )
         create(gauge.name, [observe], gauge.unit, gauge.description)
 
     def close(self) -> None:
-        """Sends once more. What it does not get through in time is given up."""
+        """Exports once more; gives up after `FLUSH_SECONDS`."""
         try:
             self._provider.shutdown(timeout_millis=FLUSH_SECONDS * 1000)
         except Exception as error:  # noqa: BLE001  # the SDK raises Exception itself; a run must not end by it
@@ -163,7 +167,7 @@ class OtelTelemetry:
 
 
 class _Bounded:
-    """Texts that come from outside, as attribute values: not too many different ones, and not too long."""
+    """Bounds the number and the length of attribute values from outside."""
 
     def __init__(self) -> None:
         self._known: set[str] = set()
@@ -178,14 +182,14 @@ class _Bounded:
 
 
 class _LastSdkMessage(logging.Handler):
-    """Takes what the SDK logs, for it may quote a header or say the same every minute."""
+    """Keeps the SDK's log messages out of our log: they can quote a header, and repeat every minute."""
 
     def __init__(self, mask: Callable[[str], str]) -> None:
         """`mask` replaces our header values."""
         super().__init__()
         self._mask = mask
         self.first = ""
-        """The first word since it was cleared: it says why, the later ones how often."""
+        """The first message of the last export: it says why, later ones how often."""
         logger = logging.getLogger("opentelemetry")
         logger.handlers = [self]
         logger.propagate = False
@@ -195,18 +199,18 @@ class _LastSdkMessage(logging.Handler):
 
 
 class _Exporter(MetricExporter):
-    """Theirs, but for what it says: that things cannot be sent is said once."""
+    """The SDK's exporter with our own warning, logged once."""
 
     def __init__(
-        self, theirs: MetricExporter, target: Target, words: _LastSdkMessage, explain: ExplainFailure
+        self, inner: MetricExporter, target: Target, sdk_message: _LastSdkMessage, explain: ExplainFailure
     ) -> None:
         super().__init__()
         self._explain = explain
         self.is_delivered = True
-        """Whether the last sending got through; False while it is under way."""
-        self._theirs = theirs
+        """Whether the last export succeeded; False during an export."""
+        self._inner = inner
         self._target = target
-        self._words = words
+        self._sdk_message = sdk_message
         self._lock = threading.Lock()
         self._has_warned = False
 
@@ -214,31 +218,34 @@ class _Exporter(MetricExporter):
         self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any
     ) -> MetricExportResult:
         self.is_delivered = False
-        self._words.first = ""
-        result = self._theirs.export(metrics_data, timeout_millis, **kwargs)
+        self._sdk_message.first = ""
+        result = self._inner.export(metrics_data, timeout_millis, **kwargs)
         self.is_delivered = result is MetricExportResult.SUCCESS
         if not self.is_delivered:
             self.warn(self.why() or "no reason given")
         return result
 
     def why(self) -> str:
-        """What the SDK said about the last sending: without its frame, and without our header values."""
-        return peer_text(_FRAME.sub("", self._words.first), redact_text)
+        """Returns the SDK's message about the last export, redacted, without its prefix."""
+        return peer_text(_FRAME.sub("", self._sdk_message.first), redact_text)
 
     def warn(self, why: str) -> None:
-        with self._lock:  # until it is said: the end of the run must not overtake the first warning
+        with self._lock:  # held while logging: the end of the run must not precede the first warning
             has_warned, self._has_warned = self._has_warned, True
-            if not has_warned and not self._target.proxy:  # a proxy's port is not looked at
+            if not has_warned and not self._target.proxy:  # a proxy's port is not probed
                 why = self._explain(self._target, PORT_CHECK_SECONDS, SETTINGS) or why
             level = logging.DEBUG if has_warned else logging.WARNING
-            what = "our own metrics do not reach"
-            _log.log(level, "%s %s: %s; nothing else depends on them", what, self._target.shown_url, why)
+            _log.log(
+                level,
+                "cannot send our own metrics to %s: %s; the run goes on without them",
+                *(self._target.shown_url, why),
+            )
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:
-        return self._theirs.force_flush(timeout_millis)
+        return self._inner.force_flush(timeout_millis)
 
     def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
-        self._theirs.shutdown(timeout_millis, **kwargs)
+        self._inner.shutdown(timeout_millis, **kwargs)
 
 
 def _timeout(target: Target) -> float:
@@ -247,7 +254,7 @@ def _timeout(target: Target) -> float:
 
 
 def _exporter_to(target: Target) -> MetricExporter:
-    """Their exporter, with every argument said: what is left out they would look for elsewhere."""
+    """Returns the SDK's exporter with every argument: it reads missing ones from the environment."""
     headers = {name: value.reveal() for name, value in target.headers}
     if target.protocol == "grpc":
         return _grpc_exporter(target, headers)
@@ -264,7 +271,7 @@ def _exporter_to(target: Target) -> MetricExporter:
 
 
 class _Adapter(BaseAdapter):
-    """Sends their requests over our connections: one deadline for an exchange, and a bounded answer."""
+    """Sends the exporter's requests over our connections: one deadline for each, and bounded answers."""
 
     def __init__(self, target: Target) -> None:
         super().__init__()
@@ -272,7 +279,7 @@ class _Adapter(BaseAdapter):
         self._connections = Connections(
             target.url,
             timeout_seconds=_timeout(target),
-            context=lambda: client_context(*files),  # read anew each time: files may change
+            context=lambda: client_context(*files),  # read each time: files can change
             proxy=proxy_to(target.url, target.proxy, os.environ),
             proxy_context=lambda: client_context(target.certificate),
         )
@@ -284,12 +291,12 @@ class _Adapter(BaseAdapter):
             answer = self._connections.post(body, headers)
         except (OSError, HTTPException, ValueError) as error:
             raise requests.ConnectionError(str(error) or type(error).__name__) from None
-        if 300 <= answer.status < 400:  # to their exporter, it is a success
+        if 300 <= answer.status < 400:  # a success to the exporter
             raise requests.RequestException(f"HTTP {answer.status}: redirects are not followed")
         response = requests.Response()
         response.status_code = answer.status
         response.headers.update(answer.headers)
-        response._content = answer.body or b""  # noqa: SLF001  # so do the adapters that know no urllib3
+        response._content = answer.body or b""  # noqa: SLF001  # as other adapters without urllib3 do
         response.url, response.request = request.url or "", request
         return response
 

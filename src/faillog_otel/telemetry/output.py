@@ -1,7 +1,9 @@
-"""The standard streams: which characters and escapes they take, and how errors are said on them.
+"""The log and the standard streams: formats, charsets, escapes, errors.
 
-A character that a stream's charset lacks is written as an escape, or as ASCII art where it is one that this
-program draws with. All that Python or a library would write to standard error by itself is logged instead.
+The log goes to standard error as text or JSON, never with raw control characters. Writes to the standard
+streams never raise: a failed write is dropped and its error kept, so that a report never ends what it
+reports. A character that the charset lacks becomes an escape, or ASCII if this program draws with it.
+Whatever Python or a library would write to standard error is logged instead.
 """
 
 import codecs
@@ -29,14 +31,10 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 
-# -- logs ----------------------------------------------------------------------------------------------------
-#
-# Our own words: logs on standard error, as text or JSON, never with raw control characters.
-#
-# httpx and httpcore log whole URLs, and presigned URLs are secrets: their loggers are shut.
+# -- log -----------------------------------------------------------------------------------------------------
 
-
-_SHUT = ("httpx", "httpcore", "urllib3", "grpc")
+_SILENCED = ("httpx", "httpcore", "urllib3", "grpc")
+"""Libraries that log whole URLs: presigned URLs are secrets."""
 _LEVELS = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}
 
 
@@ -68,19 +66,19 @@ class _Json(logging.Formatter):
 
 
 class LogStream(Protocol):
-    """Where log lines go."""
+    """The target of log lines."""
 
     def write(self, text: str, /) -> object:
-        """Takes text."""
+        """Writes text."""
 
     def flush(self) -> object:
-        """Lets it be seen."""
+        """Flushes it."""
 
 
 def start_logging(verbosity: int, log_format: str, stream: LogStream | None = None) -> None:
     """Sends our log, and warnings of libraries, to standard error or a stream.
 
-    `verbosity`: -1 errors, 0 warnings, 1 what is done, 2 everything.
+    `verbosity`: -1 errors, 0 warnings, 1 information, 2 everything.
     """
     to = stream or sys.stderr
     handler = logging.StreamHandler(to)
@@ -91,20 +89,20 @@ def start_logging(verbosity: int, log_format: str, stream: LogStream | None = No
     logger.setLevel(_LEVELS.get(verbosity, logging.DEBUG))
     logger.propagate = False
     logging.lastResort = handler
-    for name in _SHUT:
+    for name in _SILENCED:
         logging.getLogger(name).handlers = [logging.NullHandler()]
         logging.getLogger(name).disabled = True
         logging.getLogger(name).propagate = False
 
 
 def logs_json() -> bool | None:
-    """Returns whether our log is JSON; None while it has not been started."""
+    """Returns whether our log is JSON; None before `start_logging`."""
     handlers = logging.getLogger("faillog_otel").handlers
     return isinstance(handlers[0].formatter, _Json) if handlers else None
 
 
 def announce(logger: logging.Logger, message: str, fields: Mapping[str, Any]) -> None:
-    """Logs at level `info` what is also said by default, but not with -q; JSON lines also have the fields."""
+    """Logs at level `info` a message that only -q hides; JSON lines also have the fields."""
     if logger.isEnabledFor(logging.WARNING):
         extra = {"fields": fields}
         logger.handle(
@@ -113,23 +111,18 @@ def announce(logger: logging.Logger, message: str, fields: Mapping[str, Any]) ->
 
 
 # -- streams -------------------------------------------------------------------------------------------------
-#
-# Standard output and standard error as streams whose writes never fail: a report never ends what it reports.
-#
-# What cannot be written is dropped, and why is noted. A pipe that its reader closed (`| head`) is no error.
-
 
 CLOSED_PIPE: int = 128 + signal.SIGPIPE
 """The exit code of a run that ended early because the reader of its output closed the pipe."""
 
 
 class ReportFile(io.FileIO):
-    """A file for writing. `error` is the first error; from then on nothing is written."""
+    """A file whose writes never raise. `error` is the first error; after it, data is dropped."""
 
     error: OSError | None = None
 
     def write(self, data: "ReadableBuffer", /) -> int:
-        """Writes the data, or drops it; returns its length, or how much a regular short write took."""
+        """Writes or drops the data; returns its length, or the length of a short write."""
         while self.error is None:
             try:
                 # FileIO returns None where a non-blocking pipe is full, whatever its type says.
@@ -144,24 +137,24 @@ class ReportFile(io.FileIO):
 
 
 def protect_standard_streams() -> None:
-    """Replaces `sys.stdout` and `sys.stderr`. To be called once, before anything is written."""
+    """Replaces `sys.stdout` and `sys.stderr`. Call it once, before anything is written."""
     sys.stdout, sys.stderr = _protected(sys.stdout), _protected(sys.stderr)
 
 
 def is_output_closed() -> bool:
-    """Whether the reader of standard output has closed it: what is printed from now on, nobody reads."""
+    """Returns whether the reader of standard output has closed the pipe (`| head`), which is no error."""
     return isinstance(_error_of(sys.stdout), ConnectionError)
 
 
 def unwritten() -> str:
-    """Why standard output could not be written; empty if it could, or if its reader closed it."""
+    """Returns why standard output could not be written; empty if it could, or if its reader closed it."""
     sys.stdout.flush()
     error = _error_of(sys.stdout)
     return "" if error is None or isinstance(error, ConnectionError) else str(error.strerror)
 
 
 def results_stream() -> TextIO:
-    """Standard output for results that must be written: here, writes raise OSError."""
+    """Returns standard output for results that must be written: its writes raise OSError."""
     if _report_of(sys.stdout) is None:
         return sys.stdout
     return open(1, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors, closefd=False)
@@ -186,17 +179,18 @@ def _report_of(stream: TextIO) -> ReportFile | None:
     return raw if isinstance(raw, ReportFile) else None
 
 
-# -- output --------------------------------------------------------------------------------------------------
-
+# -- charsets and errors -------------------------------------------------------------------------------------
 
 _log = logging.getLogger(__name__)
 
-_DRAWN = str.maketrans({"└": "`", "├": "|", "│": "|", "─": "-", "↳": ">", "→": "->", "—": "--", "…": "..."})
+_ASCII_ART = str.maketrans(
+    {"└": "`", "├": "|", "│": "|", "─": "-", "↳": ">", "→": "->", "—": "--", "…": "..."}
+)
 _ASCII = "faillog_ascii"
 
 
 def set_up_streams() -> None:
-    """Makes the standard streams take all characters, and sends to the log what else would be written raw."""
+    """Makes the standard streams accept all characters; logs what Python would write to standard error."""
     _open_standard_streams()
     codecs.register(_find_codec)
     codecs.register_error(_ASCII, _escape)
@@ -211,7 +205,7 @@ def set_up_streams() -> None:
 
 
 def takes_escapes(stream: TextIO) -> bool:
-    """Returns whether colours and a line that is drawn again may be written: on terminals, if allowed.
+    """Returns whether colours and a redrawn line are possible: on terminals, if the environment allows it.
 
     TERM=dumb (or `unknown`) and NO_COLOR forbid it.
     """
@@ -223,7 +217,7 @@ def takes_escapes(stream: TextIO) -> bool:
 
 
 def say_error(message: str) -> None:
-    """Writes why the program ends, several lines perhaps; one line of the log where that is JSON."""
+    """Writes why the program ends, as lines of text, or as one log line if the log is JSON."""
     if _logs_json():
         _log.error("%s", message.removeprefix("Error: "))
     else:
@@ -232,7 +226,7 @@ def say_error(message: str) -> None:
 
 
 def say_usage_error(error: click.ClickException) -> None:
-    """The same for an error of usage; as text with the command's usage."""
+    """Writes a usage error; as text, with the command's usage."""
     if _logs_json():
         say_error(error.format_message())
     else:
@@ -242,32 +236,32 @@ def say_usage_error(error: click.ClickException) -> None:
 
 
 def say_bug(error: BaseException) -> None:
-    """The same for an exception that nobody expected, with its traceback."""
+    """Logs an unexpected exception with its traceback."""
     _logs_json()
     what = "".join(traceback.format_exception_only(error)).strip()
     _log.error("a bug in faillog-otel: %s; report it, with what follows", what, exc_info=error)
 
 
 def _logs_json() -> bool:
-    """Whether the log is JSON. Before settings were read, flag and environment say so."""
+    """Returns whether the log is JSON; before the settings are read, by option and environment."""
     if (is_json := logs_json()) is None:
-        is_json = _wanted_format(sys.argv[1:]) == "json"
+        is_json = _requested_format(sys.argv[1:]) == "json"
         start_logging(0, "json" if is_json else "text")
     return is_json
 
 
-def _wanted_format(args: Sequence[str]) -> str:
-    wanted = os.environ.get("FAILLOG_LOG_FORMAT", "").strip()
+def _requested_format(args: Sequence[str]) -> str:
+    requested = os.environ.get("FAILLOG_LOG_FORMAT", "").strip()
     for arg, following in zip(args, [*args[1:], ""], strict=True):
         if arg == "--log-format":
-            wanted = following
+            requested = following
         elif arg.startswith("--log-format="):
-            wanted = arg.partition("=")[2]
-    return wanted
+            requested = arg.partition("=")[2]
+    return requested
 
 
 def _open_standard_streams() -> None:
-    """Under some daemons standard streams are closed; here they are empty then."""
+    """Opens the null device for standard streams that a daemon has closed."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         if getattr(sys, name) is None:
             null = os.open(os.devnull, os.O_RDWR)
@@ -277,13 +271,15 @@ def _open_standard_streams() -> None:
 
 
 def _is_c_locale() -> bool:
-    """Whether the locale is C or POSIX, or none: Python takes UTF-8 then (PEP 540), the terminal may not."""
+    """Returns whether the locale is C, POSIX or unset: Python writes UTF-8 then (PEP 540), which can be
+    wrong.
+    """
     is_chosen = os.environ.get("PYTHONUTF8") == "1" or os.environ.get("PYTHONIOENCODING")
     return bool(sys.flags.utf8_mode and not is_chosen and sys.version_info < (3, 15))
 
 
 def _find_codec(name: str) -> codecs.CodecInfo | None:
-    """ASCII under another name: click writes UTF-8 to streams whose charset is called `ascii`."""
+    """Returns ASCII under another name: click writes UTF-8 to streams whose charset is called `ascii`."""
     if name != _ASCII:
         return None
     ascii_ = codecs.lookup("ascii")
@@ -299,10 +295,10 @@ def _find_codec(name: str) -> codecs.CodecInfo | None:
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
-    """What is written for characters that a charset lacks; JSON understands these escapes, too."""
+    """Returns the replacement of characters that a charset lacks; JSON parsers understand these escapes."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    lacking = error.object[error.start : error.end].translate(_DRAWN)
+    lacking = error.object[error.start : error.end].translate(_ASCII_ART)
     return "".join(c if c.isascii() else _escaped(c) for c in lacking), error.end
 
 

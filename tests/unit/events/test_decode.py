@@ -21,7 +21,7 @@ from faillog_otel.events.model import (
     Request,
     Response,
 )
-from faillog_otel.json_syntax import DEEPEST_NESTING
+from faillog_otel.json_syntax import MAX_DEPTH
 
 AT = 1742760000 * 1_000_000_000
 
@@ -107,7 +107,7 @@ def test_what_is_not_understood_says_why(raw: bytes, reason: str) -> None:
 
 
 def test_nesting_up_to_the_limit_is_fine_and_brackets_in_texts_do_not_count() -> None:
-    deep = json.loads("[" * (DEEPEST_NESTING - 2) + "]" * (DEEPEST_NESTING - 2))
+    deep = json.loads("[" * (MAX_DEPTH - 2) + "]" * (MAX_DEPTH - 2))
     assert understood(error(unknown=deep)).extras == {"unknown": deep}
     assert understood(exchange(responseFromDestination={"body": '{"[' * 500 + '\\"'}))
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from faillog_otel.errors import InputError
 from faillog_otel.events.model import ExchangeAnswer, Reason
-from faillog_otel.inputs.exchange_index import MAX_REASONS_BYTES, Exchanges
+from faillog_otel.inputs.exchange_index import MAX_REASONS_BYTES, ExchangeIndex
 
 ANSWERS = st.builds(
     ExchangeAnswer,
@@ -31,7 +31,7 @@ def digest(key: object) -> bytes:
 def test_the_first_answer_of_each_exchange_is_found_and_no_other(
     added: list[tuple[int, ExchangeAnswer]], memory_bytes: int
 ) -> None:
-    exchanges = Exchanges(memory_bytes)
+    exchanges = ExchangeIndex(memory_bytes)
     first: dict[int, ExchangeAnswer] = {}
     for key, answer in added:
         exchanges.add(digest(key), answer)
@@ -51,15 +51,15 @@ def test_what_is_learned_in_parts_and_asked_elsewhere_is_the_same(
 ) -> None:
     """However much of it memory holds here, and there."""
     with tempfile.TemporaryFile() as file:
-        whole, learned = Exchanges(), Exchanges(memory_bytes, file=file)
+        whole, learned = ExchangeIndex(), ExchangeIndex(memory_bytes, file=file)
         for part in parts:
-            lesson = Exchanges(is_lesson=True)
+            partial = ExchangeIndex(is_part=True)
             for key, answer in part:
                 whole.add(digest(key), answer)
-                lesson.add(digest(key), answer)
-            learned.take(lesson.lessons())
-        index = learned.written_out()
-        there = Exchanges.of(index, os.fdopen(os.dup(file.fileno()), "rb"), memory_bytes_there)
+                partial.add(digest(key), answer)
+            learned.merge(partial.part())
+        index = learned.write_out()
+        there = ExchangeIndex.of(index, os.fdopen(os.dup(file.fileno()), "rb"), memory_bytes_there)
         for key in range(60):
             assert there.find(digest(key)) == whole.find(digest(key))
         there.close()
@@ -68,20 +68,20 @@ def test_what_is_learned_in_parts_and_asked_elsewhere_is_the_same(
 def test_reasons_that_are_too_many_are_the_same_for_workers_as_for_one_process() -> None:
     """A lesson forgets none: what was in an earlier part is known."""
     parts = [[(0, "timeout")], [*((n, f"reason {n}") for n in range(1, 2**16)), (2**16, "timeout")]]
-    whole, learned = Exchanges(), Exchanges()
+    whole, learned = ExchangeIndex(), ExchangeIndex()
     for part in parts:
-        lesson = Exchanges(is_lesson=True)
+        partial = ExchangeIndex(is_part=True)
         for key, text in part:
             whole.add(digest(key), ExchangeAnswer(500, Reason(text)))
-            lesson.add(digest(key), ExchangeAnswer(500, Reason(text)))
-        learned.take(lesson.lessons())
+            partial.add(digest(key), ExchangeAnswer(500, Reason(text)))
+        learned.merge(partial.part())
     for key in (0, 1, 2**16 - 2, 2**16 - 1, 2**16):
         assert learned.find(digest(key)) == whole.find(digest(key))
     assert learned.find(digest(2**16)) == ExchangeAnswer(500, Reason("timeout"))
 
 
 def test_a_key_that_shows_across_two_entries_is_not_found() -> None:
-    exchanges = Exchanges()
+    exchanges = ExchangeIndex()
     exchanges.add(bytes(32), ExchangeAnswer(500, None))
     exchanges.add(bytes(32), ExchangeAnswer(501, None))
     across = bytes(4) + (500).to_bytes(2, "little") + bytes(26)  # half of a hash, and what stands behind it
@@ -91,7 +91,7 @@ def test_a_key_that_shows_across_two_entries_is_not_found() -> None:
 
 def test_an_exchange_takes_at_most_14_bytes_and_32_while_they_are_put_in_order() -> None:
     keys = random.Random(1)
-    exchanges, answer = Exchanges(), ExchangeAnswer(500, Reason("Internal Server Error"))
+    exchanges, answer = ExchangeIndex(), ExchangeAnswer(500, Reason("Internal Server Error"))
     tracemalloc.start()
     try:
         for _ in range(200_000):
@@ -106,7 +106,7 @@ def test_an_exchange_takes_at_most_14_bytes_and_32_while_they_are_put_in_order()
 
 
 def test_past_its_memory_it_goes_on_in_a_file() -> None:
-    exchanges = Exchanges(memory_bytes=10_000)
+    exchanges = ExchangeIndex(memory_bytes=10_000)
     for number in range(5_000):
         exchanges.add(digest(number), ExchangeAnswer(100 + number % 900, None))
     assert all(exchanges.find(digest(n)) == ExchangeAnswer(100 + n % 900, None) for n in range(5_000))
@@ -114,29 +114,29 @@ def test_past_its_memory_it_goes_on_in_a_file() -> None:
     exchanges.close()
 
 
-def add_many(exchanges: Exchanges) -> None:
+def add_many(exchanges: ExchangeIndex) -> None:
     for number in range(5_000):
         exchanges.add(digest(number), ExchangeAnswer(500, None))
 
 
 def test_what_was_asked_learns_no_more() -> None:
-    exchanges = Exchanges()
+    exchanges = ExchangeIndex()
     exchanges.add(digest(1), ExchangeAnswer(500, None))
     assert exchanges.find(digest(2)) is None
-    with pytest.raises(ValueError, match="asked already"):
+    with pytest.raises(ValueError, match="frozen"):
         exchanges.add(digest(2), ExchangeAnswer(500, None))
-    with pytest.raises(ValueError, match="asked already"):
-        exchanges.written_out()
+    with pytest.raises(ValueError, match="frozen"):
+        exchanges.write_out()
 
 
 def test_without_a_folder_for_its_file_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     with pytest.raises(InputError, match=r"temporary file in .*gone cannot be written: No such file"):
-        add_many(Exchanges(memory_bytes=10_000))
+        add_many(ExchangeIndex(memory_bytes=10_000))
 
 
 def test_without_room_for_its_file_it_says_so_and_can_be_closed() -> None:
-    exchanges = Exchanges(memory_bytes=10_000)
+    exchanges = ExchangeIndex(memory_bytes=10_000)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
@@ -149,7 +149,7 @@ def test_without_room_for_its_file_it_says_so_and_can_be_closed() -> None:
 
 @pytest.mark.parametrize("size", [1000])
 def test_more_distinct_reasons_than_there_is_room_for_leave_the_status(size: int) -> None:
-    exchanges = Exchanges()
+    exchanges = ExchangeIndex()
     count = MAX_REASONS_BYTES // size + 10
     for number in range(count):
         exchanges.add(digest(number), ExchangeAnswer(500, Reason(f"{number:0{size}}")))

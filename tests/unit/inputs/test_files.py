@@ -36,7 +36,7 @@ def test_a_link_to_nothing_is_a_problem_and_the_rest_is_read() -> None:
     Path("logs/b.jsonl").symlink_to("gone")
     found = FoundPaths(["logs"], ["logs/own.jsonl"])
     assert found.files == ["logs/a.jsonl", "logs/sub/b.jsonl", "logs/sub/c.gz"]
-    assert found.problems == ["logs/b.jsonl: no such file, or a link to none"]
+    assert found.problems == ["logs/b.jsonl: a symbolic link to a missing file"]
 
 
 @pytest.mark.usefixtures("tree")

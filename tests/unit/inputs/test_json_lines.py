@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from support.forms import zstd
 
 from faillog_otel.events.decode import EXCHANGE_MARKS, may_be_exchange
-from faillog_otel.inputs.decompress import KEPT_BYTES, MAX_RECORD_BYTES, PIECE_BYTES, Blank, Record, unpack
+from faillog_otel.inputs.decompress import (
+    MAX_KEPT_BYTES,
+    MAX_RECORD_BYTES,
+    PIECE_BYTES,
+    Blank,
+    Record,
+    unpack,
+)
 from faillog_otel.inputs.formats import lines_with, split_lines
 
 CHUNKS = st.lists(st.sampled_from([b"a", b"\n", b"bc", b"\r\n", b" ", b"", b"\n\n"]))
@@ -55,7 +62,7 @@ def test_an_over_long_line_is_bad_keeps_its_head_and_the_next_one_is_read() -> N
     assert (first.raw, third.raw, third.line) == (b"a", b"b", 3)
     assert second.bad is not None
     assert (second.bad.reason, second.bad.replayable) == ("too_long", False)
-    assert second.bad.raw == long[:KEPT_BYTES]
+    assert second.bad.raw == long[:MAX_KEPT_BYTES]
     assert third.offset == 2 + len(long) + 1
 
 

@@ -23,8 +23,8 @@ from faillog_otel.otlp.outcome import (
     Refused,
     RetryLater,
     TooLarge,
+    is_about_size,
     read_http_answer,
-    speaks_of_size,
 )
 
 PROTOBUF = {"content-type": "application/x-protobuf"}
@@ -161,7 +161,7 @@ def test_what_a_collector_quotes_is_redacted(kind: str) -> None:
     ],
 )
 def test_words_about_the_size(said: str) -> None:
-    assert speaks_of_size(said)
+    assert is_about_size(said)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_words_about_the_size(said: str) -> None:
     ],
 )
 def test_words_about_something_else(said: str) -> None:
-    assert not speaks_of_size(said)
+    assert not is_about_size(said)
 
 
 def test_a_retry_after_date_is_measured_by_the_answers_own_date() -> None:

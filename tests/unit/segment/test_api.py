@@ -2,18 +2,20 @@
 
 import json
 from collections.abc import Mapping
+from typing import get_args
 
 import pytest
 
 from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS
 from faillog_otel.segment.api import (
+    LEDGER_NAMES,
     Denied,
     Failed,
+    FormRejected,
     Listing,
-    Misunderstood,
     Outcome,
-    TooMany,
-    Unknown,
+    RateLimited,
+    UnknownCollection,
     read_answer,
 )
 from faillog_otel.segment.quota import RateLimit
@@ -82,8 +84,8 @@ def test_too_many_urls_are_a_failure_that_says_so() -> None:
 def test_a_429_says_how_long_to_wait_in_its_body_or_its_header() -> None:
     found = read_answer(429, {}, TOO_MANY.encode(), NOW, is_listing=True)
     assert found.pause_ns == 57_647_000_000
-    assert found.outcome == TooMany("HTTP 429: Too many requests")
-    assert found.said == RateLimit(NOW, 0, NOW + 57_647_000_000, 20, is_refusal=True)
+    assert found.outcome == RateLimited("HTTP 429: Too many requests")
+    assert found.rate_limit == RateLimit(NOW, 0, NOW + 57_647_000_000, 20, is_refusal=True)
     assert read_answer(429, {"retry-after": "90"}, b"", NOW, is_listing=True).pause_ns == 90 * SECOND_NS
     later = {"retry-after": "Thu, 08 May 2025 00:05:00 GMT"}
     assert read_answer(429, later, TOO_MANY.encode(), NOW, is_listing=True).pause_ns == 300 * SECOND_NS
@@ -97,7 +99,7 @@ def test_an_absurd_wait_is_bounded(ms: str) -> None:
 
 def test_a_429_that_says_no_time_says_so() -> None:
     found = read_answer(429, {}, b"<html>", NOW, is_listing=True)
-    assert (found.pause_ns, found.said) == (None, None)
+    assert (found.pause_ns, found.rate_limit) == (None, None)
 
 
 @pytest.mark.parametrize("skew_ns", [-DAY_NS, 0, DAY_NS])
@@ -107,25 +109,25 @@ def test_a_time_that_the_server_names_is_measured_by_its_own_clock(skew_ns: int)
     headers |= {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "Thu, 08 May 2025 00:00:03 GMT"}
     found = read_answer(429, headers, b"", NOW + skew_ns, is_listing=True)
     assert found.pause_ns == 2 * SECOND_NS
-    assert found.said == RateLimit(NOW + skew_ns, 0, NOW + skew_ns + 3 * SECOND_NS)
+    assert found.rate_limit == RateLimit(NOW + skew_ns, 0, NOW + skew_ns + 3 * SECOND_NS)
 
 
 @pytest.mark.parametrize("reset", ["Thu, 08 May 2025 00:01:00 GMT", "1746662460", "60"])
 def test_a_reset_is_a_date_or_seconds(reset: str) -> None:
     headers = {"x-ratelimit-remaining": "7", "x-ratelimit-consumed": "3", "x-ratelimit-reset": reset}
     found = read_answer(200, headers, GOOD.encode(), NOW, is_listing=True)
-    assert found.said == RateLimit(NOW, 7, NOW + 60 * SECOND_NS, 10)
+    assert found.rate_limit == RateLimit(NOW, 7, NOW + 60 * SECOND_NS, 10)
 
 
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
-        (400, Misunderstood),
-        (415, Misunderstood),
-        (422, Misunderstood),
+        (400, FormRejected),
+        (415, FormRejected),
+        (422, FormRejected),
         (401, Denied),
         (403, Denied),
-        (404, Unknown),
+        (404, UnknownCollection),
         (500, Failed),
         (503, Failed),
         (302, Failed),
@@ -138,10 +140,17 @@ def test_other_answers_are_told_apart(status: int, kind: type[Outcome]) -> None:
 def test_the_headers_say_what_is_left_and_until_when() -> None:
     headers = {"x-ratelimit-remaining": "7", "x-ratelimit-reset": "Thu, 08 May 2025 01:00:00 GMT"}
     found = read_answer(200, headers, GOOD.encode(), NOW, is_listing=True)
-    assert found.said == RateLimit(NOW, 7, NOW + HOUR_NS)
+    assert found.rate_limit == RateLimit(NOW, 7, NOW + HOUR_NS)
 
 
 @pytest.mark.parametrize("remaining", ["", "-1", "many", "1e9", "٣"])
 def test_headers_that_say_nothing_are_left_alone(remaining: str) -> None:
     found = read_answer(200, {"x-ratelimit-remaining": remaining}, GOOD.encode(), NOW, is_listing=True)
-    assert found.said is None
+    assert found.rate_limit is None
+
+
+def test_the_ledger_names_of_outcomes_do_not_change() -> None:
+    """The ledger keeps them in `requests.outcome`, which people query."""
+    names = {"listed", "toomany", "misunderstood", "denied", "unknown", "failed"}
+    assert set(LEDGER_NAMES.values()) == names
+    assert set(LEDGER_NAMES) == set(get_args(Outcome))

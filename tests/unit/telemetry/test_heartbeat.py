@@ -42,7 +42,7 @@ def test_one_that_ended_or_rests_is_not_late() -> None:
 def test_who_asks_whether_to_stop_has_turned() -> None:
     clock = MovedClock()
     heartbeat = FileHeartbeat(clock.monotonic)
-    ask = heartbeat.asking("fetching", lambda: clock.stop)
+    ask = heartbeat.beat_on_call("fetching", lambda: clock.stop)
     heartbeat.beat("fetching")
     clock.wait(LATE_SECONDS + 1)
     assert ask() is False
@@ -55,7 +55,7 @@ def test_nobody_feels_no_pulse() -> None:
     def ask() -> bool:
         return True
 
-    assert NO_HEARTBEAT.asking("fetching", ask) is ask
+    assert NO_HEARTBEAT.beat_on_call("fetching", ask) is ask
     NO_HEARTBEAT.beat("fetching")
     NO_HEARTBEAT.ended("fetching")
     with NO_HEARTBEAT.paused("fetching"):
