@@ -27,6 +27,17 @@ class Gauge(Struct, frozen=True):
     """Whether it is exported as an observable counter."""
 
 
+class Check(Struct, frozen=True):
+    """The result of one health check. `why`: what is wrong, or the state; only our own words, as anybody asks."""
+
+    ok: bool
+    why: str
+
+
+Checks = Callable[[], Mapping[str, Check]]
+"""Returns name → check."""
+
+
 class Telemetry(Protocol):
     """Counts for metrics. Safe for use from several threads; never raises, never blocks."""
 

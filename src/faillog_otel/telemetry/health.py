@@ -12,7 +12,7 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from typing import Any, Self
@@ -20,19 +20,7 @@ from typing import Any, Self
 from msgspec import Struct
 
 from faillog_otel.errors import ConfigError
-
-
-class Check(Struct, frozen=True):
-    """The result of one check. `why` says what is wrong, or the state; our own words only, as anybody can
-    ask.
-    """
-
-    ok: bool
-    why: str
-
-
-Checks = Callable[[], Mapping[str, Check]]
-"""Returns name → check."""
+from faillog_otel.telemetry.api import Checks
 
 _log = logging.getLogger(__name__)
 
