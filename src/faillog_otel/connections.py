@@ -1,7 +1,7 @@
-"""HTTP/1.1 connections to collectors that several threads use, with one deadline for each exchange.
+"""HTTP/1.1 connections to collectors, for several threads, with one deadline for each request.
 
-`http.client` writes and parses; redirects are not followed, a proxy is used where one is given. (Segment and
-S3: `segment/http_client.py`.)
+`http.client` writes and parses; redirects are not followed; a proxy is used if one is given. (Segment and S3:
+`segment/http_client.py`.)
 """
 
 import io
@@ -33,32 +33,32 @@ if TYPE_CHECKING:
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 MAX_IDLE_SECONDS = 30.0
-"""An idle connection is not used after this time: NAT gateways and load balancers forget it silently."""
+"""An idle connection is not reused after this time: NAT gateways and load balancers drop it silently."""
 
 
 class NotConnected(TimeoutError):
-    """The time for connecting is over, that for the exchange is not."""
+    """The time for connecting is over, but not the time for the whole request."""
 
 
 class ProxyDenied(OSError):
-    """The proxy asks for a user and a password, or does not take those that it got."""
+    """The proxy requires a user and a password, or refuses the given ones."""
 
     def __init__(self, proxy: Proxy) -> None:
         remedy = "set them in the proxy's URL: http://USER:PASSWORD@HOST:PORT"
-        super().__init__(f"the proxy {proxy.url} asks for a user and a password (407); {remedy}")
+        super().__init__(f"the proxy {proxy.url} requires a user and a password (407); {remedy}")
 
 
 class HttpResponse(Struct, frozen=True):
-    """What a server answered. The names of `headers` are lower case, their values are cut."""
+    """A server's answer. The names of `headers` are in lower case, their values truncated."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes | None
-    """None: it is longer than allowed."""
+    """None: longer than allowed."""
 
 
 class Connections:
-    """Connections to one URL, kept open between requests, for use from several threads at once."""
+    """A pool of connections to one URL. Safe for use from several threads."""
 
     def __init__(
         self,
@@ -70,12 +70,12 @@ class Connections:
         proxy: Proxy | None = None,
         proxy_context: Callable[[], ssl.SSLContext] = client_context,
     ) -> None:
-        """`timeout_seconds`: for a whole exchange, from the look-up of the host's name on.
-        `connect_seconds`: for that and for connecting, where it is shorter.
+        """`timeout_seconds`: for a whole request, including the name look-up. `connect_seconds`: for the
+        look-up and connecting, if it is shorter.
 
-        `context` returns the TLS settings of new connections, by default the system's; connections that
-        were made with another one are not used again. It is never called by two threads at once.
-        `proxy_context` returns those of connections to an https:// proxy.
+        `context` returns the TLS settings of new connections, by default the system's; connections with other
+        settings are not reused. It is never called by two threads at once. `proxy_context` returns the TLS
+        settings of connections to an https:// proxy.
         """
         parts = urlsplit(url)
         self._host = parts.hostname or ""
@@ -101,13 +101,13 @@ class Connections:
         self._is_closed = False
 
     def post(self, body: bytes, headers: Mapping[str, str]) -> HttpResponse:
-        """POSTs, as `request` does."""
+        """Sends a POST; see `request`."""
         return self.request("POST", body, headers)
 
     def request(self, method: str, body: bytes | None, headers: Mapping[str, str]) -> HttpResponse:
-        """Sends a request to the URL itself, and reads its answer to the end.
+        """Sends a request to the URL and reads the whole answer.
 
-        Raises TimeoutError when that is not there in time, else OSError, HTTPException and ValueError.
+        Raises TimeoutError after the deadline, else OSError, HTTPException and ValueError.
         """
         connection = self._take()
         deadline = Deadline(self._timeout_seconds)
@@ -116,22 +116,22 @@ class Connections:
             connection.ready(deadline, self._connect_seconds)
             if self._is_closed:  # meanwhile
                 raise ConnectionAbortedError(_CLOSED)
-            # A server may answer, "too large", and close while it is still sent to: the answer counts.
+            # A server can answer "too large" and close before the request is complete: the answer counts.
             with suppress(ConnectionError, ssl.SSLError):
                 connection.request(method, self._target, body, {**headers, **self._authorization})
             answer = connection.answer()
             is_whole = answer.body is not None and answer.status >= 200
         except TimeoutError:
-            self._close_idle()  # the way to the server may have gone silent for all of them
+            self._close_idle()  # idle connections can be dead as well
             raise
         finally:
-            self._give_back(connection, is_of_use=is_whole)
+            self._give_back(connection, can_reuse=is_whole)
         if self._proxy and not self._is_tls and answer.status == 407:
             raise ProxyDenied(self._proxy)
         return answer
 
     def close(self) -> None:
-        """Closes all connections; a request that is under way fails, and so does each new one."""
+        """Closes all connections; requests in flight and new ones fail."""
         with self._lock:
             self._is_closed = True
             used = tuple(self._used)
@@ -160,10 +160,10 @@ class Connections:
             self._used.add(connection)
         return connection
 
-    def _give_back(self, connection: "Connection", *, is_of_use: bool) -> None:
+    def _give_back(self, connection: "Connection", *, can_reuse: bool) -> None:
         with self._lock:
             self._used.discard(connection)
-            if is_of_use and connection.sock is not None and not self._is_closed:
+            if can_reuse and connection.sock is not None and not self._is_closed:
                 connection.idle_since = time.monotonic()
                 self._idle.append(connection)
                 return
@@ -174,7 +174,7 @@ _CLOSED = "the connections were closed"
 
 
 class Connection(HTTPConnection):
-    """One connection. Everything that it does ends with the deadline that it is ready for."""
+    """One connection. Each operation ends with the deadline of the last `ready`."""
 
     sock: socket.socket | None
 
@@ -197,39 +197,39 @@ class Connection(HTTPConnection):
         self._is_shut_down = False
 
     def ready(self, deadline: Deadline, connect_seconds: float = math.inf) -> None:
-        """Makes sure that it is connected, for an exchange that ends with this deadline.
+        """Connects if necessary, and sets the deadline of the next request.
 
-        A connection that is not there yet has `connect_seconds`, where that is less.
+        Connecting takes at most `connect_seconds`.
         """
         if self.sock is not None:
             idle = select.poll()
             idle.register(self.sock, select.POLLIN)
             is_old = time.monotonic() - self.idle_since > MAX_IDLE_SECONDS
-            if is_old or idle.poll(0):  # nothing was asked: it is the end, or cannot be understood
+            if is_old or idle.poll(0):  # data without a request: the end, or a protocol error
                 self.close()
         if self.sock is None:
             self._deadline = deadline.within(connect_seconds)
             try:
                 self.connect()
             except TimeoutError:
-                deadline.left()  # raises it where the whole exchange is over
+                deadline.left()  # raises TimeoutError if the whole request is over
                 through = f" through the proxy {self._proxy.url}" if self._proxy else ""
                 raise NotConnected(f"no connection{through} within {connect_seconds:g} s") from None
         self._deadline = deadline
 
     def connect(self) -> None:
-        """Connects, through the proxy where there is one. What is under way can be shut down at any time."""
+        """Connects, through the proxy if there is one. `shut_down` can interrupt it at any time."""
         if self._proxy is None:
             self._connect_to(self.host, self.port)
         else:
             self._connect_to_proxy(self._proxy)
             if self.context is not None:
-                self._ask_for_tunnel(self._proxy)
+                self._open_tunnel(self._proxy)
         if self.context is not None:
             self._start_tls(self.context, self.host)
 
     def _connect_to_proxy(self, proxy: Proxy) -> None:
-        """Connects to the proxy. Errors say that it is the proxy, and not the host."""
+        """Connects to the proxy; errors name the proxy."""
         try:
             self._connect_to(proxy.host, proxy.port)
             if proxy.scheme == "https":
@@ -274,74 +274,75 @@ class Connection(HTTPConnection):
             secure.settimeout(self._deadline.left())
             secure.do_handshake()
 
-    def _ask_for_tunnel(self, proxy: Proxy) -> None:
-        """Lets the proxy connect to the host (RFC 9110, section 9.3.6). Raises OSError where it does not."""
+    def _open_tunnel(self, proxy: Proxy) -> None:
+        """Opens a tunnel to the host with CONNECT (RFC 9110, section 9.3.6). Raises OSError."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         head = f"CONNECT {host}:{self.port} HTTP/1.1\r\nHost: {host}:{self.port}\r\n"
         if proxy.authorization:
             head += f"Proxy-Authorization: {proxy.authorization.reveal()}\r\n"
         self.send(f"{head}\r\n".encode())
-        assert self.sock is not None  # noqa: S101  # it was connected just now
+        assert self.sock is not None  # noqa: S101  # just connected
         response = _Response(self._deadline, self.sock, "CONNECT")
         try:
             response.begin()
         except HTTPException:
-            raise OSError(f"the proxy {proxy.url} does not answer as one") from None
+            raise OSError(f"the answer of {proxy.url} is not that of an HTTP proxy; check its URL") from None
         finally:
             response.close()
         if response.status == 407:
             raise ProxyDenied(proxy)
         if not 200 <= response.status < 300:
-            raise OSError(f"the proxy {proxy.url} does not connect to {host}: HTTP {response.status}")
+            refused = f"refuses to connect to {host}: HTTP {response.status}"
+            raise OSError(f"the proxy {proxy.url} {refused}; allow this host in the proxy")
 
     def send(self, data: Any) -> None:
-        """Sends all of it. For `http.client`."""
+        """Sends all data. Overrides `http.client`."""
         left = memoryview(data)
         while left and self.sock is not None:
             self.sock.settimeout(self._deadline.left())
             left = left[self.sock.send(left) :]
 
     def getresponse(self) -> HTTPResponse:
-        """Reads the head of the answer; its body is read under the same deadline."""
+        """Reads the head of the answer; its body has the same deadline."""
         self.response_class = partial(_Response, self._deadline)  # type: ignore[assignment]  # it is only called
         return super().getresponse()
 
     def answer(self) -> HttpResponse:
-        """Reads the answer to its end, where its body is no longer than `MAX_ANSWER_BYTES`."""
+        """Reads the whole answer; the body is None if it is longer than `MAX_ANSWER_BYTES`."""
         response = self.getresponse()
         body: bytes | None = None
         if response.length is None:
             body = response.read(MAX_ANSWER_BYTES + 1)
         elif response.length <= MAX_ANSWER_BYTES:
             body = response.read()
-        if self._is_shut_down:  # to a body without a length, that looks like its end
+        if self._is_shut_down:  # looks like the end of a body without a length
             raise ConnectionAbortedError(_CLOSED)
         headers = {name.lower(): truncate(value) for name, value in response.getheaders()}
         if body and headers.get("content-encoding", "identity").lower() != "identity":
-            body = unpacked(body, MAX_ANSWER_BYTES)  # it was not asked for; proxies do so all the same
+            body = decompressed(body, MAX_ANSWER_BYTES)  # some proxies compress although it was not requested
         return HttpResponse(response.status, headers, None if body and len(body) > MAX_ANSWER_BYTES else body)
 
     def shut_down(self) -> None:
-        """Makes fail what is under way. For other threads than the one that uses the connection."""
+        """Makes a request in flight fail. For use from other threads."""
         self._is_shut_down = True
         if (connected := self._connected) is not None:
-            with suppress(OSError):  # it is closed by now
+            with suppress(OSError):  # it is closed already
                 socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
 
-def unpacked(body: bytes, max_bytes: int) -> bytes:
-    """What gzip or deflate packed, no more than is of use. Raises HTTPException."""
+def decompressed(body: bytes, max_bytes: int) -> bytes:
+    """Returns gzip or deflate data decompressed, at most `max_bytes` + 1 bytes. Raises HTTPException."""
     try:
         return zlib.decompressobj(wbits=47).decompress(body, max_bytes + 1)
     except zlib.error:
-        raise HTTPException("the answer is packed in a way that was not asked for") from None
+        raise HTTPException("the answer has an unknown content encoding") from None
 
 
 _LENGTH = re.compile(r"[0-9]{1,18}")
 
 
 class _Response(HTTPResponse):
-    """A response that is read until the deadline."""
+    """A response with a deadline."""
 
     def __init__(self, deadline: Deadline, connected: socket.socket, method: str) -> None:
         super().__init__(connected, method=method)
@@ -349,19 +350,19 @@ class _Response(HTTPResponse):
         self.fp = io.BufferedReader(_Incoming(connected, deadline))
 
     def begin(self) -> None:
-        """Reads the head of the final answer: interim ones (RFC 9110, section 15.2) come before it."""
+        """Reads the head of the final answer, after interim ones (RFC 9110, section 15.2)."""
         super().begin()
         while 101 < self.status < 200:
             self.headers = None  # type: ignore[assignment]  # as it is before it has begun
             super().begin()
         if self.headers.get("transfer-encoding", "chunked").lower() != "chunked":
-            raise UnknownTransferEncoding  # http.client would take its frames for content
+            raise UnknownTransferEncoding  # http.client would read its frames as content
         if not _LENGTH.fullmatch(self.headers.get("content-length", "0").strip()):
-            raise HTTPException("the answer's length cannot be read")  # http.client would read to the end
+            raise HTTPException("the answer has an invalid Content-Length")  # http.client ignores it
 
 
 class _Incoming(io.RawIOBase):
-    """What a socket receives until the deadline; reading then raises TimeoutError."""
+    """The data that a socket receives until the deadline; a later read raises TimeoutError."""
 
     def __init__(self, connected: socket.socket, deadline: Deadline) -> None:
         self._socket = connected

@@ -1,25 +1,25 @@
-"""Errors, named for the caller's next move. Only `cli` turns them into text and exit codes.
+"""Errors, named for the caller's next action. Only `cli` turns them into text and exit codes.
 
 FaillogError
 ├── ConfigError     a setting is wrong: change it (exit 2)
-├── InputError      a PATH cannot be read: the rest goes on (exit 2 in the end)
-├── LedgerBroken    what must be remembered cannot be written: stop (exit 5)
-├── NoRoom          the disk is full: take nothing in until there is room again
-│   └── Busy        another process looks at the ledger: try again
+├── InputError      a PATH cannot be read: go on with the others (exit 2 at the end)
+├── LedgerBroken    a file that keeps records cannot be written: stop (exit 5)
+├── NoRoom          the disk is full: pause until space is available
+│   └── Busy        another process locks the ledger: retry
 └── Interrupted     SIGINT or SIGTERM while waiting for input: end cleanly (exit 128 + signal)
 """
 
 
 class FaillogError(Exception):
-    """The root of all errors that this package raises on purpose."""
+    """The base class of all errors that this package raises."""
 
 
 class ConfigError(FaillogError):
-    """A setting is missing, unknown or out of range; the message names it and says what it takes."""
+    """A setting is missing, unknown or out of range; the message names it and the allowed values."""
 
 
 class InputError(FaillogError):
-    """A PATH that cannot be opened or read; the message names it and says why."""
+    """A PATH cannot be opened or read; the message names it and says why."""
 
 
 class LedgerBroken(FaillogError):
@@ -27,15 +27,15 @@ class LedgerBroken(FaillogError):
 
 
 class NoRoom(FaillogError):
-    """The disk is full; nothing is spoilt."""
+    """The disk is full; no data is damaged."""
 
 
 class Busy(NoRoom):
-    """Another process looks at the ledger just now: as with a full disk, wait, and try again."""
+    """Another process locks the ledger; as with a full disk, wait and retry."""
 
 
 class Interrupted(FaillogError):
-    """A signal asked for the end of the run while nothing was in flight; its number is `signal`."""
+    """A signal ended the run while it waited for input; `signal` is its number."""
 
     def __init__(self, signal: int = 2) -> None:
         super().__init__()

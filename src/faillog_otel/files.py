@@ -1,8 +1,8 @@
-"""Folders and files that belong to one user, opened so that nothing else can be hit by mistake.
+"""Small files that settings name, durable writes, and private folders.
 
-A folder is held by its descriptor, and its entries are named relative to it: a symbolic link is never
-followed. An entry counts as ours only if it is a regular file of this user with one name. Anything else is a
-`StrangeEntry`: it may belong to somebody else, so it is reported and left alone.
+A `PrivateFolder` is opened by descriptor, and its entries are opened relative to it, never through a symbolic
+link. An entry is ours only if it is a regular file of this user with one name. Anything else is a
+`StrangeEntry`: it can belong to somebody else, so it is reported and left alone.
 """
 
 import errno
@@ -20,19 +20,16 @@ from typing import BinaryIO, Self
 
 from faillog_otel.errors import ConfigError, LedgerBroken
 
-# -- files ---------------------------------------------------------------------------------------------------
-#
-# Small files that a setting names: a config file, a token, certificates.
-
+# -- small files ---------------------------------------------------------------------------------------------
 
 MAX_BYTES = 1024 * 1024
 
 
 def read_small_file(name: str, *, may_be_pipe: bool = False) -> bytes:
-    """The bytes of a file of at most `MAX_BYTES`. Raises ConfigError that names the file.
+    """Returns the bytes of a file of at most `MAX_BYTES`. Raises ConfigError, which names the file.
 
-    A pipe can be read once only, and keeps the reader waiting where nobody writes: it is refused, and so are
-    devices, unless `may_be_pipe`.
+    Pipes and devices are refused unless `may_be_pipe`: a pipe can be read only once, and blocks without a
+    writer.
     """
     try:
         descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC | (0 if may_be_pipe else os.O_NONBLOCK))
@@ -53,7 +50,7 @@ def read_small_file(name: str, *, may_be_pipe: bool = False) -> bytes:
 
 
 def read_small_text(name: str, *, may_be_pipe: bool = False) -> str:
-    """The text of such a file, without a byte order mark. Raises ConfigError that names the file."""
+    """Returns the text of such a file, without a byte order mark. Raises ConfigError."""
     content = read_small_file(name, may_be_pipe=may_be_pipe)
     try:
         return content.decode("utf-8-sig")
@@ -67,13 +64,11 @@ def _kind(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "a device")
 
 
-# -- durable -------------------------------------------------------------------------------------------------
-#
-# What was written stays written, also after a power cut.
+# -- durable writes ------------------------------------------------------------------------------------------
 
 
 def make_durable(descriptor: int) -> None:
-    """Returns when the disk holds everything that was written to a file or folder. Raises OSError."""
+    """Flushes a file or folder to the disk, so that it survives a power cut. Raises OSError."""
     if hasattr(fcntl, "F_FULLFSYNC"):  # macOS: fsync leaves the data in the disk's own cache
         with suppress(OSError):  # not on every file system
             fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
@@ -81,8 +76,7 @@ def make_durable(descriptor: int) -> None:
     os.fsync(descriptor)
 
 
-# -- private folder ------------------------------------------------------------------------------------------
-
+# -- private folders -----------------------------------------------------------------------------------------
 
 _log = logging.getLogger(__name__)
 
@@ -90,7 +84,7 @@ FOLDER_MODE = 0o700
 FILE_MODE = 0o600
 PART = ".part"
 TEMPORARY = "temporary-"
-"""The beginning of the name that `PrivateFolder.temporary` gives a file for a moment."""
+"""Prefix of the short-lived name of a file of `PrivateFolder.temporary`."""
 
 
 class StrangeEntry(LedgerBroken):
@@ -98,16 +92,16 @@ class StrangeEntry(LedgerBroken):
 
 
 class PrivateFolder:
-    """A folder of this user, held by its descriptor until `close()`. Methods raise OSError, StrangeEntry."""
+    """A folder of this user, open until `close()`. Methods raise OSError and StrangeEntry."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
-        """`path` is for messages; `descriptor` is closed with this object."""
+        """`path`: for messages. `descriptor`: closed with this object."""
         self.path = path
         self.descriptor = descriptor
 
     @classmethod
     def open(cls, path: Path, parent: Self | None = None, *, create: bool = True) -> Self:
-        """Opens a folder, by its path or as an entry of another one; creates it (0700) if it is missing.
+        """Opens a folder by its path or as an entry of another folder; creates it (0700) if it is missing.
 
         Raises OSError, and StrangeEntry if it is not a folder of this user.
         """
@@ -133,16 +127,16 @@ class PrivateFolder:
             os.close(descriptor)
             do = f"run as user {owner}, or name a folder of your own"
             if parent is None and os.access(path, os.W_OK | os.X_OK, effective_ids=True):  # by its group
-                do = f"name a folder inside it, which `run` then makes: --state-dir {path / 'faillog-otel'}"
+                do = f"name a folder inside it, which `run` creates: --state-dir {path / 'faillog-otel'}"
             raise StrangeEntry(f"{path}: belongs to user {owner}, not to user {os.geteuid()}; {do}")
         return cls(path, descriptor)
 
     def make_private(self) -> None:
-        """Takes all permissions from group and others. Raises LedgerBroken if the file system refuses."""
+        """Removes all permissions of group and others. Raises LedgerBroken if the file system refuses."""
         self._set_mode(FOLDER_MODE)
 
     def check_private(self) -> None:
-        """Raises LedgerBroken if `make_private` would; sets the mode that it has."""
+        """Raises LedgerBroken if `make_private` would, without changing the mode."""
         self._set_mode(stat.S_IMODE(os.fstat(self.descriptor).st_mode))
 
     def _set_mode(self, mode: int) -> None:
@@ -152,9 +146,8 @@ class PrivateFolder:
             os.fchmod(self.descriptor, mode)
         except OSError as error:
             raise LedgerBroken(
-                f"{self.path}: others can look into it, and that cannot be changed (chmod 700: "
-                f"{error.strerror}); name a --state-dir on another file system, or mount this one with "
-                "mode 0700"
+                f"{self.path}: readable by other users, and chmod 700 failed ({error.strerror}); name a "
+                "--state-dir on another file system, or mount this one with mode 0700"
             ) from None
 
     def sync(self) -> None:
@@ -162,21 +155,22 @@ class PrivateFolder:
         make_durable(self.descriptor)
 
     def names(self) -> list[str]:
-        """The names of all entries, sorted."""
+        """Returns the names of all entries, sorted."""
         return sorted(os.listdir(self.descriptor))  # noqa: PTH208  # a Path holds no descriptor
 
     def our_files(self, names: re.Pattern[str]) -> Iterator[str]:
-        """The names of files of ours that match; warns of every other entry."""
+        """Yields the names of our files that match; warns of every other entry."""
         for name in self.names():
             if not names.fullmatch(name):
-                _log.warning("%s: was not made by faillog-otel; it is left alone", self.path / name)
+                _log.warning("%s: not created by faillog-otel; ignored", self.path / name)
             elif strange := self.strangeness(name):
                 _log.warning("%s", strange)
             else:
                 yield name
 
     def open_file(self, name: str, flags: int) -> int:
-        """Opens a file of ours; creates it with O_CREAT. Returns its descriptor. To be written, it is 0600.
+        """Opens one of our files, or creates it with O_CREAT; returns its descriptor. A written file gets
+        0600.
 
         O_TRUNC takes effect only after the file was checked.
         """
@@ -201,17 +195,17 @@ class PrivateFolder:
         return descriptor
 
     def read_file(self, name: str) -> BinaryIO:
-        """Opens a file of ours for reading, unbuffered. Raises FileNotFoundError if it is missing."""
+        """Opens one of our files for reading, unbuffered. Raises FileNotFoundError if it is missing."""
         return os.fdopen(self.open_file(name, os.O_RDONLY), "rb", buffering=0)
 
     def create(self, name: str) -> int:
-        """Creates a file for writing, and returns its descriptor; an earlier one is removed first."""
+        """Creates a file for writing and returns its descriptor; removes an existing one first."""
         self.remove(name)
         return self.open_file(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
 
     @contextmanager
     def replacement(self, name: str) -> Iterator[BinaryIO]:
-        """A `.part` file for writing; on leaving it replaces the file of this name durably, in one step."""
+        """Opens a `.part` file for writing; on exit it replaces the named file atomically and durably."""
         part = f"{name}{PART}"
         try:
             with os.fdopen(self.create(part), "wb") as file:
@@ -225,14 +219,14 @@ class PrivateFolder:
             raise
 
     def temporary(self) -> BinaryIO:
-        """A file for writing and reading that has no name and goes when it is closed."""
+        """Returns a file for writing and reading without a name, which disappears when it is closed."""
         name = f"{TEMPORARY}{token_hex(8)}"
         descriptor = self.open_file(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         os.unlink(name, dir_fd=self.descriptor)
         return os.fdopen(descriptor, "w+b")
 
     def has(self, name: str) -> bool:
-        """Whether there is a file of ours by this name. Raises StrangeEntry for anything else."""
+        """Returns whether one of our files has this name. Raises StrangeEntry for another entry."""
         try:
             found = os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
         except FileNotFoundError:
@@ -241,18 +235,18 @@ class PrivateFolder:
         return True
 
     def remove(self, name: str) -> None:
-        """Removes a file of ours, if it is there."""
+        """Removes one of our files, if it exists."""
         if self.has(name):
             os.unlink(name, dir_fd=self.descriptor)
 
     def rename(self, name: str, new_name: str) -> None:
-        """Renames a file, durably; replaces a file of ours that has the new name."""
+        """Renames a file durably; replaces one of our files that has the new name."""
         self.has(new_name)
         os.rename(name, new_name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
         self.sync()
 
     def strangeness(self, name: str) -> str:
-        """Why an entry is not a file of ours, and what to do; empty if it is one, or is missing."""
+        """Returns why an entry is not one of our files, and what to do; empty if it is one or is missing."""
         try:
             return self._strangeness(name, os.stat(name, dir_fd=self.descriptor, follow_symlinks=False))
         except OSError:
@@ -279,12 +273,12 @@ class PrivateFolder:
             do = f"run as user {found.st_uid}, or change its owner"
         elif found.st_nlink > 1:
             why = f"is a file with {found.st_nlink} names (hard links)"
-            do = "put a copy of it in its place"
+            do = "replace it with a copy"
         else:
             return ""
         return f"{self.path / name}: {why}; {do}"
 
 
 def is_disk_full(error: OSError) -> bool:
-    """Whether there is no room, or no more of it for this user."""
+    """Returns whether the disk, or this user's quota, is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -1,7 +1,7 @@
-"""How gRPC reaches a target: address, authorities, proxy, and how long it holds on to a connection.
+"""Settings of gRPC channels: address, authorities, proxy, keepalive, reconnection.
 
-gRPC's own defaults would trust a bundled list of authorities, use the environment's proxy, share one
-connection among all channels of a process, and never notice that a connection has gone silent.
+gRPC's defaults would trust a bundled list of authorities, use the environment's proxy, share one connection
+among all channels of a process, and never detect a dead connection.
 """
 
 import math
@@ -18,22 +18,22 @@ from faillog_otel.network import proxy_to
 from faillog_otel.tls import trusted_authorities
 
 KEEPALIVE_SECONDS = 30
-"""After so long without a word from the server while a call waits, it is pinged. Servers that count pings
-(grpc-go's default: one in five minutes) forgive two, and forget them whenever they answer."""
+"""The server is pinged after this time without data during a call. Servers that limit pings (grpc-go's
+default: one in five minutes) tolerate two, and reset the count with each answer."""
 KEEPALIVE_TIMEOUT_SECONDS = 10
 
 Options = tuple[tuple[str, Any], ...]
 
 
 def channel_address(url: str) -> str:
-    """HOST:PORT of a target's URL."""
+    """Returns HOST:PORT of a target's URL."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     return f"{f'[{host}]' if ':' in host else host}:{parts.port or DEFAULT_GRPC_PORT}"
 
 
 def channel_credentials(target: Target) -> grpc.ChannelCredentials | None:
-    """The certificates of a target; None: no TLS. Raises OSError."""
+    """Returns the credentials of a target; None: no TLS. Raises OSError."""
     if urlsplit(target.url).scheme == "http":
         return None
     key, certificate = (
@@ -43,23 +43,20 @@ def channel_credentials(target: Target) -> grpc.ChannelCredentials | None:
 
 
 def channel_options(target: Target, *, connect_seconds: float = math.inf) -> Options:
-    """The options of a channel to a target. Raises ConfigError for an unusable proxy.
+    """Returns the options of a channel to a target. Raises ConfigError for an unusable proxy.
 
-    `connect_seconds`: for the look-up of the host's name, and for connecting.
+    `connect_seconds`: for the name look-up and connecting.
     """
     connect_ms = round(min(connect_seconds, target.timeout_seconds, 60.0) * 1000)
     options: Options = (
         ("grpc.enable_retries", 0),
-        ("grpc.use_local_subchannel_pool", 1),  # else a new channel gets the old one's connection
+        ("grpc.use_local_subchannel_pool", 1),  # else a new channel reuses the old connection
         ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", connect_ms),  # also the time that an attempt to connect has
-        (
-            "grpc.max_reconnect_backoff_ms",
-            1000,
-        ),  # when to try again is decided by Patience, not by the channel
+        ("grpc.min_reconnect_backoff_ms", connect_ms),  # also the time limit of one connection attempt
+        ("grpc.max_reconnect_backoff_ms", 1000),  # Backoff decides about retries, not the channel
         ("grpc.dns_min_time_between_resolutions_ms", 1000),
         ("grpc.dns_ares_query_timeout", connect_ms),
     )
@@ -68,6 +65,6 @@ def channel_options(target: Target, *, connect_seconds: float = math.inf) -> Opt
         return (*options, ("grpc.enable_http_proxy", 0))
     if proxy.scheme != "http":
         raise ConfigError(
-            f"the proxy {proxy.url}: gRPC can use http:// proxies only; name one, or use OTLP/HTTP"
+            f"the proxy {proxy.url}: gRPC supports only http:// proxies; name one, or use OTLP/HTTP"
         )
     return (*options, ("grpc.enable_http_proxy", 1), ("grpc.http_proxy", proxy.whole_url.reveal()))

@@ -1,4 +1,7 @@
-"""JSON as text: whether it is well-formed, how deep it goes, how much it holds. Nothing is built of it."""
+"""JSON: checks of syntax, depth and size without building values, and lenient decoding of any value.
+
+Half of a surrogate pair, where a text was truncated, is read as U+FFFD.
+"""
 
 import json
 import math
@@ -7,46 +10,45 @@ from typing import Any, TypeVar
 
 import msgspec
 
-# -- syntax --------------------------------------------------------------------------------------------------
-
+# -- checks --------------------------------------------------------------------------------------------------
 
 MAX_DEPTH = 100
-"""How many brackets may be open at once; deeper JSON is quarantined (`too_deep`)."""
+"""Open brackets; deeper JSON is quarantined (`too_deep`)."""
 MAX_VALUES = 250_000
-"""How many values a record may hold: 16 MiB of empty lists would take half a gigabyte (`too_many_values`)."""
+"""Values in a record (`too_many_values`): 16 MiB of empty lists would take half a gigabyte."""
 
 WHITE_SPACE = b" \t\r\n"
 """JSON's own (RFC 8259, section 2)."""
 
 STRING = rb'"(?:[^"\\]++|\\.)*+"'
-_STRINGS = re.compile(STRING + rb"?+", re.DOTALL)  # the last one perhaps without its end
+_STRINGS = re.compile(STRING + rb"?+", re.DOTALL)  # the last one can be truncated
 _BRACKET = re.compile(rb"[\[\]{}]")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
-_passed_over = msgspec.json.Decoder(msgspec.Raw)
+_skipper = msgspec.json.Decoder(msgspec.Raw)
 
 
 def is_json(raw: bytes) -> bool:
-    """Whether these bytes are one JSON value by the grammar, no deeper than DEEPEST_NESTING.
+    """Returns whether these bytes are one JSON value by the grammar, no deeper than MAX_DEPTH.
 
-    What its texts hold is not looked at: invalid UTF-8 and lone surrogates are one record's own trouble.
+    The content of strings is not checked: invalid UTF-8 and lone surrogates concern one record only.
     """
     if is_too_deep(raw):
         return False
     if b"\\ud" in raw or b"\\uD" in raw:
         raw = _SURROGATE.sub(rb"\\u0020", raw)
     try:
-        _passed_over.decode(raw)
+        _skipper.decode(raw)
     except msgspec.DecodeError:
         return False
     return True
 
 
 def is_too_deep(raw: bytes) -> bool:
-    """Whether more than DEEPEST_NESTING brackets are open at once: said here, not by the stack's size."""
+    """Returns whether more than MAX_DEPTH brackets are open at once, independent of the stack's size."""
     if raw.count(b"{") + raw.count(b"[") <= MAX_DEPTH:
         return False
-    # Bodies are JSON in texts, with as many brackets: first without all texts, and without a pattern.
+    # Bodies are JSON inside strings: count the brackets outside strings first, without a regular expression.
     bare = b"".join(raw.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
     if bare.count(b"{") + bare.count(b"[") <= MAX_DEPTH:
         return False
@@ -59,7 +61,7 @@ def is_too_deep(raw: bytes) -> bool:
 
 
 def holds_too_much(raw: bytes) -> bool:
-    """Whether there are more than MOST_VALUES values: each has a bracket or a comma before it."""
+    """Returns whether there are more than MAX_VALUES values: a bracket or a comma precedes each."""
     if len(raw) <= MAX_VALUES:
         return False
     if raw.count(b",") + raw.count(b"{") + raw.count(b"[") <= MAX_VALUES:
@@ -69,16 +71,16 @@ def holds_too_much(raw: bytes) -> bool:
 
 
 def why_not_json(raw: bytes, said: str) -> str:
-    """A sentence for people, where what the decoder `said` would mislead them."""
+    """Returns why JSON is invalid: the decoder's message `said`, or a clearer one."""
     if not raw:
         return "empty"
     if raw.startswith(b"\xef\xbb\xbf"):
-        return "a byte order mark stands in the middle of the file: were files joined?"
+        return "a byte order mark in the middle of the file; files were probably joined"
     if b"\0" in raw:
         first = raw.index(b"\0")
-        return f"NUL bytes, the first at byte {first}: was the file cut off by a crash?"
+        return f"NUL bytes, the first at byte {first}; a crash has probably truncated the file"
     if said.startswith("Input data was truncated"):
-        return "the record breaks off before its end: was it cut off?"
+        return "the record is incomplete; the file is probably truncated"
     return said
 
 
@@ -90,21 +92,16 @@ _PAIR_OR_HALF = re.compile(
 
 
 def whole_characters(raw: bytes) -> bytes:
-    """JSON with U+FFFD for each escape that is half of a surrogate pair; its length stays the same.
+    """Returns JSON of the same length with U+FFFD for each escape that is half of a surrogate pair.
 
-    Texts that were cut between two UTF-16 units end in such a half.
+    Texts that were truncated between two UTF-16 units end in such a half.
     """
     if not _SURROGATE.search(raw):
         return raw
     return _PAIR_OR_HALF.sub(lambda found: rb"\ufffd" if found["half"] else found[0], raw)
 
 
-# -- anything ------------------------------------------------------------------------------------------------
-#
-# Any JSON value, no type in mind.
-#
-# A number that no float and no integer type holds is its own text, half of a surrogate pair is U+FFFD.
-
+# -- decoding ------------------------------------------------------------------------------------------------
 
 Type = TypeVar("Type")
 
@@ -112,7 +109,7 @@ _decode = msgspec.json.Decoder().decode
 
 
 def parse_json_lossless(raw: bytes) -> Any:
-    """The JSON value; half of a surrogate pair is read as U+FFFD. Raises ValueError."""
+    """Returns the JSON value; a number beyond the range of float or int is its text. Raises ValueError."""
     try:
         return _read(raw)
     except ValueError:
@@ -122,10 +119,7 @@ def parse_json_lossless(raw: bytes) -> Any:
 
 
 def read_as(of_type: type[Type], raw: bytes) -> Type:
-    """The JSON value as this type; half of a surrogate pair is read as U+FFFD.
-
-    Raises ValueError and RecursionError.
-    """
+    """Returns the JSON value as this type. Raises ValueError and RecursionError."""
     try:
         return msgspec.json.decode(raw, type=of_type)
     except msgspec.DecodeError:
@@ -133,7 +127,7 @@ def read_as(of_type: type[Type], raw: bytes) -> Type:
 
 
 def without_null(value: Any) -> Any:
-    """The value without those fields of its objects that are null: they are as good as absent."""
+    """Returns the value without null fields, which mean the same as absent ones."""
     if isinstance(value, dict):
         return {key: without_null(item) for key, item in value.items() if item is not None}
     return [without_null(item) for item in value] if isinstance(value, list) else value
@@ -144,18 +138,18 @@ def _read(raw: bytes) -> Any:
         return _decode(raw)
     except msgspec.ValidationError:
         value = json.loads(
-            raw, parse_int=_integer_or_text, parse_float=_float_or_text, parse_constant=_refuse
+            raw, parse_int=_integer_or_text, parse_float=_float_or_text, parse_constant=_reject_constant
         )
-        msgspec.json.encode(value)  # json lets half characters pass, and they cannot be written
+        msgspec.json.encode(value)  # json accepts surrogates, which cannot be encoded
         return value
 
 
-_MAX_INTEGER = 400
-"""Digits; a longer one is only ever shown, and cut, as text."""
+_MAX_INTEGER_DIGITS = 400
+"""A longer integer becomes text, which is truncated."""
 
 
 def _integer_or_text(digits: str) -> int | str:
-    return int(digits) if len(digits) <= _MAX_INTEGER else digits
+    return int(digits) if len(digits) <= _MAX_INTEGER_DIGITS else digits
 
 
 def _float_or_text(digits: str) -> float | str:
@@ -163,5 +157,5 @@ def _float_or_text(digits: str) -> float | str:
     return number if math.isfinite(number) else digits
 
 
-def _refuse(word: str) -> Any:
-    raise ValueError(f"{word} is no JSON")
+def _reject_constant(word: str) -> Any:
+    raise ValueError(f"{word} is not JSON")

@@ -1,7 +1,10 @@
-"""The HTTP proxy that a server is reached through: one that a setting names, or the environment's.
+"""Hosts and ports, addresses with a deadline, and HTTP proxies.
 
-The environment is read as curl and Python read it: `https_proxy`, `http_proxy`, else `all_proxy`, and
-`no_proxy`; in small letters first, then in capitals. No error shows more of a proxy's URL than host and port.
+A `Deadline` bounds a whole exchange: every call that waits for the peer (name look-up, connecting, TLS
+handshake, each send and receive) gets only the time left, so a peer that sends byte by byte gains nothing. A
+proxy comes from a setting or from the environment, which is read as curl and Python do: `https_proxy`,
+`http_proxy`, else `all_proxy`, and `no_proxy`, in lower case before upper case. Errors show only host and
+port of a proxy's URL.
 """
 
 import ipaddress
@@ -22,9 +25,6 @@ from faillog_otel.config import Secret
 from faillog_otel.errors import ConfigError
 
 # -- hosts ---------------------------------------------------------------------------------------------------
-#
-# Hosts and ports, as settings and URLs write them, in one form that can be compared.
-
 
 MAX_PORT = 65535
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -34,53 +34,54 @@ _NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 
 
 class HostPort(Struct, frozen=True):
-    """A host in its plain form; `port` is None where any port is meant."""
+    """A normalised host; `port` is None for any port."""
 
     host: str
     port: int | None = None
 
 
-def plain_host(text: str) -> str:
-    """Returns a host in lower case, as Punycode, without brackets and without the dot at its end.
+def normalise_host(text: str) -> str:
+    """Returns a host in lower case, in Punycode, without brackets and final dot; an address in its shortest
+    form.
 
-    IP addresses come in their shortest form. Raises ValueError for what is no host.
+    Raises ValueError for an invalid host.
     """
     host = text.removeprefix("[").removesuffix("]").removesuffix(".").lower()
     if not host.isascii():
-        import idna  # its tables are large, and rarely needed
+        import idna  # its tables are large and rarely needed
 
         host = idna.encode(host, uts46=True).decode()  # IDNAError is a ValueError
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
         if not _NAME.fullmatch(host):
-            raise ValueError("no host") from None
+            raise ValueError("invalid host") from None
         return host
     if isinstance(address, ipaddress.IPv6Address) and address.scope_id:
-        raise ValueError("an address with a zone")  # it means something on one machine only
+        raise ValueError("an address with a zone")  # valid on one machine only
     return str(address)
 
 
 def origin_of(url: str) -> tuple[str, str, int]:
-    """The scheme, the host in its plain form and the port of an http or https URL. Raises ValueError."""
+    """Returns scheme, normalised host and port of an http or https URL. Raises ValueError."""
     parts = urlsplit(url)
-    return parts.scheme, plain_host(parts.hostname or ""), parts.port or DEFAULT_PORTS[parts.scheme]
+    return parts.scheme, normalise_host(parts.hostname or ""), parts.port or DEFAULT_PORTS[parts.scheme]
 
 
 def parse_host_port(text: str) -> HostPort:
-    """Returns HOST or HOST:PORT, apart. IPv6 with a port is [ADDRESS]:PORT. Raises ValueError."""
+    """Parses HOST or HOST:PORT; IPv6 with a port is [ADDRESS]:PORT. Raises ValueError."""
     if text.count(":") > 1 and "[" not in text:
-        return HostPort(plain_host(text))
+        return HostPort(normalise_host(text))
     found = _HOST_PORT.fullmatch(text)
     if found is None or (port := int(found["port"] or 1)) > MAX_PORT or not port:
         raise ValueError("neither HOST nor HOST:PORT")
     if found["literal"]:
         ipaddress.IPv6Address(found["literal"])
-    return HostPort(plain_host(found["literal"] or found["host"]), port if found["port"] else None)
+    return HostPort(normalise_host(found["literal"] or found["host"]), port if found["port"] else None)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host in its plain form is this machine by its very name."""
+    """Returns whether a normalised host is `localhost` or a loopback address."""
     if host == "localhost":
         return True
     try:
@@ -90,37 +91,30 @@ def is_loopback(host: str) -> bool:
 
 
 # -- addresses -----------------------------------------------------------------------------------------------
-#
-# Addresses of hosts, looked up and tried within a deadline.
-#
-# A `Deadline` bounds a whole exchange. Every call that waits for the peer (the look-up of its name,
-# connecting, the TLS handshake, each send and each receive) gets only the time that is left, so that a peer
-# which drips single bytes gains nothing by it.
-
 
 Address = tuple[Any, ...]
 """One row of `socket.getaddrinfo`: family, type, protocol, name, socket address."""
 
 
 class Deadline:
-    """The moment when an exchange must be over."""
+    """The end time of an exchange."""
 
     def __init__(self, seconds: float, max_seconds: float = math.inf) -> None:
-        """`seconds` from now. It can be moved, but not beyond `max_seconds` from now."""
+        """Ends `seconds` from now; `move_to` can move it up to `max_seconds` from now."""
         now = time.monotonic()
         self._latest = now + max_seconds
         self._ends = min(now + seconds, self._latest)
 
     def move_to(self, seconds: float) -> None:
-        """Ends that many seconds from now instead."""
+        """Moves the end to `seconds` from now."""
         self._ends = min(time.monotonic() + seconds, self._latest)
 
     def within(self, seconds: float) -> "Deadline":
-        """A deadline that many seconds from now, or this one where it is earlier."""
+        """Returns a deadline `seconds` from now, or this one if it is earlier."""
         return Deadline(seconds, self._ends - time.monotonic())
 
     def left(self) -> float | None:
-        """Seconds until then; None: forever. Raises TimeoutError when it is past."""
+        """Returns the seconds left; None: no limit. Raises TimeoutError after the end."""
         left = self._ends - time.monotonic()
         if left <= 0:
             raise TimeoutError
@@ -128,7 +122,7 @@ class Deadline:
 
 
 def loopback_host() -> str:
-    """The address of this machine as URLs write it: `127.0.0.1`, or `[::1]` where there is no IPv4."""
+    """Returns this machine's address for URLs: `127.0.0.1`, or `[::1]` without IPv4."""
     try:
         socket.create_server(("127.0.0.1", 0)).close()
     except OSError:
@@ -137,15 +131,15 @@ def loopback_host() -> str:
 
 
 def family_of(host: str) -> socket.AddressFamily:
-    """Of an address as URLs write it."""
+    """Returns the address family of an address as URLs write it."""
     return socket.AF_INET6 if host.startswith("[") else socket.AF_INET
 
 
 def resolve(host: str, port: int, deadline: Deadline) -> Sequence[Address]:
-    """The addresses of a host. Raises TimeoutError, OSError, UnicodeError.
+    """Returns the addresses of a host. Raises TimeoutError, OSError, UnicodeError.
 
-    A look-up cannot be interrupted. One that takes too long goes on in its own thread until the system's
-    resolver gives up.
+    A look-up cannot be interrupted; after the deadline it goes on in its own thread until the resolver gives
+    up.
     """
     found: queue.SimpleQueue[Sequence[Address] | OSError | UnicodeError] = queue.SimpleQueue()
 
@@ -166,16 +160,16 @@ def resolve(host: str, port: int, deadline: Deadline) -> Sequence[Address]:
 
 
 MAX_TRY_SECONDS = 5.0
-"""How long one address is tried while there are others."""
+"""For one address while there are others."""
 
 
 def addresses_in_turn(
     addresses: Sequence[Address], deadline: Deadline
 ) -> Iterator[tuple[Address, float | None]]:
-    """Yields each address and how many seconds it may be tried: a silent one leaves time for the others.
+    """Yields each address and its seconds to connect, so that a silent one leaves time for the others.
 
-    IPv6 and IPv4 take turns, so that a family that leads nowhere costs one address's time (RFC 8305,
-    section 4). Raises TimeoutError once the deadline is past.
+    IPv6 and IPv4 alternate, so an unreachable family costs the time of one address (RFC 8305, section 4).
+    Raises TimeoutError after the deadline.
     """
     families = [family for family, *_ in addresses]
     turns = sorted(
@@ -192,14 +186,13 @@ def addresses_in_turn(
 
 # -- proxies -------------------------------------------------------------------------------------------------
 
-
 ENVIRONMENT = "environment"
-"""The setting that stands for the environment's variables."""
+"""The value of a proxy setting that means the environment's variables."""
 SCHEMES = ("http", "https")
 
 
 class Proxy(Struct, frozen=True):
-    """A proxy. `user` is empty where it asks for none."""
+    """A proxy. `user` is empty if it requires none."""
 
     scheme: str
     host: str
@@ -223,7 +216,7 @@ class Proxy(Struct, frozen=True):
 
     @property
     def authorization(self) -> Secret | None:
-        """The value of the Proxy-Authorization header; None where the proxy asks for no user."""
+        """The value of the Proxy-Authorization header; None without a user."""
         if not self.user:
             return None
         pair = f"{self.user}:{self.password.reveal()}".encode()
@@ -231,22 +224,22 @@ class Proxy(Struct, frozen=True):
 
 
 class Traffic(Struct, frozen=True):
-    """What goes through proxies. `setting` is what errors call the setting."""
+    """The proxy rules for one kind of traffic. `setting`: its name in errors."""
 
     setting: str
-    may_be_plain: bool
-    """Whether plain http may go to a proxy on another machine, where what is sent can be read on the way."""
-    spares_this_machine: bool
+    allows_plain_http: bool
+    """Whether plain http may use a proxy on another machine, where others can read the traffic."""
+    excludes_loopback: bool
     """Whether servers on this machine are reached without the environment's proxy."""
 
 
-SEGMENT = Traffic("[segment] proxy", may_be_plain=False, spares_this_machine=False)
-OTLP = Traffic("[otlp] proxy", may_be_plain=True, spares_this_machine=True)
+SEGMENT = Traffic("[segment] proxy", allows_plain_http=False, excludes_loopback=False)
+OTLP = Traffic("[otlp] proxy", allows_plain_http=True, excludes_loopback=True)
 """A collector is often on this machine, and plain http to another one is the user's choice."""
 
 
 class Proxies:
-    """Which proxy each server is reached through."""
+    """The proxy of each server."""
 
     def __init__(self, setting: Secret | None, environ: Mapping[str, str], traffic: Traffic) -> None:
         """`setting`: None, `environment`, or a proxy's URL. Raises ConfigError."""
@@ -263,13 +256,13 @@ class Proxies:
             self._exceptions = next((environ[each] for each in _both_cases("no", environ)), "")
 
     def proxy_of(self, scheme: str, host: str, port: int) -> Proxy | None:
-        """The proxy for a server; None: it is connected to directly."""
+        """Returns the proxy for a server; None: a direct connection."""
         proxy = self._named or self._by_scheme.get(scheme)
         if proxy is None or _is_excepted(host, port, self._exceptions):
             return None
-        if scheme == "http" and not self._traffic.may_be_plain and not is_loopback(proxy.host):
+        if scheme == "http" and not self._traffic.allows_plain_http and not is_loopback(proxy.host):
             return None
-        if self._traffic.spares_this_machine and self._named is None and is_loopback(host):
+        if self._traffic.excludes_loopback and self._named is None and is_loopback(host):
             return None
         return proxy
 
@@ -277,17 +270,17 @@ class Proxies:
 def proxy_to(
     url: str, setting: Secret | None, environ: Mapping[str, str], traffic: Traffic = OTLP
 ) -> Proxy | None:
-    """Returns the proxy on the way to a URL; None: straight to it. Raises ConfigError."""
+    """Returns the proxy for a URL; None: a direct connection. Raises ConfigError."""
     return Proxies(setting, environ, traffic).proxy_of(*origin_of(url)) if setting else None
 
 
 def variable_unused(
     url: str, setting: Secret | None, environ: Mapping[str, str], traffic: Traffic = SEGMENT
 ) -> str:
-    """The environment's variable that names a proxy for this URL, where no `setting` does; else empty."""
+    """Returns the environment variable with a proxy for this URL that no `setting` uses; else empty."""
     variable = "" if setting else _variable_of(urlsplit(url).scheme, environ)
     try:
-        if traffic.spares_this_machine and is_loopback(origin_of(url)[1]):
+        if traffic.excludes_loopback and is_loopback(origin_of(url)[1]):
             return ""
         is_meant = proxy_to(url, Secret(ENVIRONMENT), environ, traffic)
     except ValueError:
@@ -298,23 +291,23 @@ def variable_unused(
 
 
 def parse_setting(text: str, name: str) -> Proxy | None:
-    """Returns the proxy that a setting names; None for `environment`. Raises ConfigError that says `name`."""
+    """Returns the proxy of a setting; None for `environment`. Raises ConfigError, which names `name`."""
     if text == ENVIRONMENT:
         return None
-    if "://" not in text and ":" not in text:  # a slip of the pen would be a host's name
+    if "://" not in text and ":" not in text:  # a typo would be taken for a host
         raise ConfigError(f'{name} is neither "{ENVIRONMENT}" nor a URL; write http://HOST:PORT')
     return parse_proxy(text, name)
 
 
 def parse_proxy(text: str, name: str) -> Proxy:
-    """Returns the proxy of a URL; HOST:PORT alone is http://. Raises ConfigError that says `name`."""
+    """Returns the proxy of a URL; HOST:PORT alone means http://. Raises ConfigError, which names `name`."""
     if re.match("socks", text, re.IGNORECASE):
         raise ConfigError(f"{name} uses SOCKS, which is not supported; write http://HOST:PORT")
     try:
         parts = urlsplit(text if "://" in text else f"http://{text}")
         proxy = Proxy(
             scheme=parts.scheme,
-            host=plain_host(parts.hostname or ""),
+            host=normalise_host(parts.hostname or ""),
             port=parts.port or (443 if parts.scheme == "https" else 80),
             user=unquote(parts.username or ""),
             password=Secret(unquote(parts.password or "")),
@@ -330,7 +323,7 @@ def parse_proxy(text: str, name: str) -> Proxy:
 
 
 def _variable_of(scheme: str, environ: Mapping[str, str]) -> str:
-    """The variable that names the proxy for a scheme; empty where there is none."""
+    """Returns the variable that names the proxy for a scheme; empty if none does."""
     return next((each for kind in (scheme, "all") for each in _both_cases(kind, environ)), "")
 
 
@@ -341,7 +334,7 @@ def _both_cases(kind: str, environ: Mapping[str, str]) -> Iterator[str]:
 
 
 def _is_excepted(host: str, port: int, exceptions: str) -> bool:
-    """Whether `no_proxy` names the host: by itself, a domain that it is in, its network, or `*`."""
+    """Returns whether `no_proxy` contains the host, a parent domain, its network, or `*`."""
     for each in re.split(r"[,\s]+", exceptions):
         if each == "*":
             return True
@@ -351,7 +344,7 @@ def _is_excepted(host: str, port: int, exceptions: str) -> bool:
                     return True
                 continue
             named = parse_host_port(each.removeprefix("*").removeprefix("."))
-        except ValueError:  # it names no host, or a network, and the host is a name
+        except ValueError:  # not a host, or a network while the host is a name
             continue
         if named.port in (None, port) and (host == named.host or host.endswith(f".{named.host}")):
             return True

@@ -17,7 +17,7 @@ from faillog_otel.clock import parse_rfc3339
 from faillog_otel.config import RESPONSE_HEADERS as USUAL_HEADERS
 from faillog_otel.config import SEGMENT_URLS, FailOn, Moment, Secret, Signal, TimePolicy, token_problem
 from faillog_otel.errors import ConfigError
-from faillog_otel.network import MAX_PORT, is_loopback, parse_host_port, parse_setting, plain_host
+from faillog_otel.network import MAX_PORT, is_loopback, normalise_host, parse_host_port, parse_setting
 from faillog_otel.text import did_you_mean, quoted, truncate
 
 MAX_QUOTED = 50  # bytes of a wrong text that a message quotes
@@ -218,7 +218,7 @@ def parse_segment_url(text: str) -> str:
         raise ConfigError(f"{shown!r} has no scheme; write us, eu, or https://HOST")
     try:
         parts = urlsplit(url)
-        host, port = plain_host(parts.hostname or ""), parts.port
+        host, port = normalise_host(parts.hostname or ""), parts.port
     except ValueError:
         host, port = "", None
     if not host or port == 0 or parts.scheme not in ("http", "https") or not re.fullmatch(r"[!-~]+", url):

@@ -1,21 +1,18 @@
-"""Text that a peer sent, cut to a length that can be kept, logged and shown; and charsets."""
+"""Text from outside: truncated to a length that can be kept, and escaped for one line on a terminal."""
 
 import codecs
 import json
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
-# -- text ----------------------------------------------------------------------------------------------------
-
-
 MAX_PEER_BYTES = 500
-"""UTF-8 bytes of one message of a collector, of Segment or of S3 that are kept."""
+"""UTF-8 bytes kept of a message from a collector, Segment or S3."""
 MAX_SEARCHED_BYTES = 8 * MAX_PEER_BYTES
-"""Of a message, in which secrets are looked for."""
+"""UTF-8 bytes of a message that are searched for secrets."""
 
 
 def truncate(text: str, max_bytes: int = MAX_PEER_BYTES) -> str:
-    """Returns the text, or the part of its start that fits into `max_bytes` of UTF-8, with an ellipsis."""
+    """Returns the text, or its start with an ellipsis, in at most `max_bytes` of UTF-8."""
     start = text[: max_bytes + 1].encode(errors="replace")
     if len(start) <= max_bytes:
         return text
@@ -32,10 +29,10 @@ def did_you_mean(word: str, possible: Iterable[str], *, cutoff: float = 0.6) -> 
 
 
 def peer_text(text: str, hide: Callable[[str], str]) -> str:
-    """Returns what a peer said, without secrets, in at most `MAX_PEER_BYTES` of UTF-8.
+    """Returns a peer's text without secrets, in at most `MAX_PEER_BYTES` of UTF-8.
 
-    `hide` replaces secrets. It reads more than is kept: a secret that lies across the cut is found whole.
-    Literal secrets of ours are replaced in the whole text beforehand.
+    `hide` replaces secrets. It reads more than is kept, so that a secret at the cut is complete. The caller
+    has replaced our own secrets in the whole text.
     """
     return truncate(hide(truncate(text, MAX_SEARCHED_BYTES)))
 
@@ -45,15 +42,10 @@ def is_unicode(encoding: str | None) -> bool:
     return encoding is None or codecs.lookup(encoding).name.startswith("utf")
 
 
-# -- printable -----------------------------------------------------------------------------------------------
-#
-# Text from outside, made fit for one line on a terminal.
-
-
 def printable(text: str) -> str:
-    """The text with control and format characters (newlines, escapes, bidi) written as escapes.
+    """Returns the text with control and format characters (newlines, escapes, bidi) as escapes.
 
-    A terminal then shows what is there instead of obeying it.
+    A terminal then shows them instead of executing them.
     """
     if text.isprintable():
         return text
@@ -61,7 +53,9 @@ def printable(text: str) -> str:
 
 
 def printable_json(text: str, *, is_ascii: bool = False) -> str:
-    """The same for JSON, which still says the same; `is_ascii`: with all else than ASCII as escapes."""
+    """Returns JSON with such characters as JSON escapes; `is_ascii`: with all characters outside ASCII as
+    well.
+    """
     if text.isprintable() and (not is_ascii or text.isascii()):
         return text
     return "".join(

@@ -1,8 +1,8 @@
-"""Who is trusted: one rule for every TLS connection of the program, whatever library makes it.
+"""TLS settings: the trusted authorities of every connection, and certificates that are reloaded on change.
 
-Trusted are the system's authorities, or those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name instead, and
-beside them the authorities in the file that a setting names. All are read here: gRPC would trust a list of
-its own, and OpenSSL passes over a file that is missing or has no certificate in it.
+Trusted are the system's authorities, or those of `SSL_CERT_FILE` and `SSL_CERT_DIR` instead, plus those in
+the file that a setting names. They are read here because gRPC trusts a list of its own, and OpenSSL ignores a
+missing or empty file.
 """
 
 import logging
@@ -18,8 +18,7 @@ from faillog_otel.config import Target
 from faillog_otel.errors import ConfigError
 from faillog_otel.files import read_small_file
 
-# -- tls -----------------------------------------------------------------------------------------------------
-
+# -- authorities ---------------------------------------------------------------------------------------------
 
 _KNOWN_BUNDLES = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Alpine, Arch
@@ -28,7 +27,7 @@ _KNOWN_BUNDLES = (
     "/etc/ssl/ca-bundle.pem",  # openSUSE
     "/etc/ssl/cert.pem",  # macOS, BSD
 )
-"""For a Python whose OpenSSL was built to look elsewhere."""
+"""For a Python whose OpenSSL was built with other paths."""
 
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----[\sA-Za-z0-9+/=]+-----END CERTIFICATE-----")
 
@@ -40,10 +39,10 @@ def client_context(
     *,
     setting: str = "certificate",
 ) -> ssl.SSLContext:
-    """Returns TLS settings for clients that speak HTTP/1.1. Raises OSError, which SSLError is, too.
+    """Returns TLS settings for HTTP/1.1 clients. Raises OSError, of which SSLError is a subclass.
 
-    `certificate` is a file of authorities that are trusted, too; `setting` is what errors call it. All files
-    are PEM.
+    `certificate` is a file of further trusted authorities; `setting` is its name in errors. All files are
+    PEM.
     """
     context = ssl.create_default_context(cadata=trusted_authorities(certificate, setting=setting))
     if client_certificate:
@@ -55,12 +54,12 @@ def client_context(
 def trusted_authorities(certificate: str | None = None, *, setting: str = "certificate") -> str:
     """Returns the certificates of all trusted authorities, PEM. Raises OSError.
 
-    A file that the setting or the environment names must hold certificates, and one of the environment's
-    folders must be there; what else cannot be read is passed over, as OpenSSL does.
+    A file that the setting or the environment names must contain certificates, and one of the environment's
+    folders must exist; other unreadable files are ignored, as OpenSSL does.
     """
     folders = os.environ.get("SSL_CERT_DIR", "")
     if folders and not any(Path(each).is_dir() for each in folders.split(os.pathsep)):
-        raise OSError(f"SSL_CERT_DIR: {folders}: is no folder; name one with authorities, or unset it")
+        raise OSError(f"SSL_CERT_DIR: {folders} is not a folder; name one with authorities, or unset it")
     found = _named_blocks(certificate, setting)
     found |= _named_blocks(os.environ.get("SSL_CERT_FILE"), "SSL_CERT_FILE")
     readable = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -74,15 +73,15 @@ def trusted_authorities(certificate: str | None = None, *, setting: str = "certi
 
 
 def watched_files(*names: str | None) -> tuple[Path, ...]:
-    """Returns these files, and those of the environment: when one changes, connections are made anew."""
+    """Returns these files and those of the environment; a change of one requires new connections."""
     environment = (os.environ.get("SSL_CERT_FILE"), *os.environ.get("SSL_CERT_DIR", "").split(os.pathsep))
     return tuple(Path(name) for name in (*names, *environment) if name)
 
 
 def _system_files() -> list[Path]:
-    """Files that may hold the system's authorities, none for a variable that is set and empty.
+    """Returns the files of the system's authorities; none if the variable is set and empty.
 
-    In a folder any name will do; OpenSSL wants hashes.
+    In a folder, files of any name count; OpenSSL requires hashes as names.
     """
     default, is_named = ssl.get_default_verify_paths(), "SSL_CERT_FILE" in os.environ
     places = [] if is_named else [Path(default.openssl_cafile)]
@@ -95,7 +94,7 @@ def _system_files() -> list[Path]:
 
 
 def _named_blocks(file: str | None, setting: str) -> dict[str, None]:
-    """The certificates of a file that a setting names. Raises OSError for a file without certificates."""
+    """Returns the certificates of a file that a setting names. Raises OSError if it has none."""
     remedy = "name a file of certificates in PEM form"
     if not file:
         return {}
@@ -104,8 +103,8 @@ def _named_blocks(file: str | None, setting: str) -> dict[str, None]:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata="".join(blocks))
     except ConfigError as error:
         raise OSError(f"{setting}: {error}; {remedy}") from None
-    except (ssl.SSLError, ValueError):  # the latter where there is none
-        raise OSError(f"{setting}: {file}: holds no certificate in PEM form; {remedy}") from None
+    except (ssl.SSLError, ValueError):  # ValueError: no certificate
+        raise OSError(f"{setting}: {file}: contains no certificate in PEM form; {remedy}") from None
     return blocks
 
 
@@ -113,20 +112,18 @@ def _blocks(content: bytes) -> dict[str, None]:
     return {f"{block.decode()}\n": None for block in _CERTIFICATE.findall(content)}
 
 
-# -- tls -----------------------------------------------------------------------------------------------------
-#
-# The certificates of a target, read again when their files change: rotation needs no restart.
-
+# -- certificates of a target --------------------------------------------------------------------------------
 
 _log = logging.getLogger(__name__)
 
-Made = TypeVar("Made")
+Value = TypeVar("Value")
 
 
 def tls_context(target: Target) -> ssl.SSLContext:
-    """The TLS settings of a target: its authorities, its client certificate. Raises ConfigError."""
+    """Returns the TLS settings of a target: authorities and client certificate. Raises ConfigError."""
     if target.client_key and not target.client_certificate:
-        raise ConfigError(f"a client key for {target.shown_url}, and no client certificate")
+        remedy = "set client_certificate, too"
+        raise ConfigError(f"a client key without a client certificate for {target.shown_url}; {remedy}")
     try:
         for setting in ("certificate", "client_certificate", "client_key"):
             _check_pem(setting, getattr(target, setting))
@@ -136,7 +133,7 @@ def tls_context(target: Target) -> ssl.SSLContext:
 
 
 def _check_pem(setting: str, name: str | None) -> None:
-    """Raises ConfigError for what OpenSSL would wait for, or of which it does not name the file."""
+    """Raises ConfigError for a pipe, which OpenSSL would wait for, and for errors without the file's name."""
     if name is None:
         return
     try:
@@ -144,39 +141,40 @@ def _check_pem(setting: str, name: str | None) -> None:
     except ConfigError as error:
         raise ConfigError(f"{setting} {error}") from None
     if b"-----BEGIN" not in content:
-        raise ConfigError(f"{setting} {name}: is not PEM, a text with -----BEGIN; convert it to PEM")
+        raise ConfigError(f"{setting} {name}: is not PEM (text with -----BEGIN); convert it to PEM")
 
 
-class ReloadOnChange(Generic[Made]):
-    """Something made from a target's certificates, and made anew when their files change.
+class ReloadOnChange(Generic[Value]):
+    """A value made from a target's certificates, and made again when their files change: no restart is
+    needed.
 
-    New files that cannot be used (half of them may be there) leave the old thing in place, with a warning;
-    they are tried again at the next use. Not safe for several threads at once.
+    If new files are unusable (one of them can be missing yet), the old value stays, with a warning, and the
+    next use tries again. Not safe for several threads at once.
     """
 
-    def __init__(self, target: Target, make: Callable[[Target], Made]) -> None:
+    def __init__(self, target: Target, make: Callable[[Target], Value]) -> None:
         self._target = target
         self._make = make
         self._seen = self._signature()
-        self._made = make(target)
+        self._value = make(target)
 
-    def get(self) -> Made:
-        """The thing, as the files are now."""
+    def get(self) -> Value:
+        """Returns the value for the current files."""
         signature = self._signature()
         if signature != self._seen:
             try:
-                self._made = self._make(self._target)
+                self._value = self._make(self._target)
             except ConfigError as error:
-                _log.warning("%s; going on with the old ones", error)
+                _log.warning("%s; still using the old certificates", error)
             else:
                 self._seen = signature
-                _log.info("the certificates for %s have changed and were read again", self._target.shown_url)
-        return self._made
+                _log.info("the certificates for %s changed; reloaded them", self._target.shown_url)
+        return self._value
 
     def renew(self) -> None:
-        """Makes it anew, from the files as they were when it was made last."""
-        with suppress(ConfigError):  # they have changed meanwhile: `get` says so
-            self._made = self._make(self._target)
+        """Makes the value again, without a change of the files."""
+        with suppress(ConfigError):  # the files have changed meanwhile: `get` reports it
+            self._value = self._make(self._target)
 
     def _signature(self) -> tuple[tuple[int, int, int] | None, ...]:
         target = self._target

@@ -239,7 +239,7 @@ def test_a_proxy_that_wants_another_password_ends_the_run(events: Path, protocol
             FAILLOG_OTLP_PROXY=url.replace("://", f"://user:{SECRET}@"),
         )
     assert done.code == 4
-    assert f"the proxy {url} asks for a user and a password (407); set them in the proxy's URL" in done.stderr
+    assert f"the proxy {url} requires a user and a password (407); set them in the proxy's URL" in done.stderr
     assert "retrying" not in done.stderr
     assert SECRET not in done.stderr
 

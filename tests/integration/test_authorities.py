@@ -136,7 +136,7 @@ def test_a_file_that_is_missing_or_no_pem_is_a_usage_error(
 
 def test_a_folder_that_is_missing_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_DIR", "/nowhere")
-    with pytest.raises(ConfigError, match="SSL_CERT_DIR: /nowhere: is no folder"):
+    with pytest.raises(ConfigError, match="SSL_CERT_DIR: /nowhere is not a folder"):
         network()
 
 

@@ -135,7 +135,7 @@ def test_a_token_that_no_header_can_carry_is_not_shown(token: str) -> None:
     with peer_that(lambda _: None) as peer, api_of(peer, token) as api:
         outcome = check_token(api)
         assert isinstance(outcome, Failed)
-        assert "look at the URL and the token" in outcome.why
+        assert "check --segment-url and the token" in outcome.why
         assert "gehe" not in outcome.why
 
 

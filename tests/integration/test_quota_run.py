@@ -9,7 +9,7 @@ import pytest
 from support.quota_run import START_NS, ago, quota_run
 from support.tiers import slow, swept
 
-from faillog_otel.clock import EPOCH_SECONDS, HOUR_NS
+from faillog_otel.clock import HOUR_NS, KSUID_EPOCH_SECONDS
 from faillog_otel.sandbox.config import REFUSALS, QuotaConfig, Refusal, Scripted
 
 ONE_A_MINUTE = QuotaConfig(per_day=1, replenish="window", window_seconds=60)
@@ -181,7 +181,7 @@ def test_a_wait_is_shown_for_what_and_until_when(tmp_path: Path) -> None:
 
 def ksuid(at_ns: int) -> str:
     """An id that was made then."""
-    number = (at_ns // 10**9 - EPOCH_SECONDS) << 128 | 4711
+    number = (at_ns // 10**9 - KSUID_EPOCH_SECONDS) << 128 | 4711
     digits = ""
     for _ in range(27):
         number, digit = divmod(number, 62)

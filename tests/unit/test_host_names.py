@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from faillog_otel.errors import ConfigError
-from faillog_otel.network import HostPort, parse_host_port, plain_host
+from faillog_otel.network import HostPort, normalise_host, parse_host_port
 from faillog_otel.sources import read_flags
 
 LABEL = st.from_regex(r"[a-z0-9_]([a-z0-9_-]{0,20}[a-z0-9_])?", fullmatch=True)
@@ -29,10 +29,10 @@ def test_an_ipv6_address_is_the_same_long_and_short(address: ipaddress.IPv6Addre
 @given(st.text(max_size=12))
 def test_a_text_has_one_plain_form_or_none(text: str) -> None:
     try:
-        plain = plain_host(text)
+        plain = normalise_host(text)
     except ValueError:
         return
-    assert plain_host(plain) == plain
+    assert normalise_host(plain) == plain
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from faillog_otel.clock import LATEST_NS, parse_rfc3339
+from faillog_otel.clock import MAX_NS, parse_rfc3339
 
 SECOND = 1_000_000_000
 AT = 1742760000 * SECOND  # 2025-03-23T20:00:00Z
@@ -26,7 +26,7 @@ AT = 1742760000 * SECOND  # 2025-03-23T20:00:00Z
         ("2025-03-23T20:00:00.1234567899999Z", AT + 123456789),
         ("2025-03-23T19:59:60Z", AT),
         ("1970-01-01T00:00:00Z", 0),
-        ("2262-04-11T23:47:16.854775807Z", LATEST_NS),
+        ("2262-04-11T23:47:16.854775807Z", MAX_NS),
     ],
 )
 def test_times_that_can_be_read(text: str, nanoseconds: int) -> None:

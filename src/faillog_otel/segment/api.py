@@ -218,7 +218,7 @@ class SegmentApi:
             answer.status, answer.headers, answer.body, now_ns, is_listing=method == "POST", mask=mask
         )
         if isinstance(answered.outcome, Denied) and self._region_hint:
-            denied = replace(answered.outcome, why=f"{answered.outcome.why} {self._region_hint}")
+            denied = replace(answered.outcome, why=f"{answered.outcome.why}; {self._region_hint}")
             answered = replace(answered, outcome=denied)
         return replace(answered, date_ns=date_ns(answer.headers.get("date")), is_answered=True)
 
@@ -309,7 +309,7 @@ def _region_hint(host: str) -> str:
     if host not in regions:
         return ""
     own, (other,) = regions[host], set(SEGMENT_URLS) - {regions[host]}
-    return f"(this is the {own.upper()} region; for a workspace of the other one, set --segment-url {other})"
+    return f"this is the {own.upper()} region; for a workspace of the other one, set --segment-url {other}"
 
 
 def _read_workspace(body: bytes) -> Outcome:

@@ -20,7 +20,7 @@ import httpx
 from msgspec import Struct
 
 from faillog_otel.config import SegmentConfig
-from faillog_otel.connections import MAX_IDLE_SECONDS, HttpResponse, unpacked
+from faillog_otel.connections import MAX_IDLE_SECONDS, HttpResponse, decompressed
 from faillog_otel.errors import ConfigError
 from faillog_otel.network import SEGMENT, Address, Deadline, Proxies, Proxy, addresses_in_turn, resolve
 from faillog_otel.text import truncate
@@ -170,7 +170,7 @@ def whole_answer(response: httpx.Response, max_bytes: int) -> HttpResponse:
     body = bytes(received)
     if body and response.headers.get("content-encoding", "identity").lower() != "identity":
         try:
-            body = unpacked(body, max_bytes)
+            body = decompressed(body, max_bytes)
         except HTTPException as error:
             raise httpx.DecodingError(str(error)) from None
     headers = {name: truncate(value) for name, value in response.headers.items()}

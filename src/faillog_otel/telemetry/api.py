@@ -28,7 +28,7 @@ class Gauge(Struct, frozen=True):
 
 
 class Check(Struct, frozen=True):
-    """The result of one health check. `why`: what is wrong, or the state; only our own words, as anybody asks."""
+    """The result of one health check. `why` is in our own words only, because anybody can ask."""
 
     ok: bool
     why: str
