@@ -69,11 +69,11 @@ CASES = {
     "empty file": Case(b"", 0),
     "only blank lines": Case(b"\n \r\n\t\n" * 1000, 0),
     "only a byte order mark": Case(b"\xef\xbb\xbf", 0),
-    "truncated last line": Case(lines(GOOD, LAST) + GOOD[:-9], 2, ("invalid_json",), "was it cut off?"),
+    "truncated last line": Case(lines(GOOD, LAST) + GOOD[:-9], 2, ("invalid_json",), "probably truncated"),
     "broken first line": Case(lines(b"{broken", GOOD, LAST), 2, ("invalid_json",), "line 1"),
     "broken line in the middle": Case(between(b'{"a":'), 2, ("invalid_json",), "line 2"),
     "100,000 deep": Case(between(b'{"a":' + b"[" * 100_000), 2, ("too_deep",), "100 levels"),
-    "100,000 deep, a whole file": Case(b"[" * 100_000, 0, ("invalid_json",), "was the file cut off?"),
+    "100,000 deep, a whole file": Case(b"[" * 100_000, 0, ("invalid_json",), "probably truncated"),
     "halves of characters": Case(
         lines(
             *(
@@ -85,7 +85,7 @@ CASES = {
         10,
     ),
     "a line that breaks off behind half of a character": Case(
-        between(error(x="?").replace(b"?", b"\\ud800")[:-9]), 2, ("invalid_json",), "was it cut off?"
+        between(error(x="?").replace(b"?", b"\\ud800")[:-9]), 2, ("invalid_json",), "probably truncated"
     ),
     "half of a character in UTF-8": Case(
         between(error(x="ü").replace("ü".encode(), "ü".encode()[:1])), 2, ("invalid_utf8",), "not UTF-8"

@@ -136,7 +136,7 @@ def test_the_root_of_a_volume_of_kubernetes_is_refused_and_a_folder_inside_it_is
     os.chown(volume, os.geteuid(), OTHER)
     volume.chmod(0o2775)
     done, doctor = polling(here, volume, before=AS_OTHER)
-    advice = f"name a folder inside it, which `run` then makes: --state-dir {volume}/faillog-otel"
+    advice = f"name a folder inside it, which `run` creates: --state-dir {volume}/faillog-otel"
     assert (done.code, advice in done.stderr) == (5, True), done.stderr
     state, says = verdict(doctor)
     assert (state, advice in says) == ("fail", True), says

@@ -401,7 +401,7 @@ def test_a_listing_of_no_urls_is_a_failure_and_no_bug(segment: Simulator, tmp_pa
     with answering(status=200, body=body) as (url, _):
         done = run_moved(segment, tmp_path, "--segment-url", url, "--collection", "shop", "--since", "-9h")
     assert done.code == 6
-    assert "lists a URL that is none" in done.stderr
+    assert "lists an invalid URL" in done.stderr
 
 
 def test_a_collection_that_is_forbidden_does_not_stop_the_others(segment: Simulator, tmp_path: Path) -> None:

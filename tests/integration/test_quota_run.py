@@ -103,7 +103,7 @@ def test_objects_that_our_settings_refused_are_tried_at_once_with_other_settings
             *("--once", "--segment-url", found.segment.url, "--collection", "shop", *window),
             *("--endpoint", found.receiver.http_endpoint),
         )
-        assert (refused.exit_code, "name it by --download-host" in refused.stderr) == (6, True)
+        assert (refused.exit_code, "allow it with --download-host" in refused.stderr) == (6, True)
         assert found.poll(*window).exit_code == 0
         assert found.status()["missing"] == []
 
