@@ -1,8 +1,8 @@
-"""What the usual backends need: on their side, and of the records that are sent there.
+"""The backends, declared once: what each accepts, what its operator sets, and what `--backend` sets.
 
-One piece of data for each. Read in their sources and documentation in 2026 (specification 5). Our data is an
-hour old at best and 28 days at worst, so the time policies stand between a backend's limit and now, with room
-for the hours that a record may wait after its time was fixed.
+Taken from their sources and documentation in 2026. Records are an hour old at best and 28 days at worst, so a
+time policy keeps them younger than the backend's limit, with room for the hours that a record may wait after
+its time was fixed. `doctor` prints `needs`; docs/guides/backends has a page for each.
 """
 
 import math
@@ -20,27 +20,27 @@ class Backend(Struct, frozen=True, kw_only=True):
 
     name: str
     profile: BackendName | None = None
-    """The `--backend` that is for it."""
+    """The value of `--backend`; None without one."""
     needs: str = ""
-    """What its operator is to know and to set, for people."""
+    """What its operator has to know and to set, for people."""
     hosts: tuple[str, ...] = ()
-    """It is known by these, and all below them."""
+    """Its host names; those of subdomains are not listed."""
     oldest_seconds: float = math.inf
-    """Records of this age and more are dropped, or never found."""
+    """Records of this age are dropped, or never found."""
     raised_by: str = ""
-    """The setting by which its operator raises that age, where nothing is lost for good by a wrong guess."""
+    """The backend's setting that raises this age, if nothing is lost for good as long as it is too low."""
     time_policy: TimePolicy = TimePolicy()
     limits: Limits = Limits()
 
     def drops(self, policy: TimePolicy) -> bool:
-        """Whether records of this time policy may be too old."""
+        """Returns whether records under this time policy may be too old."""
         if policy.kind == "clamp":
             return policy.age_seconds >= self.oldest_seconds
         return policy.kind == "occurred" and math.isfinite(self.oldest_seconds)
 
 
 NO_BACKEND = Backend(name="any")
-"""Nothing is known of where the records end up."""
+"""An unknown backend: nothing is set."""
 
 _TEMPO = Backend(
     name="Grafana Tempo",
@@ -136,7 +136,7 @@ _COLLECTOR = Backend(
 
 
 def backend_of(host: str) -> Backend | None:
-    """The backend that a host belongs to."""
+    """Returns the backend that a host belongs to; None if it is unknown."""
     host = host.lower().rstrip(".")
     for backend in (*BACKENDS.values(), _GRAFANA_CLOUD, _COLLECTOR):
         if any(host == each or host.endswith(f".{each}") for each in backend.hosts):

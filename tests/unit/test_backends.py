@@ -1,9 +1,11 @@
 """What the usual backends need, and what `--backend` sets for them."""
 
+import re
 from typing import get_args
 
 import click
 import pytest
+from support.collector import ROOT
 
 from faillog_otel.backends import BACKENDS, backend_of
 from faillog_otel.cli import cli
@@ -81,6 +83,16 @@ def test_a_profile_sets_time_policy_and_limits(name: str, policy: str, body_byte
     config = resolve([layer])
     assert (config.backend, config.mapping.limits.body_bytes) == (name, body_bytes)
     assert config.mapping.time_policy == parse_time_policy(policy)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_the_guide_has_what_a_profile_sets(name: BackendName) -> None:
+    """A row: name, time policy, bytes of bodies and of extras."""
+    backend = BACKENDS[name]
+    guide = ROOT.joinpath("docs", "guides", "backends", "index.md").read_text("utf-8")
+    (row,) = re.findall(rf"^\| `{name}` \| `(.+?)`.*? \| ([\d,]+), ([\d,]+)", guide, re.MULTILINE)
+    limits = [f"{size:,}" for size in (backend.limits.body_bytes, backend.limits.extra_bytes)]
+    assert list(row) == [str(backend.time_policy), *limits]
 
 
 def test_without_a_profile_times_are_true_and_limits_are_as_the_mapping_says() -> None:

@@ -1,7 +1,7 @@
-"""Why something failed: Segment's page promises a field that says so, and does not show its name.
+"""Finds the reason of a failure: Segment's page promises such a field and does not show its name.
 
-Segment's own framework for destinations says it in the results of single events: `errormessage`, `errortype`
-(a code) and `errorreporter` (whose fault it is). They are looked for wherever they may be.
+Segment's own framework for destinations has it in the results of single events: `errormessage`, `errortype`
+(a code) and `errorreporter` (whose fault it is). This module looks for them wherever they may be.
 """
 
 import re
@@ -24,14 +24,14 @@ _OF_RESULTS = frozenset(("errormessage", "errortype", "errorreporter"))
 (
     _MAYBE_RESULTS,
     _MAYBE_RESULTS_IN_CAPITALS,
-) = (  # what a pattern begins with is looked for quickly, in one case
+) = (  # a pattern that begins with a literal is found much faster
     re.compile(f"{begin}[_-]?(?i:message|type|reporter)") for begin in ("rror", "RROR")
 )
 _MAX_REMEMBERED_CHARACTERS = 4096
 
 
 def plain_reason(text: str) -> Reason:
-    """The reason that a field named `reason` gives."""
+    """Returns the reason in the text of a field named `reason`."""
     return _cached_reason(text) if len(text) <= 256 else Reason(text, _as_code(text))
 
 
@@ -41,11 +41,10 @@ def _cached_reason(text: str) -> Reason:
 
 
 def take_reason(extras: dict[str, Any]) -> Reason | None:
-    """The reason, from any field that by its name holds one.
+    """Returns the reason from any field whose name means one; removes it from the extras.
 
-    It is looked for beside the other properties, then inside the response; what is inside the request is
-    a part of its body. What stands beside the other properties and travels as the reason is taken out of
-    the extras.
+    Looks among the properties, then in the response, where it is not removed. Fields in the request are parts
+    of its body.
     """
     for holder in (extras, extras.get("responseFromDestination")):
         if isinstance(holder, dict) and (found := _reason_in(holder, _TEXTS)):
@@ -57,10 +56,10 @@ def take_reason(extras: dict[str, Any]) -> Reason | None:
 
 
 def reason_of_results(extras: dict[str, Any], response: Response | None) -> Reason | None:
-    """The reason that results of single events give in the words of Segment's framework, however cased.
+    """Returns the reason that the results of single events give, with the names of Segment's framework.
 
-    They are looked for in all extras but the request's, then in the response's body: a JSON value, or a text
-    that may be JSON. Of results that give different reasons, none.
+    Looks in all extras except the request's, then in the response's body: a JSON value, or a text that may be
+    JSON. None if results give different reasons. The case of names does not matter.
     """
     if extras:
         held = [item for name, item in extras.items() if name != "requestToDestination"]
@@ -94,7 +93,7 @@ def _as_said_in_body(reason: Reason | None) -> Reason | None:
 
 
 def _agreed_reason(value: Any) -> Reason | None:
-    """The reason that every result in the value gives, where they give the same one."""
+    """Returns the reason of the results in the value; None unless all give the same one."""
     reasons = {found[1] for result in _results(value) if (found := _reason_in(result, ("errormessage",)))}
     return reasons.pop() if len(reasons) == 1 else None
 
@@ -112,7 +111,7 @@ def _results(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def _reason_in(holder: dict[str, Any], texts: tuple[str, ...]) -> tuple[str, Reason] | None:
-    """The field that holds the reason, and the reason; `error` may be an object with a message."""
+    """Returns the field with the reason, and the reason; `error` may be an object with a message."""
     fields = {key.lower().replace("_", "").replace("-", ""): key for key in holder}
     coded = [(fields[name], _as_code(holder[fields[name]])) for name in _CODES if name in fields]
     code_field, code = next((found for found in coded if found[1]), ("", None))

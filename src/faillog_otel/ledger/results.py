@@ -18,7 +18,7 @@ from faillog_otel.ledger.spool import SeenRecords
 from faillog_otel.redact.redactor import redact_text
 from faillog_otel.text import peer_text
 
-# -- counts --------------------------------------------------------------------------------------------------
+# -- counts ----------------------------------------------------------------------------------------------
 
 
 def _no_events() -> dict[str, int]:
@@ -29,7 +29,7 @@ class Counts(Struct):
     """The outcomes of the records of a run or a part of it. `bytes_in` is the decompressed content read."""
 
     lines: int = 0
-    """Of JSON Lines, like `blank`."""
+    """For JSON Lines, like `blank`."""
     blank: int = 0
     records: int = 0
     events: dict[str, int] = field(default_factory=_no_events)
@@ -148,7 +148,7 @@ class ResultSink(Protocol):
     position: int
     """How many of the file's records are committed already."""
     holds_entries: bool
-    """Whether the records may be entries of kept files, to be sent again."""
+    """Whether the records may be entries of kept files, to be replayed."""
 
     @property
     def seen(self) -> SeenRecords | None:

@@ -1,4 +1,4 @@
-"""Values of any JSON shape → OTLP attributes: redacted, cut and counted."""
+"""Turns JSON values into OTLP attributes: redacts, truncates and counts them."""
 
 import math
 import re
@@ -15,14 +15,10 @@ from faillog_otel.otlp.wire import Attributes, Value
 from faillog_otel.redact.redactor import mark, redact_text
 from faillog_otel.redact.vocabulary import Kind, classify_key, is_sensitive
 
-# -- body keys -----------------------------------------------------------------------------------------------
+# -- `--bodies keys` -------------------------------------------------------------------------------------
 #
-# `--bodies keys`: JSON with its structure, and with the values of some keys only.
-#
-# The keys in `ALLOWED_KEYS` say what failed; they hold no record of a person as a rule. Every other value
-# becomes `[withheld]`, and so does a body that is no JSON or that was cut off. Pure, linear, and bounded as
-# records are: a body that is too deep or holds too many values is withheld as a whole.
-
+# The keys in `ALLOWED_KEYS` say what failed; as a rule, they hold no personal data. Every other value becomes
+# `[withheld]`, and so does a whole body that is not JSON, was cut off, is too deep or holds too many values.
 
 WITHHELD = "[withheld]"
 
@@ -44,18 +40,18 @@ ALLOWED_KEYS = frozenset(
 
 _NO_LETTERS = re.compile(r"[\s_.-]+")
 _JSON_INSIDE = re.compile(r"[{\[]\s{0,64}\\{0,8}[\"'].*", re.DOTALL)
-"""JSON or the like within a text, to the end of the text."""
+"""JSON or something like it within a text, up to the end of the text."""
 _MAX_TEXTS_IN_TEXTS = 4
 _MAX_REMEMBERED_CHARACTERS = 4096
 
 
 def withhold_values(value: Any) -> Any:
-    """The JSON value with the values of allowed keys; null stays, all others are `[withheld]`."""
+    """Returns the JSON value with null and the values of allowed keys; all others are `[withheld]`."""
     return _withheld(value, is_allowed=False, texts=0)
 
 
 def withhold_in_body(body: Any) -> str:
-    """A body as text, with the values of allowed keys; `[withheld]` where it is no JSON.
+    """Returns a body as text, with the values of allowed keys; `[withheld]` if it is not JSON.
 
     `body` is a JSON value, or a text that may be JSON.
     """
@@ -77,7 +73,7 @@ def _as_text(value: Any) -> str:
 
 
 def _read(text: str) -> tuple[Any, bool]:
-    """The JSON value of a text, and whether it has one that is neither too deep nor too large."""
+    """Returns the JSON value of a text, and whether it has one that is neither too deep nor too large."""
     raw = text.encode(errors="replace")
     if is_too_deep(raw) or holds_too_much(raw):
         return None, False
@@ -100,7 +96,7 @@ def _withheld(value: Any, *, is_allowed: bool, texts: int) -> Any:
 
 
 def _of_text(text: str, texts: int) -> str:
-    """A text that an allowed key has: JSON in it is under the same rules, or withheld where it has no end."""
+    """Returns the text of an allowed key. The rules apply to JSON in it; JSON without end is withheld."""
     value, is_json = _read(text) if text.lstrip().startswith(("{", "[")) else (None, False)
     if is_json and texts < _MAX_TEXTS_IN_TEXTS:
         return _as_text(_withheld(value, is_allowed=False, texts=texts + 1))
@@ -111,21 +107,20 @@ def _is_allowed(key: str) -> bool:
     return len(key) <= 64 and _NO_LETTERS.sub("", key).lower() in ALLOWED_KEYS
 
 
-# -- extras --------------------------------------------------------------------------------------------------
-
+# -- texts -----------------------------------------------------------------------------------------------
 
 MAX_VALUE_BYTES = 2048
 MAX_EXTRAS = 64
 _PREFIX = "segment.extra"
 _SHORT_CHARACTERS = 1024
 _READ_CHARACTERS = 16 * 1024
-"""So much of a text is looked at, or what may leave: a body of megabytes costs no more than one of these."""
+"""Only the beginning of a text is redacted, or as much as may leave: a body of megabytes costs no more."""
 _EDGE_CHARACTERS = 1024
-"""What was cut within the last ones before the end cannot be recognised, so they do not leave."""
+"""A secret that is cut off at the end cannot be recognised, so the last characters do not leave."""
 
 
 def truncate(text: str, max_bytes: int = MAX_VALUE_BYTES) -> str:
-    """The text, cut at so many bytes of UTF-8 and never within a character."""
+    """Returns at most so many bytes of the text in UTF-8; never cuts within a character."""
     if len(text) * 4 <= max_bytes:
         return text
     encoded = text.encode()
@@ -133,7 +128,10 @@ def truncate(text: str, max_bytes: int = MAX_VALUE_BYTES) -> str:
 
 
 def redact_and_truncate(text: str, key: Secret | None, max_bytes: int = MAX_VALUE_BYTES) -> tuple[str, bool]:
-    """The text redacted (equal values comparable under the key) and cut; True when something was cut off."""
+    """Returns the redacted and truncated text, and whether it was truncated.
+
+    With a key, equal values get equal marks.
+    """
     if len(text) <= _SHORT_CHARACTERS:
         return _remembered(text, key, max_bytes)
     if len(text) <= _READ_CHARACTERS:
@@ -150,27 +148,29 @@ def _clean(text: str, key: Secret | None, max_bytes: int) -> tuple[str, bool]:
     return short, len(short) < len(redacted)
 
 
-# Reasons, URLs and answers come again and again. Both caches together hold a few MiB at the most.
+# The same reasons, URLs and answers occur many times. Both caches together hold some MiB at most.
 _remembered = lru_cache(maxsize=1024)(_clean)
 _remembered_long = lru_cache(maxsize=64)(_clean)
 
 
 def as_text(value: Any) -> str:
-    """A JSON value as text: a string is itself, anything else its compact JSON."""
+    """Returns a JSON value as text: a string itself, anything else as compact JSON."""
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def body_text(body: Any, bodies: Bodies) -> str:
-    """A body as text, with what `--bodies` lets leave of it."""
+    """Returns a body as text, as far as `--bodies` lets it leave."""
     return withhold_in_body(body) if bodies == "keys" else as_text(body)
 
 
+# -- extras ----------------------------------------------------------------------------------------------
+
 _BODIES = {"requestToDestination": ("all",), "responseFromDestination": ("all", "response", "keys")}
-"""Unknown fields in there are a part of the body, by another name: they leave where bodies do."""
+"""Unknown fields in these count as parts of the body: they leave if bodies do."""
 
 
 def allowed_extras(extras: dict[str, Any], bodies: Bodies) -> dict[str, Any]:
-    """The extras that `--bodies` lets leave. A status is no part of a body, also one of a wrong type."""
+    """Returns the extras that `--bodies` lets leave. A status is not part of a body, whatever its type."""
     kept: dict[str, Any] = {}
     for name, item in extras.items():
         holder = name.rpartition(".")[2]
@@ -184,13 +184,13 @@ def allowed_extras(extras: dict[str, Any], bodies: Bodies) -> dict[str, Any]:
 def extra_attributes(
     extras: dict[str, Any], key: Secret | None, max_bytes: int = MAX_VALUE_BYTES
 ) -> tuple[Attributes, int]:
-    """`segment.extra.<dotted path>` for each leaf, the first 64 in the record's order; and how many not.
+    """Returns `segment.extra.<dotted path>` for the first 64 leaves, and the number of the others.
 
-    A list is one leaf, as its JSON text; so is an empty object: nothing unknown is dropped.
+    A list is one leaf, as JSON; so is an empty object: nothing unknown is dropped.
     """
     found: dict[str, Value] = {}
     for path, leaf, kind in islice(leaves(extras, _PREFIX), MAX_EXTRAS):
-        name = redact_and_truncate(path, key)[0]  # people's data stand in names, too
+        name = redact_and_truncate(path, key)[0]  # names may hold personal data, too
         while name in found:  # {"a.b": 1, "a": {"b": 2}}
             name += "~"
         found[name] = _named_value(leaf, kind, path.rpartition(".")[2], key, max_bytes)
@@ -198,7 +198,7 @@ def extra_attributes(
 
 
 def apply_limits(attributes: Attributes, limits: Limits) -> tuple[Attributes, int]:
-    """The attributes that a log record has room for, the first ones first; and how many it has none for."""
+    """Returns the first attributes that fit into a log record, and the number of the others."""
     if limits.attributes == limits.attribute_bytes == math.inf:
         return attributes, 0
     kept: Attributes = []
@@ -212,15 +212,15 @@ def apply_limits(attributes: Attributes, limits: Limits) -> tuple[Attributes, in
 
 
 def size_of(attribute: tuple[str, Value]) -> int:
-    """Bytes of the name, and of the value as text, as backends count it: a list is its JSON."""
+    """Returns the bytes of the name and of the value as text, as backends count them: a list as JSON."""
     name, value = attribute
     return len(name.encode()) + len(as_text(list(value) if isinstance(value, tuple) else value).encode())
 
 
 def header_attributes(headers: Any, allowed: Iterable[str], key: Secret | None) -> Attributes:
-    """`http.response.header.<name>` for the headers that the allow-list names, each a string array.
+    """Returns `http.response.header.<name>`, a string array, for each header that the allow-list names.
 
-    Headers are an object, or a list of pairs; of any other shape none leaves.
+    Headers are an object or a list of pairs; those of another shape do not leave.
     """
     found: dict[str, tuple[str, ...]] = {}
     allowed = tuple(allowed)
@@ -236,7 +236,7 @@ def header_attributes(headers: Any, allowed: Iterable[str], key: Secret | None) 
 
 
 def _header(header: str, value: Any, allowed: tuple[str, ...], key: Secret | None) -> tuple[str, ...] | None:
-    """What leaves of a header; None where it stays."""
+    """Returns the values of a header; None if it does not leave."""
     if not is_allowed(header, allowed):
         return None
     name = header.lower()
@@ -254,7 +254,7 @@ _remembered_header = lru_cache(maxsize=1024)(_header)
 _RATE_LIMIT = re.compile(
     r"(?:\d++(?:ms|[smhdTZ])?+(?![A-Za-z])|(?<!\w)[A-Za-z]{1,15}+(?!\w)|[T\s;=,:\"/+.-])*+"
 )
-"""What such headers say: numbers, times, `default;q=100;w=60` (IETF's drafts); no keys and no addresses."""
+"""Numbers, times, `default;q=100;w=60` (IETF's drafts); no keys and no addresses."""
 
 
 def _header_value(name: str, value: str, kind: Kind | None, key: Secret | None) -> Value:
@@ -264,13 +264,13 @@ def _header_value(name: str, value: str, kind: Kind | None, key: Secret | None) 
 
 
 def is_allowed(header: str, allowed: Iterable[str]) -> bool:
-    """Whether the allow-list names this header; an entry with `*` at its end stands for any rest."""
+    """Returns whether the allow-list names this header; `*` at the end of an entry matches any rest."""
     name = header.lower()
     return any(_matches(name, entry.lower()) for entry in allowed)
 
 
 def header_pairs(headers: Any) -> Iterator[tuple[str, Any]]:
-    """Name and value of each header, without those whose value is null."""
+    """Yields name and value of each header whose value is not null."""
     if isinstance(headers, dict):
         pairs: Iterable[Any] = headers.items()
     else:
@@ -290,9 +290,9 @@ _VALUES = frozenset(("value", "values", "val"))
 
 
 def leaves(value: Any, path: str, kind: Kind | None = None) -> Iterator[tuple[str, Any, Kind | None]]:
-    """Path, value and what the path's names tell of it, for each value that is no object.
+    """Yields path, value and the kind that the path's names suggest, for each value that is not an object.
 
-    What `{"name": "X-Api-Key", "value": ...}` calls so has that name, too.
+    In `{"name": "X-Api-Key", "value": ...}` the value has that name, too.
     """
     if isinstance(value, dict) and (value or path == _PREFIX):
         called = next((classify_key(item) for name, item in value.items() if _is_name(name, item)), None)
@@ -322,7 +322,7 @@ def _count_leaves(extras: dict[str, Any]) -> int:
 def _named_value(
     leaf: Any, kind: Kind | None, name: str, key: Secret | None, max_bytes: int = MAX_VALUE_BYTES
 ) -> Value:
-    """The leaf as an attribute's value; as its name tells what it is."""
+    """Returns the leaf as an attribute's value. `kind` and `name` say what it may hold."""
     if (
         kind
         and not isinstance(leaf, bool)
@@ -337,7 +337,7 @@ def _named_value(
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """The texts of a list's items, wherever they stand in it; of any other value its own."""
+    """Yields the texts in a list or an object, at any depth; for another value its own text."""
     if isinstance(value, list | dict):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _texts(item)

@@ -1,8 +1,6 @@
-"""OTLP's JSON encoding of requests, on one line.
+"""Requests: wraps encoded records into the protobuf or the JSON of a request, and compresses it.
 
-It differs from protobuf's own JSON: ids are hexadecimal, enums are numbers, 64-bit integers are texts
-(opentelemetry.io/docs/specs/otlp, "JSON Protobuf Encoding"). It is made from the protobuf bytes of the
-records, so that both say the same.
+A record is encoded by itself, once: its bytes never change, whatever else travels in its request.
 """
 
 import gzip
@@ -19,10 +17,9 @@ from faillog_otel.config import Signal
 from faillog_otel.events.model import Event, RecordContext
 from faillog_otel.otlp.wire import SCHEMA_URL, Heads, attribute_fields, message_field, tag, text_field, varint
 
-# -- packing -------------------------------------------------------------------------------------------------
+# -- gzip ------------------------------------------------------------------------------------------------
 #
-# gzip for requests: by isal where it is installed (`faillog-otel[isal]`), else by zlib, both at level 1.
-
+# isal if it is installed (`faillog-otel[isal]`), else zlib, both at level 1.
 
 try:
     from isal import igzip
@@ -33,53 +30,47 @@ _LEVEL = 1
 
 
 def gzip_body(body: bytes) -> bytes:
-    """The body as one gzip member without a time: the same for the same body."""
+    """Returns the body as one gzip member without a time, so that equal bodies give equal bytes."""
     return _compress(body, compresslevel=_LEVEL, mtime=0)
 
 
 _compress: Callable[..., bytes] = igzip.compress if igzip is not None else gzip.compress
 
 
-# -- encoding ------------------------------------------------------------------------------------------------
-#
-# Events → bytes: each record encoded by itself, then portions of them wrapped into requests.
-#
-# `Encoder` is the one interface between the mapping and the wire. A record's bytes never change once they
-# are made, whatever else travels in its request.
-
+# -- protobuf --------------------------------------------------------------------------------------------
 
 SCOPE_NAME = "faillog-otel"
 
 
 class EncodedEvent(Struct, frozen=True, gc=False):
-    """One event's records, encoded: LogRecord and Span messages. `span` is empty where there is none."""
+    """One event's records, encoded as LogRecord and Span messages. `span` is empty if there is none."""
 
     log: bytes
     span: bytes
     is_shifted: bool = False
-    """Whether they carry another time than their own."""
+    """Whether the time policy gave them another time."""
 
     def record(self, signal: Signal) -> bytes:
-        """The record of this signal."""
+        """Returns the record of this signal."""
         return self.log if signal == "logs" else self.span
 
     def only(self, signals: Sequence[Signal]) -> "EncodedEvent":
-        """The item without the records of other signals."""
+        """Returns the records of these signals only."""
         log = self.log if "logs" in signals else b""
         return EncodedEvent(log, self.span if "traces" in signals else b"", self.is_shifted)
 
 
 class Encoder(Protocol):
-    """Turns one event into the bytes of its records; the same ones every time."""
+    """Encodes events: the interface between mapping and delivery. An event always gives the same bytes."""
 
     def encode(self, event: Event, context: RecordContext) -> EncodedEvent:
-        """The event's records in this context."""
+        """Returns the event's records in this context."""
 
 
 class Envelope:
     """Wraps records into requests: one resource and one scope around them, the same for all.
 
-    The scope has no version, so that what is sent again after an upgrade is still byte-identical.
+    The scope has no version, so that a record that is sent again after an upgrade is still byte-identical.
     ExportLogsServiceRequest and ExportTraceServiceRequest, and ResourceLogs and ResourceSpans, number
     their fields alike (opentelemetry-proto: logs.proto, trace.proto), so one layout serves both.
     """
@@ -101,12 +92,12 @@ class Envelope:
         self._after = message_field(self._SCHEMA_URL, SCHEMA_URL.encode())
 
     def request(self, _signal: Signal, records: Sequence[bytes]) -> bytes:
-        """An ExportLogsServiceRequest of LogRecords, or an ExportTraceServiceRequest of Spans: alike."""
+        """Returns an ExportLogsServiceRequest of LogRecords or an ExportTraceServiceRequest of Spans."""
         if not records:
             return b""
         heads = self._records
         parts = [part for each in records for part in (heads[len(each)], each)]
-        # The lengths first, then one copy of everything: a request is large.
+        # Sums up lengths first, to copy everything only once: a request is large.
         scoped = len(self._scope) + sum(map(len, parts)) + len(self._after)
         head = tag(self._SCOPE_RECORDS) + varint(scoped)
         inside = len(self._before) + len(head) + scoped + len(self._after)
@@ -114,17 +105,21 @@ class Envelope:
         return b"".join([*before, *parts, self._after, self._after])
 
 
-# -- json ----------------------------------------------------------------------------------------------------
+# -- JSON ------------------------------------------------------------------------------------------------
+#
+# OTLP's JSON differs from protobuf's own: ids are hexadecimal, enums are numbers, 64-bit integers are texts
+# (opentelemetry.io/docs/specs/otlp, "JSON Protobuf Encoding"). It is made from the records' protobuf bytes,
+# so that both have the same content.
 
 
 class JsonEnvelope:
-    """Wraps records into requests, as `encoding.Envelope` does for protobuf."""
+    """Wraps records into requests on one line of JSON, as `Envelope` does for protobuf."""
 
     def __init__(self, resource: Iterable[tuple[str, str]]) -> None:
         self._resource = {"attributes": [{"key": k, "value": {"stringValue": v}} for k, v in resource]}
 
     def request(self, signal: Signal, records: Sequence[bytes]) -> bytes:
-        """An ExportLogsServiceRequest of LogRecords or an ExportTraceServiceRequest of Spans, as JSON."""
+        """Returns an ExportLogsServiceRequest or an ExportTraceServiceRequest as JSON."""
         if signal == "logs":
             names = ("resourceLogs", "scopeLogs", "logRecords")
             values = [_log(LogRecord.FromString(record)) for record in records]
@@ -181,13 +176,13 @@ def _span(span: Span) -> dict[str, Any]:
             ],
         }
     )
-    if span.HasField("status"):  # also one that is Unset: both encodings say the same
+    if span.HasField("status"):  # also if it is Unset, as in protobuf
         message["status"] = _without_absent(status)
     return message
 
 
 def _without_absent(message: dict[str, Any]) -> dict[str, Any]:
-    """Protobuf's default values are absent."""
+    """Returns the message without fields that have protobuf's default values."""
     return {name: value for name, value in message.items() if value not in (0, "", [], {})}
 
 
@@ -207,4 +202,4 @@ def _value(value: AnyValue) -> dict[str, Any]:
         return {"doubleValue": value.double_value}
     if kind == "array_value":
         return {"arrayValue": {"values": [_value(each) for each in value.array_value.values]}}
-    return {}  # absent; the mapping makes no other kinds
+    return {}  # absent: the mapping makes no other values

@@ -1,8 +1,8 @@
-"""OTLP's messages as fields on the wire: which number each has, and how values of ours become its bytes.
+"""OTLP on the wire: protobuf's encoding, records as plain data, and the numbers of their fields.
 
 Source of the numbers: opentelemetry-proto 1.x, common.proto, logs.proto and trace.proto (the messages are
-named below). Fields are written in the order of their numbers, as the official classes do; what has its
-default value is absent, unless it stands in a oneof.
+named below). Fields are written in the order of their numbers, as the official classes do. A field with its
+default value is absent, unless it is part of a oneof.
 """
 
 import struct
@@ -11,13 +11,10 @@ from functools import lru_cache
 
 from msgspec import Struct
 
-# -- wire ----------------------------------------------------------------------------------------------------
+# -- protobuf's encoding ---------------------------------------------------------------------------------
 #
-# The protobuf wire format, as far as OTLP's messages need it.
-#
-# Source: protobuf.dev, "Encoding". A message is the concatenation of its fields, each behind its tag, so what
-# is already encoded can be put into a message, taken out of it and sent again without a byte changing.
-
+# Source: protobuf.dev, "Encoding". A message is the concatenation of its fields, each after its tag, so
+# encoded messages can be put into a message, taken out of it and sent again without changing a byte.
 
 VARINT = 0
 FIXED64 = 1
@@ -28,7 +25,7 @@ _SHORT = [bytes((number,)) for number in range(0x80)]
 
 
 def varint(number: int) -> bytes:
-    """An unsigned integer, seven bits a byte, the least significant first."""
+    """Encodes an unsigned integer: seven bits a byte, the least significant ones first."""
     if number < 0x80:
         return _SHORT[number]
     if number < 0x4000:
@@ -44,7 +41,7 @@ def varint(number: int) -> bytes:
 
 
 def int64(number: int) -> bytes:
-    """A signed integer as a varint: a negative one takes ten bytes, as its two's complement."""
+    """Encodes a signed integer as a varint; a negative one takes ten bytes (two's complement)."""
     return varint(number if number >= 0 else number & 0xFFFF_FFFF_FFFF_FFFF)
 
 
@@ -54,29 +51,29 @@ double = struct.Struct("<d").pack
 
 
 def tag(field_number: int, wire_type: int = LENGTH_DELIMITED) -> bytes:
-    """What stands before a field's value."""
+    """Returns the tag before a field's value."""
     return varint(field_number << 3 | wire_type)
 
 
 def message_field(field_number: int, payload: bytes) -> bytes:
-    """One field that holds an encoded message, a text or bytes."""
+    """Encodes a field that holds an encoded message, a text or bytes."""
     return b"".join((tag(field_number), varint(len(payload)), payload))
 
 
 def text_field(field_number: int, text: str) -> bytes:
-    """One field that holds a text; a text that is empty is absent."""
+    """Encodes a field that holds a text; an empty text is absent."""
     return message_field(field_number, text.encode()) if text else b""
 
 
 class Heads(dict[int, bytes]):
-    """What stands before a value of so many bytes: tags and lengths, made once for each length.
+    """The bytes before a value, by its length: tags and lengths, made once for each length.
 
-    The value may stand in messages inside messages: `path` is what stands before each length, from the
-    outermost message inwards, and `behind` what follows the last length.
+    The value may be in nested messages: `path` has the bytes before each length, from the outermost message
+    inwards; `behind` follows the last length.
     """
 
-    LONGEST = 4096
-    """Heads of longer values are not remembered: memory stays bounded."""
+    MAX_LENGTH = 4096
+    """Heads of longer values are not remembered, so that memory is bounded."""
 
     def __init__(self, *path: bytes, behind: bytes = b"") -> None:
         super().__init__()
@@ -87,18 +84,15 @@ class Heads(dict[int, bytes]):
         head = self._behind
         for before in reversed(self._path):
             head = before + varint(length + len(head)) + head
-        if length <= self.LONGEST:
+        if length <= self.MAX_LENGTH:
             self[length] = head
         return head
 
 
-# -- records -------------------------------------------------------------------------------------------------
+# -- records as plain data -------------------------------------------------------------------------------
 #
-# A log record and a span, as plain data: what `mapping` decides and an encoder writes.
-#
-# Field for field OTLP's messages LogRecord and Span (opentelemetry-proto 1.x); ids are bytes, times are
-# nanoseconds since 1970. An absent id is empty.
-
+# `mapping` makes them, an encoder writes them. They have the fields of OTLP's messages LogRecord and Span;
+# ids are bytes, times are nanoseconds since 1970. An absent id is empty.
 
 Value = str | bool | int | float | tuple[str, ...]
 Attributes = list[tuple[str, Value]]
@@ -108,7 +102,7 @@ SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 
 
 class Severity(IntEnum):
-    """OTLP's severity numbers, as far as they are used here; the names are the severity texts."""
+    """The severity numbers of OTLP that are used here; their names are the severity texts."""
 
     INFO = 9
     WARN = 13
@@ -116,14 +110,14 @@ class Severity(IntEnum):
 
 
 class SpanKind(IntEnum):
-    """OTLP's span kinds, as far as they are used here."""
+    """The span kinds of OTLP that are used here."""
 
     CLIENT = 3
     CONSUMER = 5
 
 
 class StatusCode(IntEnum):
-    """OTLP's span status codes; Ok is never claimed of somebody else's work."""
+    """The span status codes of OTLP that are used here: Ok is for the application that did the work."""
 
     UNSET = 0
     ERROR = 2
@@ -155,7 +149,7 @@ class Span(Struct, frozen=True, kw_only=True):
 
 
 class Log(Struct, frozen=True, kw_only=True):
-    """A log record. `dropped_attributes` counts what the limits left out."""
+    """A log record. `dropped_attributes` counts those that the limits left out."""
 
     time_ns: int
     observed_ns: int
@@ -169,8 +163,7 @@ class Log(Struct, frozen=True, kw_only=True):
     span_id: bytes = b""
 
 
-# -- messages ------------------------------------------------------------------------------------------------
-
+# -- fields of messages ----------------------------------------------------------------------------------
 
 # common.proto: KeyValue, AnyValue, ArrayValue
 KEY_VALUE_KEY = 1
@@ -216,7 +209,7 @@ STATUS_CODE = 3
 
 
 def any_value(value: Value) -> bytes:
-    """An AnyValue message."""
+    """Encodes an AnyValue message."""
     if isinstance(value, str):
         return message_field(ANY_STRING, value.encode())
     if isinstance(value, bool):
@@ -230,12 +223,12 @@ def any_value(value: Value) -> bytes:
 
 
 def attribute_fields(field_number: int, attributes: Attributes) -> bytes:
-    """The KeyValues of a record, as its repeated field of this number."""
+    """Encodes KeyValues as a repeated field of this number."""
     return b"".join([attribute_field(field_number, key, value) for key, value in attributes])
 
 
 def attribute_field(field_number: int, key: str, value: Value) -> bytes:
-    """One KeyValue of a record, as one of its repeated field of this number."""
+    """Encodes one KeyValue of a repeated field of this number."""
     if isinstance(value, str) and len(key) <= _MAX_REMEMBERED_KEY:
         text = value.encode()
         return _heads(field_number, key)[len(text)] + text
@@ -250,11 +243,11 @@ def _any_field(field_number: int, key: str, value: Value) -> bytes:
 
 
 _MAX_REMEMBERED_TEXTS = 256
-_texts_field = lru_cache(maxsize=256)(_any_field)  # headers say the same again and again
+_texts_field = lru_cache(maxsize=256)(_any_field)  # the same headers occur many times
 
 
 def text_attribute_heads(field_number: int, key: str) -> Heads:
-    """What stands before a text of so many bytes that is an attribute of this key."""
+    """Returns the heads of a text that is an attribute with this key."""
     inside = text_field(KEY_VALUE_KEY, key) + tag(KEY_VALUE_VALUE)
     return Heads(tag(field_number), inside, tag(ANY_STRING))
 
@@ -264,24 +257,24 @@ _heads = lru_cache(maxsize=128)(text_attribute_heads)
 
 
 def int_attribute_heads(field_number: int, key: str) -> Heads:
-    """What stands before a varint of so many bytes that is an attribute of this key."""
-    # The varint has no length of its own: its tag is the end of what stands before it.
+    """Returns the heads of a varint that is an attribute with this key."""
+    # A varint has no length: the head ends with its tag.
     inside = text_field(KEY_VALUE_KEY, key) + tag(KEY_VALUE_VALUE)
     return Heads(tag(field_number), inside, behind=tag(ANY_INT, VARINT))
 
 
 def flags_field(field_number: int, flags: int) -> bytes:
-    """A fixed32 field."""
+    """Encodes a fixed32 field; 0 is absent."""
     return tag(field_number, FIXED32) + fixed32(flags) if flags else b""
 
 
 def bytes_field(field_number: int, value: bytes) -> bytes:
-    """A field of bytes; none are absent."""
+    """Encodes a field of bytes; an empty one is absent."""
     return message_field(field_number, value) if value else b""
 
 
 def link_field(link: Link) -> bytes:
-    """One link of a span."""
+    """Encodes one link of a span."""
     return message_field(
         SPAN_LINKS,
         bytes_field(LINK_TRACE_ID, link.trace_id)

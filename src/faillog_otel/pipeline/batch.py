@@ -49,7 +49,7 @@ class PendingRecord(Struct, frozen=True, gc=False):
     raw: bytes
     learned: KeptContext
     item: EncodedEvent
-    sort: EventClass
+    event_class: EventClass
     logged_ns: int
     unsendable: tuple[Signal, ...] = ()
     """Signals that a kept record is still owed, and that this run does not send."""
@@ -74,8 +74,8 @@ class Batch(Struct):
     max_request: int = 0
     is_plain: bool = True
     """Whether none of its records was kept before: none of them owes or has suffered anything."""
-    sorts: Counter[EventClass] = field(default_factory=Counter)
-    """How many records of each sort are sent."""
+    classes: Counter[EventClass] = field(default_factory=Counter)
+    """How many records of each class are sent."""
 
     def add(self, sending: PendingRecord) -> None:
         """Adds a record that is sent."""
@@ -92,9 +92,9 @@ class Batch(Struct):
 
     def count(self) -> None:
         """Counts the events that are sent, all at once."""
-        self.sorts = Counter([sending.sort for sending in self.sendings])
+        self.classes = Counter([sending.event_class for sending in self.sendings])
         counts = self.stretch.counts
-        for (kind, _, is_bad), count in self.sorts.items():
+        for (kind, _, is_bad), count in self.classes.items():
             counts.count_events(kind, count, are_bad=is_bad)
             if is_bad and kind.fail_on and kind.fail_on not in self.stretch.met:
                 first = self.first_bad(kind)
@@ -103,18 +103,18 @@ class Batch(Struct):
 
     def first_bad(self, kind: Kind) -> PendingRecord:
         """Returns the first bad event of a kind. There must be one."""
-        return next(each for each in self.sendings if each.sort[0] is kind and each.sort[2])
+        return next(each for each in self.sendings if each.event_class[0] is kind and each.event_class[2])
 
     def account(self, sending: PendingRecord, outcome: str) -> None:
         """Notes what became of a record that was sent."""
-        kind, destination, _ = sending.sort
+        kind, destination, _ = sending.event_class
         self.stretch.became[kind.name, outcome, destination] += 1
 
     def account_all(self) -> None:
         """All records are exported: the ordinary case, without a look at each fate."""
         sendings, stretch = self.sendings, self.stretch
         stretch.counts.exported += len(sendings)
-        for (kind, destination, _), count in self.sorts.items():
+        for (kind, destination, _), count in self.classes.items():
             stretch.became[kind.name, "exported", destination] += count
         if shifted := [sending.number for sending in sendings if sending.item.is_shifted]:
             stretch.counts.time_shifted += len(shifted)

@@ -1,6 +1,6 @@
-"""What of an event leaves, what of it is redacted by which rule, and what stays: for people who decide.
+"""Previews files: what of each event would be sent, what is redacted by which rule, and what stays.
 
-The records are those that `mapping` makes. No value that was redacted is in an explanation.
+The records are those of `mapping`. An explanation never contains a value that was redacted.
 """
 
 from collections.abc import Iterator
@@ -30,26 +30,25 @@ from faillog_otel.otlp.wire import Value
 from faillog_otel.redact.redactor import findings, redact_text
 from faillog_otel.redact.vocabulary import MARK
 
-# -- explain -------------------------------------------------------------------------------------------------
-
+# -- one event -------------------------------------------------------------------------------------------
 
 _KEYS = "--bodies is keys"
 
 
 class Explanation(Struct, frozen=True, kw_only=True):
-    """One event's log record, which has all that leaves; what was redacted in it; and what stays, and why."""
+    """One event's log record, which has all that leaves; what was redacted in it; what stays, and why."""
 
     event: str
     body: str
     attributes: dict[str, Value]
     redacted: dict[str, list[str]]
-    """Attribute → the rules, such as `email address` or `the name password`."""
+    """Attribute → rules, such as `email address` or `the name password`."""
     stays: dict[str, str]
     """Field of the event → why it does not leave."""
 
 
 def explain(event: Event, context: RecordContext, config: MappingConfig) -> Explanation:
-    """Explains one event. Pure, as the mapping is."""
+    """Explains one event. Pure, like the mapping."""
     log = map_event(event, context, config).log
     attributes = dict(log.attributes)
     return Explanation(
@@ -71,7 +70,7 @@ def _is_redacted(name: str, value: Value) -> bool:
 
 
 def _rules(event: Event, attribute: str, bodies: Bodies) -> list[str]:
-    """By which rules the attribute was redacted; empty where it came from the attempt's exchange."""
+    """Returns the rules that redacted an attribute."""
     rules = {finding.rule for text in _sources(event, attribute, bodies) for finding in findings(text)}
     for path, _, kind in leaves(event.extras, "segment.extra"):
         if path == attribute and kind:
@@ -82,7 +81,7 @@ def _rules(event: Event, attribute: str, bodies: Bodies) -> list[str]:
 
 
 def _sources(event: Event, attribute: str, bodies: Bodies) -> Iterator[str]:
-    """The texts that the attribute was made of."""
+    """Yields the texts that the attribute was made from."""
     request = event.properties.request_to_destination
     response = event.properties.response_from_destination
     if attribute == "segment.reason" and event.reason:
@@ -149,17 +148,16 @@ def _is_longer(body: Any, max_bytes: int) -> bool:
     return len(as_text(body).encode(errors="replace")) > max_bytes
 
 
-# -- preview -------------------------------------------------------------------------------------------------
-#
-# What a run would send of a file, without sending: the same reading and mapping, and no effects.
+# -- a file ----------------------------------------------------------------------------------------------
 
 
 def preview(
     file: InputFile, config: MappingConfig, reference_ns: int, max_content_bytes: int
 ) -> Iterator[tuple[Place, Explanation | BadRecord]]:
-    """Each record with its place, explained; or why it would be quarantined. Raises InputError.
+    """Yields each record of a file with its place, explained; or why it would be quarantined.
 
-    Entries of kept files are explained as the records that they keep.
+    Reads and maps as a run does, without effects. An entry of a kept file is explained as the record in it.
+    Raises InputError.
     """
 
     def content() -> Iterator[bytes]:
