@@ -164,7 +164,9 @@ CASES = {
     "more values than memory is for, and it says raw": Case(
         between(b'{"raw":[' + b"[]," * 5_000_000 + b"1]}"), 2, ("too_many_values",), "250000 values"
     ),
-    "truncated gzip": Case(gzip.compress(lines(GOOD, LAST))[:-9], 2, ("truncated_gzip",), "cut off"),
+    "truncated gzip": Case(
+        gzip.compress(lines(GOOD, LAST))[:-9], 2, ("truncated_gzip",), "probably truncated"
+    ),
     "garbage behind gzip": Case(
         gzip.compress(lines(GOOD, LAST)) + b"garbage", 2, ("trailing_garbage",), "not gzip"
     ),
@@ -172,7 +174,10 @@ CASES = {
         gzip.compress(lines(GOOD, LAST))[:-8] + bytes(8), 2, ("damaged_gzip",), "incorrect data check"
     ),
     "truncated zstd": Case(
-        zstd.compress(lines(GOOD)) + zstd.compress(lines(LAST))[:-1], 1, ("truncated_zstd",), "cut off"
+        zstd.compress(lines(GOOD)) + zstd.compress(lines(LAST))[:-1],
+        1,
+        ("truncated_zstd",),
+        "probably truncated",
     ),
     "a zip file": Case(zipped(), 0, ("foreign_format",), "a zip archive; unpack it"),
     "UTF-16": Case(lines(GOOD).decode().encode("utf-16"), 0, ("foreign_format",), "iconv -f UTF-16"),

@@ -307,7 +307,7 @@ def test_an_interrupted_run_says_what_it_did_not_read(tmp_path: Path, workers: l
     (tmp_path / "b").write_bytes(lines(error()))
     process = start_program("run", "a", "b", "--endpoint", AWAY, "--wait", "forever", *workers, cwd=tmp_path)
     assert process.stderr
-    assert b"trying again" in process.stderr.readline()
+    assert b"retrying in" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=20)
     assert process.returncode == 130

@@ -203,7 +203,7 @@ def test_an_interrupted_replay_leaves_each_record_once(tmp_path: Path) -> None:
             *("replay", PENDING, "--endpoint", away(), "--wait", "forever", "--summary", "json"), cwd=tmp_path
         )
         assert process.stderr
-        assert b"trying again" in process.stderr.readline()
+        assert b"retrying in" in process.stderr.readline()
         process.terminate()
         process.communicate(timeout=10)
         assert process.returncode == 143

@@ -484,7 +484,7 @@ def test_while_the_collector_is_away_no_more_than_a_few_batches_are_read(tmp_pat
         cwd=tmp_path,
     )
     assert process.stderr
-    assert b"trying again" in process.stderr.readline()
+    assert b"retrying in" in process.stderr.readline()
     process.terminate()
     stdout, _ = process.communicate(timeout=10)
     summary = json.loads(stdout.splitlines()[-1])
@@ -611,7 +611,7 @@ def test_a_signal_while_it_waits_for_the_collector_keeps_the_records_as_pending(
         cwd=tmp_path,
     )
     assert process.stderr
-    assert b"trying again" in process.stderr.readline()
+    assert b"retrying in" in process.stderr.readline()
     process.terminate()
     stdout, _ = process.communicate(timeout=10)
     assert process.returncode == 143
