@@ -1,5 +1,4 @@
-"""Trace context across Segment, carried in the messageId, the only field that comes back with a failed
-delivery.
+"""Trace context across Segment, in the messageId: the only field that comes back with a failed delivery.
 
 `H(kind, *fields)` is the SHA-256 of the compact JSON array `[kind, field, ...]` in UTF-8, exactly the bytes
 that JavaScript's `JSON.stringify` writes; an absent field is `null`. A messageId can carry the context of the

@@ -38,7 +38,7 @@ def peer_text(text: str, hide: Callable[[str], str]) -> str:
 
 
 def is_unicode(encoding: str | None) -> bool:
-    """Returns whether a charset has all characters; without a charset, all are taken."""
+    """Returns whether a charset has all characters; True without a charset."""
     return encoding is None or codecs.lookup(encoding).name.startswith("utf")
 
 

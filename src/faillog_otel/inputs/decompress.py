@@ -86,7 +86,7 @@ def _gunzip(data: bytes, source: Iterator[bytes]) -> Iterator[bytes]:
         if member.eof:
             data = member.unused_data.lstrip(b"\0") or _skip_padding(source)
             if not data:
-                return  # zero bytes behind the last member are padding
+                return  # zero bytes after the last member are padding
             while len(data) < len(GZIP_MAGIC) and (more := next(source, b"")):
                 data += more
             if not GZIP_MAGIC.startswith(data[:2]):

@@ -151,7 +151,7 @@ EZAK EZTK        | EZ[AT]K[A-Za-z0-9]{50,}+(?!\w)
 AKID             | AKID[A-Za-z0-9]{32}(?!\w)
 sl.              | sl\.[\w=-]{100,}+
 """.strip()
-"""Literals | the whole token. It is told from a name by its mix of letters and digits (`is_token`)."""
+"""Literals | the whole token. Its mix of letters and digits tells it from a name (`is_token`)."""
 
 SHAPES = (
     r"(?:SK[0-9a-fA-F]{32}|s\.[A-Za-z0-9]{24}|\d{15,20}-[A-Za-z0-9]{35,45}|pat[A-Za-z0-9]{14}\.[0-9a-f]{64}|4b1d(?![0-9a-f]{38})[A-Za-z0-9]{38}|cio[A-Za-z0-9]{32}"

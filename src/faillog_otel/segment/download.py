@@ -88,7 +88,7 @@ DownloadOutcome = Downloaded | NotModified | Expired | DownloadFailed | Download
 
 
 class Downloader:
-    """Downloads objects, each over its own connection: few at a time come from one host."""
+    """Downloads objects, each over its own connection: few at a time come from the same host."""
 
     def __init__(
         self,

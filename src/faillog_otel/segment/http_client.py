@@ -1,5 +1,4 @@
-"""httpx clients for Segment and S3 with one deadline for each HTTP exchange: HTTP/1.1, no redirects, no
-cookies.
+"""httpx clients for Segment and S3 with one deadline for each exchange: HTTP/1.1, no redirects or cookies.
 
 httpx limits single reads, not their sum. Here every call that waits for the peer or a proxy gets only the
 time left until the `Deadline` in the request's extensions. `network_of` reads TLS and proxy settings,

@@ -1,5 +1,4 @@
-"""The quota: how many requests to Segment are allowed, by its rate limit, else by our count of the last 24
-hours.
+"""The quota of requests to Segment: by its rate limit, else by our count of the last 24 hours.
 
 The guarantee: never more requests than the server's last rate limit allows, and without one never more than
 `per_day` in any rolling 24 hours. A rate limit is valid until its reset. A request is recorded before it is

@@ -1,5 +1,4 @@
-"""The planner: which hours to list next, and when. A pure function of the time, the ledger's hours and the
-quota.
+"""The planner: which hours to list next, and when; a pure function of time, hours and quota.
 
 The guarantee: every hour is listed once it can be complete, and again while it can grow, as far as the quota
 allows; a shortage is shared fairly among the collections and reported. Requests that coming hours need are

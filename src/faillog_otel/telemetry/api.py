@@ -9,7 +9,7 @@ from typing import Protocol
 from msgspec import Struct
 
 OutcomeKey = tuple[str, str, str]
-"""Event (`error`, `attempt`, `exchange`, `other`), outcome, destination id; empty where it is not known."""
+"""Event (`error`, `attempt`, `exchange`, `other`), outcome, destination id; empty if unknown."""
 
 
 class Gauge(Struct, frozen=True):

@@ -271,9 +271,7 @@ def _open_standard_streams() -> None:
 
 
 def _is_c_locale() -> bool:
-    """Returns whether the locale is C, POSIX or unset: Python writes UTF-8 then (PEP 540), which can be
-    wrong.
-    """
+    """Returns whether the locale is C, POSIX or unset: Python then writes UTF-8 (PEP 540), maybe wrongly."""
     is_chosen = os.environ.get("PYTHONUTF8") == "1" or os.environ.get("PYTHONIOENCODING")
     return bool(sys.flags.utf8_mode and not is_chosen and sys.version_info < (3, 15))
 
