@@ -56,7 +56,7 @@ def refused(done: Done, *says: str) -> None:
 def test_a_token_file_that_cannot_be_used_is_exit_2(tmp_path: Path, kind: str) -> None:
     file = made(tmp_path, kind)
     args = ("run", "--once", "--collection", "c", "--segment-url", AWAY, "--state-dir", "state")
-    refused(run_program(*args, cwd=tmp_path, SEGMENT_TOKEN_FILE=file), f"SEGMENT_TOKEN_FILE: {file}: ", kind)
+    refused(run_program(*args, cwd=tmp_path, SEGMENT_TOKEN_FILE=file), f"SEGMENT_TOKEN_FILE: {file}", kind)
     assert not tmp_path.joinpath("state").exists()
 
 
