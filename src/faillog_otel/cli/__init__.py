@@ -119,5 +119,5 @@ def _missing_folder() -> str:
     try:
         tempfile.gettempdir()
     except OSError:
-        return "no folder for temporary files can be written to; name one in TMPDIR"
+        return "no folder for temporary files is writable; name one in TMPDIR"
     return ""
