@@ -25,7 +25,7 @@ from faillog_otel.pipeline.sidecar import RoomWait, Sidecar
 from faillog_otel.reports.hours import HourlyReport, Judging
 from faillog_otel.segment.api import TIMEOUT_SECONDS, SegmentApi, token_source
 from faillog_otel.segment.download import Downloader, Limits
-from faillog_otel.segment.http_client import network_of, timeout_within
+from faillog_otel.segment.http_client import Network, network_of, timeout_within
 from faillog_otel.segment.schedule import ScheduleConfig
 from faillog_otel.telemetry.api import NO_TELEMETRY
 from faillog_otel.telemetry.output import announce
@@ -131,7 +131,7 @@ def build_polling(
     return Polling(ledger, segment_clock, fetcher, forwarder, delivery, readiness, hourly, judging, sidecar)
 
 
-def segment_api(config: RunConfig) -> SegmentApi:
+def segment_api(config: RunConfig, network: Network) -> SegmentApi:
     """The client of Segment's API. One exchange lasts no longer than `--wait`. Raises ConfigError."""
     token = token_source(config.segment)
     token()
@@ -140,14 +140,16 @@ def segment_api(config: RunConfig) -> SegmentApi:
         token,
         USER_AGENT,
         timeout_seconds=timeout_within(config.delivery.wait_seconds, TIMEOUT_SECONDS),
-        network=network_of(config.segment, os.environ),
+        network=network,
     )
 
 
 def _segment_clients(config: RunConfig) -> tuple[SegmentApi, Downloader]:
     limits = Limits(stall_seconds=timeout_within(config.delivery.wait_seconds, Limits().stall_seconds))
     network = network_of(config.segment, os.environ)
-    return segment_api(config), Downloader(config.segment.download_hosts, USER_AGENT, limits, network)
+    return segment_api(config, network), Downloader(
+        config.segment.download_hosts, USER_AGENT, limits, network
+    )
 
 
 def _check_window(config: RunConfig, ledger: Ledger, clock: Clock) -> None:

@@ -22,6 +22,7 @@ from faillog_otel.ledger.state_dir import StateFolder
 from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.pipeline.forwarder import Forwarder
 from faillog_otel.pipeline.segment_time import follow_segment
+from faillog_otel.segment.http_client import network_of
 
 _log = logging.getLogger(__name__)
 
@@ -106,7 +107,10 @@ def replay_hours(config: RunConfig, since: Moment, until: Moment | None, clock: 
         _log.warning("%s", warning)
     with Runtime(config) as runtime:
         segment_clock = SegmentClock(clock or runtime.stop)
-        with closing(segment_api(config)) as segment, runtime.stop.interruptible():
+        with (
+            closing(segment_api(config, network_of(config.segment, os.environ))) as segment,
+            runtime.stop.interruptible(),
+        ):
             follow_segment(segment_clock, segment)
         now_ns = segment_clock.now_ns()
         if not segment_clock.is_plausible:

@@ -237,7 +237,7 @@ def _log_judged(found: dict[str, Any], config: RunConfig) -> bool:
 
 def log_result(result: RunResult, config: RunConfig) -> None:
     """Warns of shifted times and of events that were not judged, and names the `--fail-on` conditions met."""
-    if result.signal == CLOSED_PIPE - 128:
+    if result.exit_code == CLOSED_PIPE:
         return
     _warn_time_shifted(result.counts, config)
     _warn_not_judged(result)
