@@ -190,7 +190,7 @@ def _close(kept: FileSink | NothingKept, broken: LedgerBroken | None) -> LedgerB
 
 
 class _Forwarded(Struct, frozen=True, kw_only=True):
-    """What became of the files, whoever forwarded them."""
+    """The outcome of a run over files, in this process or by workers."""
 
     counts: Counts
     reasons: Counter[str]

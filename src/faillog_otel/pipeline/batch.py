@@ -40,7 +40,7 @@ EventClass = tuple[Kind, str, bool]
 
 
 class PendingRecord(Struct, frozen=True, gc=False):
-    """A record that is mapped: where it stands, what it learned, and what is sent of it."""
+    """A mapped record: its place, its context, and what is to be sent."""
 
     number: int
     file: str
@@ -55,7 +55,7 @@ class PendingRecord(Struct, frozen=True, gc=False):
     """Signals that a kept record is still owed, and that this run does not send."""
 
     def place(self) -> Place:
-        """Where it stands: asked only where something is wrong with it."""
+        """Its place: needed only if it is kept."""
         return Place(self.file, self.line, self.offset)
 
 
@@ -106,7 +106,7 @@ class Batch(Struct):
         return next(each for each in self.sendings if each.event_class[0] is kind and each.event_class[2])
 
     def account(self, sending: PendingRecord, outcome: str) -> None:
-        """Notes what became of a record that was sent."""
+        """Notes the outcome of a record that was sent."""
         kind, destination, _ = sending.event_class
         self.stretch.became[kind.name, outcome, destination] += 1
 

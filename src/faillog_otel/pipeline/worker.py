@@ -1,4 +1,4 @@
-"""A worker: a process that reads, encodes and sends parts of a run's files, and reports what became of them.
+"""A worker: a process that reads, encodes and sends partitions of a run's files, and reports outcomes.
 
 It writes nothing down itself: the run that started it does, in the order of the files. It ends when that
 run does, for then its channel is closed.
@@ -124,7 +124,7 @@ class Worker:
                 if isinstance(order, Stop):
                     self._stop()
                 self._orders.put((order, descriptors))
-        os._exit(0)  # nobody wants anything any more, and nobody could be told what became of it
+        os._exit(0)  # the run is gone, so no outcome could be reported
 
     def _next(self) -> tuple[Order, list[int]]:
         """The next order that is one to read something; others are obeyed on the way."""

@@ -60,7 +60,7 @@ class Forward(Struct, frozen=True, tag=True):
 
 
 class Drain(Struct, frozen=True, tag=True):
-    """There is nothing to do at present: find out what became of everything that was read."""
+    """Drain: wait for the outcome of every record that was read."""
 
 
 class EndSending(Struct, frozen=True, tag=True):
@@ -70,7 +70,7 @@ class EndSending(Struct, frozen=True, tag=True):
 
 
 class Stop(Struct, frozen=True, tag=True):
-    """The run was asked to stop: take nothing in, and find out what became of the rest."""
+    """The run was asked to stop: read nothing more, and wait for the outcomes of the rest."""
 
 
 Order = Start | BuildIndex | UseIndex | Forward | Drain | EndSending | Stop
@@ -88,7 +88,7 @@ class IndexBuilt(Struct, frozen=True, tag=True):
 
 
 class Written(Struct, frozen=True, tag=True, kw_only=True):
-    """What became of the records that follow in a part; in the order of the part."""
+    """The outcomes of the next records of a partition, in its order."""
 
     part: int
     counts: Counts

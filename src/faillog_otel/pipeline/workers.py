@@ -1,6 +1,6 @@
 """A run's workers: processes that forward parts of its files, and what becomes of the records, put together.
 
-Only this process writes down what became of records, in the order of the files; of parts that are ahead of
+Only this process commits results, in the order of the files; of parts that are ahead of
 their turn a bounded number of bytes is held, then their workers wait. A worker that dies loses nothing:
 another one goes on with its parts behind what was reported; what was under way is sent again, with the same
 ids.
@@ -91,7 +91,7 @@ class _Worker:
 
 
 class Workers:
-    """A context manager; runs once. Afterwards it says what became of all records, as a Forwarder does."""
+    """A context manager; runs once. Afterwards it has the outcomes of all records, as a Forwarder does."""
 
     def __init__(
         self,
