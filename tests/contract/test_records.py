@@ -86,10 +86,11 @@ def _sent(run: Run, folder: Path) -> list[Record]:
 
 
 def _row(name: str, sent: Iterable[Record]) -> str:
-    logs, spans = (sorted(each for each in sent if each.is_log is is_log) for is_log in (True, False))
+    logs, spans = ([each for each in sent if each.is_log is is_log] for is_log in (True, False))
     sums = ([log.whole for log in logs], [log.without_body for log in logs], [span.whole for span in spans])
     columns = [
-        f"{len(each):>3} {hashlib.sha256(b''.join(each)).hexdigest()[:16] if each else ''}" for each in sums
+        f"{len(each):>3} {hashlib.sha256(b''.join(sorted(each))).hexdigest()[:16] if each else ''}"
+        for each in sums
     ]
     return f"{name:<24} {' '.join(f'{column:<21}' for column in columns)}".rstrip()
 
