@@ -17,10 +17,10 @@ def test_logs_of_26_hours_ago_are_taken_after_newer_ones_and_found_by_their_trac
         forward(message.content(), victorialogs.otlp_endpoint, "logs", tmp_path)
     found = victorialogs.records(f"trace_id:={late.trace_id} | sort by (_time, _msg)")
     assert [record["_msg"] for record in found] == [
-        "attempt 1: failure (HTTP 418): message late to abc",
-        "attempt 2: failure (HTTP 418): message late to abc",
-        "attempt 3: failure (HTTP 418): message late to abc",
-        "discarded: message late to abc",
+        "Delivery to abc failed: HTTP 418 (message late, attempt 1)",
+        "Delivery to abc failed: HTTP 418 (message late, attempt 2)",
+        "Delivery to abc failed: HTTP 418 (message late, attempt 3)",
+        "Error in delivery to abc, message discarded (message late)",
     ]
     assert {record["messaging.message.id"] for record in found} == {"late"}
 

@@ -306,7 +306,9 @@ def test_the_first_draft_of_segments_page_is_shown_as_trees(tmp_path: Path) -> N
     shown = done.stdout.decode()
     assert "deliver abc  attempt 4  failure  HTTP 418  some description for why" in shown
     assert "↳ link: HTTP abc  HTTP 418" in shown
-    assert "log ERROR  discarded: message m to abc: failed insert function" in shown
+    assert (
+        "log ERROR  Error in delivery to abc, message discarded: failed insert function (message m" in shown
+    )
 
 
 def test_a_missing_path_is_exit_2_and_the_rest_is_delivered(
@@ -461,7 +463,7 @@ def test_protocol_console_shows_trees(events: Path, tmp_path: Path) -> None:
     assert f"message m  trace {trace_id_of('m')}" in shown
     assert "deliver abc  attempt 4  failure  HTTP 418" in shown
     assert "↳ link: HTTP abc  HTTP 418" in shown
-    assert "log ERROR  discarded: message m to abc" in shown
+    assert "log ERROR  Error in delivery to abc, message discarded (message m)" in shown
     only_logs = run_program("run", events, "--protocol", "console", "--signals", "logs", cwd=tmp_path)
     assert only_logs.stdout.count(b"log ") == 3
 

@@ -163,7 +163,6 @@ class WireEncoder:
     def _where(self, rules: KindRules, verb: str, routing: Routing) -> Where:
         part = destined(rules, routing, self._config.destination_names)
         span = rules.kind.span
-        before, after = part.before.encode(), part.after.encode()
         return Where(
             log=attribute_fields(wire.LOG_ATTRIBUTES, part.attributes),
             span=attribute_fields(wire.SPAN_ATTRIBUTES, part.attributes),
@@ -172,13 +171,11 @@ class WireEncoder:
             name_and_kind=text_field(wire.SPAN_NAME, span_name(verb, part.destination))
             + (tag(wire.SPAN_KIND, VARINT) + varint(SpanKind[span]) if span else b""),
             event_name=text_field(wire.LOG_EVENT_NAME, rules.kind.event_name),
-            before=before,
-            after=after,
+            topic=part.topic.encode(),
         )
 
     def _how(self, facts: DeliveryFacts) -> How:
         part = judged(facts, RULES[facts.kind], self._config)
-        opening, ending = part.opening.encode(), part.ending.encode()
         code = StatusCode.ERROR if part.failed else StatusCode.UNSET
         status = text_field(wire.STATUS_MESSAGE, part.status_message)
         if code:
@@ -192,8 +189,8 @@ class WireEncoder:
             + varint(part.severity)
             + text_field(wire.LOG_SEVERITY_TEXT, part.severity.name),
             status=message_field(wire.SPAN_STATUS, status),
-            opening=opening,
-            ending=ending,
+            before_id=part.before_id.encode(),
+            after_id=part.after_id.encode(),
             verb=part.verb,
         )
 

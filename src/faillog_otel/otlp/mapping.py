@@ -69,19 +69,26 @@ UID_STARTS = {kind: kind.event_name.encode() + b"\n" for kind in KINDS}
 class _ErrorRules(KindRules):
     """`segment.error`: a log record in the message's trace."""
 
+    topic = "Error in delivery"
+
     def has_failed(self, _facts: DeliveryFacts) -> bool:
         return True
 
     def severity(self, facts: DeliveryFacts) -> Severity:
         return Severity.ERROR if facts.discarded else Severity.WARN
 
-    def opening(self, facts: DeliveryFacts, _outcome: str | None, _other_name: str) -> str:
-        return f"{'discarded' if facts.discarded else 'error'}: message "
+    def predicate(self, facts: DeliveryFacts) -> str:
+        return ", message discarded" if facts.discarded else ""
+
+
+_PREDICATES: dict[str | None, str] = {"success": " succeeded", "failure": " failed"}
+"""By outcome."""
 
 
 class _AttemptRules(KindRules):
     """`segment.attempt`: a span in the message's trace, which takes the answer of its exchange."""
 
+    topic = "Delivery"
     takes_answer = True
     without_status = "failure"
 
@@ -93,9 +100,13 @@ class _AttemptRules(KindRules):
     def has_failed(self, facts: DeliveryFacts) -> bool:
         return facts.outcome == "failure"
 
-    def opening(self, facts: DeliveryFacts, outcome: str | None, _other_name: str) -> str:
-        status = f" (HTTP {facts.status})" if facts.status is not None else ""
-        return f"attempt {facts.attempt}: {outcome or 'unknown outcome'}{status}: message "
+    def predicate(self, facts: DeliveryFacts) -> str:
+        return _PREDICATES.get(facts.outcome, "")
+
+    def details(self, facts: DeliveryFacts) -> list[str]:
+        if facts.outcome in _PREDICATES:
+            return super().details(facts)
+        return [f"outcome {facts.outcome}" if facts.outcome else "unknown outcome", *super().details(facts)]
 
     def ids(self, event: Event, origin: Origin | None) -> tuple[bytes, bytes]:
         trace_id, _ = super().ids(event, origin)
@@ -104,6 +115,8 @@ class _AttemptRules(KindRules):
 
 class _ExchangeRules(KindRules):
     """`segment.exchange`: a span in a trace of its own."""
+
+    topic = "Request"
 
     def facts(self, event: Event) -> dict[str, Any]:
         response = event.properties.response_from_destination
@@ -126,13 +139,12 @@ class _ExchangeRules(KindRules):
         _, exchange_id, *_ = own
         return exchange_id
 
-    def opening(self, facts: DeliveryFacts, _outcome: str | None, _other_name: str) -> str:
-        if facts.status is not None:
-            return f"HTTP {facts.status} from "
-        return "no response from " if facts.is_unanswered else "an answer without status from "
+    def id_name(self, _facts: DeliveryFacts) -> str:
+        return "exchange"
 
-    def around_id(self, destination: str) -> tuple[str, str]:
-        return f"{destination or 'destination'}: exchange ", ""
+    def details(self, facts: DeliveryFacts) -> list[str]:
+        without = self.without_status if facts.is_unanswered else "response without a status"
+        return super().details(facts) or [without]
 
     def ids(self, event: Event, _origin: Origin | None) -> tuple[bytes, bytes]:
         return exchange_ids(event.properties.destination_exchange_id)
@@ -141,13 +153,14 @@ class _ExchangeRules(KindRules):
 class _OtherRules(KindRules):
     """`segment.other`: a log record, in the message's trace if it has a message."""
 
+    topic = "Unknown event"
+
     def facts(self, event: Event) -> dict[str, Any]:
         name = event.extras.get("event")
         return super().facts(event) | {"other_name": name if isinstance(name, str) else None}
 
-    def opening(self, facts: DeliveryFacts, _outcome: str | None, other_name: str) -> str:
-        about = other_name or "event without a name"
-        return f"{about}: message " if facts.origin else about
+    def details(self, facts: DeliveryFacts) -> list[str]:
+        return [facts.other_name or "no name", *super().details(facts)]
 
 
 _RULES = {ERROR: _ErrorRules, ATTEMPT: _AttemptRules, EXCHANGE: _ExchangeRules, OTHER: _OtherRules}
@@ -193,13 +206,13 @@ def map_event(event: Event, context: RecordContext, config: MappingConfig) -> Ma
         )
     alone, left_out = log_attributes(event, config)
     attributes, dropped = apply_limits([*common, (UID, record_uid(kind, event.raw)), *alone], config.limits)
-    ending = how.ending + (true_time(event) if is_shifted else "")
+    ending = how.after_id + (true_time(event) if is_shifted else "")
     log = Log(
         time_ns=time_ns,
         observed_ns=event.logged_ns,
         severity=how.severity,
         event_name=kind.event_name,
-        body=f"{how.opening}{where.before}{printable(rules.subject(own) or '')}{where.after}{ending}",
+        body=f"{where.topic}{how.before_id}{printable(rules.subject(own) or '')}{ending}",
         attributes=attributes,
         dropped_attributes=left_out + dropped,
         flags=origin.log_flags if origin else SAMPLED,

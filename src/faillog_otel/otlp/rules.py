@@ -89,13 +89,12 @@ _SHORT_BYTES = 256
 
 
 class DestinationFields(Struct, frozen=True):
-    """What follows from an event's kind and routing. In the body, its id is between `before` and `after`."""
+    """What follows from an event's kind and routing. `topic` is how the log record's body begins."""
 
     attributes: Attributes
     destination: str
     """Its name, or its id if it has none; empty without a destination."""
-    before: str
-    after: str
+    topic: str
 
 
 def destined(rules: "KindRules", routing: Routing, names: dict[str, str]) -> DestinationFields:
@@ -115,8 +114,8 @@ def destined(rules: "KindRules", routing: Routing, names: dict[str, str]) -> Des
         ("segment.destination.ids", several),
         ("segment.subscription.id", subscription),
     )
-    before, after = rules.around_id(shown)
-    return DestinationFields(attributes, shown, printable(before), printable(after))
+    topic = f"{rules.topic} to {shown}" if shown else rules.topic
+    return DestinationFields(attributes, shown, printable(topic))
 
 
 # -- what the outcome decides ----------------------------------------------------------------------------
@@ -180,7 +179,7 @@ def facts_of(
 
 
 class OutcomeFields(Struct, frozen=True):
-    """What follows from the facts. The body begins with `opening` and ends with `ending`."""
+    """What follows from the facts. In the log record's body, the event's id is between the last two."""
 
     attributes: Attributes
     failed: bool
@@ -188,8 +187,8 @@ class OutcomeFields(Struct, frozen=True):
     verb: str
     """The first word of the span's name."""
     status_message: str
-    opening: str
-    ending: str
+    before_id: str
+    after_id: str
 
 
 def judged(facts: DeliveryFacts, rules: "KindRules", config: MappingConfig) -> OutcomeFields:
@@ -224,16 +223,31 @@ def judged(facts: DeliveryFacts, rules: "KindRules", config: MappingConfig) -> O
     )
     short_reason = truncate(reason, _SHORT_BYTES) if reason else ""
     status = f"HTTP {facts.status}" if facts.status is not None else rules.without_status
-    opening = rules.opening(facts, outcome, truncate(cleaned(facts.other_name) or "", _SHORT_BYTES))
+    shown = replace(
+        facts, outcome=outcome, other_name=truncate(cleaned(facts.other_name) or "", _SHORT_BYTES)
+    )
+    before_id, after_id = _around_id(rules, shown, short_reason)
     return OutcomeFields(
         attributes=attributes,
         failed=failed,
         severity=rules.severity(facts) if failed else Severity.INFO,
         verb=rules.verb(method),
         status_message=short_reason or status if failed else "",
-        opening=printable(opening),
-        ending=printable(f": {short_reason}" if reason else ""),
+        before_id=printable(before_id),
+        after_id=printable(after_id),
     )
+
+
+def _around_id(rules: "KindRules", facts: DeliveryFacts, reason: str) -> tuple[str, str]:
+    """Returns the body before and after the event's id: ` failed: HTTP 503 (message `, `, attempt 3)`.
+
+    All texts in `facts` are redacted.
+    """
+    details = ", ".join(filter(None, (*rules.details(facts), reason)))
+    sentence = rules.predicate(facts) + (f": {details}" if details else "")
+    if not (id_name := rules.id_name(facts)):
+        return sentence, ""
+    return f"{sentence} ({id_name} ", ")" if facts.attempt is None else f", attempt {facts.attempt})"
 
 
 def _error_type(facts: DeliveryFacts) -> str:
@@ -258,10 +272,16 @@ _METHODS = frozenset(
 
 
 class KindRules:
-    """What the records of one kind of event say; here for a kind without rules of its own."""
+    """The rules for the records of one kind of event; here for a kind without rules of its own.
+
+    A log record's body is one sentence: `TOPIC to DESTINATION PREDICATE: DETAILS, REASON (message ID, attempt
+    N)`. What an event does not have is left out.
+    """
 
     takes_answer = False
     """Whether an event without status code or reason gets that of its exchange."""
+    topic = "Event"
+    """How the body of a log record begins."""
     without_status = "no response"
     """The status message of a failed span that has neither reason nor status code."""
 
@@ -299,13 +319,17 @@ class KindRules:
         message_id, *_ = own
         return message_id
 
-    def opening(self, facts: DeliveryFacts, _outcome: str | None, _other_name: str) -> str:
-        """Returns how the body begins, up to the id. The texts are redacted."""
-        return f"{facts.kind.name}: message "
+    def id_name(self, facts: DeliveryFacts) -> str:
+        """Returns what `subject` is the id of, for the body; empty for an event without it."""
+        return "message" if facts.origin else ""
 
-    def around_id(self, destination: str) -> tuple[str, str]:
-        """Returns what the body has before and after the id. `destination` is empty if there is none."""
-        return "", f" to {destination}" if destination else ""
+    def predicate(self, _facts: DeliveryFacts) -> str:
+        """Returns how it ended, for the body; empty if that is among the details."""
+        return ""
+
+    def details(self, facts: DeliveryFacts) -> list[str]:
+        """Returns what the body has before the reason; at least the status code, if there is one."""
+        return [] if facts.status is None else [f"HTTP {facts.status}"]
 
     def ids(self, _event: Event, origin: Origin | None) -> tuple[bytes, bytes]:
         """Returns trace id and span id; the span id is empty if the event does not become a span."""

@@ -83,8 +83,7 @@ class Where(Struct, frozen=True):
     attributes: Attributes
     size: int
     """What limits count: the bytes of the attributes' names and values."""
-    before: bytes
-    after: bytes
+    topic: bytes
 
 
 class How(Struct, frozen=True):
@@ -96,8 +95,8 @@ class How(Struct, frozen=True):
     size: int
     severity: bytes
     status: bytes
-    opening: bytes
-    ending: bytes
+    before_id: bytes
+    after_id: bytes
     verb: str
 
 
@@ -122,13 +121,13 @@ class Values(NamedTuple):
 
 def log_parts(values: Values, where: Where, how: How, attributes: Parts, origin: Origin | None) -> Parts:
     """Returns a LogRecord message."""
-    words = (how.opening, where.before, values.about, where.after, how.ending, values.when)
+    body = (where.topic, how.before_id, values.about, how.after_id, values.when)
     return (
         _LOG_TIME if values.time else b"",
         values.time,
         how.severity,
-        _LOG_BODY[sum(map(len, words))],
-        *words,
+        _LOG_BODY[sum(map(len, body))],
+        *body,
         *attributes,
         _LOG_FLAGS[origin.log_flags if origin else SAMPLED],
         _LOG_TRACE_ID if values.trace_id else b"",

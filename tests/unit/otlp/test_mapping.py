@@ -456,26 +456,56 @@ def test_a_reason_is_redacted_wherever_it_shows() -> None:
 @pytest.mark.parametrize(
     ("raw", "answer", "body"),
     [
-        (error(reason="no"), None, "discarded: message m to abc: no"),
-        (error(discarded=False), None, "error: message m to abc"),
-        (attempt(), ExchangeAnswer(418, None), "attempt 4: failure (HTTP 418): message m to abc"),
-        (attempt(outcome=ABSENT), None, "attempt 4: unknown outcome: message m to abc"),
-        (exchange(), None, "HTTP 418 from abc: exchange x"),
+        (error(reason="no"), None, "Error in delivery to abc, message discarded: no (message m)"),
+        (error(discarded=False, attempt=3), None, "Error in delivery to abc (message m, attempt 3)"),
+        (error(routed=ABSENT), None, "Error in delivery, message discarded (message m)"),
+        (
+            attempt(reason="no, thanks"),
+            ExchangeAnswer(418, None),
+            "Delivery to abc failed: HTTP 418, no, thanks (message m, attempt 4)",
+        ),
+        (attempt(reason="no"), None, "Delivery to abc failed: no (message m, attempt 4)"),
+        (attempt(), None, "Delivery to abc failed (message m, attempt 4)"),
+        (
+            attempt(outcome="success"),
+            ExchangeAnswer(200, None),
+            "Delivery to abc succeeded: HTTP 200 (message m, attempt 4)",
+        ),
+        (
+            attempt(outcome="deferred"),
+            ExchangeAnswer(418, None),
+            "Delivery to abc: outcome deferred, HTTP 418 (message m, attempt 4)",
+        ),
+        (attempt(outcome=ABSENT), None, "Delivery to abc: unknown outcome (message m, attempt 4)"),
+        (exchange(), None, "Request to abc: HTTP 418 (exchange x)"),
+        (exchange(reason="no"), None, "Request to abc: HTTP 418, no (exchange x)"),
         (
             exchange(responseFromDestination=ABSENT, routed=ABSENT),
             None,
-            "no response from destination: exchange x",
+            "Request: no response (exchange x)",
         ),
         (
             exchange(responseFromDestination={"body": "x"}),
             None,
-            "an answer without status from abc: exchange x",
+            "Request to abc: response without a status (exchange x)",
         ),
-        (event("Retry Logged", messageId="m", **TIMES), None, "Retry Logged: message m"),
-        (event("Retry Logged", **TIMES).replace(b'"Retry Logged"', b"{}"), None, "event without a name"),
-        (event("for jane@shop.example " + "x" * 999, **TIMES), None, "for [redacted:email] " + "x" * 235),
-        (event("Retry Logged", **TIMES), None, "Retry Logged"),
-        (error(messageId="a\nb\x1b[31m\u202e"), None, r"discarded: message a\nb\x1b[31m\u202e to abc"),
+        (
+            event("Retry Logged", messageId="m", routed=ROUTED, reason="no", **TIMES),
+            None,
+            "Unknown event to abc: Retry Logged, no (message m)",
+        ),
+        (event("Retry Logged", **TIMES).replace(b'"Retry Logged"', b"{}"), None, "Unknown event: no name"),
+        (
+            event("for jane@shop.example " + "x" * 999, **TIMES),
+            None,
+            "Unknown event: for [redacted:email] " + "x" * 235,
+        ),
+        (event("Retry Logged", **TIMES), None, "Unknown event: Retry Logged"),
+        (
+            error(messageId="a\nb\x1b[31m\u202e"),
+            None,
+            r"Error in delivery to abc, message discarded (message a\nb\x1b[31m\u202e)",
+        ),
     ],
 )
 def test_a_logs_body_is_one_line_for_people(raw: bytes, answer: ExchangeAnswer | None, body: str) -> None:
