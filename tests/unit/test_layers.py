@@ -73,7 +73,6 @@ BOUNDARIES = {
     "pipeline.worker": "what runs in a worker process",
     "redact.key_values": "keys and their values in all notations",
     "redact.patterns": "secrets by their look",
-    "redact.tokens": "a table: tokens of vendors, account numbers",
     "reports.doctor": "what a command reports",
     "sandbox.collector": "the OTLP receiver of the demo and the tests",
     "sandbox.listing_api": "one of the simulated services",

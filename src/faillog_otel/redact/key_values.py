@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Iterator
 
 from msgspec import Struct
 
-from faillog_otel.redact.unescape import UnescapedText
 from faillog_otel.redact.value_spans import (
     WINDOW,
     Match,
     SensitiveKey,
+    UnescapedText,
     ValueSpan,
     bare,
     end_of,

@@ -14,7 +14,8 @@ from typing import Any, Self
 
 from msgspec import Struct
 
-from faillog_otel.redact.tokens import (
+from faillog_otel.redact.value_spans import Match, UnescapedText, match_of
+from faillog_otel.redact.vocabulary import (
     IBANS,
     MAYBE_LITERALS,
     MAYBE_TOKENS,
@@ -22,13 +23,12 @@ from faillog_otel.redact.tokens import (
     START,
     TOKEN_LITERALS,
     TOKENS,
+    Kind,
     is_card,
     is_iban,
     is_token,
+    looks_random,
 )
-from faillog_otel.redact.unescape import UnescapedText
-from faillog_otel.redact.value_spans import Match, match_of
-from faillog_otel.redact.vocabulary import Kind, looks_random
 
 # -- prefilter -----------------------------------------------------------------------------------------------
 

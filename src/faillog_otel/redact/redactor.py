@@ -2,9 +2,9 @@
 
 A value is found by its key (`key_values`: a key, parameter or header with a sensitive name) or by its form
 (`patterns`: a token, an email address, an IP address, a phone number), both in the text without escapes
-(`unescape`). The text can be JSON (also nested in strings at any depth), a form, a URL, headers, XML, YAML,
-the repr of a language or a sentence, complete or truncated anywhere: a value without an end goes on to the
-end of the text. The cost is linear in the length of the text, and redaction is idempotent.
+(`UnescapedText`). The text can be JSON (also nested in strings at any depth), a form, a URL, headers, XML,
+YAML, the repr of a language or a sentence, complete or truncated anywhere: a value without an end goes on to
+the end of the text. The cost is linear in the length of the text, and redaction is idempotent.
 """
 
 import hashlib
@@ -19,10 +19,11 @@ from msgspec import Struct
 from faillog_otel.config import Secret
 from faillog_otel.redact.key_values import OF_BARE_NAMES, OF_QUOTED_NAMES, table_at
 from faillog_otel.redact.patterns import candidate_patterns
-from faillog_otel.redact.unescape import WORD, UnescapedText
 from faillog_otel.redact.value_spans import (
+    WORD,
     Match,
     SensitiveKey,
+    UnescapedText,
     ValueSpan,
     end_of,
     has_sensitive_value,

@@ -1,7 +1,9 @@
-"""Sensitive names of keys, and values that are harmless in spite of their name.
+"""Vocabulary: sensitive names of keys, values that are harmless in spite of their name, and tables of tokens.
 
 `password` is sensitive; `password_policy` and `prompt_tokens` are not. Under a sensitive name, prose such as
-`is invalid` and `can't be blank` is kept: people search for it when a delivery failed.
+`is invalid` and `can't be blank` is kept: people search for it when a delivery failed. The tables of vendors'
+tokens, card numbers and IBANs come from public lists and the vendors' pages. Every token contains a literal
+that ordinary words do not contain; the prefilter searches for these literals.
 """
 
 import re
@@ -92,8 +94,6 @@ def _classify(name: str) -> Kind | None:
 def _words(name: str) -> list[str]:
     return [word.lower() for word in _WORDS.findall(name)]
 
-
-# -- values ---------------------------------------------------------------------------------------------
 
 _PROSE_WORDS = frozenset(
     """
@@ -189,3 +189,199 @@ def looks_random(word: str) -> bool:
     if not 12 <= len(word) <= 4096 or is_id(word):
         return False
     return any(re.search(r"\d", run) and re.search(r"[A-Za-z]", run) for run in _RUN.findall(word))
+
+
+_CARDS = re.compile(
+    r"4\d{12}(?:\d{3}(?:\d{3})?)?|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}"
+    r"|3(?:0[0-5]|[689]\d)\d{11}|6(?:011|4[4-9]\d|5\d\d)\d{12,15}|35(?:2[89]|[3-8]\d)\d{12,15}|62\d{14,17}"
+)
+"""Ranges and lengths of Visa, Mastercard, American Express, Diners, Discover, JCB and UnionPay."""
+
+
+def is_card(value: str) -> bool:
+    """Returns whether the digits are a card number: in a known range, with a valid check digit."""
+    digits = re.sub(r"\D", "", value)
+    doubled = (sum(divmod(2 * int(digit), 10)) for digit in digits[-2::-2])
+    is_sum_right = (sum(map(int, digits[::-2])) + sum(doubled)) % 10 == 0  # ISO/IEC 7812-1 (Luhn)
+    return is_sum_right and _CARDS.fullmatch(digits) is not None
+
+
+IBANS = r"(?=[A-Z]{{2}}\d)(?:{})(?![A-Za-z0-9])".format(
+    "|".join(
+        rf"(?:{countries})\d\d(?:[ -]?[A-Z0-9]){{{length - 4}}}"
+        for length, countries in (
+            (15, "NO"),
+            (16, "BE"),
+            (18, "DK|FI|FK|FO|GL|NL|SD"),
+            (19, "MK|SI"),
+            (20, "AT|BA|EE|KZ|LT|LU|MN|XK"),
+            (21, "CH|HR|LI|LV"),
+            (22, "BG|BH|CR|DE|GB|GE|IE|ME|RS|VA"),
+            (23, "AE|GI|IL|IQ|OM|SO|TL"),
+            (24, "AD|CZ|ES|MD|PK|RO|SA|SE|SK|TN|VG"),
+            (25, "LY|PT|ST"),
+            (26, "IS|TR"),
+            (27, "BI|DJ|FR|GR|IT|MC|MR|SM"),
+            (28, "AL|AZ|BY|CY|DO|GT|HU|LB|NI|PL|SV"),
+            (29, "BR|EG|PS|QA|UA"),
+            (30, "JO|KW|MU|YE"),
+            (31, "MT|SC"),
+            (32, "LC"),
+            (33, "RU"),
+        )
+    )
+)
+"""A pattern: lengths by country (ISO 13616, SWIFT's register), with or without blanks or dashes."""
+
+
+def is_iban(value: str) -> bool:
+    """Returns whether the check digits of a match of IBANS are valid."""
+    characters = value.replace(" ", "").replace("-", "")
+    number = "".join(str(int(character, 36)) for character in characters[4:] + characters[:4])
+    return int(number) % 97 == 1  # ISO/IEC 7064, MOD 97-10
+
+
+START = r"(?<![A-Za-z0-9])"
+
+_UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+
+_BY_PREFIX = r"""
+ghp_ gho_ ghu_ ghs_ ghr_ github_pat_         | \w                     | 20
+sk_live_ sk_test_ sk_prod_ pk_live_ pk_test_ | \w                     | 8
+rk_live_ rk_test_ rk_prod_                   | \w                     | 8
+rzp_live_ rzp_test_                          | \w                     | 10
+shippo_live_ shippo_test_                    | \w                     | 20
+duffel_live_ duffel_test_                    | [\w=-]                 | 20
+whsec_ sntrys_ glc_                          | [\w+/=]                | 16
+shpat_ shpss_ shpca_ shppa_ shpua_           | \w                     | 16
+doo_v1_ dop_v1_ dor_v1_                      | \w                     | 16
+lin_api_ lin_oauth_ glsa_ unkey_             | \w                     | 16
+sm_aat_ sm_pat_ sm_sat_                      | \w                     | 16
+dckr_pat_ dckr_oat_ AVNS_ sb_secret_         | [\w-]                  | 16
+ntn_ figd_ bxt_ bkua_ bkct_ CCIPAT_ sntryu_  | [\w-]                  | 20
+gsk_ hcaik_ hcxik_ hcxmk_ api_org_ lsv2_pt_  | \w                     | 30
+lsv2_sk_ napi_ nfp_ pnu_ rdme_ r8_ sbp_ ddp_ | \w                     | 30
+squ_ sqp_ sqa_ zpka_ phc_ phx_ sgp_          | \w                     | 30
+CLOJARS_ rubygems_ GR1348941 HRKU-           | [\w-]                  | 20
+tfp_ pscale_tkn_ pscale_oauth_ pscale_pw_    | [\w.=-]                | 16
+ops_eyJ fm1a_ fm1r_ fm2_ ABSK                | [\w+/=]                | 60
+bedrock-api-key- fo1_                        | [\w+/=%-]              | 30
+xoxa xoxb xoxe xoxo xoxp xoxr xoxs xapp-     | [\w.-]                 | 10
+glpat- gldt- glrt- glptt- glcbt- glft-       | (?:[\w-]|\.(?=\w))     | 16
+glagent- glffct- glimt- gloas- glsoat-       | (?:[\w-]|\.(?=\w))     | 16
+pypi- sq0atp- sq0csp- sq0idp- GOCSPX- CFPAT- | [\w-]                  | 16
+NRAK- NRII- NRIQ- NRJS-                      | [\w-]                  | 16
+PMAK- xkeysib- xsmtpsib- pplx- xai- dnkey-   | [\w-]                  | 24
+tskey- tk-us- pul- fio-u- FLWSECK-           | [\w=-]                 | 16
+FLWSECK_TEST- FLWSECK-                       | [\w-]                  | 12
+ATATT3 ATCTT3 eyJrIjoi                       | [\w=-]                 | 16
+pat-na1- pat-eu1-                            | [\w-]                  | 20
+AGE-SECRET-KEY-1                             | [A-Z0-9]               | 32
+hvs. hvb. hvr. ya29. 1//0                    | [\w-]                  | 20
+SG.                                          | (?:[\w=-]|\.(?=\w))    | 30
+s-s4t2ud- s-s4t2af-                          | [0-9a-f]               | 32
+AAAAAAAAAAAAAAAAAAAAAA                       | [\w%]                  | 40
+ZXlK                                         | [\w+/=-]               | 60
+A3T                                          | [A-Z0-9]               | 17
+dp.ct. dp.pt. dp.st. dp.sa. dp.scim.         | (?:[\w-]|\.(?=\w))     | 30
+dt0c01. dt0s01. dt0s16. api_live.            | (?:[\w-]|\.(?=\w))     | 24
+AIza AQVN                                    | [\w-]                  | 30
+sha256~                                      | [\w-]                  | 40
+EAA                                          | [\w-]                  | 40
+AKIA ASIA ABIA ACCA                          | (?:(?![a-z_])\w)       | 16
+""".strip()
+"""Prefixes | a character | minimum count; four suffice at the end of a text, which can be truncated."""
+
+_WHOLE = rf"""
+access_token$ | access_token\$\w++\$\w++\$\w++
+amzn.mws.     | amzn\.mws\.[0-9a-f-]{{20,}}+
+.acc- .acc_   | (?:sc|ext|scauth|authress)_[a-z0-9]{{5,30}}\.[a-z0-9]{{4,6}}\.acc[_-][\w.+/=-]{{30,}}+
+0Q~           | [\w.~]{{3}}\dQ~[\w.~-]{{31,}}+
+v1.0-         | v1\.0-[0-9a-f]{{24}}-[0-9a-f]{{40,}}+
+access-       | access-(?:sandbox|development|production)-{_UUID}
+sdk- mob- api- | (?:sdk|mob|api)-{_UUID}(?![\w-])
+pat. sat.     | [ps]at\.[\w-]{{22}}\.\w{{24}}\.\w{{20}}(?!\w)
+.atlasv1.     | [A-Za-z0-9]{{14}}\.atlasv1\.[\w=-]{{40,}}+
+NRAL          | [0-9a-f]{{36}}NRAL(?!\w)
+_mmk          | [A-Za-z0-9]{{6}}_[A-Za-z0-9]{{29}}_mmk(?!\w)
+A3-           | A3-[A-Z0-9]{{6}}-[A-Z0-9]{{6,11}}(?:-[A-Z0-9]{{5}}){{3,4}}(?!\w)
+API-          | API-[A-Z0-9]{{26}}(?!\w)
+t1.           | t1\.[\w-]{{20,}}=*+\.[\w-]{{80,}}+=*+
+pk_           | pk_[0-9a-f]{{34}}(?!\w)
+0|            | \d{{15,16}}\|[\w-]{{27,}}+
+0:aa          | \d{{6,12}}:AA[\w-]{{33}}(?![\w-])
+""".strip()
+"""Literals | the whole token, which nothing else resembles."""
+
+_WITH_LETTERS_AND_DIGITS = r"""
+npm_ hf_ secret_ | (?:npm|hf|secret)_(?:\w{20,}+|\w{4,}+\Z)
+sk-              | sk-[\w-]{20,}+
+sk_ rnd_         | (?:sk|rnd)_[A-Za-z0-9]{24,}+(?!\w)
+live_ test_      | (?:live|test)_(?:pub_)?[\w=-]{24,}+
+EAAA             | EAAA[\w-]{22,}+
+re_              | re_[A-Za-z0-9]{8}_[A-Za-z0-9]{20,}+(?!\w)
+dapi key-        | (?:dapi|(?:pub)?key-)[0-9a-f]{32}(?!\w)
+-us              | [0-9a-f]{32}-us\d{1,2}(?!\w)
+p8e- ico-        | (?:p8e|ico)-[A-Za-z0-9]{32}(?!\w)
+LTAI             | LTAI[A-Za-z0-9]{16,24}(?!\w)
+ATBB             | ATBB[A-Za-z0-9]{24,}+(?!\w)
+AKCp             | AKCp[A-Za-z0-9]{60,}+(?!\w)
+cmVmd            | cmVmd[A-Za-z0-9]{55,}+(?!\w)
+EZAK EZTK        | EZ[AT]K[A-Za-z0-9]{50,}+(?!\w)
+AKID             | AKID[A-Za-z0-9]{32}(?!\w)
+sl.              | sl\.[\w=-]{100,}+
+""".strip()
+"""Literals | the whole token. Its mix of letters and digits tells it from a name (`is_token`)."""
+
+SHAPES = (
+    r"(?:SK[0-9a-fA-F]{32}|s\.[A-Za-z0-9]{24}|\d{15,20}-[A-Za-z0-9]{35,45}|pat[A-Za-z0-9]{14}\.[0-9a-f]{64}|4b1d(?![0-9a-f]{38})[A-Za-z0-9]{38}|cio[A-Za-z0-9]{32}"
+    r"|oy2[a-z0-9]{43}|YC[\w-]{38}|[MNO][A-Za-z0-9]{23,27}\.[\w-]{6}\.[\w-]{27,}+)(?![\w-])"
+)
+"""Whole words: their prefixes alone occur in too many other words."""
+
+
+def _by_prefix() -> tuple[str, list[str]]:
+    patterns: list[str] = []
+    literals: list[str] = []
+    for line in _BY_PREFIX.split("\n"):
+        prefixes, unit, minimum = re.split(r"\s+\| ", line)
+        any_prefix = "|".join(map(re.escape, prefixes.split()))
+        patterns.append(rf"(?:{any_prefix})(?:{unit}{{{minimum},}}+|{unit}{{4,}}+\Z)")
+        literals += prefixes.split()
+    return "|".join(patterns), literals
+
+
+def _whole(table: str) -> tuple[str, list[str]]:
+    rows = [re.split(r"\s+\| ", line, maxsplit=1) for line in table.split("\n")]
+    pattern = "|".join(pattern for _, pattern in rows)
+    return pattern, [literal for literals, _ in rows for literal in literals.split()]
+
+
+def _minimal(literals: list[str]) -> tuple[str, ...]:
+    """Returns the literals in lower case, without those that contain another one."""
+    lower = {literal.lower() for literal in literals}
+    return tuple(
+        sorted(literal for literal in lower if not any(other in literal for other in lower - {literal}))
+    )
+
+
+_BY_PREFIX_PATTERN, _PREFIX_LITERALS = _by_prefix()
+_WHOLE_PATTERN, _WHOLE_LITERALS = _whole(_WHOLE)
+_MAYBE_PATTERN, _MAYBE_LITERALS = _whole(_WITH_LETTERS_AND_DIGITS)
+
+TOKENS = re.compile(f"{START}(?:{_BY_PREFIX_PATTERN}|{_WHOLE_PATTERN})")
+TOKEN_LITERALS = _minimal(_PREFIX_LITERALS + _WHOLE_LITERALS)
+MAYBE_TOKENS = re.compile(f"{START}(?:{_MAYBE_PATTERN})")
+MAYBE_LITERALS = _minimal(_MAYBE_LITERALS)
+"""Each match of TOKENS or MAYBE_TOKENS contains one of these, in lower case."""
+
+_MIXED = re.compile(r"(?=[\w-]*[a-z])(?=[\w-]*[A-Z])(?=[\w-]*\d)[\w-]{22}")
+"""Upper case, lower case and digits in a row, which no name has."""
+
+
+def is_token(value: str) -> bool:
+    """Returns whether a match of MAYBE_TOKENS is a token; `npm_config_registry` is not."""
+    body = re.split("[_.-]", value, maxsplit=1)[-1]
+    is_whole_word = bool(re.fullmatch("[A-Za-z0-9]{4,}", body)) and not body.isdigit()
+    has_both = bool(re.search(r"\d", body)) or not (body.islower() or body.isupper())
+    return looks_random(value) or (is_whole_word and has_both) or bool(_MIXED.search(value))

@@ -12,7 +12,7 @@ from support.tiers import swept
 from faillog_otel.config import Secret
 from faillog_otel.redact.patterns import PATTERNS, candidate_patterns
 from faillog_otel.redact.redactor import Finding, findings, redact_text
-from faillog_otel.redact.unescape import UnescapedText
+from faillog_otel.redact.value_spans import UnescapedText
 from faillog_otel.redact.vocabulary import classify_key
 
 CANARY = "c4n4ry0123456789"
