@@ -18,7 +18,7 @@ from faillog_otel.config import MappingConfig
 from faillog_otel.events.decode import answer_of, decode
 from faillog_otel.events.model import BadRecord, Event, ExchangeAnswer, RecordContext, exchange_of
 from faillog_otel.otlp.encoder import WireEncoder
-from faillog_otel.otlp.envelope import Envelope
+from faillog_otel.otlp.wire import Envelope
 
 _TRIES = 5
 

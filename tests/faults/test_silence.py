@@ -7,8 +7,8 @@ from support.delivering import delivery_to, endpoint_of
 from support.relay import Relay
 
 from faillog_otel.config import NetworkProtocol
-from faillog_otel.otlp.envelope import EncodedEvent
-from faillog_otel.otlp.sender import Acked
+from faillog_otel.otlp.outcome import Acked
+from faillog_otel.otlp.wire import EncodedEvent
 from faillog_otel.sandbox.collector import Receiver
 
 LOG = EncodedEvent(LogRecord(event_name="e").SerializeToString(), b"")

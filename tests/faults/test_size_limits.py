@@ -14,8 +14,8 @@ from support.rust_collector import rust_collector
 
 from faillog_otel.config import NetworkProtocol, Signal
 from faillog_otel.otlp.delivery import Delivery, SendResults
-from faillog_otel.otlp.envelope import EncodedEvent
-from faillog_otel.otlp.sender import Acked, Unacceptable, Unsent
+from faillog_otel.otlp.outcome import Acked, Unacceptable, Unsent
+from faillog_otel.otlp.wire import EncodedEvent
 from faillog_otel.sandbox.collector import Receiver, Reply
 
 LIMIT = 600

@@ -28,8 +28,8 @@ from support.delivering import Scripted, delivery_to
 
 from faillog_otel.events.kept_record import Rejection
 from faillog_otel.otlp.delivery import SendResults
-from faillog_otel.otlp.envelope import EncodedEvent
-from faillog_otel.otlp.sender import Acked, Unsent
+from faillog_otel.otlp.outcome import Acked, Unsent
+from faillog_otel.otlp.wire import EncodedEvent
 from faillog_otel.sandbox.collector import Receiver, Reply
 
 ITEM = EncodedEvent(b"", Span(name="s").SerializeToString())

@@ -14,8 +14,8 @@ from support.program import run_program
 
 from faillog_otel.config import NetworkProtocol
 from faillog_otel.otlp.delivery import SendResults
-from faillog_otel.otlp.envelope import EncodedEvent
-from faillog_otel.otlp.sender import Acked, Unsent
+from faillog_otel.otlp.outcome import Acked, Unsent
+from faillog_otel.otlp.wire import EncodedEvent
 from faillog_otel.sandbox.collector import Identity, Receiver
 
 PROTOCOLS: list[NetworkProtocol] = ["http/protobuf", "grpc"]

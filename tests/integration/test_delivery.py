@@ -21,8 +21,8 @@ from support.peer import head_of, peer_that
 from faillog_otel.config import NetworkProtocol, Secret, Signal
 from faillog_otel.events.kept_record import Rejection
 from faillog_otel.otlp.delivery import Delivery, SendResults
-from faillog_otel.otlp.envelope import EncodedEvent
-from faillog_otel.otlp.sender import Acked, Unacceptable, Unsent
+from faillog_otel.otlp.outcome import Acked, Unacceptable, Unsent
+from faillog_otel.otlp.wire import EncodedEvent
 from faillog_otel.sandbox.collector import Receiver, Reply
 
 PROTOCOLS: list[NetworkProtocol] = ["http/protobuf", "http/json", "grpc"]

@@ -7,8 +7,8 @@ from typing import Any
 
 from faillog_otel.clock import Clock
 from faillog_otel.config import SIGNALS, DeliveryConfig, NetworkProtocol, Signal, Target
-from faillog_otel.otlp.backoff import Backoff
 from faillog_otel.otlp.delivery import Delivery, network_client
+from faillog_otel.otlp.sender import Backoff
 from faillog_otel.sandbox.collector import Receiver, Reply
 
 

@@ -7,9 +7,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from faillog_otel.config import MappingConfig
 from faillog_otel.events.model import Event, RecordContext
-from faillog_otel.otlp.envelope import EncodedEvent
 from faillog_otel.otlp.mapping import map_event
-from faillog_otel.otlp.wire import Attributes, Log, Span, Value
+from faillog_otel.otlp.wire import Attributes, EncodedEvent, Log, Span, Value
 
 
 class ProtobufEncoder:

@@ -19,10 +19,9 @@ from faillog_otel.app.signals import GRACE_SECONDS, Shutdown
 from faillog_otel.config import RunConfig
 from faillog_otel.errors import ConfigError
 from faillog_otel.ledger.results import Counts
-from faillog_otel.otlp.backoff import Backoff, Say
 from faillog_otel.otlp.delivery import Delivery, in_flight, network_client, writing_client
-from faillog_otel.otlp.port_check import wrong_port
-from faillog_otel.otlp.sender import Client
+from faillog_otel.otlp.http import wrong_port
+from faillog_otel.otlp.sender import Backoff, Client, Say
 from faillog_otel.pipeline.workers import Workers
 from faillog_otel.telemetry.api import NO_TELEMETRY, Gauge, Telemetry
 from faillog_otel.telemetry.heartbeat import NO_HEARTBEAT, FileHeartbeat, Heartbeat

@@ -22,9 +22,8 @@ from faillog_otel.inputs.decompress import is_packed
 from faillog_otel.inputs.files import STDIN, FoundPaths, InputFile
 from faillog_otel.ledger.kept_files import SET_ASIDE, FileSink, NothingKept, Replayed, is_kept_file
 from faillog_otel.ledger.results import Counts, FirstMet, ResultSink
-from faillog_otel.otlp.backoff import WaitNotices
 from faillog_otel.otlp.encoder import WireEncoder
-from faillog_otel.otlp.sender import Sent
+from faillog_otel.otlp.sender import Sent, WaitNotices
 from faillog_otel.pipeline.forwarder import Forwarder
 from faillog_otel.pipeline.partition import MIN_BYTES, WorkQueue, max_open_files, max_workers
 from faillog_otel.pipeline.worker_protocol import Start

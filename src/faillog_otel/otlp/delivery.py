@@ -16,10 +16,18 @@ from msgspec.structs import replace
 
 from faillog_otel.config import DeliveryConfig, Signal, Target
 from faillog_otel.errors import Interrupted
-from faillog_otel.otlp.backoff import Backoff
-from faillog_otel.otlp.envelope import EncodedEvent, Envelope, JsonEnvelope
-from faillog_otel.otlp.outcome import Acknowledged, Outcome, PartlyRejected
-from faillog_otel.otlp.sender import ACKED, UNSENT, Client, Sender, SendResult, Sent, Suspected
+from faillog_otel.otlp.outcome import (
+    ACKED,
+    UNSENT,
+    Acknowledged,
+    Outcome,
+    PartlyRejected,
+    SendResult,
+    Suspected,
+)
+from faillog_otel.otlp.sender import Backoff, Client, Sender, Sent
+from faillog_otel.otlp.wire import EncodedEvent, Envelope
+from faillog_otel.otlp.writers import JsonEnvelope
 from faillog_otel.text import is_unicode
 
 # -- clients -------------------------------------------------------------------------------------------------

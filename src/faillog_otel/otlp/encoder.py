@@ -7,12 +7,12 @@ values share a template. The bytes are exactly those that the official classes w
 
 import math
 from functools import lru_cache
+from typing import Protocol
 
 from faillog_otel.config import MappingConfig
 from faillog_otel.events.model import Event, RecordContext, Routing, exchange_of
 from faillog_otel.otlp import templates, wire
 from faillog_otel.otlp.attributes import apply_limits, size_of
-from faillog_otel.otlp.envelope import EncodedEvent
 from faillog_otel.otlp.mapping import (
     RULES,
     UID,
@@ -37,6 +37,7 @@ from faillog_otel.otlp.rules import (
 from faillog_otel.otlp.templates import How, Parts, Slot, Templates, Values, Where, link_fields, with_slots
 from faillog_otel.otlp.wire import (
     VARINT,
+    EncodedEvent,
     SpanKind,
     StatusCode,
     attribute_fields,
@@ -53,6 +54,13 @@ REMEMBERED = 1024
 """Entries in each cache."""
 MAX_REMEMBERED = 512
 """Characters. What is longer is encoded each time, so that the caches stay within some MiB."""
+
+
+class Encoder(Protocol):
+    """Encodes events: the interface between mapping and delivery. An event always gives the same bytes."""
+
+    def encode(self, event: Event, context: RecordContext) -> EncodedEvent:
+        """Returns the event's records in this context."""
 
 
 class WireEncoder:

@@ -21,7 +21,7 @@ from faillog_otel.connections import MAX_ANSWER_BYTES, ProxyDenied
 from faillog_otel.errors import ConfigError
 from faillog_otel.grpc_channels import channel_address, channel_credentials, channel_options
 from faillog_otel.network import proxy_to
-from faillog_otel.otlp.envelope import Envelope
+from faillog_otel.otlp.http import PortCheck
 from faillog_otel.otlp.outcome import (
     Doubtful,
     Mask,
@@ -36,7 +36,7 @@ from faillog_otel.otlp.outcome import (
     unknown_host,
     untrusted_certificate,
 )
-from faillog_otel.otlp.port_check import PortCheck
+from faillog_otel.otlp.wire import Envelope
 from faillog_otel.text import truncate
 from faillog_otel.tls import ReloadOnChange, tls_context
 

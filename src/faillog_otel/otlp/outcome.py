@@ -1,4 +1,4 @@
-"""Outcomes of requests: what a collector's answer means, and what to do next. No I/O.
+"""Outcomes of requests: what a collector's answer means, and what to do next; and results of records. No I/O.
 
 The tables are OTLP's ("Failures", opentelemetry.io/docs/specs/otlp). A success acknowledges only with a valid
 OTLP answer: a login page with status 200 is none. The collector's text is redacted and truncated here.
@@ -16,6 +16,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from faillog_otel.clock import retry_after
 from faillog_otel.config import Signal
+from faillog_otel.events.kept_record import Rejection
+from faillog_otel.events.model import ReasonCode
 from faillog_otel.json_syntax import read_as
 from faillog_otel.redact.redactor import redact_text
 from faillog_otel.text import peer_text
@@ -73,11 +75,38 @@ class Refused(Struct, frozen=True):
     """A setting is wrong: `why` says what to write instead."""
 
 
-Mask = Callable[[str], str]
-"""Masks our own header values, which a server can echo."""
-
 NotAcked = RetryLater | TooLarge | Doubtful | Refused
 Outcome = Acknowledged | PartlyRejected | NotAcked
+
+
+class Acked(Struct, frozen=True):
+    """The collector acknowledged the record."""
+
+
+class Unacceptable(Struct, frozen=True):
+    """The collector does not accept this record but accepts others. `reason` is a reason code."""
+
+    reason: ReasonCode
+    why: str
+
+
+class Unsent(Struct, frozen=True):
+    """Not acknowledged so far; a later request can succeed."""
+
+
+class Suspected(Struct, frozen=True):
+    """Refused alone, first in request number `since`; it is unknown whether the collector accepts others."""
+
+    why: str
+    since: int
+
+
+SendResult = Acked | Rejection | Unacceptable | Unsent | Suspected
+
+ACKED, UNSENT = Acked(), Unsent()
+
+Mask = Callable[[str], str]
+"""Masks our own header values, which a server can echo."""
 
 
 class _PartialSuccess(Struct, rename="camel"):

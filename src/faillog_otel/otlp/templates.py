@@ -17,7 +17,6 @@ from faillog_otel import propagation
 from faillog_otel.config import Join
 from faillog_otel.events.model import ATTEMPT, ERROR, EXCHANGE, Event, Kind, RecordContext
 from faillog_otel.otlp import wire
-from faillog_otel.otlp.envelope import EncodedEvent
 from faillog_otel.otlp.mapping import (
     SAMPLED_LOCAL,
     UID,
@@ -32,6 +31,7 @@ from faillog_otel.otlp.rules import OWN, REMOTE, Origin, origin_of
 from faillog_otel.otlp.wire import (
     FIXED64,
     Attributes,
+    EncodedEvent,
     Heads,
     fixed64,
     flags_field,

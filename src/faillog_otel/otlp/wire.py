@@ -1,4 +1,4 @@
-"""OTLP on the wire: protobuf's encoding, records as plain data, and the numbers of their fields.
+"""OTLP on the wire: protobuf's encoding, records as plain data, the numbers of their fields, and requests.
 
 Source of the numbers: opentelemetry-proto 1.x, common.proto, logs.proto and trace.proto (the messages are
 named below). Fields are written in the order of their numbers, as the official classes do. A field with its
@@ -6,10 +6,13 @@ default value is absent, unless it is part of a oneof.
 """
 
 import struct
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from functools import lru_cache
 
 from msgspec import Struct
+
+from faillog_otel.config import Signal
 
 # -- protobuf's encoding ---------------------------------------------------------------------------------
 #
@@ -99,6 +102,7 @@ Attributes = list[tuple[str, Value]]
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 """The semantic conventions that the attributes follow."""
+SCOPE_NAME = "faillog-otel"
 
 
 class Severity(IntEnum):
@@ -161,6 +165,24 @@ class Log(Struct, frozen=True, kw_only=True):
     flags: int
     trace_id: bytes = b""
     span_id: bytes = b""
+
+
+class EncodedEvent(Struct, frozen=True, gc=False):
+    """One event's records, encoded as LogRecord and Span messages. `span` is empty if there is none."""
+
+    log: bytes
+    span: bytes
+    is_shifted: bool = False
+    """Whether the time policy gave them another time."""
+
+    def record(self, signal: Signal) -> bytes:
+        """Returns the record of this signal."""
+        return self.log if signal == "logs" else self.span
+
+    def only(self, signals: Sequence[Signal]) -> "EncodedEvent":
+        """Returns the records of these signals only."""
+        log = self.log if "logs" in signals else b""
+        return EncodedEvent(log, self.span if "traces" in signals else b"", self.is_shifted)
 
 
 # -- fields of messages ----------------------------------------------------------------------------------
@@ -282,3 +304,41 @@ def link_field(link: Link) -> bytes:
         + attribute_fields(LINK_ATTRIBUTES, link.attributes)
         + flags_field(LINK_FLAGS, link.flags),
     )
+
+
+class Envelope:
+    """Wraps records into requests: one resource and one scope around them, the same for all.
+
+    The scope has no version, so that a record that is sent again after an upgrade is still byte-identical.
+    ExportLogsServiceRequest and ExportTraceServiceRequest, and ResourceLogs and ResourceSpans, number
+    their fields alike (opentelemetry-proto: logs.proto, trace.proto), so one layout serves both.
+    """
+
+    _RESOURCE_RECORDS = 1  # ExportLogsServiceRequest.resource_logs
+    _RESOURCE = 1  # ResourceLogs.resource
+    _RESOURCE_ATTRIBUTES = 1  # Resource.attributes
+    _SCOPE_RECORDS = 2  # ResourceLogs.scope_logs
+    _SCOPE = 1  # ScopeLogs.scope
+    _SCOPE_NAME = 1  # InstrumentationScope.name
+    _RECORDS = 2  # ScopeLogs.log_records
+    _SCHEMA_URL = 3  # ResourceLogs.schema_url, ScopeLogs.schema_url
+
+    def __init__(self, resource: Iterable[tuple[str, str]]) -> None:
+        attributes = attribute_fields(self._RESOURCE_ATTRIBUTES, list(resource))
+        self._before = message_field(self._RESOURCE, attributes)
+        self._scope = message_field(self._SCOPE, text_field(self._SCOPE_NAME, SCOPE_NAME))
+        self._records = Heads(tag(self._RECORDS))
+        self._after = message_field(self._SCHEMA_URL, SCHEMA_URL.encode())
+
+    def request(self, _signal: Signal, records: Sequence[bytes]) -> bytes:
+        """Returns an ExportLogsServiceRequest of LogRecords or an ExportTraceServiceRequest of Spans."""
+        if not records:
+            return b""
+        heads = self._records
+        parts = [part for each in records for part in (heads[len(each)], each)]
+        # Sums up lengths first, to copy everything only once: a request is large.
+        scoped = len(self._scope) + sum(map(len, parts)) + len(self._after)
+        head = tag(self._SCOPE_RECORDS) + varint(scoped)
+        inside = len(self._before) + len(head) + scoped + len(self._after)
+        before = (tag(self._RESOURCE_RECORDS), varint(inside), self._before, head, self._scope)
+        return b"".join([*before, *parts, self._after, self._after])

@@ -26,8 +26,8 @@ from faillog_otel.ledger.results import (
     note_first,
 )
 from faillog_otel.otlp.delivery import Delivery, SendResults, Ticket
-from faillog_otel.otlp.envelope import EncodedEvent
-from faillog_otel.otlp.sender import Suspected, Unacceptable, Unsent
+from faillog_otel.otlp.outcome import Suspected, Unacceptable, Unsent
+from faillog_otel.otlp.wire import EncodedEvent
 from faillog_otel.telemetry.api import Telemetry
 
 # -- batch ---------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from faillog_otel.inputs.formats import form_of, read_exchanges, read_groups, re
 from faillog_otel.ledger.results import Accounted, Kept, ResultSink
 from faillog_otel.ledger.spool import digest_of
 from faillog_otel.otlp.delivery import Delivery
-from faillog_otel.otlp.envelope import Encoder
+from faillog_otel.otlp.encoder import Encoder
 from faillog_otel.pipeline.batch import Batch, InFlightBatches, PendingRecord, classify
 from faillog_otel.telemetry.api import NO_TELEMETRY, Telemetry
 

@@ -19,8 +19,7 @@ from msgspec.structs import astuple
 
 from faillog_otel.errors import InputError, Interrupted, LedgerBroken
 from faillog_otel.ledger.results import Accounted, BatchResult, Counts, FirstMet, ResultSink, note_first
-from faillog_otel.otlp.backoff import Say
-from faillog_otel.otlp.sender import Sent
+from faillog_otel.otlp.sender import Say, Sent
 from faillog_otel.pipeline.partition import IndexTask, Partition, Source, WorkQueue
 from faillog_otel.pipeline.worker_protocol import (
     BuildIndex,

@@ -8,8 +8,7 @@ from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeLogs
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
-from faillog_otel.otlp.envelope import Envelope
-from faillog_otel.otlp.wire import SCHEMA_URL, message_field, varint
+from faillog_otel.otlp.wire import SCHEMA_URL, Envelope, message_field, varint
 
 RESOURCE = (("service.name", "segment"), ("deployment.environment.name", "prod"))
 

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from isal import igzip
 
-from faillog_otel.otlp.envelope import gzip_body
+from faillog_otel.otlp.http import gzip_body
 
 WITHOUT_ISAL = """
 import gzip, sys
 sys.modules["isal"] = None
-from faillog_otel.otlp.envelope import gzip_body
+from faillog_otel.otlp.http import gzip_body
 body = bytes(range(256)) * 100
 assert gzip.decompress(gzip_body(body)) == body
 assert gzip_body(body) == gzip.compress(body, compresslevel=1, mtime=0)
