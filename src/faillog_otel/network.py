@@ -1,14 +1,16 @@
-"""Hosts and ports, addresses with a deadline, and HTTP proxies.
+"""Hosts and ports, addresses with a deadline, HTTP proxies, and the options of gRPC channels.
 
 A `Deadline` bounds a whole exchange: every call that waits for the peer (name look-up, connecting, TLS
 handshake, each send and receive) gets only the time left, so a peer that sends byte by byte gains nothing. A
 proxy comes from a setting or from the environment, which is read as curl and Python do: `https_proxy`,
 `http_proxy`, else `all_proxy`, and `no_proxy`, in lower case before upper case. Errors show only host and
-port of a proxy's URL.
+port of a proxy's URL. gRPC's own defaults would use the environment's proxy, share one connection among all
+channels of a process, and never detect a dead connection.
 """
 
 import ipaddress
 import math
+import os
 import queue
 import re
 import socket
@@ -21,10 +23,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 from msgspec import Struct
 
-from faillog_otel.config import Secret
+from faillog_otel.config import DEFAULT_GRPC_PORT, Secret, Target
 from faillog_otel.errors import ConfigError
-
-# -- hosts ---------------------------------------------------------------------------------------------------
 
 MAX_PORT = 65535
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -41,8 +41,7 @@ class HostPort(Struct, frozen=True):
 
 
 def normalise_host(text: str) -> str:
-    """Returns a host in lower case, in Punycode, without brackets and final dot; an address in its shortest
-    form.
+    """Returns a host in lower case and Punycode, without brackets and final dot; an address is shortened.
 
     Raises ValueError for an invalid host.
     """
@@ -89,8 +88,6 @@ def is_loopback(host: str) -> bool:
     except ValueError:
         return False
 
-
-# -- addresses -----------------------------------------------------------------------------------------------
 
 Address = tuple[Any, ...]
 """One row of `socket.getaddrinfo`: family, type, protocol, name, socket address."""
@@ -183,8 +180,6 @@ def addresses_in_turn(
         )
         yield addresses[at], share
 
-
-# -- proxies -------------------------------------------------------------------------------------------------
 
 ENVIRONMENT = "environment"
 """The value of a proxy setting that means the environment's variables."""
@@ -349,3 +344,46 @@ def _is_excepted(host: str, port: int, exceptions: str) -> bool:
         if named.port in (None, port) and (host == named.host or host.endswith(f".{named.host}")):
             return True
     return False
+
+
+KEEPALIVE_SECONDS = 30
+"""gRPC pings the server after this time without data during a call. Servers that limit pings (grpc-go's
+default: one in five minutes) tolerate two, and reset the count with each answer."""
+KEEPALIVE_TIMEOUT_SECONDS = 10
+
+Options = tuple[tuple[str, Any], ...]
+
+
+def channel_address(url: str) -> str:
+    """Returns HOST:PORT of a URL, for a gRPC channel."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    return f"{f'[{host}]' if ':' in host else host}:{parts.port or DEFAULT_GRPC_PORT}"
+
+
+def channel_options(target: Target, *, connect_seconds: float = math.inf) -> Options:
+    """Returns the options of a gRPC channel to a target. Raises ConfigError for an unusable proxy.
+
+    `connect_seconds`: for the name look-up and connecting.
+    """
+    connect_ms = round(min(connect_seconds, target.timeout_seconds, 60.0) * 1000)
+    options: Options = (
+        ("grpc.enable_retries", 0),
+        ("grpc.use_local_subchannel_pool", 1),  # else a new channel reuses the old connection
+        ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", connect_ms),  # also the time limit of one connection attempt
+        ("grpc.max_reconnect_backoff_ms", 1000),  # Backoff decides about retries, not the channel
+        ("grpc.dns_min_time_between_resolutions_ms", 1000),
+        ("grpc.dns_ares_query_timeout", connect_ms),
+    )
+    proxy = proxy_to(target.url, target.proxy, os.environ)
+    if proxy is None:
+        return (*options, ("grpc.enable_http_proxy", 0))
+    if proxy.scheme != "http":
+        raise ConfigError(
+            f"the proxy {proxy.url}: gRPC supports only http:// proxies; name one, or use OTLP/HTTP"
+        )
+    return (*options, ("grpc.enable_http_proxy", 1), ("grpc.http_proxy", proxy.whole_url.reveal()))

@@ -1,8 +1,8 @@
-"""TLS settings: the trusted authorities of every connection, and certificates that are reloaded on change.
+"""TLS settings of connections over HTTP and gRPC: trusted authorities, client certificates, reload on change.
 
-Trusted are the system's authorities, or those of `SSL_CERT_FILE` and `SSL_CERT_DIR` instead, plus those in
-the file that a setting names. They are read here because gRPC trusts a list of its own, and OpenSSL ignores a
-missing or empty file.
+The trusted authorities are those of the system, or of `SSL_CERT_FILE` and `SSL_CERT_DIR` if they are set,
+plus those in the file that a setting names. This module reads them itself: gRPC would trust its own list, and
+OpenSSL ignores a missing or empty file.
 """
 
 import logging
@@ -12,13 +12,19 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
+from urllib.parse import urlsplit
 
 from faillog_otel.config import Target
 from faillog_otel.errors import ConfigError
 from faillog_otel.files import read_small_file
 
-# -- authorities ---------------------------------------------------------------------------------------------
+if TYPE_CHECKING:
+    import grpc
+
+_log = logging.getLogger(__name__)
+
+Value = TypeVar("Value")
 
 _KNOWN_BUNDLES = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Alpine, Arch
@@ -112,13 +118,6 @@ def _blocks(content: bytes) -> dict[str, None]:
     return {f"{block.decode()}\n": None for block in _CERTIFICATE.findall(content)}
 
 
-# -- certificates of a target --------------------------------------------------------------------------------
-
-_log = logging.getLogger(__name__)
-
-Value = TypeVar("Value")
-
-
 def tls_context(target: Target) -> ssl.SSLContext:
     """Returns the TLS settings of a target: authorities and client certificate. Raises ConfigError."""
     if target.client_key and not target.client_certificate:
@@ -133,7 +132,7 @@ def tls_context(target: Target) -> ssl.SSLContext:
 
 
 def _check_pem(setting: str, name: str | None) -> None:
-    """Raises ConfigError for a pipe, which OpenSSL would wait for, and for errors without the file's name."""
+    """Raises ConfigError, which names the file, unless it is PEM. OpenSSL would block on a pipe."""
     if name is None:
         return
     try:
@@ -144,12 +143,23 @@ def _check_pem(setting: str, name: str | None) -> None:
         raise ConfigError(f"{setting} {name}: is not PEM (text with -----BEGIN); convert it to PEM")
 
 
-class ReloadOnChange(Generic[Value]):
-    """A value made from a target's certificates, and made again when their files change: no restart is
-    needed.
+def channel_credentials(target: Target) -> "grpc.ChannelCredentials | None":
+    """Returns the TLS credentials of a target for gRPC; None for plain http. Raises OSError."""
+    import grpc  # most runs need no gRPC
 
-    If new files are unusable (one of them can be missing yet), the old value stays, with a warning, and the
-    next use tries again. Not safe for several threads at once.
+    if urlsplit(target.url).scheme == "http":
+        return None
+    key, certificate = (
+        Path(name).read_bytes() if name else None for name in (target.client_key, target.client_certificate)
+    )
+    return grpc.ssl_channel_credentials(trusted_authorities(target.certificate).encode(), key, certificate)
+
+
+class ReloadOnChange(Generic[Value]):
+    """A value made from a target's certificates, and made again when their files change.
+
+    If the new files are unusable (one of them can still be missing), a warning is logged, the old value
+    stays, and the next use tries again. For one thread at a time.
     """
 
     def __init__(self, target: Target, make: Callable[[Target], Value]) -> None:

@@ -33,9 +33,9 @@ from faillog_otel.inputs.decompress import (
     unpack,
 )
 from faillog_otel.inputs.formats import form_of, read_records
-from faillog_otel.json_syntax import WHITE_SPACE
 from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.redact.redactor import redact_text
+from faillog_otel.text import WHITE_SPACE
 
 MAX_BYTES = 4 * 1024 * 1024
 """What a packed input may unpack to: a bomb is slow because it is large, and that is no find."""

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from faillog_otel.json_syntax import MAX_DEPTH, is_too_deep
+from faillog_otel.text import MAX_DEPTH, is_too_deep
 
 TEXTS = st.lists(st.sampled_from(tuple('"\\{[]}a')), max_size=300).map("".join) | st.just("[{" * 200)
 VALUES: st.SearchStrategy[Any] = st.recursive(

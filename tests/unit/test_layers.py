@@ -30,19 +30,17 @@ LEAVES: dict[str, set[str]] = {
     "text": set(),
     "config": set(),
     "propagation": set(),
-    "json_syntax": set(),
     "files": {"errors"},
     "setting_values": {"clock", "config", "errors", "network", "text"},
     "settings": {"config", "errors", "setting_values", "text"},
     "network": {"config", "errors"},
     "tls": {"config", "errors", "files"},
     "connections": {"network", "text", "tls"},
-    "grpc_channels": {"config", "errors", "network", "tls"},
 }
 """Leaf modules, and which other ones each imports."""
 
 PURE = {
-    *("config", "errors", "clock", "text", "propagation", "json_syntax", "backends"),
+    *("config", "errors", "clock", "text", "propagation", "backends"),
     *("settings", "setting_values", "sources"),
     *("events", "redact"),
     *("segment.quota", "segment.schedule"),

@@ -27,7 +27,7 @@ from faillog_otel.events.model import (
     is_version_1,
 )
 from faillog_otel.events.reason import plain_reason, reason_of_results, take_reason
-from faillog_otel.json_syntax import (
+from faillog_otel.text import (
     MAX_DEPTH,
     MAX_VALUES,
     holds_too_much,

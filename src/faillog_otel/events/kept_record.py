@@ -15,7 +15,7 @@ from msgspec import Struct
 from faillog_otel import propagation
 from faillog_otel.config import Signal
 from faillog_otel.events.model import Place, ReasonCode, RecordContext
-from faillog_otel.json_syntax import holds_too_much, is_too_deep, parse_json_lossless
+from faillog_otel.text import holds_too_much, is_too_deep, parse_json_lossless
 
 # -- reason codes ----------------------------------------------------------------------------------------
 

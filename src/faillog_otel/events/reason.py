@@ -13,7 +13,7 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from faillog_otel.events.model import Reason, Response
-from faillog_otel.json_syntax import holds_too_much, is_too_deep, parse_json_lossless
+from faillog_otel.text import holds_too_much, is_too_deep, parse_json_lossless
 
 _TEXTS = ("reason", "discardreason", "failurereason", "errorreason", "errormessage", "error")
 _INNER_TEXTS = ("message", *_TEXTS)

@@ -25,7 +25,7 @@ from faillog_otel.inputs.decompress import (
     too_long,
 )
 from faillog_otel.inputs.json_stream import read_values
-from faillog_otel.json_syntax import WHITE_SPACE, is_json
+from faillog_otel.text import WHITE_SPACE, is_json
 
 # -- lines ---------------------------------------------------------------------------------------------------
 

@@ -18,10 +18,10 @@ from faillog_otel.inputs.decompress import (
     damaged,
     too_long,
 )
-from faillog_otel.json_syntax import MAX_DEPTH, STRING, WHITE_SPACE, is_json
+from faillog_otel.text import JSON_STRING, MAX_DEPTH, WHITE_SPACE, is_json
 
 _SPACE = re.compile(rb"[ \t\r\n]*+")
-_TO_BRACKET = re.compile(rb'(?:[^"\[\]{}]++|' + STRING + rb")*+", re.DOTALL)
+_TO_BRACKET = re.compile(rb'(?:[^"\[\]{}]++|' + JSON_STRING + rb")*+", re.DOTALL)
 _TO_QUOTE = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _TO_DELIMITER = re.compile(rb'[^ \t\r\n,\[\]{}"]*+')
 

@@ -19,8 +19,7 @@ from google.rpc.status_pb2 import Status
 from faillog_otel.config import Signal, Target
 from faillog_otel.connections import MAX_ANSWER_BYTES, ProxyDenied
 from faillog_otel.errors import ConfigError
-from faillog_otel.grpc_channels import channel_address, channel_credentials, channel_options
-from faillog_otel.network import proxy_to
+from faillog_otel.network import channel_address, channel_options, proxy_to
 from faillog_otel.otlp.http import PortCheck
 from faillog_otel.otlp.outcome import (
     Doubtful,
@@ -38,7 +37,7 @@ from faillog_otel.otlp.outcome import (
 )
 from faillog_otel.otlp.wire import Envelope
 from faillog_otel.text import truncate
-from faillog_otel.tls import ReloadOnChange, tls_context
+from faillog_otel.tls import ReloadOnChange, channel_credentials, tls_context
 
 MAX_METADATA_BYTES = 16 * 1024
 """Limit of all headers, or all trailers, of an answer: grpcio's own default."""

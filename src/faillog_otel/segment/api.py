@@ -20,11 +20,10 @@ from faillog_otel.clock import DAY_NS, SECOND_NS, date_ns, hour_text, retry_afte
 from faillog_otel.config import SEGMENT_URLS, Secret, SegmentConfig, token_problem
 from faillog_otel.errors import ConfigError
 from faillog_otel.files import read_small_text
-from faillog_otel.json_syntax import read_as
 from faillog_otel.network import Deadline, origin_of
 from faillog_otel.segment.http_client import Network, direct_network, explain, http_client, whole_answer
 from faillog_otel.segment.quota import RateLimit
-from faillog_otel.text import peer_text
+from faillog_otel.text import peer_text, read_as
 
 MEDIA_TYPE = "application/vnd.segment.v1alpha+json"
 MAX_ANSWER_BYTES = 16 * 1024 * 1024

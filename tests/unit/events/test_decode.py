@@ -21,7 +21,7 @@ from faillog_otel.events.model import (
     Request,
     Response,
 )
-from faillog_otel.json_syntax import MAX_DEPTH
+from faillog_otel.text import MAX_DEPTH
 
 AT = 1742760000 * 1_000_000_000
 
