@@ -1,4 +1,4 @@
-"""Clocks, times and durations, and their text forms: RFC 3339, HTTP dates, KSUIDs.
+"""Clocks, and the text forms of times and durations: RFC 3339, HTTP dates, durations for people.
 
 Clocks are injected: code that waits or takes timestamps receives a `Clock`, so tests can control time. Times
 are nanoseconds since 1970; an hour is a number of whole hours since 1970-01-01T00:00:00Z.
@@ -9,8 +9,6 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Protocol
-
-# -- clocks --------------------------------------------------------------------------------------------------
 
 SECOND_NS = 1_000_000_000
 HOUR_NS = 3600 * SECOND_NS
@@ -23,6 +21,10 @@ AGREES_NS = 300 * SECOND_NS
 MIN_TIME_NS = 1_704_067_200 * SECOND_NS
 """2024-01-01, before Segment had failure logs: an earlier clock was never set."""
 
+MAX_NS = 2**63 - 1
+"""2262-04-11T23:47:16.854775807Z: the last time that fits into an int64 of nanoseconds."""
+
+_MAX_SECOND_NS = MAX_NS - MAX_NS % SECOND_NS
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -90,8 +92,7 @@ class SegmentClock:
         self._offset_ns = self._machine.now_ns() - self._monotonic_ns()
 
     def take_date(self, date_ns: int, sent_ns: int) -> int | None:
-        """Sets this clock by an answer's Date; returns the change, 0 if the Date fits, None if it is
-        implausible.
+        """Sets this clock by an answer's Date; returns the change: 0 if it fits, None if it is implausible.
 
         `date_ns` is in whole seconds. `sent_ns` is this clock's time when the request was sent: the answer
         was written after that.
@@ -165,19 +166,11 @@ def retry_after(header: str | None, now_seconds: float, date: str | None = None)
     return max(0.0, until - (now_seconds if from_ns is None else from_ns / SECOND_NS))
 
 
-# -- RFC 3339 ------------------------------------------------------------------------------------------------
-
-MAX_NS = 2**63 - 1
-"""2262-04-11T23:47:16.854775807Z: the last time that fits into an int64 of nanoseconds."""
-
-_MAX_SECOND_NS = MAX_NS - MAX_NS % 1_000_000_000
-
 _RFC3339 = re.compile(
     r"(?P<minute>\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d):(?P<second>\d\d)(?:\.(?P<fraction>\d+))?"
     r"(?P<zone>[Zz]|[+-]\d\d:\d\d)?",
     re.ASCII,
 )
-
 
 _MILLISECONDS = {f".{number:03}Z": number * 1_000_000 for number in range(1000)} | {"Z": 0}
 """The end of Segment's times, after the seconds → nanoseconds."""
@@ -240,30 +233,3 @@ def _minute_start(minute: str, zone: str) -> int | None:
         return None
     offset = hours * 3600 + minutes * 60
     return seconds - offset if zone[0] == "+" else seconds + offset
-
-
-# -- KSUID ---------------------------------------------------------------------------------------------------
-
-KSUID_EPOCH_SECONDS = 1_400_000_000
-_DIGITS = {
-    digit: value
-    for value, digit in enumerate("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
-}
-_CHARACTERS, _BITS, _RANDOM_BITS = 27, 160, 128
-
-
-def created_ns(text: str, now_ns: int) -> int | None:
-    """Returns when a collection was created, from its id; None if the id is no KSUID, or later than now.
-
-    A KSUID has 27 base62 digits, a number of 20 bytes whose first four are the seconds since 2014-05-13. Only
-    one collection id is known, so this is a hint.
-    """
-    if len(text) != _CHARACTERS or not all(digit in _DIGITS for digit in text):
-        return None
-    number = 0
-    for digit in text:
-        number = number * len(_DIGITS) + _DIGITS[digit]
-    if number >> _BITS:
-        return None
-    at_ns = ((number >> _RANDOM_BITS) + KSUID_EPOCH_SECONDS) * SECOND_NS
-    return at_ns if at_ns <= now_ns else None

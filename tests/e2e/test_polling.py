@@ -171,8 +171,10 @@ def test_a_quota_that_is_used_up_is_exit_6_and_says_so(receiver: Receiver, tmp_p
         done = Sidecar(segment, receiver, tmp_path).run("--since", "-40h", collections="shop")
         assert segment.quota.max_in_24_hours <= 6
     assert done.code == 6
-    assert re.search(r"\d+ hours? due waits? until \S+Z: Segment says that no request is left\n", done.stderr)
-    assert re.search(r"\d+ hours due are left: Segment says .*; run again at \S+Z\n", done.stderr)
+    assert re.search(
+        r"\d+ hours? due waits? until \S+Z: Segment reports no remaining requests\n", done.stderr
+    )
+    assert re.search(r"\d+ hours due are left: Segment reports .*; run again at \S+Z\n", done.stderr)
 
 
 def test_only_the_form_that_segment_takes_is_asked_again(receiver: Receiver, tmp_path: Path) -> None:

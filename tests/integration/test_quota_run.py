@@ -9,8 +9,9 @@ import pytest
 from support.quota_run import START_NS, ago, quota_run
 from support.tiers import slow, swept
 
-from faillog_otel.clock import HOUR_NS, KSUID_EPOCH_SECONDS
+from faillog_otel.clock import HOUR_NS
 from faillog_otel.sandbox.config import REFUSALS, QuotaConfig, Refusal, Scripted
+from faillog_otel.segment.schedule import KSUID_EPOCH_SECONDS
 
 ONE_A_MINUTE = QuotaConfig(per_day=1, replenish="window", window_seconds=60)
 SILENT = QuotaConfig(per_day=1, replenish="window", window_seconds=60, headers=False)
@@ -165,15 +166,15 @@ def test_a_wait_is_shown_for_what_and_until_when(tmp_path: Path) -> None:
     with quota_run(tmp_path, quota, messages=0) as found:
         done = found.poll("--since", ago(10))
         until = "2025-11-24T18:07:00Z"
-        assert f"1 hour due waits until {until}: Segment says that no request is left" in done.stderr
-        says = r"\d+ hours? due are left: Segment says that no request is left; run again at "
+        assert f"1 hour due waits until {until}: Segment reports no remaining requests" in done.stderr
+        says = r"\d+ hours? due are left: Segment reports no remaining requests; run again at "
         assert re.search(says + until, done.stderr)
         assert found.status()["quota"]["waits"] == {  # type: ignore[index]
             "until": until,
-            "why": "Segment says that no request is left",
+            "why": "Segment reports no remaining requests",
         }
         text = found.run(command="status").stdout
-        assert f"waits         until {until}: Segment says that no request is left" in text
+        assert f"waits         until {until}: Segment reports no remaining requests" in text
         planned = found.run("--collection", "shop", "--json", command="plan").stdout
         assert json.loads(planned)["quota"]["waits"]["until"] == until
         assert until in found.run("--collection", "shop", command="plan").stdout

@@ -116,14 +116,14 @@ def test_without_a_word_of_the_server_never_more_than_the_setting_in_any_24_hour
         quota = quota.mended(now_ns)
         found = plan(now_ns, hours, quota, config)
         assert found == plan(now_ns, hours, quota, config)
-        assert len(found.asks) <= found.left
+        assert len(found.requests) <= found.left
         assert found.next_ns > now_ns
-        made[true_ns] += len(found.asks[:count])
+        made[true_ns] += len(found.requests[:count])
         quota = replace(
             quota,
             debits=[
                 *quota.debits,
-                *(RequestRecord(now_ns, ask.collection, ask.why) for ask in found.asks[:count]),
+                *(RequestRecord(now_ns, ask.collection, ask.why) for ask in found.requests[:count]),
             ],
         )
     for at_ns in made:
@@ -143,10 +143,10 @@ def test_while_a_word_holds_no_more_is_asked_than_it_says(
     said: RateLimit | None, spent: int, later_ns: int, per_day: int, collections: int, once: bool
 ) -> None:
     debits = [RequestRecord(NOW - HOUR_NS, "0", "fresh")] * spent
-    quota = Quota(debits=debits, said=said, per_day=per_day)
+    quota = Quota(debits=debits, rate_limit=said, per_day=per_day)
     config = ScheduleConfig(tuple(f"{number}" for number in range(collections)), once=once)
     found = plan(NOW + later_ns, {}, quota, config)
-    assert len(found.asks) <= found.left
+    assert len(found.requests) <= found.left
     if said is not None and NOW + later_ns < said.ends_ns:
         assert found.left <= max(0, said.remaining + (spent if said.reset_ns is None else 0))
     elif said is None or said.reset_ns is None:
@@ -166,8 +166,8 @@ def test_nothing_is_asked_twice_or_outside_what_is_kept_and_meant(
     config = ScheduleConfig(("a", "b"), since_ns=since_ns or 0, until_ns=until_ns)
     quota = Quota(debits=[RequestRecord(NOW - 5 * HOUR_NS, "a", "fresh")] * spent)
     found = plan(NOW, {"a": views}, quota, config)
-    assert len({(ask.collection, ask.hour) for ask in found.asks}) == len(found.asks)
-    for ask in found.asks:
+    assert len({(ask.collection, ask.hour) for ask in found.requests}) == len(found.requests)
+    for ask in found.requests:
         start_ns = ask.hour * HOUR_NS
         assert NOW - RETENTION_NS < start_ns <= NOW
         assert ask.due_ns <= NOW

@@ -150,8 +150,8 @@ class Program:
         self._quota = replace(self._quota, debits=recent).mended(now_ns)
         planned = plan(now_ns, self.hours, self._quota, self._config)
         assert planned.next_ns > now_ns
-        assert len(set(planned.asks)) == len(planned.asks) <= planned.left
-        for ask in planned.asks:
+        assert len(set(planned.requests)) == len(planned.requests) <= planned.left
+        for ask in planned.requests:
             now_ns += int(self._rng.uniform(0.2, 2.0) * SECOND_NS)
             self.asked[ask.collection] += 1
             answer = self._segment.list_hour(now_ns, ask.collection, ask.hour)
@@ -170,9 +170,9 @@ class Program:
                     break
                 continue
             if (said := self._segment.said(now_ns, self._words)) is not None:
-                self._quota = replace(self._quota, said=self._quota.learned(said))
+                self._quota = replace(self._quota, said=self._quota.with_window(said))
             self._note(ask.collection, ask.hour, now_ns, answer)
-        return now_ns if planned.asks else max(now_ns, planned.next_ns)
+        return now_ns if planned.requests else max(now_ns, planned.next_ns)
 
     def restart(self) -> None:
         """Failures are counted in a run."""

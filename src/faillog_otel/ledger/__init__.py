@@ -262,7 +262,7 @@ class Ledger(LedgerReader, Protocol):
         urls: Sequence[str],
         now_ns: int,
         *,
-        said: RateLimit | None = None,
+        rate_limit: RateLimit | None = None,
         wait: Wait | None = None,
     ) -> None:
         """T1: stores the objects of an hour, and what else the answer said, as `answered` does."""
@@ -273,12 +273,12 @@ class Ledger(LedgerReader, Protocol):
         outcome: str,
         now_ns: int,
         *,
-        said: RateLimit | None = None,
+        rate_limit: RateLimit | None = None,
         wait: Wait | None = None,
     ) -> None:
         """Stores how a request was answered.
 
-        `said` is the answer's rate limit, `wait` until when Segment wants no request.
+        `rate_limit` is that of the answer; `wait`: until when Segment allows no request.
         """
 
     def listing_failed(self, collection: str, hour: int, why: str, now_ns: int) -> None:

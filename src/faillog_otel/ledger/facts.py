@@ -7,11 +7,11 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from faillog_otel.clock import HOUR_NS, MIN_TIME_NS, RETENTION_NS, created_ns, duration_text, time_text
+from faillog_otel.clock import HOUR_NS, MIN_TIME_NS, RETENTION_NS, duration_text, time_text
 from faillog_otel.config import DEFAULT_SINCE, Moment, SegmentConfig
 from faillog_otel.errors import ConfigError
 from faillog_otel.ledger import Ledger, LedgerReader
-from faillog_otel.segment.schedule import ScheduleConfig
+from faillog_otel.segment.schedule import ScheduleConfig, collection_created_ns
 
 SINCE = "since"
 """The fact since when hours are wanted, in nanoseconds since 1970."""
@@ -110,12 +110,12 @@ def schedule_of(
 ) -> ScheduleConfig:
     """Returns what is asked for. What an earlier run wanted stays wanted: a restart must not lose hours."""
     since_ns = config.since.ns(now_ns)
-    born = {each: created_ns(each, now_ns) for each in config.collections}
+    born = {each: collection_created_ns(each, now_ns) for each in config.collections}
     return ScheduleConfig(
         collections=config.collections,
         since_ns=since_ns if ledger is None else wanted_since_ns(ledger, since_ns),
         until_ns=config.until.ns(now_ns) if config.until else None,
-        born_ns={name: at_ns for name, at_ns in born.items() if at_ns is not None},
+        created_ns={name: at_ns for name, at_ns in born.items() if at_ns is not None},
         asked_since_ns=asked_since_ns(ledger, since_ns if config.is_since_given else None),
         once=once,
     )

@@ -97,14 +97,14 @@ class SqliteLedger(SqliteReader):
         urls: Sequence[str],
         now_ns: int,
         *,
-        said: RateLimit | None = None,
+        rate_limit: RateLimit | None = None,
         wait: Wait | None = None,
     ) -> None:
         """T1: stores the objects of an hour, and what else the answer said, as `answered` does."""
 
         def steps(db: sqlite3.Connection) -> None:
             _answer(db, request, "listed")
-            _said(db, now_ns, said, wait)
+            _note_rate_limit(db, now_ns, rate_limit, wait)
             objects.add_listed(db, collection, hour, urls, now_ns)
 
         self.transact(steps)
@@ -115,14 +115,14 @@ class SqliteLedger(SqliteReader):
         outcome: str,
         now_ns: int,
         *,
-        said: RateLimit | None = None,
+        rate_limit: RateLimit | None = None,
         wait: Wait | None = None,
     ) -> None:
         """Stores how a request was answered, the answer's rate limit, and until when Segment wants none."""
 
         def steps(db: sqlite3.Connection) -> None:
             _answer(db, request, outcome)
-            _said(db, now_ns, said, wait)
+            _note_rate_limit(db, now_ns, rate_limit, wait)
 
         self.transact(steps)
 
@@ -356,7 +356,7 @@ def _answer(db: sqlite3.Connection, request: int, outcome: str) -> None:
     db.execute("UPDATE requests SET outcome = ? WHERE id = ?", (outcome, request))
 
 
-def _said(db: sqlite3.Connection, now_ns: int, said: RateLimit | None, wait: Wait | None) -> None:
+def _note_rate_limit(db: sqlite3.Connection, now_ns: int, limit: RateLimit | None, wait: Wait | None) -> None:
     wait = wait or Wait(0, "")
     db.execute(
         "INSERT INTO said (id, at_ns, not_before_ns, not_before_why) VALUES (1, ?, ?, ?)"
@@ -364,10 +364,10 @@ def _said(db: sqlite3.Connection, now_ns: int, said: RateLimit | None, wait: Wai
         " not_before_why = excluded.not_before_why",
         (now_ns, wait.until_ns, wait.why),
     )
-    if said is not None:
+    if limit is not None:
         db.execute(
             "UPDATE said SET at_ns = ?, remaining = ?, reset_ns = ?, quota = ?, window_ns = ?, refusal = ?",
-            (said.at_ns, said.remaining, said.reset_ns, said.limit, said.window_ns, said.is_refusal),
+            (limit.at_ns, limit.remaining, limit.reset_ns, limit.limit, limit.window_ns, limit.is_refusal),
         )
 
 

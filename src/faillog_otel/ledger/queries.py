@@ -142,7 +142,7 @@ class SqliteReader:
                 is_refusal=bool(row["refusal"]),
             )
         return Quota(
-            debits=debits, said=limit, not_before_ns=wait[0], not_before_why=wait[1], per_day=per_day
+            debits=debits, rate_limit=limit, not_before_ns=wait[0], not_before_why=wait[1], per_day=per_day
         )
 
     # -- facts ---------------------------------------------------------------------------------------------

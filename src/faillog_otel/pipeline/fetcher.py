@@ -144,7 +144,7 @@ class Fetcher:
             self.plan = plan(now_ns, views, self._requests.quota(), schedule)
         if self.plan is None or not is_known:
             return self._time.next_check_ns
-        if not self.plan.asks:
+        if not self.plan.requests:
             self._say_wait(now_ns)
             return max(self.plan.next_ns, now_ns + SECOND_NS)
         if self.is_capped:
@@ -158,7 +158,7 @@ class Fetcher:
             self._is_token_lost = False
             self.troubles.pop("token", None)
             _log.info("the token can be read again")
-        self._list(self.plan.asks[0])
+        self._list(self.plan.requests[0])
         return None
 
     @property
@@ -168,11 +168,11 @@ class Fetcher:
 
     def wait(self, now_ns: int) -> Wait | None:
         """What due hours wait for, and until when; None where none is due, or one is asked for now."""
-        if self.plan is None or not (self.plan.waiting or self.plan.asks):
+        if self.plan is None or not (self.plan.waiting or self.plan.requests):
             return None
         if self.is_capped:
             return Wait(0, f"this run has spent all of --max-requests {self._requests.spent}")
-        if self.plan.asks:
+        if self.plan.requests:
             return None
         if wait := self._requests.quota().mended(now_ns).wait(now_ns):
             return wait
@@ -198,7 +198,7 @@ class Fetcher:
     @property
     def hours_due(self) -> int:
         """How many hours could be listed now, but for the quota."""
-        return sum(self.plan.waiting.values()) + len(self.plan.asks) if self.plan else 0
+        return sum(self.plan.waiting.values()) + len(self.plan.requests) if self.plan else 0
 
     def close(self) -> None:
         """Closes the connections to Segment."""
@@ -221,7 +221,7 @@ class Fetcher:
         in_a_row = max(self._failures, self._downloads.failed_in_a_row)
         if self.is_capped or self.troubles.keys() & {"token", "network"} or in_a_row >= FAILURES_IN_A_ROW:
             return False
-        waits = bool(self.plan and (self.plan.waiting or self.plan.asks))
+        waits = bool(self.plan and (self.plan.waiting or self.plan.requests))
         return waits or self._is_listing_due_soon or any(tries < MAX_TRIES for tries in self._failed())
 
     @property

@@ -142,9 +142,13 @@ class Requests:
         said = self._rate_limit(answered, answer, now_ns)
         wait = Wait(now_ns + pause_ns, getattr(outcome, "why", "")) if pause_ns else None
         if isinstance(outcome, api.Listing):
-            self._ledger.listed(request, ask.collection, ask.hour, outcome.urls, now_ns, said=said, wait=wait)
+            self._ledger.listed(
+                request, ask.collection, ask.hour, outcome.urls, now_ns, rate_limit=said, wait=wait
+            )
         else:
-            self._ledger.answered(request, api.LEDGER_NAMES[type(outcome)], now_ns, said=said, wait=wait)
+            self._ledger.answered(
+                request, api.LEDGER_NAMES[type(outcome)], now_ns, rate_limit=said, wait=wait
+            )
         return answered
 
     def _rate_limit(self, answered: api.ApiAnswer, answer: Granted, now_ns: int) -> RateLimit | None:
@@ -152,10 +156,10 @@ class Requests:
         if (said := answered.rate_limit) is None:
             return None
         reset_ns = None if said.reset_ns is None else said.reset_ns - said.at_ns + now_ns
-        quota = self.quota().answered(answer)
+        quota = self.quota().with_answer(answer)
         # It knows of every request so far, also of one that was stamped before the clock stepped back.
         at_ns = max(now_ns, quota.debits[-1].at_ns)
-        return quota.learned(replace(said, at_ns=at_ns, reset_ns=reset_ns))
+        return quota.with_window(replace(said, at_ns=at_ns, reset_ns=reset_ns))
 
     def _pause_after(self, answered: api.ApiAnswer) -> int:
         """How long nothing is asked after an answer: as long as it says, and a little more.

@@ -11,7 +11,6 @@ from faillog_otel.clock import (
     RETENTION_NS,
     SECOND_NS,
     Clock,
-    created_ns,
     duration_text,
     hour_of,
     time_text,
@@ -22,7 +21,13 @@ from faillog_otel.ledger import CollectionHour, Hour, LedgerReader
 from faillog_otel.ledger.results import Counts
 from faillog_otel.otlp.sender import Sent
 from faillog_otel.reports.status import quota_seen
-from faillog_otel.segment.schedule import READ_AFTER_HOURS, HourView, ScheduleConfig, reads_per_hour
+from faillog_otel.segment.schedule import (
+    READ_AFTER_HOURS,
+    HourView,
+    ScheduleConfig,
+    collection_created_ns,
+    reads_per_hour,
+)
 
 # -- judging -------------------------------------------------------------------------------------------------
 #
@@ -148,7 +153,7 @@ class Judging:
             self._config.collections,
             since_ns=since_ns,
             until_ns=until.ns(now_ns) if until else None,
-            born_ns={name: created_ns(name, now_ns) or 0 for name in self._config.collections},
+            created_ns={name: collection_created_ns(name, now_ns) or 0 for name in self._config.collections},
             asked_since_ns=since_ns if self._config.is_since_given else None,
         )
         reads = reads_per_hour(self.ledger.quota(self._config.requests_per_day), len(schedule.collections))

@@ -95,7 +95,8 @@ def outlook(ledger: LedgerReader | None, config: SegmentConfig, now_ns: int, *, 
         until=None if schedule.until_ns is None else time_text(schedule.until_ns),
         collections=config.collections,
         requests=[
-            Request(ask.collection, hour_text(ask.hour), ask.why, time_text(ask.due_ns)) for ask in found.asks
+            Request(ask.collection, hour_text(ask.hour), ask.why, time_text(ask.due_ns))
+            for ask in found.requests
         ],
         next_request=None if next_ns is None else time_text(next_ns),
         to_download=to_download,
@@ -119,7 +120,7 @@ def _next_request_ns(
 ) -> int | None:
     """When the next request would be made, if nothing else happens: the plan is asked until it has one."""
     for _ in range(MAX_STEPS):
-        if found.asks:
+        if found.requests:
             return now_ns
         now_ns = found.next_ns
         found = plan(now_ns, hours, quota, schedule)

@@ -9,14 +9,14 @@ from typing import Literal
 
 from msgspec import Struct
 
-from faillog_otel.clock import HOUR_NS, RETENTION_NS, SECOND_NS, created_ns, hour_of, hour_text, time_text
+from faillog_otel.clock import HOUR_NS, RETENTION_NS, SECOND_NS, hour_of, hour_text, time_text
 from faillog_otel.config import SegmentConfig
 from faillog_otel.errors import ConfigError
 from faillog_otel.ledger import HOURS_KEPT_NS, Hour, LedgerReader, MissingObject, Totals
 from faillog_otel.ledger.facts import as_last_run, asked_since_ns, refused_until_ns, wanted_since_ns
 from faillog_otel.ledger.state_dir import StateFolder
 from faillog_otel.segment.quota import Quota
-from faillog_otel.segment.schedule import LAST_CALL_NS, ScheduleConfig, plan
+from faillog_otel.segment.schedule import LAST_CALL_NS, ScheduleConfig, collection_created_ns, plan
 
 # -- coverage ------------------------------------------------------------------------------------------------
 #
@@ -284,9 +284,9 @@ def status(
         raise ConfigError(f"{', '.join(strangers)}: not in this ledger, which knows {known}")
     until_ns = config.until.ns(now_ns) if config.until else None
     polled = collections
-    born = {name: created_ns(name, now_ns) or 0 for name in polled}
+    born = {name: collection_created_ns(name, now_ns) or 0 for name in polled}
     schedule = ScheduleConfig(
-        collections=polled, since_ns=since_ns, until_ns=until_ns, born_ns=born, asked_since_ns=asked_ns
+        collections=polled, since_ns=since_ns, until_ns=until_ns, created_ns=born, asked_since_ns=asked_ns
     )
     names = only or list(dict.fromkeys((*polled, *seen)))
     return Status(
@@ -329,7 +329,7 @@ def status(
 def quota_seen(quota: Quota, now_ns: int) -> QuotaSeen:
     """The quota, for people."""
     quota = quota.mended(now_ns)
-    said, wait = quota.said, quota.wait(now_ns)
+    said, wait = quota.rate_limit, quota.wait(now_ns)
     return QuotaSeen(
         per_day=quota.size,
         used=len(quota.last_day(now_ns)),

@@ -19,7 +19,7 @@ from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS
 Why = Literal["wanted", "leaving", "fresh", "again", "missing", "last_call", "backfill"]
 """The purpose of a request, in order of priority."""
 
-RESERVE_IS_FOR: frozenset[Why] = frozenset(("wanted", "leaving"))
+RESERVE_PURPOSES: frozenset[Why] = frozenset(("wanted", "leaving"))
 """Requests of a person, and hours that would be lost for good."""
 
 MARGIN_NS = 10 * SECOND_NS
@@ -27,9 +27,9 @@ MARGIN_NS = 10 * SECOND_NS
 the time between sending a request and Segment counting it. A minute would cost too much: five collections,
 which need the whole quota, would miss ten of 14,230 hours in 120 days (the model of
 `tests/support/thirty_days.py`)."""
-COMES_BACK_NS = DAY_NS + MARGIN_NS
+REQUEST_COUNTS_NS = DAY_NS + MARGIN_NS
 """After this time a request no longer counts, unless the server's window is known to be shorter."""
-WORD_WITHOUT_END_NS = HOUR_NS
+RATE_LIMIT_VALID_NS = HOUR_NS
 """Validity of a rate limit without a reset: some requests become available every hour."""
 SIZE_KEPT_NS = DAY_NS
 """How long after its end a rate limit still determines the size of the quota."""
@@ -52,7 +52,7 @@ class RequestRecord(Struct, frozen=True):
 
 
 class RateLimit(Struct, frozen=True):
-    """The server's last statement of its quota: the `X-RateLimit-*` headers, or the body of a 429."""
+    """The server's last report of its quota: the `X-RateLimit-*` headers, or the body of a 429."""
 
     at_ns: int
     remaining: int
@@ -67,7 +67,7 @@ class RateLimit(Struct, frozen=True):
     @property
     def ends_ns(self) -> int:
         """The end of its validity."""
-        return self.at_ns + WORD_WITHOUT_END_NS if self.reset_ns is None else self.reset_ns
+        return self.at_ns + RATE_LIMIT_VALID_NS if self.reset_ns is None else self.reset_ns
 
 
 class Wait(Struct, frozen=True):
@@ -82,7 +82,7 @@ class Quota(Struct, frozen=True, dict=True):
 
     debits: Sequence[RequestRecord] = ()
     """Ascending; at least those of the last 25 hours."""
-    said: RateLimit | None = None
+    rate_limit: RateLimit | None = None
     not_before_ns: int = 0
     """No request before: the server asked for a pause, or it fails and we pause."""
     not_before_why: str = ""
@@ -99,17 +99,17 @@ class Quota(Struct, frozen=True, dict=True):
     @property
     def _limit(self) -> int:
         """Requests in one window."""
-        said = self.said
-        if said is None or said.limit is None or (said.is_refusal and said.window_ns is None):
+        found = self.rate_limit
+        if found is None or found.limit is None or (found.is_refusal and found.window_ns is None):
             return self.per_day
-        return said.limit
+        return found.limit
 
     @property
     def _window_ns(self) -> int:
-        return self.said.window_ns if self.said and self.said.window_ns else DAY_NS
+        return self.rate_limit.window_ns if self.rate_limit and self.rate_limit.window_ns else DAY_NS
 
     @property
-    def _comes_back_ns(self) -> int:
+    def _counts_for_ns(self) -> int:
         """After this time a request no longer counts."""
         return self._window_ns + min(MARGIN_NS, self._window_ns // 100)
 
@@ -119,18 +119,18 @@ class Quota(Struct, frozen=True, dict=True):
         Future times mean that the clock was set back; they become `now_ns`. The owner of the debits stores
         the mended ones, else they count until that future time has passed.
         """
-        said = self.said
-        if said is not None and said.at_ns > now_ns:
-            reset_ns = None if said.reset_ns is None else said.reset_ns - (said.at_ns - now_ns)
-            said = replace(said, at_ns=now_ns, reset_ns=reset_ns)
-        if said is not None and now_ns >= said.ends_ns + SIZE_KEPT_NS:
-            said = None
+        limit = self.rate_limit
+        if limit is not None and limit.at_ns > now_ns:
+            reset_ns = None if limit.reset_ns is None else limit.reset_ns - (limit.at_ns - now_ns)
+            limit = replace(limit, at_ns=now_ns, reset_ns=reset_ns)
+        if limit is not None and now_ns >= limit.ends_ns + SIZE_KEPT_NS:
+            limit = None
         if self.debits and max(debit.at_ns for debit in self.debits) > now_ns:
             debits = [replace(each, at_ns=min(each.at_ns, now_ns)) for each in self.debits]
-            return replace(self, debits=sorted(debits, key=_at_ns), said=said)
-        return self if said is self.said else replace(self, said=said)
+            return replace(self, debits=sorted(debits, key=_at_ns), rate_limit=limit)
+        return self if limit is self.rate_limit else replace(self, rate_limit=limit)
 
-    def answered(self, answer: Granted) -> "Quota":
+    def with_answer(self, answer: Granted) -> "Quota":
         """Returns the quota with the answer to the last request."""
         if not self.debits:
             return self
@@ -140,88 +140,87 @@ class Quota(Struct, frozen=True, dict=True):
         """Returns how many requests are allowed now."""
         if now_ns < self.not_before_ns:
             return 0
-        left = self._left(now_ns) - (0 if with_reserve else self.kept(now_ns))
-        return max(0, left, self.probes(now_ns))
+        left = self._left(now_ns) - (0 if with_reserve else self.reserve_left(now_ns))
+        return max(0, left, self.probe_allowance(now_ns))
 
     def wait(self, now_ns: int) -> Wait | None:
         """Returns why no request is allowed now, and until when; None if one is."""
         if self.left(now_ns, with_reserve=True):
             return None
         if now_ns < self.not_before_ns:
-            return Wait(self.not_before_ns, self.not_before_why or "Segment asked to wait")
-        if (said := self._in_force(now_ns)) is not None:
-            return Wait(said.ends_ns, "Segment says that no request is left")
-        used = min(self.since(now_ns - self._comes_back_ns), self._limit)
-        why = f"{used} of {self._limit} requests are used, the first one comes back then"
+            return Wait(self.not_before_ns, self.not_before_why or "Segment asked for a pause")
+        if (limit := self._valid_rate_limit(now_ns)) is not None:
+            return Wait(limit.ends_ns, "Segment reports no remaining requests")
+        used = min(self.used_since(now_ns - self._counts_for_ns), self._limit)
+        why = f"{used} of {self._limit} requests are used; the next one is available then"
         return Wait(self.next_ns(now_ns), why)
 
-    def probes(self, now_ns: int) -> int:
-        """Returns 1 if the server's window is over, so that one request is allowed whatever our count says;
-        else 0.
+    def probe_allowance(self, now_ns: int) -> int:
+        """Returns 1 if the server's window is over, which allows one request whatever our count says; else 0.
 
         That request brings a new rate limit. If it was granted without one, our own count applies again; if
         it failed, Segment can have counted it, and the next one follows a minute later.
         """
-        said = self.said
-        if said is None or said.reset_ns is None or now_ns < max(said.reset_ns, self.not_before_ns):
+        limit = self.rate_limit
+        if limit is None or limit.reset_ns is None or now_ns < max(limit.reset_ns, self.not_before_ns):
             return 0
-        later = self.debits[bisect_left(self.debits, said.reset_ns, key=_at_ns) :]
+        later = self.debits[bisect_left(self.debits, limit.reset_ns, key=_at_ns) :]
         was_counted = any(each.answer == "granted" for each in later)
         failed_ns = max((each.at_ns for each in later if each.answer == "none"), default=0)
         return int(not was_counted and now_ns >= failed_ns + PROBE_AGAIN_NS)
 
-    def kept(self, now_ns: int) -> int:
+    def reserve_left(self, now_ns: int) -> int:
         """Returns the unused part of the reserve."""
         if not self.reserve or self._window_ns < DAY_NS:
             return 0
-        used = sum(each.why in RESERVE_IS_FOR for each in self.last_day(now_ns))
+        used = sum(each.why in RESERVE_PURPOSES for each in self.last_day(now_ns))
         return max(0, min(self.reserve, self._limit // RESERVE_SHARE) - used)
 
-    def others(self, now_ns: int) -> int:
+    def used_by_others(self, now_ns: int) -> int:
         """Returns how many requests others made: our count of the remaining ones minus the server's.
 
         Only while its rate limit is valid; 0 for windows shorter than a day.
         """
-        if self._window_ns < DAY_NS or self._in_force(now_ns) is None:
+        if self._window_ns < DAY_NS or self._valid_rate_limit(now_ns) is None:
             return 0
         return max(0, self._own_left(now_ns) - self._left(now_ns))
 
     def spare(
-        self, now_ns: int, needed_ns: Sequence[int], *, patience_ns: int, with_reserve: bool = False
+        self, now_ns: int, needed_ns: Sequence[int], *, max_delay_ns: int, with_reserve: bool = False
     ) -> int:
         """Returns how many requests are allowed now without preventing those needed later.
 
-        `needed_ns`: their times, ascending, one for each request; each can wait for `patience_ns`. A request
+        `needed_ns`: their times, ascending, one for each request; each can wait for `max_delay_ns`. A request
         made now becomes available again after its window, so only those needed before then matter.
         """
         spare = self.left(now_ns, with_reserve=with_reserve)
-        kept = 0 if with_reserve else self.kept(now_ns)
-        said = self._in_force(now_ns)
-        reset_ns = 0 if said is None or said.reset_ns is None else said.reset_ns
-        others = 0 if reset_ns else self.others(now_ns)
+        kept = 0 if with_reserve else self.reserve_left(now_ns)
+        limit = self._valid_rate_limit(now_ns)
+        reset_ns = 0 if limit is None or limit.reset_ns is None else limit.reset_ns
+        others = 0 if reset_ns else self.used_by_others(now_ns)
         for count, needed in enumerate(needed_ns, 1):
-            at = needed + patience_ns
-            if at >= now_ns + self._comes_back_ns:
+            at = needed + max_delay_ns
+            if at >= now_ns + self._counts_for_ns:
                 break
             if at < reset_ns:  # no request becomes available before
                 there = self._left(now_ns)
             else:
-                there = self._limit - self.since(at - self._comes_back_ns) - others
+                there = self._limit - self.used_since(at - self._counts_for_ns) - others
             spare = min(spare, there - kept - count)
         return max(0, spare)
 
     def next_ns(self, now_ns: int) -> int:
         """Returns when a request becomes available, or a pause or rate limit ends: within a day."""
-        first_back = bisect_right(self._counted_ns, now_ns - self._comes_back_ns)
-        changes = [at_ns + self._comes_back_ns for at_ns in self._counted_ns[first_back : first_back + 1]]
+        first_back = bisect_right(self._counted_ns, now_ns - self._counts_for_ns)
+        changes = [at_ns + self._counts_for_ns for at_ns in self._counted_ns[first_back : first_back + 1]]
         changes.append(self.not_before_ns)
-        if self.said is not None:
-            changes.append(self.said.ends_ns)
+        if self.rate_limit is not None:
+            changes.append(self.rate_limit.ends_ns)
             if self.debits:
                 changes.append(self.debits[-1].at_ns + PROBE_AGAIN_NS)
-        return min((at for at in changes if at > now_ns), default=now_ns + COMES_BACK_NS)
+        return min((at for at in changes if at > now_ns), default=now_ns + REQUEST_COUNTS_NS)
 
-    def since(self, ns: int) -> int:
+    def used_since(self, ns: int) -> int:
         """Returns how many requests count after this time, including future ones, without refused ones."""
         return len(self._counted_ns) - bisect_right(self._counted_ns, ns)
 
@@ -232,37 +231,37 @@ class Quota(Struct, frozen=True, dict=True):
 
     def last_day(self, now_ns: int) -> Sequence[RequestRecord]:
         """Returns the requests of the last 24 hours, including future ones."""
-        return self.debits[bisect_right(self.debits, now_ns - COMES_BACK_NS, key=_at_ns) :]
+        return self.debits[bisect_right(self.debits, now_ns - REQUEST_COUNTS_NS, key=_at_ns) :]
 
-    def learned(self, said: RateLimit) -> RateLimit:
-        """Returns a new rate limit with the length of the server's window, as far as the last one shows it.
+    def with_window(self, new: RateLimit) -> RateLimit:
+        """Returns a new rate limit with the length of the server's window, if the last rate limit shows it.
 
         If all consumed requests were available again when the last rate limit ended, a window begins there.
         The debits include the request that brought the rate limit. While a server sends headers, the body of
         a 429 is only a pause, and the last rate limit stays.
         """
-        last = self.said
-        if last is None or said.at_ns >= last.ends_ns + SIZE_KEPT_NS:
-            return said
-        if said.is_refusal and not last.is_refusal:
+        last = self.rate_limit
+        if last is None or new.at_ns >= last.ends_ns + SIZE_KEPT_NS:
+            return new
+        if new.is_refusal and not last.is_refusal:
             return last
-        if said.limit is None:
-            return replace(said, limit=last.limit, window_ns=last.window_ns, is_refusal=last.is_refusal)
-        if said.limit != last.limit or last.reset_ns is None or said.reset_ns is None:
-            return said
+        if new.limit is None:
+            return replace(new, limit=last.limit, window_ns=last.window_ns, is_refusal=last.is_refusal)
+        if new.limit != last.limit or last.reset_ns is None or new.reset_ns is None:
+            return new
         window_ns = last.window_ns
-        if said.at_ns >= last.reset_ns:
-            window_ns = self._window_of(last, said, last.reset_ns, said.reset_ns)
-        return replace(said, window_ns=window_ns)
+        if new.at_ns >= last.reset_ns:
+            window_ns = self._window_of(last, new, last.reset_ns, new.reset_ns)
+        return replace(new, window_ns=window_ns)
 
-    def _window_of(self, last: RateLimit, said: RateLimit, began_ns: int, ends_ns: int) -> int | None:
+    def _window_of(self, last: RateLimit, new: RateLimit, began_ns: int, ends_ns: int) -> int | None:
         """Returns the length of the window that began when the last rate limit ended; None if unknown."""
         own = self._counted_ns[bisect_left(self._counted_ns, began_ns) :]
-        limit = said.limit or 0
+        limit = new.limit or 0
         if len(own) > limit:  # windows passed unseen: this one began with the first of its requests
-            own = own[len(own) - (limit - said.remaining) :]
+            own = own[len(own) - (limit - new.remaining) :]
             began_ns = own[0] if own else began_ns
-        consumed, stayed = limit - last.remaining, limit - said.remaining - len(own)
+        consumed, stayed = limit - last.remaining, limit - new.remaining - len(own)
         if stayed > 0 or not own:
             return None if 2 * stayed > consumed else last.window_ns
         if 4 * consumed < limit:  # so few can also become available hour by hour
@@ -273,22 +272,22 @@ class Quota(Struct, frozen=True, dict=True):
         window_ns = min(window_ns, last.window_ns or DAY_NS)
         return window_ns if window_ns < DAY_NS else None
 
-    def _in_force(self, now_ns: int) -> RateLimit | None:
+    def _valid_rate_limit(self, now_ns: int) -> RateLimit | None:
         """Returns the server's rate limit while it is valid."""
-        return self.said if self.said is not None and now_ns < self.said.ends_ns else None
+        return self.rate_limit if self.rate_limit is not None and now_ns < self.rate_limit.ends_ns else None
 
     def _left(self, now_ns: int) -> int:
-        said = self._in_force(now_ns)
-        if said is None:
+        limit = self._valid_rate_limit(now_ns)
+        if limit is None:
             return self._own_left(now_ns)
         back = 0
-        if said.reset_ns is None:  # then our requests become available meanwhile
-            before = self.since(said.at_ns - self._window_ns)
-            back = max(0, before - self.since(now_ns - self._comes_back_ns))
-        return said.remaining - self.since(said.at_ns) + back
+        if limit.reset_ns is None:  # then our requests become available meanwhile
+            before = self.used_since(limit.at_ns - self._window_ns)
+            back = max(0, before - self.used_since(now_ns - self._counts_for_ns))
+        return limit.remaining - self.used_since(limit.at_ns) + back
 
     def _own_left(self, now_ns: int) -> int:
-        return self._limit - self.since(now_ns - self._comes_back_ns)
+        return self._limit - self.used_since(now_ns - self._counts_for_ns)
 
 
 def _at_ns(debit: RequestRecord) -> int:

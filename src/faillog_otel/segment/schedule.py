@@ -6,6 +6,7 @@ not spent on other hours. (Issue 5, "The planner"; specification 1 and 3.)
 """
 
 import heapq
+import string
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,8 +21,7 @@ from faillog_otel.segment.quota import Quota, Why
 LAST_CALL_NS = 27 * DAY_NS + 12 * HOUR_NS
 """After the start of an hour; half a day is left for failures."""
 LEAVING_NS = 36 * HOUR_NS
-"""With less time than this left before Segment deletes it, an hour that was never listed is about to expire.
-"""
+"""An hour that was never listed is about to expire if Segment deletes it within this time."""
 READ_AFTER_HOURS: Mapping[int, tuple[int, ...]] = {1: (8,), 2: (6, 26), 3: (2, 6, 26), 4: (2, 6, 26)}
 """Number of listings of an hour that the quota covers → their times in whole hours after the end of the hour;
 the fourth is the last call. Segment retries for four and a half hours, and records appear at most two hours
@@ -29,16 +29,34 @@ later, so a single listing, and the last one before the last call, must come aft
 SETTLED_AFTER_NS = 20 * HOUR_NS
 FRESH_NS = DAY_NS
 """An hour is fresh for this time after its first listing is due; then it is backfill."""
-PATIENCE_NS = 2 * HOUR_NS
-"""A fresh hour can wait this long: pauses are caught up with, and nothing is lost."""
+MAX_DELAY_NS = 2 * HOUR_NS
+"""A fresh hour can be listed this much later without loss: a run makes up for pauses."""
 SLACK_NS = HOUR_NS // 4
-"""Yesterday's requests were made some time after the full hour, and become available as much later."""
-TRY_AGAIN_NS = (10 * SECOND_NS, 60 * SECOND_NS)
+"""Yesterday's requests were made some time after the full hour, and become available again as much later."""
+RETRY_AFTER_NS = (10 * SECOND_NS, 60 * SECOND_NS)
 """After the first and the second consecutive failure: three tries (specification 3, T0)."""
 MISSING_SHARE = 10
 """At most a tenth of the quota lists hours only because objects could not be downloaded."""
 PAUSE_NS = tuple(hours * HOUR_NS for hours in (1, 2, 4, 8, 12))
 """After the third and later failures: a broken API must not use up the quota."""
+
+KSUID_EPOCH_SECONDS = 1_400_000_000
+_BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
+
+
+def collection_created_ns(collection: str, now_ns: int) -> int | None:
+    """Returns when a collection was created, from its id; None if the id is no KSUID, or later than now.
+
+    A KSUID has 27 base62 digits, a number of 20 bytes whose first four are the seconds since 2014-05-13. Only
+    one collection id is known, so this is a hint.
+    """
+    if len(collection) != 27 or not set(collection) <= set(_BASE62):
+        return None
+    number = 0
+    for digit in collection:
+        number = 62 * number + _BASE62.index(digit)
+    at_ns = ((number >> 128) + KSUID_EPOCH_SECONDS) * SECOND_NS
+    return at_ns if number < 1 << 160 and at_ns <= now_ns else None
 
 
 class HourView(Struct, frozen=True):
@@ -75,19 +93,19 @@ class ScheduleConfig(Struct, frozen=True):
     """Hours that ended by then are not listed."""
     until_ns: int | None = None
     """Hours that begin then or later are not listed."""
-    born_ns: Mapping[str, int] = msgspec.field(default_factory=dict)
+    created_ns: Mapping[str, int] = msgspec.field(default_factory=dict)
     """Collection → its creation time, from its id. Hours that ended by then are empty."""
     asked_since_ns: int | None = None
-    """Overrides a later `born_ns`: a person named that time."""
+    """Overrides a later `created_ns`: a person named that time."""
     once: bool = False
     """A single pass (`--once`): no requests are kept for coming hours."""
 
     def since_of(self, collection: str) -> int:
         """Returns the time by which an hour of this collection must have ended not to be listed."""
-        born_ns = self.born_ns.get(collection, 0)
+        created_ns = self.created_ns.get(collection, 0)
         if self.asked_since_ns is not None:
-            born_ns = min(born_ns, self.asked_since_ns)
-        return max(self.since_ns, born_ns)
+            created_ns = min(created_ns, self.asked_since_ns)
+        return max(self.since_ns, created_ns)
 
 
 class ObjectVersion(Struct, frozen=True):
@@ -110,7 +128,7 @@ class ListingRequest(Struct, frozen=True):
 class Plan(Struct, frozen=True):
     """The listings to make now, and what the quota covers."""
 
-    asks: tuple[ListingRequest, ...]
+    requests: tuple[ListingRequest, ...]
     """In this order, all within the quota. The caller records each with its `why`."""
     next_ns: int
     """When to plan again at the latest: later than now."""
@@ -186,20 +204,19 @@ def plan(
         quota = replace(quota, reserve=0)  # the reserve is given up before an hour is missed
     reads = reads_per_hour(quota, len(config.collections))
     survey = _Survey(now_ns, hours, config, reads)
-    asks = _spend(now_ns, quota, config, survey)
-    waiting: dict[Why, int] = {}
+    requests = _spend(now_ns, quota, config, survey)
+    waiting: Counter[Why] = Counter()
     for pool in survey.pools():
-        if pool.size:
-            waiting[pool.why] = waiting.get(pool.why, 0) + pool.size
+        waiting[pool.why] += pool.size
     changes = [(hour_of(now_ns) + 1) * HOUR_NS, *survey.retries_ns]
-    if waiting:
+    if any(waiting.values()):
         changes.append(quota.next_ns(now_ns))
     missed = max(0.0, 24 - quota.size / len(config.collections)) if config.collections else 0.0
     return Plan(
-        asks=tuple(asks),
+        requests=tuple(requests),
         next_ns=min(changes),
         left=quota.left(now_ns, with_reserve=True),
-        waiting=waiting,
+        waiting=dict(+waiting),
         reads_per_hour=reads,
         covered=quota.size // 24,
         missed_per_day=dict.fromkeys(config.collections, missed) if missed else {},
@@ -215,11 +232,7 @@ class _Survey:
     """All hours of the window, sorted into pools by purpose."""
 
     def __init__(
-        self,
-        now_ns: int,
-        hours: Mapping[str, Mapping[int, HourView]],
-        config: ScheduleConfig,
-        reads: int,
+        self, now_ns: int, hours: Mapping[str, Mapping[int, HourView]], config: ScheduleConfig, reads: int
     ) -> None:
         self.wanted = _Pool("wanted", lambda _name, _hour: now_ns, newest_first=False)
         self.leaving = _Pool("leaving", self._first_ns, newest_first=False)
@@ -247,7 +260,7 @@ class _Survey:
         )
         self._since = {each: hour_of(config.since_of(each)) for each in config.collections}
         self._leaving_before = -(-(now_ns + LEAVING_NS - RETENTION_NS) // HOUR_NS)
-        self._late_before = hour_of(now_ns - PATIENCE_NS) - first_read
+        self._late_before = hour_of(now_ns - MAX_DELAY_NS) - first_read
         self._backfill_before = hour_of(now_ns - FRESH_NS) - first_read
         for collection in dict.fromkeys(config.collections):
             self._sort(collection, hours.get(collection, {}))
@@ -323,8 +336,8 @@ class _Survey:
         """Returns whether the pause after its failures is over."""
         if not view.failures:
             return True
-        try_again = TRY_AGAIN_NS + PAUSE_NS
-        pause_ns = try_again[min(view.failures, len(try_again)) - 1]
+        pauses_ns = RETRY_AFTER_NS + PAUSE_NS
+        pause_ns = pauses_ns[min(view.failures, len(pauses_ns)) - 1]
         if hour < self._leaving_before:
             pause_ns = min(pause_ns, HOUR_NS)
         due_ns = min(view.failed_ns, self._now_ns) + pause_ns
@@ -338,35 +351,35 @@ def _spend(now_ns: int, quota: Quota, config: ScheduleConfig, survey: _Survey) -
     turns = _Turns(quota, now_ns)
     needed = [] if config.once else list(_needed(now_ns, quota, config, survey.reads))
     left = quota.left(now_ns, with_reserve=True)
-    asks = list(survey.wanted.take(left, turns))
+    requests = list(survey.wanted.take(left, turns))
 
     # Expiring hours come first, but fresh hours keep what they need: otherwise, once all hours are late, each
     # would be listed on its last day only.
     on_time = min(survey.fresh.size, left)
-    spare = quota.spare(now_ns, needed, patience_ns=SLACK_NS, with_reserve=True)
-    asks += survey.leaving.take(min(left - on_time, spare - on_time) - len(asks), turns)
+    spare = quota.spare(now_ns, needed, max_delay_ns=SLACK_NS, with_reserve=True)
+    requests += survey.leaving.take(min(left - on_time, spare - on_time) - len(requests), turns)
 
-    kept = max(0, quota.kept(now_ns) - len(asks))
-    reserve_used = quota.kept(now_ns) - kept
+    kept = max(0, quota.reserve_left(now_ns) - len(requests))
+    reserve_used = quota.reserve_left(now_ns) - kept
     if 24 * len(config.collections) <= quota.size:
         most = left - kept
     else:  # evenly over the day, not all collections at once
-        most = min(left, quota.spare(now_ns, needed, patience_ns=PATIENCE_NS) + reserve_used)
-    asks += survey.fresh.take(most - len(asks), turns)
+        most = min(left, quota.spare(now_ns, needed, max_delay_ns=MAX_DELAY_NS) + reserve_used)
+    requests += survey.fresh.take(most - len(requests), turns)
 
-    spare = quota.spare(now_ns, needed, patience_ns=SLACK_NS) + reserve_used
-    spare = min(left, max(spare, quota.probes(now_ns)))
-    pace = -(-(quota.size - quota.reserve) // 24) - quota.since(now_ns - HOUR_NS)
+    spare = quota.spare(now_ns, needed, max_delay_ns=SLACK_NS) + reserve_used
+    spare = min(left, max(spare, quota.probe_allowance(now_ns)))
+    pace = -(-(quota.size - quota.reserve) // 24) - quota.used_since(now_ns - HOUR_NS)
     for pool in survey.pools()[3:]:
-        most = spare - len(asks)
+        most = spare - len(requests)
         if pool is survey.backfill and not config.once:
             # Evenly, because backfill takes days: later requests then find the quota available again.
-            most = min(spare, max(pace, quota.probes(now_ns))) - len(asks)
+            most = min(spare, max(pace, quota.probe_allowance(now_ns))) - len(requests)
         elif pool is survey.missing:
             used = sum(each.why == "missing" for each in quota.last_day(now_ns))
             most = min(most, max(1, quota.size // MISSING_SHARE) - used)
-        asks += pool.take(most, turns)
-    return asks
+        requests += pool.take(most, turns)
+    return requests
 
 
 def _needed(now_ns: int, quota: Quota, config: ScheduleConfig, reads: int) -> Iterator[int]:

@@ -51,7 +51,7 @@ def test_what_was_read_and_exported_shows(ledger: Ledger) -> None:
     before = read_gauges(standing(ledger, clock, days=1))
     request = ledger.debit("a", hour, "fresh", now_ns)
     said = RateLimit(now_ns, remaining=90)
-    ledger.listed(request, "a", hour, ["https://h/x?sig=1"], now_ns, said=said)
+    ledger.listed(request, "a", hour, ["https://h/x?sig=1"], now_ns, rate_limit=said)
     assert ledger.under_way().to_download == 1
     listed = ledger.next_listed(now_ns)
     assert listed is not None

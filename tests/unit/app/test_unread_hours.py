@@ -33,7 +33,7 @@ def test_unread_is_what_the_plan_asks_for_the_first_time(
         once=True,
     )
     hours = {"c0": {HOUR - ago: view for ago, view in read.items()}}
-    asks = plan(now_ns, hours, QUOTA, config).asks
+    asks = plan(now_ns, hours, QUOTA, config).requests
     first = {(ask.collection, ask.hour) for ask in asks if ask.why in ("leaving", "fresh", "backfill")}
     unread = unread_hours(now_ns, hours, config, reads_per_hour(QUOTA, collections))
     assert {(name, hour) for name, found in unread.items() for hour in found} == first

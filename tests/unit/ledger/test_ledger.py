@@ -166,9 +166,9 @@ def test_an_hour_whose_objects_are_damaged_again_and_again_is_listed_less_and_le
     for _ in range(8):
         ledger.not_whole(spool(ledger, 5, now_ns), "its spool file is gone", now_ns)
         damaged_ns = now_ns
-        while not (found := plan(now_ns, ledger.hours(), ledger.quota(120), config)).asks:
+        while not (found := plan(now_ns, ledger.hours(), ledger.quota(120), config)).requests:
             now_ns = found.next_ns
-        assert [(ask.hour, ask.why) for ask in found.asks] == [(HOUR, "wanted")]
+        assert [(ask.hour, ask.why) for ask in found.requests] == [(HOUR, "wanted")]
         times.append(now_ns - damaged_ns)
     assert times == sorted(times)
     assert sum(times) > DAY_NS

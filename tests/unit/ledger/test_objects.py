@@ -177,11 +177,11 @@ def test_missing_objects_have_a_share_of_the_quota_and_starve_no_hour(used: int,
     hours["c"][HOUR - 100] = missing
     debits = [RequestRecord(NOW_NS - 2 * HOUR_NS, "c", "missing")] * used
     found = plan(NOW_NS, hours, Quota(debits=debits), ScheduleConfig(("c",)))
-    assert [(ask.hour, ask.why) for ask in found.asks] == [(HOUR - 100, "missing")] * asked
+    assert [(ask.hour, ask.why) for ask in found.requests] == [(HOUR - 100, "missing")] * asked
     nothing = ScheduleConfig(("c",), since_ns=NOW_NS)
-    assert plan(NOW_NS, hours, Quota(), nothing).asks == (), "a replay asks for what a person named"
+    assert plan(NOW_NS, hours, Quota(), nothing).requests == (), "a replay asks for what a person named"
     del hours["c"][HOUR + 10 - 3]
-    first = plan(NOW_NS, hours, Quota(debits=debits), ScheduleConfig(("c",))).asks[0]
+    first = plan(NOW_NS, hours, Quota(debits=debits), ScheduleConfig(("c",))).requests[0]
     assert (first.hour, first.why) == (HOUR + 7, "fresh")
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS
-from faillog_otel.segment.quota import COMES_BACK_NS, Quota, RateLimit, RequestRecord
+from faillog_otel.segment.quota import REQUEST_COUNTS_NS, Quota, RateLimit, RequestRecord
 from faillog_otel.segment.schedule import HourView, Plan, ScheduleConfig, plan
 
 HOUR = 490_000  # it is on the stroke of this hour
@@ -39,7 +39,7 @@ def spent(count: int, ago_ns: int = 2 * HOUR_NS) -> Quota:
 
 def asked(found: Plan) -> list[tuple[str, int, str]]:
     """Collection, how many hours ago the hour began, and why."""
-    return [(ask.collection, HOUR - ask.hour, ask.why) for ask in found.asks]
+    return [(ask.collection, HOUR - ask.hour, ask.why) for ask in found.requests]
 
 
 def go(hours: Hours, quota: Quota | None = None, collections: int | None = None, now_ns: int = NOW) -> Plan:
@@ -55,7 +55,7 @@ def test_the_first_reading_is_as_early_as_the_quota_allows(collections: int, rea
     found = go(hours)
     assert found.reads_per_hour == reads
     assert {(ago, why) for _, ago, why in asked(found)} == {(first + 1, "fresh")}
-    assert {ask.due_ns for ask in found.asks} == {NOW}
+    assert {ask.due_ns for ask in found.requests} == {NOW}
     assert asked(go(hours, now_ns=NOW - 1)) == []
     assert go(hours, now_ns=NOW - 1).next_ns == NOW
 
@@ -148,20 +148,20 @@ def test_backfill_leaves_what_the_fresh_hours_of_the_next_day_need() -> None:
     debits: list[RequestRecord] = []
     hours: Hours = {name: {} for name in names(4)}
     for hour in range(HOUR, HOUR + 48):
-        now = hour * HOUR_NS + (COMES_BACK_NS - DAY_NS) * ((hour - HOUR) // 24)
+        now = hour * HOUR_NS + (REQUEST_COUNTS_NS - DAY_NS) * ((hour - HOUR) // 24)
         found = plan(now, hours, Quota(debits=debits), config)
-        for ask in found.asks:
+        for ask in found.requests:
             debits.append(RequestRecord(now, ask.collection, ask.why))
             hours[ask.collection][ask.hour] = HourView(listed_ns=now, same_since_ns=now)
-        on_time = [ask for ask in found.asks if ask.why == "fresh" and ask.due_ns == hour * HOUR_NS]
+        on_time = [ask for ask in found.requests if ask.why == "fresh" and ask.due_ns == hour * HOUR_NS]
         assert len(on_time) == 4, hour - HOUR
 
 
 def test_backfill_goes_on_evenly_unless_nobody_asks_later() -> None:
     hours = unknown(1, *range(100, 400))
-    assert len(go(hours).asks) == 5
+    assert len(go(hours).requests) == 5
     once = plan(NOW, hours, Quota(), ScheduleConfig(names(1), once=True))
-    assert len(once.asks) == 116
+    assert len(once.requests) == 116
     assert asked(once)[0] == ("c00", 100, "backfill")
     assert once.waiting == {"backfill": 300 - 116}
 
@@ -184,8 +184,8 @@ def test_more_collections_than_the_quota_covers_share_it_and_are_told() -> None:
 def test_the_collection_with_the_fewest_requests_is_next() -> None:
     debits = [RequestRecord(NOW - 3 * HOUR_NS, name, "fresh") for name in names(19)]
     found = go(unknown(20, 9), Quota(debits=debits))
-    assert found.asks[0].collection == "c19"
-    shares = [ask.collection for ask in found.asks]
+    assert found.requests[0].collection == "c19"
+    shares = [ask.collection for ask in found.requests]
     assert len(set(shares)) == len(shares)
 
 
@@ -222,10 +222,10 @@ def test_since_and_until() -> None:
 
 def test_requests_of_others_are_not_spent_on_backfill() -> None:
     hours = unknown(1, 3, *range(100, 400))
-    found = go(hours, Quota(said=RateLimit(NOW - 1, 6)))
+    found = go(hours, Quota(rate_limit=RateLimit(NOW - 1, 6)))
     assert [why for *_, why in asked(found)] == ["fresh"]
 
 
 def test_without_collections_there_is_nothing_to_do() -> None:
     found = plan(NOW, {}, Quota(), ScheduleConfig(()))
-    assert (found.asks, found.missed_per_day, found.next_ns) == ((), {}, NOW + HOUR_NS)
+    assert (found.requests, found.missed_per_day, found.next_ns) == ((), {}, NOW + HOUR_NS)
