@@ -24,7 +24,7 @@ from msgspec import Struct
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from support.program import run_program, start_program
 
-from faillog_otel.ledger.schema import MIGRATIONS
+from faillog_otel.ledger.database import MIGRATIONS
 
 TOKEN = "made-up"  # noqa: S105  # it is
 

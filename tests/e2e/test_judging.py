@@ -259,7 +259,7 @@ def test_once_ends_with_5_if_the_ledger_stays_held(tmp_path: Path, receiver: Rec
         done = polled.run(receiver.http_endpoint, "--wait", "1s")
         timer.cancel()
     assert done.code == 5
-    assert "another process reads it" in done.stderr
+    assert "another process locks it" in done.stderr
     assert "again later" in done.stderr
 
 

@@ -47,7 +47,7 @@ def steps(fetcher: Fetcher) -> int:
 @contextmanager
 def write_lock(ledger: SqliteLedger) -> Iterator[None]:
     """Another connection writes to the ledger: here, only reading is possible."""
-    with closing(sqlite3.connect(ledger.database.path, isolation_level=None)) as other:
+    with closing(sqlite3.connect(ledger.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from msgspec import Struct
 
 from faillog_otel.cli import cli
-from faillog_otel.ledger.schema import MIGRATIONS
+from faillog_otel.ledger.database import MIGRATIONS
 from faillog_otel.sandbox.config import SimulatedClock, SimulatorConfig, WorldConfig
 from faillog_otel.sandbox.server import Simulator
 from support.program import Done, run_program

@@ -23,7 +23,7 @@ import click
 import faillog_otel
 from faillog_otel.cli import cli
 from faillog_otel.events.kept_record import REASONS
-from faillog_otel.ledger.schema import MIGRATIONS
+from faillog_otel.ledger.database import MIGRATIONS
 from faillog_otel.settings import SETTINGS, TABLES, Setting
 
 ROOT = Path(__file__).parents[2]

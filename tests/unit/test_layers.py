@@ -80,7 +80,7 @@ BOUNDARIES = {
 
 SQL = re.compile(r"\b(SELECT|INSERT|UPDATE|DELETE FROM|PRAGMA)\b|\ABEGIN\b")
 """Words of SQL in a string. Elsewhere `BEGIN` is a part of PEM."""
-SQLITE = {f"ledger.{name}" for name in ("database", "schema", "objects", "queries", "ledger", "audit")}
+SQLITE = {f"ledger.{name}" for name in ("database", "objects", "ledger", "audit")}
 """What belongs to the SQLite ledger; the rest of the package would serve another store, too."""
 
 

@@ -49,7 +49,7 @@ def start(flags: dict[str, Any], *, says_warnings: bool = True) -> "RunConfig":
 @contextmanager
 def opened(config: "RunConfig") -> "Iterator[tuple[StateFolder, LedgerReader]]":
     """The state folder, not locked, and its ledger, to be read only. Raises LedgerBroken."""
-    from faillog_otel.ledger.queries import open_reader
+    from faillog_otel.ledger.database import open_reader
     from faillog_otel.ledger.state_dir import StateFolder
 
     folder = StateFolder(config.state_dir)

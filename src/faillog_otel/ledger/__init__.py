@@ -30,7 +30,7 @@ HOURS_KEPT_NS = 60 * DAY_NS
 # -- what is read --------------------------------------------------------------------------------------------
 
 
-class Hour(HourView, frozen=True, kw_only=True):
+class Hour(HourView, frozen=True):
     """All that is known of one collection-hour; the planner reads the part that `HourView` has."""
 
     first_listed_ns: int | None = None

@@ -17,9 +17,8 @@ from faillog_otel.ledger import (
     Spooled,
     objects,
 )
-from faillog_otel.ledger.database import Database
+from faillog_otel.ledger.database import SqliteReader
 from faillog_otel.ledger.facts import NEWEST
-from faillog_otel.ledger.queries import SqliteReader
 from faillog_otel.ledger.results import BatchResult
 from faillog_otel.ledger.spool import (
     SeenRecords,
@@ -47,38 +46,35 @@ def open_ledger(folder: StateFolder) -> Ledger:
 
 
 class SqliteLedger(SqliteReader):
-    """Writes to the ledger. Each transaction uses the room of the ballast if the disk is full."""
+    """Writes to the ledger. Implements `Ledger`, which documents these methods.
+
+    If the disk is full, a transaction uses the space of the ballast.
+    """
 
     def __init__(self, folder: StateFolder) -> None:
         self.folder = folder
         try:
-            database = Database(folder.ledger)
+            super().__init__(folder.ledger)
         except NoRoom as error:
             if isinstance(error, Busy) or not folder.give_up_ballast():
                 raise
-            database = Database(folder.ledger)
-        super().__init__(database)
+            super().__init__(folder.ledger)
         self._spool = Spool(folder.spool)
 
     def check_room(self) -> None:
-        """Raises NoRoom while there is no room to take in more."""
         if not self.folder.has_room():
             raise NoRoom(f"{self.folder.path}: the disk is full")
 
     def transact(self, steps: Callable[[sqlite3.Connection], Result]) -> Result:
-        """Makes one durable transaction; if the disk is full, in the room that the ballast gives up."""
+        """Makes one durable transaction; if the disk is full, it removes the ballast and tries once more."""
         try:
-            return self.database.transact(steps)
+            return super().transact(steps)
         except NoRoom as error:
             if isinstance(error, Busy) or not self.folder.give_up_ballast():
                 raise
-        return self.database.transact(steps)
-
-    # -- T0 and T1: requests and listings ------------------------------------------------------------------
+        return super().transact(steps)
 
     def debit(self, collection: str, hour: int, why: str, now_ns: int) -> int:
-        """T0: debits a request that is about to be made; returns its number."""
-
         def steps(db: sqlite3.Connection) -> int:
             db.execute("DELETE FROM requests WHERE at_ns < ?", (now_ns - REQUESTS_KEPT_NS,))
             added = db.execute(
@@ -100,10 +96,8 @@ class SqliteLedger(SqliteReader):
         rate_limit: RateLimit | None = None,
         wait: Wait | None = None,
     ) -> None:
-        """T1: stores the objects of an hour, and what else the answer said, as `answered` does."""
-
         def steps(db: sqlite3.Connection) -> None:
-            _answer(db, request, "listed")
+            _note_answer(db, request, "listed")
             _note_rate_limit(db, now_ns, rate_limit, wait)
             objects.add_listed(db, collection, hour, urls, now_ns)
 
@@ -118,20 +112,16 @@ class SqliteLedger(SqliteReader):
         rate_limit: RateLimit | None = None,
         wait: Wait | None = None,
     ) -> None:
-        """Stores how a request was answered, the answer's rate limit, and until when Segment wants none."""
-
         def steps(db: sqlite3.Connection) -> None:
-            _answer(db, request, outcome)
+            _note_answer(db, request, outcome)
             _note_rate_limit(db, now_ns, rate_limit, wait)
 
         self.transact(steps)
 
     def listing_failed(self, collection: str, hour: int, why: str, now_ns: int) -> None:
-        """Notes that an hour could not be listed: it is due again later."""
-        self.transact(lambda db: objects.fail(db, collection, hour, why, now_ns))
+        self.transact(lambda db: objects.fail_listing(db, collection, hour, why, now_ns))
 
     def pause(self, until_ns: int, why: str, now_ns: int) -> None:
-        """Notes until when this run makes no request, for a reason of its own."""
         self.transact(
             lambda db: db.execute(
                 "INSERT INTO said (id, at_ns, not_before_ns, pause_ns, pause_why) VALUES (1, ?, 0, ?, ?)"
@@ -141,8 +131,6 @@ class SqliteLedger(SqliteReader):
         )
 
     def want(self, collection: str, hours: Sequence[int]) -> None:
-        """Makes hours due because a person asked: all of their records are sent again, with the same ids."""
-
         def steps(db: sqlite3.Connection) -> None:
             for hour in hours:
                 db.execute(
@@ -157,41 +145,30 @@ class SqliteLedger(SqliteReader):
                 )
 
         self.transact(steps)
-        for hour in hours:  # only now: digests may be missing only of objects that are downloaded again
+        for hour in hours:  # after the commit: only objects that are downloaded again may lack digests
             forget_digests(self.folder.digests, collection, hour)
 
-    # -- T2: downloads -------------------------------------------------------------------------------------
-
     def next_listed(self, now_ns: int) -> Listed | None:
-        """Returns the next object whose download is due."""
-        return objects.next_listed(self.database, now_ns)
+        return objects.next_listed(self, now_ns)
 
     def spooled(self, listed: Listed, identity: ObjectVersion, content: Content, now_ns: int) -> None:
-        """T2: the object is in the spool, durably. Wipes its URL."""
-
         def steps(db: sqlite3.Connection) -> None:
-            if objects.spool(db, listed, identity, content, now_ns) != 1:
-                raise self._touched(f"object {listed.id} is not listed any more")
+            if objects.mark_spooled(db, listed, identity, content, now_ns) != 1:
+                raise self._changed_elsewhere(f"object {listed.id} is not listed any more")
 
         self.transact(steps)
 
     def unchanged(self, listed: Listed) -> None:
-        """T2, too: the object is the version that was read at its path before."""
-        self.transact(lambda db: objects.unchange(db, listed))
+        self.transact(lambda db: objects.keep_version(db, listed))
 
     def download_failed(self, listed: Listed, why: str, now_ns: int, cause: Cause = "other") -> None:
-        """Notes a failed download: this object is due again later, by itself."""
         self.transact(lambda db: objects.fail_download(db, listed, why, now_ns, cause))
 
-    # -- T3 and T4: records --------------------------------------------------------------------------------
-
     def next_spooled(self, shown: Collection[int] = ()) -> Spooled | None:
-        """Returns the oldest object in the spool whose id is not in `shown`."""
-        return objects.next_spooled(self.database, shown)
+        return objects.next_spooled(self, shown)
 
     def seen_records(self, spooled: Spooled) -> SeenRecords:
-        """Opens the digests of the records of an object's collection-hour."""
-        [row] = self.database.rows(
+        [row] = self.rows(
             "SELECT coalesce(sum(exported + rejected + quarantined), 0) AS recorded FROM objects"
             " WHERE collection = ? AND hour = ?",
             *(spooled.collection, spooled.hour),
@@ -199,7 +176,6 @@ class SqliteLedger(SqliteReader):
         return open_seen_records(self.folder.digests, spooled.collection, spooled.hour, row["recorded"])
 
     def advance(self, spooled: Spooled, position: int, result: BatchResult, now_ns: int) -> None:
-        """T3: the results of an object's next records, from `position` on, with those that are kept."""
         counts = result.counts
 
         def steps(db: sqlite3.Connection) -> None:
@@ -235,60 +211,46 @@ class SqliteLedger(SqliteReader):
         self.transact(steps)
 
     def done(self, spooled: Spooled, position: int, seen: SeenRecords) -> None:
-        """T4: the object was read to its end, at `position`, which is its number of records.
-
-        In this order: digests are saved, the object is done, its spool file is removed. A crash in between
-        costs duplicates or a file that `sweep` removes, and never a record.
-        """
+        # In this order, so that a crash in between costs duplicates or a file that `sweep` removes, and never
+        # a record.
         seen.save()
         values = {"id": spooled.id, "position": position}
         self.transact(lambda db: self._expect_change(db.execute(_DONE, values), spooled, position))
         self._spool.drop(spooled.id)
 
     def not_whole(self, spooled: Spooled, why: str, now_ns: int) -> None:
-        """The object's spool file is missing or changed: its hour is to be listed and downloaded again."""
-        self.transact(lambda db: objects.give_up(db, spooled.id, why, now_ns))
+        self.transact(lambda db: objects.give_up_spooled(db, spooled.id, why, now_ns))
         self._spool.drop(spooled.id)
 
     def _expect_change(self, cursor: sqlite3.Cursor, spooled: Spooled, position: int) -> None:
         """Raises LedgerBroken, which undoes the transaction, unless exactly one row was changed."""
         if cursor.rowcount != 1:
-            raise self._touched(f"object {spooled.id} is not at position {position} any more")
+            raise self._changed_elsewhere(f"object {spooled.id} is not at position {position} any more")
 
-    def _touched(self, why: str) -> LedgerBroken:
+    def _changed_elsewhere(self, why: str) -> LedgerBroken:
         return LedgerBroken(
-            f"{self.database.path}: {why}; another process writes to this ledger: stop it, then start again"
+            f"{self.path}: {why}; another process writes to this ledger; stop it, then start again"
         )
 
-    # -- the quarantine ------------------------------------------------------------------------------------
-
     def kept_entries(self) -> Iterator[KeptEntry]:
-        """Yields the entries of the quarantine in their order."""
         last = 0
-        while rows := self.database.rows(
+        while rows := self.rows(
             "SELECT id, collection, entry FROM kept WHERE id > ? ORDER BY id LIMIT ?", last, _ENTRIES_AT_ONCE
         ):
             last = rows[-1]["id"]
             yield from (KeptEntry(row["id"], row["collection"], row["entry"]) for row in rows)
 
     def replayed(self, entries: Sequence[ReplayedEntry]) -> None:
-        """Stores the results of entries that were sent again: exported and removed, or kept anew."""
-
         def steps(db: sqlite3.Connection) -> None:
             for each in entries:
                 _replay(db, each)
 
         self.transact(steps)
 
-    # -- upkeep --------------------------------------------------------------------------------------------
-
     def note(self, name: str, value: str) -> None:
-        """Stores a fact."""
         self.transact(lambda db: db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value)))
 
     def move_requests(self, since_ns: int, by_ns: int) -> None:
-        """Moves the times of requests since then: the clock that stamped them was wrong by so much."""
-
         def steps(db: sqlite3.Connection) -> None:
             db.execute("UPDATE requests SET at_ns = at_ns + ? WHERE at_ns >= ?", (by_ns, since_ns))
             db.execute(
@@ -300,36 +262,26 @@ class SqliteLedger(SqliteReader):
         self.transact(steps)
 
     def mend_future(self, now_ns: int) -> None:
-        """Corrects times later than now, which a clock that was ahead wrote."""
         self.transact(lambda db: objects.mend_future(db, now_ns))
 
     def recover(self) -> None:
-        """After a crash: requests without an answer failed, and pauses of the last run end."""
         self.transact(objects.recover)
 
     def sweep(self) -> None:
-        """Removes files from the spool and the digests that the ledger does not name."""
-        spooled = self.database.rows("SELECT id FROM objects WHERE state = 'spooled'")
+        spooled = self.rows("SELECT id FROM objects WHERE state = 'spooled'")
         self._spool.clean({row["id"] for row in spooled})
-        hours = self.database.rows(
-            "SELECT collection, hour FROM hours UNION SELECT collection, hour FROM objects"
-        )
+        hours = self.rows("SELECT collection, hour FROM hours UNION SELECT collection, hour FROM objects")
         clean_digests(self.folder.digests, [(row["collection"], row["hour"]) for row in hours])
 
     def wipe_urls(self, now_ns: int) -> None:
-        """Wipes expired URLs: objects that were not downloaded with them need another listing.
-
-        Takes the write lock only if a URL has expired: the fetcher calls this before every step.
-        """
-        if objects.has_expired(self.database, now_ns):
-            self.transact(lambda db: objects.expire(db, now_ns))
+        # The fetcher calls this before every step: take the write lock only if a URL has expired.
+        if objects.has_expired_url(self, now_ns):
+            self.transact(lambda db: objects.wipe_expired_urls(db, now_ns))
 
     def lose(self, now_ns: int) -> list[LostObject]:
-        """Gives up objects that left Segment's 28 days before they could be downloaded; returns them."""
         return self.transact(lambda db: objects.lose(db, now_ns))
 
     def prune(self, now_ns: int) -> None:
-        """Sums up the objects of hours that left Segment, and removes the digests of these hours."""
         for collection, hour in self.transact(lambda db: objects.prune(db, now_ns)):
             forget_digests(self.folder.digests, collection, hour)
 
@@ -352,7 +304,7 @@ SET exported = exported + :exported, rejected = rejected + :rejected,
 """
 
 
-def _answer(db: sqlite3.Connection, request: int, outcome: str) -> None:
+def _note_answer(db: sqlite3.Connection, request: int, outcome: str) -> None:
     db.execute("UPDATE requests SET outcome = ? WHERE id = ?", (outcome, request))
 
 
@@ -389,5 +341,5 @@ def _replay(db: sqlite3.Connection, entry: ReplayedEntry) -> None:
     of_hour = f"UPDATE past {_OUTCOMES_CHANGE} WHERE collection = :collection AND hour = :hour"
     if db.execute(f"UPDATE objects {_OUTCOMES_CHANGE} WHERE id = :id", key).rowcount:
         return
-    if not db.execute(of_hour, key).rowcount:  # the hour left long ago
+    if not db.execute(of_hour, key).rowcount:  # the hour was summed up long ago
         db.execute(of_hour, {**key, "hour": -1})

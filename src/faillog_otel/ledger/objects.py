@@ -1,8 +1,8 @@
-"""The hours and objects of the SQLite ledger, from the listing to the spool, as steps within a transaction.
+"""Hours and objects in the SQLite ledger: steps of transactions, from the listing to the spool, and upkeep.
 
-An object whose download failed is tried again by itself: first with its URL (state `listed`), then, when that
-no longer works (state `missing`), with the URL that another listing of its hour gives. It never holds back
-the other objects of its hour: the listing counts as soon as every object was tried.
+An object whose download failed is retried on its own: first with its URL (state `listed`), then, if the URL
+no longer works (state `missing`), with a URL from a new listing of its hour. It never delays the other
+objects of its hour: a listing counts as soon as every object was tried.
 """
 
 import hashlib
@@ -13,26 +13,22 @@ from urllib.parse import urlsplit
 import msgspec
 
 from faillog_otel.clock import AGREES_NS, HOUR_NS, RETENTION_NS, SECOND_NS
-from faillog_otel.events.model import Survey
 from faillog_otel.ledger import HOURS_KEPT_NS, Cause, CollectionHour, Content, Listed, LostObject, Spooled
 from faillog_otel.ledger.database import Database
 from faillog_otel.segment.schedule import ObjectVersion
 
 URL_LIFE_NS = 2 * HOUR_NS
 """A presigned URL works for two hours. [Segment's page]"""
-TRY_AGAIN_NS = tuple(seconds * SECOND_NS for seconds in (1, 10, 60, 300, 900, 1800))
-"""The pause after the first, second, ... failed download with a URL; then the last one. Costs no request."""
+RETRY_AFTER_NS = tuple(seconds * SECOND_NS for seconds in (1, 10, 60, 300, 900, 1800))
+"""Pauses after the first, second, ... failed download with a URL; the last one repeats. Costs no request."""
 MAX_TRIES = 3
-"""Downloads with a URL that does not work: then another URL is needed."""
-LIST_AGAIN_NS = (60 * SECOND_NS, *(hours * HOUR_NS for hours in (4, 8, 16, 32, 64, 128)))
-"""The pause after the first, second, ... URL of an object that failed; then the last one. Costs a request."""
+"""Failed downloads with a URL that does not work; after them, another URL is needed."""
+RELIST_AFTER_NS = (60 * SECOND_NS, *(hours * HOUR_NS for hours in (4, 8, 16, 32, 64, 128)))
+"""Pauses after the first, second, ... failed URL of an object; the last one repeats. Costs a request."""
 
 
-# -- hours ---------------------------------------------------------------------------------------------------
-
-
-def fail(db: sqlite3.Connection, collection: str, hour: int, why: str, now_ns: int) -> None:
-    """A listing failed: the hour is due again later."""
+def fail_listing(db: sqlite3.Connection, collection: str, hour: int, why: str, now_ns: int) -> None:
+    """Stores that a listing failed: the hour is due again later."""
     db.execute(
         "INSERT INTO hours (collection, hour, failures, failed_ns, failed_why) VALUES (?, ?, 1, ?, ?)"
         " ON CONFLICT DO UPDATE SET failures = failures + 1, failed_ns = excluded.failed_ns,"
@@ -41,11 +37,11 @@ def fail(db: sqlite3.Connection, collection: str, hour: int, why: str, now_ns: i
     )
 
 
-def give_up(db: sqlite3.Connection, number: int, why: str, now_ns: int) -> None:
-    """The spool file of an object is missing or changed: its results stay, and its hour is listed again.
+def give_up_spooled(db: sqlite3.Connection, number: int, why: str, now_ns: int) -> None:
+    """Ends an object whose spool file is missing or changed: its results stay, its hour is listed again.
 
-    Each listing with such an object counts as one more failure in a row: the hour is listed at longer and
-    longer intervals, so that a broken disk does not cost the whole quota. Other objects are not touched.
+    Each listing with such an object counts as one more consecutive failure, so the hour is listed at growing
+    intervals, and a broken disk does not use up the quota. Other objects of the hour do not change.
     """
     db.execute(
         "UPDATE objects SET state = 'done', records = position, lines = 0, blank = 0, etag = NULL,"
@@ -62,10 +58,10 @@ def give_up(db: sqlite3.Connection, number: int, why: str, now_ns: int) -> None:
     )
 
 
-def complete(db: sqlite3.Connection, collection: str, hour: int) -> None:
-    """Counts the listing of an hour once each of its objects was downloaded, or tried at least.
+def complete_listing(db: sqlite3.Connection, collection: str, hour: int) -> None:
+    """Counts the listing of an hour as soon as each of its objects was tried.
 
-    While objects are missing, the hour has no identity: it cannot settle.
+    While objects are missing, the hour has no identity and cannot settle.
     """
     key = (collection, hour)
     [row] = db.execute("SELECT * FROM hours WHERE collection = ? AND hour = ?", key).fetchall()
@@ -98,11 +94,8 @@ def complete(db: sqlite3.Connection, collection: str, hour: int) -> None:
     )
 
 
-# -- objects -------------------------------------------------------------------------------------------------
-
-
 def add_listed(db: sqlite3.Connection, collection: str, hour: int, urls: Sequence[str], now_ns: int) -> None:
-    """T1: stores the objects of a listing. An object that failed before keeps the history of its failures."""
+    """T1: stores the objects of a listing. An object whose download failed before keeps its failures."""
     key = (collection, hour)
     undone = "FROM objects WHERE collection = ? AND hour = ? AND state IN ('listed', 'missing')"
     known = {row["path"]: row for row in db.execute(f"SELECT * {undone}", key)}  # our own words
@@ -127,11 +120,11 @@ def add_listed(db: sqlite3.Connection, collection: str, hour: int, urls: Sequenc
                 before["failed_why"] if before else "",
             ),
         )
-    complete(db, collection, hour)
+    complete_listing(db, collection, hour)
 
 
 def next_listed(database: Database, now_ns: int) -> Listed | None:
-    """Returns the next object to download: untried ones first, of the oldest listing.
+    """Returns the next object to download: untried objects first, those of the oldest listing before others.
 
     `state != 'done'` lets SQLite use the index `objects_under_way`.
     """
@@ -169,31 +162,21 @@ def next_spooled(database: Database, shown: Collection[int]) -> Spooled | None:
     )
     if not rows:
         return None
-    [row] = rows
+    values = dict(rows[0])
     try:
-        survey = None if row["survey"] is None else msgspec.json.decode(row["survey"], type=Survey)
+        if values["survey"] is not None:
+            values["survey"] = msgspec.json.decode(values["survey"])
+        return msgspec.convert(values, Spooled)
     except msgspec.MsgspecError as error:
-        raise database.damaged(f"object {row['id']}, survey: {error}") from None
-    return Spooled(
-        id=row["id"],
-        collection=row["collection"],
-        hour=row["hour"],
-        path=row["path"],
-        spooled_ns=row["spooled_ns"],
-        position=row["position"],
-        records=row["records"],
-        length=row["length"],
-        sha256=row["sha256"],
-        survey=survey,
-    )
+        raise database.damaged(f"object {values['id']}: {error}") from None
 
 
-def spool(
+def mark_spooled(
     db: sqlite3.Connection, listed: Listed, identity: ObjectVersion, content: Content, now_ns: int
 ) -> int:
-    """T2: the object is in the spool, durably. Wipes its URL, whose signature is a secret.
+    """T2: stores that the object is in the spool. Wipes its URL, whose signature is a secret.
 
-    Returns the number of objects that this changed: 1, or 0 if the object is not listed any more.
+    Returns the number of changed objects: 1, or 0 if the object is no longer listed.
     """
     spooled = db.execute(
         "UPDATE objects SET state = 'spooled', url = NULL, etag = ?, last_modified = ?, length = ?,"
@@ -212,12 +195,12 @@ def spool(
             listed.id,
         ),
     )
-    complete(db, listed.collection, listed.hour)
+    complete_listing(db, listed.collection, listed.hour)
     return spooled.rowcount
 
 
-def unchange(db: sqlite3.Connection, listed: Listed) -> None:
-    """T2, too: the object is the version that was read at its path before."""
+def keep_version(db: sqlite3.Connection, listed: Listed) -> None:
+    """T2, too: stores that the object has the version that was read at its path before."""
     db.execute(
         "UPDATE objects SET listed_ns = ? WHERE id = (SELECT max(id) FROM objects"
         " WHERE collection = ? AND hour = ? AND path = (SELECT path FROM objects WHERE id = ?)"
@@ -225,14 +208,14 @@ def unchange(db: sqlite3.Connection, listed: Listed) -> None:
         (listed.listed_ns, listed.collection, listed.hour, listed.id),
     )
     db.execute("DELETE FROM objects WHERE id = ?", (listed.id,))
-    complete(db, listed.collection, listed.hour)
+    complete_listing(db, listed.collection, listed.hour)
 
 
 def fail_download(db: sqlite3.Connection, listed: Listed, why: str, now_ns: int, cause: Cause) -> None:
-    """A download failed: this object is due again later, the others of its hour are not touched."""
+    """Stores a failed download: this object is due again later. Other objects of its hour do not change."""
     is_url_gone = cause == "url" and listed.tries + 1 >= MAX_TRIES
     [row] = db.execute("SELECT urls_failed FROM objects WHERE id = ?", (listed.id,)).fetchall()
-    pauses = LIST_AGAIN_NS if is_url_gone else TRY_AGAIN_NS
+    pauses = RELIST_AFTER_NS if is_url_gone else RETRY_AFTER_NS
     step = row["urls_failed"] if is_url_gone else listed.tries
     pause_ns = pauses[-1 if cause == "forbidden" else min(step, len(pauses) - 1)]
     db.execute(
@@ -249,7 +232,7 @@ def fail_download(db: sqlite3.Connection, listed: Listed, why: str, now_ns: int,
             "UPDATE objects SET state = 'missing', url = NULL, urls_failed = urls_failed + 1 WHERE id = ?",
             (listed.id,),
         )
-    complete(db, listed.collection, listed.hour)
+    complete_listing(db, listed.collection, listed.hour)
 
 
 _CARRIED = (
@@ -258,11 +241,8 @@ _CARRIED = (
 )
 
 
-# -- upkeep --------------------------------------------------------------------------------------------------
-
-
-def has_expired(database: Database, now_ns: int) -> bool:
-    """Whether there is a URL for `expire` to wipe. Only reads, by an index."""
+def has_expired_url(database: Database, now_ns: int) -> bool:
+    """Returns whether `wipe_expired_urls` has work to do. Only reads, by an index."""
     return bool(
         database.rows(
             "SELECT 1 FROM objects WHERE state != 'done' AND state = 'listed' AND listed_ns <= ? LIMIT 1",
@@ -271,8 +251,8 @@ def has_expired(database: Database, now_ns: int) -> bool:
     )
 
 
-def expire(db: sqlite3.Connection, now_ns: int) -> None:
-    """Wipes expired URLs. An hour with an object that was never tried is listed again soon."""
+def wipe_expired_urls(db: sqlite3.Connection, now_ns: int) -> None:
+    """Wipes expired URLs. An hour with an untried object is listed again soon."""
     old = (now_ns - URL_LIFE_NS,)
     untried = db.execute(
         "SELECT DISTINCT collection, hour FROM objects"
@@ -280,7 +260,7 @@ def expire(db: sqlite3.Connection, now_ns: int) -> None:
         old,
     ).fetchall()
     for row in untried:
-        fail(db, row["collection"], row["hour"], "its URLs expired before the download", now_ns)
+        fail_listing(db, row["collection"], row["hour"], "its URLs expired before the download", now_ns)
     db.execute(
         "DELETE FROM objects WHERE state = 'listed' AND tries = 0 AND listed_ns <= ? AND failed_ns IS NULL",
         old,
@@ -291,12 +271,12 @@ def expire(db: sqlite3.Connection, now_ns: int) -> None:
         db.execute(
             "UPDATE objects SET state = 'missing', url = NULL, urls_failed = urls_failed + 1, due_ns = ?"
             " WHERE id = ?",
-            (now_ns + LIST_AGAIN_NS[min(row["urls_failed"], len(LIST_AGAIN_NS) - 1)], row["id"]),
+            (now_ns + RELIST_AFTER_NS[min(row["urls_failed"], len(RELIST_AFTER_NS) - 1)], row["id"]),
         )
 
 
 def lose(db: sqlite3.Connection, now_ns: int) -> list[LostObject]:
-    """Gives up objects of hours that left Segment; returns them. `now_ns` must be certain."""
+    """Gives up objects of hours that Segment has deleted; returns them. `now_ns` must be certain."""
     before = now_ns // HOUR_NS - RETENTION_NS // HOUR_NS
     lost = db.execute(
         "SELECT * FROM objects WHERE state IN ('listed', 'missing') AND hour < ? ORDER BY hour, id", (before,)
@@ -314,23 +294,23 @@ def lose(db: sqlite3.Connection, now_ns: int) -> list[LostObject]:
 
 
 def recover(db: sqlite3.Connection) -> None:
-    """After a crash: requests without an answer failed, and their hours are listed again.
+    """Cleans up after a crash: requests without an answer count as failed, and their hours are listed again.
 
-    Ends the pause that the last run made for itself. Objects whose URL may still work are due at once: other
-    settings (--download-host, a proxy, authorities) may be what they need, and it costs no request.
+    Ends the last run's own pause. Objects whose URL may still work are due at once, which costs no request:
+    changed settings (--download-host, a proxy, authorities) may be what they need.
     """
     db.execute("UPDATE said SET pause_ns = 0, pause_why = '' WHERE pause_ns != 0")
     db.execute("UPDATE objects SET due_ns = 0 WHERE state = 'listed' AND due_ns != 0")
     for row in db.execute("SELECT * FROM requests WHERE outcome IS NULL").fetchall():
         db.execute("UPDATE requests SET outcome = 'unanswered' WHERE id = ?", (row["id"],))
-        fail(db, row["collection"], row["hour"], "the answer was not waited for", row["at_ns"])
+        fail_listing(db, row["collection"], row["hour"], "the run ended before the answer", row["at_ns"])
 
 
 def mend_future(db: sqlite3.Connection, now_ns: int) -> None:
     """Corrects times later than now, which a clock that was ahead wrote.
 
-    A request counts from now on. An hour that was listed at such a time was listed at an unknown time: only
-    its first listing counts, if that is not later than now.
+    A request from the future counts from now on. An hour that was listed in the future was listed at an
+    unknown time: only its first listing counts, if that is not later than now.
     """
     for statement in _MEND_FUTURE:
         db.execute(statement, {"now": now_ns, "agrees": now_ns + AGREES_NS})
@@ -352,7 +332,7 @@ _MEND_FUTURE = (
 
 
 def prune(db: sqlite3.Connection, now_ns: int) -> list[CollectionHour]:
-    """Sums up the objects of hours that left Segment; returns these hours. `now_ns` must be certain."""
+    """Sums up the objects of hours that Segment has deleted; returns the hours. `now_ns` must be certain."""
     hour = now_ns // HOUR_NS
     ripe = db.execute(
         "SELECT collection, hour FROM hours h WHERE hour < ? AND EXISTS (SELECT 1 FROM objects o"

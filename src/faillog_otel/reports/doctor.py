@@ -16,9 +16,8 @@ from faillog_otel.clock import Clock, time_text
 from faillog_otel.config import SEGMENT_URLS, HealthConfig, RunConfig, Secret, SegmentConfig
 from faillog_otel.errors import Busy, ConfigError, LedgerBroken
 from faillog_otel.ledger import LedgerReader
-from faillog_otel.ledger.database import durability
+from faillog_otel.ledger.database import durability, open_reader
 from faillog_otel.ledger.facts import SINCE, check_window, refused_collections
-from faillog_otel.ledger.queries import open_reader
 from faillog_otel.ledger.state_dir import StateFolder
 from faillog_otel.reports.reachability import Finding, Health, collector_findings, segment_findings
 from faillog_otel.segment.quota import Quota

@@ -41,7 +41,7 @@ def exported(records: int) -> BatchResult:
 
 
 def counts(ledger: SqliteLedger) -> tuple[int, ...]:
-    [row] = ledger.database.rows("SELECT position, records, exported, lines FROM objects")
+    [row] = ledger.rows("SELECT position, records, exported, lines FROM objects")
     return tuple(row)
 
 
@@ -135,7 +135,7 @@ def test_several_damaged_objects_of_one_listing_are_one_failure(ledger: SqliteLe
         ledger.spooled(listed, ObjectVersion("e", None, 9), content(5), NOW_NS)
     while spooled := ledger.next_spooled():
         ledger.not_whole(spooled, "its spool file is gone", NOW_NS)
-    [row] = ledger.database.rows("SELECT failures, wanted FROM hours")
+    [row] = ledger.rows("SELECT failures, wanted FROM hours")
     assert tuple(row) == (1, 1)
 
 

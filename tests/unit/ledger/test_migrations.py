@@ -7,10 +7,9 @@ from pathlib import Path
 from faillog_otel.clock import DAY_NS, HOUR_NS, hour_of
 from faillog_otel.events.model import JSON_LINES, Survey
 from faillog_otel.ledger import Content, Totals
+from faillog_otel.ledger.database import MIGRATIONS, open_reader
 from faillog_otel.ledger.ledger import SqliteLedger, open_ledger
-from faillog_otel.ledger.queries import open_reader
 from faillog_otel.ledger.results import BatchResult
-from faillog_otel.ledger.schema import MIGRATIONS
 from faillog_otel.ledger.state_dir import StateFolder
 from faillog_otel.segment.schedule import ObjectVersion
 
@@ -55,7 +54,7 @@ def test_shifted_records_are_summed_up_with_the_objects_that_are_pruned(tmp_path
         for later_ns in (0, 30 * DAY_NS, 90 * DAY_NS):
             ledger.prune(NOW_NS + later_ns + HOUR_NS)
             assert ledger.time_shifted() == 2
-        assert ledger.database.rows("SELECT * FROM objects") == []
+        assert ledger.rows("SELECT * FROM objects") == []
         ledger.close()
         looked = open_reader(folder)
         assert looked.time_shifted() == 2

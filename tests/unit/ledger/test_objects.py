@@ -9,7 +9,7 @@ from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, hour_of
 from faillog_otel.events.model import JSON_LINES, Survey
 from faillog_otel.ledger import Content, Hour, Listed
 from faillog_otel.ledger.ledger import SqliteLedger
-from faillog_otel.ledger.objects import LIST_AGAIN_NS, MAX_TRIES, URL_LIFE_NS
+from faillog_otel.ledger.objects import MAX_TRIES, RELIST_AFTER_NS, URL_LIFE_NS
 from faillog_otel.segment.quota import Quota, RequestRecord
 from faillog_otel.segment.schedule import HourView, ObjectVersion, ScheduleConfig, plan
 
@@ -59,11 +59,11 @@ def test_a_url_is_tried_again_without_a_request_and_then_another_one_is_needed(l
         now_ns += seconds * SECOND_NS
         assert view(ledger).missing_due_ns is None
     ledger.download_failed(next_listed(ledger, now_ns), "HTTP 404", now_ns, "url")
-    assert view(ledger).missing_due_ns == now_ns + LIST_AGAIN_NS[0]
+    assert view(ledger).missing_due_ns == now_ns + RELIST_AFTER_NS[0]
     assert ledger.next_listed(now_ns + DAY_NS) is None
     [missing] = ledger.missing_objects()
     assert (missing.path, missing.why, missing.since_ns) == ("/dead", "HTTP 404", NOW_NS)
-    assert ledger.database.rows("SELECT url FROM objects")[0]["url"] is None, "a signature is a secret"
+    assert ledger.rows("SELECT url FROM objects")[0]["url"] is None, "a signature is a secret"
 
 
 def test_what_breaks_off_is_tried_until_its_url_expires(ledger: SqliteLedger) -> None:
@@ -76,13 +76,13 @@ def test_what_breaks_off_is_tried_until_its_url_expires(ledger: SqliteLedger) ->
         now_ns += SECOND_NS
     assert MAX_TRIES < tries < 12
     ledger.wipe_urls(now_ns)
-    assert view(ledger).missing_due_ns == now_ns + LIST_AGAIN_NS[0]
+    assert view(ledger).missing_due_ns == now_ns + RELIST_AFTER_NS[0]
 
 
 def test_while_no_url_has_expired_none_is_wiped_and_nothing_is_locked(ledger: SqliteLedger) -> None:
     """The fetcher looks before every step: another connection may be writing meanwhile."""
     list_hour(ledger, NOW_NS, "a", "b")
-    with closing(sqlite3.connect(ledger.database.path, isolation_level=None)) as other:
+    with closing(sqlite3.connect(ledger.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         ledger.wipe_urls(NOW_NS + URL_LIFE_NS - 1)
         other.execute("ROLLBACK")
