@@ -390,7 +390,9 @@ class Sender:
         try:
             return self._client.send(signal, records), number
         except Exception as error:  # noqa: BLE001  # a bug must not lose records: they become pending
-            _log.exception("a bug in faillog-otel: sending %s failed; report it, with what follows", signal)
+            _log.exception(
+                "a bug in faillog-otel: sending %s failed; report it with the traceback below", signal
+            )
             return Refused(f"{type(error).__name__}: {error}"), number
 
 

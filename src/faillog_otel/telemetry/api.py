@@ -1,4 +1,4 @@
-"""The interface of the program's own metrics, with a no-op implementation.
+"""The interface of the program's own metrics, and its no-op implementation.
 
 It does not import OpenTelemetry's SDK; `metrics` does, if an endpoint for metrics is set.
 """
@@ -25,17 +25,6 @@ class Gauge(Struct, frozen=True):
     """Name of the attribute; without one, `read` returns a single key, which is ignored."""
     is_counter: bool = False
     """Whether it is exported as an observable counter."""
-
-
-class Check(Struct, frozen=True):
-    """The result of one health check. `why` is in our own words only, because anybody can ask."""
-
-    ok: bool
-    why: str
-
-
-Checks = Callable[[], Mapping[str, Check]]
-"""Returns name → check."""
 
 
 class Telemetry(Protocol):

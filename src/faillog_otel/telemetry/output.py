@@ -1,9 +1,9 @@
-"""The log and the standard streams: formats, charsets, escapes, errors.
+"""The standard streams and the log: what the program writes, in which charset, and which errors it survives.
 
-The log goes to standard error as text or JSON, never with raw control characters. Writes to the standard
-streams never raise: a failed write is dropped and its error kept, so that a report never ends what it
-reports. A character that the charset lacks becomes an escape, or ASCII if this program draws with it.
-Whatever Python or a library would write to standard error is logged instead.
+The log goes to standard error as text or JSON, never with raw control characters. Whatever Python or a
+library would write to standard error is logged instead. Writes to the standard streams never raise: a failed
+write is dropped and its error kept, so that a report never ends what it reports. A character that the
+charset lacks becomes an escape, or ASCII if this program draws with it.
 """
 
 import codecs
@@ -30,12 +30,18 @@ if TYPE_CHECKING:
 
     from _typeshed import ReadableBuffer
 
-
-# -- log -----------------------------------------------------------------------------------------------------
+_log = logging.getLogger(__name__)
 
 _SILENCED = ("httpx", "httpcore", "urllib3", "grpc")
 """Libraries that log whole URLs: presigned URLs are secrets."""
 _LEVELS = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}
+
+CLOSED_PIPE: int = 128 + signal.SIGPIPE
+"""The exit code of a run that ended early because the reader of its output closed the pipe."""
+_ASCII_ART = str.maketrans(
+    {"└": "`", "├": "|", "│": "|", "─": "-", "↳": ">", "→": "->", "—": "--", "…": "..."}
+)
+_ASCII = "faillog_ascii"
 
 
 class _Text(logging.Formatter):
@@ -66,7 +72,7 @@ class _Json(logging.Formatter):
 
 
 class LogStream(Protocol):
-    """The target of log lines."""
+    """What log lines are written to."""
 
     def write(self, text: str, /) -> object:
         """Writes text."""
@@ -76,7 +82,7 @@ class LogStream(Protocol):
 
 
 def start_logging(verbosity: int, log_format: str, stream: LogStream | None = None) -> None:
-    """Sends our log, and warnings of libraries, to standard error or a stream.
+    """Sends our log, and warnings of libraries, to standard error or to `stream`.
 
     `verbosity`: -1 errors, 0 warnings, 1 information, 2 everything.
     """
@@ -102,18 +108,12 @@ def logs_json() -> bool | None:
 
 
 def announce(logger: logging.Logger, message: str, fields: Mapping[str, Any]) -> None:
-    """Logs at level `info` a message that only -q hides; JSON lines also have the fields."""
+    """Logs a message at level `info` that only -q hides; a JSON line also has the fields."""
     if logger.isEnabledFor(logging.WARNING):
         extra = {"fields": fields}
         logger.handle(
             logger.makeRecord(logger.name, logging.INFO, "", 0, message, (), exc_info=None, extra=extra)
         )
-
-
-# -- streams -------------------------------------------------------------------------------------------------
-
-CLOSED_PIPE: int = 128 + signal.SIGPIPE
-"""The exit code of a run that ended early because the reader of its output closed the pipe."""
 
 
 class ReportFile(io.FileIO):
@@ -147,7 +147,7 @@ def is_output_closed() -> bool:
 
 
 def unwritten() -> str:
-    """Returns why standard output could not be written; empty if it could, or if its reader closed it."""
+    """Returns why standard output could not be written; empty if it was, or if its reader closed the pipe."""
     sys.stdout.flush()
     error = _error_of(sys.stdout)
     return "" if error is None or isinstance(error, ConnectionError) else str(error.strerror)
@@ -179,16 +179,6 @@ def _report_of(stream: TextIO) -> ReportFile | None:
     return raw if isinstance(raw, ReportFile) else None
 
 
-# -- charsets and errors -------------------------------------------------------------------------------------
-
-_log = logging.getLogger(__name__)
-
-_ASCII_ART = str.maketrans(
-    {"└": "`", "├": "|", "│": "|", "─": "-", "↳": ">", "→": "->", "—": "--", "…": "..."}
-)
-_ASCII = "faillog_ascii"
-
-
 def set_up_streams() -> None:
     """Makes the standard streams accept all characters; logs what Python would write to standard error."""
     _open_standard_streams()
@@ -205,10 +195,7 @@ def set_up_streams() -> None:
 
 
 def takes_escapes(stream: TextIO) -> bool:
-    """Returns whether colours and a redrawn line are possible: on terminals, if the environment allows it.
-
-    TERM=dumb (or `unknown`) and NO_COLOR forbid it.
-    """
+    """Returns whether to use colours and redraw lines: on a terminal, if NO_COLOR and TERM allow it."""
     return (
         stream.isatty()
         and os.environ.get("TERM") not in ("dumb", "unknown")
@@ -218,7 +205,7 @@ def takes_escapes(stream: TextIO) -> bool:
 
 def say_error(message: str) -> None:
     """Writes why the program ends, as lines of text, or as one log line if the log is JSON."""
-    if _logs_json():
+    if _is_json_log():
         _log.error("%s", message.removeprefix("Error: "))
     else:
         for line in message.splitlines():
@@ -227,7 +214,7 @@ def say_error(message: str) -> None:
 
 def say_usage_error(error: click.ClickException) -> None:
     """Writes a usage error; as text, with the command's usage."""
-    if _logs_json():
+    if _is_json_log():
         say_error(error.format_message())
     else:
         text = io.StringIO()
@@ -237,12 +224,12 @@ def say_usage_error(error: click.ClickException) -> None:
 
 def say_bug(error: BaseException) -> None:
     """Logs an unexpected exception with its traceback."""
-    _logs_json()
+    _is_json_log()
     what = "".join(traceback.format_exception_only(error)).strip()
-    _log.error("a bug in faillog-otel: %s; report it, with what follows", what, exc_info=error)
+    _log.error("a bug in faillog-otel: %s; report it with the traceback below", what, exc_info=error)
 
 
-def _logs_json() -> bool:
+def _is_json_log() -> bool:
     """Returns whether the log is JSON; before the settings are read, by option and environment."""
     if (is_json := logs_json()) is None:
         is_json = _requested_format(sys.argv[1:]) == "json"
@@ -306,7 +293,7 @@ def _escaped(character: str) -> str:
 
 
 def _on_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    _logs_json()
+    _is_json_log()
     logging.getLogger("py.warnings").warning("%s: %s", category.__name__, message)
 
 
@@ -321,6 +308,6 @@ def _on_thread_exception(found: "threading.ExceptHookArgs") -> None:
 
 
 def _on_unraisable(found: "sys.UnraisableHookArgs") -> None:
-    _logs_json()
+    _is_json_log()
     what = found.err_msg or "Exception ignored in"
     _log.warning("%s: %r: %r", what, found.object, found.exc_value)

@@ -9,8 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from faillog_otel.telemetry.api import Check
-from faillog_otel.telemetry.health import MAX_CONNECTIONS, HealthServer
+from faillog_otel.telemetry.health import MAX_CONNECTIONS, Check, HealthServer
 
 
 def test_it_answers_503_when_a_check_fails_and_says_which() -> None:
