@@ -1,9 +1,9 @@
-"""What a polling run remembers, behind two Protocols: `LedgerReader` reads, `Ledger` also writes.
+"""The ledger, everything that a polling run stores: two Protocols, and the types that they exchange.
 
-Each write is one durable transaction. The order of effects names them: T0 debits a request before it is made,
-T1 stores the objects that it listed, T2 notes that an object is in the spool, T3 commits the results of a
-batch, T4 ends an object. Nothing is acknowledged upstream before it is durable here. State is per object: no
-mark says that everything before it is done.
+`LedgerReader` reads, `Ledger` also writes. Each write is one durable transaction. Five of them have names, in
+their order: T0 debits a request before it is made, T1 stores the objects that it listed, T2 stores that an
+object is in the spool, T3 commits the results of a batch, T4 ends an object. Nothing counts as done before it
+is durable here. State is per object: there is no high-water mark.
 
 Times are nanoseconds since 1970, hours are whole hours since 1970.
 """
@@ -25,41 +25,42 @@ from faillog_otel.segment.schedule import HourView, ObjectVersion
 CollectionHour = tuple[str, int]
 
 HOURS_KEPT_NS = 60 * DAY_NS
-"""After this time an hour is forgotten except for its sums."""
-
-# -- what is read --------------------------------------------------------------------------------------------
+"""After this time only the sums of an hour are kept."""
 
 
 class Hour(HourView, frozen=True):
-    """All that is known of one collection-hour; the planner reads the part that `HourView` has."""
+    """The state of one collection-hour; the planner reads the fields of `HourView`.
+
+    `database` makes it by position: the order of the fields is that of its query.
+    """
 
     first_listed_ns: int | None = None
-    """The first listing of which every object was downloaded or tried; `listed_ns` is the last one."""
+    """The first listing of which every object was tried; `listed_ns` is the last one."""
     failed_why: str = ""
-    """Of the last listing that failed."""
+    """Why the last failed listing failed."""
     listings: int = 0
-    """Listings of which every object was downloaded or tried."""
-    under_way: int = 0
+    """Number of listings of which every object was tried."""
+    unfinished: int = 0
     """Objects that are not done: listed, missing or spooled."""
     lost: int = 0
-    """Objects that left Segment's 28 days before they could be downloaded."""
+    """Objects that Segment deleted before they could be downloaded."""
 
 
 class LastListing(Struct, frozen=True):
-    """How the listings of a collection's hours went."""
+    """The last listings of a collection."""
 
     listed_ns: int
-    """The last one that succeeded; 0 if none did."""
+    """The last listing that succeeded; 0 if none did."""
     failed_why: str
-    """Why the last one that failed did."""
+    """Why the last failed listing failed."""
 
 
-class UnderWay(Struct, frozen=True):
-    """The objects that are not done."""
+class UnfinishedObjects(Struct, frozen=True):
+    """Numbers of the objects that are not done."""
 
     to_download: int
     untried: int
-    """Those of `to_download` that were not tried yet."""
+    """Objects of `to_download` that were not tried yet."""
     next_try_ns: int | None
     """When the next download is due; None if there is nothing to download."""
     to_forward: int
@@ -74,9 +75,9 @@ class MissingObject(Struct, frozen=True):
     path: str
     why: str
     urls_failed: int
-    """URLs of it that failed, each from a listing of its own."""
+    """Number of its failed URLs, each from a listing of its own."""
     since_ns: int
-    """Its first failed download; `failed_ns` is the last one."""
+    """The first failed download; `failed_ns` is the last one."""
     failed_ns: int
     next_ns: int
     """When the next download is due; with `needs_listing`, when its hour may be listed again."""
@@ -84,7 +85,7 @@ class MissingObject(Struct, frozen=True):
 
 
 class LostObject(Struct, frozen=True):
-    """An object that left Segment's 28 days before it could be downloaded."""
+    """An object that Segment deleted before it could be downloaded."""
 
     collection: str
     hour: int
@@ -104,25 +105,25 @@ class Totals(Struct, frozen=True):
 
 
 class LedgerReader(Protocol):
-    """What reports and read-only commands need.
+    """Reads for reports and read-only commands.
 
-    All methods raise LedgerBroken, and Busy while another process keeps the ledger locked.
+    All methods raise LedgerBroken, and Busy while another process locks the ledger.
     """
 
     def at_one_moment(self) -> AbstractContextManager[None]:
-        """A context in which all reads see the same state. Keep it short: writers wait for its end."""
+        """Returns a context in which all reads see one state. Keep it short: writers wait for its end."""
 
     def check(self) -> None:
         """Raises LedgerBroken if the store finds damage."""
 
     def damaged(self, why: str) -> LedgerBroken:
-        """Returns the error for content that this program did not write, with the way out."""
+        """Returns the error for content that this program did not write; it says what to do."""
 
     def schema_versions(self) -> tuple[int, int]:
         """Returns the ledger's schema version, and the version that this program writes."""
 
     def hours(self, after: int = -1) -> dict[str, dict[int, Hour]]:
-        """Returns collection → hour → what is known of it, ascending; only hours later than `after`."""
+        """Returns collection → hour → state, ascending; only hours later than `after`."""
 
     def hours_with_objects(self) -> set[CollectionHour]:
         """Returns the collection-hours that have objects, pruned ones included."""
@@ -131,19 +132,19 @@ class LedgerReader(Protocol):
         """Returns the collection-hours with objects that are not done, except the objects in `shown`."""
 
     def last_listing(self, collection: str) -> LastListing | None:
-        """Returns how the listings of a collection went; None if it has none. Works on older ledgers."""
+        """Returns the last listings of a collection; None if it has none. Works on older ledgers."""
 
     def newest_sent_hour(self) -> int | None:
-        """Returns the newest hour of which a record was exported."""
+        """Returns the newest hour with an exported record."""
 
     def quota(self, per_day: int) -> Quota:
         """Returns the requests that were made, and Segment's last rate limit.
 
-        `per_day` is the size of the quota as long as Segment does not say it.
+        `per_day` is the size of the quota while Segment reports none.
         """
 
     def fact(self, name: str) -> str | None:
-        """Returns a fact; None if it was never noted. `ledger.facts` has the names."""
+        """Returns a fact; None if it was never stored. `ledger.facts` has the names."""
 
     def fact_ns(self, name: str) -> int | None:
         """Returns a fact that is a number of nanoseconds."""
@@ -151,7 +152,7 @@ class LedgerReader(Protocol):
     def facts_ns(self, prefix: str) -> dict[str, int]:
         """Returns all facts whose names have this prefix, by the rest of the name, in nanoseconds."""
 
-    def under_way(self) -> UnderWay:
+    def unfinished_objects(self) -> UnfinishedObjects:
         """Counts the objects that are not done."""
 
     def missing_objects(self) -> list[MissingObject]:
@@ -161,7 +162,7 @@ class LedgerReader(Protocol):
         """Sums the outcomes of all records."""
 
     def time_shifted(self) -> int:
-        """Counts the exported records whose time was changed by the time policy."""
+        """Counts the exported records whose time the time policy changed."""
 
     def pending_lines(self) -> int:
         """Counts the pending records that are lines of JSON Lines."""
@@ -173,11 +174,9 @@ class LedgerReader(Protocol):
         """Closes the connection."""
 
 
-# -- what is written -----------------------------------------------------------------------------------------
-
 Cause = Literal["other", "url", "name", "forbidden"]
-"""Why a download failed: `url`, the URL does not work; `name`, another entry has the object's name in the
-spool; `forbidden`, the settings do not allow it."""
+"""Why a download failed. `url`: the URL does not work; `name`: another entry has the object's name in the
+spool; `forbidden`: the settings do not allow it."""
 
 
 class Listed(Struct, frozen=True):
@@ -191,25 +190,25 @@ class Listed(Struct, frozen=True):
     tries: int
     """Downloads with this URL that failed."""
     known: ObjectVersion | None
-    """The version that was read at the same path before: it need not be downloaded again."""
+    """The version that was read at the same path before; it need not be downloaded again."""
     has_failed: bool = False
-    """Whether a download of it failed before, with this URL or an older one."""
+    """Whether a download failed before, with this URL or an older one."""
 
 
 class Content(Struct, frozen=True):
-    """What was downloaded. `lines` and `blank` are 0 for other forms than JSON Lines."""
+    """The content of a downloaded object. `lines` and `blank` are 0 for forms other than JSON Lines."""
 
     lines: int
     blank: int
     records: int
     sha256: str
-    """Of the object's bytes as they came, in hexadecimal."""
+    """Of the object's bytes as they were downloaded, in hexadecimal."""
     survey: Survey
-    """What decided the counts: the forwarder reads the object in the same way."""
+    """The form and limits that gave these counts: the forwarder reads the object with them."""
 
 
 class Spooled(Struct, frozen=True):
-    """An object in the spool; the results of its first `position` records are in the ledger.
+    """An object in the spool. The results of its first `position` records are committed.
 
     `length`, `sha256` and `survey` are None if version 0.1.0 downloaded it.
     """
@@ -235,19 +234,19 @@ class KeptEntry(Struct, frozen=True):
 
 
 class ReplayedEntry(Struct, frozen=True):
-    """An entry of the quarantine that was sent again: exported, or `kept` anew."""
+    """The result of an entry of the quarantine that was sent again: exported, or `kept` again."""
 
     id: int
     kept: Kept | None
     is_shifted: bool
-    """Whether it was exported with another time than its own."""
+    """Whether it was exported with a time that the time policy changed."""
 
 
 class Ledger(LedgerReader, Protocol):
-    """The one writer. Every method that changes something is one transaction, and raises NoRoom besides."""
+    """The single writer. Each method that changes something is one transaction, and also raises NoRoom."""
 
     def check_room(self) -> None:
-        """Raises NoRoom while there is no room to take in more."""
+        """Raises NoRoom while there is no disk space for more objects."""
 
     # T0 and T1: requests and listings
 
@@ -265,7 +264,7 @@ class Ledger(LedgerReader, Protocol):
         rate_limit: RateLimit | None = None,
         wait: Wait | None = None,
     ) -> None:
-        """T1: stores the objects of an hour, and what else the answer said, as `answered` does."""
+        """T1: stores the objects of an hour, and the rest of the answer as `answered` does."""
 
     def answered(
         self,
@@ -276,19 +275,16 @@ class Ledger(LedgerReader, Protocol):
         rate_limit: RateLimit | None = None,
         wait: Wait | None = None,
     ) -> None:
-        """Stores how a request was answered.
-
-        `rate_limit` is that of the answer; `wait`: until when Segment allows no request.
-        """
+        """Stores the outcome of a request, its rate limit, and until when Segment allows no request."""
 
     def listing_failed(self, collection: str, hour: int, why: str, now_ns: int) -> None:
-        """Notes that an hour could not be listed: it is due again later."""
+        """Stores that a listing failed: the hour is due again later."""
 
     def pause(self, until_ns: int, why: str, now_ns: int) -> None:
-        """Notes until when this run makes no request, for a reason of its own."""
+        """Stores until when this run makes no request, for a reason of its own."""
 
     def want(self, collection: str, hours: Sequence[int]) -> None:
-        """Makes hours due because a person asked: all of their records are sent again, with the same ids."""
+        """Makes hours due that a person asked for: all of their records are sent again, with the same ids."""
 
     # T2: downloads
 
@@ -296,16 +292,16 @@ class Ledger(LedgerReader, Protocol):
         """Returns the next object whose download is due."""
 
     def spooled(self, listed: Listed, identity: ObjectVersion, content: Content, now_ns: int) -> None:
-        """T2: the object is in the spool, durably. Wipes its URL.
+        """T2: stores that the object is in the spool, durably. Wipes its URL.
 
-        Raises LedgerBroken if the object is not listed any more: then another process works on it.
+        Raises LedgerBroken if the object is no longer listed: then another process works on it.
         """
 
     def unchanged(self, listed: Listed) -> None:
-        """T2, too: the object is the version that was read at its path before."""
+        """T2, too: stores that the object has the version that was read at its path before."""
 
     def download_failed(self, listed: Listed, why: str, now_ns: int, cause: Cause = "other") -> None:
-        """Notes a failed download: this object is due again later, by itself."""
+        """Stores a failed download: this object is due again later, independent of its hour."""
 
     # T3 and T4: records
 
@@ -316,20 +312,20 @@ class Ledger(LedgerReader, Protocol):
         """Opens the digests of the records of an object's collection-hour."""
 
     def advance(self, spooled: Spooled, position: int, result: BatchResult, now_ns: int) -> None:
-        """T3: the results of an object's next records, from `position` on, with those that are kept.
+        """T3: commits the results of an object's next records, from `position` on, with the kept ones.
 
         Raises LedgerBroken if the object is at another position: then another process works on it.
         """
 
     def done(self, spooled: Spooled, position: int, seen: SeenRecords) -> None:
-        """T4: the object was read to its end, at `position`, which is its number of records.
+        """T4: ends an object that was read to its end. `position` is its number of records.
 
-        Saves the digests before, so that the next object of the hour knows them, and removes the object from
-        the spool after. Raises LedgerBroken as `advance` does.
+        Saves the digests before, for the next object of the hour, and removes the object from the spool
+        after. Raises LedgerBroken as `advance` does.
         """
 
     def not_whole(self, spooled: Spooled, why: str, now_ns: int) -> None:
-        """The object's spool file is missing or changed: its hour is to be listed and downloaded again."""
+        """Ends an object whose spool file is missing or changed: its hour is listed and downloaded again."""
 
     # the quarantine
 
@@ -345,28 +341,28 @@ class Ledger(LedgerReader, Protocol):
         """Stores a fact."""
 
     def move_requests(self, since_ns: int, by_ns: int) -> None:
-        """Moves the times of requests since then: the clock that stamped them was wrong by so much."""
+        """Moves the times of requests since `since_ns`: the clock that stamped them was wrong by `by_ns`."""
 
     def mend_future(self, now_ns: int) -> None:
         """Corrects times later than now, which a clock that was ahead wrote."""
 
     def recover(self) -> None:
-        """After a crash: requests without an answer failed, and pauses of the last run end."""
+        """Cleans up after a crash: requests without an answer fail, and pauses of the last run end."""
 
     def sweep(self) -> None:
         """Removes files from the spool and the digests that the ledger does not name."""
 
     def wipe_urls(self, now_ns: int) -> None:
-        """Wipes expired URLs: objects that were not downloaded with them need another listing."""
+        """Wipes expired URLs; their objects need another listing."""
 
     def lose(self, now_ns: int) -> list[LostObject]:
-        """Gives up objects that left Segment's 28 days before they could be downloaded; returns them.
+        """Gives up objects that Segment deleted before they could be downloaded; returns them.
 
         `now_ns` must be certain.
         """
 
     def prune(self, now_ns: int) -> None:
-        """Sums up the objects of hours that left Segment, and removes the digests of these hours.
+        """Sums up the objects of hours that Segment has deleted, and removes their digests.
 
         `now_ns` must be certain: an hour that is summed up too early is read and sent again.
         """

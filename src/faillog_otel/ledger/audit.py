@@ -1,9 +1,9 @@
-"""Checks that the ledger keeps the law of conservation, by counting everything anew in plain SQL.
+"""The audit: checks that no record is lost, by counting everything again in plain SQL.
 
 `records = exported + rejected + quarantined + pending + duplicate` and, for JSON Lines, `lines = records +
-blank`: for every object, every hour and overall (specification 3, "The law"). The files are checked, too. The
-audit reads a copy of one moment, as `run` may use the ledger meanwhile. It repairs nothing, and shares no
-code with the modules that write.
+blank`: for every object, every hour and overall (specification 3, "The law"). The audit also checks the
+files. It reads a copy of one moment, because `run` may use the ledger. It repairs nothing, and shares no code
+with the modules that write.
 """
 
 import hashlib
@@ -25,8 +25,8 @@ from faillog_otel.ledger.spool import OBJECT_NAME
 from faillog_otel.ledger.state_dir import StateFolder
 
 _PIECE = 1 << 19
-_GONE = -1
-_FATES = ("exported", "rejected", "quarantined", "pending", "duplicate")
+_OLDER_HOURS = -1
+_OUTCOMES = ("exported", "rejected", "quarantined", "pending", "duplicate")
 
 
 class Problem(Struct, frozen=True):
@@ -55,7 +55,7 @@ class Sums(Struct, frozen=True):
 
 
 class Audit(Struct, frozen=True):
-    """The result. `sums` is null if the ledger cannot be read that far."""
+    """The result of an audit. `sums` is null if the ledger is too damaged to count."""
 
     holds: bool
     problems: list[Problem]
@@ -67,18 +67,19 @@ class Audit(Struct, frozen=True):
 def audit(folder: StateFolder) -> Audit:
     """Checks the ledger and its files. Raises LedgerBroken if the ledger cannot be read at all.
 
-    While another process works, files come and go between two looks: what seems wrong is looked at again.
+    While another process uses the folder, files appear and disappear: only problems that a second check finds
+    again count.
     """
-    found = _look(folder)
+    found = _check(folder)
     if found.problems and folder.holder() is not None:
         first = {(each.check, each.where) for each in found.problems}
-        found = _look(folder)
+        found = _check(folder)
         problems = [each for each in found.problems if (each.check, each.where) in first]
         found = Audit(not problems, problems, found.sums, found.spooled_files, found.digests_files)
     return found
 
 
-def _look(folder: StateFolder) -> Audit:
+def _check(folder: StateFolder) -> Audit:
     spool, digests = _sizes(folder.spool_path), _sizes(folder.digests_path)
     with closing(Database(folder.ledger, read_only=True)) as database:
         copy = database.copied()
@@ -86,7 +87,7 @@ def _look(folder: StateFolder) -> Audit:
     problems: list[Problem] = []
     sums = None
     try:
-        problems += (Problem("sqlite", folder.ledger.name, said) for said in _integrity(copy))
+        problems += (Problem("sqlite", folder.ledger.name, what) for what in _integrity(copy))
         copy.execute(_COUNTED)
         problems += _counts(copy)
         problems += _kept(copy)
@@ -108,32 +109,32 @@ def _integrity(copy: sqlite3.Connection) -> list[str]:
 
 def _counts(copy: sqlite3.Connection) -> Iterator[Problem]:
     for row in copy.execute(_BROKEN_OBJECTS):
-        yield Problem("object", f"{_where(row)}, object {row['id']}", f"{row['state']}: {_told(row)}")
+        yield Problem("object", f"{_where(row)}, object {row['id']}", f"{row['state']}: {_counts_text(row)}")
     for row in copy.execute(_BROKEN_HOURS):
-        yield Problem("hour", _where(row), _told(row))
+        yield Problem("hour", _where(row), _counts_text(row))
     for row in copy.execute(_SUMS):
-        if row["records"] != sum(row[fate] for fate in _FATES):
-            yield Problem("overall", "all objects", _told(row))
+        if row["records"] != sum(row[outcome] for outcome in _OUTCOMES):
+            yield Problem("overall", "all objects", _counts_text(row))
 
 
-def _told(row: sqlite3.Row) -> str:
-    counts = " + ".join(f"{row[fate]} {fate}" for fate in _FATES)
+def _counts_text(row: sqlite3.Row) -> str:
+    counts = " + ".join(f"{row[outcome]} {outcome}" for outcome in _OUTCOMES)
     return f"{row['lines']} lines, {row['blank']} blank, {row['records']} records; {counts}"
 
 
 def _kept(copy: sqlite3.Connection) -> Iterator[Problem]:
     for row in copy.execute(_BROKEN_KEPT):
-        what = f"{row['counted']} records are quarantined or rejected, and {row['held']} entries are kept"
+        what = f"{row['counted']} records are quarantined or rejected, but {row['held']} entries are kept"
         yield Problem("kept", _where(row), what)
     for row in copy.execute("SELECT id, collection, hour, entry FROM kept"):
         if not is_intact(row["entry"]):
-            yield Problem("kept", f"{_where(row)}, entry {row['id']}", "is not what was kept")
+            yield Problem("kept", f"{_where(row)}, entry {row['id']}", "was changed after it was stored")
 
 
 def _spool(
     copy: sqlite3.Connection, folder: Path, before: dict[str, int], after: dict[str, int]
 ) -> Iterator[Problem]:
-    """A file may appear after the copy was made, or go before: it counts if it was seen once."""
+    """Checks the spool. A file counts if it exists before or after the ledger is copied."""
     known = {str(row["id"]): row for row in copy.execute("SELECT * FROM objects")}
     for name, row in known.items():
         if row["state"] != "spooled":
@@ -141,17 +142,17 @@ def _spool(
         where, found = f"{_where(row)}, object {name}", (before.get(name), after.get(name))
         if row["length"] not in found:
             size = next((f"has {each} bytes" for each in found if each is not None), "is missing")
-            yield Problem("spool", where, f"its file {size}; it is to have {row['length']}")
+            yield Problem("spool", where, f"its file {size}; expected {row['length']} bytes")
         elif row["sha256"] is not None and _sha256(folder / name) not in (None, row["sha256"]):
-            yield Problem("spool", where, "its file is not what was downloaded: the disk changed it")
+            yield Problem("spool", where, "its file was changed after the download")
     for name in before.keys() & after.keys():
         number = name.removesuffix(PART)
         if OBJECT_NAME.fullmatch(number) and number not in known:
-            yield Problem("spool", f"spool/{name}", "there is no object of this number")
+            yield Problem("spool", f"spool/{name}", "no object has this id")
 
 
 def _sha256(path: Path) -> str | None:
-    """Returns a file's SHA-256 in hexadecimal; None if the file is gone by now."""
+    """Returns a file's SHA-256 in hexadecimal; None if the file was just removed."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -164,36 +165,40 @@ def _sha256(path: Path) -> str | None:
 def _digests(
     copy: sqlite3.Connection, folder: Path, before: dict[str, int], after: dict[str, int]
 ) -> Iterator[Problem]:
-    """The digests of all committed records are there, no others, in order.
+    """Checks that the digests of all committed records exist, and no others, in order.
 
-    Digests are saved just before their object is done. So digests that were saved before the copy was made
-    are counted in it, and objects that are done in it had their digests saved before.
+    Digests are saved just before their object is done. So the copy counts all digests that were saved before
+    it was made, and the digests of its done objects had been saved.
     """
     for row in copy.execute(_DIGESTS):
         collection = hashlib.sha256(row["collection"].encode()).hexdigest()[:16]
         name = f"{collection}-{_hour(row['hour']).replace(':', '')}"
         if (there := after.get(name, 0) // 8) < row["least"]:
-            yield Problem("digests", f"digests/{name}", f"{there} digests; {row['least']} records were taken")
+            yield Problem(
+                "digests", f"digests/{name}", f"{there} digests for {row['least']} committed records"
+            )
         if (there := before.get(name, 0) // 8) > row["most"]:
-            yield Problem("digests", f"digests/{name}", f"{there} digests; {row['most']} records were known")
+            yield Problem(
+                "digests", f"digests/{name}", f"{there} digests for at most {row['most']} committed records"
+            )
     for name in before.keys() & after.keys():
-        if not name.endswith(".part") and (wrong := _wrong_with(folder / name)):
-            yield Problem("digests", f"digests/{name}", wrong)
+        if not name.endswith(".part") and (problem := _form_problem(folder / name)):
+            yield Problem("digests", f"digests/{name}", problem)
 
 
-def _wrong_with(path: Path) -> str:
-    """Returns what is wrong with a file of digests, without knowing the records; empty if nothing is."""
+def _form_problem(path: Path) -> str:
+    """Returns what is wrong with the form of a file of digests; empty if nothing is."""
     last = -1
     try:
         with path.open("rb") as file:
             while piece := file.read(_PIECE):
                 if len(piece) % 8:
-                    return "its last digest is cut off"
+                    return "its last digest is incomplete"
                 digests = array("Q", piece)
                 if last >= digests[0] or any(a >= b for a, b in pairwise(digests)):
                     return "its digests are not in order"
                 last = digests[-1]
-    except FileNotFoundError:  # its hour was pruned meanwhile
+    except FileNotFoundError:  # its hour has just been pruned
         return ""
     except OSError as error:
         return f"cannot be read: {error.strerror}"
@@ -201,12 +206,12 @@ def _wrong_with(path: Path) -> str:
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    """Returns name → bytes of the regular files with one name: others are not ours."""
+    """Returns name → bytes of the regular files with one name; other entries are not ours."""
     sizes = {}
     for path in folder.glob("*"):
         try:
             found = path.lstat()
-        except OSError:  # it is gone by now
+        except OSError:  # it has just been removed
             continue
         if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
             sizes[path.name] = found.st_size
@@ -219,8 +224,8 @@ def _where(row: sqlite3.Row) -> str:
 
 def _hour(hour: int) -> str:
     try:
-        return "hours long gone" if hour == _GONE else hour_text(hour)
-    except OverflowError:  # not an hour: damage
+        return "older hours" if hour == _OLDER_HOURS else hour_text(hour)
+    except OverflowError:  # damage: not an hour
         return str(hour)
 
 
@@ -232,7 +237,7 @@ WHERE position != exported + rejected + quarantined + duplicate
     OR (state != 'spooled' AND position != records)
     OR (state IN ('listed', 'missing') AND records != 0)
 """
-# On the copy only: objects and the sums of pruned ones.
+# Only in the copy: objects, and the sums of pruned ones.
 _COUNTED = """
 CREATE TEMP VIEW counted AS
 SELECT collection, hour, 1 AS objects, lines, blank, records, exported, rejected, quarantined,
@@ -256,7 +261,7 @@ SELECT coalesce(sum(objects), 0) AS objects, coalesce(sum(lines), 0) AS lines,
     coalesce(sum(duplicate), 0) AS duplicate, (SELECT count(*) FROM kept) AS kept FROM counted
 """
 
-# Of hours that left long ago only the sums are left; entries that were kept of them still have their hour.
+# Of hours that were pruned long ago only the sums are left; their kept entries still have their hour.
 _BROKEN_KEPT = """
 SELECT * FROM (
     SELECT collection, hour, sum(counted) AS counted, sum(held) AS held
@@ -267,8 +272,8 @@ SELECT * FROM (
 WHERE counted != held
 """
 
-# A record of which only the beginning is known has no digest. An object that was lost from the spool has none
-# at all; it has no length, as objects that are to be read again.
+# A record of which only the start is known has no digest. An object that was lost from the spool has none at
+# all; it has no length, like objects that will be read again.
 _DIGESTS = """
 SELECT collection, hour,
     sum(CASE WHEN state = 'done' AND length IS NOT NULL

@@ -23,7 +23,7 @@ from faillog_otel.ledger import (
     LedgerReader,
     MissingObject,
     Totals,
-    UnderWay,
+    UnfinishedObjects,
 )
 from faillog_otel.ledger.state_dir import StateFolder
 from faillog_otel.segment.quota import Granted, Quota, RateLimit, RequestRecord
@@ -298,9 +298,9 @@ class SqliteReader(Database):
             raise self.damaged(f"the fact {name!r} is {text[:40]!r}")
         return int(text)
 
-    def under_way(self) -> UnderWay:
-        [row] = self.rows(_UNDER_WAY)
-        return UnderWay(**dict(row))
+    def unfinished_objects(self) -> UnfinishedObjects:
+        [row] = self.rows(_UNFINISHED)
+        return UnfinishedObjects(**dict(row))
 
     def missing_objects(self) -> list[MissingObject]:
         return [msgspec.convert(dict(row), MissingObject, strict=False) for row in self.rows(_MISSING)]
@@ -330,9 +330,9 @@ class SqliteReader(Database):
 _HOURS = """  -- after collection and hour, the columns are the fields of Hour in their order
 SELECT h.collection, h.hour, h.last_listed_ns, h.same_since_ns, h.failures, h.failed_ns, h.wanted,
     coalesce(o.missing, 0), o.missing_due_ns, h.first_listed_ns, h.failed_why, h.listings,
-    coalesce(o.under_way, 0), h.lost
+    coalesce(o.unfinished, 0), h.lost
 FROM hours h
-LEFT JOIN (SELECT collection, hour, count(*) AS under_way, sum(state IN ('listed', 'missing')) AS missing,
+LEFT JOIN (SELECT collection, hour, count(*) AS unfinished, sum(state IN ('listed', 'missing')) AS missing,
         min(iif(state = 'missing', due_ns, NULL)) AS missing_due_ns
     FROM objects WHERE state != 'done' GROUP BY collection, hour) o
     ON o.collection = h.collection AND o.hour = h.hour
@@ -344,7 +344,7 @@ SELECT collection, hour, path, failed_why AS why, urls_failed, failed_since_ns A
 FROM objects WHERE state != 'done' AND state IN ('listed', 'missing') AND failed_ns IS NOT NULL
 ORDER BY hour, collection, id
 """
-_UNDER_WAY = """
+_UNFINISHED = """
 SELECT count(*) AS to_download, coalesce(sum(tries = 0), 0) AS untried, min(due_ns) AS next_try_ns,
     (SELECT count(*) FROM objects WHERE state != 'done' AND state = 'spooled') AS to_forward
 FROM objects WHERE state != 'done' AND state = 'listed'

@@ -1,6 +1,6 @@
-"""Facts that a ledger remembers by name: which hours are wanted since when, and what Segment refused.
+"""Facts that a ledger stores by name: the window of hours that runs asked for, and what Segment refused.
 
-Functions over a `LedgerReader`: they hold no SQL.
+These are functions over a `LedgerReader`, without SQL.
 """
 
 import msgspec
@@ -14,30 +14,27 @@ from faillog_otel.ledger import Ledger, LedgerReader
 from faillog_otel.segment.schedule import ScheduleConfig, collection_created_ns
 
 SINCE = "since"
-"""The fact since when hours are wanted, in nanoseconds since 1970."""
+"""The fact with the start of the window, in nanoseconds since 1970."""
 UNCHECKED_SINCE = "unchecked since"
-"""The fact since when hours are wanted by a machine's clock that Segment's time has not confirmed yet.
+"""The fact with the start of the window by a machine's clock that Segment's time has not confirmed yet.
 
-Two numbers of nanoseconds since 1970: since when, and what that clock showed then. Empty once confirmed.
+Two numbers of nanoseconds since 1970: the start, and the time of that clock then. Empty once confirmed.
 """
 ASKED_SINCE = "since a person named"
-"""The fact since when a person asked for hours, by naming the time; `NOBODY` if no person did."""
+"""The fact with the start that a person named; `NOBODY` if no person did."""
 NOBODY = "nobody"
 POLLED = "polled"
-"""The fact what the last polling run asked for, as JSON."""
+"""The fact with what the last polling run asked for, as JSON."""
 REFUSED = "refused until "
-"""Before a collection's id: the fact until when its hours are not listed."""
+"""Before a collection's id: the fact with the time until which its hours are not listed."""
 REFUSED_NS = 6 * HOUR_NS
 """The pause after Segment refused a collection: each attempt costs a request."""
 NEWEST = "newest "
-"""Before a collection's id: the fact when Segment logged its newest exported record, in nanoseconds."""
-
-
-# -- the window ----------------------------------------------------------------------------------------------
+"""Before a collection's id: the fact with the time when Segment logged its newest exported record."""
 
 
 class Polled(Struct, frozen=True):
-    """What a polling run asked for."""
+    """What a polling run asks for."""
 
     collections: tuple[str, ...]
     since: Moment = DEFAULT_SINCE
@@ -51,7 +48,7 @@ def note_polled(ledger: Ledger, config: SegmentConfig) -> None:
 
 
 def as_last_run(ledger: LedgerReader, config: SegmentConfig) -> SegmentConfig:
-    """Returns the settings; those of the last run replace what is not set. Raises LedgerBroken."""
+    """Returns the settings, completed by those of the last run. Raises LedgerBroken."""
     last = _last_polled(ledger)
     return replace(
         config,
@@ -74,9 +71,9 @@ def _last_polled(ledger: LedgerReader) -> Polled:
 
 
 def unchecked_since_ns(ledger: LedgerReader, machine_ns: int) -> int | None:
-    """Since when hours are wanted by a machine's clock that shows `machine_ns`; None if nothing is unchecked.
+    """Returns the start of the window by a machine's clock that shows `machine_ns`; None if it is confirmed.
 
-    If the clock was set meanwhile, it does not tell how long ago that was noted: it counts as noted now.
+    If the clock was set since then, the age of the fact is unknown: it counts as stored now.
     """
     noted = ledger.fact(UNCHECKED_SINCE)
     if not noted:
@@ -87,15 +84,15 @@ def unchecked_since_ns(ledger: LedgerReader, machine_ns: int) -> int | None:
 
 
 def wanted_since_ns(ledger: LedgerReader, since_ns: int) -> int:
-    """Since when hours are wanted: what an earlier run wanted stays wanted."""
+    """Returns the start of the window: what an earlier run wanted stays wanted."""
     noted = ledger.fact_ns(SINCE)
     return since_ns if noted is None else min(since_ns, noted)
 
 
 def asked_since_ns(ledger: LedgerReader | None, named_ns: int | None) -> int | None:
-    """Since when a person asked for hours, in this run (`named_ns`) or an earlier one; None if nobody did.
+    """Returns the start that a person named in this run (`named_ns`) or an earlier one; None if nobody did.
 
-    Version 0.1.0 did not note who named the time: then a person did.
+    Version 0.1.0 did not store who named the time: it counts as named by a person.
     """
     asked = [] if named_ns is None else [named_ns]
     noted = None if ledger is None else ledger.fact(ASKED_SINCE)
@@ -108,7 +105,7 @@ def asked_since_ns(ledger: LedgerReader | None, named_ns: int | None) -> int | N
 def schedule_of(
     ledger: LedgerReader | None, config: SegmentConfig, now_ns: int, *, once: bool = False
 ) -> ScheduleConfig:
-    """Returns what is asked for. What an earlier run wanted stays wanted: a restart must not lose hours."""
+    """Returns the collections and the window. What an earlier run wanted stays wanted: no hour is lost."""
     since_ns = config.since.ns(now_ns)
     born = {each: collection_created_ns(each, now_ns) for each in config.collections}
     return ScheduleConfig(
@@ -121,19 +118,16 @@ def schedule_of(
     )
 
 
-# -- collections ---------------------------------------------------------------------------------------------
-
-
 class Refusal(Struct, frozen=True):
-    """Segment's last answer for a collection was that it refuses it."""
+    """Segment's last answer for a collection, a refusal."""
 
     why: str
     until_ns: int
-    """`run` does not list its hours before."""
+    """`run` does not list the collection's hours before this time."""
 
 
 def refused_collections(ledger: LedgerReader) -> dict[str, Refusal]:
-    """Returns collection → the refusal after which none of its hours was listed. Raises LedgerBroken."""
+    """Returns collection → refusal, without collections that were listed since. Raises LedgerBroken."""
     found = {}
     for name, until_ns in ledger.facts_ns(REFUSED).items():
         last = ledger.last_listing(name)
@@ -143,9 +137,9 @@ def refused_collections(ledger: LedgerReader) -> dict[str, Refusal]:
 
 
 def refused_until_ns(ledger: LedgerReader, collection: str, now_ns: int) -> int | None:
-    """Until when a refused collection is not listed; None if it may be.
+    """Returns until when a refused collection is not listed; None if it may be listed.
 
-    A fact that ends later than it can was noted by a clock that was ahead.
+    A time that is too late to be true comes from a clock that was ahead, and does not count.
     """
     until_ns = ledger.fact_ns(REFUSED + collection) or 0
     return until_ns if now_ns < until_ns <= now_ns + REFUSED_NS else None
@@ -159,9 +153,9 @@ def newest_logged(ledger: LedgerReader) -> dict[str, int]:
 def check_window(config: SegmentConfig, now_ns: int, noted_since_ns: int | None = None) -> list[str]:
     """Returns warnings about the hours between `--since` and `--until`. Raises ConfigError if there are none.
 
-    `noted_since_ns`: what an earlier run wanted stays wanted, so an absolute `--until` may by now be before
-    a relative `--since`. A relative and an absolute time are compared by the machine's clock, which may be
-    wrong, so that is only a warning. A default `--since` is not an error either.
+    `noted_since_ns` is the start that an earlier run wanted: an absolute `--until` can by now be before a
+    relative `--since`. Comparing a relative with an absolute time needs the machine's clock, which can be
+    wrong, so it only gives a warning. So does a default `--since`.
     """
     since, until, warnings = config.since, config.until, []
     since_ns = since.ns(now_ns)
@@ -170,7 +164,7 @@ def check_window(config: SegmentConfig, now_ns: int, noted_since_ns: int | None 
         is_certain = (since.at_ns is None) == (until.at_ns is None)
         was_wanted = noted_since_ns is not None and noted_since_ns < until_ns
         if config.is_since_given and is_certain:
-            raise ConfigError(f"{problem}, so no hour is between them; exchange them, or write other times")
+            raise ConfigError(f"{problem}, so no hour is between them; swap them, or set other times")
         if not was_wanted:
             warnings.append(
                 f"{problem} by this machine's clock, so no hour is between them; set another --since"

@@ -1,9 +1,8 @@
 """The quarantine and pending files of runs over PATHs: one entry a line, readable by the owner only.
 
-An entry is written as soon as its record is kept. The first entry creates the file, and later runs add to it:
-entries are never overwritten, and a record that the file holds already is not added again. For a replay the
-file is renamed, so that records that fail again go into a new file. Writers hold a shared lock on the file, a
-replay an exclusive one.
+An entry is written as soon as its record is kept. The first entry creates the file, and later runs append to
+it: they overwrite no entry, and add no record that the file already has. A replay renames the file, so that
+records that fail again go into a new file. Writers hold a shared lock on the file, a replay an exclusive one.
 """
 
 import errno
@@ -30,7 +29,7 @@ _TRIES = 1000
 class KnownEntries:
     """The identities (`events.kept_record.identity_of`) of the entries in a file. All methods raise NoRoom.
 
-    They are in a temporary SQLite database, which SQLite moves to the disk as it grows: memory stays flat.
+    They are in a temporary SQLite database, which SQLite moves to the disk as it grows, to bound memory.
     """
 
     def __init__(self) -> None:
@@ -39,7 +38,7 @@ class KnownEntries:
             for statement in (
                 "PRAGMA journal_mode = OFF",
                 "CREATE TABLE known (identity BLOB PRIMARY KEY) STRICT, WITHOUT ROWID",
-                "BEGIN",  # never committed: nothing outlives the connection
+                "BEGIN",  # never committed: the data ends with the connection
             ):
                 self._database.execute(statement)
         except sqlite3.Error as error:
@@ -77,13 +76,13 @@ class KeptFile:
         self._known: KnownEntries | None = None
 
     def keep(self, entry: bytes) -> None:
-        """Adds one entry, unless the file holds the same one. Raises LedgerBroken."""
+        """Appends an entry unless the file already has it. Raises LedgerBroken."""
         identity = identity_of(entry)
         try:
             if self._file is None:
                 self._file = _open_to_add(self.path)
                 self._read_known(self._file)
-            if identity is None or not self._knows(identity):
+            if identity is None or not self._is_known(identity):
                 _write(self._file, entry + b"\n")
                 self._note(identity)
         except OSError as error:
@@ -99,13 +98,13 @@ class KeptFile:
             for line in lines:
                 self._note(identity_of(line))
 
-    def _knows(self, identity: bytes) -> bool:
+    def _is_known(self, identity: bytes) -> bool:
         with suppress(NoRoom):
             return self._known is not None and identity in self._known
         return False
 
     def _note(self, identity: bytes | None) -> None:
-        """Without room for its identity, the same record may be kept twice."""
+        """Adds an identity. If the disk has no space for it, the same record may be kept twice."""
         with suppress(NoRoom):
             if self._known is not None and identity is not None:
                 self._known.add(identity)
@@ -126,9 +125,9 @@ class KeptFile:
 
 
 class FileSink:
-    """For a run over PATHs: records that are not exported go into files, all others are only counted.
+    """The results of a run over PATHs: writes quarantined and pending records to files.
 
-    Quarantine and pending may be the same file.
+    Both files may be the same.
     """
 
     position = 0
@@ -142,10 +141,10 @@ class FileSink:
         reference_ns: int,
         keeps_pending: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`keeps_pending` says whether pending records are still to be kept."""
+        """`keeps_pending` returns whether pending records are still written."""
         self.reference_ns = reference_ns
         self.lost: Counter[str] = Counter()
-        """`quarantine` and `pending`: how many records of each kind were not kept."""
+        """`quarantine` and `pending` → records that could not be written."""
         self._keeps_pending = keeps_pending
         self._kept: set[str] = set()
         self.quarantine = KeptFile(quarantine)
@@ -153,19 +152,19 @@ class FileSink:
         self.pending = self.quarantine if is_one_file else KeptFile(pending)
 
     def places(self) -> dict[str, str]:
-        """Returns `quarantine` and `pending` → the file, if this run kept records of the kind."""
+        """Returns `quarantine` and `pending` → file, for files to which this run wrote records."""
         paths = {"quarantine": self.quarantine.path, "pending": self.pending.path}
         return {where: path for where, path in paths.items() if where in self._kept}
 
     def check(self) -> None:
-        """Raises LedgerBroken if an existing file cannot take records; changes nothing."""
+        """Raises LedgerBroken if records cannot be appended to an existing file; changes nothing."""
         for kept in (self.quarantine, self.pending):
             with suppress(OSError):  # a missing file is no problem yet
                 if refusal := _refusal(os.lstat(kept.path)):
                     raise LedgerBroken(f"{kept.path}: cannot be written: {refusal}")
 
     def commit(self, result: BatchResult) -> bool:
-        """Keeps as many of the kept records as it can. Raises LedgerBroken if it could not keep all."""
+        """Writes as many of the kept records as possible. Raises LedgerBroken if one could not be written."""
         broken: LedgerBroken | None = None
         for kept in result.kept:
             if kept.where == "pending" and not self._keeps_pending():
@@ -191,7 +190,7 @@ class FileSink:
 
 
 class NothingKept:
-    """For a run over PATHs that only shows records: results are counted, and no record is kept."""
+    """The results of a run over PATHs that only shows records: counts them, and writes nothing."""
 
     position = 0
     holds_entries = True
@@ -202,7 +201,7 @@ class NothingKept:
         self.lost: Counter[str] = Counter()
 
     def check(self) -> None:
-        """Does nothing: nothing is written."""
+        """Does nothing."""
 
     def places(self) -> dict[str, str]:
         """Returns no file."""
@@ -218,9 +217,9 @@ class NothingKept:
 
 
 class Replayed:
-    """Sets a kept file aside for its replay. A context manager; raises InputError on entering.
+    """A context manager that sets a kept file aside for its replay. Raises InputError on entry.
 
-    If a killed replay left a set-aside file behind, its entries come first. On leaving, the entries from byte
+    If a killed replay left a set-aside file behind, its entries come first. On exit, the entries from byte
     `read_to` on, which were not read, go back into the file, and the set-aside file is removed.
     """
 
@@ -250,7 +249,9 @@ class Replayed:
                 self._put_back(self.read_to)
             Path(self.aside).unlink(missing_ok=True)
         except OSError as error:
-            raise LedgerBroken(f"{self.aside}: cannot be put back: {error.strerror}") from None
+            raise LedgerBroken(
+                f"{self.aside}: cannot be put back into {self.path}: {error.strerror}"
+            ) from None
         finally:
             if self._lock is not None:
                 self._lock.close()
@@ -267,7 +268,7 @@ class Replayed:
 
 
 def is_kept_file(path: str) -> bool:
-    """Whether this is a kept file, or an interrupted replay of one: its first line is an entry."""
+    """Returns whether this is a kept file, or what an interrupted replay left: it begins with an entry."""
     for name in (path, path + SET_ASIDE):
         if Path(name).is_file():
             try:
@@ -288,12 +289,12 @@ def _lock_to_replay(path: str) -> IO[bytes] | None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
-        raise OSError(errno.EBUSY, "another run is writing or replaying it") from None
+        raise OSError(errno.EBUSY, "another run is writing or replaying it; wait for its end") from None
     return file
 
 
 def _open_to_add(path: str) -> IO[bytes]:
-    """Opens for adding lines, locked against a replay."""
+    """Opens a file to append lines, locked against a replay."""
     for _ in range(_TRIES):
         file = _opened(path)
         found = os.fstat(file.fileno())
@@ -304,15 +305,15 @@ def _open_to_add(path: str) -> IO[bytes]:
             if Path(path).stat().st_ino == found.st_ino:
                 return file
         except (BlockingIOError, FileNotFoundError):
-            pass  # a replay is setting it aside: a new file takes its place
+            pass  # a replay is setting it aside: a new file will replace it
         file.close()
-    raise OSError(errno.EBUSY, "a replay holds it")
+    raise OSError(errno.EBUSY, "a replay is using it; wait for its end")
 
 
 def _opened(path: str) -> IO[bytes]:
-    """Opens for adding lines, unbuffered, 0600 if it is new; never follows a symbolic link.
+    """Opens a file to append lines, unbuffered; a new one gets 0600. Never follows a symbolic link.
 
-    Ends a last line without a line end first, which an editor or a full disk left: it must not join the next.
+    Ends a last line without a line end, which an editor or a full disk can leave, so that lines do not join.
     """
 
     def opener(name: str, flags: int) -> int:
@@ -331,11 +332,11 @@ def _opened(path: str) -> IO[bytes]:
 
 
 def _refusal(found: os.stat_result) -> str:
-    """Why an existing file takes no records, and what to do; empty if it takes them."""
+    """Returns why records cannot be appended to an existing file, and what to do; empty if they can."""
     if not stat.S_ISREG(found.st_mode):
         return ""
     if found.st_mode & 0o022:
-        return "others can write to it; take that permission away (chmod go-w), or name another file"
+        return "other users can write to it; run chmod go-w, or name another file"
     if found.st_nlink > 1:
         return f"it has {found.st_nlink} names (hard links); name another file"
     return ""
@@ -348,6 +349,6 @@ def _copy(source: IO[bytes], to: IO[bytes]) -> None:
 
 
 def _write(file: IO[bytes], data: bytes) -> None:
-    """Writes all of it or raises OSError: unbuffered, a full disk may take a part."""
+    """Writes all of the data or raises OSError: without a buffer, a full disk can accept a part."""
     if file.write(data) < len(data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,4 +1,4 @@
-"""The outcomes of records: their counts, the results of a batch, and the sinks that commit them.
+"""The results of records: their counts, those of a batch, and the Protocol of the sinks that commit them.
 
 The law of the counts: `records = exported + rejected + quarantined + pending + duplicate`; for JSON Lines
 `lines = records + blank`, for other forms `lines` and `blank` are 0.
@@ -18,22 +18,20 @@ from faillog_otel.ledger.spool import SeenRecords
 from faillog_otel.redact.redactor import redact_text
 from faillog_otel.text import peer_text
 
-# -- counts ----------------------------------------------------------------------------------------------
-
 
 def _no_events() -> dict[str, int]:
     return {kind.name: 0 for kind in KINDS}
 
 
 class Counts(Struct):
-    """The outcomes of the records of a run or a part of it. `bytes_in` is the decompressed content read."""
+    """Counts of a run or a part of it. `bytes_in` is the size of the decompressed content that was read."""
 
     lines: int = 0
     """For JSON Lines, like `blank`."""
     blank: int = 0
     records: int = 0
     events: dict[str, int] = field(default_factory=_no_events)
-    """Events that were understood, by kind."""
+    """Decoded events, by kind."""
     exported: int = 0
     rejected: int = 0
     quarantined: int = 0
@@ -45,9 +43,9 @@ class Counts(Struct):
     failures: int = 0
     """Delivery attempts with any outcome but `success`."""
     unknown_version: int = 0
-    """Events of an unknown version, which are not judged as discards or failures."""
+    """Events of an unknown version, which count neither as discards nor as failures."""
     time_shifted: int = 0
-    """Exported records whose time was changed by the time policy."""
+    """Exported records whose time the time policy changed."""
 
     def add(self, more: "Counts") -> None:
         """Adds the counts of another part."""
@@ -58,14 +56,14 @@ class Counts(Struct):
             self.events[name] += count
 
     def count_events(self, kind: Kind, count: int, *, are_bad: bool) -> None:
-        """Counts events of one kind that were understood."""
+        """Counts decoded events of one kind."""
         self.events[kind.name] += count
         if are_bad and kind.bad_count:
             setattr(self, kind.bad_count, getattr(self, kind.bad_count) + count)
 
 
 class Kept(Struct, frozen=True):
-    """A record that is kept, as the line that `events.kept_record` writes. `reason` is a reason code.
+    """A kept record, as the line that `events.kept_record` writes. `reason` is a reason code.
 
     `number` is its place among the records of its sink, from 0.
     """
@@ -80,7 +78,7 @@ class Accounted(Struct, frozen=True):
     """Bytes of input files (compressed or not) whose records need no more work in this run."""
 
     delivered: int = 0
-    """Of records that were acknowledged or are not sent: duplicates, the quarantine."""
+    """Of records that were acknowledged or are not sent (duplicates, the quarantine)."""
     pending: int = 0
 
     def plus(self, more: "Accounted") -> "Accounted":
@@ -120,7 +118,7 @@ class BatchResult(Struct):
     accounted: Accounted = Accounted()
     """The bytes of input that end with this batch."""
     is_last: bool = False
-    """Whether this is the last result of its sink; set only by `Forwarder.end`."""
+    """Whether this is the last result of its sink; only `Forwarder.end` sets it."""
 
     def add(self, more: "BatchResult") -> None:
         """Adds the results of the records that follow."""
@@ -134,7 +132,7 @@ class BatchResult(Struct):
         self.is_last = more.is_last
 
     def reasons(self) -> Counter[str]:
-        """Counts the quarantined records by reason, without the rejected ones that are kept there, too."""
+        """Counts the quarantined records by reason, without the rejected ones in the quarantine."""
         return Counter(
             kept.reason for kept in self.kept if kept.where == "quarantine" and kept.reason != "rejected"
         )
@@ -146,36 +144,34 @@ class ResultSink(Protocol):
     reference_ns: int
     """The "now" of the time policy, nanoseconds since 1970."""
     position: int
-    """How many of the file's records are committed already."""
+    """Number of the file's records that are committed."""
     holds_entries: bool
-    """Whether the records may be entries of kept files, to be replayed."""
+    """Whether the records may be entries of kept files, for a replay."""
 
     @property
     def seen(self) -> SeenRecords | None:
-        """The records that are duplicates if they come again; None if the sink remembers no records."""
+        """The records of which a second one is a duplicate; None if the sink detects no duplicates."""
 
     def commit(self, result: BatchResult) -> bool:
-        """Stores the results of a batch, in the order of the batches; returns False if it did not.
+        """Stores the results of a batch, in the order of the batches; returns whether it did.
 
         Raises LedgerBroken.
         """
 
 
-# -- first met -----------------------------------------------------------------------------------------------
-
 FirstMet = dict[FailOn, Met]
-"""The first record that met each condition of `--fail-on`, fit for a log line."""
+"""Condition of `--fail-on` → the first record that met it."""
 
 
 def note_first(first: FirstMet, result: BatchResult) -> None:
-    """Adds the records of a batch that met a condition first. Batches come in the order of their records."""
+    """Adds the records of a batch that met a condition first. Call it in the order of the batches."""
     for condition, met in result.met.items():
         first.setdefault(condition, met)
     if "quarantined" not in first and (met_kept := _met_by_kept(result.kept)):
         first["quarantined"] = met_kept
 
 
-def met_by(raw: bytes, file: str, line: int, learned: KeptContext | None) -> Met:
+def met_by(raw: bytes, file: str, line: int, context: KeptContext | None) -> Met:
     """Describes a record that met a condition: its message, its destination, and why it failed."""
     event = decode(raw)
     if isinstance(event, BadRecord):
@@ -185,12 +181,12 @@ def met_by(raw: bytes, file: str, line: int, learned: KeptContext | None) -> Met
         line,
         message_id=peer_text(event.properties.message_id or "", str),
         destination=event.routing.destination_id or "",
-        why=_why(event, learned),
+        why=_why(event, context),
     )
 
 
-def _why(event: Event, learned: KeptContext | None) -> str:
-    answer = learned.answer if learned else None
+def _why(event: Event, context: KeptContext | None) -> str:
+    answer = context.answer if context else None
     reason = event.reason or (answer.reason if answer else None)
     parts = [f"HTTP {answer.status}"] if answer and answer.status else []
     parts += [peer_text(reason.text, redact_text)] if reason else []

@@ -1,7 +1,6 @@
-"""Where the results of a polling run go: an object's records, and the quarantine that is sent again.
+"""The sinks of a polling run: they commit the results of an object, or of the quarantine in a replay.
 
-After a record that is pending nothing more of its object is committed: the next attempt begins with that
-record.
+After a pending record nothing more of its object is committed: the next attempt begins with that record.
 """
 
 import logging
@@ -31,14 +30,14 @@ class ObjectSink:
         wait_for_room: Callable[[NoRoom], bool],
         has_room: Callable[[], object],
     ) -> None:
-        """`wait_for_room` waits a little while there is no room; it returns True to give up.
+        """`wait_for_room` waits for disk space; it returns True to give up.
 
-        `has_room` is called when there was room.
+        `has_room` is called after each commit.
         """
         self.reference_ns = spooled.spooled_ns
         self.position = spooled.position
         self.is_over = False
-        """Whether nothing more is committed: a record is pending, or there is no room."""
+        """Whether nothing more is committed: a record is pending, or the disk is full."""
         self._ledger = ledger
         self._spooled = spooled
         self._now_ns = now_ns
@@ -47,7 +46,7 @@ class ObjectSink:
         self.seen = ledger.seen_records(spooled)
 
     def commit(self, result: BatchResult) -> bool:
-        """T3, if no record of it or before it is pending. Waits for room. Raises LedgerBroken."""
+        """T3, unless a record up to its end is pending. Waits for disk space. Raises LedgerBroken."""
         self.is_over = self.is_over or result.counts.pending > 0
         while not self.is_over:
             try:
@@ -76,7 +75,7 @@ class ObjectSink:
 
 
 class ShownObjectSink(ObjectSink):
-    """For an object that is only shown: nothing is committed, and the object stays in the spool."""
+    """For an object that is only shown: commits nothing, and leaves the object in the spool."""
 
     def commit(self, result: BatchResult) -> bool:
         """Commits nothing."""
@@ -90,7 +89,7 @@ class ShownObjectSink(ObjectSink):
 
 
 class QuarantineSink:
-    """For the quarantine: exported entries leave it; those that fail again stay, with what was learned."""
+    """For the quarantine: removes exported entries; updates those that fail again."""
 
     position = 0
     holds_entries = True
@@ -99,9 +98,9 @@ class QuarantineSink:
     def __init__(
         self, ledger: Ledger, scratch: PrivateFolder, reference_ns: int, collections: Sequence[str] = ()
     ) -> None:
-        """Writes the entries to a temporary file in `scratch`, of these collections or of all.
+        """Writes the entries of these collections, by default of all, to a temporary file in `scratch`.
 
-        An entry that the disk changed stays in the quarantine, with a warning. Raises LedgerBroken, NoRoom.
+        A damaged entry stays in the quarantine, with a warning. Raises LedgerBroken, NoRoom.
         """
         self.reference_ns = reference_ns
         self._ledger = ledger
@@ -115,8 +114,7 @@ class QuarantineSink:
                     continue
                 if not is_intact(each.entry):
                     _log.warning(
-                        "entry %d of the quarantine is not what was kept: it is not sent; `audit` lists "
-                        "all such entries",
+                        "entry %d of the quarantine is damaged and is not sent; `audit` lists such entries",
                         each.id,
                     )
                     continue
@@ -146,7 +144,7 @@ class QuarantineSink:
 
 
 class ShownQuarantineSink(QuarantineSink):
-    """For the quarantine that is only shown: every entry stays as it is."""
+    """For a quarantine that is only shown: commits nothing."""
 
     def commit(self, _result: BatchResult) -> bool:
         """Commits nothing."""

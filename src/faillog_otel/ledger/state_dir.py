@@ -1,8 +1,8 @@
 """The state folder: its marker, its lock for one process at a time, and the ballast for a full disk.
 
-A folder without the marker that is not empty is refused before anything in it is touched. The lock is on the
-folder itself and ends with the process. The ballast file reserves room that is given up when the disk is
-full, so that the results of exported records can still be committed.
+A folder that is not empty and has no marker is refused, before anything in it changes. The lock is on the
+folder itself and ends with the process. The ballast is a file that reserves disk space: it is removed when
+the disk is full, so that the results of exported records can still be committed.
 """
 
 import fcntl
@@ -33,9 +33,9 @@ _TABLES = {"requests", "said", "facts", "hours", "objects", "kept", "past"}
 """Of the ledger of version 0.1.0."""
 _BALLAST = "ballast"
 _LOCK = "lock"
-"""Names the process that holds the folder. Version 0.1.0 locks this file instead of the folder."""
+"""A file that names the process that holds the folder. Version 0.1.0 locks it instead of the folder."""
 _OF_THE_FILE_SYSTEM = {"lost+found"}
-_NOTED_PROCESS = re.compile(rb"([0-9]+\n)?")
+_PROCESS_ID = re.compile(rb"([0-9]+\n)?")
 _PROCESS_BYTES = 20
 """How many bytes of the lock file version 0.1.0 reads; it expects a process id and white space."""
 _FOLDERS = {"spool", "digests"}
@@ -54,7 +54,7 @@ class Holder(Struct, frozen=True):
     """RFC 3339, by that machine's clock."""
 
     def text(self, does: str) -> str:
-        """Returns a text for people: `process 1 holds it (on host web-1, since 2026-01-02T03:04:05Z)`."""
+        """Returns a text such as `process 1 holds it (on host web-1, since 2026-01-02T03:04:05Z)`."""
         where = f" (on host {self.host}, since {self.since})" if self.host else ""
         return f"process {self.process} {does}{where}"
 
@@ -82,11 +82,11 @@ class StateFolder:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.root = self._opened(PrivateFolder.open(self.path))
-            self._take(self.root.descriptor)
+            self._lock_exclusively(self.root.descriptor)
             _refuse_others_folder(self.root)
             self.root.make_private()
             self._mark()
-            self._note_process()
+            self._write_process()
             os.close(self.root.open_file(_LEDGER, os.O_RDWR | os.O_CREAT))
             for suffix in ("journal", "wal", "shm"):
                 self.root.has(f"{_LEDGER}-{suffix}")
@@ -113,7 +113,7 @@ class StateFolder:
             self._open.pop().close()
 
     def check(self) -> None:
-        """Raises LedgerBroken if an existing folder would be refused; changes nothing. Raises OSError."""
+        """Raises LedgerBroken if `run` would refuse an existing folder; changes nothing. Raises OSError."""
         root = PrivateFolder.open(self.path, create=False)
         try:
             _refuse_others_folder(root)
@@ -125,7 +125,7 @@ class StateFolder:
         """Returns the process that holds the folder; None if no process does. Raises LedgerBroken."""
         for name in (".", _LOCK):
             try:
-                looked_at = os.open(
+                descriptor = os.open(
                     self.path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
                 )
             except OSError as error:
@@ -133,17 +133,17 @@ class StateFolder:
                     continue
                 raise LedgerBroken(f"{self.path}: its lock cannot be read: {error.strerror}") from None
             try:
-                fcntl.flock(looked_at, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                return self._noted_holder()
+                return self._read_holder()
             finally:
-                os.close(looked_at)
+                os.close(descriptor)
         return None
 
     def has_room(self) -> bool:
-        """Returns whether the ballast is there; makes it if it is not. False means that the disk is full.
+        """Returns whether the ballast exists, or could be created; False means that the disk is full.
 
-        If it cannot be made for another reason, a warning says so once, and the run goes on without it.
+        If it cannot be created for another reason, a warning is logged once, and the run goes on without it.
         """
         if self._is_without_ballast:
             return True
@@ -173,7 +173,7 @@ class StateFolder:
         self._open.append(folder)
         return folder
 
-    def _take(self, descriptor: int) -> None:
+    def _lock_exclusively(self, descriptor: int) -> None:
         """Locks the folder or its `lock` file. Tries several times: `holder` locks them for a moment."""
         for _ in range(LOCK_TRIES):
             try:
@@ -183,23 +183,25 @@ class StateFolder:
             else:
                 return
         raise LedgerBroken(
-            f"{self.path}: {self._noted_holder().text('holds it')}; stop that process, or name another "
+            f"{self.path}: {self._read_holder().text('holds it')}; stop that process, or name another "
             "--state-dir"
         )
 
-    def _note_process(self) -> None:
-        """Writes this process's id, host and start, and locks the file: version 0.1.0 looks there."""
+    def _write_process(self) -> None:
+        """Writes this process's id, host and start into the lock file, and locks it for version 0.1.0."""
         try:
             self._lock = self.root.open_file(_LOCK, os.O_RDWR | os.O_CREAT)
         except StrangeEntry as error:
-            _log.warning("%s; until then nobody can tell which process holds the state folder", error)
+            _log.warning(
+                "%s; until then other processes cannot say which process holds the state folder", error
+            )
             return
-        self._take(self._lock)
+        self._lock_exclusively(self._lock)
         process = f"{os.getpid()}\n".ljust(_PROCESS_BYTES)
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{process}\n{gethostname()}\n{time_text(time.time_ns())}\n".encode(), 0)
 
-    def _noted_holder(self) -> Holder:
+    def _read_holder(self) -> Holder:
         try:
             lock = os.open(self.path / _LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
@@ -221,7 +223,7 @@ class StateFolder:
 
     def _go_without_ballast(self, why: str) -> None:
         self._is_without_ballast = True
-        _log.warning("%s: no room is reserved for a full disk", why)
+        _log.warning("%s: no disk space is reserved for the case that the disk is full", why)
 
 
 def _reserve(file: BinaryIO) -> None:
@@ -234,29 +236,29 @@ def _reserve(file: BinaryIO) -> None:
                 raise
         else:
             return
-    # The file system cannot reserve room (ZFS, some of FUSE; musl says so). Random bytes: it may compress.
+    # The file system cannot reserve space (ZFS, some of FUSE; musl says so). It may compress: random bytes.
     file.write(os.urandom(BALLAST_BYTES))
 
 
 def _refuse_others_folder(root: PrivateFolder) -> None:
-    """Raises LedgerBroken unless the folder carries our marker, is of version 0.1.0, or is empty."""
+    """Raises LedgerBroken unless the folder has our marker, belongs to version 0.1.0, or is empty."""
     names = set(root.names()) - _OF_THE_FILE_SYSTEM - {MARKER + PART}
     if MARKER in names:
         with root.read_file(MARKER) as marker:
             found = marker.read(len(_MARKER_TEXT))
         if found != _MARKER_TEXT:
             raise LedgerBroken(
-                f"{root.path / MARKER}: is damaged, or a newer faillog-otel made it; use that one, or name "
-                "another --state-dir"
+                f"{root.path / MARKER}: is damaged, or a newer faillog-otel made it; use that version, or "
+                "name another --state-dir"
             )
-    elif names and not (_holds_ledger(root) or _is_cut_off_start(root, names)):
+    elif names and not (_holds_ledger(root) or _is_interrupted_start(root, names)):
         raise LedgerBroken(
             f"{root.path}: is not empty, and is not a state folder of faillog-otel; name an empty folder"
         )
 
 
 def _holds_ledger(root: PrivateFolder) -> bool:
-    """Whether the folder holds a ledger of version 0.1.0. Writes nothing."""
+    """Returns whether the folder holds a ledger of version 0.1.0. Changes nothing."""
     if not root.has(_LEDGER):
         return False
     with root.read_file(_LEDGER) as file:
@@ -269,19 +271,19 @@ def _holds_ledger(root: PrivateFolder) -> bool:
         ) as ledger:
             [version] = ledger.execute("PRAGMA user_version").fetchone()
             tables = {row[0] for row in ledger.execute("SELECT name FROM sqlite_master")}
-    except (sqlite3.Error, UnicodeDecodeError):  # damaged, or left by a crash: its header decides
+    except (sqlite3.Error, UnicodeDecodeError):  # damaged, or left by a crash: the header decides
         version, tables = int.from_bytes(header[60:64], "big"), _TABLES
     return version in (1, 2) and tables >= _TABLES
 
 
-def _is_cut_off_start(root: PrivateFolder, names: set[str]) -> bool:
-    """Whether version 0.1.0 was killed before it wrote anything to its ledger."""
+def _is_interrupted_start(root: PrivateFolder, names: set[str]) -> bool:
+    """Returns whether version 0.1.0 was killed before it wrote to its ledger."""
     if _LOCK not in names or names - _OF_VERSION_0_1_0 - {_LEDGER}:
         return False
     if _LEDGER in names and os.stat(_LEDGER, dir_fd=root.descriptor, follow_symlinks=False).st_size:
         return False
     with root.read_file(_LOCK) as lock:
-        if not _NOTED_PROCESS.fullmatch(lock.read(32)):
+        if not _PROCESS_ID.fullmatch(lock.read(32)):
             return False
     for name in names & _FOLDERS:
         folder = PrivateFolder.open(root.path / name, root, create=False)

@@ -122,7 +122,7 @@ class Fetcher:
             self._tidy(now_ns)
             self._ledger.check_room()
             self.lacks_room = None
-            under_way = self._ledger.under_way()
+            under_way = self._ledger.unfinished_objects()
             self._to_download(under_way.untried)
             if listed := self._ledger.next_listed(now_ns):
                 self._download(listed)
@@ -226,7 +226,7 @@ class Fetcher:
 
     @property
     def _is_object_due_soon(self) -> bool:
-        try_ns = self._ledger.under_way().next_try_ns
+        try_ns = self._ledger.unfinished_objects().next_try_ns
         return try_ns is not None and try_ns <= self._clock.now_ns() + SOON_NS
 
     @property

@@ -82,7 +82,7 @@ def outlook(ledger: LedgerReader | None, config: SegmentConfig, now_ns: int, *, 
             config = as_last_run(ledger, config)
             hours = ledger.hours(after=hour_of(now_ns - RETENTION_NS))
             quota = ledger.quota(config.requests_per_day)
-            to_download = ledger.under_way().to_download
+            to_download = ledger.unfinished_objects().to_download
             missing = len(ledger.missing_objects())
         schedule = schedule_of(ledger, config, now_ns, once=once)
     if not config.collections:

@@ -127,7 +127,7 @@ def _first_obtainable(seen: Mapping[int, Hour], first_kept: int) -> int:
 
 
 def _state(hour: int, seen: Hour | None, *, is_gone: bool, is_empty: bool) -> State:
-    if seen is not None and seen.under_way:
+    if seen is not None and seen.unfinished:
         return "partial"
     if (is_gone and (seen is None or seen.listed_ns is None)) or (seen is not None and seen.lost):
         return "expired"
@@ -273,7 +273,7 @@ def status(
         quota = ledger.quota(config.requests_per_day)
         records, time_shifted = ledger.totals(), ledger.time_shifted()
         quarantine = ledger.kept_by_reason()
-        under_way, missing = ledger.under_way(), ledger.missing_objects()
+        under_way, missing = ledger.unfinished_objects(), ledger.missing_objects()
         refused = {name: refused_until_ns(ledger, name, now_ns) for name in (*config.collections, *seen)}
         sent = ledger.newest_sent_hour()
     read = [hour for known in seen.values() for hour, each in known.items() if each.listed_ns is not None]

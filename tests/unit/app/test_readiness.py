@@ -52,7 +52,7 @@ def test_what_was_read_and_exported_shows(ledger: Ledger) -> None:
     request = ledger.debit("a", hour, "fresh", now_ns)
     said = RateLimit(now_ns, remaining=90)
     ledger.listed(request, "a", hour, ["https://h/x?sig=1"], now_ns, rate_limit=said)
-    assert ledger.under_way().to_download == 1
+    assert ledger.unfinished_objects().to_download == 1
     listed = ledger.next_listed(now_ns)
     assert listed is not None
     ledger.spooled(

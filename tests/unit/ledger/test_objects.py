@@ -47,7 +47,7 @@ def test_siblings_are_taken_in_and_the_listing_counts(ledger: SqliteLedger) -> N
     assert (found.listed_ns, found.missing, found.failures) == (NOW_NS, 1, 0)
     assert not found.is_settled
     assert ledger.next_listed(NOW_NS) is None
-    assert ledger.under_way().to_forward == 2
+    assert ledger.unfinished_objects().to_forward == 2
 
 
 def test_a_url_is_tried_again_without_a_request_and_then_another_one_is_needed(ledger: SqliteLedger) -> None:
@@ -167,7 +167,7 @@ def test_what_leaves_the_28_days_is_reported_once_and_counted(ledger: SqliteLedg
     assert view(ledger).lost == 1
     ledger.prune(gone_ns)
     assert ledger.next_spooled() == spooled, "it is not forwarded yet"
-    assert ledger.under_way().to_forward == 1
+    assert ledger.unfinished_objects().to_forward == 1
 
 
 @pytest.mark.parametrize(("used", "asked"), [(0, 1), (11, 1), (12, 0)])

@@ -18,7 +18,7 @@ READ = Hour(
     failures=0,
     failed_ns=0,
     failed_why="",
-    under_way=0,
+    unfinished=0,
 )
 UNREAD: dict[str, Any] = {"first_listed_ns": None, "listed_ns": None, "same_since_ns": None}
 
@@ -43,8 +43,8 @@ def state_of(seen: Hour | None, hours_ago: int = 48, *, is_empty: bool = False) 
     [
         (None, "waiting"),
         (replace(READ, **UNREAD), "waiting"),
-        (replace(READ, **UNREAD, under_way=1), "partial"),
-        (replace(READ, under_way=1, failures=2), "partial"),
+        (replace(READ, **UNREAD, unfinished=1), "partial"),
+        (replace(READ, unfinished=1, failures=2), "partial"),
         (replace(READ, **UNREAD, failures=1), "failed"),
         (replace(READ, failures=1), "failed"),
         (READ, "read"),
@@ -80,7 +80,7 @@ def test_an_hour_that_was_read_and_has_no_object_is_empty() -> None:
         (None, "expired"),
         (replace(READ, **UNREAD, failures=1), "expired"),
         (replace(READ, failures=1), "failed"),
-        (replace(READ, **UNREAD, under_way=1), "partial"),
+        (replace(READ, **UNREAD, unfinished=1), "partial"),
     ],
 )
 def test_an_hour_that_segment_has_no_more(seen: Hour | None, state: State) -> None:
