@@ -1,8 +1,8 @@
-"""The backends, declared once: what each accepts, what its operator sets, and what `--backend` sets.
+"""The table of backends: what each accepts, what its operator must set, and what `--backend` sets.
 
-Taken from their sources and documentation in 2026. Records are an hour old at best and 28 days at worst, so a
-time policy keeps them younger than the backend's limit, with room for the hours that a record may wait after
-its time was fixed. `doctor` prints `needs`; docs/guides/backends has a page for each.
+From their sources and documentation in 2026. Records are between an hour and 28 days old, so a time policy
+keeps them younger than the backend's limit, with a margin for the hours that a record can wait after its time
+was fixed. `doctor` prints `needs`; docs/guides/backends has a page for each.
 """
 
 import math
@@ -16,24 +16,24 @@ _DAY = 24 * _HOUR
 
 
 class Backend(Struct, frozen=True, kw_only=True):
-    """A backend, and what `--backend` sets for it."""
+    """A backend, and the settings of its profile."""
 
     name: str
     profile: BackendName | None = None
     """The value of `--backend`; None without one."""
     needs: str = ""
-    """What its operator has to know and to set, for people."""
+    """What its operator must know and set, as text."""
     hosts: tuple[str, ...] = ()
-    """Its host names; those of subdomains are not listed."""
+    """Its host names; subdomains belong to it, too."""
     oldest_seconds: float = math.inf
-    """Records of this age are dropped, or never found."""
+    """The backend drops records of this age, or never finds them."""
     raised_by: str = ""
-    """The backend's setting that raises this age, if nothing is lost for good as long as it is too low."""
+    """The backend's setting that raises this age, if raising it later makes old records appear."""
     time_policy: TimePolicy = TimePolicy()
     limits: Limits = Limits()
 
     def drops(self, policy: TimePolicy) -> bool:
-        """Returns whether records under this time policy may be too old."""
+        """Returns whether records can be too old under this time policy."""
         if policy.kind == "clamp":
             return policy.age_seconds >= self.oldest_seconds
         return policy.kind == "occurred" and math.isfinite(self.oldest_seconds)
@@ -45,28 +45,28 @@ NO_BACKEND = Backend(name="any")
 _TEMPO = Backend(
     name="Grafana Tempo",
     profile="tempo",
-    needs="storage.trace.wal.ingestion_time_range_slack: 48h, or its search finds no span that is older than "
-    "2 minutes (by id, all are found); it cuts attributes at 2,048 bytes, and takes no logs",
+    needs="storage.trace.wal.ingestion_time_range_slack: 48h, otherwise its search finds no span older "
+    "than 2 minutes (by id, it finds all); it truncates attributes to 2,048 bytes and accepts no logs",
 )
 _LOKI = Backend(
     name="Grafana Loki",
     profile="loki",
-    needs="limits_config.shard_streams.time_sharding_enabled: true, or it refuses a line that is more than "
-    "an hour older than the newest of its stream; lines older than reject_old_samples_max_age, a week, are "
-    "refused; it takes no spans",
+    needs="limits_config.shard_streams.time_sharding_enabled: true, otherwise it refuses lines more than an "
+    "hour older than the newest of their stream; it refuses lines older than reject_old_samples_max_age, a "
+    "week, and accepts no spans",
     oldest_seconds=7 * _DAY,
     time_policy=TimePolicy("clamp", 6 * _DAY),
-    # Of its 128 entries and 64 KiB of structured metadata, the resource, the ids, the severity and the scope
-    # take some; one entry or byte too many, and Loki refuses the whole record.
+    # The resource, the ids, the severity and the scope use some of the 128 entries and 64 KiB of structured
+    # metadata. With one entry or byte too many, Loki refuses the whole record.
     limits=Limits(body_bytes=8192, attributes=100, attribute_bytes=48 * 1024),
 )
 _JAEGER = Backend(
     name="Jaeger",
     profile="jaeger",
-    needs="with Elasticsearch, a span is found, by id too, until it is as old as max_span_age, 72 hours: "
-    "raise that to a month, and set --time-policy occurred, to see true times; it takes no logs",
-    # The age counts when somebody looks: under clamp:71h an old span would be gone after an hour, and this
-    # leaves 48.
+    needs="with Elasticsearch, it finds no span older than max_span_age, 72 hours, not even by id; to see "
+    "true times, raise that to a month and set --time-policy occurred; it accepts no logs",
+    # The age counts at the time of the query: under clamp:71h an old span would disappear after an hour,
+    # under this policy after 48 hours.
     oldest_seconds=72 * _HOUR,
     raised_by="max_span_age",
     time_policy=TimePolicy("clamp", _DAY),
@@ -74,7 +74,7 @@ _JAEGER = Backend(
 _HONEYCOMB = Backend(
     name="Honeycomb",
     profile="honeycomb",
-    needs="takes old data; does not recognise re-sends: count COUNT_DISTINCT(messaging.message.id)",
+    needs="accepts old data; does not detect re-sent records: query COUNT_DISTINCT(messaging.message.id)",
     hosts=("honeycomb.io",),
     # 2,000 fields and 64 KB.
     limits=Limits(body_bytes=16384, extra_bytes=8192, attributes=2000, attribute_bytes=64_000),
@@ -82,8 +82,8 @@ _HONEYCOMB = Backend(
 _DATADOG = Backend(
     name="Datadog",
     profile="datadog",
-    needs="takes spans and logs of the last 18 hours; keep these spans away from datadog/connector: they "
-    "would skew APM's statistics",
+    needs="accepts spans and logs of the last 18 hours; keep these spans away from datadog/connector, "
+    "because they would distort APM's statistics",
     hosts=("datadoghq.com", "datadoghq.eu", "ddog-gov.com"),
     oldest_seconds=18 * _HOUR,
     time_policy=TimePolicy("clamp", 17 * _HOUR),
@@ -93,7 +93,7 @@ _DATADOG = Backend(
 _NEW_RELIC = Backend(
     name="New Relic",
     profile="newrelic",
-    needs="takes data of the last 24 hours",
+    needs="accepts data of the last 24 hours",
     hosts=("newrelic.com", "nr-data.net"),
     oldest_seconds=_DAY,
     time_policy=TimePolicy("clamp", 23 * _HOUR),
@@ -103,12 +103,13 @@ _NEW_RELIC = Backend(
 _DYNATRACE = Backend(
     name="Dynatrace",
     profile="dynatrace",
-    needs="takes logs of the last 24 hours, and spans of the last hour: next to all records get another time",
+    needs="accepts logs of the last 24 hours and spans of the last hour, so almost all records get another "
+    "time",
     hosts=("dynatrace.com",),
     oldest_seconds=_HOUR,
-    # No record is younger than an hour; this leaves them all of that hour to arrive.
+    # No record is younger than an hour; this policy leaves records a whole hour to arrive.
     time_policy=TimePolicy("arrival"),
-    # A value of 32 kB, of which what is extracted has 4,096 bytes; a log of 500 attributes.
+    # A value of 32 kB, of which 4,096 bytes are extracted; a log of 500 attributes.
     limits=Limits(body_bytes=16384, extra_bytes=4096, attributes=500),
 )
 
@@ -121,16 +122,17 @@ BACKENDS: dict[BackendName, Backend] = {
 _GRAFANA_CLOUD = Backend(
     name="Grafana Cloud",
     profile="loki",  # stricter than Tempo
-    needs="its Loki refuses lines older than a week, and, without time sharding, a line that is an hour "
-    "older than the newest of its stream; its Tempo finds old spans by id, and by search only within "
+    needs="its Loki refuses lines older than a week and, without time sharding, lines an hour older than the "
+    "newest of their stream; its Tempo finds old spans by id, but by search only within "
     "ingestion_time_range_slack",
     hosts=("grafana.net", "grafana.com"),
     oldest_seconds=_LOKI.oldest_seconds,
 )
 _COLLECTOR = Backend(
     name="a collector on this machine",
-    needs="a receiver and pipelines of their own, without tail_sampling and spanmetrics; exporters with "
-    "sending_queue.storage and retry_on_failure.max_elapsed_time: 0, for what it took is queued, no more",
+    needs="a receiver and pipelines for faillog-otel alone, without tail_sampling and spanmetrics; exporters "
+    "with sending_queue.storage and retry_on_failure.max_elapsed_time: 0, because acknowledged records are "
+    "only queued",
     hosts=("localhost", "127.0.0.1", "::1"),
 )
 

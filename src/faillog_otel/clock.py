@@ -19,7 +19,7 @@ RETENTION_NS = 28 * DAY_NS
 AGREES_NS = 300 * SECOND_NS
 """Maximum difference of two clocks that agree."""
 MIN_TIME_NS = 1_704_067_200 * SECOND_NS
-"""2024-01-01, before Segment had failure logs: an earlier clock was never set."""
+"""2024-01-01, before Segment had failure logs: a clock with an earlier time was never set."""
 
 MAX_NS = 2**63 - 1
 """2262-04-11T23:47:16.854775807Z: the last time that fits into an int64 of nanoseconds."""
@@ -84,7 +84,7 @@ class SegmentClock:
         return self.now_ns() >= max(MIN_TIME_NS, self._agreed_ns - AGREES_NS)
 
     def certain_ns(self) -> int:
-        """Returns the earlier of both clocks: what is old by it is old unless both are wrong."""
+        """Returns the earlier time of both clocks: an hour that is old by it is old unless both are wrong."""
         return min(self.now_ns(), self._machine.now_ns())
 
     def follow_machine(self) -> None:

@@ -2,7 +2,7 @@
 
 FaillogError
 ├── ConfigError     a setting is wrong: change it (exit 2)
-├── InputError      a PATH cannot be read: go on with the others (exit 2 at the end)
+├── InputError      a PATH cannot be read: continue with the others (exit 2 at the end)
 ├── LedgerBroken    a file that keeps records cannot be written: stop (exit 5)
 ├── NoRoom          the disk is full: pause until space is available
 │   └── Busy        another process locks the ledger: retry

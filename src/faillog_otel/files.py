@@ -20,8 +20,6 @@ from typing import BinaryIO, Self
 
 from faillog_otel.errors import ConfigError, LedgerBroken
 
-# -- small files ---------------------------------------------------------------------------------------------
-
 MAX_BYTES = 1024 * 1024
 
 
@@ -64,9 +62,6 @@ def _kind(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "a device")
 
 
-# -- durable writes ------------------------------------------------------------------------------------------
-
-
 def make_durable(descriptor: int) -> None:
     """Flushes a file or folder to the disk, so that it survives a power cut. Raises OSError."""
     if hasattr(fcntl, "F_FULLFSYNC"):  # macOS: fsync leaves the data in the disk's own cache
@@ -75,8 +70,6 @@ def make_durable(descriptor: int) -> None:
             return
     os.fsync(descriptor)
 
-
-# -- private folders -----------------------------------------------------------------------------------------
 
 _log = logging.getLogger(__name__)
 

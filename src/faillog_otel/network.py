@@ -135,8 +135,7 @@ def family_of(host: str) -> socket.AddressFamily:
 def resolve(host: str, port: int, deadline: Deadline) -> Sequence[Address]:
     """Returns the addresses of a host. Raises TimeoutError, OSError, UnicodeError.
 
-    A look-up cannot be interrupted; after the deadline it goes on in its own thread until the resolver gives
-    up.
+    A look-up cannot be interrupted: after the deadline, its thread continues until the resolver gives up.
     """
     found: queue.SimpleQueue[Sequence[Address] | OSError | UnicodeError] = queue.SimpleQueue()
 

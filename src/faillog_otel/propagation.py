@@ -53,9 +53,6 @@ class TraceContext(NamedTuple):
         return bool(self.flags & SAMPLED)
 
 
-# -- ids -----------------------------------------------------------------------------------------------
-
-
 def digest(kind: str, *fields: str | int | None) -> bytes:
     """Returns the 32 bytes of `H(kind, *fields)`."""
     return _sha256(f"[{','.join(map(_as_json, (kind, *fields)))}]".encode()).digest()
@@ -121,9 +118,6 @@ def _as_json(field: str | int | None) -> str:
     return "null" if field is None else str(field)
 
 
-# -- reading -------------------------------------------------------------------------------------------
-
-
 def parse_traceparent(text: str) -> TraceContext | None:
     """Returns the context of a `traceparent` (W3C Trace Context, version 00); None if it is invalid."""
     found = _TRACEPARENT.fullmatch(text)
@@ -160,9 +154,6 @@ def trace_id_of(message_id: str) -> str:
     """
     context = context_in(message_id)
     return (context.trace_id if context else derived_trace_id(message_id)).hex()
-
-
-# -- writing -------------------------------------------------------------------------------------------
 
 
 def message_id(context: "Context | None" = None, *, compact: bool = False) -> str:

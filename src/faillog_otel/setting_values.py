@@ -1,7 +1,7 @@
 """The values of settings: their kinds, and the parsers of their texts.
 
-A parser takes a value as a config file holds it and returns the value that the program uses. Its ConfigError
-says what is wrong and what to write; it says no setting's name, which the caller adds, and no secret.
+A parser takes a value of a config file and returns the value that the program uses. Its ConfigError says what
+is wrong and what to write. It names no setting, because the caller adds the name, and no secret.
 """
 
 import math
@@ -27,7 +27,7 @@ MIN_INTERVAL_SECONDS = 0.1
 
 
 def describe(value: object) -> str:
-    """Returns what a value of a config file is, in words, but not the value: it may be a secret."""
+    """Returns the type of a value of a config file, in words; the value may be a secret."""
     if isinstance(value, bool):
         return "true" if value else "false"
     types = {str: "a string", int: "a number", float: "a number", list: "a list", dict: "a table"}
@@ -87,14 +87,14 @@ def parse_time_policy(text: str) -> TimePolicy:
 
 def parse_moment(text: str) -> Moment:
     """Returns the time of an RFC 3339 text, or a relative one: `-36h`, `-7d`."""
-    said = text.strip().replace(" ", "T", 1)
-    if re.fullmatch(r"-[\d.]+(ms|s|m|h|d)", said, re.ASCII):
-        return Moment(ago_seconds=parse_duration(said[1:]))
-    zone = re.search(r"T.*([Zz]|[+-]\d\d:\d\d)$", said, re.ASCII)
-    at_ns = parse_rfc3339(said)
+    moment = text.strip().replace(" ", "T", 1)
+    if re.fullmatch(r"-[\d.]+(ms|s|m|h|d)", moment, re.ASCII):
+        return Moment(ago_seconds=parse_duration(moment[1:]))
+    zone = re.search(r"T.*([Zz]|[+-]\d\d:\d\d)$", moment, re.ASCII)
+    at_ns = parse_rfc3339(moment)
     if at_ns is not None and zone:
         return Moment(at_ns=at_ns)
-    raise ConfigError(f"{quoted(text)} {_moment_problem(said)}")
+    raise ConfigError(f"{quoted(text)} {_moment_problem(moment)}")
 
 
 def _moment_problem(text: str) -> str:
@@ -193,7 +193,7 @@ def parse_headers(headers: Mapping[str, str]) -> tuple[tuple[str, Secret], ...]:
 
 
 def parse_collections(collections: Sequence[str]) -> tuple[str, ...]:
-    """Returns Collection IDs. Refuses what cannot be one: to ask Segment costs a request.
+    """Returns Collection IDs. Refuses impossible ones, because a request for them would cost quota.
 
     Segment's own are KSUIDs, 27 letters and digits; those of a simulated Segment may be words.
     """

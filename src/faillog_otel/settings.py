@@ -90,13 +90,13 @@ class Setting(Struct, frozen=True):
             return None
         return found.default if found.default_factory is NODEFAULT else found.default_factory()
 
-    def parse(self, said: Any, name: str, read: Callable[[Any], Any] | None = None) -> Any:
-        """Returns the field's value. Raises ConfigError that begins with `name`.
+    def parse(self, value: Any, name: str, read: Callable[[Any], Any] | None = None) -> Any:
+        """Returns the field's value. Raises ConfigError, which begins with `name`.
 
-        `said` is the value as in a config file, or what `read` makes such a value of.
+        `value` is that of a config file, or `read` converts it to one.
         """
         try:
-            return self.kind.convert(read(said) if read else said)
+            return self.kind.convert(read(value) if read else value)
         except ConfigError as error:
             raise ConfigError(f"{name}: {error}") from None
 
@@ -329,11 +329,8 @@ BY_PARAMETER = {row.parameter: row for row in SETTINGS if row.option}
 VARIABLES = {name: row for row in SETTINGS for name in row.variables}
 
 
-# -- names that are no settings -----------------------------------------------------------------------
-
-
 def unknown_key(key: str, value: object, table: str) -> str:
-    """Returns a message about an unknown key or table, with the known one that is near."""
+    """Returns a message about an unknown key or table, with a similar known one."""
     known = [row.key for row in SETTINGS if row.table == table]
     tables = {each.removeprefix(f"{table}."): each for each in TABLES if each.rpartition(".")[0] == table}
     near = get_close_matches(key, [*known, *tables], n=1)
@@ -342,14 +339,16 @@ def unknown_key(key: str, value: object, table: str) -> str:
             f"did you mean [{tables[near[0]]}]?" if near else f"the tables are {_bracketed(tables.values())}"
         )
         return f"unknown table [{truncate(f'{table}.{key}'.lstrip('.'), MAX_QUOTED)}]; {hint}"
-    said = f'{f"[{table}]" if table else "outside of any table:"} unknown key "{truncate(key, MAX_QUOTED)}"'
+    problem = (
+        f'{f"[{table}]" if table else "outside of any table:"} unknown key "{truncate(key, MAX_QUOTED)}"'
+    )
     if near and near[0] in known:
-        return f'{said}; did you mean "{near[0]}"?'
+        return f'{problem}; did you mean "{near[0]}"?'
     if others := [
         each for each in TABLES if "." not in each and f"{each}.{key}" in BY_PATH and each != table
     ]:
-        return f"{said}; write it under {_bracketed(others, ' or ')}"
-    return f"{said}; the keys are {', '.join(known)}" if table else f"{said}; write it under a table"
+        return f"{problem}; write it under {_bracketed(others, ' or ')}"
+    return f"{problem}; the keys are {', '.join(known)}" if table else f"{problem}; write it under a table"
 
 
 def _bracketed(tables: Iterable[str], between: str = ", ") -> str:
@@ -357,11 +356,11 @@ def _bracketed(tables: Iterable[str], between: str = ", ") -> str:
 
 
 NEAR = 0.9
-"""How similar another program's variable must be to one of ours, from 0 to 1, to count as misspelt."""
+"""Similarity, from 0 to 1, from which another program's variable counts as a misspelt one of ours."""
 _OF_KUBERNETES = re.compile(
     r"\w+_(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
 )
-"""What Kubernetes sets for a Service: for one with the name faillog, FAILLOG_SERVICE_HOST and the like."""
+"""Variables that Kubernetes sets for a Service: for one named faillog, FAILLOG_SERVICE_HOST and others."""
 _MAY_BE_OURS = re.compile(r"(FAIL|OTEL|OTLP|SEGMENT)", re.IGNORECASE)
 _OUR_PREFIX = re.compile(r"^(FAILLOG|OTEL_EXPORTER)_")
 _OF_OTHERS = re.compile(r"OTEL_EXPORTER_OTLP_(METRICS?|PROFILES|SPAN)_|FAILLOG_COLLECTOR_")
@@ -369,7 +368,7 @@ _OF_OTHERS = re.compile(r"OTEL_EXPORTER_OTLP_(METRICS?|PROFILES|SPAN)_|FAILLOG_C
 
 
 def unknown_variables(names: Iterable[str]) -> Iterator[str]:
-    """Yields a warning for each unknown name that begins with FAILLOG_ or nearly is a known one."""
+    """Yields a warning for each unknown name that begins with FAILLOG_ or resembles a known one."""
     for name in sorted(names):
         if name in VARIABLES or not _MAY_BE_OURS.match(name):
             continue
@@ -382,9 +381,9 @@ def unknown_variables(names: Iterable[str]) -> Iterator[str]:
 
 
 def _our_variable(name: str) -> str:
-    """Returns a hint by the words after the prefix, which would outweigh them."""
+    """Returns a hint. Compares names without their prefix, which would outweigh the rest."""
     words = {_OUR_PREFIX.sub("", each): each for each in sorted(VARIABLES)}
-    said = _OUR_PREFIX.sub("", name)
-    near = get_close_matches(said, words, n=1, cutoff=0.7)
-    ending = sorted((each for each in words if each.endswith(f"_{said}")), key=len)
+    rest = _OUR_PREFIX.sub("", name)
+    near = get_close_matches(rest, words, n=1, cutoff=0.7)
+    ending = sorted((each for each in words if each.endswith(f"_{rest}")), key=len)
     return f'; did you mean "{words[found[0]]}"?' if (found := near or ending) else ""

@@ -1,11 +1,11 @@
-"""Where settings come from: options, environment variables and a config file, and which of them wins.
+"""The sources of settings: options, environment variables and a config file, and their precedence.
 
-A `Layer` holds what one source says. `resolve` makes the settings of a run from layers; the first that sets
-something wins.
+A `Layer` holds the values of one source. `resolve` makes the settings of a run from layers; the first layer
+that sets a value wins.
 
 `OTEL_*` variables follow OpenTelemetry's specification of the OTLP exporter: an empty one is unset, and a
-value that cannot be used is ignored with a warning, except in headers and resource attributes: data would be
-sent without its key. Every other wrong value is a ConfigError that names the setting as the user wrote it.
+unusable value is ignored with a warning, except in headers and resource attributes: data would be sent
+without its key. Every other wrong value is a ConfigError that names the setting as the user wrote it.
 """
 
 import math
@@ -47,11 +47,11 @@ from faillog_otel.settings import (
 from faillog_otel.text import truncate
 
 MIN_KEY = 16
-"""Characters of the redaction key: a shorter one can be guessed, and so can the redacted values."""
+"""Characters of the redaction key: who guesses a shorter one can guess the redacted values."""
 
 
 class Layer(Struct, frozen=True):
-    """What one source says."""
+    """The values of one source."""
 
     source: str
     """`flag`, `environment`, or the config file's name."""
@@ -63,39 +63,33 @@ class Layer(Struct, frozen=True):
 
 def origins(layers: Iterable[Layer]) -> dict[str, str]:
     """Returns path of a setting → what sets it: `flag`, a variable, or the config file."""
-    said = ((path, layer) for layer in reversed([*layers]) for path in layer.values)
-    return dict(sorted((path, each.variables.get(path, each.source)) for path, each in dict(said).items()))
-
-
-# -- options ---------------------------------------------------------------------------------------------
+    found = {path: layer for layer in reversed([*layers]) for path in layer.values}
+    return {path: found[path].variables.get(path, found[path].source) for path in sorted(found)}
 
 
 def read_flags(flags: Mapping[str, Any]) -> Layer:
-    """Returns the layer of options, which are given by their names in Python. Raises ConfigError."""
+    """Returns the layer of options, by their names in Python. Raises ConfigError."""
     layer = Layer("flag")
-    for name, said in flags.items():
+    for name, value in flags.items():
         row = BY_PARAMETER.get(name)
-        if row and row.path and said not in (None, ()):
-            layer.values[row.path] = row.parse(said, row.flag, _reader(said, row))
+        if row and row.path and value not in (None, ()):
+            layer.values[row.path] = row.parse(value, row.flag, _reader(value, row))
     return layer
 
 
-def _reader(said: object, row: Setting) -> Callable[[Any], Any] | None:
-    """Returns what makes of an option the value that a config file would hold."""
+def _reader(value: object, row: Setting) -> Callable[[Any], Any] | None:
+    """Returns the function that turns an option into the value of a config file; None if it is one."""
     if row.kind.form == "table":
         return parse_pairs
     if row.kind.form == "list":
-        return row.kind.read if isinstance(said, str) else list
+        return row.kind.read if isinstance(value, str) else list
     return None
 
 
-# -- config file -----------------------------------------------------------------------------------------
-
-
 def read_file(text: str, name: str, is_used: Callable[[str], bool] = lambda _: True) -> Layer:
-    """Returns the layer of a TOML config file. Raises ConfigError that says the file and the key.
+    """Returns the layer of a TOML config file. Raises ConfigError, which names the file and the key.
 
-    `is_used`: whether the setting of this path is read at all; the others cannot be wrong.
+    `is_used` returns whether the command uses the setting of a path; others are not checked.
     """
     layer = Layer(name)
     try:
@@ -126,27 +120,25 @@ def _read_table(
 
 def _broken_toml(error: ValueError, text: str) -> str:
     """Returns `line 3: ...` for an error of tomllib: what is wrong, and what to do."""
-    said, _, place = str(error).rpartition(" (at ")
+    message, _, place = str(error).rpartition(" (at ")
     line = re.match(r"line (\d+)", place)
     where = f"line {line[1] if line else text.rstrip().count(chr(10)) + 1}"
-    if said.startswith("Cannot overwrite a value"):
+    if message.startswith("Cannot overwrite a value"):
         return f"{where}: the key is set twice; remove one of the two"
-    if (twice := re.fullmatch(r"Cannot declare \((.*?),?\) twice", said)) is not None:
+    if (twice := re.fullmatch(r"Cannot declare \((.*?),?\) twice", message)) is not None:
         table = truncate(twice[1].replace("'", "").replace(", ", "."), MAX_QUOTED)
         return f"{where}: the table [{table}] appears twice; write its settings under one heading"
-    if said.startswith("Invalid value"):
+    if message.startswith("Invalid value"):
         return f"{where}: a value is missing or is not TOML; write text in quotes"
-    if not said:  # not tomllib's: Python limits the digits of a number
+    if not message:  # not from tomllib: Python limits the digits of a number
         return "a number has too many digits; shorten it"
-    return f"{where}: {said[0].lower()}{said[1:]}; correct the TOML"
+    return f"{where}: {message[0].lower()}{message[1:]}; correct the TOML"
 
-
-# -- environment -----------------------------------------------------------------------------------------
 
 _RESOURCE = "mapping.resource_attributes"
 _OTEL_RESOURCE = ("OTEL_RESOURCE_ATTRIBUTES", "OTEL_SERVICE_NAME")
 _CHANGING = ("service.instance.id", "host.", "process.", "container.", "k8s.pod.")
-"""Resource attributes that change at every start: they would make re-sent records differ."""
+"""Resource attributes that change at each start: with them, re-sent records would differ."""
 
 
 def read_environment(
@@ -154,7 +146,7 @@ def read_environment(
 ) -> tuple[Layer, list[str]]:
     """Returns the layer of the environment, and warnings about variables without effect. Raises ConfigError.
 
-    `is_used`: whether the setting of this path is read at all; the others cannot be wrong.
+    `is_used` returns whether the command uses the setting of a path; others are not checked.
     """
     layer = Layer("environment")
     warnings = list(unknown_variables(filter(environ.get, environ)))
@@ -179,19 +171,16 @@ def read_environment(
 
 
 def _read_otel_resource(environ: Mapping[str, str], layer: Layer) -> None:
-    """Reads OpenTelemetry's variables, without attributes that change at every start."""
+    """Reads OpenTelemetry's variables, without attributes that change at each start."""
     names = [name for name in _OTEL_RESOURCE if environ.get(name)]
     by, row = " or ".join(names), BY_PATH[_RESOURCE]
     text, service = (environ.get(name, "") for name in _OTEL_RESOURCE)
-    row.parse(text, by, row.kind.read)  # it must be readable as a whole
-    said = {key: value for key, value in parse_encoded_pairs(text).items() if not key.startswith(_CHANGING)}
+    row.parse(text, by, row.kind.read)  # all of it must be valid
+    pairs = {key: value for key, value in parse_encoded_pairs(text).items() if not key.startswith(_CHANGING)}
     if service:
-        said["service.name"] = service
-    if said:
-        layer.values[_RESOURCE], layer.variables[_RESOURCE] = row.parse(said, by), by.replace(" or", ",")
-
-
-# -- the settings of a run -------------------------------------------------------------------------------
+        pairs["service.name"] = service
+    if pairs:
+        layer.values[_RESOURCE], layer.variables[_RESOURCE] = row.parse(pairs, by), by.replace(" or", ",")
 
 
 def resolve(
@@ -207,7 +196,7 @@ def resolve(
 
     `home` is the folder of the default state folder.
     """
-    run, delivery = _said(layers, ""), _said(layers, "delivery")
+    run, delivery = _fields_set(layers, ""), _fields_set(layers, "delivery")
     if polls_forever:
         delivery.setdefault("wait_seconds", math.inf)
     signals: tuple[Signal, ...] = value_of(layers, "otlp.signals")
@@ -231,7 +220,7 @@ def resolve(
         delivery=DeliveryConfig(writes=writes, targets=targets, **delivery),
         segment=_segment(layers),
         telemetry=telemetry,
-        health=HealthConfig(**_said(layers, "health")),
+        health=HealthConfig(**_fields_set(layers, "health")),
         verbosity=verbosity,
         config_file=config_file,
         warnings=(*warnings, *ignored, *(f"{url}: sent without encryption" for url in unencrypted)),
@@ -240,11 +229,11 @@ def resolve(
 
 
 def resolve_mapping(layers: Sequence[Layer]) -> MappingConfig:
-    """Returns the settings of how events become records; earlier layers win."""
+    """Returns the settings of the mapping of events to records; earlier layers win."""
     backend = _first(layers, "mapping.backend")
     profile = BACKENDS[backend] if backend else NO_BACKEND
-    said = {"time_policy": profile.time_policy, **_said(layers, "mapping")}
-    return MappingConfig(limits=profile.limits, **said)
+    values = {"time_policy": profile.time_policy, **_fields_set(layers, "mapping")}
+    return MappingConfig(limits=profile.limits, **values)
 
 
 def value_of(layers: Sequence[Layer], path: str) -> Any:
@@ -258,56 +247,56 @@ def _first(layers: Iterable[Layer], path: str) -> Any:
     return next((layer.values[path] for layer in layers if path in layer.values), None)
 
 
-def _is_said(layers: Iterable[Layer], path: str) -> bool:
+def _is_set(layers: Iterable[Layer], path: str) -> bool:
     return any(path in layer.values for layer in layers)
 
 
-def _said(layers: Sequence[Layer], owner: str) -> dict[str, Any]:
-    """Returns the fields of one part of the `RunConfig` that a layer sets, and their values."""
-    rows = [row for row in SETTINGS if row.field.rpartition(".")[0] == owner and _is_said(layers, row.path)]
+def _fields_set(layers: Sequence[Layer], owner: str) -> dict[str, Any]:
+    """Returns the fields of one part of the `RunConfig` that layers set, with their values."""
+    rows = [row for row in SETTINGS if row.field.rpartition(".")[0] == owner and _is_set(layers, row.path)]
     return {row.field.rpartition(".")[2]: _first(layers, row.path) for row in rows if row.field}
 
 
 def _segment(layers: Sequence[Layer]) -> SegmentConfig:
-    said, token, file = _said(layers, "segment"), "segment.token", "segment.token_file"
-    for layer in layers:  # the first that sets one of them; there, a token wins
+    values, token, file = _fields_set(layers, "segment"), "segment.token", "segment.token_file"
+    for layer in layers:  # the first that sets one of them; within it, the token wins
         if token in layer.values or file in layer.values:
-            said["token"] = layer.values.get(token)
-            said["token_file"] = None if token in layer.values else layer.values[file]
+            values["token"] = layer.values.get(token)
+            values["token_file"] = None if token in layer.values else layer.values[file]
             break
-    return SegmentConfig(is_since_given="since" in said, **said)
+    return SegmentConfig(is_since_given="since" in values, **values)
 
 
 def _telemetry(layers: Sequence[Layer]) -> tuple[TelemetryConfig, list[str]]:
-    """Returns where the program's own metrics go, and warnings."""
+    """Returns the settings of the program's own metrics, and warnings."""
     found = {row.key: (_first(layers, row.path), False) for row in SETTINGS if row.table == "self"}
     if not found["endpoint"][0]:
         keys = ", ".join(sorted(key for key, (value, _) in found.items() if value is not None))
         warnings = [f"[self] sets {keys}, but no endpoint; no metrics are sent"] if keys else []
         return TelemetryConfig(), warnings
-    if not _is_said(layers, "self.proxy"):
+    if not _is_set(layers, "self.proxy"):
         found["proxy"] = (_first(layers, "otlp.proxy"), False)
     try:
         target = _target(found, "metrics")
     except ConfigError as error:
         raise ConfigError(f"[self], FAILLOG_SELF_OTLP_*: {error}") from None
-    return TelemetryConfig(target=target, **_said(layers, "telemetry")), []
+    return TelemetryConfig(target=target, **_fields_set(layers, "telemetry")), []
 
-
-# -- targets ---------------------------------------------------------------------------------------------
 
 _Found = Mapping[str, tuple[Any, bool]]
-"""Key of `[otlp]` → the value, None if nothing sets it, and whether it was set for this signal alone."""
+"""Key of `[otlp]` → the value (None if nothing sets it), and whether it was set for this signal alone."""
 
 
 def _of_signal(layers: Sequence[Layer], signal: Signal) -> _Found:
-    """Returns a signal's settings. Within a layer, the signal's own comes before the general one."""
+    """Returns a signal's settings. Within a layer, the signal's own setting overrides the general one."""
     found: dict[str, tuple[Any, bool]] = {}
     for row in SETTINGS:
         if row.table == f"otlp.{signal}":
             paths = ((row.path, True), (f"otlp.{row.key}", False))
-            said = ((each.values[path], own) for each in layers for path, own in paths if path in each.values)
-            found[row.key] = next(said, (None, False))
+            values = (
+                (each.values[path], own) for each in layers for path, own in paths if path in each.values
+            )
+            found[row.key] = next(values, (None, False))
     return found
 
 
@@ -321,10 +310,10 @@ def _writes(layers: Sequence[Layer], signals: Sequence[Signal]) -> Literal["file
 
 
 def _target(found: _Found, signal: str) -> Target:
-    """Returns where a signal, or `metrics`, goes. Raises ConfigError."""
+    """Returns the target of a signal, or of `metrics`. Raises ConfigError."""
     rows = [BY_PATH[f"otlp.{key}"] for key in found if f"otlp.{key}" in BY_PATH]
-    said = {row.field.removeprefix("target."): found[row.key][0] for row in rows if row.field}
-    target = Target(url="", **{name: value for name, value in said.items() if value is not None})
+    values = {row.field.removeprefix("target."): found[row.key][0] for row in rows if row.field}
+    target = Target(url="", **{name: value for name, value in values.items() if value is not None})
     if target.protocol == "grpc":
         if binary := [name for name, _ in target.headers if name.endswith("-bin")]:
             raise ConfigError(f"the header {binary[0]!r} cannot be set; remove it")
@@ -340,7 +329,7 @@ def _url(found: _Found, protocol: NetworkProtocol, signal: str) -> str:
     """Returns the URL of a target. For HTTP, `v1/<signal>` is appended to a general endpoint."""
     endpoint, is_own = found["endpoint"]
     url: str = endpoint or (DEFAULT_GRPC_ENDPOINT if protocol == "grpc" else DEFAULT_HTTP_ENDPOINT)
-    if protocol == "grpc" and "://" not in url:  # the specification: only then does INSECURE decide
+    if protocol == "grpc" and "://" not in url:  # by the specification, INSECURE decides only then
         url = f"{'http' if found['insecure'][0] else 'https'}://{url}"
     _check_endpoint(url)
     _check_path(url, protocol, signal, is_own=is_own)
@@ -356,7 +345,7 @@ _STARTS_WITH_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5
 
 
 def _check_endpoint(url: str) -> None:
-    """Raises ConfigError if no client could use the URL; it shows nothing that may be secret in it."""
+    """Raises ConfigError if no client can use the URL. The message shows nothing that may be secret."""
     try:
         parts = urlsplit(url)
         usable = (
@@ -377,7 +366,7 @@ def _check_endpoint(url: str) -> None:
 
 
 def _check_path(url: str, protocol: NetworkProtocol, signal: str, *, is_own: bool) -> None:
-    """Raises ConfigError if the path is wrong for the protocol or the signal; it says what to write."""
+    """Raises ConfigError if the path is wrong for the protocol or the signal."""
     parts = urlsplit(url)
     origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
     path = parts.path.rstrip("/")

@@ -151,7 +151,7 @@ class Downloader:
         is_stopping: Callable[[], bool],
         deadline: Deadline,
     ) -> DownloadOutcome:
-        """Writes the content. Gives up a slow download, because its URL expires meanwhile."""
+        """Writes the content. Gives up a slow download, because its URL expires."""
         limits, length, since_deadline_moved = self._limits, 0, 0
         pieces = response.iter_raw()
         while True:

@@ -25,8 +25,6 @@ from faillog_otel.network import SEGMENT, Address, Deadline, Proxies, Proxy, add
 from faillog_otel.text import truncate
 from faillog_otel.tls import client_context
 
-# -- errors --------------------------------------------------------------------------------------------------
-
 _NO_TLS = frozenset(
     (
         "WRONG_VERSION_NUMBER",
@@ -93,8 +91,6 @@ def _causes(error: BaseException) -> list[BaseException]:
     return [*found, *(each for one in found for each in one.args if isinstance(each, BaseException))]
 
 
-# -- settings ------------------------------------------------------------------------------------------------
-
 _CERTIFICATE = "[segment] certificate"
 
 
@@ -131,8 +127,6 @@ def network_of(config: SegmentConfig, environ: Mapping[str, str]) -> Network:
         )
     return Network(context, Proxies(config.proxy, environ, SEGMENT))
 
-
-# -- client --------------------------------------------------------------------------------------------------
 
 Result = TypeVar("Result")
 

@@ -281,7 +281,7 @@ class Quota(Struct, frozen=True, dict=True):
         if limit is None:
             return self._own_left(now_ns)
         back = 0
-        if limit.reset_ns is None:  # then our requests become available meanwhile
+        if limit.reset_ns is None:  # then our requests become available again
             before = self.used_since(limit.at_ns - self._window_ns)
             back = max(0, before - self.used_since(now_ns - self._counts_for_ns))
         return limit.remaining - self.used_since(limit.at_ns) + back

@@ -19,8 +19,7 @@ class Gauge(Struct, frozen=True):
     unit: str
     description: str
     read: Callable[[], Mapping[str, float]]
-    """Returns value of the attribute → number. Called from the export thread; an exception skips the gauge.
-    """
+    """Returns value of the attribute → number. Called from the export thread; an error skips the gauge."""
     attribute: str = ""
     """Name of the attribute; without one, `read` returns a single key, which is ignored."""
     is_counter: bool = False
@@ -35,7 +34,7 @@ class Telemetry(Protocol):
     ) -> None:
         """Counts committed records by outcome, and the quarantined ones by reason code.
 
-        `shifted` exported records have a time that the time policy moved.
+        `shifted` is the number of exported records with a time that the time policy changed.
         """
 
     def record_request(self, signal: str, outcome: str, seconds: float) -> None:

@@ -1,9 +1,8 @@
-"""The program's own metrics, by OpenTelemetry's SDK and OTLP exporter, which sends from its own thread.
+"""The program's own metrics, with OpenTelemetry's SDK and OTLP exporter, which sends from its own thread.
 
-A run does not depend on them: a dead endpoint causes one warning, and the end of a run waits at most
-`FLUSH_SECONDS`. The SDK gets every setting as an argument: `OTEL_*` variables are about the forwarded data,
-and `cli` removes them from the environment. A proxy is used if the setting names one; redirects are not
-followed.
+A run does not depend on them: a dead endpoint causes one warning, and the end of a run waits for them at most
+`FLUSH_SECONDS`. The SDK gets every setting as an argument: `OTEL_*` variables concern the forwarded data, and
+`cli` removes them from the environment. A proxy is used if the setting names one; redirects are not followed.
 """
 
 import logging
@@ -99,21 +98,21 @@ class OtelTelemetry:
         self._meter = meter = self._provider.get_meter("faillog-otel", version)
         self._records = meter.create_counter("faillog.records", "{record}", "Records by outcome")
         self._exported = meter.create_counter(
-            "faillog.exported", "{record}", "Records that the collector acknowledged in all signals"
+            "faillog.exported", "{record}", "Records acknowledged by the collector in all signals"
         )
         self._quarantined = meter.create_counter(
-            "faillog.quarantined", "{record}", "Records that were quarantined, by reason"
+            "faillog.quarantined", "{record}", "Quarantined records by reason"
         )
         self._shifted = meter.create_counter(
-            "faillog.time_shifted", "{record}", "Exported records whose time the time policy moved"
+            "faillog.time_shifted", "{record}", "Exported records with a time that the time policy changed"
         )
         self._latency = meter.create_histogram(
             "faillog.export.duration",
             "s",
-            "How long the collector took to answer a request with forwarded data",
+            "Duration of requests with forwarded data",
             explicit_bucket_boundaries_advisory=LATENCY_SECONDS,
         )
-        # Known series start with 0 in the first export, so that none is missing.
+        # Known series start with 0, so that the first export has all of them.
         for outcome in OUTCOMES:
             self._records.add(0, {"outcome": outcome})
         self._exported.add(0)
