@@ -144,7 +144,7 @@ class Target(Struct, frozen=True, kw_only=True):
 
 
 class DeliveryConfig(Struct, frozen=True, kw_only=True):
-    """What is sent, in which batches, and how long to continue without an acknowledgement."""
+    """What a run sends, in which batches, and how long it continues without an acknowledgement."""
 
     signals: tuple[Signal, ...] = SIGNALS
     writes: Literal["file", "console"] | None = None
@@ -172,7 +172,7 @@ DEFAULT_SINCE = Moment(ago_seconds=7 * 86400.0)
 
 
 class SegmentConfig(Struct, frozen=True, kw_only=True):
-    """What is polled, if no PATHs are given."""
+    """What a run without PATHs polls."""
 
     url: str = SEGMENT_URLS["us"]
     token: Secret | None = None
@@ -191,9 +191,9 @@ class SegmentConfig(Struct, frozen=True, kw_only=True):
     proxy: Secret | None = None
     """`environment`, or the URL of the proxy to Segment and S3; None: no proxy."""
     requests_per_day: int = 120
-    """The quota, if Segment's headers do not say it."""
+    """The quota, if Segment's headers report none."""
     max_requests: int | None = None
-    """How many of them one run may spend."""
+    """The requests that one run may spend."""
 
 
 class TelemetryConfig(Struct, frozen=True, kw_only=True):
@@ -207,7 +207,7 @@ class TelemetryConfig(Struct, frozen=True, kw_only=True):
 
 
 class HealthConfig(Struct, frozen=True, kw_only=True):
-    """How a polling run shows that it is alive."""
+    """How a polling run reports that it is alive."""
 
     address: tuple[str, int] | None = None
     """Host and port of `/healthz` and `/readyz`; port 0 is any free one."""
@@ -241,6 +241,6 @@ class RunConfig(Struct, frozen=True, kw_only=True):
     config_file: str | None = None
     """The file with settings: not an input, even if a PATH contains it."""
     warnings: tuple[str, ...] = ()
-    """Sentences that a run logs: what was ignored, and what may be a mistake."""
+    """Sentences that a run logs: ignored settings and possible mistakes."""
     ignored: tuple[str, ...] = ()
-    """Those that concern every command: ignored variables."""
+    """The warnings that concern every command: ignored variables."""

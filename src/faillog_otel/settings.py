@@ -112,7 +112,7 @@ _OWNERS: dict[str, type[Struct]] = {
 }
 
 TABLES = {
-    "segment": "What is polled, if `run` is given no PATHs.",
+    "segment": "What `run` polls if it gets no PATHs.",
     "otlp": "Where records are sent.",
     "otlp.logs": "For logs only: the keys of [otlp]. The endpoint is used as it is, with its path.",
     "otlp.traces": "For spans only.",
@@ -120,7 +120,7 @@ TABLES = {
     "run": "How a run proceeds and ends.",
     "self": "The program's own metrics. Without an endpoint, none are sent.",
 }
-"""The tables of the config file, and what each is about."""
+"""Table of the config file → its subject."""
 
 # One row per setting, in few lines, so that the table can be read; the order is that of `run --help`.
 # fmt: off
@@ -132,8 +132,8 @@ _ROWS = (
             example='["2wXq0cJ5Zr8vT1nLmKfYb3GdHaE"]'),
     Setting("segment.since", "segment.since", values.MOMENT, "Only hours that begin at TIME or later: RFC "
             "3339, or relative, such as -36h.", option="--since TIME", group="polling",
-            variables=("FAILLOG_SINCE",), details="What an earlier run wanted stays wanted, counted from its "
-            "own start, even if it could not reach Segment."),
+            variables=("FAILLOG_SINCE",), details="Hours that an earlier run wanted stay wanted, counted "
+            "from its start, even if it could not reach Segment."),
     Setting("segment.until", "segment.until", values.MOMENT, "Only hours that begin before TIME.",
             option="--until TIME", group="polling", variables=("FAILLOG_UNTIL",),
             example='"2025-05-08T00:00:00Z"'),
@@ -152,17 +152,18 @@ _ROWS = (
     Setting("segment.max_requests", "segment.max_requests", number(1),
             "Requests to Segment that one run may spend.", option="--max-requests N", group="polling",
             variables=("FAILLOG_MAX_REQUESTS",), default_text="no limit but the quota", example="20",
-            details="When a run has spent them, standard error says so: `--once` ends with exit code 6 if "
-            "hours are left; a run without it continues with what was listed."),
+            details="When a run has spent them, the log says so. `--once` ends with exit code 6 if hours "
+            "are left; a run without it continues with the listed objects."),
     Setting("segment.token", "segment.token", values.TOKEN, "Public API token.",
             variables=("SEGMENT_TOKEN",)),
     Setting("segment.token_file", "segment.token_file", values.STRING,
             "File with the token. It is read for each request, so a rotated token needs no restart.",
             variables=("SEGMENT_TOKEN_FILE",), example='"/run/secrets/segment"',
-            details="If it cannot be read, an error says so, nothing is requested, and it is read again "
-            "every 10 seconds. Within one source, `token` comes before `token_file`."),
+            details="If it cannot be read, an error is logged, no request is made, and it is read again "
+            "every 10 seconds. Within one source, `token` overrides `token_file`."),
     Setting("segment.requests_per_day", "segment.requests_per_day", number(1, 1_000_000),
-            "The quota, if Segment's headers do not say it.", variables=("FAILLOG_REQUESTS_PER_DAY",),
+            "Quota of requests a day, if Segment's headers report none.",
+            variables=("FAILLOG_REQUESTS_PER_DAY",),
             details="See [the quota](../concepts/quota-and-late-data.md#the-quota)."),
     Setting("segment.certificate", "segment.certificate", values.STRING,
             "PEM file of authorities to trust, besides the system's, such as a company's own.",
