@@ -52,7 +52,7 @@ PURE = {
 IO_MODULES = {"os", "pathlib", "io", "socket", "ssl", "time", "random", "sqlite3", "tempfile", "subprocess"}
 
 MAX_PACKAGES, MAX_FILES, MAX_LINES = 12, 125, 400
-MAX_MODULES = defaultdict(lambda: 10, {"otlp": 13, "sandbox": 15, "ledger": 12, "app": 11})
+MAX_MODULES = defaultdict(lambda: 10, {"otlp": 13, "ledger": 12, "app": 11})
 
 BOUNDARIES = {
     "app.demo": "the scene of the demo",

@@ -1,4 +1,4 @@
-"""The simulator's state between requests: its quota, journal and manifest, in one object for its services.
+"""The simulator's state between requests: quota, journal, inbox and manifest, in one object for its services.
 
 Segment grants 120 listings a day to a workspace and refills some of them every hour. How it refills them is
 not documented; each way has its own bound:
@@ -8,24 +8,26 @@ not documented; each way has its own bound:
 """
 
 import logging
+import random
 import secrets
+import string
 import threading
 from bisect import bisect_right
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
-from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, hour_text, time_text
+from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, hour_of, hour_text, time_text
 from faillog_otel.sandbox.config import Faults, QuotaConfig, SimulatedClock, SimulatorConfig
 from faillog_otel.sandbox.http import Request, Response
-from faillog_otel.sandbox.tracking import Inbox
-from faillog_otel.sandbox.world import StoredObject, World
+from faillog_otel.sandbox.world import StoredObject, TrackedMessage, World
 
 _log = logging.getLogger(__name__)
 
 MAX_JOURNAL_ENTRIES = 100_000
+_BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 
 Origin = Literal["api", "downloads"]
 
@@ -267,6 +269,60 @@ class Manifest:
                     None if listed_ns is None else time_text(listed_ns),
                     None if served_ns is None else time_text(served_ns),
                 )
+
+
+class Inbox:
+    """All messages that applications sent, each once. Safe to use from several threads.
+
+    Messages are only added, and never change an object that was read already: when the clock is moved back,
+    the records of a new message wait until after the latest time for which objects were read. So the
+    manifest can generate every version of an object that was listed.
+    """
+
+    def __init__(self, seed: int) -> None:
+        """`seed` determines the messageIds that are generated."""
+        self._seed = seed
+        self._lock = threading.Lock()
+        self._messages: dict[str, TrackedMessage] = {}
+        self._by_hour: defaultdict[int, list[TrackedMessage]] = defaultdict(list)
+        self._listed_until_ns = 0
+
+    def add(self, event: dict[str, Any], now_ns: int) -> TrackedMessage:
+        """Adds a message. Of several with the same messageId the first counts, because SDKs retry."""
+        with self._lock:
+            message_id = event.get("messageId") or self._generated_id()
+            if message_id not in self._messages:
+                now = time_text(now_ns)
+                event = {"timestamp": now} | event | {"messageId": message_id, "receivedAt": now}
+                message = TrackedMessage(message_id, now_ns, self._listed_until_ns, event)
+                self._messages[message_id] = message
+                self._by_hour[hour_of(now_ns)].append(message)
+            return self._messages[message_id]
+
+    def note_listed(self, now_ns: int) -> None:
+        """Notes that somebody reads objects as they are at this time."""
+        with self._lock:
+            self._listed_until_ns = max(self._listed_until_ns, now_ns)
+
+    def count(self, hour: int) -> int:
+        """The number of messages that arrived in an hour so far."""
+        with self._lock:
+            return len(self._by_hour.get(hour, ()))
+
+    def messages_of(self, hour: int, count: int) -> list[TrackedMessage]:
+        """The first `count` messages of an hour."""
+        with self._lock:
+            return self._by_hour.get(hour, [])[:count]
+
+    def messages(self) -> list[TrackedMessage]:
+        """All messages, oldest first."""
+        with self._lock:
+            return list(self._messages.values())
+
+    def _generated_id(self) -> str:
+        """An id as Segment gives it to a message without one: `api-` and 27 letters and digits."""
+        rng = random.Random(f"{self._seed}/messageId/{len(self._messages)}")
+        return "api-" + "".join(rng.choices(_BASE62, k=27))
 
 
 class SimulatorState:

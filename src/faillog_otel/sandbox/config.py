@@ -135,8 +135,6 @@ class SimulatorConfig(Struct, frozen=True, kw_only=True):
     """How long a slow response takes, in real time."""
 
 
-# -- faults --------------------------------------------------------------------------------------------------
-
 Kind = Literal["listing", "download"]
 
 CATALOGUE: dict[str, str] = {
@@ -270,9 +268,6 @@ def check_names(names: Iterable[str]) -> None:
     for name in names:
         if name not in CATALOGUE:
             raise ConfigError(f"unknown fault {name!r}; use one of: {', '.join(CATALOGUE)}")
-
-
-# -- clock ---------------------------------------------------------------------------------------------------
 
 
 class SimulatedClock:

@@ -112,9 +112,6 @@ class Downloads:
         return replace(response, **changes[fault])
 
 
-# -- signatures ----------------------------------------------------------------------------------------------
-
-
 def _refusal(state: SimulatorState, key: str, request: Request, now_ns: int) -> Response | None:
     """The error for a request that may not have the object; None if it may."""
     query = dict(request.query)
@@ -134,9 +131,6 @@ def _refusal(state: SimulatorState, key: str, request: Request, now_ns: int) -> 
 def _signature(state: SimulatorState, key: str, query: dict[str, str]) -> str:
     text = "\n".join(("GET", key, urlencode(sorted(query.items()))))
     return hmac.new(state.signing_key, text.encode(), hashlib.sha256).hexdigest()
-
-
-# -- errors --------------------------------------------------------------------------------------------------
 
 
 def _s3_error(status: int, code: str, message: str, more: str = "") -> Response:
@@ -164,9 +158,6 @@ _FAULTY_RESPONSES: dict[str, Response] = {
     "html": html_page(200),
 }
 """Faults that replace the object by the same response each time."""
-
-
-# -- requests ------------------------------------------------------------------------------------------------
 
 
 def _collection_and_hour(key: str) -> tuple[str | None, str | None]:

@@ -193,8 +193,6 @@ def _free_request(request: Request) -> Response:
     return _segment_error(404, "Not found")
 
 
-# -- errors --------------------------------------------------------------------------------------------------
-
 _ERROR_TYPES = {
     400: "bad-request",
     401: "unauthorized",

@@ -1,4 +1,4 @@
-"""The simulated Segment: two HTTP servers over one shared state, and the control API to steer them.
+"""The simulated Segment: two HTTP servers over one shared state, its Tracking API, and the API to control it.
 
 As a test fixture::
 
@@ -8,10 +8,12 @@ As a test fixture::
         segment.faults.script(Scripted(fault="listing:503"))
 """
 
+import base64
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from email.utils import formatdate
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 from msgspec import Struct
@@ -19,16 +21,30 @@ from msgspec.structs import replace
 
 from faillog_otel.clock import SECOND_NS, parse_rfc3339, time_text
 from faillog_otel.errors import ConfigError
-from faillog_otel.sandbox.bookkeeping import JournalEntry, ManifestEntry, Served, SimulatorState
+from faillog_otel.sandbox.bookkeeping import Inbox, JournalEntry, ManifestEntry, Served, SimulatorState
 from faillog_otel.sandbox.config import Scripted, SimulatedClock, SimulatorConfig
 from faillog_otel.sandbox.downloads import Downloads
 from faillog_otel.sandbox.http import HttpServer, Request, Response, json_response
 from faillog_otel.sandbox.listing_api import ListingApi
-from faillog_otel.sandbox.tracking import PATHS, TrackedMessage, TrackingApi
+from faillog_otel.sandbox.world import TrackedMessage
 
 CONTROL_PREFIX = "/_simulator/"
 
 _MAX_MOVE_SECONDS = 10 * 365 * 86_400.0
+
+_KINDS = ("track", "identify", "page", "screen", "group", "alias")
+_CALLS = {f"/v1/{name}": kind for kind in _KINDS for name in (kind, kind[0])}  # browsers call /v1/t
+_BATCHES = ("/v1/batch", "/v1/b", "/v1/import")
+_TRACKING_PATHS = frozenset((*_CALLS, *_BATCHES))
+
+_MAX_CALL_BYTES, _MAX_BATCH_BYTES, _MAX_BATCH_MESSAGES = 32 * 1024, 500 * 1024, 2500
+_MAX_ID_CHARACTERS = 100
+_REQUIRED = {"track": "event", "group": "groupId", "alias": "previousId"}
+_CORS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "POST",
+    "Access-Control-Allow-Headers": "*, Authorization",
+}
 
 
 class Simulator:
@@ -59,7 +75,7 @@ class Simulator:
         self.faults = self._state.faults
         self._listings = ListingApi(self._state)
         self._downloads = Downloads(self._state)
-        self._tracking = TrackingApi(self._state.inbox)
+        self._tracking = _TrackingApi(self._state.inbox)
         self._control = _Control(self._state)
 
     @property
@@ -102,7 +118,7 @@ class Simulator:
         if request.path.startswith(CONTROL_PREFIX):
             return self._control.answer(request)
         now_ns = self.clock.now_ns()
-        if request.path in PATHS:
+        if request.path in _TRACKING_PATHS:
             served = Served(self._tracking.answer(request, now_ns))
         else:
             served = self._listings.answer(request, now_ns)
@@ -199,3 +215,122 @@ class _Control:
 def _json_lines(items: Iterable[object]) -> Response:
     content = msgspec.json.Encoder().encode_lines(list(items))
     return Response(200, content, {"Content-Type": "application/x-ndjson"})
+
+
+class _TrackingApi:
+    """The Tracking API: answers requests to `_TRACKING_PATHS`, and adds their messages to the inbox.
+
+    It accepts what Segment's SDKs and curl send: `POST /v1/batch`, and `/v1/track` and its like. Any write
+    key is accepted, as the user of Basic authorization or as `writeKey` in the body, which may be gzip.
+    Every message that it accepts fails later, in every collection (see world.py).
+
+    Segment answers 200 to many messages that it then drops. This API answers 400 and names the error,
+    because it is made for tests. Sources: Segment's page "HTTP API Source"; its SDKs for Python, Node and
+    the browser.
+    """
+
+    def __init__(self, inbox: Inbox) -> None:
+        self._inbox = inbox
+
+    def answer(self, request: Request, now_ns: int) -> Response:
+        """Answers one request. A batch is accepted as a whole or not at all."""
+        response = self._answer(request, now_ns)
+        return Response(response.status, response.body, {**response.headers, **_CORS})
+
+    def _answer(self, request: Request, now_ns: int) -> Response:
+        if request.method == "OPTIONS":  # a browser's preflight request
+            return Response(204)
+        if request.method != "POST":
+            return _refusal(405, "not_allowed", "use POST to send messages")
+        body = _content(request)
+        if isinstance(body, Response):
+            return body
+        if not (body.get("writeKey") or _basic_user(request)):
+            message = "a write key is required: as the user of Basic authorization, or as writeKey"
+            return _refusal(401, "unauthorized", message)
+        events = _events(request.path, body)
+        if isinstance(events, str):
+            return _refusal(400, "bad_request", events)
+        for event in events:
+            self._inbox.add(event, now_ns)
+        return json_response(200, {"success": True})
+
+
+def _content(request: Request) -> dict[str, Any] | Response:
+    """The JSON object in a request's body, or the refusal of a body without one."""
+    content = request.body
+    max_bytes = _MAX_BATCH_BYTES if request.path in _BATCHES else _MAX_CALL_BYTES
+    if request.headers.get("content-encoding", "").strip().lower() == "gzip":
+        try:
+            content = zlib.decompressobj(wbits=31).decompress(content, max_bytes + 1)
+        except zlib.error:
+            return _refusal(400, "bad_request", "the body is not gzip")
+    if len(content) > max_bytes:
+        return _refusal(400, "bad_request", f"the body exceeds {max_bytes // 1024} KB")
+    try:
+        body = msgspec.json.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _refusal(400, "invalid_json", "the body is not JSON")
+    return body if isinstance(body, dict) else _refusal(400, "invalid_json", "the body is not a JSON object")
+
+
+def _basic_user(request: Request) -> str:
+    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return ""
+    try:
+        return base64.b64decode(credentials).partition(b":")[0].decode()
+    except ValueError:
+        return ""
+
+
+def _events(path: str, body: dict[str, Any]) -> list[dict[str, Any]] | str:
+    """The events of a request, or an error message."""
+    if path in _CALLS:
+        event = _event(body) | {"type": _CALLS[path]}
+        return _error_in(event) or [event]
+    batch = body.get("batch")
+    if not isinstance(batch, list) or len(batch) > _MAX_BATCH_MESSAGES:
+        return f"batch must be a list of at most {_MAX_BATCH_MESSAGES} messages"
+    events = []
+    for number, each in enumerate(batch):
+        if not isinstance(each, dict):
+            return f"batch[{number}] is not a JSON object"
+        event = _event(each)
+        for shared in ("context", "integrations"):  # a batch may give them once for all messages
+            if isinstance(body.get(shared), dict) and isinstance(event.get(shared, {}), dict):
+                event[shared] = body[shared] | event.get(shared, {})
+        if len(msgspec.json.encode(event)) > _MAX_CALL_BYTES:
+            return f"batch[{number}] exceeds {_MAX_CALL_BYTES // 1024} KB"
+        if error := _error_in(event):
+            return f"batch[{number}]: {error}"
+        events.append(event)
+    return events
+
+
+def _event(given: dict[str, Any]) -> dict[str, Any]:
+    """A message without its write key and without nulls, which some SDKs send for missing fields."""
+    return {name: value for name, value in given.items() if name != "writeKey" and value is not None}
+
+
+def _error_in(event: dict[str, Any]) -> str | None:
+    """The first of Segment's requirements that an event does not meet, as an error message."""
+    kind, message_id = event.get("type"), event.get("messageId", "-")
+    if kind not in _KINDS:
+        return f"type must be one of {', '.join(_KINDS)}"
+    if not (_is_id(event.get("userId")) or _is_id(event.get("anonymousId"))):
+        return "userId or anonymousId is required"
+    if kind in _REQUIRED and not _is_id(event.get(_REQUIRED[kind])):
+        return f"{kind} requires {_REQUIRED[kind]}"
+    if not isinstance(message_id, str) or len(message_id) > _MAX_ID_CHARACTERS:
+        return f"messageId must be a string of at most {_MAX_ID_CHARACTERS} characters"
+    return None
+
+
+def _is_id(value: Any) -> bool:
+    return value != "" and isinstance(value, str | int | float) and not isinstance(value, bool)
+
+
+def _refusal(status: int, code: str, message: str) -> Response:
+    """An error with the keys that the Python SDK reads."""
+    return json_response(status, {"success": False, "code": code, "message": message})

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import chain
+from typing import Any, Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -31,7 +32,6 @@ from faillog_otel.sandbox.generator import (
     logged_events,
     logged_story,
 )
-from faillog_otel.sandbox.tracking import Inbox, TrackedMessage
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -102,12 +102,36 @@ class StoredObject(Struct, frozen=True):
         return replace(self, records=records, content=_packed(self.format, records))
 
 
+class TrackedMessage(Struct, frozen=True):
+    """One message; times are nanoseconds since 1970, by the simulator's clock."""
+
+    id: str
+    received_ns: int
+    listed_until_ns: int
+    """The latest time for which objects had been read when the message arrived."""
+    event: dict[str, Any]
+    """As it was sent, plus what Segment adds: receivedAt, and messageId and timestamp if they are missing."""
+
+
+class TrackedMessages(Protocol):
+    """The messages that applications sent, as the world reads them. Safe to use from several threads."""
+
+    def count(self, hour: int) -> int:
+        """The number of messages that arrived in an hour so far."""
+
+    def messages_of(self, hour: int, count: int) -> list[TrackedMessage]:
+        """The first `count` messages of an hour."""
+
+    def note_listed(self, now_ns: int) -> None:
+        """Notes that somebody reads objects as they are at this time."""
+
+
 class World:
     """All collections and hours, tracked messages included. Safe to use from several threads."""
 
-    def __init__(self, config: WorldConfig, inbox: Inbox | None = None) -> None:
+    def __init__(self, config: WorldConfig, tracked: TrackedMessages) -> None:
         self.config = config
-        self._inbox = inbox or Inbox(config.seed)
+        self._tracked = tracked
         self._records_of = lru_cache(_CACHED_HOURS)(self._records)
         self._objects_of = lru_cache(_CACHED_GENERATIONS)(self._packed_objects)
 
@@ -129,7 +153,7 @@ class World:
 
     def records(self, collection: str, hour: int) -> tuple[TrueRecord, ...]:
         """All records of an hour, future ones included, in the order in which they become available."""
-        return self._records_of(collection, hour, self._inbox.count(hour))
+        return self._records_of(collection, hour, self._tracked.count(hour))
 
     def growth(self, collection: str) -> Growth:
         """How the collection's hours grow."""
@@ -165,7 +189,9 @@ class World:
         """The objects of an hour at a time; none before its first portion and after 28 days."""
         if hour * HOUR_NS + RETENTION_NS <= now_ns:
             return ()
-        self._inbox.note_listed(now_ns)  # before messages are counted: one that arrives now must not be in it
+        self._tracked.note_listed(
+            now_ns
+        )  # before messages are counted: one that arrives now must not be in it
         generation = self.generation(collection, hour, now_ns)
         return self._of_generation(collection, hour, generation) if generation else ()
 
@@ -183,7 +209,7 @@ class World:
         collection, hour = parts[0], parse_hour(f"{parts[1]}:00:00Z")
         if hour is None or hour * HOUR_NS + RETENTION_NS <= now_ns:
             return None
-        self._inbox.note_listed(now_ns)
+        self._tracked.note_listed(now_ns)
         latest = self.generation(collection, hour, now_ns)
         oldest = self.generation(collection, hour, now_ns - URL_SECONDS * SECOND_NS)
         for generation in range(latest, max(oldest, 1) - 1, -1):
@@ -193,15 +219,13 @@ class World:
         return None
 
     def _of_generation(self, collection: str, hour: int, generation: int) -> tuple[StoredObject, ...]:
-        return self._objects_of(collection, hour, generation, self._inbox.count(hour))
-
-    # -- records ---------------------------------------------------------------------------------------
+        return self._objects_of(collection, hour, generation, self._tracked.count(hour))
 
     def _records(self, collection: str, hour: int, tracked: int) -> tuple[TrueRecord, ...]:
         """The generated records, and those of the first `tracked` messages of the hour."""
         generated = self._damaged(self._failures(collection, hour), collection, hour)
         generated = self._repeated(generated, collection, hour)
-        stories = [self._story(collection, message) for message in self._inbox.messages_of(hour, tracked)]
+        stories = [self._story(collection, message) for message in self._tracked.messages_of(hour, tracked)]
         return tuple(sorted(chain(generated, *stories), key=_available))
 
     def _story(self, collection: str, message: TrackedMessage) -> Iterator[TrueRecord]:
@@ -271,8 +295,6 @@ class World:
             if rng.random() < self.config.duplicates and later and not record.damaged:
                 again.append(replace(record, available_ns=rng.choice(later)))
         return sorted(records + again, key=_available)
-
-    # -- objects ---------------------------------------------------------------------------------------
 
     def _packed_objects(
         self, collection: str, hour: int, generation: int, tracked: int

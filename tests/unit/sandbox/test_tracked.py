@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from faillog_otel.clock import HOUR_NS, SECOND_NS, parse_rfc3339
+from faillog_otel.sandbox.bookkeeping import Inbox
 from faillog_otel.sandbox.config import GROWTHS, Growth, WorldConfig
-from faillog_otel.sandbox.tracking import Inbox
 from faillog_otel.sandbox.world import World
 
 HOUR = 480_000

@@ -16,6 +16,7 @@ from faillog_otel.events.decode import decode
 from faillog_otel.events.model import BadRecord, Event, OtherProperties
 from faillog_otel.inputs.decompress import Record, unpack
 from faillog_otel.inputs.formats import form_of, read_records
+from faillog_otel.sandbox.bookkeeping import Inbox
 from faillog_otel.sandbox.config import FORMATS, GROWTHS, Growth, WorldConfig
 from faillog_otel.sandbox.generator import DESTINATIONS, DIALECTS, Dialect, failure_events, logged_events
 from faillog_otel.sandbox.world import RETENTION_NS, StoredObject, World, parse_hour
@@ -30,7 +31,8 @@ COLLECTIONS = ("one", "two", "three")
 
 
 def world(**config: Any) -> World:
-    return World(WorldConfig(**{"collections": COLLECTIONS, "messages": 6.0, **config}))
+    given = WorldConfig(**{"collections": COLLECTIONS, "messages": 6.0, **config})
+    return World(given, Inbox(given.seed))
 
 
 WORLDS = {growth: world(growth=(growth,), damage=0.1, duplicates=0.1) for growth in GROWTHS}
@@ -278,13 +280,13 @@ def test_logged_events_are_the_failure_events() -> None:
 
 @pytest.mark.parametrize("growth", ["append", "rewrite", "repack"])
 def test_dead_objects_are_few_the_same_in_every_listing_and_in_one_hour_each(growth: Any) -> None:
-    world = World(WorldConfig(collections=("a",), growth=(growth,), dead=2, messages=30))
+    segment = world(collections=("a",), growth=(growth,), dead=2, messages=30)
     first = HOUR
     dead: dict[int, int] = {}
     for hour in range(first - first % 24, first - first % 24 + 5 * 24):
-        objects = world.objects("a", hour, (hour + 12) * HOUR_NS)
-        found = [world.death(each) for each in objects]
-        assert found == [world.death(each) for each in objects]
+        objects = segment.objects("a", hour, (hour + 12) * HOUR_NS)
+        found = [segment.death(each) for each in objects]
+        assert found == [segment.death(each) for each in objects]
         if count := sum(each is not None for each in found):
             dead[hour] = count
     assert 4 <= len(dead) <= 10
