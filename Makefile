@@ -5,6 +5,8 @@ FUZZ_RUNS ?= 200000
 FUZZ_EXAMPLES ?= 20000
 COVERAGE_TESTS ?= tests/unit tests/property tests/integration
 SOURCES := $(shell find src -type f -not -name '*.pyc')
+# pytest caches the tests that it compiles: 4 s of CPU for each process.
+unexport PYTHONDONTWRITEBYTECODE
 # Three processes for two cores, because tests wait for a third of their time.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist loadgroup
 

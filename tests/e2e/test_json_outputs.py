@@ -8,7 +8,10 @@ import pytest
 from support.json_outputs import SITUATIONS, Output
 from support.json_schemas import SCHEMAS, SUFFIX, Key, Location, all_keys, keys_in, problems
 
-pytestmark = pytest.mark.timeout(300)  # the first test runs the program some forty times
+pytestmark = [
+    pytest.mark.timeout(300),  # the first test runs the program some forty times
+    pytest.mark.xdist_group("json outputs"),  # one process does it
+]
 
 MAY_BE_DROPPED = {("log" + SUFFIX, "/$defs/redacted/properties/numbers")}
 """Without it, the line is like any other; the test that every key occurs misses it."""

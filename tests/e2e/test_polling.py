@@ -5,7 +5,6 @@ import json
 import re
 import sqlite3
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from support.program import PROGRAM, Done, environment, run_program
+from support.program import PROGRAM, Done, environment, run_program, run_script
 from support.terminal import on_terminal
 
 from faillog_otel.config import Signal
@@ -359,21 +358,9 @@ def answering(**said: object) -> Iterator[tuple[str, list[bytes]]]:
 
 def run_moved(segment: Simulator, folder: Path, *args: str) -> Done:
     """`run --once` on the simulator's clock: its waits take no time."""
-    command = [
-        sys.executable,
-        MOVED,
-        f"{segment.control_url}clock",
-        "60",
-        "run",
-        "--once",
-        "--state-dir",
-        "state",
-    ]
-    env = environment(SEGMENT_TOKEN=TOKEN)
-    done = subprocess.run(
-        [*command, *args], cwd=folder, env=env, capture_output=True, timeout=60, check=False
-    )
-    return Done(done.returncode, done.stdout, done.stderr.decode())
+    clock = f"{segment.control_url}clock"
+    poll = ("run", "--once", "--state-dir", "state")
+    return run_script(MOVED, clock, "60", *poll, *args, cwd=folder, timeout=60, SEGMENT_TOKEN=TOKEN)
 
 
 def test_a_segment_that_says_at_once_is_not_asked_at_once(segment: Simulator, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from msgspec import to_builtins
 from support.events import attempt, error, exchange, lines
 from support.program import PROGRAM, Done, environment, run_program, start_program
 from support.tiers import slow_case, swept
-from support.working import children, worked
+from support.working import children, worked, worker_processes
 
 from faillog_otel.config import Signal
 from faillog_otel.pipeline.workers import MAX_CRASHES
@@ -177,7 +177,7 @@ def test_what_every_worker_dies_over_is_given_up_and_the_rest_is_delivered(tmp_p
 
     def killing(_signal: Signal, body: bytes) -> Reply | None:
         if b"deadly29 " in body:
-            for child in children(os.getpid()):
+            for child in worker_processes(os.getpid()):
                 os.kill(child, signal.SIGKILL)
             return Reply(hangs_up=True)
         return None
@@ -423,7 +423,7 @@ def test_a_file_that_was_replaced_is_not_read_on_after_a_worker_died(tmp_path: P
         if next(requests) == 1:
             path.rename(tmp_path / "rotated")
             path.write_bytes(lines(*[error(messageId=f"n{n}") for n in range(100)]))
-            for child in children(os.getpid()):
+            for child in worker_processes(os.getpid()):
                 os.kill(child, signal.SIGKILL)
         return None
 

@@ -3,8 +3,6 @@
 import json
 import re
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from faillog_otel.sandbox.server import Simulator
 from support.events import attempt, error, exchange, lines
 from support.polled import AWAY, COLLECTION, Polled
 from support.polling import TOKEN, polling, sidecar, simulator
-from support.program import Done, environment, run_program, start_program
+from support.program import Done, run_program, run_script, start_program
 
 MOVED = str(Path(__file__).with_name("moved_program.py"))
 NOW_NS = 1_746_627_420 * SECOND_NS
@@ -39,11 +37,11 @@ class Output(Struct, frozen=True):
 
 def run_moved(polled: Polled, *args: str, code: int) -> Done:
     """Runs the program on the simulator's clock; it must end with this exit code."""
-    command = [sys.executable, MOVED, f"{polled.segment.control_url}clock", "3600", *args]
-    env = environment(SEGMENT_TOKEN=polled.segment.token, FAILLOG_STATE_DIR=str(polled.state))
-    ended = subprocess.run(command, cwd=polled.folder, env=env, capture_output=True, check=False)
-    assert ended.returncode == code, ended.stderr.decode()
-    return Done(ended.returncode, ended.stdout, ended.stderr.decode())
+    env: dict[str, Any] = {"SEGMENT_TOKEN": polled.segment.token, "FAILLOG_STATE_DIR": str(polled.state)}
+    clock = f"{polled.segment.control_url}clock"
+    done = run_script(MOVED, clock, "3600", *args, cwd=polled.folder, **env)
+    assert done.code == code, done.stderr
+    return done
 
 
 def look(polled: Polled, situation: str, *commands: str) -> Iterator[Output]:

@@ -10,7 +10,11 @@ from typing import Any
 
 from msgspec import Struct
 
+from support.fork_server import run_forked
+
 PROGRAM = str(Path(sys.prefix, "bin", "faillog-otel"))
+_READ_AT_START = ("PYTHON", "LANG", "LC_", "COVERAGE_")
+"""How the names of variables begin that the interpreter reads when it starts."""
 _started: "list[subprocess.Popen[bytes]]" = []
 
 
@@ -36,15 +40,19 @@ def environment(**more: str) -> dict[str, str]:
 
 def run_program(*args: str | Path, cwd: Path, stdin: bytes = b"", timeout: float = 100, **env: str) -> Done:
     """Runs `faillog-otel ARGS` to its end."""
-    done = subprocess.run(
-        [PROGRAM, *map(str, args)],
-        cwd=cwd,
-        input=stdin,
-        env=environment(**env),
-        capture_output=True,
-        timeout=timeout,
-        check=False,
-    )
+    return run_script(PROGRAM, *args, cwd=cwd, stdin=stdin, timeout=timeout, **env)
+
+
+def run_script(*command: str | Path, cwd: Path, stdin: bytes = b"", timeout: float = 100, **env: str) -> Done:
+    """Runs a Python script with arguments to its end."""
+    texts, variables = [*map(str, command)], environment(**env)
+    if [name for name in variables if name.startswith(_READ_AT_START)] == ["LANG"] and "LANG" not in env:
+        done = run_forked(texts, cwd, variables, stdin, timeout)
+    else:
+        texts = [sys.executable, *texts]
+        done = subprocess.run(
+            texts, cwd=cwd, input=stdin, env=variables, capture_output=True, timeout=timeout, check=False
+        )
     return Done(done.returncode, done.stdout, done.stderr.decode())
 
 

@@ -75,3 +75,8 @@ def children(process: int) -> list[int]:
     """The processes that a process has started and that are not gone."""
     tasks = Path(f"/proc/{process}/task").iterdir()
     return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+def worker_processes(process: int) -> list[int]:
+    """Those that a process has started as workers."""
+    return [each for each in children(process) if COMMAND[-1] in Path(f"/proc/{each}/cmdline").read_text()]
