@@ -17,6 +17,7 @@ LOG = EncodedEvent(LogRecord(event_name="e").SerializeToString(), b"")
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 @pytest.mark.parametrize("in_flight", [1, 4])
 def test_a_silent_connection_is_left(protocol: NetworkProtocol, in_flight: int) -> None:
+    """As after a firewall forgot it: no error, no answer. The next try takes a new one."""
     with Receiver() as receiver, Relay(int(endpoint_of(receiver, protocol).rpartition(":")[2])) as relay:
         endpoint = f"http://127.0.0.1:{relay.port}"
         with delivery_to(
@@ -35,6 +36,7 @@ def test_a_silent_connection_is_left(protocol: NetworkProtocol, in_flight: int) 
 
 
 def test_one_silent_connection_is_enough_to_leave_all_idle_ones() -> None:
+    """Else each of them would cost a timeout."""
     with Receiver() as receiver, Relay(int(receiver.http_endpoint.rpartition(":")[2])) as relay:
         endpoint = f"http://127.0.0.1:{relay.port}"
         with delivery_to(endpoint, MovedClock(), in_flight=4, timeout_seconds=0.5) as delivery:

@@ -102,6 +102,7 @@ def test_a_single_record_that_is_said_to_be_too_large_is_quarantined(
 def test_a_single_record_that_fails_again_and_again_is_quarantined_once_others_were_taken(
     protocol: NetworkProtocol, reply: Reply
 ) -> None:
+    """The proof that the collector is well and the record is not."""
     with limited(reply) as receiver:
         endpoint = endpoint_of(receiver, protocol)
         with delivery_to(endpoint, MovedClock(), protocol=protocol, wait_seconds=FOREVER) as delivery:
@@ -119,6 +120,7 @@ def test_a_single_record_that_fails_again_and_again_is_quarantined_once_others_w
     ],
 )
 def test_other_limits_cost_no_record(details: str) -> None:
+    """The same code is used for quotas and memory: those are waited out."""
     reply = Reply(code="RESOURCE_EXHAUSTED", details=details)
     with (
         limited(reply) as receiver,

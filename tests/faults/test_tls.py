@@ -144,6 +144,7 @@ def test_certificates_that_rotate_are_read_again(
 def test_half_written_certificates_leave_the_old_ones_in_use(
     authority: Authority, protocol: NetworkProtocol
 ) -> None:
+    """A tool that renews them writes the files one after the other."""
     files = authority.client_files()
     with Receiver(identity=authority.identity(client_ca=authority)) as receiver:
         endpoint = endpoint_of(receiver, protocol)

@@ -97,6 +97,7 @@ def test_the_authorities_of_the_environment_are_trusted(
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_file_of_authorities_that_cannot_be_read_is_said(events: Path, protocol: str) -> None:
+    """Else every handshake fails, and nobody sees why."""
     options = ("--endpoint", "https://127.0.0.1:1", "--protocol", protocol)
     done = run_program("run", events, *options, cwd=events.parent, SSL_CERT_FILE="missing.pem")
     assert (done.code, "missing.pem" in done.stderr) == (2, True), done.stderr
@@ -120,6 +121,7 @@ def test_our_own_metrics_trust_the_same(events: Path, authority: Authority, prot
 def test_grpcs_own_log_lines_do_not_reach_standard_error(
     events: Path, authority: Authority, workers: str
 ) -> None:
+    """The C core of gRPC writes to it by itself, also between lines of JSON."""
     with Receiver(identity=authority.identity("127.0.0.1")) as receiver:
         done = run_program(
             *("run", events, events, "--endpoint", receiver.grpc_endpoint, "--protocol", "grpc"),
@@ -187,6 +189,7 @@ def test_a_proxy_is_used_where_it_is_asked_for(
 
 
 def test_grpc_refuses_a_proxy_that_it_cannot_use(events: Path) -> None:
+    """The C core of gRPC ignores an https:// proxy, and would go round it."""
     every: list[dict[str, Any]] = [
         {"FAILLOG_OTLP_PROXY": f"https://user:{SECRET}@proxy.test"},
         {"FAILLOG_OTLP_PROXY": "environment", "HTTPS_PROXY": f"https://user:{SECRET}@proxy.test"},
@@ -216,6 +219,7 @@ def test_a_socks_proxy_is_refused(events: Path, protocol: str) -> None:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_proxy_of_the_environment_is_not_used_by_default(events: Path, protocol: str) -> None:
+    """It is for the way out; a collector is mostly near."""
     with Receiver() as receiver, HttpProxy() as proxy:
         url = f"http://127.0.0.1:{proxy.port}"
         names = ("http_proxy", "HTTP_PROXY", "HTTPS_PROXY", "grpc_proxy", "ALL_PROXY")

@@ -104,6 +104,7 @@ def test_an_address_where_nobody_listens_is_followed_by_the_next(
 def test_an_address_that_is_silent_leaves_time_for_the_next(
     reaches: Callable[[str], bool], look_up: dict[str, tuple[str, ...]]
 ) -> None:
+    """A host may have an IPv6 address that a firewall swallows."""
     look_up["localhost"] = ("::1", "127.0.0.1")
     with peer_that(answer) as peer, silent("::1", peer.port):
         assert reaches(f"http://localhost:{peer.port}")
@@ -120,6 +121,7 @@ def test_a_family_that_leads_nowhere_takes_turns_with_the_other(
 
 
 def test_no_address_is_tried_where_one_of_them_is_refused(look_up: dict[str, tuple[str, ...]]) -> None:
+    """A name server that also names a private address is not trusted with the others."""
     look_up["bucket.s3.amazonaws.com"] = ("203.0.113.1", "127.0.0.1")
     found = download("https://bucket.s3.amazonaws.com/a")
     assert isinstance(found, DownloadRefused)
@@ -133,6 +135,7 @@ def test_no_address_is_tried_where_one_of_them_is_refused(look_up: dict[str, tup
 def test_a_private_address_in_an_ipv6_address_is_refused(
     address: str, look_up: dict[str, tuple[str, ...]]
 ) -> None:
+    """Else a presigned URL could reach a cloud's metadata service."""
     look_up["bucket.s3.amazonaws.com"] = (address,)
     assert isinstance(download("https://bucket.s3.amazonaws.com/a"), DownloadRefused)
 
@@ -224,5 +227,6 @@ def test_a_host_that_is_none_is_refused(url: str) -> None:
 
 
 def test_what_is_away_is_tried_again_another_time(look_up: dict[str, tuple[str, ...]]) -> None:
+    """A failure of the network is no refusal."""
     look_up["localhost"] = ("::1", "127.0.0.1")
     assert isinstance(download("http://localhost:1/a", "localhost"), DownloadFailed)

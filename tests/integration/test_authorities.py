@@ -101,6 +101,7 @@ def test_a_companys_authority_is_trusted_beside_the_systems(
 def test_certifis_authorities_are_not_trusted(
     ask: Ask, identity: tuple[ssl.SSLContext, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A company that removes an authority from its system means all programs."""
     monkeypatch.setattr(certifi, "where", lambda: identity[1])
     found = asked(ask, identity, network())
     assert isinstance(found, Failed | DownloadFailed | DownloadRefused)

@@ -263,6 +263,7 @@ def test_a_segment_that_says_no_time_is_polled_by_the_machines_clock(wrong: Scen
 
 
 def test_without_a_date_a_clock_that_was_never_set_spends_nothing(wrong: Scene) -> None:
+    """A machine that starts in 1970 would spend its quota on hours that never were."""
     wrong.segment.date = lambda _now_ns: ""
     wrong.clock.ahead_ns = -START
     assert wrong.run() == 6
@@ -348,6 +349,7 @@ def test_a_ledger_that_a_clock_ahead_wrote_heals(wrong: Scene) -> None:
 
 
 def test_a_ledger_is_pruned_by_a_clock_that_agrees_only(wrong: Scene) -> None:
+    """A clock ahead would prune hours that Segment still has."""
     assert wrong.run() == 0
     first = "SELECT count(*) FROM objects WHERE listed_ns <= :start"
     [(objects,)] = wrong.sql(first, start=START)
@@ -426,6 +428,7 @@ def test_a_run_that_waits_for_segment_wants_the_hours_of_its_start(wrong: Scene)
 
 
 def test_replay_before_the_clock_was_set_touches_nothing(wrong: Scene) -> None:
+    """`--since -5h` would mean hours of 1969."""
     assert wrong.run() == 0
     before = wrong.sql("SELECT * FROM hours")
     wrong.clock.ahead_ns = -START

@@ -41,6 +41,7 @@ def test_requests_follow_each_other_on_one_connection() -> None:
 
 
 def test_a_connection_that_was_closed_meanwhile_is_not_used_again() -> None:
+    """A request on it would fail, though the server is well."""
     closed = threading.Semaphore(0)
 
     def treat(connection: socket.socket) -> None:

@@ -125,6 +125,7 @@ def test_an_empty_success_is_a_success(reply: Reply) -> None:
 
 
 def test_a_warning_is_a_success() -> None:
+    """A partial success that rejects no record (OTLP's specification)."""
     with (
         Receiver(Scripted(logs=[Reply(200, partial(0, "deprecated"))])) as receiver,
         delivery_to(receiver.http_endpoint, MovedClock()) as delivery,
@@ -180,6 +181,7 @@ def test_what_may_be_retried_is_sent_again_byte_for_byte(protocol: NetworkProtoc
 
 
 def test_pauses_grow_and_are_jittered() -> None:
+    """So that many sidecars do not all come back in the same second."""
     clock = MovedClock()
     with (
         Receiver(Scripted(logs=[Reply(503)] * 9)) as receiver,
@@ -364,6 +366,7 @@ def test_one_record_that_is_refused_is_found_and_all_others_arrive(
 
 @pytest.mark.parametrize("status", [400, 500])
 def test_when_everything_is_refused_nothing_is_quarantined(status: int) -> None:
+    """It is the collector's settings, then, and no record's fault."""
     clock, script = MovedClock(), Scripted(logs=[Reply(status)] * 1000)
     with Receiver(script) as receiver, delivery_to(receiver.http_endpoint, clock) as delivery:
         assert send(delivery, ITEMS) == [LEFT] * 3
@@ -435,6 +438,8 @@ def test_an_outage_that_only_empty_requests_survive_is_no_proof_against_a_record
 
 
 def test_halving_stops_when_nothing_is_taken_any_more() -> None:
+    """Each half costs a request; a collector that fails altogether must not get a thousand."""
+
     def script(_signal: Signal, body: bytes) -> Reply | None:
         return Reply(500) if body else None
 
@@ -475,6 +480,7 @@ def test_what_an_empty_request_is_answered_is_never_the_fate_of_records(odd: Rep
     ],
 )
 def test_at_once_is_no_invitation_to_a_busy_loop(protocol: NetworkProtocol, reply: Reply) -> None:
+    """Also a wait of zero seconds gets a pause."""
     clock = MovedClock()
     with (
         Receiver(lambda _signal, _body: reply) as receiver,

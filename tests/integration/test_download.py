@@ -64,6 +64,7 @@ def test_an_object_is_written_whole_and_known_again(asked: Presigned) -> None:
 
 
 def test_an_object_without_etag_is_known_by_nothing(asked: Presigned) -> None:
+    """Its length alone must not pass for the same version."""
     asked.segment.faults.script(Scripted(fault="download:no-etag", times=2))
     found = asked.download()
     assert isinstance(found, Downloaded)

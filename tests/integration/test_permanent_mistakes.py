@@ -114,6 +114,7 @@ def test_another_host_has_no_regions() -> None:
 @pytest.mark.parametrize("body", [b"<html><title>Log in</title></html>", b"ok", b"[]", b""])
 @pytest.mark.parametrize("status", ["200 OK", "404 Not Found"])
 def test_a_page_is_no_sign_of_a_good_token(status: str, body: bytes) -> None:
+    """A proxy's login page comes with 200."""
     with (
         peer_that(answering(plain(status, body))) as peer,
         closing(SegmentApi(peer.origin, lambda: Secret(TOKEN), "t")) as api,

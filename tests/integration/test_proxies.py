@@ -230,6 +230,7 @@ def test_through_a_proxy_the_hosts_name_is_checked(site: Site) -> None:
 
 
 def test_plain_http_goes_to_a_proxy_of_this_machine_only() -> None:
+    """The token would cross the network unencrypted."""
     heads = []
 
     def treat(connection: socket.socket) -> None:

@@ -128,6 +128,7 @@ def test_a_request_without_the_token_is_refused_and_costs_nothing(segment: Simul
     ],
 )
 def test_forms(form: str, query: bool, body: bool, content_type: str | None, status: int) -> None:
+    """By the settings of `--form`; each request is counted."""
     with simulator(form=form, refusal=422) as segment:
         arguments = {"collectionId": "c", "hour": hour_text(busy_hour(segment))}
         headers = {"Authorization": f"Bearer {segment.token}"}

@@ -11,6 +11,7 @@ FINDS = sorted(Path(__file__).parents[1].joinpath("fuzz", "finds").glob("*"))
 
 @pytest.mark.parametrize("find", FINDS, ids=lambda find: find.name)
 def test_what_went_wrong_once_goes_well(find: Path) -> None:
+    """Each file in tests/fuzz/finds is an input that a fuzzer found."""
     check(find.read_bytes())
 
 

@@ -143,6 +143,7 @@ def test_the_law_holds_for_any_damage_to_a_file_of_any_form(
 def test_a_whole_file_of_any_form_is_all_exported(
     form: str, packing: str, receiver: Receiver, tmp_path: Path
 ) -> None:
+    """The other half of the law above: nothing is quarantined without damage."""
     counts = forwarded(PACKINGS[packing](FORMS[form](EVENTS)), tmp_path, receiver).counts
     assert (counts.records, counts.exported) == (len(EVENTS), len(EVENTS))
     assert counts.lines == (len(EVENTS) if form.endswith("lines") else 0)

@@ -46,12 +46,14 @@ def test_a_traceparent_gives_the_same_as_the_current_span(trace_id: int, span_id
 
 @given(st.one_of(UUIDS, UUIDS.map(lambda each: f"ajs-next-1746662400000-{each}"), st.text(max_size=100)))
 def test_other_ids_are_never_taken_for_one(message_id: str) -> None:
+    """A wrong guess would put a message into a stranger's trace."""
     if not FULL.fullmatch(message_id) and not message_id.startswith("tr1-"):
         assert propagation.context_in(message_id) is None
 
 
 @given(TRACE_IDS, SPAN_IDS, FLAGS, st.integers(0, 54))
 def test_a_full_form_that_is_cut_off_is_none(trace_id: int, span_id: int, flags: int, length: int) -> None:
+    """Half of a span id would lead to a span that never was."""
     whole = f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}-{uuid.UUID(int=0)}"
     assert propagation.context_in(whole[:length]) is None
     assert propagation.context_in(whole[: 55 + length % 2]) is not None
@@ -75,6 +77,7 @@ def test_one_character_changed_is_another_valid_context_or_none(
 
 @given(TRACE_IDS, SPAN_IDS)
 def test_upper_case_hex_is_none(trace_id: int, span_id: int) -> None:
+    """W3C's traceparent has lower-case hex only."""
     whole = f"00-{trace_id:032X}-{span_id:016x}-01-x"
     assert propagation.context_in(whole) is None or whole == whole.lower()
     whole = f"00-{trace_id:032x}-{span_id:016X}-01-x"

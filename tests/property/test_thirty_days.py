@@ -53,6 +53,7 @@ def test_restarts_failures_and_429s_cost_no_hour(collections: int, seed: int) ->
 
 @slow
 def test_five_collections_miss_little_when_things_go_wrong() -> None:
+    """Five collections need the whole quota, so a request that fails may cost an hour."""
     found = over(5, ROUGH)
     assert found.missed / found.expected < 0.05
 

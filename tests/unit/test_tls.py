@@ -77,6 +77,7 @@ def test_a_named_file_without_certificates_is_an_error_that_names_it(
 
 
 def test_a_pipe_is_no_file_of_certificates_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    """Opening a pipe without a writer blocks for ever."""
     os.mkfifo(tmp_path / "named.pem")
     with pytest.raises(OSError, match=r"certificate: .*named\.pem: is a"):
         client_context(str(tmp_path / "named.pem"))

@@ -26,6 +26,7 @@ def read_gauges(found: Readiness) -> dict[str, dict[str, float]]:
 
 
 def test_an_empty_ledger_has_gaps_and_is_ready_until_they_are_about_to_leave(ledger: Ledger) -> None:
+    """A first start reads 28 days under a quota: it must not be restarted for having read little yet."""
     clock = MovedClock()
     clock.wait(60 * 86_400)
     found = standing(ledger, clock, days=7)
@@ -76,6 +77,7 @@ def test_what_was_read_and_exported_shows(ledger: Ledger) -> None:
 
 
 def test_a_collector_that_stays_away_is_told_from_a_hiccup() -> None:
+    """One failed request must not take a pod out of service."""
     clock = MovedClock()
     with Receiver(Scripted(logs=[Reply(503), Reply(401)])) as receiver:
         config = DeliveryConfig(targets=targets(receiver.http_endpoint, "http/protobuf"))

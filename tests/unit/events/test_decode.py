@@ -107,6 +107,7 @@ def test_what_is_not_understood_says_why(raw: bytes, reason: str) -> None:
 
 
 def test_nesting_up_to_the_limit_is_fine_and_brackets_in_texts_do_not_count() -> None:
+    """The limit guards the parser's stack: one deep record must not end the run."""
     deep = json.loads("[" * (MAX_DEPTH - 2) + "]" * (MAX_DEPTH - 2))
     assert understood(error(unknown=deep)).extras == {"unknown": deep}
     assert understood(exchange(responseFromDestination={"body": '{"[' * 500 + '\\"'}))
@@ -134,6 +135,7 @@ def test_wrong_typed_optional_fields_travel_on_as_extras(wrong: dict[str, Any]) 
 
 @pytest.mark.parametrize("status", [0, 99, 1000, -1, "418", 418.5, True])
 def test_a_status_that_is_no_http_status_is_no_status(status: object) -> None:
+    """It stays an extra, so that no value is lost."""
     found = understood(exchange(responseFromDestination={"status": status}))
     assert answer_of(found) == ("x", ExchangeAnswer(None, None))
     assert found.extras == {"responseFromDestination": {"status": status}}
@@ -174,6 +176,7 @@ def test_fields_beside_properties_travel_on_without_hiding_those_inside() -> Non
 
 
 def test_duplicate_keys_the_last_one_counts() -> None:
+    """As in JavaScript and Python."""
     found = understood(error().replace(b'"messageId":"m"', b'"messageId":"a","messageId":"b"'))
     assert isinstance(found.properties, ErrorProperties)
     assert found.properties.message_id == "b"
@@ -223,6 +226,7 @@ def test_a_reason_inside_the_response_is_found_and_stays_where_it_is() -> None:
 
 @pytest.mark.parametrize("name", ["Destination Exchange Logged", "Delivery Exchange Logged"])
 def test_no_spelling_of_an_exchange_escapes_the_first_look(name: str) -> None:
+    """The survey searches raw bytes for exchanges, and JSON may escape any letter of their name."""
     raw = exchange().replace(b"Destination Exchange Logged", name.encode())
     assert may_be_exchange(raw)
     assert may_be_exchange(raw.replace(b"Logged", b"\\u004cogged"))

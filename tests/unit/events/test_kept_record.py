@@ -19,12 +19,14 @@ def written(learned: KeptContext | None = None) -> dict[str, Any]:
     "field", ["reason", "detail", "file", "line", "offset", "raw_base64", "sha256", "context", "replayable"]
 )
 def test_a_field_that_is_null_is_absent(field: str) -> None:
+    """Editors and scripts write null for fields that they leave empty."""
     found = read_entry(json.dumps(written() | {field: None}).encode())
     assert found is not None
     assert (found.record(), found.replayable) == (error(), True)
 
 
 def test_half_of_a_character_costs_no_entry() -> None:
+    """JSON may hold one half of a surrogate pair, where a text was cut."""
     found = read_entry(json.dumps(written() | {"detail": "cut: @@"}).encode().replace(b"@@", rb"\ud83d"))
     assert found is not None
     assert (found.record(), found.detail) == (error(), "cut: \ufffd")

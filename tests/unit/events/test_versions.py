@@ -74,6 +74,7 @@ def test_every_spelling_of_version_1_is_the_same_event(version: Any, make: Any) 
 
 @pytest.mark.parametrize("version", [1, "1", "v1", "v1.9", None])
 def test_every_likely_version_is_read_the_fast_way(version: Any) -> None:
+    """The lenient decoder is slower, and most records must not need it."""
     assert understood(of_version(error(), version)).is_plain
 
 
@@ -123,6 +124,7 @@ def test_a_draft_field_of_another_type_travels_on() -> None:
 
 @pytest.mark.parametrize("before", [True, False])
 def test_a_subscription_is_never_a_destination(before: bool) -> None:
+    """Span ids are made from the destination, so a mapping's id must not get into them."""
     subscription, destination = {"type": "subscription", "id": "s"}, {"type": "destination", "id": "d"}
     to = [subscription, destination] if before else [destination, subscription]
     routing = understood(error(routed={"to": to})).routing

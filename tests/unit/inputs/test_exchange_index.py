@@ -81,6 +81,7 @@ def test_reasons_that_are_too_many_are_the_same_for_workers_as_for_one_process()
 
 
 def test_a_key_that_shows_across_two_entries_is_not_found() -> None:
+    """Entries are searched as bytes: a match must begin where an entry begins."""
     exchanges = ExchangeIndex()
     exchanges.add(bytes(32), ExchangeAnswer(500, None))
     exchanges.add(bytes(32), ExchangeAnswer(501, None))
@@ -120,6 +121,7 @@ def add_many(exchanges: ExchangeIndex) -> None:
 
 
 def test_what_was_asked_learns_no_more() -> None:
+    """The index is sorted for the first search; a later addition would not be found."""
     exchanges = ExchangeIndex()
     exchanges.add(digest(1), ExchangeAnswer(500, None))
     assert exchanges.find(digest(2)) is None

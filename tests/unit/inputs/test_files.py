@@ -105,6 +105,7 @@ def test_a_file_that_is_gone_says_so(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_released_takes_no_descriptor_and_is_read_again(tmp_path: Path) -> None:
+    """Many small files wait for their batch, and a process may have 1,024 descriptors only."""
     path = tmp_path / "f"
     path.write_bytes(b"content")
     with InputFile(str(path), io.BytesIO(), nullcontext) as file:
@@ -118,6 +119,7 @@ def test_a_file_that_is_released_takes_no_descriptor_and_is_read_again(tmp_path:
 
 
 def test_a_file_that_was_replaced_after_its_release_is_not_read(tmp_path: Path) -> None:
+    """As log rotation does it: the new file's records are not those that were surveyed."""
     path = tmp_path / "f"
     path.write_bytes(b"content")
     with InputFile(str(path), io.BytesIO(), nullcontext) as file:

@@ -102,6 +102,7 @@ def test_records_say_where_they_stand() -> None:
 
 
 def test_a_record_that_is_too_long_or_too_deep_costs_only_itself() -> None:
+    """It goes to the quarantine, and the rest of its array is delivered."""
     long = b'{"a":"' + b"x" * MAX_RECORD_BYTES + b'"}'
     deep = b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     found = records(b"[" + long + b"," + deep + b"," + error() + b"]")
@@ -137,5 +138,6 @@ def test_any_bytes_are_read_the_same_however_they_are_cut(data: bytes, size: int
 
 
 def test_gigabytes_of_blank_lines_are_counted_in_one() -> None:
+    """An item for each would take longer than the reading."""
     found = list(read_records(Form("lines"), [b"\n" * 1000] * 1000 + [lines(error())]))
     assert found == [Blank(1_000_000), Record(1_000_001, 1_000_000, error())]

@@ -161,6 +161,7 @@ def test_of_zstd_too() -> None:
 
 
 def test_zstd_frames_that_are_to_be_skipped_are() -> None:
+    """Tools such as pzstd write them (RFC 8878, section 3.1.2)."""
     skippable = b"\x50\x2a\x4d\x18" + (3).to_bytes(4, "little") + b"abc"
     packed = skippable + zstd.compress(b"one\n") + skippable + zstd.compress(b"two\n")
     for size in (1, 5, 1000):
@@ -168,6 +169,7 @@ def test_zstd_frames_that_are_to_be_skipped_are() -> None:
 
 
 def test_what_unpacks_to_more_than_is_allowed_breaks_off_there() -> None:
+    """A small file may unpack to terabytes."""
     for packed in (gzip.compress(b"a\n" * 1000), zstd.compress(b"a\n" * 1000)):
         *good, damage = records(unpack([packed], max_bytes=100))
         assert damage.bad is not None

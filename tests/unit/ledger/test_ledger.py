@@ -58,6 +58,7 @@ def test_results_from_another_position_are_refused_and_change_nothing(ledger: Sq
 
 
 def test_an_object_that_is_done_takes_no_results(ledger: SqliteLedger) -> None:
+    """They would be of another process on the same folder, and records would count twice."""
     spooled = spool(ledger, 5)
     ledger.advance(spooled, 0, exported(5), NOW_NS)
     ledger.done(spooled, 5, ledger.seen_records(spooled))
@@ -70,6 +71,7 @@ def test_an_object_that_is_done_takes_no_results(ledger: SqliteLedger) -> None:
 def test_the_records_that_were_found_count_and_not_those_of_the_download(
     ledger: SqliteLedger, found: int
 ) -> None:
+    """The disk may have changed the spooled file in between."""
     spooled = spool(ledger, 5)
     ledger.advance(spooled, 0, exported(found), NOW_NS)
     ledger.done(spooled, found, ledger.seen_records(spooled))

@@ -34,6 +34,7 @@ def test_a_ledger_of_version_1_keeps_its_counts(tmp_path: Path) -> None:
 
 
 def test_shifted_records_are_summed_up_with_the_objects_that_are_pruned(tmp_path: Path) -> None:
+    """Else `status` would show fewer of them every day."""
     with StateFolder(str(tmp_path / "state")) as folder:
         ledger = SqliteLedger(folder)
         hour = hour_of(NOW_NS) - 10

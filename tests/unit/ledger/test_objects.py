@@ -133,6 +133,7 @@ def test_a_listing_that_fails_does_not_drop_an_object_that_is_tried_again(ledger
 
 
 def test_a_name_that_is_taken_in_the_spool_costs_no_listing(ledger: SqliteLedger) -> None:
+    """The object gets another id at once: its URL is still good."""
     list_hour(ledger, NOW_NS, "x")
     first = next_listed(ledger, NOW_NS)
     ledger.download_failed(first, "another entry has its name", NOW_NS, "name")
@@ -172,6 +173,7 @@ def test_what_leaves_the_28_days_is_reported_once_and_counted(ledger: SqliteLedg
 
 @pytest.mark.parametrize(("used", "asked"), [(0, 1), (11, 1), (12, 0)])
 def test_missing_objects_have_a_share_of_the_quota_and_starve_no_hour(used: int, asked: int) -> None:
+    """Each try costs a listing, and a dead object may stay dead for 28 days."""
     missing = HourView(listed_ns=NOW_NS, missing=1, missing_due_ns=NOW_NS)
     hours = {"c": dict.fromkeys(range(HOUR - 680, HOUR + 11), HourView(listed_ns=NOW_NS + DAY_NS))}
     hours["c"][HOUR - 100] = missing
@@ -196,6 +198,7 @@ def test_a_person_gets_an_hour_again_once_though_it_was_listed_at_the_same_time(
 
 
 def test_an_object_of_an_older_listing_does_not_fulfil_a_persons_wish(ledger: SqliteLedger) -> None:
+    """`replay` asks for a new listing; an older download that ends meanwhile is not its answer."""
     list_hour(ledger, NOW_NS, "slow")
     ledger.download_failed(next_listed(ledger, NOW_NS), "it broke off", NOW_NS)
     ledger.want("c", [HOUR])

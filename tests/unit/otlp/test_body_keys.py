@@ -92,10 +92,12 @@ def test_texts_in_texts_are_looked_into_so_far_and_withheld_then() -> None:
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("unit", ["{", "[", "{ ", '{"', "[\\", '["a",', "\\"])
 def test_a_message_made_to_be_slow_is_not(unit: str) -> None:
+    """Text of 200,000 repeated units; the timeout of the tests is the bound."""
     withhold_in_body(json.dumps({"message": unit * 200_000}))
 
 
 def test_what_is_withheld_is_not_taken_for_a_secret() -> None:
+    """The mark stays `[withheld]`: it says which rule left the value out."""
     shown = withhold_in_body({"password": "x", "tokens": ["y"], "jane@shop.example": 1})
     assert (
         redact_text(shown)

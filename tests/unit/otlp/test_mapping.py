@@ -78,6 +78,7 @@ def test_an_attempt_has_its_own_span_and_its_log_points_at_it() -> None:
 
 
 def test_an_absent_route_is_null_in_the_span_id() -> None:
+    """The formula in docs/concepts/ids.md has a place for it, so that other programs compute the same id."""
     fields = b'["segment.attempt","m",null,null,4,"2025-03-23T20:00:00Z"]'
     assert span_of(attempt(routed=ABSENT)).span_id == hashlib.sha256(fields).digest()[:8]
 
@@ -267,6 +268,7 @@ def test_spans_and_logs_carry_the_same_but_for_what_only_logs_carry() -> None:
 
 
 def test_headers_leave_by_the_allow_list_only() -> None:
+    """Any other header may hold a credential."""
     headers = {
         "Content-Type": "text/plain",
         "X-RateLimit-Remaining": 0,
@@ -340,6 +342,7 @@ def test_unknown_fields_leave_under_their_dotted_paths() -> None:
 
 
 def test_what_an_extra_is_its_neighbours_may_tell() -> None:
+    """As lists of headers do: the name is beside the value."""
     log = log_of(
         error(
             given={"name": "X-Api-Key", "comment": "", "value": "Foo c4n4ry"},
@@ -431,6 +434,7 @@ def test_at_most_64_extras_leave_each_cut_and_the_rest_is_counted() -> None:
 
 
 def test_two_paths_that_read_alike_both_leave() -> None:
+    """OTLP forbids two attributes of one name, so the second gets a mark."""
     found = attributes(log_of(error(**{"a.b": 1, "a": {"b": 2}})))
     assert (found["segment.extra.a.b"], found["segment.extra.a.b~"]) == (1, 2)
 

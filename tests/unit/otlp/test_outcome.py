@@ -107,6 +107,7 @@ def test_a_partial_success_of_spans() -> None:
 def test_what_is_no_otlp_answer_acknowledges_nothing(
     status: int, headers: dict[str, str], body: bytes
 ) -> None:
+    """A proxy's login page is 200 as well."""
     assert isinstance(read_http_answer("logs", status, headers, body, 0.0), Refused)
 
 
@@ -161,6 +162,7 @@ def test_what_a_collector_quotes_is_redacted(kind: str) -> None:
     ],
 )
 def test_words_about_the_size(said: str) -> None:
+    """A request that is too large and a server that is overloaded have one code in gRPC."""
     assert is_about_size(said)
 
 
@@ -180,6 +182,7 @@ def test_words_about_the_size(said: str) -> None:
     ],
 )
 def test_words_about_something_else(said: str) -> None:
+    """A record that is taken for too large is quarantined, so a guess must not go too far."""
     assert not is_about_size(said)
 
 

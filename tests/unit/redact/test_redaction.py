@@ -90,6 +90,7 @@ def test_no_kind_of_secret_leaves_whatever_stands_around_it(kind: str, around: s
 
 @pytest.mark.parametrize("kind", CANARIES)
 def test_nor_inside_json_inside_json(kind: str) -> None:
+    """A destination quotes the request that quotes an event: each layer escapes the quotes again."""
     text, canary = CANARIES[kind]
     for _ in range(4):
         text = json.dumps({"body": text, "other": "x"})
@@ -146,6 +147,7 @@ def test_a_value_is_replaced_from_its_beginning_to_its_end(text: str, redacted: 
     ],
 )
 def test_what_people_need_to_see_stays(text: str) -> None:
+    """A report without ids, times and codes helps nobody."""
     assert redact_text(text) == text
 
 
@@ -480,6 +482,7 @@ def test_a_key_makes_equal_values_comparable() -> None:
     ],
 )
 def test_equal_values_have_equal_marks_in_every_notation(text: str) -> None:
+    """So one user's failures can be counted without knowing the user."""
     key = Secret("a key of sixteen")
     marked = redact_text('{"password":"a1-b2"}', key).split('"')[3]
     assert marked in redact_text(text, key)

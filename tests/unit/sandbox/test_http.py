@@ -94,6 +94,7 @@ def test_a_body_that_is_too_long_or_has_no_valid_length_is_refused(length: str, 
 
 
 def test_an_empty_header_is_not_sent() -> None:
+    """So a script can leave out ETag and Date, which are there by default."""
     with connected(lambda _: Response(headers={"Date": "", "X-Other": "value"})) as connection:
         connection.request("GET", "/")
         response = connection.getresponse()

@@ -72,6 +72,7 @@ def test_hourly_refills_five_of_120() -> None:
     st.lists(st.integers(-3600, 4 * 3600), max_size=100), st.sampled_from(["hourly", "midnight", "rolling"])
 )
 def test_a_clock_that_steps_back_refills_nothing(seconds: list[int], replenish: Any) -> None:
+    """Tests move the clock both ways."""
     config = QuotaConfig(per_day=12, replenish=replenish)
     quota, now_ns, count = ServerQuota(config), NOW, 0
     latest = now_ns

@@ -57,6 +57,7 @@ def test_a_200_that_is_no_listing_is_a_failure(body: str) -> None:
 
 @pytest.mark.parametrize("urls", ["null", "[]", "[null]"])
 def test_null_is_the_empty_list_of_urls(urls: str) -> None:
+    """Go writes an empty list as null."""
     assert outcome(200, f'{{"data": {{"download": {{"urls": {urls}, "next": null}}}}}}') == Listing(())
 
 
@@ -72,6 +73,7 @@ def test_an_error_that_is_null_says_nothing(errors: str) -> None:
 
 @pytest.mark.parametrize("odd", ["null, ", '{"message": "cut: \\ud83d"}, '])
 def test_an_odd_error_hides_none_of_the_others(odd: str) -> None:
+    """The wait is in one of several errors, and the others may have any shape."""
     body = TOO_MANY.replace('"errors": [', f'"errors": [{odd}')
     assert read_answer(429, {}, body.encode(), NOW, is_listing=True).pause_ns == 57_647_000_000
 
@@ -93,6 +95,7 @@ def test_a_429_says_how_long_to_wait_in_its_body_or_its_header() -> None:
 
 @pytest.mark.parametrize("ms", ["1e300", "-5", "9999999999999999"])
 def test_an_absurd_wait_is_bounded(ms: str) -> None:
+    """One wrong answer must not stop polling for years."""
     body = f'{{"errors":[{{"data":{{"msBeforeNext":{ms}}}}}]}}'
     assert 0 <= (read_answer(429, {}, body.encode(), NOW, is_listing=True).pause_ns or 0) <= DAY_NS
 

@@ -183,6 +183,7 @@ def test_spare_is_what_the_coming_hours_do_not_need() -> None:
 
 
 def test_a_clock_set_back_leaves_no_debits_in_the_future() -> None:
+    """Such a request would count against the quota until the clock gets there."""
     quota = Quota(
         debits=[*debits(2), *debits(3, ago_ns=-30 * REQUEST_COUNTS_NS)],
         rate_limit=RateLimit(NOW + REQUEST_COUNTS_NS, 50),

@@ -98,6 +98,7 @@ def test_a_settled_hour_is_read_again_only_at_the_last_call() -> None:
 
 
 def test_the_order_of_worth() -> None:
+    """What people asked for, what is about to leave, fresh hours, further readings, backfill."""
     last_call = HourView(listed_ns=NOW - 20 * DAY_NS, same_since_ns=NOW - 27 * DAY_NS)
     again = HourView(listed_ns=NOW - 20 * HOUR_NS, same_since_ns=NOW - 20 * HOUR_NS)
     hours = unknown(1, 27 * 24 - 10, 27 * 24 - 2, 5, 3, 100, 200)
@@ -194,6 +195,7 @@ def test_the_collection_with_the_fewest_requests_is_next() -> None:
     [(1, 10 * SECOND_NS), (2, 60 * SECOND_NS), (3, HOUR_NS), (4, 2 * HOUR_NS), (99, 12 * HOUR_NS)],
 )
 def test_three_tries_then_ever_longer_pauses(failures: int, pause_ns: int) -> None:
+    """An hour that always fails must not use up the quota of the others."""
     hours = known(1, {16: HourView(failures=failures, failed_ns=NOW - pause_ns)})
     assert asked(go(hours)) == [("c00", 16, "fresh")]
     early = known(1, {16: HourView(failures=failures, failed_ns=NOW - pause_ns + 5)})

@@ -40,6 +40,7 @@ def test_one_that_ended_or_rests_is_not_late() -> None:
 
 
 def test_who_asks_whether_to_stop_has_turned() -> None:
+    """A loop may be inside one long step: it is alive as long as it asks."""
     clock = MovedClock()
     heartbeat = FileHeartbeat(clock.monotonic)
     ask = heartbeat.beat_on_call("fetching", lambda: clock.stop)
@@ -95,6 +96,7 @@ def test_a_file_that_cannot_be_touched_any_more_is_no_reason_to_end(
 
 
 def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    """The file may be in a folder that others can write."""
     (tmp_path / "alive").symlink_to(tmp_path / "other")
     with pytest.raises(ConfigError, match="--health-file"):
         FileHeartbeat(MovedClock().monotonic, str(tmp_path / "alive"))
