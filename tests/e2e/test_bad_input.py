@@ -125,7 +125,7 @@ CASES = {
         lines(GOOD, b"7", b'"x"', b"null", b"true", b"[{}]", b"{}"),
         1,
         ("not_an_object",) * 5 + ("missing_field",),
-        "a record is a JSON object",
+        "the record is JSON, but not an object",
     ),
     "times that cannot be": Case(
         lines(
@@ -138,7 +138,7 @@ CASES = {
         ),
         1,
         ("bad_time",) * 6 + ("missing_field",) * 2,
-        "no RFC 3339 time from 1970 to 2262",
+        "not an RFC 3339 time from 1970 to 2262",
     ),
     "odd times that can be": Case(
         lines(
@@ -380,7 +380,7 @@ def test_a_summary_for_people_says_what_is_wrong_and_where(receiver: Receiver, t
     done = run_program("run", "events", "--endpoint", receiver.http_endpoint, cwd=tmp_path)
     assert done.stderr.splitlines()[:3] == [
         "warning: events, line 2: invalid_json: the record is incomplete; the file is probably truncated",
-        "warning: events, line 4: not_an_object: a record is a JSON object; this is not",
+        "warning: events, line 4: not_an_object: the record is JSON, but not an object",
         (
             "warning: 3 records quarantined (2 invalid_json, 1 not_an_object); fix them in"
             " faillog-quarantine.jsonl, then: faillog-otel replay faillog-quarantine.jsonl"

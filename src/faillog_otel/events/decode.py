@@ -1,8 +1,8 @@
-"""Decodes one record: its bytes → an Event, or a BadRecord that says why not.
+"""Decodes the bytes of one record to an Event, or to a BadRecord with the reason why that is impossible.
 
-The typed structs are tried first. A record that they refuse although it is JSON (an unknown field, event or
-version, an optional field of a wrong type) is read leniently: what fits stays typed, everything else becomes
-extras. Both ways give the same Event for a record that both can read.
+The typed structs are tried first. JSON that they refuse (an unknown field, event or version, an optional
+field of a wrong type) is decoded leniently: fields that fit are typed, all others become extras. Both ways
+give the same Event for a record that both can decode.
 """
 
 from functools import cache, lru_cache, reduce
@@ -41,10 +41,10 @@ from faillog_otel.text import (
 
 _MAX_ROUTING = 1024
 _MAX_BRACKETS = 90
-"""These alone do not make a record too deep that is flat otherwise."""
+"""With at most this many brackets in `routed`, a record that is flat otherwise is not too deep."""
 
 
-@lru_cache(maxsize=4096)  # a file has few different ones
+@lru_cache(maxsize=4096)  # a file has few different values
 def shallow_routing(raw: bytes) -> Routing | None:
     """Reads `routed`; None if it is long or may be deep. Raises ValueError."""
     if len(raw) > _MAX_ROUTING or raw.count(b"[") + raw.count(b"{") > _MAX_BRACKETS:
@@ -120,7 +120,7 @@ Fitting = TypeVar("Fitting", bound=msgspec.Struct)
 
 
 def decode_lenient(value: dict[str, Any]) -> tuple[Properties, dict[str, Any]]:
-    """Returns what the structs can hold of a record, and the rest by name."""
+    """Returns the fields that fit the structs, and all others by name."""
     name, version = value.get("event"), value.get("version")
     kind = _KIND_NAMED.get(name, OTHER) if isinstance(name, str) else OTHER
     extras = {key: item for key, item in value.items() if key not in _FIELDS}
@@ -137,13 +137,13 @@ def decode_lenient(value: dict[str, Any]) -> tuple[Properties, dict[str, Any]]:
     properties, unknown = _fit(kind.properties, inside)
     for key, item in unknown.items():
         while key in extras:  # next to `properties` there is a field of the same name
-            key = f"properties.{key}"  # noqa: PLW2901  # the name under which it travels
+            key = f"properties.{key}"  # noqa: PLW2901  # its name among the extras
         extras[key] = item
     return properties, extras
 
 
 def _fit(of_type: type[Fitting], value: dict[str, Any]) -> tuple[Fitting, dict[str, Any]]:
-    """Returns what the struct can hold of `value`, and the rest."""
+    """Returns a struct with the fields that fit it, and all other fields."""
     fields = _fields(of_type)
     fitting: dict[str, Any] = {}
     rest: dict[str, Any] = {}
@@ -155,7 +155,7 @@ def _fit(of_type: type[Fitting], value: dict[str, Any]) -> tuple[Fitting, dict[s
         if field is None:
             rest[key] = item
         elif nested is not None:
-            # Whatever it is, the rules for bodies and headers apply to it: it is never a plain extra.
+            # The rules for bodies and headers apply to a value of any type: it is never a plain extra.
             fitting[field.name], inner_rest = _fit(nested, item if isinstance(item, dict) else {"body": item})
             if inner_rest:
                 rest[key] = inner_rest
@@ -171,7 +171,7 @@ def _fit(of_type: type[Fitting], value: dict[str, Any]) -> tuple[Fitting, dict[s
 
 @cache
 def _fields(of_type: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
-    """The fields by their names in JSON, without `reason`: `take_reason` looks for that in the extras."""
+    """Returns the fields by their JSON names, without `reason`, which `take_reason` finds in the extras."""
     fields = {field.encode_name: field for field in msgspec.structs.fields(of_type)}
     fields.pop("reason", None)
     return fields
@@ -186,11 +186,11 @@ _NESTED: dict[str, type[Request] | type[Response]] = {
 # -- decoding --------------------------------------------------------------------------------------------
 
 MAX_PLAIN_BYTES = 2048
-_BACKSLASH, _DELETE = b"\\\x7f"  # as numbers: `in` finds a byte many times faster than a text of one byte
+_BACKSLASH, _DELETE = b"\\\x7f"  # as integers: `in` finds an integer many times faster than a byte string
 
 
 def decode(raw: bytes) -> Event | BadRecord:
-    """Decodes one record. Never raises, whatever the bytes are."""
+    """Decodes one record. Never raises."""
     if len(raw) <= MAX_PLAIN_BYTES and raw.isascii() and _BACKSLASH not in raw and _DELETE not in raw:
         try:
             known = _known.decode(raw)
@@ -232,7 +232,7 @@ _Read = tuple[Properties, dict[str, Any], Routing]
 
 
 def _read_strictly(raw: bytes) -> _Read | BadRecord | None:
-    """Reads a record that the structs can hold; None if they refuse it. Raises ValueError, RecursionError."""
+    """Reads a record that fits the structs; None if it does not. Raises ValueError, RecursionError."""
     try:
         known = _known.decode(raw)
     except msgspec.DecodeError:
@@ -248,10 +248,10 @@ def _read_strictly(raw: bytes) -> _Read | BadRecord | None:
 
 
 def _read_loosely(raw: bytes) -> _Read | BadRecord:
-    """Reads any JSON object: what fits the structs, and the rest as extras. Raises ValueError."""
+    """Reads any JSON object: fields that fit the structs, and extras. Raises ValueError."""
     value = parse_json_lossless(raw)
     if not isinstance(value, dict):
-        return BadRecord("not_an_object", "a record is a JSON object; this is not", raw)
+        return BadRecord("not_an_object", "the record is JSON, but not an object", raw)
     properties, extras = decode_lenient(value)
     if b"null" in raw:
         extras = without_null(extras)
@@ -285,7 +285,7 @@ EXCHANGE_MARKS = (b"Exchange Logged", b"\\u")
 
 
 def may_be_exchange(raw: bytes) -> bool:
-    """Returns False only if the record is not an exchange. Most records need not be decoded to know that."""
+    """Returns False only for a record that is certainly not an exchange, without decoding it."""
     return any(mark in raw for mark in EXCHANGE_MARKS)
 
 
@@ -313,14 +313,14 @@ def _complete(
     logged_ns = occurred_ns if logged_at is None else parse_rfc3339(logged_at)
     if occurred_ns is None or logged_ns is None:
         name = "occurredAt" if occurred_ns is None else "loggedAt"
-        return BadRecord("bad_time", f"{name} is no RFC 3339 time from 1970 to 2262", raw)
-    said, reason = properties.reason, None
-    if said is not None:
-        extras["reason"] = said
+        return BadRecord("bad_time", f"{name} is not an RFC 3339 time from 1970 to 2262", raw)
+    text, reason = properties.reason, None
+    if text is not None:
+        extras["reason"] = text
     if routing.leftover is not None:
         extras["routed"] = routing.leftover
-    if len(extras) == 1 and said is not None and said.strip():
-        reason, extras = plain_reason(said), {}
+    if len(extras) == 1 and text is not None and text.strip():
+        reason, extras = plain_reason(text), {}
     elif extras:
         reason = take_reason(extras)
     return Event(properties, raw, occurred_ns, logged_ns, routing, reason, extras, is_plain and not extras)

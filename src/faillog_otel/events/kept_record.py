@@ -1,6 +1,7 @@
 """Kept records: why a record is kept (`REASONS`), and the entries of quarantine and pending files.
 
-An entry holds the record's own bytes and its context, so that a later try makes the same bytes of it.
+An entry holds the record's own bytes and its context, so that replay encodes it to the same bytes. The
+context can have a `traceparent`, which `traceparents` finds in the request bodies of exchanges.
 """
 
 import base64
@@ -21,7 +22,7 @@ from faillog_otel.text import holds_too_much, is_too_deep, parse_json_lossless
 
 
 class KeptReason(Struct, frozen=True):
-    """What a reason code is about, what it means, and what to do. The texts are Markdown for the docs."""
+    """The subject of a reason code, its meaning, and the action to take, as Markdown for the docs."""
 
     about: Literal["record", "file", "collector", "delivery"]
     meaning: str
@@ -57,7 +58,7 @@ REASONS: dict[ReasonCode, KeptReason] = {
     "damaged_zstd": KeptReason("file", "The zstd data is damaged.", _FETCH),
     "trailing_garbage": KeptReason(
         "file",
-        "What follows the compressed data is not compressed in the same way.",
+        "The compressed data is followed by data that is not compressed in the same way.",
         "Cut it off, and run it as a file of its own if it holds records.",
     ),
     "too_much_content": KeptReason(
@@ -79,7 +80,7 @@ REASONS: dict[ReasonCode, KeptReason] = {
     "too_large": KeptReason(
         "collector",
         "The record alone is too large for the collector (HTTP 413, or a message about the size).",
-        "Raise the collector's limit, or let less leave (`--bodies`, `--backend`); then replay the record.",
+        "Raise the collector's limit, or send less (`--bodies`, `--backend`); then replay the record.",
     ),
     "rejected": KeptReason(
         "collector",
@@ -89,8 +90,8 @@ REASONS: dict[ReasonCode, KeptReason] = {
     ),
     "pending": KeptReason(
         "delivery",
-        "The record is not at fault. `detail` says why nothing was sent any more; of consecutive records "
-        "with the same cause, only the first says it.",
+        "The record is not at fault. `detail` has the reason why sending stopped; of consecutive records "
+        "with the same reason, only the first has it.",
         "Remove the cause, then replay the record.",
     ),
 }
@@ -99,7 +100,7 @@ REASONS: dict[ReasonCode, KeptReason] = {
 
 
 class Rejection(Struct, frozen=True):
-    """A collector's partial success: it rejected `rejected` of `records` and does not say which."""
+    """A collector's partial success: it rejected `rejected` of `records`, and does not name them."""
 
     signal: Signal
     rejected: int
@@ -152,7 +153,7 @@ class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 _CONTROLS = bytes(each for each in range(32) if each not in b"\t\r\n")
-"""Each takes six bytes in JSON, in base64 one and a third."""
+"""Each takes six bytes in JSON, and four thirds of a byte in base64."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -195,13 +196,13 @@ class _Owed(Struct, frozen=True):
 
 
 _EVENT_START = b'{"type":"observability","event":'
-"""Segment's own lines begin with this. They are not entries, and need not be decoded to know that."""
+"""Segment's own lines begin with this. They are recognised without decoding: they are not entries."""
 
 
 def read_entry(line: bytes) -> Entry | None:
     """Returns the entry in a line; None for all other lines, such as Segment's own events.
 
-    A broken entry becomes one that cannot be replayed; its `detail` says why.
+    A broken entry becomes an entry that cannot be replayed; its `detail` has the error.
     """
     if line.startswith(_EVENT_START) or b'"raw' not in line or holds_too_much(line):
         return None
@@ -244,7 +245,7 @@ def identity_of(line: bytes) -> bytes | None:
 
 
 def is_intact(line: bytes) -> bool:
-    """Returns whether an entry can be read and holds the bytes that it was made from."""
+    """Returns whether an entry can be read and its record has the hash in `sha256`."""
     entry = read_entry(line)
     if entry is None or (entry.raw is None and entry.raw_base64 is None):
         return False
@@ -255,12 +256,6 @@ def is_intact(line: bytes) -> bool:
     return hashlib.sha256(raw).hexdigest() == entry.sha256
 
 
-# -- contexts in request bodies --------------------------------------------------------------------------
-#
-# Destinations that pass events through (webhooks, functions) send what the application tracked. If it put a
-# `traceparent` into that, the exchange's request body holds both. They belong together if they are in the
-# same JSON object, or in one without another messageId.
-
 _MESSAGE_ID = "messageId"
 _TRACEPARENT = "traceparent"
 
@@ -268,7 +263,10 @@ _TRACEPARENT = "traceparent"
 def traceparents(body: Any) -> dict[str, str]:
     """Returns the first valid `traceparent` of each messageId in a body: a JSON value, or its text.
 
-    A body that cannot be read, such as one that was cut off, gives none.
+    Destinations that pass events through (webhooks, functions) send what the application tracked. If the
+    application added a `traceparent`, the request body holds both. They belong together if they are in the
+    same JSON object, or in an object without another messageId. A body that is not JSON, such as one that was
+    cut off, has none.
     """
     if isinstance(body, str):
         if f'"{_TRACEPARENT}"' not in body:
@@ -312,7 +310,7 @@ def _claimed(value: dict[str, Any], messages: set[str], free: list[str], found: 
     if isinstance(message, str):
         messages.add(message)
     elif _MESSAGE_ID in value:
-        return []  # they belong to this message, which has no id
+        return []  # they belong to this message, whose id is not a text
     if free and len(messages) == 1:
         found.setdefault(next(iter(messages)), free[0])
     return [] if messages else free

@@ -1,7 +1,7 @@
-"""The kinds of events, declared once in `KINDS`; and what is known of one record.
+"""The kinds of events (`KINDS`), and the structs of one record, its reason, its position and its context.
 
-A kind is a struct of `properties` and an entry in `KINDS`; what its records say is in `otlp.mapping.RULES`.
-The structs refuse what they do not know, so that `decode` notices it and keeps it as extras. Source of the
+A kind is a struct of `properties` and an entry in `KINDS`; the rules for its records are in
+`otlp.mapping.RULES`. The structs refuse unknown fields, which `decode` then keeps as extras. Source of the
 fields: Segment's page "Failure Log Collection". No struct can be part of a reference cycle (`gc=False`).
 """
 
@@ -48,16 +48,16 @@ class Properties(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     feature_name: str | None = None
     """The part of Segment that wrote the event: `delivery`, `destinationInsertFunction`."""
     reason: str | None = None
-    """The likeliest name of the field that Segment's page promises and does not show; see `Event.reason`."""
+    """The most likely name for the reason: Segment's page mentions none; see `Event.reason`."""
 
     @property
     def message_id(self) -> str | None:
-        """The message that the event is about; always None for a kind without this field."""
+        """The id of the event's message; always None for a kind without this field."""
         return None
 
     @property
     def destination_exchange_id(self) -> str | None:
-        """The exchange that the event is about or part of; always None for a kind without this field."""
+        """The id of the event's exchange; always None for a kind without this field."""
         return None
 
 
@@ -85,7 +85,7 @@ class ExchangeProperties(Properties, frozen=True, kw_only=True):
 
 
 class OtherProperties(Properties, frozen=True, kw_only=True):
-    """What can be known of an event of another name or version."""
+    """The fields of an event of another name or version."""
 
     message_id: str | None = None
 
@@ -101,9 +101,9 @@ _MAJOR_1 = re.compile(r"\s*[vV]?0*1(?![0-9])")
 
 
 def is_version_1(version: object) -> bool:
-    """Whether a record's `version` is understood: `1`, `"1"`, `"v1"`, `"v1.x"` or absent (None).
+    """Returns whether a record's `version` is known: `1`, `"1"`, `"v1"`, `"v1.x"` or absent (None).
 
-    Segment's page says `"v1"`, its first draft said the number 1.
+    Segment's page has `"v1"`; its first draft had the number 1.
     """
     if isinstance(version, str):
         return _MAJOR_1.match(version) is not None
@@ -130,26 +130,26 @@ class Kind(Struct, frozen=True, kw_only=True, eq=False):
     """The values of `event` by which Segment names it."""
     properties: type[Properties]
     required: tuple[str, ...] = ()
-    """The fields without which a record is not understood (`missing_field`)."""
+    """The fields that a record must have (else `missing_field`)."""
     varies: tuple[str, ...] = ()
-    """The fields of its struct, besides ids and times, that attributes and words of its records depend on."""
+    """The fields of its struct, besides ids and times, that its records depend on."""
     span: Literal["CONSUMER", "CLIENT"] | None = None
-    """The kind of its span; None if it does not become a span."""
+    """The kind of its span; None for a kind without spans."""
     is_bad: Callable[[Any, dict[str, Any]], bool] = _never
-    """Whether such an event is bad news, from its properties and extras. `bad_count` counts these events."""
+    """Returns whether an event is bad, from its properties and extras. `bad_count` counts bad events."""
     bad_count: Literal["failures", "discarded", "unknown_version"] | None = None
     fail_on: FailOn | None = None
     """The condition of `--fail-on` that a bad event meets."""
 
 
 def _is_discarded(properties: ErrorProperties, extras: dict[str, Any]) -> bool:
-    """Anything but false counts: a discard of which Segment writes "yes" must not go unnoticed."""
+    """Returns True for any value but false: a discard that Segment writes as "yes" must be counted."""
     discarded = properties.discarded or extras.get("discarded")
     return bool(discarded) and str(discarded).lower() != "false"
 
 
 def _is_failure(properties: AttemptProperties, extras: dict[str, Any]) -> bool:
-    """Any outcome but success counts, also one that is not known."""
+    """Returns True for any outcome but success, also for an unknown one."""
     outcome = properties.outcome or extras.get("outcome")
     return outcome is not None and str(outcome).lower() != "success"
 
@@ -184,7 +184,7 @@ ATTEMPT = Kind(
 EXCHANGE = Kind(
     name="exchange",
     event_name="segment.exchange",
-    segment_names=("Destination Exchange Logged", "Delivery Exchange Logged"),  # Segment's page says both
+    segment_names=("Destination Exchange Logged", "Delivery Exchange Logged"),  # Segment's page has both
     properties=ExchangeProperties,
     required=("destination_exchange_id", "occurred_at"),
     span="CLIENT",
@@ -196,7 +196,7 @@ OTHER = Kind(
     is_bad=_is_unknown_version,
     bad_count="unknown_version",
 )
-"""Events of other names and versions: they are forwarded, and not judged."""
+"""Events of other names and versions: they are forwarded, but not judged."""
 
 KINDS = (ERROR, ATTEMPT, EXCHANGE, OTHER)
 KIND_OF: dict[type[Properties], Kind] = {kind.properties: kind for kind in KINDS}
@@ -205,7 +205,7 @@ KIND_OF: dict[type[Properties], Kind] = {kind.properties: kind for kind in KINDS
 
 
 class Routing(Struct, frozen=True, gc=False, cache_hash=True):
-    """`properties.routed` as read: where an event was going and where it came from."""
+    """`properties.routed`: the source and the destination of an event."""
 
     to_id: str | None = None
     """The first `to` that is not a subscription: a field of the attempt's span id."""
@@ -218,7 +218,7 @@ class Routing(Struct, frozen=True, gc=False, cache_hash=True):
     subscription_id: str | None = None
     """The first `to` of type subscription: the mapping of an Actions destination."""
     leftover: Any = None
-    """All of `routed` if it says more than ids (or something else entirely); else None."""
+    """All of `routed` if it holds more than ids, or is not of this form; else None."""
 
 
 class Reason(Struct, frozen=True, gc=False, cache_hash=True):
@@ -227,18 +227,18 @@ class Reason(Struct, frozen=True, gc=False, cache_hash=True):
     text: str
     code: str | None = None
     reporter: str | UnsetType = UNSET
-    """Whose fault it is, if the event says so: INTEGRATIONS (Segment's) or DESTINATION."""
+    """Whose fault it is, if the event has it: INTEGRATIONS (Segment's) or DESTINATION."""
     in_body: bool | UnsetType = UNSET
     """True if it comes from a response body; otherwise absent, so that kept entries stay as they are."""
 
 
 class Event(Struct, frozen=True, gc=False):
-    """One event that was understood.
+    """One decoded event.
 
     `raw` holds its own JSON bytes unchanged, without outer white space. Times are nanoseconds since 1970;
-    `logged_ns` equals `occurred_ns` if there is no `loggedAt`. `extras` holds what the structs do not know,
-    unchanged; its paths start inside `properties`. `is_plain`: the event is short, all its texts are
-    printable ASCII without quotes and backslashes, and it has no extras, request or response.
+    `logged_ns` equals `occurred_ns` if there is no `loggedAt`. `extras` holds unknown fields unchanged; their
+    paths start inside `properties`. `is_plain`: the event is short, all its texts are printable ASCII without
+    quotes and backslashes, and it has no extras, request or response.
     """
 
     properties: Properties
@@ -277,17 +277,17 @@ ReasonCode = Literal[
     "rejected",
     "pending",
 ]
-"""Why a record is kept. `kept_record.REASONS` says what each means, and what to do."""
+"""Why a record is kept; `kept_record.REASONS` has the meaning of each code, and the action."""
 
 
 class BadRecord(Struct, frozen=True, gc=False):
-    """One record that was not understood: a reason code for machines, and a sentence for people."""
+    """One record that cannot be decoded: a reason code for machines, and a sentence for people."""
 
     reason: ReasonCode
     detail: str
     raw: bytes
     replayable: bool = True
-    """False if `raw` is not the whole record, because that is too long to keep."""
+    """False if the record is too long to keep, and `raw` is only its beginning."""
 
 
 class Place(Struct, frozen=True, gc=False):
@@ -306,7 +306,7 @@ class ExchangeAnswer(Struct, frozen=True, gc=False, cache_hash=True):
 
 
 class RecordContext(Struct, frozen=True, gc=False):
-    """What the mapping needs besides the record itself, to make the same bytes of it again.
+    """What the mapping needs besides the record itself, to encode it to the same bytes again.
 
     `reference_ns` is the "now" of the time policy, in nanoseconds since 1970, fixed once for each file.
     """
@@ -322,15 +322,15 @@ class Form(Struct, frozen=True):
 
     kind: Literal["lines", "array", "values", "foreign"]
     detail: str = ""
-    """For people: what the content is if it is `foreign`."""
+    """For people: the format of `foreign` content."""
 
 
 JSON_LINES = Form("lines")
 
 
 class Survey(Struct, frozen=True):
-    """What determines the number of records in a file's content."""
+    """The properties of a file's content that determine its number of records."""
 
     form: Form
     max_content_bytes: int | None
-    """How many bytes a compressed file may unpack to; None for any number."""
+    """The bytes to which a compressed file may unpack; None for any number."""

@@ -1,7 +1,7 @@
-"""Finds the reason of a failure: Segment's page promises such a field and does not show its name.
+"""Finds the reason of a failure. Segment's page mentions such a field, but not its name.
 
 Segment's own framework for destinations has it in the results of single events: `errormessage`, `errortype`
-(a code) and `errorreporter` (whose fault it is). This module looks for them wherever they may be.
+(a code) and `errorreporter` (whose fault it is). Extras and response bodies are searched for them.
 """
 
 import re
@@ -41,7 +41,7 @@ def _cached_reason(text: str) -> Reason:
 
 
 def take_reason(extras: dict[str, Any]) -> Reason | None:
-    """Returns the reason from any field whose name means one; removes it from the extras.
+    """Returns the reason from any field with a name for it; removes it from the extras.
 
     Looks among the properties, then in the response, where it is not removed. Fields in the request are parts
     of its body.
@@ -69,7 +69,7 @@ def reason_of_results(extras: dict[str, Any], response: Response | None) -> Reas
         return None
     body = response.body
     if not isinstance(body, str):
-        return _as_said_in_body(_agreed_reason(body))
+        return _as_found_in_body(_agreed_reason(body))
     if not (_MAYBE_RESULTS.search(body) or _MAYBE_RESULTS_IN_CAPITALS.search(body)):
         return None
     return _remembered(body) if len(body) <= _MAX_REMEMBERED_CHARACTERS else _reason_in_text(body)
@@ -80,7 +80,7 @@ def _reason_in_text(body: str) -> Reason | None:
     if is_too_deep(raw) or holds_too_much(raw):
         return None
     try:
-        return _as_said_in_body(_agreed_reason(parse_json_lossless(raw)))
+        return _as_found_in_body(_agreed_reason(parse_json_lossless(raw)))
     except ValueError:
         return None
 
@@ -88,7 +88,7 @@ def _reason_in_text(body: str) -> Reason | None:
 _remembered = lru_cache(maxsize=256)(_reason_in_text)
 
 
-def _as_said_in_body(reason: Reason | None) -> Reason | None:
+def _as_found_in_body(reason: Reason | None) -> Reason | None:
     return replace(reason, in_body=True) if reason else None
 
 

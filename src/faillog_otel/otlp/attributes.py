@@ -1,4 +1,8 @@
-"""Turns JSON values into OTLP attributes: redacts, truncates and counts them."""
+"""JSON values as OTLP attributes: redacted, truncated and counted.
+
+With `--bodies keys`, only the values of `ALLOWED_KEYS` are sent. Every other value becomes `[withheld]`, and
+so does a body that is not JSON, was cut off, is too deep or holds too many values.
+"""
 
 import math
 import re
@@ -14,11 +18,6 @@ from faillog_otel.otlp.wire import Attributes, Value
 from faillog_otel.redact.redactor import mark, redact_text
 from faillog_otel.redact.vocabulary import Kind, classify_key, is_sensitive
 from faillog_otel.text import holds_too_much, is_too_deep, parse_json_lossless
-
-# -- `--bodies keys` -------------------------------------------------------------------------------------
-#
-# The keys in `ALLOWED_KEYS` say what failed; as a rule, they hold no personal data. Every other value becomes
-# `[withheld]`, and so does a whole body that is not JSON, was cut off, is too deep or holds too many values.
 
 WITHHELD = "[withheld]"
 
@@ -36,11 +35,12 @@ ALLOWED_KEYS = frozenset(
         *("success", "ok", "retryable", "retryafter"),
     )
 )
-"""In lower case, without `_`, `-`, `.` and blanks: `error_code`, `errorCode` and `Error-Code` are one key."""
+"""Keys of what failed, which rarely hold personal data. They are in lower case, without `_`, `-`, `.` and
+blanks: `error_code`, `errorCode` and `Error-Code` are one key."""
 
 _NO_LETTERS = re.compile(r"[\s_.-]+")
 _JSON_INSIDE = re.compile(r"[{\[]\s{0,64}\\{0,8}[\"'].*", re.DOTALL)
-"""JSON or something like it within a text, up to the end of the text."""
+"""JSON, or a beginning of it, within a text, up to the end of the text."""
 _MAX_TEXTS_IN_TEXTS = 4
 _MAX_REMEMBERED_CHARACTERS = 4096
 
@@ -96,7 +96,7 @@ def _withheld(value: Any, *, is_allowed: bool, texts: int) -> Any:
 
 
 def _of_text(text: str, texts: int) -> str:
-    """Returns the text of an allowed key. The rules apply to JSON in it; JSON without end is withheld."""
+    """Returns the text of an allowed key. The rules apply to JSON in it; truncated JSON is withheld."""
     value, is_json = _read(text) if text.lstrip().startswith(("{", "[")) else (None, False)
     if is_json and texts < _MAX_TEXTS_IN_TEXTS:
         return _as_text(_withheld(value, is_allowed=False, texts=texts + 1))
@@ -107,16 +107,14 @@ def _is_allowed(key: str) -> bool:
     return len(key) <= 64 and _NO_LETTERS.sub("", key).lower() in ALLOWED_KEYS
 
 
-# -- texts -----------------------------------------------------------------------------------------------
-
 MAX_VALUE_BYTES = 2048
 MAX_EXTRAS = 64
 _PREFIX = "segment.extra"
 _SHORT_CHARACTERS = 1024
 _READ_CHARACTERS = 16 * 1024
-"""Only the beginning of a text is redacted, or as much as may leave: a body of megabytes costs no more."""
+"""Only this much of a text is redacted, or as much as is sent: a body of megabytes costs no more."""
 _EDGE_CHARACTERS = 1024
-"""A secret that is cut off at the end cannot be recognised, so the last characters do not leave."""
+"""A truncated secret cannot be recognised, so the last characters of a truncated text are not sent."""
 
 
 def truncate(text: str, max_bytes: int = MAX_VALUE_BYTES) -> str:
@@ -148,7 +146,7 @@ def _clean(text: str, key: Secret | None, max_bytes: int) -> tuple[str, bool]:
     return short, len(short) < len(redacted)
 
 
-# The same reasons, URLs and answers occur many times. Both caches together hold some MiB at most.
+# The same reasons, URLs and answers occur many times. Both caches together hold a few MiB at most.
 _remembered = lru_cache(maxsize=1024)(_clean)
 _remembered_long = lru_cache(maxsize=64)(_clean)
 
@@ -159,18 +157,16 @@ def as_text(value: Any) -> str:
 
 
 def body_text(body: Any, bodies: Bodies) -> str:
-    """Returns a body as text, as far as `--bodies` lets it leave."""
+    """Returns a body as text, as far as `--bodies` allows."""
     return withhold_in_body(body) if bodies == "keys" else as_text(body)
 
 
-# -- extras ----------------------------------------------------------------------------------------------
-
 _BODIES = {"requestToDestination": ("all",), "responseFromDestination": ("all", "response", "keys")}
-"""Unknown fields in these count as parts of the body: they leave if bodies do."""
+"""Unknown fields in these are parts of the body; the values of `--bodies` with which they are sent."""
 
 
 def allowed_extras(extras: dict[str, Any], bodies: Bodies) -> dict[str, Any]:
-    """Returns the extras that `--bodies` lets leave. A status is not part of a body, whatever its type."""
+    """Returns the extras that `--bodies` allows. A status of any type is sent: it is not part of a body."""
     kept: dict[str, Any] = {}
     for name, item in extras.items():
         holder = name.rpartition(".")[2]
@@ -186,7 +182,7 @@ def extra_attributes(
 ) -> tuple[Attributes, int]:
     """Returns `segment.extra.<dotted path>` for the first 64 leaves, and the number of the others.
 
-    A list is one leaf, as JSON; so is an empty object: nothing unknown is dropped.
+    A list is one leaf, as JSON; so is an empty object.
     """
     found: dict[str, Value] = {}
     for path, leaf, kind in islice(leaves(extras, _PREFIX), MAX_EXTRAS):
@@ -220,7 +216,7 @@ def size_of(attribute: tuple[str, Value]) -> int:
 def header_attributes(headers: Any, allowed: Iterable[str], key: Secret | None) -> Attributes:
     """Returns `http.response.header.<name>`, a string array, for each header that the allow-list names.
 
-    Headers are an object or a list of pairs; those of another shape do not leave.
+    Headers are an object or a list of pairs; those of another shape are not sent.
     """
     found: dict[str, tuple[str, ...]] = {}
     allowed = tuple(allowed)
@@ -236,7 +232,7 @@ def header_attributes(headers: Any, allowed: Iterable[str], key: Secret | None) 
 
 
 def _header(header: str, value: Any, allowed: tuple[str, ...], key: Secret | None) -> tuple[str, ...] | None:
-    """Returns the values of a header; None if it does not leave."""
+    """Returns the values of a header; None if it is not sent."""
     if not is_allowed(header, allowed):
         return None
     name = header.lower()
@@ -254,7 +250,7 @@ _remembered_header = lru_cache(maxsize=1024)(_header)
 _RATE_LIMIT = re.compile(
     r"(?:\d++(?:ms|[smhdTZ])?+(?![A-Za-z])|(?<!\w)[A-Za-z]{1,15}+(?!\w)|[T\s;=,:\"/+.-])*+"
 )
-"""Numbers, times, `default;q=100;w=60` (IETF's drafts); no keys and no addresses."""
+"""Numbers, times and `default;q=100;w=60` (IETF's drafts), but not keys or addresses."""
 
 
 def _header_value(name: str, value: str, kind: Kind | None, key: Secret | None) -> Value:
@@ -290,14 +286,14 @@ _VALUES = frozenset(("value", "values", "val"))
 
 
 def leaves(value: Any, path: str, kind: Kind | None = None) -> Iterator[tuple[str, Any, Kind | None]]:
-    """Yields path, value and the kind that the path's names suggest, for each value that is not an object.
+    """Yields path, value and sensitivity (from the names in the path) of each value that is not an object.
 
-    In `{"name": "X-Api-Key", "value": ...}` the value has that name, too.
+    In `{"name": "X-Api-Key", "value": ...}` the value counts as named `X-Api-Key`.
     """
     if isinstance(value, dict) and (value or path == _PREFIX):
-        called = next((classify_key(item) for name, item in value.items() if _is_name(name, item)), None)
+        named = next((classify_key(item) for name, item in value.items() if _is_name(name, item)), None)
         for name, item in value.items():
-            own = classify_key(name) or (called if name.lower() in _VALUES else None)
+            own = classify_key(name) or (named if name.lower() in _VALUES else None)
             inner = truncate(f"{path}.{name}")
             yield from leaves(item, inner, "secret" if kind == "secret" else own or kind)
     else:
@@ -322,7 +318,7 @@ def _count_leaves(extras: dict[str, Any]) -> int:
 def _named_value(
     leaf: Any, kind: Kind | None, name: str, key: Secret | None, max_bytes: int = MAX_VALUE_BYTES
 ) -> Value:
-    """Returns the leaf as an attribute's value. `kind` and `name` say what it may hold."""
+    """Returns the leaf as an attribute's value, redacted for its kind and name."""
     if (
         kind
         and not isinstance(leaf, bool)

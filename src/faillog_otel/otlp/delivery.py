@@ -1,8 +1,8 @@
 """Delivers batches with a bounded number of requests in flight.
 
 Threads send each batch, one request for each signal; the caller submits batches and collects the results in
-order. No record is lost: one without an acknowledgement has the result Unsent. `network_client` and
-`writing_client` make the client that the settings ask for.
+order. No record is lost: a record without an acknowledgement has the result Unsent. `network_client` and
+`writing_client` create the client that the settings name.
 """
 
 import queue
@@ -30,8 +30,6 @@ from faillog_otel.otlp.wire import EncodedEvent, Envelope
 from faillog_otel.otlp.writers import JsonEnvelope
 from faillog_otel.text import is_unicode
 
-# -- clients -------------------------------------------------------------------------------------------------
-
 MAX_IN_FLIGHT = 4
 """Requests in flight to a collector."""
 
@@ -49,11 +47,11 @@ class PerSignal:
         self._targets = targets
 
     def send(self, signal: Signal, records: Sequence[bytes]) -> Outcome:
-        """Sends by the signal's client; the outcome's text shows none of our header values."""
+        """Sends with the signal's client; our header values are masked in the outcome's text."""
         return _masked(self._clients[signal].send(signal, records), self._targets[signal])
 
     def close(self) -> None:
-        """Closes all of them."""
+        """Closes the clients."""
         for client in self._clients.values():
             client.close()
 
@@ -100,11 +98,11 @@ def in_flight(config: DeliveryConfig) -> int:
 
 
 def _masked(outcome: Outcome, target: Target) -> Outcome:
-    """Returns the outcome without our header values in its text."""
+    """Returns the outcome with our header values masked in its text."""
     name = "message" if isinstance(outcome, Acknowledged | PartlyRejected) else "why"
-    said: str = getattr(outcome, name)
-    shown = target.masked(said)
-    return outcome if shown == said else replace(outcome, **{name: shown})
+    text: str = getattr(outcome, name)
+    masked = target.masked(text)
+    return outcome if masked == text else replace(outcome, **{name: masked})
 
 
 def _target_client(target: Target, resource: Resource, user_agent: str, wait_seconds: float) -> Client:
@@ -119,12 +117,10 @@ def _target_client(target: Target, resource: Resource, user_agent: str, wait_sec
     return HttpClient(target, envelope, user_agent, connect_seconds=connect_seconds)
 
 
-# -- delivery ------------------------------------------------------------------------------------------------
-
 SIGNAL_CHECK_SECONDS = 0.2
 
 SendResults = dict[Signal, SendResult]
-"""The result of one event, for each signal that it has a record of."""
+"""The results of one event's records, by signal."""
 
 
 class _Part:
@@ -163,7 +159,7 @@ class Delivery:
     ) -> None:
         """`waiting` is the context of each wait for a result; it can end the wait by raising Interrupted."""
         self.max_batches = 2 * (in_flight - 1)
-        """Batches that may be submitted at once: enough that a paused one does not stop the others."""
+        """Batches that may be in delivery: enough that a paused batch does not stop the others."""
         self._client = client
         self._backoff = backoff
         self._sender = Sender(client, backoff)
@@ -215,7 +211,7 @@ class Delivery:
                 try:
                     with self._waiting():
                         while not part.done.wait(SIGNAL_CHECK_SECONDS):
-                            pass  # notices a signal that arrived just before the wait
+                            pass  # a signal that arrived just before the wait is noticed
                 except Interrupted:
                     self._backoff.end("interrupted")
             if part.error is not None:

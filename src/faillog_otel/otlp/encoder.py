@@ -1,8 +1,8 @@
 """Encodes events: writes the bytes of the records that `mapping` describes.
 
-A record is the concatenation of its fields, and most of them repeat. What the routing decides and what the
-outcome decides is encoded once and remembered, in two small caches; events that differ only in their own
-values share a template. The bytes are exactly those that the official classes write of `map_event`'s records.
+A record is the concatenation of its fields, and most of them repeat. The fields that depend on the routing
+and those that depend on the outcome are encoded once and cached; events that differ only in their own values
+share a template. The bytes equal those that the official protobuf classes write for `map_event`'s records.
 """
 
 import math
@@ -27,14 +27,23 @@ from faillog_otel.otlp.rules import (
     DeliveryFacts,
     KindRules,
     Own,
-    destined,
-    facts_of,
-    judged,
+    delivery_facts,
+    destination_fields,
+    occurred_suffix,
+    outcome_fields,
     own_values,
     present,
-    true_time,
 )
-from faillog_otel.otlp.templates import How, Parts, Slot, Templates, Values, Where, link_fields, with_slots
+from faillog_otel.otlp.templates import (
+    EncodedDestination,
+    EncodedOutcome,
+    OwnValues,
+    Parts,
+    Slot,
+    Templates,
+    link_fields,
+    with_slots,
+)
 from faillog_otel.otlp.wire import (
     VARINT,
     EncodedEvent,
@@ -50,10 +59,10 @@ from faillog_otel.otlp.wire import (
 )
 from faillog_otel.text import printable
 
-REMEMBERED = 1024
+MAX_CACHED = 1024
 """Entries in each cache."""
-MAX_REMEMBERED = 512
-"""Characters. What is longer is encoded each time, so that the caches stay within some MiB."""
+MAX_CACHED_CHARACTERS = 512
+"""Longer values are encoded each time, so that both caches together hold a few MiB at most."""
 
 
 class Encoder(Protocol):
@@ -70,8 +79,8 @@ class WireEncoder:
         self._config = config
         self._is_limited = config.limits.attributes != math.inf or config.limits.attribute_bytes != math.inf
         self._shifts = config.time_policy.kind != "occurred"
-        self._remembered_where = lru_cache(REMEMBERED)(self._where)
-        self._remembered_how = lru_cache(REMEMBERED)(self._how)
+        self._cached_destination = lru_cache(MAX_CACHED)(self._destination)
+        self._cached_outcome = lru_cache(MAX_CACHED)(self._outcome)
         self._templates = Templates(config.join, self._parts_with_slots, self._log_only)
 
     def encode(self, event: Event, context: RecordContext) -> EncodedEvent:
@@ -94,15 +103,17 @@ class WireEncoder:
         rules = RULES[event.kind]
         origin = message_origin(event, context, self._config)
         is_shifted = time_ns != event.occurred_ns
-        facts = facts_of(event, rules, context.answer, origin.name if origin else None, is_shifted=is_shifted)
-        how = self._how_of(facts, event)
-        where = self._where_of(rules, how.verb, event.routing)
+        facts = delivery_facts(
+            event, rules, context.answer, origin.name if origin else None, is_shifted=is_shifted
+        )
+        outcome = self._outcome_of(facts, event)
+        destination = self._destination_of(rules, outcome.verb, event.routing)
         trace_id, span_id = rules.ids(event, origin)
         own = own_values(event)
-        about = rules.subject(own)
-        values = Values(
+        body_id = rules.body_id(own)
+        values = OwnValues(
             time=fixed64(time_ns) if time_ns else b"",
-            about=printable(about).encode() if about else b"",
+            body_id=printable(body_id).encode() if body_id else b"",
             own=_encoded(own),
             uid=record_uid(rules.kind, event.raw).encode(),
             trace_id=trace_id,
@@ -110,13 +121,13 @@ class WireEncoder:
             parent_span_id=origin.parent_span_id if origin else b"",
             observed=fixed64(event.logged_ns) if event.logged_ns else b"",
             links=link_fields(exchange_of(event.properties), origin) if span_id else b"",
-            when=true_time(event).encode() if is_shifted else b"",
+            occurred=occurred_suffix(event).encode() if is_shifted else b"",
         )
         if has_slots:
             values = with_slots(values)
-        attributes = self._log_attributes(event, where, how, own, values)
-        span = templates.span_parts(values, where, how, origin) if span_id else ()
-        return templates.log_parts(values, where, how, attributes, origin), span
+        attributes = self._log_attributes(event, destination, outcome, own, values)
+        span = templates.span_parts(values, destination, outcome, origin) if span_id else ()
+        return templates.log_parts(values, destination, outcome, attributes, origin), span
 
     def _log_only(self, event: Event) -> bytes | None:
         """Returns the attributes that only the log record has; None if they may not fit."""
@@ -125,13 +136,20 @@ class WireEncoder:
             return None
         return attribute_fields(wire.LOG_ATTRIBUTES, found)
 
-    def _log_attributes(self, event: Event, where: Where, how: How, own: Own, values: Values) -> Parts:
-        """Returns a log record's attributes, and the number of those that do not fit."""
+    def _log_attributes(
+        self,
+        event: Event,
+        destination: EncodedDestination,
+        outcome: EncodedOutcome,
+        own: Own,
+        values: OwnValues,
+    ) -> Parts:
+        """Returns a log record's attributes and, if the limits leave some out, their number."""
         log_only, dropped = log_attributes(event, self._config)
         limits = self._config.limits
-        fields = templates.log_attributes(values, where, how)
-        if self._is_limited and (log_only or not self._has_room(where, how, fields)):
-            common = [*where.attributes, *how.attributes, *present(*zip(OWN, own, strict=True))]
+        fields = templates.log_attributes(values, destination, outcome)
+        if self._is_limited and (log_only or not self._has_room(destination, outcome, fields)):
+            common = [*destination.attributes, *outcome.attributes, *present(*zip(OWN, own, strict=True))]
             kept, more = apply_limits([*common, (UID, values.uid.decode()), *log_only], limits)
             fields = (attribute_fields(wire.LOG_ATTRIBUTES, kept),)
             dropped += more
@@ -141,54 +159,55 @@ class WireEncoder:
             fields += (tag(wire.LOG_DROPPED_ATTRIBUTES, VARINT) + varint(dropped),)
         return fields
 
-    def _has_room(self, where: Where, how: How, fields: Parts) -> bool:
-        """Returns True if the attributes that every log record has are within the limits for certain."""
+    def _has_room(self, destination: EncodedDestination, outcome: EncodedOutcome, fields: Parts) -> bool:
+        """Returns True only if the attributes that every log record has are certainly within the limits."""
         limits = self._config.limits
-        _, _, *own = fields  # on the wire they are longer than their names and values
-        size = where.size + how.size + sum(map(len, own))
-        count = len(where.attributes) + len(how.attributes) + len(OWN) + 1
+        _, _, *own = fields  # encoded fields are longer than their names and values
+        size = destination.size + outcome.size + sum(map(len, own))
+        count = len(destination.attributes) + len(outcome.attributes) + len(OWN) + 1
         return size <= limits.attribute_bytes and count <= limits.attributes
 
-    # -- parts -----------------------------------------------------------------------------------------
-
-    def _how_of(self, facts: DeliveryFacts, event: Event) -> How:
+    def _outcome_of(self, facts: DeliveryFacts, event: Event) -> EncodedOutcome:
         reason = facts.reason
-        if (reason is None or len(reason.text) <= MAX_REMEMBERED) and (
-            len(event.raw) <= 2 * MAX_REMEMBERED or facts.length() <= MAX_REMEMBERED
+        if (reason is None or len(reason.text) <= MAX_CACHED_CHARACTERS) and (
+            len(event.raw) <= 2 * MAX_CACHED_CHARACTERS or facts.length() <= MAX_CACHED_CHARACTERS
         ):
-            return self._remembered_how(facts)
-        return self._how(facts)
+            return self._cached_outcome(facts)
+        return self._outcome(facts)
 
-    def _where_of(self, rules: KindRules, verb: str, routing: Routing) -> Where:
+    def _destination_of(self, rules: KindRules, verb: str, routing: Routing) -> EncodedDestination:
         to, source, subscription = routing.destination_id, routing.from_id, routing.subscription_id
         ids = routing.destination_ids
-        where = self._where
-        if len(ids) <= 1 and len(to or "") + len(source or "") + len(subscription or "") <= MAX_REMEMBERED:
-            where = self._remembered_where
+        encode = self._destination
+        if (
+            len(ids) <= 1
+            and len(to or "") + len(source or "") + len(subscription or "") <= MAX_CACHED_CHARACTERS
+        ):
+            encode = self._cached_destination
         shown = Routing(from_id=source, destination_id=to, destination_ids=ids, subscription_id=subscription)
-        return where(rules, verb, shown)
+        return encode(rules, verb, shown)
 
-    def _where(self, rules: KindRules, verb: str, routing: Routing) -> Where:
-        part = destined(rules, routing, self._config.destination_names)
+    def _destination(self, rules: KindRules, verb: str, routing: Routing) -> EncodedDestination:
+        part = destination_fields(rules, routing, self._config.destination_names)
         span = rules.kind.span
-        return Where(
+        return EncodedDestination(
             log=attribute_fields(wire.LOG_ATTRIBUTES, part.attributes),
             span=attribute_fields(wire.SPAN_ATTRIBUTES, part.attributes),
             attributes=part.attributes,
             size=sum(map(size_of, part.attributes)),
-            name_and_kind=text_field(wire.SPAN_NAME, span_name(verb, part.destination))
+            name_and_kind=text_field(wire.SPAN_NAME, span_name(verb, part.name))
             + (tag(wire.SPAN_KIND, VARINT) + varint(SpanKind[span]) if span else b""),
             event_name=text_field(wire.LOG_EVENT_NAME, rules.kind.event_name),
             topic=part.topic.encode(),
         )
 
-    def _how(self, facts: DeliveryFacts) -> How:
-        part = judged(facts, RULES[facts.kind], self._config)
+    def _outcome(self, facts: DeliveryFacts) -> EncodedOutcome:
+        part = outcome_fields(facts, RULES[facts.kind], self._config)
         code = StatusCode.ERROR if part.failed else StatusCode.UNSET
         status = text_field(wire.STATUS_MESSAGE, part.status_message)
         if code:
             status += tag(wire.STATUS_CODE, VARINT) + varint(code)
-        return How(
+        return EncodedOutcome(
             log=attribute_fields(wire.LOG_ATTRIBUTES, part.attributes),
             span=attribute_fields(wire.SPAN_ATTRIBUTES, part.attributes),
             attributes=part.attributes,

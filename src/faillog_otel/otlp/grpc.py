@@ -43,7 +43,7 @@ MAX_METADATA_BYTES = 16 * 1024
 """Limit of all headers, or all trailers, of an answer: grpcio's own default."""
 
 MAX_TIMEOUTS = 3
-"""After this many consecutive time-outs a new connection is made: the old one can be dead."""
+"""After this many consecutive time-outs, a new connection is made: the old one may be dead."""
 
 GRPC_METHODS: dict[Signal, str] = {
     "logs": "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
@@ -65,21 +65,21 @@ _RETRYABLE = frozenset(
     )
 )
 _DOUBTFUL = frozenset((grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN))
-_SAYS_TOO_LARGE = _DOUBTFUL | {
+_TOO_LARGE_BY_TEXT = _DOUBTFUL | {
     grpc.StatusCode.RESOURCE_EXHAUSTED,  # Go, C core, Java, .NET
     grpc.StatusCode.OUT_OF_RANGE,  # tonic
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.FAILED_PRECONDITION,
 }
-"""Codes of answers whose text can be about the size of a message."""
-_MAY_BE_TOO_LARGE = frozenset(
+"""Codes of servers whose text shows that a message is too large."""
+_TOO_LARGE_WITHOUT_TEXT = frozenset(
     (
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         grpc.StatusCode.OUT_OF_RANGE,
         grpc.StatusCode.CANCELLED,  # grpc-java resets the stream without a message
     )
 )
-"""Codes of servers that report a size limit without a text that is known here."""
+"""Codes of servers that refuse a large message without a known text."""
 _BROKEN = re.compile(r"(?i)^(?!failed to connect).*\b(reset|closed|broken pipe|rst_stream|goaway)\b")
 """A connection that broke during the request, as when a server closes it because of the size."""
 _MAY_BE_WRONG_PORT = _DOUBTFUL | {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNIMPLEMENTED}
@@ -91,7 +91,7 @@ _BEFORE_SERVER = re.compile(r"(?i)HTTP proxy returned|failed to connect to|dns|d
 """grpcio's texts for a call through a proxy that does not reach the server."""
 _NOT_TRUSTED = re.compile(r"CERTIFICATE_VERIFY_FAILED: (.*?)(: OK)?$")
 _CLIENT_LIMIT = "CLIENT: "
-"""grpcio's prefix where the answer is too large."""
+"""grpcio's prefix if the answer is too large."""
 
 
 class GrpcClient:
@@ -180,13 +180,13 @@ def read_rpc_error(error: Any, mask: Mask = str) -> Outcome:
     """Returns the outcome of a failed call: `error` is grpcio's RpcError, which is also the call."""
     code, why, details = error.code(), f"gRPC {error.code().name}", error.details()
     if details:
-        is_own = code is grpc.StatusCode.UNAVAILABLE  # grpcio's text, which names the address
+        is_own = code is grpc.StatusCode.UNAVAILABLE  # grpcio's own text, with the address
         why += f": {truncate(mask(details)) if is_own else redacted_text(details, mask)}"
-    if code in _SAYS_TOO_LARGE and is_about_size(why):
+    if code in _TOO_LARGE_BY_TEXT and is_about_size(why):
         return Refused(why) if _CLIENT_LIMIT in why else TooLarge(why)
     delay = _retry_delay(error)
     is_broken = code is grpc.StatusCode.UNAVAILABLE and _BROKEN.match(details or "") is not None
-    may_be_size = delay is None and (code in _MAY_BE_TOO_LARGE or is_broken)
+    may_be_size = delay is None and (code in _TOO_LARGE_WITHOUT_TEXT or is_broken)
     may_be_size = may_be_size and not is_about_other_limits(why)
     if code in _RETRYABLE or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and delay is not None):
         return RetryLater(why, delay, may_be_size)
@@ -194,7 +194,7 @@ def read_rpc_error(error: Any, mask: Mask = str) -> Outcome:
 
 
 def _proxy_outcome(target: Target, details: str) -> Outcome | None:
-    """Returns the outcome of a call that failed at the proxy; None if it did not, or without a proxy."""
+    """Returns the outcome of a call that failed at the proxy; None for other calls."""
     proxy = proxy_to(target.url, target.proxy, os.environ)
     if proxy is None or not _BEFORE_SERVER.search(details) or _NOT_TRUSTED.search(details):
         return None
@@ -204,7 +204,7 @@ def _proxy_outcome(target: Target, details: str) -> Outcome | None:
 
 
 def _connection_problem(target: Target, details: str) -> str | None:
-    """Returns why no connection can be made, in the same words as over HTTP; None if unknown."""
+    """Returns why no connection can be made, in the same words as for HTTP; None if unknown."""
     if _NO_SUCH_HOST.search(details):
         return f"{target.shown_url}: {unknown_host(target.url)}"
     if found := _NOT_TRUSTED.search(details):

@@ -119,8 +119,8 @@ class HttpClient:
     def _failed(self, error: Exception) -> Outcome:
         target = self._target
         if isinstance(error, TimeoutError):
-            is_ours = math.isfinite(target.timeout_seconds)
-            no_answer = f"no answer within {target.timeout_seconds:g} s" if is_ours else "no answer"
+            is_limited = math.isfinite(target.timeout_seconds)
+            no_answer = f"no answer within {target.timeout_seconds:g} s" if is_limited else "no answer"
             return RetryLater(str(error) if isinstance(error, NotConnected) else no_answer)
         if isinstance(error, ProxyDenied):
             return Refused(f"{target.shown_url}: {error}", is_misconfigured=True)
@@ -150,13 +150,13 @@ Scheme = Literal["http", "https"]
 Version = Literal["HTTP/1.1", "HTTP/2"]
 
 CHECK_SECONDS = 2.0
-"""For each probe: all of them run while a request waits for its outcome."""
+"""Time for each probe: all four run while a request waits for its outcome."""
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # and empty SETTINGS
 _SETTINGS = re.compile(rb"\0..\x04", re.DOTALL)
-_QUESTION = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+_REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 _ANSWER = re.compile(rb"HTTP/1\.[01] (?!400|426|505)\d{3}")
-"""400 is also the answer of servers that expect TLS or HTTP/2."""
+"""Servers that expect TLS or HTTP/2 also answer 400."""
 
 
 def wrong_port(
@@ -164,7 +164,7 @@ def wrong_port(
     seconds: float = CHECK_SECONDS,
     settings: str = "--endpoint {url} --protocol {protocol}",
 ) -> str | None:
-    """Returns what the target's port speaks and what to write instead; None if unknown.
+    """Returns which protocol the target's port speaks, and the setting for it; None if it is unknown or set.
 
     `seconds`: for each of the four probes. `settings`: the format of the remedy.
     """
@@ -204,7 +204,7 @@ def _speaks(host: str, port: int, scheme: Scheme, version: Version, deadline: De
         connected = connection.sock
         if isinstance(connected, ssl.SSLSocket) and connected.selected_alpn_protocol() == name:
             return True
-        probe, answer, length = (_PREFACE, _SETTINGS, 9) if version == "HTTP/2" else (_QUESTION, _ANSWER, 12)
+        probe, answer, length = (_PREFACE, _SETTINGS, 9) if version == "HTTP/2" else (_REQUEST, _ANSWER, 12)
         connection.send(probe)
         start = b""
         while connected is not None and len(start) < length:
@@ -225,6 +225,7 @@ def _unverified_tls(protocol: str) -> ssl.SSLContext:
 
 
 RECHECK_SECONDS = 30.0
+"""Time between two probes of one target."""
 
 
 class PortCheck:
@@ -237,8 +238,9 @@ class PortCheck:
         self._checked_at = -math.inf
 
     def explain(self, outcome: Outcome, *, may_be_wrong_port: bool) -> Outcome:
-        """Returns the outcome, or Refused for wrong settings. `may_be_wrong_port`: the failure allows for a
-        wrong port.
+        """Returns the outcome; Refused if a probe shows that a setting is wrong.
+
+        `may_be_wrong_port`: whether such a failure can have this cause.
         """
         if isinstance(outcome, Acknowledged | PartlyRejected):
             self._is_right = True

@@ -1,9 +1,9 @@
-"""Maps an event to its log record and its span, and says what differs between kinds of events (`RULES`).
+"""Maps an event to its log record and its span. `RULES` holds what differs between kinds of events.
 
-One event becomes one log record; an event of a kind with a span becomes one span as well. The same event in
-the same context under the same settings always becomes the same records. Names follow OpenTelemetry's
-semantic conventions 1.44.0; `segment.*` is ours (docs/reference/attributes.md). `rules` has the parts that
-all kinds share; `encoder` writes the same records as bytes.
+Each event becomes a log record; an attempt and an exchange also become a span. The same event in the same
+context under the same settings always gives the same records. Attribute names follow OpenTelemetry's semantic
+conventions 1.44.0; those under `segment.` are this program's (docs/reference/attributes.md). `rules` has the
+parts that all kinds share; `encoder` writes the same records as bytes.
 """
 
 from hashlib import sha256
@@ -42,25 +42,25 @@ from faillog_otel.otlp.rules import (
     KindRules,
     Origin,
     Own,
-    destined,
-    facts_of,
-    judged,
+    delivery_facts,
+    destination_fields,
     link_flags,
+    occurred_suffix,
     origin_of,
+    outcome_fields,
     own_values,
     present,
-    true_time,
 )
 from faillog_otel.otlp.wire import Attributes, Link, Log, Severity, Span, SpanKind, StatusCode
 from faillog_otel.propagation import SAMPLED, TraceContext
 from faillog_otel.text import printable
 
 SAMPLED_LOCAL = LOCAL | SAMPLED
-"""Flags of links and root spans made here: sampled, and known not to be remote (SpanFlags)."""
+"""SpanFlags of links and root spans made here: sampled, and known not to be remote."""
 
 UID = "log.record.uid"
-UID_STARTS = {kind: kind.event_name.encode() + b"\n" for kind in KINDS}
-"""For a record's uid, this is hashed before its own bytes."""
+UID_PREFIXES = {kind: kind.event_name.encode() + b"\n" for kind in KINDS}
+"""The bytes that are hashed before a record's own to compute its `log.record.uid`."""
 
 
 # -- kinds of events -------------------------------------------------------------------------------------
@@ -86,14 +86,14 @@ _PREDICATES: dict[str | None, str] = {"success": " succeeded", "failure": " fail
 
 
 class _AttemptRules(KindRules):
-    """`segment.attempt`: a span in the message's trace, which takes the answer of its exchange."""
+    """`segment.attempt`: a span in the message's trace, with the answer of its exchange."""
 
     topic = "Delivery"
     takes_answer = True
     without_status = "failure"
 
     def reason_of(self, answer: ExchangeAnswer, properties: Any) -> Reason | None:
-        """Returns the answer's reason; not to a success, because it is about others of the same batch."""
+        """Returns the answer's reason; None for a success: it is about other messages of the batch."""
         reason = answer.reason
         return None if reason and reason.in_body is True and properties.outcome == "success" else reason
 
@@ -135,11 +135,11 @@ class _ExchangeRules(KindRules):
     def verb(self, method: str | None) -> str:
         return "HTTP" if method in (None, "_OTHER") else str(method)
 
-    def subject(self, own: Own) -> str | None:
+    def body_id(self, own: Own) -> str | None:
         _, exchange_id, *_ = own
         return exchange_id
 
-    def id_name(self, _facts: DeliveryFacts) -> str:
+    def body_id_name(self, _facts: DeliveryFacts) -> str:
         return "exchange"
 
     def details(self, facts: DeliveryFacts) -> list[str]:
@@ -175,44 +175,49 @@ class Mapped(Struct, frozen=True):
     log: Log
     span: Span | None
     is_shifted: bool
-    """Whether the time policy gave them another time."""
+    """Whether the time policy changed their time."""
 
 
 def map_event(event: Event, context: RecordContext, config: MappingConfig) -> Mapped:
-    """Maps one event. Pure: no clock except `context.reference_ns`, no memory between events."""
+    """Maps one event. The only clock is `context.reference_ns`; nothing is kept between events."""
     kind, rules = event.kind, RULES[event.kind]
     time_ns = shifted(event.occurred_ns, context.reference_ns, config.time_policy)
     is_shifted = time_ns != event.occurred_ns
     own = own_values(event)
     origin = message_origin(event, context, config)
-    facts = facts_of(event, rules, context.answer, origin.name if origin else None, is_shifted=is_shifted)
-    where, how = destined(rules, event.routing, config.destination_names), judged(facts, rules, config)
-    common = where.attributes + how.attributes + present(*zip(OWN, own, strict=True))
+    facts = delivery_facts(
+        event, rules, context.answer, origin.name if origin else None, is_shifted=is_shifted
+    )
+    destination = destination_fields(rules, event.routing, config.destination_names)
+    outcome = outcome_fields(facts, rules, config)
+    common = destination.attributes + outcome.attributes + present(*zip(OWN, own, strict=True))
     trace_id, span_id = rules.ids(event, origin)
     span = None
     if kind.span:
         span = Span(
             trace_id=trace_id,
             span_id=span_id,
-            name=span_name(how.verb, where.destination),
+            name=span_name(outcome.verb, destination.name),
             kind=SpanKind[kind.span],
             time_ns=time_ns,
             attributes=common,
-            status=StatusCode.ERROR if how.failed else StatusCode.UNSET,
-            status_message=how.status_message,
+            status=StatusCode.ERROR if outcome.failed else StatusCode.UNSET,
+            status_message=outcome.status_message,
             links=links(event, origin),
             flags=origin.span_flags if origin else SAMPLED_LOCAL,
             parent_span_id=origin.parent_span_id if origin else b"",
         )
-    alone, left_out = log_attributes(event, config)
-    attributes, dropped = apply_limits([*common, (UID, record_uid(kind, event.raw)), *alone], config.limits)
-    ending = how.after_id + (true_time(event) if is_shifted else "")
+    log_only, left_out = log_attributes(event, config)
+    attributes, dropped = apply_limits(
+        [*common, (UID, record_uid(kind, event.raw)), *log_only], config.limits
+    )
+    ending = outcome.after_id + (occurred_suffix(event) if is_shifted else "")
     log = Log(
         time_ns=time_ns,
         observed_ns=event.logged_ns,
-        severity=how.severity,
+        severity=outcome.severity,
         event_name=kind.event_name,
-        body=f"{where.topic}{how.before_id}{printable(rules.subject(own) or '')}{ending}",
+        body=f"{destination.topic}{outcome.before_id}{printable(rules.body_id(own) or '')}{ending}",
         attributes=attributes,
         dropped_attributes=left_out + dropped,
         flags=origin.log_flags if origin else SAMPLED,
@@ -272,7 +277,7 @@ def links(event: Event, origin: Origin | None) -> list[Link]:
 
 
 def link_to_exchange(exchange_id: str) -> Link:
-    """Returns a link to an exchange, whether it was seen or not."""
+    """Returns a link to an exchange, which need not be in the same file."""
     attributes = present(("segment.link.type", "exchange"), ("segment.destination_exchange.id", exchange_id))
     return Link(*exchange_ids(exchange_id), attributes, SAMPLED_LOCAL)
 
@@ -284,7 +289,7 @@ def link_to_message(app: TraceContext) -> Link:
 
 def record_uid(kind: Kind, raw: bytes) -> str:
     """Returns `log.record.uid`: 32 hex characters, the same for the same bytes of the same kind of event."""
-    uid = sha256(UID_STARTS[kind])
+    uid = sha256(UID_PREFIXES[kind])
     step = _HASHED_ALONE if len(raw) <= _SHORT_BYTES else len(raw)
     for at in range(0, len(raw), step):
         uid.update(raw[at : at + step])

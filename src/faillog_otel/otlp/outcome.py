@@ -1,7 +1,7 @@
-"""Outcomes of requests: what a collector's answer means, and what to do next; and results of records. No I/O.
+"""Outcomes of requests: what a collector's answer means, and what to do next. Results of records. No I/O.
 
-The tables are OTLP's ("Failures", opentelemetry.io/docs/specs/otlp). A success acknowledges only with a valid
-OTLP answer: a login page with status 200 is none. The collector's text is redacted and truncated here.
+The tables are OTLP's ("Failures", opentelemetry.io/docs/specs/otlp). Status 200 acknowledges only with a
+valid OTLP answer: a login page does not. The collector's text is redacted and truncated here.
 """
 
 import re
@@ -34,7 +34,7 @@ class Acknowledged(Struct, frozen=True):
 
 
 class PartlyRejected(Struct, frozen=True):
-    """The collector accepted the request but rejected `rejected` of its records, without saying which."""
+    """The collector accepted the request but rejected `rejected` of its records; it does not name them."""
 
     rejected: int
     message: str
@@ -46,7 +46,7 @@ class RetryLater(Struct, frozen=True):
     why: str
     after_seconds: float | None = None
     may_be_size: bool = False
-    """The request is possibly too large; after repeated failures it is halved."""
+    """Whether the request may be too large; after repeated failures it is halved."""
 
 
 class TooLarge(Struct, frozen=True):
@@ -58,7 +58,7 @@ class TooLarge(Struct, frozen=True):
 class Doubtful(Struct, frozen=True):
     """Not accepted, because of a record or because the collector accepts nothing.
 
-    An empty request tells which: the Collector's own receiver answers some permanent errors with 500.
+    An empty request distinguishes the two: the Collector's receiver answers some permanent errors with 500.
     """
 
     why: str
@@ -71,7 +71,7 @@ class Refused(Struct, frozen=True):
     may_be_size: bool = False
     """As in `RetryLater`."""
     is_misconfigured: bool = False
-    """A setting is wrong: `why` says what to write instead."""
+    """Whether a setting is wrong; `why` names the value to use."""
 
 
 NotAcked = RetryLater | TooLarge | Doubtful | Refused
@@ -101,6 +101,7 @@ class Suspected(Struct, frozen=True):
 
 
 SendResult = Acked | Rejection | Unacceptable | Unsent | Suspected
+"""The result of one record."""
 
 ACKED, UNSENT = Acked(), Unsent()
 
@@ -135,10 +136,10 @@ def read_http_answer(
     if 200 <= status < 300:
         return _read_success(signal, content_type, body, mask)
     why = f"HTTP {status}"
-    if said := _status_message(content_type, body):
-        why += f": {redacted_text(said, mask)}"
+    if message := _status_message(content_type, body):
+        why += f": {redacted_text(message, mask)}"
     if status in RETRYABLE:
-        # A gateway also answers 502 if its server closes the connection during a large request.
+        # A gateway also answers 502 if its upstream closes the connection during a large request.
         asked = retry_after(headers.get("retry-after"), now_seconds, headers.get("date"))
         return RetryLater(why, asked, may_be_size=status == 502 and asked is None)
     if status == 413 or (status in DOUBTFUL and is_about_size(why)):
@@ -151,12 +152,12 @@ def read_http_answer(
 
 
 def is_about_size(text: str) -> bool:
-    """Returns whether a server's text says that a message is too large; nothing else says so."""
+    """Returns whether a server's text is about the size of a message; status codes alone do not show that."""
     return _TOO_LARGE.search(text) is not None and not is_about_other_limits(text)
 
 
 def is_about_other_limits(text: str) -> bool:
-    """Returns whether a server's text is about another limit, which a smaller request does not help."""
+    """Returns whether a server's text is about a limit that a smaller request does not avoid."""
     return _OTHER_LIMIT.search(text) is not None
 
 
@@ -186,7 +187,7 @@ def untrusted_certificate(why: str) -> str:
 
 
 def redacted_text(text: str, mask: Mask) -> str:
-    """Returns a collector's text, redacted and truncated: collectors quote what they refuse."""
+    """Returns a collector's text, redacted and truncated: collectors quote the records that they refuse."""
     return peer_text(mask(text), redact_text)
 
 

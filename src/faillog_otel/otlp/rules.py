@@ -1,8 +1,8 @@
-"""The parts of records: what an event's routing decides, what its outcome decides, and its own values.
+"""The parts of records: fields that depend on the routing or on the outcome, and an event's own values.
 
 Many events share the first two. Each rule is here once, as plain data: `mapping` joins the parts, `encoder`
-encodes the shared ones once. What differs between kinds of events is a method of `KindRules`; its subclasses
-are in `mapping`. All texts except ids are redacted; all are truncated.
+encodes shared parts once. What differs between kinds of events is a method of `KindRules`; its subclasses
+are in `mapping`. All texts except ids are redacted, and all are truncated.
 """
 
 from typing import Any, Literal
@@ -19,14 +19,12 @@ from faillog_otel.otlp.wire import Attributes, Severity, Value
 from faillog_otel.propagation import SAMPLED, TraceContext
 from faillog_otel.text import printable
 
-# -- the trace of a message ------------------------------------------------------------------------------
-
 TraceOrigin = Literal["message_id", "message_id_compact", "body", "derived"]
 
 LOCAL = 0x100
-"""SpanFlags: whether the parent, or the target of a link, is remote is known; it is not remote."""
+"""SpanFlags: the parent, or the target of a link, is known not to be remote."""
 REMOTE = 0x300
-"""SpanFlags: whether it is remote is known; it is remote."""
+"""SpanFlags: the parent, or the target of a link, is known to be remote."""
 
 
 class Origin(Struct, frozen=True, gc=False):
@@ -47,9 +45,9 @@ class Origin(Struct, frozen=True, gc=False):
 def origin_of(message_id: str, traceparent: str | None, join: Join) -> Origin:
     """Returns the trace of a message's records.
 
-    The first of these decides (see docs/guides/join-traces.md): the context in the messageId, full or
-    compact; `traceparent`, the context in the exchange's request; otherwise the trace id is computed. A span
-    that was not sampled is not a parent, because nobody sends it.
+    The first of these that exists is used (docs/guides/join-traces.md): the context in the messageId, full or
+    compact; `traceparent`, the context in the exchange's request; a trace id computed from the messageId. A
+    span that was not sampled is not a parent, because no backend receives it.
     """
     carried = propagation.context_in(message_id) if join != "off" else None
     if carried and join == "parent":
@@ -65,7 +63,7 @@ def origin_of(message_id: str, traceparent: str | None, join: Join) -> Origin:
 
 
 def _within(app: TraceContext) -> Origin:
-    """The application's own trace."""
+    """Returns the application's own trace."""
     is_child = bool(app.span_id) and app.is_sampled
     return Origin(
         "message_id" if app.span_id else "message_id_compact",
@@ -79,26 +77,26 @@ def _within(app: TraceContext) -> Origin:
 
 
 def link_flags(context: TraceContext) -> int:
-    """Returns the flags of a link to the application's context: of its own, only the sampled bit remains."""
+    """Returns the flags of a link to the application's context, which keep only its sampled bit."""
     return REMOTE | context.flags & SAMPLED
 
 
-# -- what the routing decides ----------------------------------------------------------------------------
+# -- fields that depend on the routing -------------------------------------------------------------------
 
-_SHORT_BYTES = 256
+_MAX_SHORT_BYTES = 256
 
 
 class DestinationFields(Struct, frozen=True):
-    """What follows from an event's kind and routing. `topic` is how the log record's body begins."""
+    """The fields that depend on an event's kind and routing. `topic` begins the log record's body."""
 
     attributes: Attributes
-    destination: str
+    name: str
     """Its name, or its id if it has none; empty without a destination."""
     topic: str
 
 
-def destined(rules: "KindRules", routing: Routing, names: dict[str, str]) -> DestinationFields:
-    """Returns what all events of this kind with this routing share. `names`: those of destinations, by id."""
+def destination_fields(rules: "KindRules", routing: Routing, names: dict[str, str]) -> DestinationFields:
+    """Returns the fields of all events of this kind with this routing. `names`: of destinations, by id."""
     known, subscription = routing.destination_id, routing.subscription_id
     shown = truncate(names.get(known, known)) if known else ""
     several = routing.destination_ids if len(routing.destination_ids) > 1 else None
@@ -118,20 +116,20 @@ def destined(rules: "KindRules", routing: Routing, names: dict[str, str]) -> Des
     return DestinationFields(attributes, shown, printable(topic))
 
 
-# -- what the outcome decides ----------------------------------------------------------------------------
+# -- fields that depend on the outcome -------------------------------------------------------------------
 
 
 class DeliveryFacts(Struct, frozen=True, kw_only=True, gc=False):
-    """All that an event and its context say, except routing, ids and times.
+    """The facts of an event and its context, except routing, ids and times.
 
-    The fields that only some kinds have are those of `Kind.varies`, and what `KindRules.facts` adds.
+    The fields that only some kinds have are those of `Kind.varies` and those that `KindRules.facts` adds.
     """
 
     kind: Kind
     status: int | None = None
     reason: Reason | None = None
     origin: TraceOrigin | None = None
-    """None for an event that is not about a message."""
+    """The origin of the message's trace; None for an event that is not about a message."""
     is_shifted: bool = False
     request: tuple[str | None, str | None] | None = None
     """The request's method and URL."""
@@ -140,18 +138,18 @@ class DeliveryFacts(Struct, frozen=True, kw_only=True, gc=False):
     outcome: str | None = None
     discarded: bool | None = None
     is_unanswered: bool = False
-    """Whether an exchange has no response at all; a response without a status is one."""
+    """Whether an exchange has no response at all; a response without a status code counts as a response."""
     other_name: str | None = None
     """The name of an unknown event."""
 
     def length(self) -> int:
-        """Returns how many characters of it come from outside."""
+        """Returns the number of characters that come from Segment."""
         values = [getattr(self, name) for name in self.__struct_fields__]
         values += [self.reason and self.reason.text, *(self.request or ())]
         return sum(len(value) for value in values if isinstance(value, str))
 
 
-def facts_of(
+def delivery_facts(
     event: Event,
     rules: "KindRules",
     answer: ExchangeAnswer | None,
@@ -179,7 +177,7 @@ def facts_of(
 
 
 class OutcomeFields(Struct, frozen=True):
-    """What follows from the facts. In the log record's body, the event's id is between the last two."""
+    """The fields that depend on the facts. `before_id` and `after_id` surround the id in the body."""
 
     attributes: Attributes
     failed: bool
@@ -191,16 +189,16 @@ class OutcomeFields(Struct, frozen=True):
     after_id: str
 
 
-def judged(facts: DeliveryFacts, rules: "KindRules", config: MappingConfig) -> OutcomeFields:
-    """Returns what all events with these facts share."""
+def outcome_fields(facts: DeliveryFacts, rules: "KindRules", config: MappingConfig) -> OutcomeFields:
+    """Returns the fields of all events with these facts."""
 
-    def cleaned(text: str | None) -> str | None:
+    def redacted(text: str | None) -> str | None:
         return redact_and_truncate(text, config.redaction_key)[0] if text else None
 
     if config.bodies == "none" and facts.reason and facts.reason.in_body is True:
         facts = replace(facts, reason=None)
     failed = rules.has_failed(facts)
-    reason, outcome = cleaned(facts.reason.text) if facts.reason else None, cleaned(facts.outcome)
+    reason, outcome = redacted(facts.reason.text) if facts.reason else None, redacted(facts.outcome)
     reporter = facts.reason.reporter if facts.reason else UNSET
     method, url = facts.request or (None, None)
     method = rules.method(method)
@@ -208,23 +206,23 @@ def judged(facts: DeliveryFacts, rules: "KindRules", config: MappingConfig) -> O
     attributes = present(
         ("http.request.method", method),
         ("http.response.status_code", facts.status),
-        ("url.full", cleaned(url)),
-        ("server.address", cleaned(host)),
+        ("url.full", redacted(url)),
+        ("server.address", redacted(host)),
         ("server.port", port),
-        ("error.type", cleaned(_error_type(facts)) if failed else None),
+        ("error.type", redacted(_error_type(facts)) if failed else None),
         ("segment.delivery.attempt", facts.attempt),
         ("segment.delivery.outcome", outcome),
         ("segment.discarded", facts.discarded),
         ("segment.trace.origin", facts.origin),
-        ("segment.feature", cleaned(facts.feature)),
+        ("segment.feature", redacted(facts.feature)),
         ("segment.reason", reason),
         ("segment.error.reporter", None if reporter is UNSET else reporter),
         ("segment.time_shifted", True if facts.is_shifted else None),
     )
-    short_reason = truncate(reason, _SHORT_BYTES) if reason else ""
+    short_reason = truncate(reason, _MAX_SHORT_BYTES) if reason else ""
     status = f"HTTP {facts.status}" if facts.status is not None else rules.without_status
     shown = replace(
-        facts, outcome=outcome, other_name=truncate(cleaned(facts.other_name) or "", _SHORT_BYTES)
+        facts, outcome=outcome, other_name=truncate(redacted(facts.other_name) or "", _MAX_SHORT_BYTES)
     )
     before_id, after_id = _around_id(rules, shown, short_reason)
     return OutcomeFields(
@@ -245,7 +243,7 @@ def _around_id(rules: "KindRules", facts: DeliveryFacts, reason: str) -> tuple[s
     """
     details = ", ".join(filter(None, (*rules.details(facts), reason)))
     sentence = rules.predicate(facts) + (f": {details}" if details else "")
-    if not (id_name := rules.id_name(facts)):
+    if not (id_name := rules.body_id_name(facts)):
         return sentence, ""
     return f"{sentence} ({id_name} ", ")" if facts.attempt is None else f", attempt {facts.attempt})"
 
@@ -264,7 +262,7 @@ def _server(url: str | None) -> tuple[str | None, int | None]:
         return None, None
 
 
-# -- what the kind decides -------------------------------------------------------------------------------
+# -- fields that depend on the kind ----------------------------------------------------------------------
 
 _METHODS = frozenset(
     ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY")
@@ -272,16 +270,16 @@ _METHODS = frozenset(
 
 
 class KindRules:
-    """The rules for the records of one kind of event; here for a kind without rules of its own.
+    """The rules for the records of one kind of event. This class serves kinds without rules of their own.
 
     A log record's body is one sentence: `TOPIC to DESTINATION PREDICATE: DETAILS, REASON (message ID, attempt
     N)`. What an event does not have is left out.
     """
 
     takes_answer = False
-    """Whether an event without status code or reason gets that of its exchange."""
+    """Whether an event without a status code or a reason takes it from its exchange."""
     topic = "Event"
-    """How the body of a log record begins."""
+    """The first words of a log record's body."""
     without_status = "no response"
     """The status message of a failed span that has neither reason nor status code."""
 
@@ -289,15 +287,15 @@ class KindRules:
         self.kind = kind
 
     def facts(self, event: Event) -> dict[str, Any]:
-        """Returns the fields of `DeliveryFacts` that not all kinds have: those of `Kind.varies`, and more."""
+        """Returns the fields of `DeliveryFacts` that only some kinds have, such as those of `Kind.varies`."""
         return {name: getattr(event.properties, name) for name in self.kind.varies}
 
     def reason_of(self, answer: ExchangeAnswer, _properties: Any) -> Reason | None:
-        """Returns the reason that the answer of its exchange gives for the event."""
+        """Returns the event's reason, from the answer of its exchange."""
         return answer.reason
 
     def has_failed(self, _facts: DeliveryFacts) -> bool:
-        """Returns whether the event is a failure: an error for a span, a severity for a log record."""
+        """Returns whether the event is a failure; it sets a span's status and a log record's severity."""
         return False
 
     def severity(self, _facts: DeliveryFacts) -> Severity:
@@ -314,21 +312,21 @@ class KindRules:
         """Returns the first word of the span's name. `_method`: what `method` returned."""
         return "deliver"
 
-    def subject(self, own: "Own") -> str | None:
-        """Returns the id that the body of the log record names, one of `own_values`."""
+    def body_id(self, own: "Own") -> str | None:
+        """Returns the id in the body of the log record, one of `own_values`."""
         message_id, *_ = own
         return message_id
 
-    def id_name(self, facts: DeliveryFacts) -> str:
-        """Returns what `subject` is the id of, for the body; empty for an event without it."""
+    def body_id_name(self, facts: DeliveryFacts) -> str:
+        """Returns the noun before `body_id`: `message` or `exchange`; empty for an event without an id."""
         return "message" if facts.origin else ""
 
     def predicate(self, _facts: DeliveryFacts) -> str:
-        """Returns how it ended, for the body; empty if that is among the details."""
+        """Returns the result for the body, with its separator: ` failed`; empty if `details` hold it."""
         return ""
 
     def details(self, facts: DeliveryFacts) -> list[str]:
-        """Returns what the body has before the reason; at least the status code, if there is one."""
+        """Returns the parts of the body before the reason, among them the status code."""
         return [] if facts.status is None else [f"HTTP {facts.status}"]
 
     def ids(self, _event: Event, origin: Origin | None) -> tuple[bytes, bytes]:
@@ -358,23 +356,23 @@ def own_values(event: Event) -> Own:
     lag_ms = None if logged_at is None else (event.logged_ns - event.occurred_ns) // 1_000_000
     if len(event.raw) <= MAX_VALUE_BYTES:
         return message_id, exchange_id, occurred_at, logged_at, lag_ms
-    return _cut(message_id), _cut(exchange_id), _cut(occurred_at), _cut(logged_at), lag_ms
+    return _short(message_id), _short(exchange_id), _short(occurred_at), _short(logged_at), lag_ms
 
 
-def true_time(event: Event) -> str:
-    """Returns the end of a shifted record's body. Loki drops equal lines that have the same time."""
+def occurred_suffix(event: Event) -> str:
+    """Returns the end of a shifted record's body. It keeps lines distinct: Loki drops equal ones."""
     properties = event.properties
     return printable(
-        f", occurred {truncate(properties.occurred_at or properties.logged_at or '', _SHORT_BYTES)}"
+        f", occurred {truncate(properties.occurred_at or properties.logged_at or '', _MAX_SHORT_BYTES)}"
     )
 
 
-def _cut(text: str | None) -> str | None:
+def _short(text: str | None) -> str | None:
     return None if text is None else truncate(text)
 
 
 def present(*pairs: tuple[str, Value | None]) -> Attributes:
-    """Returns the attributes that have a value, truncated: ids and times come from outside, too."""
+    """Returns the attributes that have a value. Texts are truncated, also ids and times."""
     return [
         (key, truncate(value) if isinstance(value, str) else value)
         for key, value in pairs

@@ -40,7 +40,6 @@ from faillog_otel.otlp.outcome import (
 
 _log = logging.getLogger(__name__)
 
-
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = 30.0
 SLACK_SECONDS = 1.0
@@ -51,7 +50,7 @@ Say = Callable[[str, float], object]
 
 
 class WaitNotices:
-    """Logs pauses, each reason once for all requests that it pauses. Safe for use from several threads."""
+    """Logs pauses, once for all requests that pause for one reason. Safe for use from several threads."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -59,7 +58,7 @@ class WaitNotices:
         self._until: dict[str, float] = {}
 
     def say(self, what: str, seconds: float) -> None:
-        """Logs the pause, unless one with the same reason has not ended yet."""
+        """Logs the pause, unless a pause with the same reason has not ended yet."""
         with self._lock:
             now = self._clock.monotonic()
             self._until = {each: until for each, until in self._until.items() if until > now}
@@ -102,7 +101,7 @@ class Backoff:
             return self._requests
 
     def acknowledged(self, signal: Signal, request: int, *, acked_some: bool) -> None:
-        """Restarts the wait after a successful answer of the collector."""
+        """Notes a successful answer of the collector: the wait starts again with the next request."""
         with self._lock:
             self._waiting_since = None
             self._has_acknowledged = True
@@ -110,18 +109,18 @@ class Backoff:
                 self._latest_acked[signal] = max(self._latest_acked[signal], request)
 
     def accepts_other_records(self, signal: Signal, since: int) -> bool:
-        """Returns whether a request that started after request number `since` had records accepted."""
+        """Returns whether the collector accepted records of a request with a number above `since`."""
         return self._latest_acked[signal] > since
 
     def end(self, why: str) -> None:
-        """Stops all sending; the first reason stays."""
+        """Stops all sending; the first reason is kept."""
         with self._lock:
             self._gave_up_because = self._gave_up_because or why
 
     def give_up_early(self, why: str) -> None:
         """Gives up at once because a setting is wrong.
 
-        An infinite wait goes on, because the cause can be fixed meanwhile; so does a wait for a collector
+        An infinite wait continues, because the cause can be fixed meanwhile; so does a wait for a collector
         that has acknowledged before.
         """
         if not self._has_acknowledged and math.isfinite(self._wait_seconds):
@@ -141,7 +140,7 @@ class Backoff:
                 waited = f"; gave up after {self._wait_seconds:g} s (--wait)" if self._wait_seconds else ""
                 self._gave_up_because = self._gave_up_because or why + waited
             elif asked_seconds is not None and asked_seconds > left + SLACK_SECONDS:
-                asked = f"it asks for a pause of {asked_seconds:.0f} s, beyond --wait"
+                asked = f"it asks for a pause of {asked_seconds:.0f} s, longer than --wait"
                 self._gave_up_because = self._gave_up_because or f"{why}; {asked}"
             if self._gave_up_because is not None:
                 return None
@@ -179,16 +178,16 @@ class Client(Protocol):
 
 
 MAX_SUSPECT_BACKOFF = 2
-"""The backoff of a suspected record stops growing after two failures, at two seconds: other records wait."""
+"""The backoff of a suspected record grows up to this many failures (two seconds): other records wait."""
 
 MAX_DOUBTFUL = 16
-"""After this many consecutive ambiguous errors, stop bisecting and back off. One bad record among 512 costs
+"""After this many consecutive ambiguous errors, stop bisecting and back off. One bad record among 512 causes
 ten."""
 
 MIN_SIZE_FAILURES = 3
-"""After this many consecutive failures that can be about the size, the records are halved."""
+"""After this many consecutive failures that may be about the size, the request is halved."""
 MAX_SIZE_FAILURES = 6
-"""After this many such failures, first with others and then alone, the record itself is suspected."""
+"""After this many such failures, the last ones alone, a record is suspected."""
 
 
 class Sent(Struct):
@@ -210,9 +209,9 @@ class _Portion(Struct, frozen=True):
     stop: int
     suspected: int | None = None
     size_failures: int = 0
-    """Consecutive failures of it, or of the portion it was split from, that can be about the size."""
+    """Consecutive failures that may be about the size, including those of the portion it was split from."""
     is_part: bool = False
-    """It was split from a portion that was possibly too large."""
+    """Whether it was split from a portion that may have been too large."""
 
     def suspected_since(self, request: int | None) -> "_Portion":
         return replace(self, suspected=request)
@@ -223,7 +222,7 @@ class _Portion(Struct, frozen=True):
         return replace(self, start=middle), replace(self, stop=middle)
 
     def parts(self) -> "tuple[_Portion, _Portion]":
-        """Returns its halves, if it was possibly too large."""
+        """Returns its halves, for a portion that may be too large."""
         return replace(self, suspected=None, size_failures=MIN_SIZE_FAILURES - 1, is_part=True).halves()
 
 
@@ -233,13 +232,13 @@ class Sender:
     def __init__(self, client: Client, backoff: Backoff) -> None:
         self.sent = Sent()
         self._is_size_limited = False
-        """A smaller request succeeded where a larger one failed: halve the next one without backoff."""
+        """Whether a half succeeded after its request failed: the next one is halved without backoff."""
         self._client = client
         self._backoff = backoff
         self._lock = threading.Lock()
 
     def send(self, signal: Signal, records: Sequence[bytes]) -> list[SendResult]:
-        """Returns the result of each record, in their order."""
+        """Returns the results of the records, in their order."""
         results: list[SendResult] = [UNSENT] * len(records)
         portions = [_Portion(0, len(records))]
         is_retry, failures, doubtful = False, 0, 0
@@ -280,7 +279,7 @@ class Sender:
     def _check_collector(
         self, signal: Signal, outcome: Doubtful, portion: _Portion, doubtful: int
     ) -> tuple[Outcome | None, _Portion]:
-        """Probes, at the first ambiguous error, whether the collector accepts requests at all."""
+        """Probes, at a portion's first ambiguous error, whether the collector accepts requests at all."""
         if doubtful % MAX_DOUBTFUL == 0:  # not a few bad records: the collector fails
             return Refused(outcome.why), portion
         if portion.suspected is not None:
@@ -342,7 +341,7 @@ class Sender:
             result = Rejection(signal, outcome.rejected, count, outcome.message)
             acked -= min(outcome.rejected, count)
             _log.error(
-                "the collector rejected %d of %d %s without saying which; all go to the quarantine: %s",
+                "the collector rejected %d of %d %s and does not name them; all are quarantined: %s",
                 *(outcome.rejected, count, signal, outcome.message or "-"),
             )
         elif outcome.message:

@@ -1,7 +1,7 @@
-"""Templates: most events differ from others only in ids and times, so the rest is encoded once.
+"""Templates: most events differ from others only in ids and times, so everything else is encoded once.
 
-The first event of its sort becomes the template, from the same parts that records are joined from, so the
-layout is written once. An event without a template is encoded part by part.
+A template is made from the parts of the first event with its key, the same parts of which other records are
+joined, so the layout is written once. An event without a template is encoded part by part.
 """
 
 from binascii import hexlify
@@ -20,7 +20,7 @@ from faillog_otel.otlp import wire
 from faillog_otel.otlp.mapping import (
     SAMPLED_LOCAL,
     UID,
-    UID_STARTS,
+    UID_PREFIXES,
     attempt_span_id,
     exchange_ids,
     link_to_exchange,
@@ -71,23 +71,23 @@ _SPAN_FLAGS = {flags: flags_field(wire.SPAN_FLAGS, flags) for flags in (SAMPLED_
 Parts = tuple[bytes, ...]
 
 
-class Where(Struct, frozen=True):
-    """What the routing decides (`DestinationFields`), encoded."""
+class EncodedDestination(Struct, frozen=True):
+    """The fields that depend on the routing (`DestinationFields`), encoded."""
 
     log: bytes
-    """The attributes of log records; `span`: the same ones of spans."""
+    """The attributes as fields of a log record; `span`: the same attributes as fields of a span."""
     span: bytes
     name_and_kind: bytes
     """Of the span."""
     event_name: bytes
     attributes: Attributes
     size: int
-    """What limits count: the bytes of the attributes' names and values."""
+    """The bytes of the attributes' names and values, which the limits count."""
     topic: bytes
 
 
-class How(Struct, frozen=True):
-    """What the outcome decides (`OutcomeFields`), encoded; as in `Where`."""
+class EncodedOutcome(Struct, frozen=True):
+    """The fields that depend on the outcome (`OutcomeFields`), encoded; see `EncodedDestination`."""
 
     log: bytes
     span: bytes
@@ -100,13 +100,13 @@ class How(Struct, frozen=True):
     verb: str
 
 
-class Values(NamedTuple):
+class OwnValues(NamedTuple):
     """An event's own values, encoded. An absent one is empty, in `own` None."""
 
     time: bytes
-    """Fixed64; so is `observed`."""
-    about: bytes
-    """The id in the log record's body; `when` is the end of the body."""
+    """Fixed64, as `observed`."""
+    body_id: bytes
+    """The id in the log record's body; `occurred` is the end of the body."""
     own: tuple[bytes | None, ...]
     """In the order of `OWN`."""
     uid: bytes
@@ -116,16 +116,22 @@ class Values(NamedTuple):
     parent_span_id: bytes
     observed: bytes
     links: bytes
-    when: bytes
+    occurred: bytes
 
 
-def log_parts(values: Values, where: Where, how: How, attributes: Parts, origin: Origin | None) -> Parts:
+def log_parts(
+    values: OwnValues,
+    destination: EncodedDestination,
+    outcome: EncodedOutcome,
+    attributes: Parts,
+    origin: Origin | None,
+) -> Parts:
     """Returns a LogRecord message."""
-    body = (where.topic, how.before_id, values.about, how.after_id, values.when)
+    body = (destination.topic, outcome.before_id, values.body_id, outcome.after_id, values.occurred)
     return (
         _LOG_TIME if values.time else b"",
         values.time,
-        how.severity,
+        outcome.severity,
         _LOG_BODY[sum(map(len, body))],
         *body,
         *attributes,
@@ -136,16 +142,18 @@ def log_parts(values: Values, where: Where, how: How, attributes: Parts, origin:
         values.span_id,
         _LOG_OBSERVED_TIME if values.observed else b"",
         values.observed,
-        where.event_name,
+        destination.event_name,
     )
 
 
-def log_attributes(values: Values, where: Where, how: How) -> Parts:
+def log_attributes(values: OwnValues, destination: EncodedDestination, outcome: EncodedOutcome) -> Parts:
     """Returns the attributes that every log record has."""
-    return (where.log, how.log, *_own_parts(_LOG_OWN, values.own), _LOG_UID, values.uid)
+    return (destination.log, outcome.log, *_own_parts(_LOG_OWN, values.own), _LOG_UID, values.uid)
 
 
-def span_parts(values: Values, where: Where, how: How, origin: Origin | None) -> Parts:
+def span_parts(
+    values: OwnValues, destination: EncodedDestination, outcome: EncodedOutcome, origin: Origin | None
+) -> Parts:
     """Returns a Span message."""
     return (
         _SPAN_TRACE_ID,
@@ -154,16 +162,16 @@ def span_parts(values: Values, where: Where, how: How, origin: Origin | None) ->
         values.span_id,
         _SPAN_PARENT_SPAN_ID if values.parent_span_id else b"",
         values.parent_span_id,
-        where.name_and_kind,
+        destination.name_and_kind,
         _SPAN_START_TIME if values.time else b"",
         values.time,
         _SPAN_END_TIME if values.time else b"",
         values.time,
-        where.span,
-        how.span,
+        destination.span,
+        outcome.span,
         *_own_parts(_SPAN_OWN, values.own),
         values.links,
-        how.status,
+        outcome.status,
         _SPAN_FLAGS[origin.span_flags if origin else SAMPLED_LOCAL],
     )
 
@@ -178,9 +186,9 @@ def _own_parts(heads: tuple[Heads, ...], own: tuple[bytes | None, ...]) -> list[
 
 MAX_TEMPLATES = 1024
 MAX_TEMPLATE_BYTES = 4096
-"""Longer ones are not remembered, so that all of them take some MiB at most."""
+"""Longer templates are not kept, so that all of them take a few MiB at most."""
 _MAX_OWN = 512
-"""An exchange's own texts, and method and URL of its request, are not truncated up to so many characters."""
+"""Characters. An exchange with longer ids, times, method or URL has no template: they may be truncated."""
 
 
 def link_fields(exchange_id: str | None, origin: Origin | None) -> bytes:
@@ -194,18 +202,18 @@ def link_fields(exchange_id: str | None, origin: Origin | None) -> bytes:
     return found
 
 
-@lru_cache(maxsize=1024)  # the attempts of one exchange are mostly neighbours
+@lru_cache(maxsize=1024)  # attempts of one exchange mostly follow one another
 def _link(exchange_id: str) -> bytes:
     return link_field(link_to_exchange(exchange_id))
 
 
 class Slot(bytes):
-    """A value of the event's own, among parts that it shares with other events."""
+    """A value of one event, among parts that it shares with other events."""
 
     __slots__ = ()
 
 
-def with_slots(values: Values) -> Values:
+def with_slots(values: OwnValues) -> OwnValues:
     """Returns the values as slots; an absent one stays absent."""
     own = tuple(None if value is None else Slot(value) for value in values.own)
     others = {name: Slot(value) for name, value in values._asdict().items() if value and name != "own"}
@@ -213,20 +221,20 @@ def with_slots(values: Values) -> Values:
 
 
 class Template(Struct, frozen=True, gc=False):
-    """A log record and a span with `%b` for each slot. Events that need an empty one have no template."""
+    """A log record and a span with `%b` for each slot; both empty for a key without a template."""
 
     log: bytes = b""
     span: bytes = b""
 
 
-Key = tuple[object, ...]
-"""All that decides about a record's bytes, except its own values; of these, their lengths."""
-Filling = tuple[bytes, ...]
-"""The values for the slots of a template."""
+TemplateKey = tuple[object, ...]
+"""Everything that a record's bytes depend on, except its own values; of these, the lengths."""
+SlotValues = tuple[bytes, ...]
+"""The values for the slots of a template, in their order."""
 
 
 class Templates:
-    """The templates of one encoder, for events whose records carry their own time."""
+    """The templates of one encoder, for events whose time the policy does not move."""
 
     def __init__(
         self,
@@ -236,13 +244,13 @@ class Templates:
     ) -> None:
         """`parts_of` returns the parts of a log record and of a span, with the event's own values as slots.
 
-        `log_only_of` returns the attributes that only an exchange's log record has; None if limits or their
-        number leave some out.
+        `log_only_of` returns the attributes that only an exchange's log record has; None if some of them do
+        not fit.
         """
         self._join = join
         self._parts_of = parts_of
         self._log_only_of = log_only_of
-        self._known: dict[Key, Template] = {}
+        self._templates: dict[TemplateKey, Template] = {}
         self._encoders = {ATTEMPT: self._attempt, ERROR: self._error, EXCHANGE: self._exchange}
 
     def encode(self, event: Event, context: RecordContext) -> EncodedEvent | None:
@@ -260,7 +268,7 @@ class Templates:
             return None
         if exchange_id is None or occurred_at is None or logged_at is None:
             return None
-        parent: Filling = ()
+        parent: SlotValues = ()
         joined: object = None
         if message_id.startswith(propagation.CARRYING) or context.traceparent is not None:
             origin = origin_of(message_id, context.traceparent, self._join)
@@ -273,12 +281,12 @@ class Templates:
         occurred, logged = occurred_at.encode(), logged_at.encode()
         lag = int64((event.logged_ns - event.occurred_ns) // 1_000_000)
         lengths = (len(message), len(exchange), len(occurred), len(logged), len(lag))
-        how = (_attempt_how(properties), context.answer, event.reason)
+        facts = (_attempt_facts(properties), context.answer, event.reason)
         uid = hexlify(sha256(_ATTEMPT_UID + event.raw).digest()[:16])
         span_id, time, observed = attempt_span_id(event), fixed64(event.occurred_ns), fixed64(event.logged_ns)
         own = (message, exchange, occurred, logged, lag)
-        return self._filled(
-            (event.routing, how, lengths, joined),
+        return self._fill(
+            (event.routing, facts, lengths, joined),
             event,
             context,
             (time, message, *own, uid, trace_id, span_id, observed),
@@ -291,7 +299,7 @@ class Templates:
         occurred_at, logged_at = properties.occurred_at, properties.logged_at
         if not event.is_plain or not message_id or occurred_at is None or logged_at is None:
             return None
-        span_id: Filling = ()
+        span_id: SlotValues = ()
         joined: object = None
         if message_id.startswith(propagation.CARRYING) or context.traceparent is not None:
             origin = origin_of(message_id, context.traceparent, self._join)
@@ -305,8 +313,8 @@ class Templates:
         lengths = (len(message), len(occurred), len(logged), len(lag))
         uid = hexlify(sha256(_ERROR_UID + event.raw).digest()[:16])
         time, observed = fixed64(event.occurred_ns), fixed64(event.logged_ns)
-        return self._filled(
-            (event.routing, (_error_how(properties), event.reason), lengths, joined),
+        return self._fill(
+            (event.routing, (_error_facts(properties), event.reason), lengths, joined),
             event,
             context,
             (time, message, message, occurred, logged, lag, uid, trace_id, *span_id, observed),
@@ -319,15 +327,15 @@ class Templates:
         if event.extras or not exchange_id or occurred_at is None or logged_at is None or response is None:
             return None
         request, status = properties.request_to_destination, response.status
-        asked = (request.method, request.url) if request is not None else None
+        request_line = (request.method, request.url) if request is not None else None
         own_length = len(exchange_id) + len(occurred_at) + len(logged_at)
-        asked_length = len(request.url or "") + len(request.method or "") if request is not None else 0
-        if status is None or own_length > _MAX_OWN or asked_length > _MAX_OWN:
+        request_length = len(request.url or "") + len(request.method or "") if request is not None else 0
+        if status is None or own_length > _MAX_OWN or request_length > _MAX_OWN:
             return None
         if not exchange_id.isascii() or not exchange_id.isprintable():
             return None
         if event.reason is not None and len(event.reason.text) > _MAX_OWN:
-            return None  # templates are remembered, and another event hardly has the same reason
+            return None  # templates are kept, and another event with the same long reason is rare
         log_only = self._log_only_of(event)
         if not log_only:
             return None
@@ -338,46 +346,46 @@ class Templates:
         uid = record_uid(EXCHANGE, event.raw).encode()
         time, observed = fixed64(event.occurred_ns), fixed64(event.logged_ns)
         own = (exchange, occurred, logged, lag)
-        return self._filled(
-            (event.routing, status, asked, _exchange_how(properties), event.reason, lengths),
+        return self._fill(
+            (event.routing, status, request_line, _exchange_facts(properties), event.reason, lengths),
             event,
             context,
             (time, exchange, *own, uid, log_only, trace_id, span_id, observed),
             (trace_id, span_id, time, time, *own),
         )
 
-    def _filled(
-        self, key: Key, event: Event, context: RecordContext, log: Filling, span: Filling = ()
+    def _fill(
+        self, key: TemplateKey, event: Event, context: RecordContext, log: SlotValues, span: SlotValues = ()
     ) -> EncodedEvent | None:
-        """Returns the template filled; the first event with a key becomes its template."""
-        template = self._known.get(key)
+        """Returns the records from the key's template, which the first event with this key makes."""
+        template = self._templates.get(key)
         if template is None:
-            template = self._made(event, context, log, span)
-            if len(self._known) >= MAX_TEMPLATES:
-                self._known.clear()
-            self._known[key] = template
+            template = self._make(event, context, log, span)
+            if len(self._templates) >= MAX_TEMPLATES:
+                self._templates.clear()
+            self._templates[key] = template
         return EncodedEvent(template.log % log, template.span % span) if template.log else None
 
-    def _made(self, event: Event, context: RecordContext, log: Filling, span: Filling) -> Template:
+    def _make(self, event: Event, context: RecordContext, log: SlotValues, span: SlotValues) -> Template:
         log_parts, span_parts = self._parts_of(event, context)
-        (log_text, log_slots), (span_text, span_slots) = _text(log_parts), _text(span_parts)
-        has_all = (log_slots, span_slots) == (len(log), len(span))  # else limits left some values out
+        (log_text, log_slots), (span_text, span_slots) = _format(log_parts), _format(span_parts)
+        has_all = (log_slots, span_slots) == (len(log), len(span))  # else the limits left some values out
         is_short = len(log_text) + len(span_text) <= 2 * MAX_TEMPLATE_BYTES
         return Template(log_text, span_text) if has_all and is_short else Template()
 
 
-_ATTEMPT_UID, _ERROR_UID = UID_STARTS[ATTEMPT], UID_STARTS[ERROR]
+_ATTEMPT_UID, _ERROR_UID = UID_PREFIXES[ATTEMPT], UID_PREFIXES[ERROR]
 
 
-def _how(kind: Kind) -> "attrgetter[object]":
-    """Returns what reads the fields of properties that decide about the records of this kind."""
+def _facts(kind: Kind) -> "attrgetter[object]":
+    """Returns a getter of the properties, besides ids and times, that records of this kind depend on."""
     return attrgetter("feature_name", *kind.varies)
 
 
-_attempt_how, _error_how, _exchange_how = _how(ATTEMPT), _how(ERROR), _how(EXCHANGE)
+_attempt_facts, _error_facts, _exchange_facts = _facts(ATTEMPT), _facts(ERROR), _facts(EXCHANGE)
 
 
-def _text(parts: Parts) -> tuple[bytes, int]:
-    """Returns the text of a template, and the number of its slots."""
+def _format(parts: Parts) -> tuple[bytes, int]:
+    """Returns a template's format, and the number of its slots."""
     pieces = [b"%b" if type(part) is Slot else part.replace(b"%", b"%%") for part in parts]
     return b"".join(pieces), pieces.count(b"%b")

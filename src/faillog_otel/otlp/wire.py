@@ -1,8 +1,9 @@
 """OTLP on the wire: protobuf's encoding, records as plain data, the numbers of their fields, and requests.
 
-Source of the numbers: opentelemetry-proto 1.x, common.proto, logs.proto and trace.proto (the messages are
-named below). Fields are written in the order of their numbers, as the official classes do. A field with its
-default value is absent, unless it is part of a oneof.
+Sources: protobuf.dev, "Encoding"; opentelemetry-proto 1.x, common.proto, logs.proto and trace.proto (the
+messages are named below). A message is the concatenation of its fields, each after its tag, so an encoded
+record can be put into another request without changing a byte. Fields are written in the order of their
+numbers, as the official classes do. A field with its default value is absent, unless it is part of a oneof.
 """
 
 import struct
@@ -13,11 +14,6 @@ from functools import lru_cache
 from msgspec import Struct
 
 from faillog_otel.config import Signal
-
-# -- protobuf's encoding ---------------------------------------------------------------------------------
-#
-# Source: protobuf.dev, "Encoding". A message is the concatenation of its fields, each after its tag, so
-# encoded messages can be put into a message, taken out of it and sent again without changing a byte.
 
 VARINT = 0
 FIXED64 = 1
@@ -69,7 +65,7 @@ def text_field(field_number: int, text: str) -> bytes:
 
 
 class Heads(dict[int, bytes]):
-    """The bytes before a value, by its length: tags and lengths, made once for each length.
+    """Maps a value's length to the bytes before the value: tags and lengths, made once for each length.
 
     The value may be in nested messages: `path` has the bytes before each length, from the outermost message
     inwards; `behind` follows the last length.
@@ -91,11 +87,6 @@ class Heads(dict[int, bytes]):
             self[length] = head
         return head
 
-
-# -- records as plain data -------------------------------------------------------------------------------
-#
-# `mapping` makes them, an encoder writes them. They have the fields of OTLP's messages LogRecord and Span;
-# ids are bytes, times are nanoseconds since 1970. An absent id is empty.
 
 Value = str | bool | int | float | tuple[str, ...]
 Attributes = list[tuple[str, Value]]
@@ -137,7 +128,7 @@ class Link(Struct, frozen=True):
 
 
 class Span(Struct, frozen=True, kw_only=True):
-    """A span without duration: it starts and ends at `time_ns`."""
+    """A span without duration: it starts and ends at `time_ns` (nanoseconds since 1970)."""
 
     trace_id: bytes
     span_id: bytes
@@ -153,7 +144,7 @@ class Span(Struct, frozen=True, kw_only=True):
 
 
 class Log(Struct, frozen=True, kw_only=True):
-    """A log record. `dropped_attributes` counts those that the limits left out."""
+    """A log record. Ids are bytes, empty if absent; `dropped_attributes` counts what the limits left out."""
 
     time_ns: int
     observed_ns: int
@@ -168,12 +159,12 @@ class Log(Struct, frozen=True, kw_only=True):
 
 
 class EncodedEvent(Struct, frozen=True, gc=False):
-    """One event's records, encoded as LogRecord and Span messages. `span` is empty if there is none."""
+    """One event's records, encoded as LogRecord and Span messages; an absent record is empty."""
 
     log: bytes
     span: bytes
     is_shifted: bool = False
-    """Whether the time policy gave them another time."""
+    """Whether the time policy changed their time."""
 
     def record(self, signal: Signal) -> bytes:
         """Returns the record of this signal."""
@@ -184,8 +175,6 @@ class EncodedEvent(Struct, frozen=True, gc=False):
         log = self.log if "logs" in signals else b""
         return EncodedEvent(log, self.span if "traces" in signals else b"", self.is_shifted)
 
-
-# -- fields of messages ----------------------------------------------------------------------------------
 
 # common.proto: KeyValue, AnyValue, ArrayValue
 KEY_VALUE_KEY = 1
@@ -336,7 +325,7 @@ class Envelope:
             return b""
         heads = self._records
         parts = [part for each in records for part in (heads[len(each)], each)]
-        # Sums up lengths first, to copy everything only once: a request is large.
+        # Lengths are summed first, so that everything is copied only once: a request is large.
         scoped = len(self._scope) + sum(map(len, parts)) + len(self._after)
         head = tag(self._SCOPE_RECORDS) + varint(scoped)
         inside = len(self._before) + len(head) + scoped + len(self._after)

@@ -23,7 +23,7 @@ from faillog_otel.text import printable, printable_json
 
 
 class TraceTree(Struct, frozen=True):
-    """One trace: the destination's name, if it has one, and the lines."""
+    """One trace as lines of text, and the name of its destination if it has one."""
 
     destination: str | None
     lines: tuple[str, ...]
@@ -32,8 +32,8 @@ class TraceTree(Struct, frozen=True):
 def trace_trees(spans: Iterable[Span], logs: Iterable[LogRecord]) -> list[TraceTree]:
     """Returns one tree for each message in each trace, in the order of their first times.
 
-    A tree shows the spans of a trace, and the logs without a span. An exchange is shown below the attempts
-    that link to it; an exchange without links is a tree of its own.
+    A tree shows the spans of a trace, and the log records without a span. An exchange is shown below the
+    attempts that link to it; an exchange without links is a tree of its own.
     """
     by_id = {(span.trace_id, span.span_id): span for span in spans}
     linked = {(link.trace_id, link.span_id) for span in by_id.values() for link in span.links}
@@ -200,7 +200,7 @@ def _value(value: AnyValue) -> dict[str, Any]:
         return {"doubleValue": value.double_value}
     if kind == "array_value":
         return {"arrayValue": {"values": [_value(each) for each in value.array_value.values]}}
-    return {}  # absent: the mapping makes no other values
+    return {}  # the mapping makes no other values
 
 
 class FileClient:
@@ -251,13 +251,13 @@ class FileClient:
             return Refused(READER_GONE)
         except OSError as error:
             why = f"the output cannot be written: {error.strerror}"
-            if not self._is_cut_back(start):
+            if not self._remove_partial_line(start):
                 self._broken = why
             return Refused(why)
         return Acknowledged()
 
-    def _is_cut_back(self, start: int | None) -> bool:
-        """Removes a partial line; returns False if it cannot: a device can seek, but not truncate."""
+    def _remove_partial_line(self, start: int | None) -> bool:
+        """Truncates the file to `start`; returns False if that is impossible, as on a pipe or a device."""
         if start is None:
             return False
         try:
@@ -275,7 +275,7 @@ class ConsoleClient:
     """Prints the trees of each batch. One request at a time, a batch's spans before its logs.
 
     Every event has a log record, so an event that cannot be printed is not acknowledged. A trace that
-    continues in a later batch is printed in two pieces, so memory stays bounded.
+    continues in a later batch is printed in two parts, so that memory stays bounded.
     """
 
     def __init__(self, file: IO[str], on_closed: Callable[[], object], *, has_logs: bool) -> None:

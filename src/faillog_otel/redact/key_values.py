@@ -34,7 +34,7 @@ _CELLS = {
     )
     for delimiter, blanks in ((",", ""), (";", ""), ("\t", "[ ]*+"), ("|", "[ ]*+"))
 }
-"""A blank after a comma belongs to the cell, so such a cell is no name: sentences have it."""
+"""A blank after a comma belongs to the cell, so that the words of a sentence are not names of columns."""
 _DELIMITER = re.compile(r"[,;\t|](?=[^,;\t|\r\n]*\Z)")
 _REST = re.compile(r"[\"'*`_]{0,3}[ ]*+(?P<delimiter>[,;\t|])?[\w.()/ \"*`,;\t|-]{0,1000}+\r?\n")
 _NAME = re.compile(r"(?:[*`_]{0,3}[^\W\d][\w.()/-]*+(?:[ ][\w.()/-]++){0,3}[*`_]{0,3})?")
@@ -242,7 +242,7 @@ def _read_value(plain: UnescapedText, name: SensitiveKey, found: re.Match[str]) 
     return value_at(plain, name, found.end(), found.start("by") if found["by"] else None)
 
 
-def _read_no_name(plain: UnescapedText, _: SensitiveKey, found: re.Match[str]) -> ValueSpan | None:
+def _read_unless_name(plain: UnescapedText, _: SensitiveKey, found: re.Match[str]) -> ValueSpan | None:
     """Returns the group `value` or a string, unless it can be a name or an id: lists of names are common."""
     span = (*found.span("value"), "") if "value" in found.re.groupindex else string_at(plain, found.end())
     value = plain.text[span[0] : span[1]] if span else ""
@@ -289,7 +289,7 @@ _OF_AN_ID = (
     r"(?:[a-z]*(?:message|event|request|user|destination|source|trace|span|batch)|ids?\b|for\b|at\b|since\b"
     r"|until\b|on\b|(?-i:\w+(?:Id|ID|_id)s?\b))"
 )
-"""A word that matches this is followed by an id, not by a secret."""
+"""Words that are followed by an id, not by a secret."""
 _HOLDS = r"(?i:(?<!\w)(?:name|key|header|field|param|parameter|property|id))[\"']?\s*+=\s*+"
 _NEXT = r"\s*+,\s*+(?=[bBuU]?[\"'])"
 _OPENS_LIST = r"[\[(]\s*+[bBuU]?"
@@ -312,8 +312,8 @@ OF_QUOTED_NAMES = (
         lambda plain, _, found: string_at(plain, found.end()),
     ),
     # ["password", VALUE]; a header's name anywhere in a list
-    Notation(_following(_NEXT, _OPENS_LIST, "[(", r"\S+"), _read_no_name),
-    Notation(_following(_NEXT, name=r"authorization|cookie|\w+(?:-\w+)+"), _read_no_name),
+    Notation(_following(_NEXT, _OPENS_LIST, "[(", r"\S+"), _read_unless_name),
+    Notation(_following(_NEXT, name=r"authorization|cookie|\w+(?:-\w+)+"), _read_unless_name),
 )
 OF_BARE_NAMES = (
     Notation(
@@ -339,14 +339,14 @@ OF_BARE_NAMES = (
         has_phones=True,
     ),
     Notation(_paired, _read_paired, has_phones=True),
-    # the name alone in a cell or line, VALUE alone in the next one
+    # the name alone in a cell or line, VALUE alone in the next cell or line
     Notation(
         _following(
             rf"(?:{_MARKS}|[^\S\r\n\t]){{0,8}}+(?:[\t|]|(?:\r?\n){{1,2}})(?:{_BLANK}|{_MARKS}){{0,8}}+"
             rf"(?=(?P<value>[^\s|\"'<>`*:]{{5,}}+)(?:{_MARKS}|{_BLANK}){{0,8}}+(?:[|\r\n\"']|\Z|(?<=\t)))",
             rf"(?:\A|[\n\t|\"'])(?:{_BLANK}|{_MARKS}){{0,8}}",
         ),
-        _read_no_name,
+        _read_unless_name,
     ),
     # The token 'VALUE' has expired: a word within four words that looks random
     Notation(

@@ -51,9 +51,9 @@ class RequiredLiterals(Struct, frozen=True):
     others: tuple[tuple[str, str], ...] = ()
     """Pairs: the rarest character of a literal, and the literal."""
     shape: re.Pattern[str] | None = None
-    """Or: a word that matches this; numbers and possible hexadecimal ids are not tested."""
+    """Or: a word that matches this; numbers and hexadecimal ids are not tested."""
     colons: int | None = None
-    """Or: `::`, or this many colons that neither follow a quote nor precede a blank, as those of JSON do."""
+    """Or: `::`, or this many colons, without those of JSON (after a quote or before a blank)."""
 
     @classmethod
     def of(cls, *literals: str, colons: int | None = None) -> Self:
@@ -111,8 +111,8 @@ def _folded(text: str) -> str:
 
 
 _known_clean_words: set[str] = set()
-"""Words of texts without any literal, so that frequent words are not searched again. They can hold anything
-from a body: only Prefilter may read them."""
+"""Words of texts without any literal, so that frequent words are searched once. They can be any part of a
+body: only Prefilter may read them."""
 
 
 def _remember_clean(words: Collection[str]) -> None:
@@ -126,7 +126,7 @@ def _remember_clean(words: Collection[str]) -> None:
 # -- patterns ------------------------------------------------------------------------------------------------
 
 Validator = Callable[[str], bool]
-"""Returns whether a text that a regular expression found is of its kind, for example by a check digit."""
+"""Returns whether a match of the regular expression is of its kind, for example by a check digit."""
 
 
 class Pattern(Struct, frozen=True):
@@ -138,9 +138,9 @@ class Pattern(Struct, frozen=True):
     regex: re.Pattern[str]
     is_valid: Validator = bool
     not_after: re.Pattern[str] | None = None
-    """Text before other data of the same form."""
+    """Text that precedes other data of the same form."""
     near: re.Pattern[str] | None = None
-    """Text that must be within 400 characters."""
+    """Text that must occur within 400 characters of the match."""
 
     def matches(self, plain: UnescapedText) -> Iterator[Match]:
         """Yields the matches in a text."""
@@ -178,7 +178,7 @@ def _is_credential(value: str) -> bool:
 
 
 _USER_AND_PASSWORD = re.compile(rb"(?!\d+:)[\w.@+-]{1,64}:(?!\d+\Z|[0-9a-f]{8}-|//)[!-~]{4,}")
-"""With a number on either side, or as a URL, it is an id such as GraphQL's `User:12345`."""
+"""A number on either side means an id, such as GraphQL's `User:12345`; URLs do not match either."""
 _ASCII_IN_BASE64 = (
     r"(?:[I-Za-f][C-HS-Xi-nyz0-3][ABEFIJMNQRUVYZcdghklopstwx014589][A-Za-z0-9+/])",
     r"(?:[I-Za-f][AQgw](?:==)?|[I-Za-f][C-HS-Xi-nyz0-3][AEIMQUYcgkosw048]=?)",
@@ -226,7 +226,7 @@ _IPV6_BEGINS = re.compile(
     r"|::(?:1\Z|ffff:|[0-9a-f:]*+\.)|0+:0+:",
     re.IGNORECASE,
 )
-"""The parts of the address space that are in use (IANA), so `a::b` and `1:2:3:4:5:6:7:8` are no addresses."""
+"""The parts of the address space in use (IANA): `a::b` and `1:2:3:4:5:6:7:8` are not addresses."""
 
 
 def _is_ipv6(value: str) -> bool:
@@ -249,7 +249,7 @@ def _is_email(value: str) -> bool:
 def _pattern(
     kind: Kind, rule: str, required: str, regex: str, flags: int = re.IGNORECASE, **options: Any
 ) -> Pattern:
-    """Returns a row of the table. Without literals, the pattern itself is tested on each word."""
+    """Returns a row of the table. Without required literals, the pattern is tested on each word."""
     compiled = re.compile(regex, flags | re.DOTALL)
     literals = RequiredLiterals.of(*required.split("|")) if required else RequiredLiterals(shape=compiled)
     return Pattern(kind, rule, literals, compiled, **options)

@@ -1,4 +1,4 @@
-"""Redacts secrets and personal data in bodies, reasons, URLs and unknown fields. Ids are never passed to it.
+"""Redacts secrets and personal data in bodies, reasons, URLs and unknown fields. Ids are not redacted.
 
 A value is found by its key (`key_values`: a key, parameter or header with a sensitive name) or by its form
 (`patterns`: a token, an email address, an IP address, a phone number), both in the text without escapes
@@ -142,7 +142,7 @@ def findings(text: str) -> list[Finding]:
 
 
 def mark(kind: Kind, value: str, key: Secret | None = None) -> str:
-    """Returns the replacement of a value; the value itself if it is redacted already."""
+    """Returns the mark that replaces a value; a mark is returned unchanged."""
     if MARK.fullmatch(value):
         return value
     if key is None:
@@ -153,7 +153,7 @@ def mark(kind: Kind, value: str, key: Secret | None = None) -> str:
 
 
 def _redact(text: str, key: Secret | None, found: list[Finding]) -> str:
-    """Applies all rules until nothing changes: a replacement can make another rule match."""
+    """Applies all rules until the text stays the same: a replacement can make another rule match."""
     for _ in range(_MAX_ROUNDS):
         before, text = text, _replaced(UnescapedText(text), key, found)
         if text == before:

@@ -42,7 +42,7 @@ _STARTS = (*_ASCII_STARTS, *_LOOK_ALIKES)
 _CONTROLS = {"n": "\n", "r": "\r", "t": "\t", "b": " ", "f": " "}
 _ENTITIES = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'", "nbsp": " "}
 _SOME_LETTER = "ÿ"
-"""Replaces a percent-encoded byte of UTF-8, a part of some letter."""
+"""Replaces a percent-encoded byte of UTF-8, which is part of some letter."""
 
 _HALF = "\ufffd"
 """Replaces a surrogate: JSON writes an emoji as two of them."""
@@ -86,17 +86,17 @@ class Quote(Struct, frozen=True):
 
 WORD = re.compile(rf"{MARK_PATTERN}|[\w$.-]{{2,}}+")
 _NO_WORD = {number: " " for number in range(128) if not re.match(r"[\w$.-]", chr(number))}
-"""For ASCII: splitting at blanks takes a quarter of the time."""
+"""Makes ASCII text splittable at blanks, which takes a quarter of the time of WORD."""
 
 _ID = re.compile(r"[0-9a-f-]{8,}")
-"""No sensitive name and no vendor's token begins in such a word."""
+"""Words in which no sensitive name and no vendor's token can begin."""
 
 
 class UnescapedText:
     """A text without its escapes: `text` is the plain text, `source` the original.
 
-    `brief` holds each distinct piece between quotes once, in no order: enough for a prefilter. `words` holds
-    the distinct matches of WORD in it except numbers and ids; words of one character can be among them.
+    `brief` holds each distinct piece between quotes once, in no order, for the prefilter. `words` holds the
+    distinct matches of WORD in it except numbers and ids; it can also hold words of one character.
     """
 
     def __init__(self, source: str) -> None:
@@ -133,7 +133,7 @@ class UnescapedText:
         return self.source[self.source_offset(at) : self.source_offset(at + 1)]
 
     def quote(self, at: int) -> Quote:
-        """Returns the quote that is here."""
+        """Returns the quote at this offset."""
         source = self.source_of(at)
         if len(source) == 1:
             return Quote(source, "", 0)
@@ -162,7 +162,7 @@ def _closes(run: int, level: int) -> bool:
 
 
 WINDOW = 1000
-"""Characters around a key that are examined for what belongs to it."""
+"""Characters around a key that are searched for its value."""
 
 
 class SensitiveKey(Struct, frozen=True):
@@ -182,7 +182,7 @@ class SensitiveKey(Struct, frozen=True):
 class Match(Struct, frozen=True):
     """A part of the plain text to replace, its kind, and the rule that found it.
 
-    `quote` must surround the replacement if the value is no string.
+    `quote` surrounds the replacement if the value is not a string.
     """
 
     kind: Kind
@@ -325,7 +325,7 @@ def match_of(plain: UnescapedText, kind: Kind, rule: str, start: int, end: int) 
 
 
 def string_at(plain: UnescapedText, at: int) -> ValueSpan | None:
-    """Returns the string that begins here, also with the prefix or wrapper of a language; None: no string."""
+    """Returns the string that begins here, also with a prefix or wrapper; None if there is none."""
     text = plain.text
     if not (opening := _WRAPPED.match(text, at)):
         return None

@@ -69,7 +69,7 @@ def classify_key(name: str) -> Kind | None:
 
 
 def maybe_sensitive(word: str) -> bool:
-    """Returns whether a word can be a part of a sensitive name; False for a redaction mark."""
+    """Returns whether a word can be part of a sensitive name; False for a redaction mark."""
     return _has_hint(word) if len(word) <= _MAX_NAME else _HINT.search(word.lower()) is not None
 
 
@@ -149,7 +149,7 @@ def _prose_words(text: str) -> list[str]:
 
 
 def is_harmless(name: str, value: str) -> bool:
-    """Returns whether a value under a sensitive name is no secret: a literal, a count, prose, or empty."""
+    """Returns whether a value under a sensitive name is not a secret: a literal, a count, prose, or empty."""
     bare = value[:_MAX_PROSE].strip(_PUNCTUATION).lower()
     is_short = len(value) <= _MAX_PROSE
     if is_short and (bare in _LITERALS or _TWILIO_ID.fullmatch(value) or not any(map(str.isalnum, bare))):
@@ -160,7 +160,7 @@ def is_harmless(name: str, value: str) -> bool:
     return is_prose(value)
 
 
-_PHONE_NUMBER = re.compile(r"(?<![\w.+])[+(]{0,2}\d(?:[\s().+/x–-]{0,3}\d){6,14}(?!\w|\.\d)")  # noqa: RUF001  # people write so
+_PHONE_NUMBER = re.compile(r"(?<![\w.+])[+(]{0,2}\d(?:[\s().+/x–-]{0,3}\d){6,14}(?!\w|\.\d)")  # noqa: RUF001  # people type it
 
 
 def find_phone_number(text: str, start: int = 0, end: int | None = None) -> re.Match[str] | None:
@@ -185,7 +185,7 @@ def is_id(word: str) -> bool:
 
 
 def looks_random(word: str) -> bool:
-    """Returns whether a word of at least 12 characters mixes letters and digits as keys do; no UUID does."""
+    """Returns whether a word of 12 characters or more mixes letters and digits as keys do; not for UUIDs."""
     if not 12 <= len(word) <= 4096 or is_id(word):
         return False
     return any(re.search(r"\d", run) and re.search(r"[A-Za-z]", run) for run in _RUN.findall(word))
@@ -290,7 +290,7 @@ sha256~                                      | [\w-]                  | 40
 EAA                                          | [\w-]                  | 40
 AKIA ASIA ABIA ACCA                          | (?:(?![a-z_])\w)       | 16
 """.strip()
-"""Prefixes | a character | minimum count; four suffice at the end of a text, which can be truncated."""
+"""Prefixes | pattern of a character | minimum count; at the end of a text, which may be cut, four suffice."""
 
 _WHOLE = rf"""
 access_token$ | access_token\$\w++\$\w++\$\w++
@@ -311,7 +311,7 @@ pk_           | pk_[0-9a-f]{{34}}(?!\w)
 0|            | \d{{15,16}}\|[\w-]{{27,}}+
 0:aa          | \d{{6,12}}:AA[\w-]{{33}}(?![\w-])
 """.strip()
-"""Literals | the whole token, which nothing else resembles."""
+"""Literals | the whole token, which has an unmistakable form."""
 
 _WITH_LETTERS_AND_DIGITS = r"""
 npm_ hf_ secret_ | (?:npm|hf|secret)_(?:\w{20,}+|\w{4,}+\Z)
@@ -331,13 +331,13 @@ EZAK EZTK        | EZ[AT]K[A-Za-z0-9]{50,}+(?!\w)
 AKID             | AKID[A-Za-z0-9]{32}(?!\w)
 sl.              | sl\.[\w=-]{100,}+
 """.strip()
-"""Literals | the whole token. Its mix of letters and digits tells it from a name (`is_token`)."""
+"""Literals | the whole token. Its mix of letters and digits distinguishes it from a name (`is_token`)."""
 
 SHAPES = (
     r"(?:SK[0-9a-fA-F]{32}|s\.[A-Za-z0-9]{24}|\d{15,20}-[A-Za-z0-9]{35,45}|pat[A-Za-z0-9]{14}\.[0-9a-f]{64}|4b1d(?![0-9a-f]{38})[A-Za-z0-9]{38}|cio[A-Za-z0-9]{32}"
     r"|oy2[a-z0-9]{43}|YC[\w-]{38}|[MNO][A-Za-z0-9]{23,27}\.[\w-]{6}\.[\w-]{27,}+)(?![\w-])"
 )
-"""Whole words: their prefixes alone occur in too many other words."""
+"""Patterns of whole words: their prefixes occur in too many other words."""
 
 
 def _by_prefix() -> tuple[str, list[str]]:
@@ -358,7 +358,7 @@ def _whole(table: str) -> tuple[str, list[str]]:
 
 
 def _minimal(literals: list[str]) -> tuple[str, ...]:
-    """Returns the literals in lower case, without those that contain another one."""
+    """Returns the literals in lower case, without those that contain another literal."""
     lower = {literal.lower() for literal in literals}
     return tuple(
         sorted(literal for literal in lower if not any(other in literal for other in lower - {literal}))
@@ -376,7 +376,7 @@ MAYBE_LITERALS = _minimal(_MAYBE_LITERALS)
 """Each match of TOKENS or MAYBE_TOKENS contains one of these, in lower case."""
 
 _MIXED = re.compile(r"(?=[\w-]*[a-z])(?=[\w-]*[A-Z])(?=[\w-]*\d)[\w-]{22}")
-"""Upper case, lower case and digits in a row, which no name has."""
+"""Upper case, lower case and digits in a row: names do not have this form."""
 
 
 def is_token(value: str) -> bool:
