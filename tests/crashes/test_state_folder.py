@@ -73,7 +73,7 @@ def test_a_spoilt_ledger_is_refused_with_the_way_out(scene: Scene) -> None:
     content[4096:8192] = b"\xa5" * 4096
     ledger.write_bytes(content)
     assert run_once(scene) == BROKEN
-    assert "Move" in scene.said()
+    assert "; move " in scene.said()
     assert "with the same ids" in scene.said()
     assert ledger.read_bytes() == content
 

@@ -280,7 +280,7 @@ def test_a_ledger_that_is_none_or_newer_is_exit_5_with_the_way_out(
     assert (done.code, "older" in done.stderr) == (5, True)
     tmp_path.joinpath("state", "ledger.sqlite3").write_bytes(b"no ledger at all" * 1000)
     done, _ = polled.look(command, *more)
-    assert (done.code, "Move" in done.stderr) == (5, True)
+    assert (done.code, "; move " in done.stderr) == (5, True)
 
 
 def test_no_request_counts_beside_the_word_that_knows_of_it(tmp_path: Path, receiver: Receiver) -> None:

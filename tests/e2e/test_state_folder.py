@@ -554,7 +554,7 @@ LOOKS = ("status", "audit", "plan", "doctor")
 
 
 def damaged_text(path: Path, text: bytes) -> None:
-    """Bytes that are no UTF-8, in the place of a text that occurs in the ledger."""
+    """Bytes that are not UTF-8, in the place of a text that occurs in the ledger."""
     content = path.read_bytes()
     assert text in content
     path.write_bytes(content.replace(text, b"\xff\xfe" + text[2:]))

@@ -338,9 +338,9 @@ LEFT JOIN (SELECT collection, hour, count(*) AS unfinished, sum(state IN ('liste
     ON o.collection = h.collection AND o.hour = h.hour
 WHERE h.hour > ? ORDER BY h.collection, h.hour
 """
-_MISSING = """
-SELECT collection, hour, path, failed_why AS why, urls_failed, failed_since_ns AS since_ns, failed_ns,
-    due_ns AS next_ns, state = 'missing' AS needs_listing
+_MISSING = """  -- all columns, so that damage to the name of one is found
+SELECT *, failed_why AS why, failed_since_ns AS since_ns, due_ns AS next_ns,
+    state = 'missing' AS needs_listing
 FROM objects WHERE state != 'done' AND state IN ('listed', 'missing') AND failed_ns IS NOT NULL
 ORDER BY hour, collection, id
 """

@@ -46,7 +46,7 @@ class ObjectSink:
         self.seen = ledger.seen_records(spooled)
 
     def commit(self, result: BatchResult) -> bool:
-        """T3, unless a record up to its end is pending. Waits for disk space. Raises LedgerBroken."""
+        """Commits a batch (T3) unless one of its or earlier records is pending. Waits for disk space."""
         self.is_over = self.is_over or result.counts.pending > 0
         while not self.is_over:
             try:
