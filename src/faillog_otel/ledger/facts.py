@@ -14,23 +14,23 @@ from faillog_otel.ledger import Ledger, LedgerReader
 from faillog_otel.segment.schedule import ScheduleConfig, collection_created_ns
 
 SINCE = "since"
-"""The fact with the start of the window, in nanoseconds since 1970."""
+"""Name of a fact: the start of the window, in nanoseconds since 1970."""
 UNCHECKED_SINCE = "unchecked since"
-"""The fact with the start of the window by a machine's clock that Segment's time has not confirmed yet.
+"""Name of a fact: the start of the window by a machine's clock that Segment's time has not confirmed yet.
 
 Two numbers of nanoseconds since 1970: the start, and the time of that clock then. Empty once confirmed.
 """
 ASKED_SINCE = "since a person named"
-"""The fact with the start that a person named; `NOBODY` if no person did."""
+"""Name of a fact: the start that a person named, or `NOBODY`."""
 NOBODY = "nobody"
 POLLED = "polled"
-"""The fact with what the last polling run asked for, as JSON."""
+"""Name of a fact: what the last polling run asked for, as JSON."""
 REFUSED = "refused until "
-"""Before a collection's id: the fact with the time until which its hours are not listed."""
+"""Prefix of facts, before a collection's id: the time until which its hours are not listed."""
 REFUSED_NS = 6 * HOUR_NS
 """The pause after Segment refused a collection: each attempt costs a request."""
 NEWEST = "newest "
-"""Before a collection's id: the fact with the time when Segment logged its newest exported record."""
+"""Prefix of facts, before a collection's id: the time when Segment logged its newest exported record."""
 
 
 class Polled(Struct, frozen=True):
