@@ -1,4 +1,4 @@
-"""What the usual backends need, and what `--backend` sets for them."""
+"""The needs of common backends, and the settings of `--backend`."""
 
 import re
 from typing import get_args
@@ -101,7 +101,7 @@ def test_without_a_profile_times_are_true_and_limits_are_as_the_mapping_says() -
     assert config.mapping.limits == Limits(body_bytes=2048, extra_bytes=2048)
 
 
-def test_an_explicit_time_policy_goes_before_the_profiles_wherever_it_is_said() -> None:
+def test_an_explicit_time_policy_overrides_the_profiles_wherever_it_is_set() -> None:
     said, backend = 'time_policy = "clamp:2h"', 'backend = "datadog"'
     for layers in ((said, backend), (backend, said), (f"{said}\n{backend}",)):
         config = mapping_of(*layers)

@@ -1,4 +1,4 @@
-"""Segment's time from the Dates of its answers, whatever the machine's clock shows."""
+"""Segment's time, from the Dates of its answers, whatever the machine's clock shows."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +9,7 @@ NOW = 490_000 * HOUR_NS
 
 
 class Machine:
-    """A machine's clock and Segment's: `lost_ns` passed while the monotonic clock stood still."""
+    """A machine's clock and Segment's: the monotonic clock missed `lost_ns`."""
 
     def __init__(self, ahead_ns: int = 0) -> None:
         self.true_ns = NOW
@@ -42,7 +42,7 @@ UNDER_WAY = st.floats(0, 60)
 @given(
     AHEAD, st.lists(st.tuples(AHEAD, st.integers(0, DAY_NS), UNDER_WAY, UNDER_WAY), min_size=1, max_size=5)
 )
-def test_after_an_answer_the_time_is_right_but_for_a_second_and_the_way(
+def test_after_an_answer_the_time_is_right_to_a_second_and_the_duration_of_the_exchange(
     ahead_ns: int, steps: list[tuple[int, int, float, float]]
 ) -> None:
     machine = Machine(ahead_ns)
@@ -55,7 +55,7 @@ def test_after_an_answer_the_time_is_right_but_for_a_second_and_the_way(
         assert abs(error_ns) <= SECOND_NS + round((there + back) * SECOND_NS)
 
 
-def test_a_machine_that_agrees_is_left_as_it_is() -> None:
+def test_a_clock_that_agrees_is_not_changed() -> None:
     machine = Machine()
     clock = SegmentClock(machine)
     assert machine.ask(clock, 2.5, 0.7) == 0
@@ -74,7 +74,7 @@ def test_setting_the_machines_clock_changes_nothing() -> None:
     assert not clock.is_agreed
 
 
-def test_what_is_certain_is_the_earlier_of_both_clocks() -> None:
+def test_the_certain_time_is_the_earlier_of_both_clocks() -> None:
     for ahead_ns, certain_ns in ((40 * DAY_NS, NOW), (-40 * DAY_NS, NOW - 40 * DAY_NS)):
         machine = Machine(ahead_ns)
         clock = SegmentClock(machine)
@@ -82,7 +82,7 @@ def test_what_is_certain_is_the_earlier_of_both_clocks() -> None:
         assert abs(clock.certain_ns() - certain_ns) <= SECOND_NS
 
 
-def test_a_date_that_cannot_be_is_not_taken_over() -> None:
+def test_an_implausible_date_is_ignored() -> None:
     assert SegmentClock(Machine()).take_date(MIN_TIME_NS - SECOND_NS, NOW) is None
     late = SegmentClock(Machine(40 * DAY_NS), agreed_ns=NOW)
     assert late.take_date(NOW - AGREES_NS - SECOND_NS, NOW) is None, "time does not go back"
@@ -90,7 +90,7 @@ def test_a_date_that_cannot_be_is_not_taken_over() -> None:
     assert late.take_date(NOW, NOW) is not None
 
 
-def test_an_agreement_that_both_clocks_deny_is_given_up() -> None:
+def test_an_earlier_agreement_that_both_clocks_contradict_is_dropped() -> None:
     machine = Machine()
     clock = SegmentClock(machine, agreed_ns=NOW + 40 * DAY_NS)
     assert not clock.is_plausible

@@ -27,7 +27,7 @@ def test_an_ipv6_address_is_the_same_long_and_short(address: ipaddress.IPv6Addre
 
 
 @given(st.text(max_size=12))
-def test_a_text_has_one_plain_form_or_none(text: str) -> None:
+def test_a_host_has_one_normal_form_or_none(text: str) -> None:
     try:
         plain = normalise_host(text)
     except ValueError:
@@ -39,6 +39,6 @@ def test_a_text_has_one_plain_form_or_none(text: str) -> None:
     "text",
     ["", ":80", "a:0", "a:65536", "a:b", "[::1", "[a]:80", "a/b", "http://a", "a b", "[fe80::1%lo]:80"],
 )
-def test_what_is_no_host_is_a_usage_error_that_names_it(text: str) -> None:
+def test_an_invalid_host_is_a_usage_error_that_names_it(text: str) -> None:
     with pytest.raises(ConfigError, match=r"--download-host: .* write HOST, HOST:PORT or"):
         read_flags({"download_host": (text,)})

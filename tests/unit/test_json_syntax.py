@@ -1,4 +1,4 @@
-"""JSON as text: how deep it goes, whatever its texts hold."""
+"""The depth of JSON, whatever its strings contain."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which proxy a connection goes through: the setting, the environment, and what NO_PROXY excepts."""
+"""The proxy of a connection to a collector: the setting, the environment, and NO_PROXY."""
 
 import ipaddress
 import os
@@ -44,7 +44,7 @@ def test_the_environment_counts_only_where_the_setting_asks_for_it(monkeypatch: 
     assert shown("http://other.example:1", URL) == "http://other.example:1"
 
 
-def test_on_the_way_to_this_machine_no_proxy_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unused_proxy_is_not_reported_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     for proxy in (PROXY, f"{PROXY}/unusable"):
         monkeypatch.setenv("HTTP_PROXY", proxy)
         assert unused_proxy(None, "http://127.0.0.1:4318/v1/logs") is None
@@ -103,7 +103,7 @@ def test_this_machine_is_reached_without_the_environments_proxy(
 
 
 @given(st.ip_addresses(), st.integers(1, 65535))
-def test_any_address_can_be_a_proxys(
+def test_a_proxy_can_have_any_kind_of_address(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int
 ) -> None:
     host = f"[{address}]" if address.version == 6 else str(address)
@@ -121,7 +121,7 @@ def test_user_and_password_are_secrets() -> None:
 
 
 @pytest.mark.parametrize("text", ["socks5://user:s3cret@h", "http://user:s3cret@", "ftp://h", "http://h:x"])
-def test_what_is_no_proxy_is_said_without_its_secrets(text: str) -> None:
+def test_the_error_about_an_invalid_proxy_shows_no_secret(text: str) -> None:
     with pytest.raises(ConfigError) as raised:
         parse_proxy(text, "x")
     assert "HOST:PORT" in str(raised.value)

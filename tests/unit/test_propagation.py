@@ -72,7 +72,7 @@ def test_the_context_that_a_message_id_carries(vector: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("vector", GOLDEN["noContexts"], ids=lambda vector: vector["messageId"])
-def test_what_does_not_validate_is_never_half_used(vector: dict[str, Any]) -> None:
+def test_an_invalid_context_is_never_used_in_part(vector: dict[str, Any]) -> None:
     assert propagation.context_in(vector["messageId"]) is None
     assert propagation.trace_id_of(vector["messageId"]) == vector["traceId"]
 

@@ -1,4 +1,4 @@
-"""Which proxy a server is reached through, by the settings and by the environment."""
+"""The proxy of a server, by the settings and the environment."""
 
 from urllib.parse import quote
 
@@ -108,7 +108,7 @@ def test_user_and_password_are_sent_and_never_shown(user: str, password: str) ->
         "http://me:geheim@proxy.example?x",
     ],
 )
-def test_what_is_no_proxy_is_a_usage_error_that_shows_no_password(text: str) -> None:
+def test_an_invalid_proxy_is_a_usage_error_that_shows_no_password(text: str) -> None:
     with pytest.raises(ConfigError, match=r"FAILLOG_SEGMENT_PROXY.* http://HOST:PORT") as raised:
         read_environment({"FAILLOG_SEGMENT_PROXY": text})
     assert "geh" not in str(raised.value)

@@ -1,4 +1,4 @@
-"""Settings: where they come from, and which wins."""
+"""The sources of settings, and their precedence."""
 
 import math
 import tomllib
@@ -159,7 +159,7 @@ def test_a_signals_own_insecure_wins() -> None:
         ("http://[::1]:4318", False),
     ],
 )
-def test_what_can_be_read_on_the_way_is_warned_about(endpoint: str, warns: bool) -> None:
+def test_unencrypted_endpoints_are_warned_about(endpoint: str, warns: bool) -> None:
     config = from_environment(OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
     assert any("without encryption" in warning for warning in config.warnings) == warns
 
@@ -223,7 +223,7 @@ def test_the_resource_is_otels_without_what_changes_at_every_start() -> None:
     )
 
 
-def test_faillog_resource_attributes_stand_instead_of_otels() -> None:
+def test_faillog_resource_attributes_replace_otels() -> None:
     config = from_environment(
         FAILLOG_RESOURCE_ATTRIBUTES="team=data,host.name=kept",
         OTEL_SERVICE_NAME="ignored",
@@ -411,13 +411,13 @@ def test_durations(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "s", "-1s", "1w", "1 h", "nan", "1e3"])
-def test_what_is_no_duration(text: str) -> None:
+def test_invalid_durations(text: str) -> None:
     with pytest.raises(ConfigError):
         parse_duration(text)
 
 
 @pytest.mark.parametrize("text", ["", "clamp:", "clamp:forever", "occured", "arrival:1h"])
-def test_what_is_no_time_policy(text: str) -> None:
+def test_invalid_time_policies(text: str) -> None:
     with pytest.raises(ConfigError):
         parse_time_policy(text)
 
@@ -438,7 +438,7 @@ def test_sizes(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "-1", "1.5GiB", "5 apples", "GiB", "5GB"])
-def test_what_is_no_size(text: str) -> None:
+def test_invalid_sizes(text: str) -> None:
     with pytest.raises(ConfigError, match="not a size"):
         parse_size(text)
 

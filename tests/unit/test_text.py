@@ -1,4 +1,4 @@
-"""What peers say is cut, and no secret is cut in two."""
+"""Text of peers is truncated, without the rest of a secret at the end."""
 
 import pytest
 from hypothesis import given
@@ -11,7 +11,9 @@ from faillog_otel.text import MAX_PEER_BYTES, quoted, truncate
 
 
 @given(st.text(), st.integers(3, 40))
-def test_a_text_is_cut_between_characters_and_no_shorter_than_it_must_be(text: str, max_bytes: int) -> None:
+def test_text_is_truncated_between_characters_to_the_longest_possible_start(
+    text: str, max_bytes: int
+) -> None:
     found = truncate(text, max_bytes)
     assert truncate(found, max_bytes) == found
     assert len(found.encode()) <= max_bytes
@@ -23,12 +25,12 @@ def test_a_text_is_cut_between_characters_and_no_shorter_than_it_must_be(text: s
         assert len(found.encode()) > max_bytes - 4
 
 
-def test_a_text_that_is_no_unicode_is_cut_all_the_same() -> None:
+def test_text_with_a_lone_surrogate_is_truncated_too() -> None:
     assert len(truncate("\ud800" * 1000).encode()) <= MAX_PEER_BYTES
 
 
 @pytest.mark.parametrize("before", [*range(MAX_PEER_BYTES - 40, MAX_PEER_BYTES + 3), 3990])
-def test_a_header_value_that_lies_across_the_cut_leaves_no_trace(before: int) -> None:
+def test_a_header_value_across_the_limit_is_removed(before: int) -> None:
     key = "kQ7zXv93mLpT5wRb8sYc"
     target = Target(url="http://c", headers=(("x-key", Secret(key)),))
     body = ("." * before + key).encode()
@@ -37,7 +39,7 @@ def test_a_header_value_that_lies_across_the_cut_leaves_no_trace(before: int) ->
     assert key[:8] not in found.why
 
 
-def test_an_address_that_lies_across_the_cut_leaves_no_trace() -> None:
+def test_an_email_address_across_the_limit_is_removed() -> None:
     body = ("." * (MAX_PEER_BYTES - 10) + " jane.doe@example.com").encode()
     found = read_http_answer("logs", 400, {"content-type": "text/plain"}, body, 0.0)
     assert isinstance(found, Doubtful)
@@ -45,8 +47,8 @@ def test_an_address_that_lies_across_the_cut_leaves_no_trace() -> None:
 
 
 @pytest.mark.parametrize("times", [1, 10_000])
-def test_a_token_that_a_gateway_says_back_leaves_no_trace(times: int) -> None:
-    """Also where it says it so often that the text without it is short."""
+def test_a_token_that_a_gateway_echoes_is_removed(times: int) -> None:
+    """Even if it is repeated so often that the rest of the text is short."""
     token = "kQ7zXv93mLpT5wRb8sYc" * 10
     body = ('{"errors":[{"message":"' + "." * 470 + token * times + '"}]}').encode()
     found = read_answer(401, {}, body, 0, is_listing=True, mask=lambda text: text.replace(token, "***"))

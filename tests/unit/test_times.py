@@ -29,7 +29,7 @@ AT = 1742760000 * SECOND  # 2025-03-23T20:00:00Z
         ("2262-04-11T23:47:16.854775807Z", MAX_NS),
     ],
 )
-def test_times_that_can_be_read(text: str, nanoseconds: int) -> None:
+def test_valid_times(text: str, nanoseconds: int) -> None:
     assert parse_rfc3339(text) == nanoseconds
 
 
@@ -55,7 +55,7 @@ def test_times_that_can_be_read(text: str, nanoseconds: int) -> None:
         "2025-03-23T20:00:00Z\n",
     ],
 )
-def test_times_that_cannot(text: str) -> None:
+def test_invalid_times(text: str) -> None:
     assert parse_rfc3339(text) is None
 
 
@@ -63,7 +63,7 @@ def test_times_that_cannot(text: str) -> None:
     st.datetimes(datetime(1970, 1, 2), datetime(2262, 1, 1)),  # noqa: DTZ001  # the zone is added below
     st.integers(-23 * 60 - 59, 23 * 60 + 59),
 )
-def test_any_time_in_any_zone_is_the_instant_that_it_names(local: datetime, minutes: int) -> None:
+def test_every_zone_is_converted_to_utc(local: datetime, minutes: int) -> None:
     sign, (hours, rest) = "-" if minutes < 0 else "+", divmod(abs(minutes), 60)
     text = f"{local.isoformat(timespec='microseconds')}{sign}{hours:02}:{rest:02}"
     since = local.replace(tzinfo=UTC) - timedelta(minutes=minutes) - datetime(1970, 1, 1, tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""Who is trusted: the system's authorities, those of the environment, and those of the setting."""
+"""The trusted authorities: those of the system, the environment, and the setting."""
 
 import os
 import re
@@ -36,7 +36,7 @@ def test_the_settings_authority_is_trusted_beside_the_systems(tmp_path: Path) ->
 
 
 def test_the_environment_names_a_file_and_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the folder any name will do, not only OpenSSL's hashes; what cannot be read there is passed over."""
+    """In the folder, files of any name count, not only OpenSSL's hashes; unreadable ones are ignored."""
     folder = tmp_path / "folder"
     folder.mkdir()
     found = {authority(tmp_path / "file.pem"), authority(folder / "a.crt"), authority(folder / "b")}
@@ -47,8 +47,8 @@ def test_the_environment_names_a_file_and_a_folder(tmp_path: Path, monkeypatch: 
     assert known_to(client_context()) == found
 
 
-def test_libraries_with_a_list_of_their_own_get_the_same(tmp_path: Path) -> None:
-    """As gRPC does, which takes text. A bundle's comments are left out: they need not be ASCII."""
+def test_libraries_with_their_own_list_of_authorities_get_ours(tmp_path: Path) -> None:
+    """Such as gRPC, which takes text. A bundle's comments are omitted: they can be non-ASCII."""
     ours = authority(tmp_path / "ca.pem")
     (tmp_path / "ca.pem").write_text(f"# Főtanúsítvány\n{ours}\n", "utf-8")
     text = trusted_authorities(str(tmp_path / "ca.pem"))
@@ -76,7 +76,7 @@ def test_a_named_file_without_certificates_is_an_error_that_names_it(
         client_context(str(file) if says == "setting" else None)
 
 
-def test_a_pipe_is_no_file_of_certificates_and_nobody_waits_for_it(tmp_path: Path) -> None:
+def test_a_pipe_is_refused_as_a_file_of_certificates_without_waiting(tmp_path: Path) -> None:
     """Opening a pipe without a writer blocks for ever."""
     os.mkfifo(tmp_path / "named.pem")
     with pytest.raises(OSError, match=r"certificate: .*named\.pem: is a"):

@@ -1,4 +1,4 @@
-"""The window of `--since` and `--until`: what is refused, and what an earlier run makes right."""
+"""The window of `--since` and `--until`: refused windows, and those that an earlier run makes valid."""
 
 import pytest
 from hypothesis import given
@@ -17,7 +17,7 @@ moments = st.builds(Moment, at_ns=st.integers(MIN_TIME_NS, NOW_NS + 9 * DAY_NS))
 
 @given(moments, moments)
 def test_a_window_without_an_hour_is_refused_and_no_other(since: Moment, until: Moment) -> None:
-    """Where the machine's clock decides, which may be wrong, it is a warning."""
+    """If the machine's clock decides, which can be wrong, it is only a warning."""
     config = SegmentConfig(since=since, until=until, is_since_given=True)
     is_empty = since.ns(NOW_NS) >= until.ns(NOW_NS)
     if is_empty and (since.at_ns is None) == (until.at_ns is None):
@@ -28,7 +28,7 @@ def test_a_window_without_an_hour_is_refused_and_no_other(since: Moment, until: 
         assert len(said) == is_empty
 
 
-def test_what_an_earlier_run_wanted_makes_a_fixed_until_right() -> None:
+def test_the_start_of_an_earlier_run_makes_an_absolute_until_valid() -> None:
     """The same command a day later: `--since -10h --until 2026-...`."""
     config = SegmentConfig(
         since=Moment(ago_seconds=36000), until=Moment(at_ns=NOW_NS - DAY_NS), is_since_given=True
@@ -38,13 +38,13 @@ def test_what_an_earlier_run_wanted_makes_a_fixed_until_right() -> None:
     assert "is not before --until" in warning
 
 
-def test_a_clock_that_was_never_set_proves_nothing() -> None:
+def test_a_clock_that_was_never_set_refuses_no_window() -> None:
     config = SegmentConfig(since=Moment(at_ns=NOW_NS), until=Moment(ago_seconds=3600), is_since_given=True)
     [warning] = check_window(config, now_ns=HOUR_NS)
     assert "no hour is between them" in warning
 
 
-def test_a_default_since_is_warned_about_where_nothing_is_left() -> None:
+def test_a_default_since_without_hours_is_a_warning() -> None:
     config = SegmentConfig(until=Moment(at_ns=NOW_NS - 9 * DAY_NS))
     [warning] = check_window(config, NOW_NS)
     assert "set another --since" in warning

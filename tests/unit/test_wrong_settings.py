@@ -1,4 +1,4 @@
-"""Wrong settings: what is refused, what is ignored with a warning, and in which words."""
+"""Wrong settings: errors, warnings, and their texts."""
 
 import math
 import string
@@ -231,7 +231,7 @@ def toml(value: object) -> str:
         ("[run]\nworkers = " + "9" * 5000, "a number has too many digits"),
     ],
 )
-def test_what_is_wrong_in_a_config_file_is_said_in_words(text: str, says: str) -> None:
+def test_the_error_about_a_config_file_says_what_is_wrong(text: str, says: str) -> None:
     message = refusal(text)
     assert message.startswith("f.toml: ")
     assert says in message
@@ -290,7 +290,7 @@ def test_a_variable_that_is_like_none_of_ours_is_warned_about_without_a_hint(nam
 
 @pytest.mark.parametrize("name", ["FAILLOG_SEGMENT_PROXY", "FAILLOG_OTLP_PROXY", "FAILLOG_SELF_OTLP_PROXY"])
 def test_a_misspelt_environment_is_no_proxy(name: str) -> None:
-    """Without this, it would be the name of a host."""
+    """Without the check, it would count as a host name."""
     with pytest.raises(ConfigError, match='proxy is neither "environment" nor a URL; write http://HOST:PORT'):
         from_environment(**{name: "enviroment", "FAILLOG_SELF_OTLP_ENDPOINT": "http://localhost:4318"})
 
@@ -331,7 +331,7 @@ def test_a_time_without_a_zone_is_refused_with_the_right_one(name: str, text: st
         "a,b,a",
     ],
 )
-def test_what_cannot_be_a_collection_is_refused(text: str) -> None:
+def test_impossible_collection_ids_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="FAILLOG_COLLECTIONS: '"):
         read_environment({"FAILLOG_COLLECTIONS": text})
 
@@ -345,7 +345,7 @@ def test_the_token_of_the_first_source_wins_over_the_file_of_a_later_one() -> No
     assert (segment.token and segment.token.reveal(), segment.token_file) == ("of-the-file", None)
 
 
-def test_a_token_file_beside_a_token_is_said_to_be_without_effect() -> None:
+def test_a_token_file_beside_a_token_is_warned_about() -> None:
     config = from_environment(SEGMENT_TOKEN="x", SEGMENT_TOKEN_FILE="token")  # noqa: S106  # made up
     assert [warning for warning in config.warnings if "the file is not read" in warning]
     assert config.segment.token_file is None

@@ -1,4 +1,4 @@
-"""Which records are known: a set that remembers its file, however many there are."""
+"""The digests of committed records: a set that is kept in a file."""
 
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +14,7 @@ DIGESTS = st.integers(0, 2**64 - 1)
 
 
 @given(st.lists(st.lists(st.one_of(DIGESTS, st.integers(0, 9)), max_size=40), max_size=4))
-def test_it_is_a_set_through_spills_and_saves(rounds: list[list[int]]) -> None:
+def test_digests_behave_as_a_set_across_spills_and_saves(rounds: list[list[int]]) -> None:
     known: set[int] = set()
     with TemporaryDirectory() as path, closing(PrivateFolder.open(Path(path))) as folder:
         for digests in rounds:
@@ -30,8 +30,8 @@ def test_it_is_a_set_through_spills_and_saves(rounds: list[list[int]]) -> None:
             assert folder.names() == ["digests"]
 
 
-def test_what_was_not_saved_is_forgotten(tmp_path: Path) -> None:
-    """The fate of a record that was not stored is not known: it is sent again."""
+def test_unsaved_digests_are_lost(tmp_path: Path) -> None:
+    """The outcome of a record without a stored result is unknown: it is sent again."""
     with closing(PrivateFolder.open(tmp_path)) as folder:
         for _ in range(2):
             digests = SeenRecords(folder, "digests")

@@ -1,4 +1,4 @@
-"""Results are committed from the position that was read, in the order of effects; damage costs no quota."""
+"""Results are committed from the position of the object, in the order of T1 to T4; damage costs no quota."""
 
 from contextlib import closing
 from pathlib import Path
@@ -57,7 +57,7 @@ def test_results_from_another_position_are_refused_and_change_nothing(ledger: Sq
     assert counts(ledger) == (2, 5, 2, 5)
 
 
-def test_an_object_that_is_done_takes_no_results(ledger: SqliteLedger) -> None:
+def test_a_done_object_accepts_no_results(ledger: SqliteLedger) -> None:
     """They would be of another process on the same folder, and records would count twice."""
     spooled = spool(ledger, 5)
     ledger.advance(spooled, 0, exported(5), NOW_NS)
@@ -68,9 +68,7 @@ def test_an_object_that_is_done_takes_no_results(ledger: SqliteLedger) -> None:
 
 
 @pytest.mark.parametrize("found", [3, 9])
-def test_the_records_that_were_found_count_and_not_those_of_the_download(
-    ledger: SqliteLedger, found: int
-) -> None:
+def test_the_count_of_the_forwarder_replaces_that_of_the_download(ledger: SqliteLedger, found: int) -> None:
     """The disk may have changed the spooled file in between."""
     spooled = spool(ledger, 5)
     ledger.advance(spooled, 0, exported(found), NOW_NS)
@@ -86,8 +84,8 @@ def in_spool(ledger: SqliteLedger, spooled: Spooled) -> Path:
     return ledger.folder.spool_path / str(spooled.id)
 
 
-def test_an_object_that_is_done_leaves_its_digests_and_no_spool_file(ledger: SqliteLedger) -> None:
-    """The next object of the hour knows its records, also after a crash right behind the transaction."""
+def test_a_done_object_keeps_its_digests_and_no_spool_file(ledger: SqliteLedger) -> None:
+    """The next object of the hour detects its records, even after a crash right after the transaction."""
     spooled = spool(ledger, 1)
     file, seen = in_spool(ledger, spooled), ledger.seen_records(spooled)
     seen.add(7)
@@ -99,7 +97,7 @@ def test_an_object_that_is_done_leaves_its_digests_and_no_spool_file(ledger: Sql
         assert 7 in seen
 
 
-def test_an_object_that_is_at_another_position_keeps_its_spool_file(ledger: SqliteLedger) -> None:
+def test_an_object_at_another_position_keeps_its_spool_file(ledger: SqliteLedger) -> None:
     spooled = spool(ledger, 2)
     file = in_spool(ledger, spooled)
     with closing(ledger.seen_records(spooled)) as seen, pytest.raises(LedgerBroken):
@@ -107,7 +105,7 @@ def test_an_object_that_is_at_another_position_keeps_its_spool_file(ledger: Sqli
     assert file.exists()
 
 
-def test_the_records_of_an_hour_that_a_person_wants_are_new_again(ledger: SqliteLedger) -> None:
+def test_wanting_an_hour_makes_its_records_new_again(ledger: SqliteLedger) -> None:
     spooled = spool(ledger, 1)
     with closing(ledger.seen_records(spooled)) as seen:
         seen.add(7)
@@ -118,7 +116,7 @@ def test_the_records_of_an_hour_that_a_person_wants_are_new_again(ledger: Sqlite
         assert 7 not in seen
 
 
-def test_a_sweep_removes_the_files_of_what_is_gone_and_no_others(ledger: SqliteLedger) -> None:
+def test_a_sweep_removes_only_files_that_the_ledger_does_not_name(ledger: SqliteLedger) -> None:
     spooled = spool(ledger, 1)
     file = in_spool(ledger, spooled)
     with closing(open_seen_records(ledger.folder.digests, "gone", HOUR, 9)) as seen:
@@ -141,8 +139,8 @@ def test_several_damaged_objects_of_one_listing_are_one_failure(ledger: SqliteLe
     assert tuple(row) == (1, 1)
 
 
-def test_an_object_that_was_damaged_does_not_hold_back_the_others_of_its_hour(ledger: SqliteLedger) -> None:
-    """It is given up while the next one comes: that one is taken in, and the hour is listed again."""
+def test_a_damaged_object_does_not_delay_the_others_of_its_hour(ledger: SqliteLedger) -> None:
+    """It is given up during a new listing: that listing's object is stored, and the hour is listed again."""
     request = ledger.debit("c", HOUR, "fresh", NOW_NS)
     ledger.listed(request, "c", HOUR, ["https://h/x", "https://h/y"], NOW_NS)
     first = ledger.next_listed(NOW_NS)
@@ -159,10 +157,10 @@ def test_an_object_that_was_damaged_does_not_hold_back_the_others_of_its_hour(le
     assert ledger.hours()["c"][HOUR].wanted
 
 
-def test_an_hour_whose_objects_are_damaged_again_and_again_is_listed_less_and_less_often(
+def test_an_hour_whose_objects_are_damaged_repeatedly_is_listed_at_growing_intervals(
     ledger: SqliteLedger,
 ) -> None:
-    """Though each listing and download succeeds: a broken disk must not cost the whole quota."""
+    """Even if each listing and download succeeds: a broken disk must not use up the quota."""
     config = ScheduleConfig(("c",), since_ns=HOUR * HOUR_NS, until_ns=(HOUR + 1) * HOUR_NS)
     now_ns, times = NOW_NS, []
     for _ in range(8):

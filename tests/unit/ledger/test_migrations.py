@@ -1,4 +1,4 @@
-"""A ledger of an older version is brought up to date, with all that is in it; sums outlive their objects."""
+"""A ledger of an older version is migrated with its content; sums outlive their objects."""
 
 import sqlite3
 from contextlib import closing

@@ -1,4 +1,4 @@
-"""One object that cannot be downloaded delays neither its siblings nor their hour, and is not forgotten."""
+"""An object that cannot be downloaded delays neither the other objects of its hour nor the hour."""
 
 import sqlite3
 from contextlib import closing
@@ -37,7 +37,7 @@ def view(ledger: SqliteLedger) -> Hour:
     return ledger.hours()["c"][HOUR]
 
 
-def test_siblings_are_taken_in_and_the_listing_counts(ledger: SqliteLedger) -> None:
+def test_a_failed_object_does_not_keep_its_listing_from_counting(ledger: SqliteLedger) -> None:
     list_hour(ledger, NOW_NS, "dead", "x", "y")
     ledger.download_failed(next_listed(ledger, NOW_NS), "HTTP 404", NOW_NS, "url")
     assert view(ledger).listed_ns is None, "two were not tried yet"
@@ -50,7 +50,7 @@ def test_siblings_are_taken_in_and_the_listing_counts(ledger: SqliteLedger) -> N
     assert ledger.unfinished_objects().to_forward == 2
 
 
-def test_a_url_is_tried_again_without_a_request_and_then_another_one_is_needed(ledger: SqliteLedger) -> None:
+def test_a_url_is_retried_without_a_request_before_a_new_one_is_needed(ledger: SqliteLedger) -> None:
     list_hour(ledger, NOW_NS, "dead")
     now_ns = NOW_NS
     for seconds in (1, 10):
@@ -66,7 +66,7 @@ def test_a_url_is_tried_again_without_a_request_and_then_another_one_is_needed(l
     assert ledger.rows("SELECT url FROM objects")[0]["url"] is None, "a signature is a secret"
 
 
-def test_what_breaks_off_is_tried_until_its_url_expires(ledger: SqliteLedger) -> None:
+def test_an_interrupted_download_is_retried_until_its_url_expires(ledger: SqliteLedger) -> None:
     list_hour(ledger, NOW_NS, "slow")
     now_ns, tries = NOW_NS, 0
     while now_ns < NOW_NS + URL_LIFE_NS:
@@ -79,8 +79,8 @@ def test_what_breaks_off_is_tried_until_its_url_expires(ledger: SqliteLedger) ->
     assert view(ledger).missing_due_ns == now_ns + RELIST_AFTER_NS[0]
 
 
-def test_while_no_url_has_expired_none_is_wiped_and_nothing_is_locked(ledger: SqliteLedger) -> None:
-    """The fetcher looks before every step: another connection may be writing meanwhile."""
+def test_wiping_urls_takes_no_lock_while_none_has_expired(ledger: SqliteLedger) -> None:
+    """The fetcher checks before every step, while another connection may be writing."""
     list_hour(ledger, NOW_NS, "a", "b")
     with closing(sqlite3.connect(ledger.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -91,7 +91,7 @@ def test_while_no_url_has_expired_none_is_wiped_and_nothing_is_locked(ledger: Sq
     assert ledger.next_listed(NOW_NS + URL_LIFE_NS) is None
 
 
-def test_the_next_listing_brings_another_url_and_the_hour_is_whole(ledger: SqliteLedger) -> None:
+def test_the_url_of_the_next_listing_completes_the_hour(ledger: SqliteLedger) -> None:
     list_hour(ledger, NOW_NS, "dead", "x")
     for _ in range(MAX_TRIES):
         ledger.download_failed(next_listed(ledger, NOW_NS + HOUR_NS), "HTTP 404", NOW_NS, "url")
@@ -107,8 +107,10 @@ def test_the_next_listing_brings_another_url_and_the_hour_is_whole(ledger: Sqlit
     assert ledger.missing_objects() == []
 
 
-def test_an_object_that_stays_dead_is_listed_for_at_longer_and_longer_intervals(ledger: SqliteLedger) -> None:
-    """Over its 28 days it costs a handful of requests beside the usual readings."""
+def test_an_hour_with_a_permanently_missing_object_is_listed_at_growing_intervals(
+    ledger: SqliteLedger,
+) -> None:
+    """In 28 days it costs only a few requests besides the usual listings."""
     now_ns, times = NOW_NS, []
     while now_ns < NOW_NS + 27 * DAY_NS:
         list_hour(ledger, now_ns, "dead")
@@ -124,7 +126,7 @@ def test_an_object_that_stays_dead_is_listed_for_at_longer_and_longer_intervals(
     assert (missing.since_ns, missing.urls_failed) == (NOW_NS, len(times))
 
 
-def test_a_listing_that_fails_does_not_drop_an_object_that_is_tried_again(ledger: SqliteLedger) -> None:
+def test_a_failed_listing_does_not_drop_an_object_that_is_being_retried(ledger: SqliteLedger) -> None:
     list_hour(ledger, NOW_NS, "slow")
     ledger.download_failed(next_listed(ledger, NOW_NS), "it broke off", NOW_NS)
     ledger.listing_failed("c", HOUR, "HTTP 500", NOW_NS)
@@ -132,7 +134,7 @@ def test_a_listing_that_fails_does_not_drop_an_object_that_is_tried_again(ledger
     assert view(ledger).missing == 0
 
 
-def test_a_name_that_is_taken_in_the_spool_costs_no_listing(ledger: SqliteLedger) -> None:
+def test_an_occupied_name_in_the_spool_costs_no_listing(ledger: SqliteLedger) -> None:
     """The object gets another id at once: its URL is still good."""
     list_hour(ledger, NOW_NS, "x")
     first = next_listed(ledger, NOW_NS)
@@ -142,10 +144,10 @@ def test_a_name_that_is_taken_in_the_spool_costs_no_listing(ledger: SqliteLedger
     assert again.url == first.url
 
 
-def test_an_object_that_was_never_tried_before_its_url_expired_is_listed_again_at_once(
+def test_an_untried_object_with_an_expired_url_is_listed_again_at_once(
     ledger: SqliteLedger,
 ) -> None:
-    """The process was away."""
+    """As after a pause of the process."""
     list_hour(ledger, NOW_NS, "dead", "x")
     ledger.download_failed(next_listed(ledger, NOW_NS), "HTTP 500", NOW_NS)
     later_ns = NOW_NS + URL_LIFE_NS
@@ -154,7 +156,7 @@ def test_an_object_that_was_never_tried_before_its_url_expired_is_listed_again_a
     assert (found.listed_ns, found.failures, found.missing) == (None, 1, 1)
 
 
-def test_what_leaves_the_28_days_is_reported_once_and_counted(ledger: SqliteLedger) -> None:
+def test_an_object_that_segment_deleted_is_reported_once_and_counted(ledger: SqliteLedger) -> None:
     list_hour(ledger, NOW_NS, "dead", "x")
     ledger.download_failed(next_listed(ledger, NOW_NS), "HTTP 404", NOW_NS, "url")
     take(ledger, NOW_NS)
@@ -172,7 +174,7 @@ def test_what_leaves_the_28_days_is_reported_once_and_counted(ledger: SqliteLedg
 
 
 @pytest.mark.parametrize(("used", "asked"), [(0, 1), (11, 1), (12, 0)])
-def test_missing_objects_have_a_share_of_the_quota_and_starve_no_hour(used: int, asked: int) -> None:
+def test_missing_objects_use_only_a_share_of_the_quota(used: int, asked: int) -> None:
     """Each try costs a listing, and a dead object may stay dead for 28 days."""
     missing = HourView(listed_ns=NOW_NS, missing=1, missing_due_ns=NOW_NS)
     hours = {"c": dict.fromkeys(range(HOUR - 680, HOUR + 11), HourView(listed_ns=NOW_NS + DAY_NS))}
@@ -187,7 +189,7 @@ def test_missing_objects_have_a_share_of_the_quota_and_starve_no_hour(used: int,
     assert (first.hour, first.why) == (HOUR + 7, "fresh")
 
 
-def test_a_person_gets_an_hour_again_once_though_it_was_listed_at_the_same_time(ledger: SqliteLedger) -> None:
+def test_a_wanted_hour_is_sent_again_once_even_if_it_is_listed_at_the_same_time(ledger: SqliteLedger) -> None:
     for _ in range(2):
         list_hour(ledger, NOW_NS, "x")
         take(ledger, NOW_NS)
@@ -197,7 +199,7 @@ def test_a_person_gets_an_hour_again_once_though_it_was_listed_at_the_same_time(
     assert not view(ledger).wanted
 
 
-def test_an_object_of_an_older_listing_does_not_fulfil_a_persons_wish(ledger: SqliteLedger) -> None:
+def test_an_object_of_an_older_listing_does_not_satisfy_a_request_for_the_hour(ledger: SqliteLedger) -> None:
     """`replay` asks for a new listing; an older download that ends meanwhile is not its answer."""
     list_hour(ledger, NOW_NS, "slow")
     ledger.download_failed(next_listed(ledger, NOW_NS), "it broke off", NOW_NS)

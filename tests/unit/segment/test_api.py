@@ -1,4 +1,4 @@
-"""What Segment's answers mean."""
+"""The outcome of each answer of Segment's API."""
 
 import json
 from collections.abc import Mapping
@@ -51,39 +51,39 @@ def test_a_listing_gives_its_urls() -> None:
         *('{"data":{"download":{"urls":[1]}}}', '{"data":{"download":{}}}'),
     ],
 )
-def test_a_200_that_is_no_listing_is_a_failure(body: str) -> None:
+def test_a_200_without_a_listing_is_a_failure(body: str) -> None:
     assert isinstance(outcome(200, body), Failed)
 
 
 @pytest.mark.parametrize("urls", ["null", "[]", "[null]"])
-def test_null_is_the_empty_list_of_urls(urls: str) -> None:
+def test_null_means_no_urls(urls: str) -> None:
     """Go writes an empty list as null."""
     assert outcome(200, f'{{"data": {{"download": {{"urls": {urls}, "next": null}}}}}}') == Listing(())
 
 
-def test_a_listing_is_read_though_a_text_in_it_was_cut_within_a_character() -> None:
+def test_a_listing_with_half_a_surrogate_pair_is_read() -> None:
     body = GOOD.replace('"download"', '"note": "\\ud83d", "download"')
     assert outcome(200, body) == outcome(200, GOOD)
 
 
 @pytest.mark.parametrize("errors", ["null", "[null]", '[{"message": null, "data": null}]'])
-def test_an_error_that_is_null_says_nothing(errors: str) -> None:
+def test_null_errors_are_ignored(errors: str) -> None:
     assert outcome(500, f'{{"errors": {errors}}}') == Failed("HTTP 500")
 
 
 @pytest.mark.parametrize("odd", ["null, ", '{"message": "cut: \\ud83d"}, '])
-def test_an_odd_error_hides_none_of_the_others(odd: str) -> None:
+def test_a_malformed_error_does_not_hide_the_others(odd: str) -> None:
     """The wait is in one of several errors, and the others may have any shape."""
     body = TOO_MANY.replace('"errors": [', f'"errors": [{odd}')
     assert read_answer(429, {}, body.encode(), NOW, is_listing=True).pause_ns == 57_647_000_000
 
 
-def test_too_many_urls_are_a_failure_that_says_so() -> None:
+def test_too_many_urls_are_a_failure_with_a_reason() -> None:
     body = json.dumps({"data": {"download": {"urls": ["u"] * 10_001}}})
     assert outcome(200, body) == Failed("the answer lists 10001 objects, more than 10000")
 
 
-def test_a_429_says_how_long_to_wait_in_its_body_or_its_header() -> None:
+def test_the_pause_after_a_429_is_read_from_body_or_header() -> None:
     found = read_answer(429, {}, TOO_MANY.encode(), NOW, is_listing=True)
     assert found.pause_ns == 57_647_000_000
     assert found.outcome == RateLimited("HTTP 429: Too many requests")
@@ -94,20 +94,20 @@ def test_a_429_says_how_long_to_wait_in_its_body_or_its_header() -> None:
 
 
 @pytest.mark.parametrize("ms", ["1e300", "-5", "9999999999999999"])
-def test_an_absurd_wait_is_bounded(ms: str) -> None:
+def test_an_absurd_pause_is_bounded(ms: str) -> None:
     """One wrong answer must not stop polling for years."""
     body = f'{{"errors":[{{"data":{{"msBeforeNext":{ms}}}}}]}}'
     assert 0 <= (read_answer(429, {}, body.encode(), NOW, is_listing=True).pause_ns or 0) <= DAY_NS
 
 
-def test_a_429_that_says_no_time_says_so() -> None:
+def test_a_429_without_a_time_has_no_pause() -> None:
     found = read_answer(429, {}, b"<html>", NOW, is_listing=True)
     assert (found.pause_ns, found.rate_limit) == (None, None)
 
 
 @pytest.mark.parametrize("skew_ns", [-DAY_NS, 0, DAY_NS])
-def test_a_time_that_the_server_names_is_measured_by_its_own_clock(skew_ns: int) -> None:
-    """Ours may be a day off: then two seconds would be 86,402."""
+def test_a_time_of_the_server_is_measured_by_its_own_clock(skew_ns: int) -> None:
+    """Our clock may be a day off: then two seconds would be 86,402."""
     headers = {"date": "Thu, 08 May 2025 00:00:00 GMT", "retry-after": "Thu, 08 May 2025 00:00:02 GMT"}
     headers |= {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "Thu, 08 May 2025 00:00:03 GMT"}
     found = read_answer(429, headers, b"", NOW + skew_ns, is_listing=True)
@@ -136,24 +136,24 @@ def test_a_reset_is_a_date_or_seconds(reset: str) -> None:
         (302, Failed),
     ],
 )
-def test_other_answers_are_told_apart(status: int, kind: type[Outcome]) -> None:
+def test_each_status_has_its_outcome(status: int, kind: type[Outcome]) -> None:
     assert isinstance(outcome(status, '{"errors": [{"message": "no"}]}'), kind)
 
 
-def test_the_headers_say_what_is_left_and_until_when() -> None:
+def test_rate_limit_headers_give_remaining_requests_and_reset() -> None:
     headers = {"x-ratelimit-remaining": "7", "x-ratelimit-reset": "Thu, 08 May 2025 01:00:00 GMT"}
     found = read_answer(200, headers, GOOD.encode(), NOW, is_listing=True)
     assert found.rate_limit == RateLimit(NOW, 7, NOW + HOUR_NS)
 
 
 @pytest.mark.parametrize("remaining", ["", "-1", "many", "1e9", "٣"])
-def test_headers_that_say_nothing_are_left_alone(remaining: str) -> None:
+def test_invalid_rate_limit_headers_are_ignored(remaining: str) -> None:
     found = read_answer(200, {"x-ratelimit-remaining": remaining}, GOOD.encode(), NOW, is_listing=True)
     assert found.rate_limit is None
 
 
 def test_the_ledger_names_of_outcomes_do_not_change() -> None:
-    """The ledger keeps them in `requests.outcome`, which people query."""
+    """The ledger stores them in `requests.outcome`, which users query."""
     names = {"listed", "toomany", "misunderstood", "denied", "unknown", "failed"}
     assert set(LEDGER_NAMES.values()) == names
     assert set(LEDGER_NAMES) == set(get_args(Outcome))

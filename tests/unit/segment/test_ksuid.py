@@ -1,4 +1,4 @@
-"""A collection's id says when it was made: a hint that spares a first run hours that hold nothing."""
+"""The creation time in a collection's id: a first run skips earlier hours, which are empty."""
 
 import pytest
 from hypothesis import given

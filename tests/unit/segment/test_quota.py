@@ -1,4 +1,4 @@
-"""What may be spent: our own count of 24 hours, the server's word, and what is kept for whom."""
+"""The allowed requests: our count of 24 hours, the server's rate limit, and the reserve."""
 
 import pytest
 from msgspec.structs import replace
@@ -22,17 +22,17 @@ def debits(count: int, ago_ns: int = HOUR_NS, why: Why = "fresh") -> list[Reques
 
 
 def left(quota: Quota, now_ns: int = NOW) -> tuple[int, int]:
-    """For everyone, and for those whom the reserve is for."""
+    """Requests left without and with the reserve."""
     return quota.left(now_ns, with_reserve=False), quota.left(now_ns, with_reserve=True)
 
 
-def test_a_day_has_120_requests_and_four_of_them_are_kept() -> None:
+def test_four_of_120_requests_a_day_are_reserved() -> None:
     assert left(Quota()) == (116, 120)
     assert left(Quota(debits=debits(116))) == (0, 4)
     assert left(Quota(debits=debits(130))) == (0, 0)
 
 
-def test_a_request_comes_back_after_24_hours_and_some_seconds_and_not_before() -> None:
+def test_a_request_counts_for_24_hours_and_a_margin() -> None:
     quota = Quota(debits=debits(120))
     back = NOW - HOUR_NS + REQUEST_COUNTS_NS
     assert left(quota, back - 1) == (0, 0)
@@ -40,32 +40,32 @@ def test_a_request_comes_back_after_24_hours_and_some_seconds_and_not_before() -
     assert left(quota, back) == (116, 120)
 
 
-def test_what_people_used_of_the_reserve_is_not_kept_once_more() -> None:
+def test_used_requests_of_the_reserve_are_not_reserved_again() -> None:
     assert left(Quota(debits=debits(3, why="wanted"))) == (116, 117)
     assert left(Quota(debits=debits(10, why="leaving"))) == (110, 110)
 
 
-def test_the_server_is_believed_when_it_says_less_and_when_it_says_more() -> None:
+def test_the_servers_rate_limit_overrides_our_count() -> None:
     assert left(Quota(rate_limit=RateLimit(NOW - 1, 10))) == (6, 10)
     assert left(Quota(debits=debits(100), rate_limit=RateLimit(NOW - 1, 110))) == (106, 110)
     assert Quota(rate_limit=RateLimit(NOW, 200, NOW + HOUR_NS, 240)).size == 240
     assert Quota(rate_limit=RateLimit(NOW, 20, NOW + HOUR_NS, 30)).size == 30
 
 
-def test_requests_since_its_word_are_taken_off() -> None:
+def test_requests_after_a_rate_limit_reduce_its_remaining_ones() -> None:
     said = RateLimit(NOW - SECOND_NS, 10)
     assert Quota(debits=debits(3, ago_ns=0), rate_limit=said).left(NOW, with_reserve=True) == 7
 
 
-def test_our_own_requests_come_back_while_its_word_holds() -> None:
-    """Else with a full quota, each hour's first answer, `0 remain`, would hold up the hour."""
+def test_our_requests_become_available_again_during_a_rate_limit_without_reset() -> None:
+    """Otherwise, with a full quota, each hour's first answer, `0 remaining`, would block the hour."""
     quota = Quota(
         debits=[*debits(5, REQUEST_COUNTS_NS), *debits(115)], rate_limit=RateLimit(NOW - 20 * SECOND_NS, 0)
     )
     assert quota.left(NOW, with_reserve=True) == 5
 
 
-def test_a_word_holds_until_its_reset_and_what_others_used_ends_with_it() -> None:
+def test_a_rate_limit_and_the_requests_of_others_count_until_its_reset() -> None:
     quota = Quota(debits=debits(3), rate_limit=RateLimit(NOW, 0, NOW + 1500))
     assert left(quota, NOW + 1499) == (0, 0)
     assert quota.used_by_others(NOW) == 117
@@ -74,25 +74,25 @@ def test_a_word_holds_until_its_reset_and_what_others_used_ends_with_it() -> Non
     assert quota.used_by_others(NOW + 1500) == 0
 
 
-def test_a_word_without_a_reset_holds_for_an_hour() -> None:
+def test_a_rate_limit_without_a_reset_is_valid_for_an_hour() -> None:
     quota = Quota(rate_limit=RateLimit(NOW, 0))
     assert left(quota, NOW + HOUR_NS - 1) == (0, 0)
     assert left(quota, NOW + HOUR_NS) == (116, 120)
 
 
-def test_after_the_reset_one_request_may_ask_though_our_own_count_is_full() -> None:
+def test_after_the_reset_one_probe_is_allowed_although_our_count_is_full() -> None:
     """The window was shorter than the day that we count."""
     quota = Quota(debits=debits(120), rate_limit=RateLimit(NOW, 0, NOW + 1500))
     assert left(quota, NOW + 1499) == (0, 0)
     assert left(quota, NOW + 1500) == (1, 1)
     granted = [*quota.debits, RequestRecord(NOW + 1500, "c", "fresh", "granted")]
-    assert left(replace(quota, debits=granted), NOW + 1501) == (0, 0), "its answer brought no new word"
+    assert left(replace(quota, debits=granted), NOW + 1501) == (0, 0), "its answer had no rate limit"
     refused = [*quota.debits, RequestRecord(NOW + 1500, "c", "fresh", "refused")]
-    assert left(replace(quota, debits=refused), NOW + 1501) == (1, 1), "a pause is what its 429 asked for"
+    assert left(replace(quota, debits=refused), NOW + 1501) == (1, 1), "its 429 only asks for a pause"
 
 
-def test_a_request_that_failed_does_not_use_up_what_the_server_said() -> None:
-    """A 500, a reset, an HTML page: the next one comes a minute later, not an hour."""
+def test_a_failed_request_does_not_use_up_the_probe() -> None:
+    """After a 500, a reset or an HTML page the next request follows a minute later, not an hour."""
     quota = Quota(debits=debits(120), rate_limit=RateLimit(NOW, 0, NOW))
     failed = replace(quota, debits=[*quota.debits, RequestRecord(NOW, "c", "fresh")])
     assert left(failed, NOW + PROBE_AGAIN_NS - 1) == (0, 0)
@@ -110,7 +110,7 @@ def test_a_refused_request_counts_nowhere() -> None:
 MINUTE_NS = 60 * SECOND_NS
 
 
-def test_windows_of_a_minute_are_learned_from_two_headers() -> None:
+def test_two_headers_show_a_window_of_a_minute() -> None:
     first = RateLimit(NOW, 0, NOW + MINUTE_NS, 1)
     ask_ns = NOW + MINUTE_NS + SECOND_NS
     quota = Quota(debits=[RequestRecord(ask_ns, "c", "fresh", "granted")], rate_limit=first)
@@ -122,8 +122,8 @@ def test_windows_of_a_minute_are_learned_from_two_headers() -> None:
     assert left(found, ask_ns + MINUTE_NS) == (1, 1)
 
 
-def test_windows_of_a_minute_are_learned_from_the_bodies_of_two_429s() -> None:
-    """Successful answers say nothing: then our own count is one of the last minute."""
+def test_the_bodies_of_two_429s_show_a_window_of_a_minute() -> None:
+    """Successful answers have no rate limit: then our own count covers the last minute."""
     first = RateLimit(NOW, 0, NOW + MINUTE_NS, 1, is_refusal=True)
     ask_ns = NOW + MINUTE_NS + SECOND_NS
     asked = [
@@ -131,7 +131,7 @@ def test_windows_of_a_minute_are_learned_from_the_bodies_of_two_429s() -> None:
         RequestRecord(ask_ns + 1, "c", "fresh", "refused"),
     ]
     quota = Quota(debits=asked, rate_limit=first)
-    assert Quota(rate_limit=first).size == 120, "one 429 says nothing about the day"
+    assert Quota(rate_limit=first).size == 120, "one 429 does not tell the size of the quota"
     found = replace(
         quota, rate_limit=quota.with_window(RateLimit(ask_ns + 1, 0, ask_ns + MINUTE_NS, 1, is_refusal=True))
     )
@@ -142,7 +142,7 @@ def test_windows_of_a_minute_are_learned_from_the_bodies_of_two_429s() -> None:
     assert left(later, again_ns + MINUTE_NS + SECOND_NS) == (1, 1)
 
 
-def test_a_quota_that_comes_back_hour_by_hour_is_no_shorter_window() -> None:
+def test_a_quota_that_refills_hour_by_hour_has_no_shorter_window() -> None:
     quota = Quota(
         debits=[RequestRecord(NOW + HOUR_NS, "c", "fresh")], rate_limit=RateLimit(NOW, 30, NOW + HOUR_NS, 120)
     )
@@ -150,12 +150,12 @@ def test_a_quota_that_comes_back_hour_by_hour_is_no_shorter_window() -> None:
     assert found.window_ns is None
 
 
-def test_while_a_server_speaks_in_headers_the_body_of_a_429_is_a_pause_and_nothing_more() -> None:
+def test_while_a_server_sends_headers_the_body_of_a_429_is_only_a_pause() -> None:
     said = RateLimit(NOW, 90, NOW + HOUR_NS, 120)
     assert Quota(rate_limit=said).with_window(RateLimit(NOW + 1, 0, NOW + 1500, 20, is_refusal=True)) is said
 
 
-def test_it_says_for_what_it_waits_and_until_when() -> None:
+def test_a_wait_has_a_reason_and_an_end() -> None:
     assert Quota().wait(NOW) is None
     assert Quota(not_before_ns=NOW + 7, not_before_why="w").wait(NOW) == Wait(NOW + 7, "w")
     said = Quota(rate_limit=RateLimit(NOW, 0, NOW + 1500)).wait(NOW)
@@ -166,23 +166,25 @@ def test_it_says_for_what_it_waits_and_until_when() -> None:
     assert own.why.startswith("120 of 120 requests are used")
 
 
-def test_nothing_is_asked_before_a_pause_ends() -> None:
+def test_no_request_is_allowed_before_a_pause_ends() -> None:
     quota = Quota(not_before_ns=NOW + 7)
     assert left(quota) == (0, 0)
     assert quota.next_ns(NOW) == NOW + 7
     assert left(quota, NOW + 7) == (116, 120)
 
 
-def test_spare_is_what_the_coming_hours_do_not_need() -> None:
+def test_spare_requests_are_those_that_coming_hours_do_not_need() -> None:
     needed = [NOW + hours * HOUR_NS for hours in range(1, 24) for _ in range(4)]
     assert Quota().spare(NOW, needed, max_delay_ns=0) == 116 - 92
-    assert Quota(debits=debits(20, HOUR_NS // 2)).spare(NOW, needed, max_delay_ns=0) == 4, "back too late"
+    assert Quota(debits=debits(20, HOUR_NS // 2)).spare(NOW, needed, max_delay_ns=0) == 4, (
+        "available again too late"
+    )
     assert Quota(debits=debits(96, REQUEST_COUNTS_NS - HOUR_NS)).spare(NOW, needed, max_delay_ns=0) == 20, (
         "back in time"
     )
 
 
-def test_a_clock_set_back_leaves_no_debits_in_the_future() -> None:
+def test_after_a_clock_was_set_back_no_debit_is_in_the_future() -> None:
     """Such a request would count against the quota until the clock gets there."""
     quota = Quota(
         debits=[*debits(2), *debits(3, ago_ns=-30 * REQUEST_COUNTS_NS)],
@@ -196,8 +198,8 @@ def test_a_clock_set_back_leaves_no_debits_in_the_future() -> None:
 
 
 @pytest.mark.parametrize("silent", range(5))
-def test_windows_that_went_by_without_a_word_make_none_longer(silent: int) -> None:
-    """Two requests a minute; the 429s of `silent` windows say when to ask again, and nothing of the quota."""
+def test_windows_without_a_rate_limit_do_not_lengthen_the_window(silent: int) -> None:
+    """Two requests a minute; the 429s of `silent` windows name a pause, but no quota."""
     ends_ns = NOW + MINUTE_NS
     said = RateLimit(NOW, 0, ends_ns, 2, is_refusal=True)
     starts = [ends_ns + number * MINUTE_NS for number in range(silent + 1)]

@@ -1,4 +1,4 @@
-"""What is asked, in which order, and what has to wait."""
+"""The listings to make, their order, and those that wait."""
 
 import pytest
 
@@ -97,7 +97,7 @@ def test_a_settled_hour_is_read_again_only_at_the_last_call() -> None:
     assert asked(go(hours)) == []
 
 
-def test_the_order_of_worth() -> None:
+def test_purposes_are_served_by_priority() -> None:
     """What people asked for, what is about to leave, fresh hours, further readings, backfill."""
     last_call = HourView(listed_ns=NOW - 20 * DAY_NS, same_since_ns=NOW - 27 * DAY_NS)
     again = HourView(listed_ns=NOW - 20 * HOUR_NS, same_since_ns=NOW - 20 * HOUR_NS)
@@ -129,7 +129,7 @@ def test_last_calls_that_the_quota_does_not_cover_come_after_hours_never_read() 
     assert asked(go(hours)) == [("c00", 100, "backfill"), ("c00", 27 * 24 + 13, "last_call")]
 
 
-def test_the_reserve_is_for_people_and_for_hours_about_to_leave() -> None:
+def test_the_reserve_is_for_people_and_for_hours_about_to_expire() -> None:
     hours = unknown(1, 3, 100, 27 * 24 - 2)
     hours["c00"][HOUR - 50] = HourView(listed_ns=NOW - DAY_NS, wanted=True)
     quota = spent(116, ago_ns=23 * HOUR_NS)
@@ -158,7 +158,7 @@ def test_backfill_leaves_what_the_fresh_hours_of_the_next_day_need() -> None:
         assert len(on_time) == 4, hour - HOUR
 
 
-def test_backfill_goes_on_evenly_unless_nobody_asks_later() -> None:
+def test_backfill_is_spread_evenly_unless_the_run_is_a_single_pass() -> None:
     hours = unknown(1, *range(100, 400))
     assert len(go(hours).requests) == 5
     once = plan(NOW, hours, Quota(), ScheduleConfig(names(1), once=True))
@@ -167,14 +167,14 @@ def test_backfill_goes_on_evenly_unless_nobody_asks_later() -> None:
     assert once.waiting == {"backfill": 300 - 116}
 
 
-def test_what_fresh_hours_will_not_need_is_used() -> None:
-    """`--until` in the past: no fresh hours will come."""
+def test_requests_that_fresh_hours_will_not_need_are_used() -> None:
+    """`--until` in the past: there will be no fresh hours."""
     hours: Hours = {name: {} for name in names(5)}
     config = ScheduleConfig(names(5), since_ns=NOW - 20 * DAY_NS, until_ns=NOW - 10 * DAY_NS)
     assert {why for *_, why in asked(plan(NOW, hours, Quota(), config))} == {"backfill"}
 
 
-def test_more_collections_than_the_quota_covers_share_it_and_are_told() -> None:
+def test_collections_beyond_the_quota_share_it_and_the_plan_says_so() -> None:
     found = go({}, collections=20)
     assert found.covered == 5
     assert found.missed_per_day == dict.fromkeys(names(20), 18.0)
@@ -194,7 +194,7 @@ def test_the_collection_with_the_fewest_requests_is_next() -> None:
     ("failures", "pause_ns"),
     [(1, 10 * SECOND_NS), (2, 60 * SECOND_NS), (3, HOUR_NS), (4, 2 * HOUR_NS), (99, 12 * HOUR_NS)],
 )
-def test_three_tries_then_ever_longer_pauses(failures: int, pause_ns: int) -> None:
+def test_after_three_tries_pauses_grow(failures: int, pause_ns: int) -> None:
     """An hour that always fails must not use up the quota of the others."""
     hours = known(1, {16: HourView(failures=failures, failed_ns=NOW - pause_ns)})
     assert asked(go(hours)) == [("c00", 16, "fresh")]
@@ -203,12 +203,12 @@ def test_three_tries_then_ever_longer_pauses(failures: int, pause_ns: int) -> No
     assert go(early).next_ns == NOW + 5
 
 
-def test_an_hour_about_to_leave_is_not_paused_for_half_a_day() -> None:
+def test_an_hour_about_to_expire_is_not_paused_for_half_a_day() -> None:
     hours = known(1, {28 * 24 - 30: HourView(failures=9, failed_ns=NOW - HOUR_NS)})
     assert asked(go(hours)) == [("c00", 28 * 24 - 30, "leaving")]
 
 
-def test_a_person_gets_an_hour_again_whatever_since_until_and_the_ledger_say() -> None:
+def test_a_wanted_hour_is_due_whatever_since_until_and_the_ledger_say() -> None:
     hours = {"gone": {HOUR - 400: HourView(wanted=True)}}
     config = ScheduleConfig(("c00",), since_ns=NOW, until_ns=NOW)
     assert asked(plan(NOW, hours, Quota(), config)) == [("gone", 400, "wanted")]

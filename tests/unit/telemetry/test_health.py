@@ -1,4 +1,4 @@
-"""The server of health questions, on a real socket."""
+"""The health server, on a real socket."""
 
 import contextlib
 import logging
@@ -26,8 +26,8 @@ def test_it_answers_503_when_a_check_fails_and_says_which() -> None:
     }
 
 
-def test_many_that_drip_cost_little_and_hold_nobody_up() -> None:
-    """Neither a thread nor, past a bound, a descriptor each; they are closed at once when the server ends."""
+def test_many_slow_peers_cost_little_and_block_no_other() -> None:
+    """They use no threads and a bounded number of descriptors, and are closed when the server ends."""
     threads, descriptors = threading.active_count(), len(list(Path("/dev/fd").iterdir()))
     with contextlib.ExitStack() as stack:
         with HealthServer("127.0.0.1", 0, alive=dict, ready=dict) as server:
@@ -45,7 +45,7 @@ def test_many_that_drip_cost_little_and_hold_nobody_up() -> None:
                 assert peer.recv(1) == b""
 
 
-def test_where_few_descriptors_are_allowed_fewer_connections_are_kept() -> None:
+def test_fewer_connections_are_kept_where_few_descriptors_are_allowed() -> None:
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(HealthServer("127.0.0.1", 0, alive=dict, ready=dict, max_connections=3))
         address = ("127.0.0.1", server.port)
@@ -57,8 +57,8 @@ def test_where_few_descriptors_are_allowed_fewer_connections_are_kept() -> None:
 
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize("start", [b"", b"GET /healthz HTTP/1.1\r\n", b"GET /healthz HTTP/1.1\r\nX: "])
-def test_one_that_drips_is_closed_in_time(start: bytes) -> None:
-    """The time-out is the guard against a server that waits as long as something comes."""
+def test_a_slow_peer_is_closed_in_time(start: bytes) -> None:
+    """The time-out fails a server that waits as long as data arrives."""
     with (
         HealthServer("127.0.0.1", 0, alive=dict, ready=dict, max_seconds=0.3) as server,
         socket.create_connection(("127.0.0.1", server.port)) as peer,
@@ -87,7 +87,7 @@ def test_a_request_without_an_end_is_not_kept() -> None:
         assert peer.recv(1) == b""
 
 
-def test_a_check_that_fails_by_a_bug_is_logged_and_the_server_goes_on(
+def test_a_check_that_raises_is_logged_and_the_server_continues(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def broken() -> dict[str, Check]:

@@ -1,4 +1,4 @@
-"""The pulse: who turned lately, and the file that shows it."""
+"""Heartbeats: late loops, and the file that is touched while none is late."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from faillog_otel.telemetry.health import LATE_SECONDS, NO_HEARTBEAT, FileHeartb
 OLD = (1, 1)
 
 
-def test_a_loop_that_does_not_turn_is_late() -> None:
+def test_a_loop_without_a_beat_is_late() -> None:
     clock = MovedClock()
     heartbeat = FileHeartbeat(clock.monotonic)
     heartbeat.beat("fetching")
@@ -26,7 +26,7 @@ def test_a_loop_that_does_not_turn_is_late() -> None:
     assert heartbeat.late() == {}
 
 
-def test_one_that_ended_or_rests_is_not_late() -> None:
+def test_an_ended_or_paused_loop_is_not_late() -> None:
     clock = MovedClock()
     heartbeat = FileHeartbeat(clock.monotonic)
     heartbeat.beat("fetching")
@@ -39,7 +39,7 @@ def test_one_that_ended_or_rests_is_not_late() -> None:
     assert set(heartbeat.late()) == {"forwarding"}
 
 
-def test_who_asks_whether_to_stop_has_turned() -> None:
+def test_asking_whether_to_stop_is_a_beat() -> None:
     """A loop may be inside one long step: it is alive as long as it asks."""
     clock = MovedClock()
     heartbeat = FileHeartbeat(clock.monotonic)
@@ -52,7 +52,7 @@ def test_who_asks_whether_to_stop_has_turned() -> None:
     assert ask() is True
 
 
-def test_nobody_feels_no_pulse() -> None:
+def test_without_heartbeats_no_loop_is_late() -> None:
     def ask() -> bool:
         return True
 
@@ -63,7 +63,7 @@ def test_nobody_feels_no_pulse() -> None:
         assert NO_HEARTBEAT.late() == {}
 
 
-def test_the_file_is_touched_as_long_as_no_loop_is_late(tmp_path: Path) -> None:
+def test_the_file_is_touched_while_no_loop_is_late(tmp_path: Path) -> None:
     clock, file = MovedClock(), tmp_path / "alive"
     heartbeat = FileHeartbeat(clock.monotonic, str(file))
     assert file.stat().st_size == 0
@@ -82,7 +82,7 @@ def test_the_file_is_touched_as_long_as_no_loop_is_late(tmp_path: Path) -> None:
     assert file.stat().st_mtime > 1
 
 
-def test_a_file_that_cannot_be_touched_any_more_is_no_reason_to_end(
+def test_a_file_that_cannot_be_touched_does_not_end_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock, folder = MovedClock(), tmp_path / "folder"
