@@ -229,7 +229,7 @@ def test_a_since_that_is_not_before_until_is_refused(
 ) -> None:
     args = ("--since", since, "--until", until, "--collection", "c", "--state-dir", "state")
     done = run_program(command, *args, cwd=tmp_path, SEGMENT_TOKEN=SECRET, FAILLOG_SEGMENT_URL=AWAY)
-    refused(done, "is not before --until", "exchange them")
+    refused(done, "is not before --until", "swap them")
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,7 @@ from faillog_otel.otlp.delivery import Delivery, in_flight, network_client, writ
 from faillog_otel.otlp.http import wrong_port
 from faillog_otel.otlp.sender import Backoff, Client, Say
 from faillog_otel.pipeline.workers import Workers
-from faillog_otel.telemetry.api import NO_TELEMETRY, Gauge, Telemetry
-from faillog_otel.telemetry.health import NO_HEARTBEAT, FileHeartbeat, Heartbeat
+from faillog_otel.telemetry.api import NO_HEARTBEAT, NO_TELEMETRY, FileHeartbeat, Gauge, Heartbeat, Telemetry
 from faillog_otel.telemetry.output import results_stream
 from faillog_otel.tls import tls_context
 

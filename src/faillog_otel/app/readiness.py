@@ -15,8 +15,7 @@ from faillog_otel.ledger.facts import newest_logged
 from faillog_otel.otlp.outcome import Acknowledged, Outcome, PartlyRejected
 from faillog_otel.otlp.sender import Client
 from faillog_otel.segment.schedule import READ_AFTER_HOURS, HourView, ScheduleConfig, reads_per_hour
-from faillog_otel.telemetry.api import Gauge, Telemetry
-from faillog_otel.telemetry.health import Check, Heartbeat
+from faillog_otel.telemetry.api import Check, Gauge, Heartbeat, Telemetry
 
 # -- coverage ------------------------------------------------------------------------------------------------
 #

@@ -21,7 +21,7 @@ from faillog_otel.ledger.sinks import ObjectSink, ShownObjectSink
 from faillog_otel.ledger.spool import NotWhole, Spool
 from faillog_otel.pipeline.fetcher import SOON_NS, Fetcher
 from faillog_otel.pipeline.forwarder import Forwarder, Progress
-from faillog_otel.telemetry.health import NO_HEARTBEAT, Heartbeat
+from faillog_otel.telemetry.api import NO_HEARTBEAT, Heartbeat
 
 # -- room ----------------------------------------------------------------------------------------------------
 #

@@ -9,7 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from faillog_otel.telemetry.health import MAX_CONNECTIONS, Check, HealthServer
+from faillog_otel.telemetry.api import Check
+from faillog_otel.telemetry.health import MAX_CONNECTIONS, HealthServer
 
 
 def test_it_answers_503_when_a_check_fails_and_says_which() -> None:
