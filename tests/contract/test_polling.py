@@ -136,8 +136,9 @@ def watched(sidecar: "subprocess.Popen[bytes]", folder: Path) -> tuple[list[str]
     log: list[str] = []
     while not (found := re.search(r"http://127\.0\.0\.1:\d+(?=/healthz)", "".join(log))):
         log.append(sidecar.stderr.readline().decode())
-    while not ((status := look(folder, "status"))["quota"]["waits"] and status["lag"]["sent"]):
-        pass
+    status: dict[str, Any] = {"refused": {}}
+    while not (status["refused"] and status["quota"]["waits"] and status["lag"]["sent"]):
+        status = look(folder, "status")
     health = [answer(f"{found[0]}{path}") for path in ("/healthz", "/readyz", "/")]
     return log, Seen(status, look(folder, "plan"), health)
 
