@@ -25,7 +25,7 @@ from pathlib import Path
 import faillog_otel
 
 NOT_IMPORTED = ("worker_process", "grpc", "grpc_channels", "collector", "demo", "metrics", "__main__")
-"""Modules that import gRPC or the OpenTelemetry SDK, which read their environment at once."""
+"""Modules that import gRPC or the OpenTelemetry SDK, which read the environment when they are loaded."""
 
 
 def run_forked(

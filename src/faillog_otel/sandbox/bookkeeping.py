@@ -300,7 +300,7 @@ class Inbox:
             return self._messages[message_id]
 
     def note_listed(self, now_ns: int) -> None:
-        """Notes that somebody reads objects as they are at this time."""
+        """Notes that objects are read as they are at this time."""
         with self._lock:
             self._listed_until_ns = max(self._listed_until_ns, now_ns)
 

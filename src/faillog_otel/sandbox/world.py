@@ -123,7 +123,7 @@ class TrackedMessages(Protocol):
         """The first `count` messages of an hour."""
 
     def note_listed(self, now_ns: int) -> None:
-        """Notes that somebody reads objects as they are at this time."""
+        """Notes that objects are read as they are at this time."""
 
 
 class World:
