@@ -7,6 +7,8 @@ link. An entry is ours only if it is a regular file of this user with one name. 
 
 import errno
 import fcntl
+import hashlib
+import io
 import logging
 import os
 import re
@@ -69,6 +71,24 @@ def make_durable(descriptor: int) -> None:
             fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
             return
     os.fsync(descriptor)
+
+
+class ChecksummedFile(io.BufferedWriter):
+    """A file that is written from its start to its end; `sha256` is the checksum of what was written."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(io.FileIO(descriptor, "wb"))
+        self._sha256 = hashlib.sha256()
+
+    def write(self, data: "bytes | bytearray | memoryview", /) -> int:  # type: ignore[override]  # the bytes-like types that we use
+        """Writes the data, and adds it to the checksum. Raises OSError."""
+        self._sha256.update(data)
+        return super().write(data)
+
+    @property
+    def sha256(self) -> str:
+        """The checksum of everything that was written, in hexadecimal."""
+        return self._sha256.hexdigest()
 
 
 _log = logging.getLogger(__name__)
@@ -192,9 +212,9 @@ class PrivateFolder:
         return os.fdopen(self.open_file(name, os.O_RDONLY), "rb", buffering=0)
 
     def create(self, name: str) -> int:
-        """Creates a file for writing and returns its descriptor; removes an existing one first."""
+        """Creates a file for writing and reading; returns its descriptor. Removes an existing one first."""
         self.remove(name)
-        return self.open_file(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        return self.open_file(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
 
     @contextmanager
     def replacement(self, name: str) -> Iterator[BinaryIO]:

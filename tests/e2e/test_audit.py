@@ -175,6 +175,8 @@ def test_what_a_crash_leaves_behind_is_no_damage(polled: Polled) -> None:
         " SELECT 100000, collection, hour, 'p', 'listed', 'u', 0 FROM hours LIMIT 1"
     )
     polled.state.joinpath("spool", "100000.part").write_bytes(b"half")
+    for name in (f"{done}.exchanges", "100000.exchanges", "100001.exchanges.part"):
+        polled.state.joinpath("spool", name).write_bytes(b"index")
     polled.state.joinpath("spool", "replay").write_bytes(b"entries")
     polled.state.joinpath("digests", "half.part").write_bytes(b"half")
     polled.state.joinpath("spool", "letter.txt").write_bytes(b"somebody else's")

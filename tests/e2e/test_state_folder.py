@@ -343,7 +343,17 @@ def test_a_folder_of_a_newer_version_is_refused(pending: Polled) -> None:
 
 
 def test_files_of_ours_that_the_ledger_does_not_know_are_removed(pending: Polled, expected: set[str]) -> None:
-    left = [pending.state / "spool" / name for name in ("987654", "987654.part", "replay", "temporary-0a")]
+    left = [
+        pending.state / "spool" / name
+        for name in (
+            "987654",
+            "987654.part",
+            "987654.exchanges",
+            "1.exchanges.part",
+            "replay",
+            "temporary-0a",
+        )
+    ]
     left.append(pending.state / "digests" / f"{'0' * 16}-2025-05-07T230000Z")
     for path in left:
         path.write_text("left behind")
@@ -409,6 +419,35 @@ def test_a_spooled_object_that_the_disk_changed_is_downloaded_again(
     damage(first_spooled(pending))
     done = delivered(pending, expected)
     assert done.stderr.count("its hour is listed again") == 1
+
+
+def put_another(path: Path) -> None:
+    others = sorted(path.parent.glob("*.exchanges"), key=lambda each: each == path)
+    shutil.copy(others[0], path)
+
+
+@pytest.mark.parametrize(
+    "damage", swept([flip, cut, append, zero, Path.unlink, make_folder, put_another], [cut, put_another])
+)
+def test_without_a_usable_exchange_index_the_same_bytes_are_sent(
+    pending: Polled, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    """Also those records that need the answer or the trace context of an exchange."""
+    damaged = pending.copied_to(tmp_path / "damaged")
+    for path in list(damaged.state.joinpath("spool").glob("*.exchanges")):
+        damage(path)
+    assert sent(damaged) == sent(pending)
+
+
+def sent(polled: Polled) -> list[bytes]:
+    """All records and spans of a run, after which the spool is empty but for entries that are not ours."""
+    with Receiver() as receiver:
+        done = polled.run(receiver.http_endpoint)
+        assert done.code == DELIVERED, done.stderr
+        found = [*receiver.logs(), *receiver.spans()]
+    assert not [each for each in polled.state.joinpath("spool").iterdir() if each.is_file()]
+    assert polled.look("audit")[0].code == 0
+    return sorted(each.SerializeToString(deterministic=True) for each in found)
 
 
 @pytest.mark.parametrize("limit", ["1KiB", "100"])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from faillog_otel.events.kept_record import KeptContext, write_entry
 from faillog_otel.events.model import Place
-from faillog_otel.inputs.decompress import GZIP_MAGIC, ZSTD_MAGIC
+from faillog_otel.inputs.files import GZIP_MAGIC, ZSTD_MAGIC
 from faillog_otel.sandbox.generator import DESTINATIONS, failure_events
 
 if sys.version_info >= (3, 14):

@@ -23,16 +23,9 @@ from faillog_otel.events.model import (
     Form,
     Place,
 )
-from faillog_otel.inputs.decompress import (
-    BYTE_ORDER_MARK,
-    MAX_KEPT_BYTES,
-    Blank,
-    DamagedFile,
-    Record,
-    StopAtCorruption,
-    unpack,
-)
+from faillog_otel.inputs.files import DamagedFile, StopAtCorruption, unpack
 from faillog_otel.inputs.formats import form_of, read_records
+from faillog_otel.inputs.json_stream import BYTE_ORDER_MARK, MAX_KEPT_BYTES, Blank, Record
 from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.redact.redactor import redact_text
 from faillog_otel.text import WHITE_SPACE

@@ -18,7 +18,7 @@ with atheris.instrument_imports(include=["faillog_otel"]):
     from fuzz.seeds import PACKINGS, packing_of, seeds
     from fuzz.target import check
 
-    from faillog_otel.inputs.decompress import StopAtCorruption, unpack
+    from faillog_otel.inputs.files import StopAtCorruption, unpack
 
 HERE = Path(__file__).parent
 CORPUS = Path("build", "fuzz", "corpus")

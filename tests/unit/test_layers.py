@@ -46,7 +46,7 @@ PURE = {
     *("segment.quota", "segment.schedule"),
     *("otlp.mapping", "otlp.rules", "otlp.attributes", "otlp.wire", "otlp.templates", "otlp.encoder"),
     "otlp.outcome",
-    *("inputs.formats", "inputs.json_stream", "inputs.decompress"),
+    *("inputs.formats", "inputs.json_stream"),
 }
 """Packages and modules that decide and calculate: no files, sockets, clocks, environment or randomness."""
 IO_MODULES = {"os", "pathlib", "io", "socket", "ssl", "time", "random", "sqlite3", "tempfile", "subprocess"}
@@ -62,7 +62,7 @@ BOUNDARIES = {
     "cli.sandbox": "commands",
     "cli.tools": "commands",
     "events.reason": "what a record's reason is: a set of rules of its own",
-    "inputs.json_stream": "one of the formats: JSON values that are not lines",
+    "inputs.hash_table": "a table of millions of values in little memory, or in a file",
     "ledger.objects": "the SQL of hours and objects",
     "otlp.templates": "the encoder's cache",
     "pipeline.batch": "outcomes of the requests in flight",

@@ -18,8 +18,7 @@ from faillog_otel.app.build import Runtime, descriptors
 from faillog_otel.app.summary import Files, RunResult, log_result, records
 from faillog_otel.config import RunConfig, SegmentConfig, TelemetryConfig
 from faillog_otel.errors import ConfigError, InputError, Interrupted, LedgerBroken
-from faillog_otel.inputs.decompress import is_packed
-from faillog_otel.inputs.files import STDIN, FoundPaths, InputFile
+from faillog_otel.inputs.files import STDIN, FoundPaths, InputFile, is_packed
 from faillog_otel.ledger.kept_files import SET_ASIDE, FileSink, NothingKept, Replayed, is_kept_file
 from faillog_otel.ledger.results import Counts, FirstMet, ResultSink
 from faillog_otel.otlp.encoder import WireEncoder

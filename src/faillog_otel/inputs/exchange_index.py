@@ -1,168 +1,26 @@
 """An index of one file's exchanges: the answers, and the trace contexts in request bodies.
 
 An attempt can precede its exchange in the file, so a first pass builds the index and a second one reads it.
-It takes 11 bytes of memory for each exchange, and 32 for each message with a context; beyond a limit it moves
-to a temporary file.
+The index takes 11 bytes for each exchange, and 32 for each message with a context. It can be saved in a file,
+for the object that it belongs to.
 """
 
+import hashlib
 import os
 import re
 import struct
-import tempfile
-from array import array
-from collections import Counter
-from collections.abc import Sequence
-from contextlib import suppress
-from itertools import accumulate
+import sys
+import zlib
 from typing import BinaryIO, Self
 
+import msgspec
 from msgspec import Struct
 
 from faillog_otel import propagation
-from faillog_otel.errors import InputError
 from faillog_otel.events.decode import answer_of, decode, may_be_exchange
 from faillog_otel.events.kept_record import KeptContext, traceparents
 from faillog_otel.events.model import BadRecord, Event, ExchangeAnswer, Reason, exchange_of
-
-# -- hash table ----------------------------------------------------------------------------------------------
-
-MEMORY_BYTES = 32 * 1024 * 1024
-HASH_BYTES = 8
-"""The probability of a collision among ten million entries is one in 370,000."""
-_BUCKETS = 4096
-_SORT_FACTOR = 2.5
-"""Memory while entries are sorted into buckets, as a multiple of their bytes."""
-
-
-class _Table(Struct, frozen=True, gc=False):
-    """Buckets in order: their start offsets in the file, and their bytes if they are in memory."""
-
-    starts: "array[int]"
-    held: bytes | bytearray | None = None
-
-    def bucket(self, number: int, file: BinaryIO | None) -> bytes | bytearray:
-        """Returns a bucket; reads the file by position, so several processes can share it."""
-        start, end = self.starts[number], self.starts[number + 1]
-        if self.held is not None:
-            return self.held[start - self.starts[0] : end - self.starts[0]]
-        return os.pread(file.fileno(), end - start, start) if file else b""
-
-
-class HashTable:
-    """Maps the first `HASH_BYTES` of a hash to `value_bytes` bytes; the first value of a hash counts.
-
-    The first `find` freezes it: the entries are sorted into buckets by the first bits of their hash, in one
-    string of bytes, without the first byte of the hash, which the bucket implies. Beyond `memory_bytes`,
-    buckets move to a temporary file.
-    """
-
-    def __init__(
-        self, value_bytes: int, memory_bytes: int = MEMORY_BYTES, file: BinaryIO | None = None
-    ) -> None:
-        """`file`: entries are appended to it; by default a temporary file."""
-        self._entry_bytes = HASH_BYTES + value_bytes
-        self._ordered_bytes = self._entry_bytes - 1
-        self._memory_bytes = memory_bytes
-        self._file = file
-        self._tables: list[_Table] = []  # the oldest one first
-        self._added = bytearray()  # unsorted entries
-        self._is_frozen = False
-
-    def add(self, digest: bytes, value: bytes) -> None:
-        """Adds a value. Raises InputError if the temporary file is not writable, ValueError once frozen."""
-        self.add_entries(digest[:HASH_BYTES] + value)
-
-    def add_entries(self, entries: bytes) -> None:
-        """Adds the `entries()` of another table. Raises like `add`."""
-        if self._is_frozen:
-            raise ValueError("the index is frozen")
-        self._added += entries
-        if _SORT_FACTOR * len(self._added) >= self._memory_bytes:
-            self._move()
-
-    def find(self, digest: bytes) -> bytes | None:
-        """Returns the first value of this hash; None if there is none."""
-        if not self._is_frozen:
-            self._is_frozen = True
-            if self._added:
-                self._tables.append(self._sorted_into_buckets())
-        key, number = digest[1:HASH_BYTES], _bucket(digest[0], digest[1])
-        for table in self._tables:
-            bucket = table.bucket(number, self._file)
-            at = bucket.find(key)
-            while at % self._ordered_bytes and at >= 0:  # a match across two entries
-                at = bucket.find(key, at + 1)
-            if at >= 0:
-                return bytes(bucket[at + len(key) : at + self._ordered_bytes])
-        return None
-
-    def entries(self) -> bytes:
-        """Returns the unsorted entries in memory: hash and value, one after the other."""
-        return bytes(self._added)
-
-    def move_all(self) -> list[bytes]:
-        """Moves all entries to the file; returns their offsets for `open_tables`. Raises like `add`."""
-        if self._is_frozen:
-            raise ValueError("the index is frozen")
-        if self._added:
-            self._move()
-        return [table.starts.tobytes() for table in self._tables]
-
-    def open_tables(self, file: BinaryIO, tables: Sequence[bytes]) -> None:
-        """Reads what another table moved to this file; loads it if it fits into the memory."""
-        self._file = file
-        self._is_frozen = True
-        self._tables = [_Table(array("Q", table)) for table in tables]
-        sizes = [table.starts[-1] - table.starts[0] for table in self._tables]
-        if sum(sizes) <= self._memory_bytes:
-            self._tables = [
-                _Table(table.starts, os.pread(file.fileno(), size, table.starts[0]))
-                for table, size in zip(self._tables, sizes, strict=True)
-            ]
-
-    def close(self) -> None:
-        """Removes the temporary file, if there is one."""
-        if self._file:
-            with suppress(OSError):  # a failed flush: its content is no longer needed
-                self._file.close()
-
-    def _sorted_into_buckets(self) -> _Table:
-        """Returns the added entries as a table, and starts a new one."""
-        added, size, ordered_size = self._added, self._entry_bytes, self._ordered_bytes
-        buckets = array("H", map(_bucket, added[::size], added[1::size]))
-        counts = Counter(buckets)
-        starts = array("Q", accumulate((counts[n] * ordered_size for n in range(_BUCKETS)), initial=0))
-        ordered, places = bytearray(starts[-1]), starts[:]
-        for at, number in zip(range(1, len(added), size), buckets, strict=True):
-            place = places[number]
-            ordered[place : place + ordered_size] = added[at : at + ordered_size]
-            places[number] = place + ordered_size
-        self._added = bytearray()
-        return _Table(starts, ordered)
-
-    def _move(self) -> None:
-        table = self._sorted_into_buckets()
-        try:
-            if self._file is None:
-                self._file = tempfile.TemporaryFile(prefix="faillog-")  # noqa: SIM115  # until close()
-            at = self._file.seek(0, 2)
-            self._file.write(table.held or b"")
-            self._file.flush()
-        except OSError as error:
-            where = f" in {tempfile.tempdir}" if tempfile.tempdir else ""
-            remedy = "make space, or name another folder in TMPDIR"
-            raise InputError(
-                f"a temporary file{where} cannot be written: {error.strerror}; {remedy}"
-            ) from None
-        self._tables.append(_Table(array("Q", (at + start for start in table.starts))))
-
-
-def _bucket(first: int, second: int) -> int:
-    """Returns the number of a bucket from the first two bytes of a hash."""
-    return first << 4 | second >> 4
-
-
-# -- index ---------------------------------------------------------------------------------------------------
+from faillog_otel.inputs.hash_table import HASH_BYTES, MEMORY_BYTES, HashTable
 
 MAX_REASONS_BYTES = 4 * 1024 * 1024
 """Further distinct reasons are dropped: their attempts have only the status."""
@@ -196,6 +54,25 @@ class Index(Struct, frozen=True):
     reasons: list[Reason | None]
 
 
+class UnusableIndex(Exception):
+    """A saved index is damaged, or belongs to another version or object; the message says which."""
+
+
+class _Footer(Struct, frozen=True):
+    """The end of a saved index: the object that it belongs to, and where its hash tables are."""
+
+    sha256: str
+    length: int
+    index: Index
+
+
+_FORMAT = f"exchange index 1, {sys.byteorder}\n".encode()
+"""The version of saved indexes. Offsets and lengths are in this machine's byte order."""
+_END = struct.Struct(f"=Q{len(_FORMAT)}s32s")
+"""The end of a saved index: length of the compressed footer, version, SHA-256 of all bytes before."""
+_READ_BYTES = 1024 * 1024
+
+
 class ExchangeIndex:
     """Maps an exchange to its answer, an exchange with a message to a traceparent; the first one counts."""
 
@@ -206,7 +83,7 @@ class ExchangeIndex:
         is_part: bool = False,
         file: BinaryIO | None = None,
     ) -> None:
-        """`file`: takes entries beyond the memory; by default temporary files.
+        """`file`: takes entries beyond the memory; by default temporary files. Its errors are OSErrors.
 
         `is_part`: unbounded, for `part()`; the limits apply to the index that merges the parts.
         """
@@ -234,6 +111,39 @@ class ExchangeIndex:
         found._has_contexts = bool(index.contexts)
         found._reasons = index.reasons
         return found
+
+    @classmethod
+    def open(cls, file: BinaryIO, sha256: str, length: int, memory_bytes: int = MEMORY_BYTES) -> Self:
+        """Returns the index that `save` wrote for the object with this checksum and length.
+
+        Takes over the file. Raises UnusableIndex.
+        """
+        try:
+            footer = _read_footer(file.fileno())
+        except OSError as error:
+            raise UnusableIndex(f"cannot be read: {error.strerror}") from None
+        if (footer.sha256, footer.length) != (sha256, length):
+            raise UnusableIndex("belongs to another object")
+        return cls.of(footer.index, file, memory_bytes)
+
+    def save(self, file: BinaryIO, sha256: str, length: int) -> None:
+        """Completes `file`, which the index was made with, for the object with this checksum and length.
+
+        The file must be open for reading, too. Raises OSError.
+        """
+        footer = msgspec.msgpack.encode(_Footer(sha256, length, self.write_out()))
+        packed = zlib.compress(footer, 1)
+        file.seek(0, os.SEEK_END)
+        file.write(packed)
+        file.flush()
+        checksum = _checksum(file.fileno(), os.fstat(file.fileno()).st_size)
+        file.write(_END.pack(len(packed), _FORMAT, checksum))
+        file.flush()
+
+    @property
+    def size(self) -> int:
+        """The bytes of all entries."""
+        return self._answers.size + self._contexts.size
 
     def part(self) -> IndexPart:
         """Returns the entries of an index with `is_part`."""
@@ -330,6 +240,33 @@ class ExchangeIndex:
             number = self._reason_numbers[reason] = len(self._reasons)
             self._reasons.append(reason)
         return number
+
+
+def _read_footer(descriptor: int) -> _Footer:
+    """Returns the footer of an intact index. Raises UnusableIndex, OSError."""
+    end = os.fstat(descriptor).st_size - _END.size
+    found = os.pread(descriptor, _END.size, max(0, end))
+    if end < 0 or len(found) < _END.size:
+        raise UnusableIndex("is truncated")
+    length, version, checksum = _END.unpack(found)
+    if version != _FORMAT:
+        raise UnusableIndex("is damaged, or another version wrote it")
+    if length > end or _checksum(descriptor, end) != checksum:
+        raise UnusableIndex("is damaged: its checksum differs")
+    try:
+        footer = zlib.decompress(os.pread(descriptor, length, end - length))
+        return msgspec.msgpack.decode(footer, type=_Footer)
+    except (zlib.error, msgspec.MsgspecError) as error:
+        raise UnusableIndex(f"is damaged: {error}") from None
+
+
+def _checksum(descriptor: int, end: int) -> bytes:
+    """Returns the SHA-256 of the first bytes of a file. Raises OSError."""
+    found, at = hashlib.sha256(), 0
+    while piece := os.pread(descriptor, min(_READ_BYTES, end - at), at):
+        found.update(piece)
+        at += len(piece)
+    return found.digest()
 
 
 def _ids(event: Event | BadRecord) -> tuple[str | None, str | None]:

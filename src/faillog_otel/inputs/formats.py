@@ -4,27 +4,26 @@ JSON Lines are split here, arrays and concatenated values in `json_stream`. Memo
 one line.
 """
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 
 from faillog_otel.events.decode import EXCHANGE_MARKS, may_be_exchange
 from faillog_otel.events.model import BadRecord, Form
-from faillog_otel.inputs.decompress import (
+from faillog_otel.inputs.files import GZIP_MAGIC, PIECE_BYTES, ZSTD_MAGIC, DamagedFile, StopAtCorruption
+from faillog_otel.inputs.json_stream import (
     BYTE_ORDER_MARK,
     FROM_THE_START,
-    GZIP_MAGIC,
     MAX_KEPT_BYTES,
     MAX_RECORD_BYTES,
-    ZSTD_MAGIC,
     Blank,
     Group,
     ReadPosition,
     Record,
-    StopAtCorruption,
     damaged,
+    read_values,
     too_long,
 )
-from faillog_otel.inputs.json_stream import read_values
 from faillog_otel.text import WHITE_SPACE, is_json
 
 # -- lines ---------------------------------------------------------------------------------------------------
@@ -227,6 +226,8 @@ _FOREIGN = (
     (b"%PDF", "PDF"),
 )
 _MAX_START = 16
+MAX_PEEKED_BYTES = 2 * (MAX_RECORD_BYTES + PIECE_BYTES)
+"""Of the content that form detection reads: two records of any allowed length, and the chunks they end in."""
 
 
 def form_of(chunks: Iterable[bytes]) -> Form:
@@ -257,6 +258,38 @@ def form_of(chunks: Iterable[bytes]) -> Form:
     if head.startswith(b"<"):
         return Form("foreign", "this file is HTML or XML, probably an error page; download it again")
     return Form("values")
+
+
+def form_and_content(
+    open_content: Callable[[], Iterator[bytes]], max_bytes: int = MAX_PEEKED_BYTES
+) -> tuple[Form, Iterator[bytes]]:
+    """Returns the form of a content, and all of its chunks; opens the content once.
+
+    Form detection reads up to the second line that is not blank, and its chunks are kept for the reader. Only
+    a content whose first two lines exceed `max_bytes` is opened again. The chunks may raise DamagedFile.
+    """
+    source, peeked, damage, size = open_content(), deque[bytes](), list[DamagedFile](), 0
+
+    def peek() -> Iterator[bytes]:
+        nonlocal size
+        try:
+            for chunk in source:
+                size += len(chunk)
+                if size <= max_bytes:
+                    peeked.append(chunk)
+                yield chunk
+        except DamagedFile as error:  # form detection ignores it
+            damage.append(error)
+            raise
+
+    def content() -> Iterator[bytes]:
+        while peeked:
+            yield peeked.popleft()
+        yield from source
+        yield from map(_raise, damage)
+
+    form = form_of(peek())
+    return form, content() if size <= max_bytes else open_content()
 
 
 def read_records(
@@ -298,6 +331,10 @@ def _is_complete(line: Record) -> bool:
         return False
     first = next(iter(read_values([line.bad.raw], in_arrays=False)))
     return first.bad is not None  # a bad record: the value goes on to the end of the line
+
+
+def _raise(error: DamagedFile) -> bytes:
+    raise error
 
 
 def _foreign(form: Form, chunks: Iterable[bytes]) -> Record:

@@ -1,4 +1,4 @@
-"""Splits chunks of JSON arrays, or of concatenated JSON values, into records with their positions.
+"""Defines records, and splits chunks of JSON arrays or of concatenated JSON values into records.
 
 Memory holds at most one chunk and one record. After a syntax error the start of the next record is unknown,
 so the rest of the file is one bad record.
@@ -7,18 +7,75 @@ so the rest of the file is one bad record.
 import re
 from collections.abc import Iterable, Iterator
 
+from msgspec import Struct
+
 from faillog_otel.events.model import BadRecord
-from faillog_otel.inputs.decompress import (
-    BYTE_ORDER_MARK,
-    MAX_KEPT_BYTES,
-    MAX_RECORD_BYTES,
-    DamagedFile,
-    Record,
-    StopAtCorruption,
-    damaged,
-    too_long,
-)
+from faillog_otel.inputs.files import DamagedFile, StopAtCorruption
 from faillog_otel.text import JSON_STRING, MAX_DEPTH, WHITE_SPACE, is_json
+
+MAX_RECORD_BYTES = 16 * 1024 * 1024
+MAX_KEPT_BYTES = 64 * 1024
+"""Bytes of a record that is too long that the quarantine keeps."""
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class Record(Struct, frozen=True, gc=False):
+    """One record without outer white space, not decoded yet.
+
+    `line` counts from 1. `offset` is in bytes of the decompressed file: that of the line in JSON Lines, else
+    that of the record. `bad` says why there is nothing to decode.
+    """
+
+    line: int
+    offset: int
+    raw: bytes
+    bad: BadRecord | None = None
+
+
+class ReadPosition(Struct, frozen=True):
+    """Where reading begins: after this many lines and bytes of the content."""
+
+    lines: int = 0
+    offset: int = 0
+
+
+FROM_THE_START = ReadPosition()
+
+
+class Group(Struct, frozen=True, gc=False):
+    """Consecutive lines, each of which is exactly one record."""
+
+    line: int
+    offset: int
+    raws: list[bytes]
+
+    def records(self) -> Iterator[Record]:
+        """Yields the records one by one."""
+        offset = self.offset
+        for line, raw in enumerate(self.raws, self.line):
+            yield Record(line, offset, raw)
+            offset += len(raw) + 1
+
+
+class Blank(Struct, frozen=True):
+    """A number of blank lines."""
+
+    lines: int
+
+
+def too_long(line: int, offset: int, head: bytes, length: int) -> Record:
+    """Returns the bad record for one longer than MAX_RECORD_BYTES, which begins with `head`."""
+    detail = f"the record has {length} bytes, more than {MAX_RECORD_BYTES}"
+    return Record(line, offset, b"", BadRecord("too_long", detail, head[:MAX_KEPT_BYTES], replayable=False))
+
+
+def damaged(line: int, offset: int, damage: DamagedFile) -> Record:
+    """Returns the bad record for the position of a damage."""
+    return Record(line, offset, b"", BadRecord(damage.reason, str(damage), b"", replayable=False))
+
+
+# -- JSON values ---------------------------------------------------------------------------------------------
 
 _SPACE = re.compile(rb"[ \t\r\n]*+")
 _TO_BRACKET = re.compile(rb'(?:[^"\[\]{}]++|' + JSON_STRING + rb")*+", re.DOTALL)

@@ -21,7 +21,7 @@ from faillog_otel.clock import hour_text
 from faillog_otel.events.kept_record import is_intact
 from faillog_otel.files import PART
 from faillog_otel.ledger.database import Database
-from faillog_otel.ledger.spool import OBJECT_NAME
+from faillog_otel.ledger.spool import INDEX, OBJECT_NAME
 from faillog_otel.ledger.state_dir import StateFolder
 
 _PIECE = 1 << 19
@@ -99,7 +99,8 @@ def _check(folder: StateFolder) -> Audit:
         problems.append(Problem("sqlite", folder.ledger.name, str(error)))
     finally:
         copy.close()
-    return Audit(not problems, problems, sums, len(spool_after), len(digests_after))
+    spooled = [name for name in spool_after if not name.removesuffix(PART).endswith(INDEX)]
+    return Audit(not problems, problems, sums, len(spooled), len(digests_after))
 
 
 def _integrity(copy: sqlite3.Connection) -> list[str]:

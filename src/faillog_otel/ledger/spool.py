@@ -1,7 +1,8 @@
 """The files that the ledger names: downloaded objects in `spool/`, digests of records in `digests/`.
 
 A download goes into a `.part` file that is renamed when it is whole and durable; the object's id is its name.
-Its length and SHA-256 go into the ledger, and are checked before anything of it is forwarded.
+Its length and SHA-256 go into the ledger, and are checked before anything of it is forwarded. Beside it lies
+the index of its exchanges (`.exchanges`); if that is missing or damaged, the object is indexed again.
 
 The digests of a collection-hour say which of its records are committed: 8 bytes a record, in one sorted file.
 New digests are kept in memory, above a limit in temporary sorted runs, and merged into the file when their
@@ -11,7 +12,6 @@ digest with a probability of about one in a million.
 
 import hashlib
 import heapq
-import io
 import logging
 import os
 import re
@@ -25,12 +25,24 @@ from typing import BinaryIO
 
 from faillog_otel.clock import hour_text
 from faillog_otel.errors import LedgerBroken, NoRoom
-from faillog_otel.files import PART, TEMPORARY, PrivateFolder, StrangeEntry, is_disk_full, make_durable
+from faillog_otel.files import (
+    PART,
+    TEMPORARY,
+    ChecksummedFile,
+    PrivateFolder,
+    StrangeEntry,
+    is_disk_full,
+    make_durable,
+)
 
 _log = logging.getLogger(__name__)
 
 OBJECT_NAME = re.compile(r"[1-9][0-9]{0,18}")
-_SPOOL_NAMES = re.compile(rf"{OBJECT_NAME.pattern}({re.escape(PART)})?|replay|{TEMPORARY}[0-9a-f]+")
+INDEX = ".exchanges"
+"""The end of the name of an object's exchange index."""
+_SPOOL_NAMES = re.compile(
+    rf"{OBJECT_NAME.pattern}({re.escape(INDEX)})?({re.escape(PART)})?|replay|{TEMPORARY}[0-9a-f]+"
+)
 """`replay`: version 0.1.0 wrote the quarantine there for its replay."""
 _DIGESTS_NAMES = re.compile(
     rf"[0-9a-f]{{16}}-\d{{4}}-\d\d-\d\dT\d{{6}}Z({re.escape(PART)})?|{TEMPORARY}[0-9a-f]+", re.ASCII
@@ -50,23 +62,14 @@ class NotWhole(Exception):
     """A spooled object is missing, or differs from what was downloaded; the message says which."""
 
 
-class PartFile(io.BufferedWriter):
-    """A download in progress. The writer sets `is_whole` at its end."""
+class Download:
+    """An object that is being downloaded, and the index of its exchanges. The caller sets `is_whole`."""
 
-    def __init__(self, descriptor: int) -> None:
-        super().__init__(io.FileIO(descriptor, "wb"))
+    def __init__(self, content: ChecksummedFile, exchanges: BinaryIO) -> None:
+        self.content = content
+        self.exchanges = exchanges
+        """If it stays empty, the object gets no index."""
         self.is_whole = False
-        self._sha256 = hashlib.sha256()
-
-    def write(self, data: "bytes | bytearray | memoryview", /) -> int:  # type: ignore[override]  # the bytes-like types that we use
-        """Writes the data, and adds it to the checksum. Raises OSError."""
-        self._sha256.update(data)
-        return super().write(data)
-
-    @property
-    def sha256(self) -> str:
-        """The checksum of everything that was written, in hexadecimal."""
-        return self._sha256.hexdigest()
 
 
 class Spool:
@@ -76,29 +79,36 @@ class Spool:
         self._folder = folder
 
     @contextmanager
-    def download(self, number: int) -> Iterator[PartFile]:
-        """Yields a part to download an object into; on leaving, a whole one is in the spool, durably.
+    def download(self, number: int) -> Iterator[Download]:
+        """Yields files for an object and its index; on leaving, whole ones are in the spool, durably.
 
-        Raises NoRoom, LedgerBroken, and StrangeEntry if another entry has the name.
+        Raises NoRoom, LedgerBroken, and StrangeEntry if another entry has one of the names.
         """
-        name = f"{number}{PART}"
+        names = f"{number}{INDEX}", str(number)
+        parts = [f"{name}{PART}" for name in names]
         try:
-            with PartFile(self._folder.create(name)) as part:
-                yield part
-                if part.is_whole:
-                    part.flush()
-                    make_durable(part.fileno())
-            if part.is_whole:
-                self._folder.rename(name, str(number))
-            else:
-                self._folder.remove(name)
+            with (
+                os.fdopen(self._folder.create(parts[0]), "wb") as exchanges,
+                ChecksummedFile(self._folder.create(parts[1])) as content,
+            ):
+                download = Download(content, exchanges)
+                yield download
+                is_whole, has_index = download.is_whole, bool(exchanges.tell())
+                for file in [*([exchanges] if has_index else []), content] if is_whole else []:
+                    file.flush()
+                    make_durable(file.fileno())
+            for name, part, is_wanted in zip(names, parts, (is_whole and has_index, is_whole), strict=True):
+                if is_wanted:
+                    self._folder.rename(part, name)
+                else:
+                    self._folder.remove(part)
         except OSError as error:
-            self._drop(name)
+            self._drop(*parts)
             if is_disk_full(error):
                 raise NoRoom(f"{self._folder.path}: the disk is full") from None
-            raise LedgerBroken(f"{self._folder.path / name}: {error.strerror}") from None
+            raise LedgerBroken(f"{self._folder.path / str(number)}: {error.strerror}") from None
         except BaseException:
-            self._drop(name)
+            self._drop(*parts)
             raise
 
     def open(self, number: int) -> BinaryIO:
@@ -111,6 +121,13 @@ class Spool:
             raise NotWhole(str(error)) from None
         except OSError as error:
             raise LedgerBroken(f"{self._folder.path / str(number)}: {error.strerror}") from None
+
+    def open_index(self, number: int) -> BinaryIO | None:
+        """Opens the index of an object's exchanges, unbuffered; None if there is none that can be opened."""
+        try:
+            return self._folder.read_file(f"{number}{INDEX}")
+        except (OSError, StrangeEntry):
+            return None
 
     def check(
         self, file: BinaryIO, length: int | None, sha256: str | None, goes_on: Callable[[], bool]
@@ -135,15 +152,15 @@ class Spool:
         return True
 
     def drop(self, number: int) -> None:
-        """Removes an object that is done."""
-        self._drop(str(number))
+        """Removes an object that is done, and its index."""
+        self._drop(f"{number}{INDEX}", str(number))
 
     def clean(self, wanted: Collection[int]) -> None:
         """Removes our files except those of the objects in `wanted`. Raises LedgerBroken.
 
         Warns of all other entries, and leaves them alone.
         """
-        kept = set(map(str, wanted))
+        kept = {f"{number}{end}" for number in wanted for end in ("", INDEX)}
         try:
             for name in self._folder.our_files(_SPOOL_NAMES):
                 if name not in kept:
@@ -151,9 +168,10 @@ class Spool:
         except OSError as error:
             raise LedgerBroken(f"{self._folder.path}: {error.strerror}") from None
 
-    def _drop(self, name: str) -> None:
-        with suppress(OSError, StrangeEntry):  # `sweep` tries again at the next start
-            self._folder.remove(name)
+    def _drop(self, *names: str) -> None:
+        for name in names:
+            with suppress(OSError, StrangeEntry):  # `sweep` tries again at the next start
+                self._folder.remove(name)
 
 
 # -- digests -------------------------------------------------------------------------------------------------

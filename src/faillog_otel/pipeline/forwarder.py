@@ -5,9 +5,7 @@ It reads and makes batches; what becomes of them is `accounting`.
 
 import logging
 from collections.abc import Callable, Iterator
-from itertools import islice
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from faillog_otel.config import DeliveryConfig, Signal
@@ -15,10 +13,10 @@ from faillog_otel.errors import LedgerBroken
 from faillog_otel.events.decode import decode
 from faillog_otel.events.kept_record import Entry, KeptContext, read_entry, write_entry
 from faillog_otel.events.model import JSON_LINES, BadRecord, Event, Form, Place, Survey
-from faillog_otel.inputs.decompress import FROM_THE_START, Blank, Group, ReadPosition, Record, unpack
 from faillog_otel.inputs.exchange_index import ExchangeIndex
-from faillog_otel.inputs.files import ByteRange, InputFile
-from faillog_otel.inputs.formats import form_of, read_exchanges, read_groups, read_records
+from faillog_otel.inputs.files import ByteRange, InputFile, unpack
+from faillog_otel.inputs.formats import form_of, read_exchanges, read_groups
+from faillog_otel.inputs.json_stream import FROM_THE_START, Blank, Group, ReadPosition, Record
 from faillog_otel.ledger.results import Accounted, Kept, ResultSink
 from faillog_otel.ledger.spool import digest_of
 from faillog_otel.otlp.delivery import Delivery
@@ -33,13 +31,6 @@ HELD_BYTES_PER_BATCH_BYTE = 4
 
 Progress = Callable[[Accounted], object]
 """Receives how many more bytes of input are accounted for."""
-
-
-class Lines(Struct, frozen=True):
-    """Where a passage of JSON Lines begins, and what the exchanges of the whole file say."""
-
-    start: ReadPosition
-    exchanges: ExchangeIndex
 
 
 class _Stopped(Exception):
@@ -95,38 +86,43 @@ class Forwarder:
         file: InputFile | ByteRange,
         book: ResultSink,
         progress: Progress,
-        lines: Lines | None = None,
+        *,
+        start: ReadPosition | None = None,
         survey: Survey | None = None,
+        exchanges: ExchangeIndex | None = None,
     ) -> None:
-        """Reads a file twice, first for what its exchanges say, and hands its records on.
+        """Reads a file and sends its records; commits their results to `sink`.
 
-        With `lines`, it is a passage of JSON Lines, and known already what the exchanges of all of them say.
-        With `survey`, the file is read as it was when its records were counted. `progress` counts from now.
-        Results are written into `book`, which may be one for several files. Raises InputError when the file
-        cannot be read on; what was read until then is handed on.
+        `exchanges` is the index of the file's exchanges; without it, the file is read once more before, to be
+        indexed. With `start`, the file is a passage of uncompressed JSON Lines that begins there. With
+        `survey`, the file is read in the way in which its records were counted. `progress` receives the bytes
+        that are accounted for from now on. Several files can share a sink.
+
+        Raises InputError if the file cannot be read to its end; the records before are sent.
         """
         self.stopped_at = 0
         self._accounting.progress = progress
         if self._book is not book:
             self._flush()
             self._book, self._start, self._number = book, book.position, 0
-        exchanges = lines.exchanges if lines else ExchangeIndex()
+        index = exchanges or ExchangeIndex()
         try:
             self._file_max_content = survey.max_content_bytes if survey else self._max_content
-            form = survey.form if survey else JSON_LINES if lines else form_of(self._content(file))
-            if lines is None:
-                self._index(form, file, book, exchanges)
-            for group in self._groups(form, file, lines):
+            form = survey.form if survey else JSON_LINES if start else form_of(self._content(file))
+            if exchanges is None:
+                for raw in read_exchanges(form, self._content(file)):
+                    index.add_record(raw)
+            for group in self._groups(form, file, start):
                 if isinstance(group, Group):
-                    self._take_group(file.name, group, book, exchanges)
+                    self._take_group(file.name, group, book, index)
                 else:
-                    self._take(file.name, group, book, exchanges, is_line=form.kind == "lines")
+                    self._take(file.name, group, book, index, is_line=form.kind == "lines")
             self.stopped_at = None
         except _Stopped:
             pass
         finally:
-            if lines is None:
-                exchanges.close()
+            if exchanges is None:
+                index.close()
 
     def end(self, book: ResultSink) -> None:
         """Nothing more comes of this book: its last stretch, perhaps an empty one, says so."""
@@ -148,24 +144,12 @@ class Forwarder:
             self._stop_if_asked()
             yield chunk
 
-    def _index(
-        self, form: Form, file: InputFile | ByteRange, book: ResultSink, exchanges: ExchangeIndex
-    ) -> None:
-        for raw in read_exchanges(form, self._content(file)):
-            exchanges.add_record(raw)
-        committed = self._start - self._number
-        if book.seen is not None and committed > 0:
-            records = (each for each in read_records(form, self._content(file)) if isinstance(each, Record))
-            for record in islice(records, committed):
-                if raw := _bytes_of(record):
-                    book.seen.add(digest_of(raw))
-
     def _groups(
-        self, form: Form, file: InputFile | ByteRange, lines: Lines | None
+        self, form: Form, file: InputFile | ByteRange, start: ReadPosition | None
     ) -> Iterator[Group | Record]:
         batched = read = 0
-        content = self._counted(self._content(file, is_bare=lines is not None))
-        for group in read_groups(form, content, lines.start if lines else FROM_THE_START):
+        content = self._counted(self._content(file, is_bare=start is not None))
+        for group in read_groups(form, content, start or FROM_THE_START):
             if file.bytes_read != read:
                 self._cover(read - batched)  # the records of the chunk before this one are in batches
                 batched, read = read, file.bytes_read
@@ -228,6 +212,8 @@ class Forwarder:
                 if self._is_full(batch):
                     self._flush()
                     self._stop_if_asked()
+            elif book.seen is not None:
+                book.seen.add(digest_of(raw))
             offset = end + 1
 
     def _take(
@@ -235,6 +221,8 @@ class Forwarder:
     ) -> None:
         number, self._number = self._number, self._number + 1
         if number < self._start:
+            if book.seen is not None and (raw := _bytes_of(record)):
+                book.seen.add(digest_of(raw))
             return
         batch = self._batch or self._current(book)
         batch.stretch.counts.lines += is_line

@@ -14,9 +14,8 @@ from msgspec import Struct, field
 
 from faillog_otel.errors import InputError
 from faillog_otel.events.model import JSON_LINES
-from faillog_otel.inputs.decompress import is_packed
 from faillog_otel.inputs.exchange_index import ExchangeIndex, Index
-from faillog_otel.inputs.files import InputFile
+from faillog_otel.inputs.files import InputFile, is_packed
 from faillog_otel.inputs.formats import form_of
 from faillog_otel.ledger.results import BatchResult
 from faillog_otel.pipeline.worker_protocol import IndexBuilt, Piece
@@ -229,7 +228,7 @@ class WorkQueue:
             if not cut.learned(lesson, learned):
                 return
             pieces = cut.pieces()
-        except InputError:  # there is no room for what is learned: one worker learns it for itself
+        except OSError:  # there is no room for what is learned: one worker learns it for itself
             self._forget(cut)
             pieces = [Piece(cut.source.file.name, 0, cut.source.file.length)]
         self._cut = None

@@ -7,13 +7,17 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from faillog_otel.clock import HOUR_NS, SECOND_NS, Clock, SegmentClock, hour_text, time_text
+from faillog_otel.errors import InputError
+from faillog_otel.events.decode import may_be_exchange
 from faillog_otel.events.model import Survey
 from faillog_otel.files import StrangeEntry
-from faillog_otel.inputs.decompress import Blank, unpack
-from faillog_otel.inputs.formats import form_of, read_records
+from faillog_otel.inputs.exchange_index import ExchangeIndex
+from faillog_otel.inputs.files import ByteRange, unpack
+from faillog_otel.inputs.formats import form_and_content, read_groups
+from faillog_otel.inputs.json_stream import Blank, Group
 from faillog_otel.ledger import Cause, Content, Ledger, Listed
 from faillog_otel.ledger.facts import ASKED_SINCE, NOBODY, SINCE, UNCHECKED_SINCE, unchecked_since_ns
-from faillog_otel.ledger.spool import NotWhole, Spool
+from faillog_otel.ledger.spool import Download, NotWhole, Spool
 from faillog_otel.segment import api
 from faillog_otel.segment.api import SegmentApi
 from faillog_otel.segment.download import (
@@ -179,6 +183,12 @@ class Requests:
         return max((told_ns or 0) + int(jitter * SECOND_NS), min(least_ns, MAX_REFUSAL_NS))
 
 
+INDEX_MEMORY_BYTES = 16 * 1024 * 1024
+"""Of an exchange index that is built while another thread forwards."""
+MAX_INDEX_BYTES = 128 * 1024 * 1024
+"""An object with a larger index (more than ten million exchanges) is indexed again when it is forwarded."""
+
+
 # -- downloads -----------------------------------------------------------------------------------------------
 #
 # Downloads the objects that were listed into the spool, each by itself: one that fails delays no other.
@@ -213,11 +223,15 @@ class Downloads:
     def download(self, listed: Listed) -> None:
         """Tries it once, and notes what came of it."""
         try:
-            with self._spool.download(listed.id) as part:
-                found = self._downloader.download(listed.url, listed.known, part, self._is_stopping)
-                part.is_whole = isinstance(found, Downloaded)
+            with self._spool.download(listed.id) as object_:
+                found = self._downloader.download(
+                    listed.url, listed.known, object_.content, self._is_stopping
+                )
+                if isinstance(found, Downloaded):
+                    content = self._survey(object_, found.length)
+                    object_.is_whole = True
             if isinstance(found, Downloaded):
-                self._take_in(listed, found, self._survey(listed.id, part.sha256))
+                self._take_in(listed, found, content)
                 return
         except (StrangeEntry, NotWhole) as error:
             self._spool.drop(listed.id)
@@ -251,21 +265,33 @@ class Downloads:
         where = f"{listed.collection}, {hour_text(listed.hour)}"
         _log.info("%s: an object of %d bytes, %d records", where, found.length, content.records)
 
-    def _survey(self, number: int, sha256: str) -> Content:
-        """Counts an object's records before any of them is forwarded. Raises NotWhole, LedgerBroken."""
+    def _survey(self, download: Download, length: int) -> Content:
+        """Counts the records of an object and indexes its exchanges in one pass. Raises NotWhole, OSError."""
+        file, saved = download.content, download.exchanges
+        file.flush()
+        raw = ByteRange(file.fileno(), "its spool file", 0, length)
+        exchanges: ExchangeIndex | None = ExchangeIndex(INDEX_MEMORY_BYTES, file=saved)
         lines = blank = records = 0
         try:
-            with self._spool.open(number) as file:
-                form = form_of(unpack(iter(lambda: file.read(1 << 18), b""), self._max_content))
-                file.seek(0)
-                content = unpack(iter(lambda: file.read(1 << 18), b""), self._max_content)
-                for record in read_records(form, content):
-                    if isinstance(record, Blank):
-                        blank += record.lines
-                    else:
-                        records += 1
-        except OSError as error:
-            raise NotWhole(f"its spool file cannot be read: {error.strerror}") from None
+            form, content = form_and_content(lambda: unpack(raw.chunks(), self._max_content))
+            for group in read_groups(form, content):
+                if isinstance(group, Blank):
+                    blank += group.lines
+                    continue
+                raws = group.raws if isinstance(group, Group) else [] if group.bad else [group.raw]
+                records += len(raws) or 1
+                if exchanges is not None:
+                    for record in filter(may_be_exchange, raws):
+                        exchanges.add_record(record)
+                    if exchanges.size > MAX_INDEX_BYTES:
+                        exchanges = None
+        except InputError as error:
+            raise NotWhole(str(error)) from None
+        if exchanges is None:
+            saved.seek(0)
+            saved.truncate()
+        else:
+            exchanges.save(saved, file.sha256, length)
         if form.kind == "lines":
             lines = records + blank
-        return Content(lines, blank, records, sha256, Survey(form, self._max_content))
+        return Content(lines, blank, records, file.sha256, Survey(form, self._max_content))

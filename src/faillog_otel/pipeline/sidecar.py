@@ -15,6 +15,7 @@ from typing import BinaryIO, Protocol, TypeVar
 
 from faillog_otel.clock import RETENTION_NS, SECOND_NS, Clock, hour_of, hour_text
 from faillog_otel.errors import Busy, InputError, Interrupted, LedgerBroken, NoRoom
+from faillog_otel.inputs.exchange_index import ExchangeIndex, UnusableIndex
 from faillog_otel.inputs.files import ByteRange, Interruptible
 from faillog_otel.ledger import Ledger, Spooled
 from faillog_otel.ledger.sinks import ObjectSink, ShownObjectSink
@@ -232,17 +233,20 @@ class Sidecar:
             has_room=self._room.found,
         )
         is_done = is_read = False
+        exchanges = self._open_index(spooled, name)
         try:
             size = os.fstat(file.fileno()).st_size
             with self._progress(size) as progress:
                 whole = ByteRange(file.fileno(), name, 0, size)
-                self._forwarder.forward(whole, book, progress, survey=spooled.survey)
+                self._forwarder.forward(whole, book, progress, survey=spooled.survey, exchanges=exchanges)
                 is_read = self._forwarder.stopped_at is None
                 self._forwarder.finish()
         except InputError as error:
             raise LedgerBroken(str(error)) from None
         finally:
             self.broken = self.broken or self._forwarder.broken
+            if exchanges is not None:
+                exchanges.close()
             is_done = book.close(is_read=is_read and self.broken is None)
         if is_done and book.position != spooled.records:
             self.has_unaccounted = True
@@ -253,6 +257,18 @@ class Sidecar:
                 *(hour_text(spooled.hour), hour_text(spooled.hour + 1)),
             )
         return is_done
+
+    def _open_index(self, spooled: Spooled, name: str) -> ExchangeIndex | None:
+        """Returns the index of an object's exchanges; None if the object must be indexed again."""
+        file = self._spool.open_index(spooled.id)
+        if file is None or spooled.sha256 is None or spooled.length is None:
+            return None
+        try:
+            return ExchangeIndex.open(file, spooled.sha256, spooled.length)
+        except UnusableIndex as error:
+            file.close()
+            _log.info("%s: its exchange index %s; the object is indexed again", name, error)
+            return None
 
     def _goes_on(self) -> bool:
         self._heartbeat.beat("forwarding")

@@ -12,13 +12,13 @@ from contextlib import suppress
 
 from faillog_otel.errors import InputError
 from faillog_otel.events.model import JSON_LINES
-from faillog_otel.inputs import decompress
 from faillog_otel.inputs.exchange_index import ExchangeIndex
 from faillog_otel.inputs.files import ByteRange
 from faillog_otel.inputs.formats import read_exchanges
+from faillog_otel.inputs.json_stream import ReadPosition
 from faillog_otel.ledger.results import BatchResult
 from faillog_otel.otlp.delivery import Delivery
-from faillog_otel.pipeline.forwarder import Forwarder, Lines
+from faillog_otel.pipeline.forwarder import Forwarder
 from faillog_otel.pipeline.worker_protocol import (
     BuildIndex,
     Channel,
@@ -160,7 +160,7 @@ class Worker:
             lines += chunk.count(b"\n")
             return chunk
 
-        start = decompress.ReadPosition(offset=piece.start)
+        start = ReadPosition(offset=piece.start)
         with suppress(InputError):  # it will be met again, and said, when the part is read
             for raw in read_exchanges(JSON_LINES, map(counted, passage.chunks()), start):
                 exchanges.add_record(raw)
@@ -171,12 +171,11 @@ class Worker:
         forwarder = self._careful if order.carefully else self._forwarder
         before = forwarder.counts.bytes_in
         for piece, descriptor in zip(order.pieces, descriptors, strict=True):
-            lines: Lines | None = None
-            if piece.lines is not None and self._exchanges is not None:
-                lines = Lines(decompress.ReadPosition(piece.lines, piece.start), self._exchanges)
+            start = None if piece.lines is None else ReadPosition(piece.lines, piece.start)
+            exchanges = None if start is None else self._exchanges
             passage = ByteRange(descriptor, piece.name, piece.start, piece.end)
             try:
-                forwarder.forward(passage, book, lambda _: None, lines)
+                forwarder.forward(passage, book, lambda _: None, start=start, exchanges=exchanges)
             except InputError as error:
                 book.problems.append(str(error))
             book.stopped_at.append(forwarder.stopped_at)

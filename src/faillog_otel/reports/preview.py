@@ -12,10 +12,10 @@ from faillog_otel.config import Bodies, MappingConfig
 from faillog_otel.events.decode import decode
 from faillog_otel.events.kept_record import read_entry
 from faillog_otel.events.model import BadRecord, Event, Place, RecordContext
-from faillog_otel.inputs.decompress import Record, unpack
 from faillog_otel.inputs.exchange_index import ExchangeIndex
-from faillog_otel.inputs.files import InputFile
+from faillog_otel.inputs.files import InputFile, unpack
 from faillog_otel.inputs.formats import form_of, read_records
+from faillog_otel.inputs.json_stream import Record
 from faillog_otel.otlp.attributes import (
     MAX_EXTRAS,
     allowed_extras,

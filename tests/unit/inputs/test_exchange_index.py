@@ -1,20 +1,26 @@
 """The index of a file's exchanges, in memory and past it."""
 
 import hashlib
+import json
 import os
 import random
 import resource
 import tempfile
 import tracemalloc
+from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.events import attempt, exchange
 
 from faillog_otel.errors import InputError
+from faillog_otel.events.decode import decode
 from faillog_otel.events.model import ExchangeAnswer, Reason
-from faillog_otel.inputs.exchange_index import MAX_REASONS_BYTES, ExchangeIndex
+from faillog_otel.inputs.exchange_index import MAX_REASONS_BYTES, ExchangeIndex, UnusableIndex
 
 ANSWERS = st.builds(
     ExchangeAnswer,
@@ -157,3 +163,94 @@ def test_more_distinct_reasons_than_there_is_room_for_leave_the_status(size: int
         exchanges.add(digest(number), ExchangeAnswer(500, Reason(f"{number:0{size}}")))
     assert exchanges.find(digest(0)) == ExchangeAnswer(500, Reason(f"{0:0{size}}"))
     assert exchanges.find(digest(count - 1)) == ExchangeAnswer(500, None)
+
+
+# -- saved indexes ---------------------------------------------------------------------------------------
+
+SHA256, LENGTH = "ab" * 32, 1234
+
+
+def saved(file: BinaryIO, added: Iterable[tuple[int, ExchangeAnswer]], memory_bytes: int = 10**6) -> None:
+    exchanges = ExchangeIndex(memory_bytes, file=file)
+    for key, answer in added:
+        exchanges.add(digest(key), answer)
+    exchanges.save(file, SHA256, LENGTH)
+
+
+def reopened(file: BinaryIO) -> BinaryIO:
+    return os.fdopen(os.dup(file.fileno()), "rb")
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 50), ANSWERS)),
+    st.sampled_from([20, 200, 10**6]),
+    st.sampled_from([20, 10**6]),
+)
+def test_a_saved_index_finds_the_same_answers(
+    added: list[tuple[int, ExchangeAnswer]], memory_bytes: int, memory_bytes_there: int
+) -> None:
+    """However much of it memory holds when it is saved, and when it is opened."""
+    whole = ExchangeIndex()
+    for key, answer in added:
+        whole.add(digest(key), answer)
+    with tempfile.TemporaryFile() as file:
+        saved(file, added, memory_bytes)
+        opened = ExchangeIndex.open(reopened(file), SHA256, LENGTH, memory_bytes_there)
+        for key in range(60):
+            assert opened.find(digest(key)) == whole.find(digest(key))
+        opened.close()
+
+
+def test_a_saved_index_finds_the_trace_contexts_in_request_bodies() -> None:
+    body = {"batch": [{"messageId": "m", "context": {"traceparent": f"00-{'1' * 32}-{'2' * 16}-01"}}]}
+    raw = exchange(destinationExchangeId="x", requestToDestination={"body": json.dumps(body)})
+    event = decode(attempt(destinationExchangeId="x", messageId="m"))
+    with tempfile.TemporaryFile() as file:
+        exchanges = ExchangeIndex(file=file)
+        exchanges.add_record(raw)
+        exchanges.save(file, SHA256, LENGTH)
+        with closing(ExchangeIndex.open(reopened(file), SHA256, LENGTH)) as opened:
+            assert opened.context_of(event, 0).traceparent == f"00-{'1' * 32}-{'2' * 16}-01"
+
+
+@given(st.data())
+def test_a_damaged_index_is_refused(data: st.DataObject) -> None:
+    """A changed byte at any place, or any number of bytes missing at the end, or more of them."""
+    with tempfile.TemporaryFile() as file:
+        saved(file, [(n, ExchangeAnswer(500, Reason(f"reason {n % 7}"))) for n in range(30)])
+        file.seek(0)
+        content = bytearray(file.read())
+        way = data.draw(st.sampled_from(["change", "cut", "append"]))
+        at = data.draw(st.integers(0, len(content) - 1))
+        if way == "change":
+            content[at] ^= data.draw(st.integers(1, 255))
+        elif way == "cut":
+            del content[at:]
+        else:
+            content += data.draw(st.binary(min_size=1))
+        file.seek(0)
+        file.truncate()
+        file.write(content)
+        file.flush()
+        with reopened(file) as there, pytest.raises(UnusableIndex):
+            ExchangeIndex.open(there, SHA256, LENGTH)
+
+
+@pytest.mark.parametrize("other", [("cd" * 32, LENGTH), (SHA256, LENGTH + 1)])
+def test_the_index_of_another_object_is_refused(other: tuple[str, int]) -> None:
+    with tempfile.TemporaryFile() as file:
+        saved(file, [(1, ExchangeAnswer(500, None))])
+        with reopened(file) as there, pytest.raises(UnusableIndex, match="another object"):
+            ExchangeIndex.open(there, *other)
+
+
+def test_an_index_of_another_version_is_refused() -> None:
+    with tempfile.TemporaryFile() as file:
+        saved(file, [(1, ExchangeAnswer(500, None))])
+        file.seek(0)
+        content = file.read().replace(b"exchange index 1", b"exchange index 2")
+        file.seek(0)
+        file.write(content)
+        file.flush()
+        with reopened(file) as there, pytest.raises(UnusableIndex, match="another version"):
+            ExchangeIndex.open(there, SHA256, LENGTH)

@@ -11,8 +11,9 @@ from support.events import error, lines
 from support.forms import FORMS, PACKINGS
 
 from faillog_otel.events.model import Form
-from faillog_otel.inputs.decompress import MAX_RECORD_BYTES, Blank, DamagedFile, Record, unpack
-from faillog_otel.inputs.formats import form_of, read_records
+from faillog_otel.inputs.files import DamagedFile, StopAtCorruption, unpack
+from faillog_otel.inputs.formats import form_and_content, form_of, read_records
+from faillog_otel.inputs.json_stream import MAX_RECORD_BYTES, Blank, Record
 from faillog_otel.sandbox.generator import failure_events
 
 EVENTS = list(failure_events(1, 3))
@@ -141,3 +142,35 @@ def test_gigabytes_of_blank_lines_are_counted_in_one() -> None:
     """An item for each would take longer than the reading."""
     found = list(read_records(Form("lines"), [b"\n" * 1000] * 1000 + [lines(error())]))
     assert found == [Blank(1_000_000), Record(1_000_001, 1_000_000, error())]
+
+
+@given(st.binary(max_size=200), st.integers(1, 50), st.sampled_from([10, 10**6]), st.booleans())
+def test_a_content_is_read_whole_after_its_form_was_detected(
+    data: bytes, size: int, max_bytes: int, is_damaged: bool
+) -> None:
+    """Also its damage. It is opened once, unless its first two lines are long."""
+    opened: list[None] = []
+
+    def content() -> Iterator[bytes]:
+        opened.append(None)
+        yield from (data[at : at + size] for at in range(0, len(data), size))
+        if is_damaged:
+            raise DamagedFile("truncated_gzip", "it is incomplete")
+
+    form, chunks = form_and_content(content, max_bytes)
+    found = StopAtCorruption(chunks)
+    assert (b"".join(found), found.damage is not None) == (data, is_damaged)
+    assert len(opened) == 1 or len(data) > max_bytes
+    assert form == form_of(content())
+
+
+def test_a_content_of_records_of_any_allowed_length_is_opened_once() -> None:
+    line = b'{"a":"' + b"x" * (MAX_RECORD_BYTES - 8) + b'"}\n'
+    opened: list[None] = []
+
+    def content() -> Iterator[bytes]:
+        opened.append(None)
+        yield from (line[at : at + 2**18] for _ in range(3) for at in range(0, len(line), 2**18))
+
+    form, chunks = form_and_content(content)
+    assert (form.kind, sum(map(len, chunks)), len(opened)) == ("lines", 3 * len(line), 1)

@@ -11,15 +11,9 @@ from hypothesis import strategies as st
 from support.forms import zstd
 
 from faillog_otel.events.decode import EXCHANGE_MARKS, may_be_exchange
-from faillog_otel.inputs.decompress import (
-    MAX_KEPT_BYTES,
-    MAX_RECORD_BYTES,
-    PIECE_BYTES,
-    Blank,
-    Record,
-    unpack,
-)
+from faillog_otel.inputs.files import PIECE_BYTES, unpack
 from faillog_otel.inputs.formats import lines_with, split_lines
+from faillog_otel.inputs.json_stream import MAX_KEPT_BYTES, MAX_RECORD_BYTES, Blank, Record
 
 CHUNKS = st.lists(st.sampled_from([b"a", b"\n", b"bc", b"\r\n", b" ", b"", b"\n\n"]))
 

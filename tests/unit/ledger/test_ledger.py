@@ -1,13 +1,17 @@
 """Results are committed from the position of the object, in the order of T1 to T4; damage costs no quota."""
 
-from contextlib import closing
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from faillog_otel.clock import DAY_NS, HOUR_NS, hour_of
-from faillog_otel.errors import LedgerBroken
+from faillog_otel.errors import LedgerBroken, NoRoom
 from faillog_otel.events.model import JSON_LINES, Survey
+from faillog_otel.files import PrivateFolder
 from faillog_otel.ledger import Content, Spooled
 from faillog_otel.ledger.ledger import SqliteLedger
 from faillog_otel.ledger.results import BatchResult
@@ -77,22 +81,59 @@ def test_the_count_of_the_forwarder_replaces_that_of_the_download(ledger: Sqlite
 
 
 def in_spool(ledger: SqliteLedger, spooled: Spooled) -> Path:
-    """The object's file, as a download leaves it."""
-    with Spool(ledger.folder.spool).download(spooled.id) as part:
-        part.write(b"records")
-        part.is_whole = True
+    """The object's file, as a download leaves it; its index lies beside it."""
+    with Spool(ledger.folder.spool).download(spooled.id) as download:
+        download.content.write(b"records")
+        download.exchanges.write(b"index")
+        download.is_whole = True
     return ledger.folder.spool_path / str(spooled.id)
+
+
+@pytest.mark.parametrize("writes", [("content",), ("content", "exchanges")])
+def test_a_full_disk_leaves_neither_an_object_nor_its_index(tmp_path: Path, writes: tuple[str, ...]) -> None:
+    with small_disk(tmp_path / "disk") as disk, closing(PrivateFolder.open(disk)) as folder:
+        size = disk_bytes(disk) // len(writes) + 1
+        with pytest.raises(NoRoom):
+            download(Spool(folder), dict.fromkeys(writes, size))
+        assert folder.names() == []
+
+
+def download(spool: Spool, sizes: dict[str, int]) -> None:
+    with spool.download(1) as download:
+        for name, size in sizes.items():
+            getattr(download, name).write(bytes(size))
+        download.is_whole = True
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if subprocess.run(mount, check=False).returncode:
+        if os.environ.get("CI"):
+            pytest.fail("a tmpfs cannot be mounted here")
+        pytest.skip("mounting a small disk needs root")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def disk_bytes(folder: Path) -> int:
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_bsize
 
 
 def test_a_done_object_keeps_its_digests_and_no_spool_file(ledger: SqliteLedger) -> None:
     """The next object of the hour detects its records, even after a crash right after the transaction."""
     spooled = spool(ledger, 1)
-    file, seen = in_spool(ledger, spooled), ledger.seen_records(spooled)
+    in_spool(ledger, spooled)
+    seen = ledger.seen_records(spooled)
     seen.add(7)
     ledger.advance(spooled, 0, exported(1), NOW_NS)
     ledger.done(spooled, 1, seen)
     seen.close()
-    assert not file.exists()
+    assert list(ledger.folder.spool_path.iterdir()) == []
     with closing(ledger.seen_records(spooled)) as seen:
         assert 7 in seen
 
@@ -122,9 +163,10 @@ def test_a_sweep_removes_only_files_that_the_ledger_does_not_name(ledger: Sqlite
     with closing(open_seen_records(ledger.folder.digests, "gone", HOUR, 9)) as seen:
         seen.add(7)
         seen.save()
-    Path(ledger.folder.spool_path, "99").write_bytes(b"")
+    for name in ("99", "99.exchanges", "99.exchanges.part", f"{file.name}.exchanges.part"):
+        Path(ledger.folder.spool_path, name).write_bytes(b"")
     ledger.sweep()
-    assert list(ledger.folder.spool_path.iterdir()) == [file]
+    assert sorted(ledger.folder.spool_path.iterdir()) == [file, file.with_name(f"{file.name}.exchanges")]
     assert list(ledger.folder.digests_path.iterdir()) == []
 
 

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from faillog_otel.inputs.decompress import Blank, ReadPosition, Record
 from faillog_otel.inputs.formats import split_lines
+from faillog_otel.inputs.json_stream import Blank, ReadPosition, Record
 from faillog_otel.pipeline.partition import MAX_BYTES, MIN_BYTES, cuts, part_bytes
 
 LINES = st.lists(st.sampled_from([b"{}", b"", b" ", b'{"a":1}', b"x" * 40, b"\r"]), max_size=40)

@@ -14,8 +14,9 @@ from faillog_otel.clock import HOUR_NS, hour_text, parse_rfc3339
 from faillog_otel.errors import ConfigError
 from faillog_otel.events.decode import decode
 from faillog_otel.events.model import BadRecord, Event, OtherProperties
-from faillog_otel.inputs.decompress import Record, unpack
+from faillog_otel.inputs.files import unpack
 from faillog_otel.inputs.formats import form_of, read_records
+from faillog_otel.inputs.json_stream import Record
 from faillog_otel.sandbox.bookkeeping import Inbox
 from faillog_otel.sandbox.config import FORMATS, GROWTHS, Growth, WorldConfig
 from faillog_otel.sandbox.generator import DESTINATIONS, DIALECTS, Dialect, failure_events, logged_events
