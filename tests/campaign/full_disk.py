@@ -34,7 +34,7 @@ NOW_NS = START_NS + 2 * DAY_NS
 IDLE_NS = DAY_NS
 SECONDS = 120.0
 START_SECONDS = 10.0
-NAMES = ("the disk is full", "No space left on device")
+NAMES = ("disk full", "No space left on device")
 BROKEN = 5
 
 

@@ -104,13 +104,13 @@ BROKEN_BUILDS: dict[str, tuple[str, str, str]] = {
     "writes down before the collector acknowledged": (
         "pipeline/batch.py",
         """
-        self._under_way.append(batch)
+        self._in_flight.append(batch)
 """,
         """
-        self._under_way.append(batch)
-        batch.stretch.counts.exported += len(batch.sendings)
-        batch.book.commit(batch.stretch)
-        batch.book.commit = lambda result: True
+        self._in_flight.append(batch)
+        batch.result.counts.exported += len(batch.records)
+        batch.sink.commit(batch.result)
+        batch.sink.commit = lambda result: True
 """,
     ),
     "takes a partial success for a whole one": (

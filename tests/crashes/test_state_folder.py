@@ -117,7 +117,9 @@ def test_a_full_disk_stops_taking_in_and_goes_on_when_there_is_room(tmp_path: Pa
                 while True:
                     other.write(bytes(4096))
             scene.collector_is_away = False
-            scene.until(lambda: "the disk is full" in scene.said(), process)
+            scene.until(
+                lambda: "disk full; polling is paused until space is available" in scene.said(), process
+            )
             scene.until(lambda: any(each.taken for each in scene.collector.received), process)
             (disk / "other").unlink()
             process.send_signal(signal.SIGTERM)

@@ -19,7 +19,7 @@ def test_the_demo_polls_through_trouble_and_shows_traces_status_and_audit(tmp_pa
     assert (done.code, done.stderr) == (0, "")
     shown = done.stdout.decode()
     for trouble in (
-        r"HTTP 429; Segment is asked again at 2025-05-08T02:00:3\dZ \(in 3\d s\)",
+        r"HTTP 429; next request at 2025-05-08T02:00:3\dZ \(in 3\d s\)",
         "a download failed: the connection broke",
         "HTTP 503; retrying",
     ):

@@ -157,7 +157,7 @@ def test_a_token_may_come_from_a_file(sidecar: Sidecar) -> None:
 def test_an_unknown_collection_is_exit_6_and_the_others_are_read(sidecar: Sidecar) -> None:
     done = sidecar.run("--since", "-9h", collections="shop,nobodys")
     assert done.code == 6
-    assert re.search(r"nobodys: HTTP 404: .*; it is asked for again at \S+Z", done.stderr)
+    assert re.search(r"nobodys: HTTP 404: .*; next attempt at \S+Z", done.stderr)
     refused = run_program("status", "--json", "--state-dir", "state", cwd=sidecar.folder)
     assert list(json.loads(refused.stdout)["refused"]) == ["nobodys"]
     hours = {each.collection for each in sidecar.segment.requests() if each.status == 200 and each.counted}
@@ -170,10 +170,8 @@ def test_a_quota_that_is_used_up_is_exit_6_and_says_so(receiver: Receiver, tmp_p
         done = Sidecar(segment, receiver, tmp_path).run("--since", "-40h", collections="shop")
         assert segment.quota.max_in_24_hours <= 6
     assert done.code == 6
-    assert re.search(
-        r"\d+ hours? due waits? until \S+Z: Segment reports no remaining requests\n", done.stderr
-    )
-    assert re.search(r"\d+ hours due are left: Segment reports .*; run again at \S+Z\n", done.stderr)
+    assert re.search(r"\d+ hours? due waits? until \S+Z: Segment reports no remaining requests\n", done.stderr)
+    assert re.search(r"Segment reports .*; rerun after \d\d:\d\d UTC \(\d+ hours due\)\n", done.stderr)
 
 
 def test_only_the_form_that_segment_takes_is_asked_again(receiver: Receiver, tmp_path: Path) -> None:

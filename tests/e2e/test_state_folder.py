@@ -418,7 +418,7 @@ def test_a_spooled_object_that_the_disk_changed_is_downloaded_again(
 ) -> None:
     damage(first_spooled(pending))
     done = delivered(pending, expected)
-    assert done.stderr.count("its hour is listed again") == 1
+    assert done.stderr.count("its hour will be listed again") == 1
 
 
 def put_another(path: Path) -> None:

@@ -16,11 +16,11 @@ from support.working import COMMAND, worked
 
 from faillog_otel.config import DeliveryConfig, MappingConfig, RunConfig
 from faillog_otel.ledger.results import Accounted
-from faillog_otel.pipeline.worker_protocol import (
+from faillog_otel.pipeline.partition import Piece
+from faillog_otel.pipeline.worker import (
     Channel,
     Drain,
     Forward,
-    Piece,
     Report,
     Start,
     Written,
@@ -33,8 +33,8 @@ BREAKS_OFF = [
     *(sys.executable, "-P", "-c"),
     """
 import os, signal, socket, sys
-from faillog_otel.pipeline.worker_protocol import Channel
-from faillog_otel.pipeline.worker_protocol import Forward, Waits, Ready, encode, read_order
+from faillog_otel.pipeline.worker import Channel
+from faillog_otel.pipeline.worker import Forward, Waits, Ready, encode, read_order
 
 signal_name, mark, descriptor = sys.argv[1:]
 try:
@@ -65,7 +65,7 @@ def test_a_worker_that_dies_in_the_middle_of_a_message_is_replaced(
         done = worked([path], receiver.http_endpoint, tmp_path, workers=1, size=10**6, command=command)
         assert (done.problems, done.counts.records, done.counts.exported) == ([], 100, 100)
         assert len(receiver.logs()) == 100
-    assert caplog.messages == ["a worker died (signal 9) over events: another one goes on with it"]
+    assert caplog.messages == ["a worker crashed (signal 9) at events; another one continues"]
 
 
 def test_a_worker_that_is_stopped_in_the_middle_of_a_message_holds_up_no_other(tmp_path: Path) -> None:

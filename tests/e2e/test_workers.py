@@ -165,7 +165,7 @@ def test_a_worker_that_is_killed_loses_nothing(tmp_path: Path) -> None:
     assert set(found) == set(expected)
     assert done.summary["exported"] == len(expected)
     assert keeps_the_law(done.summary)
-    assert "a worker died (signal 9) over events, bytes" in done.stderr
+    assert "a worker crashed (signal 9) at events, bytes" in done.stderr
     assert len(entries(tmp_path / "faillog-quarantine.jsonl")) == done.summary["quarantined"]
 
 
@@ -185,7 +185,7 @@ def test_what_every_worker_dies_over_is_given_up_and_the_rest_is_delivered(tmp_p
     with Receiver(killing) as receiver:
         done = worked([deadly, others], receiver.http_endpoint, tmp_path, workers=1, size=5000)
         (problem,) = done.problems
-        assert problem.startswith(f"deadly: {MAX_CRASHES} workers died over the same records (signal 9): ")
+        assert problem.startswith(f"deadly: {MAX_CRASHES} workers crashed at the same records (signal 9); ")
         assert 30 <= done.counts.records == done.counts.exported < 60
         said = {record.body.string_value for record in receiver.logs()}
         assert sum("message o" in each for each in said) == 30

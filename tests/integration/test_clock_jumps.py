@@ -154,7 +154,7 @@ def test_one_start_with_a_wrong_clock_loses_no_hour(wrong: Scene, jump_ns: int) 
     end_well(wrong)
     assert listings == 6, "nothing is spent on hours of another time"
     side = "ahead of" if jump_ns > 0 else "behind"
-    assert f"{side} Segment's: using Segment's time; set this machine's clock" in said
+    assert f"{side} Segment's; using Segment's time; set this machine's clock" in said
 
 
 @JUMP
@@ -257,7 +257,7 @@ def test_a_wrong_clock_gives_no_requests_back(tmp_path: Path, jump_ns: int) -> N
 def test_a_segment_that_says_no_time_is_polled_by_the_machines_clock(wrong: Scene) -> None:
     wrong.segment.date = lambda _now_ns: ""
     assert wrong.run() == 0
-    assert "this machine's clock was not checked" in wrong.said
+    assert "Segment's answer has no Date header; the clock was not checked" in wrong.said
     assert wrong.listings() == 4
     end_well(wrong)
 
@@ -267,7 +267,7 @@ def test_without_a_date_a_clock_that_was_never_set_spends_nothing(wrong: Scene) 
     wrong.segment.date = lambda _now_ns: ""
     wrong.clock.ahead_ns = -START
     assert wrong.run() == 6
-    assert "this machine's clock is wrong: set it" in wrong.said
+    assert "this machine's clock is wrong; set it" in wrong.said
     assert wrong.listings() == 0
 
 
@@ -306,7 +306,7 @@ def test_segment_away_at_the_start_costs_no_request_and_is_waited_for(tmp_path: 
         found.clock.ahead_ns = 40 * DAY_NS
         assert found.run(until=time_text(START + 100 * DAY_NS)) == 6
         assert "hours due could not be listed" in found.said
-        assert "no hour is listed until then" in found.said
+        assert "no hour is listed before it is known" in found.said
         assert found.sql("SELECT count(*) FROM requests") == [(0,)]
         with ExitStack() as later:
 

@@ -157,7 +157,7 @@ def test_max_requests_caps_a_run(tmp_path: Path) -> None:
         done = found.poll("--since", ago(30), "--max-requests", "7")
         assert done.exit_code == 6
         assert len(found.listings()) == 7
-        assert "hours due are left: this run has spent all of --max-requests 7" in done.stderr
+        assert "--max-requests 7 is used up; rerun (" in done.stderr
         assert found.poll("--since", ago(30)).exit_code == 0
 
 
@@ -167,8 +167,8 @@ def test_a_wait_is_shown_for_what_and_until_when(tmp_path: Path) -> None:
         done = found.poll("--since", ago(10))
         until = "2025-11-24T18:07:00Z"
         assert f"1 hour due waits until {until}: Segment reports no remaining requests" in done.stderr
-        says = r"\d+ hours? due are left: Segment reports no remaining requests; run again at "
-        assert re.search(says + until, done.stderr)
+        says = r"Segment reports no remaining requests; rerun after 18:07 UTC \(\d+ hours? due\)"
+        assert re.search(says, done.stderr)
         assert found.status()["quota"]["waits"] == {  # type: ignore[index]
             "until": until,
             "why": "Segment reports no remaining requests",

@@ -13,7 +13,7 @@ from faillog_otel.inputs.files import InputFile
 from faillog_otel.ledger.kept_files import FileSink
 from faillog_otel.pipeline.forwarder import Progress
 from faillog_otel.pipeline.partition import MAX_OPEN_FILES, WorkQueue
-from faillog_otel.pipeline.worker_protocol import Start
+from faillog_otel.pipeline.worker import Start
 from faillog_otel.pipeline.workers import Workers
 from support.delivering import targets
 
@@ -64,9 +64,9 @@ def worked(
             WorkQueue(
                 list(map(str, files)), opened, workers=workers, size=size, max_open_files=max_open_files
             )
-        ) as supply,
+        ) as work,
     ):
-        running.run(supply, kept, progress)
+        running.run(work, kept, progress)
         kept.close()
         return running
 

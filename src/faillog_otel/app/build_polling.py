@@ -15,13 +15,13 @@ from faillog_otel.ledger import Ledger
 from faillog_otel.ledger.facts import SINCE, check_window, note_polled, schedule_of
 from faillog_otel.ledger.ledger import open_ledger
 from faillog_otel.ledger.spool import Spool
-from faillog_otel.ledger.state_dir import StateFolder
+from faillog_otel.ledger.state_dir import RoomWait, StateFolder
 from faillog_otel.otlp.delivery import Delivery
 from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.pipeline.fetcher import Fetcher
 from faillog_otel.pipeline.forwarder import Forwarder
 from faillog_otel.pipeline.segment_time import AGREED
-from faillog_otel.pipeline.sidecar import RoomWait, Sidecar
+from faillog_otel.pipeline.sidecar import Sidecar
 from faillog_otel.reports.hours import HourlyReport, Judging
 from faillog_otel.segment.api import TIMEOUT_SECONDS, SegmentApi, token_source
 from faillog_otel.segment.download import Downloader, Limits

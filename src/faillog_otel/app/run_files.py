@@ -25,7 +25,7 @@ from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.otlp.sender import Sent, WaitNotices
 from faillog_otel.pipeline.forwarder import Forwarder
 from faillog_otel.pipeline.partition import MIN_BYTES, WorkQueue, max_open_files, max_workers
-from faillog_otel.pipeline.worker_protocol import Start
+from faillog_otel.pipeline.worker import Start
 from faillog_otel.pipeline.workers import Workers
 
 _log = logging.getLogger(__name__)

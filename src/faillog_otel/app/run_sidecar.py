@@ -12,18 +12,19 @@ from faillog_otel.app.build import Runtime, descriptors
 from faillog_otel.app.build_polling import Polling, build_polling
 from faillog_otel.app.progress import NoProgressLine
 from faillog_otel.app.summary import RunResult, log_result, records
-from faillog_otel.clock import HOUR_NS, Clock, hour_of, hour_text, time_text
+from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, Clock, hour_of, hour_text, time_text
 from faillog_otel.config import RunConfig, SegmentConfig
 from faillog_otel.errors import ConfigError, LedgerBroken, NoRoom
 from faillog_otel.ledger.results import Counts
+from faillog_otel.ledger.state_dir import with_remedy
 from faillog_otel.pipeline.fetcher import Fetcher
-from faillog_otel.pipeline.sidecar import what_to_do
 from faillog_otel.reports.hours import Judged
 from faillog_otel.segment.api import token_source
 from faillog_otel.text import printable
 
 _log = logging.getLogger(__name__)
 
+MINUTE_NS = 60 * SECOND_NS
 MIN_DESCRIPTORS = 64
 """Polling takes up to 30 by itself, and the health server up to a quarter of what is allowed."""
 
@@ -96,7 +97,7 @@ def _ended(polling: Polling, *, once: bool, asked: SegmentConfig | None) -> _End
     sidecar, fetcher, now_ns = polling.sidecar, polling.fetcher, polling.clock.now_ns()
     broken = str(sidecar.broken or "")
     if not broken and sidecar.unfetched is not None:
-        broken = what_to_do(sidecar.unfetched)
+        broken = with_remedy(sidecar.unfetched)
     counts, hours, left, refused = copy(polling.forwarder.counts), None, "", ""
     if sidecar.shows_only:
         counts = Counts(
@@ -116,7 +117,7 @@ def _ended(polling: Polling, *, once: bool, asked: SegmentConfig | None) -> _End
         if not sidecar.broken:
             refused = _refusal(fetcher, now_ns, asked) if once or fetcher.is_denied else ""
     except NoRoom as error:
-        broken = broken or what_to_do(error)
+        broken = broken or with_remedy(error)
     except LedgerBroken as error:
         broken = broken or str(error)
     return _Ended(
@@ -189,7 +190,7 @@ def _refusal(fetcher: Fetcher, now_ns: int, asked: SegmentConfig | None) -> str:
     """What was due and was not read, why, and when to run again; empty where all was."""
     if refusals := fetcher.refusals:
         return "; ".join(refusals)
-    if why := fetcher.why_unasked:
+    if why := fetcher.why_time_unknown:
         if fetcher.plan is None:
             return f"no hour could be listed: {why}"
         if due := fetcher.hours_due:
@@ -208,9 +209,17 @@ def _refusal(fetcher: Fetcher, now_ns: int, asked: SegmentConfig | None) -> str:
             f"{records(len(missing), 'object')} could not be downloaded: {why}; run again at {again}"
         )
     if wait := fetcher.wait(now_ns):
-        again = f"run again at {time_text(wait.until_ns)}" if wait.until_ns > now_ns else "run again"
-        problems.append(f"{records(fetcher.hours_due, 'hour')} due are left: {wait.why}; {again}")
+        why, hours = wait.why[:1].upper() + wait.why[1:], records(fetcher.hours_due, "hour")
+        problems.append(f"{why}; rerun{_after_text(wait.until_ns, now_ns)} ({hours} due)")
     return "; ".join(problems)
+
+
+def _after_text(until_ns: int, now_ns: int) -> str:
+    """Returns ` after 08:00 UTC`, the minute rounded up; with the date if it is a day away."""
+    if until_ns <= now_ns:
+        return ""
+    text = time_text(-(-until_ns // MINUTE_NS) * MINUTE_NS)
+    return f" after {text}" if until_ns - now_ns >= DAY_NS else f" after {text[11:16]} UTC"
 
 
 def _covers(config: SegmentConfig, hour: int, now_ns: int) -> bool:

@@ -12,8 +12,7 @@ from faillog_otel.app.build import Runtime
 from faillog_otel.config import DeliveryConfig
 from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.pipeline.forwarder import Forwarder
-from faillog_otel.pipeline.worker import Answered, Worker
-from faillog_otel.pipeline.worker_protocol import Channel, Start, Waits, encode, read_order
+from faillog_otel.pipeline.worker import Channel, RequestLog, Start, Waits, Worker, encode, read_order
 from faillog_otel.telemetry.output import protect_standard_streams, set_up_streams, start_logging
 
 CAREFUL_RECORDS = 16
@@ -24,15 +23,15 @@ def main() -> None:
     set_up_streams()
     protect_standard_streams()
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
-    come = channel.receive()
-    start = read_order(come[0]) if come else None
+    received = channel.receive()
+    start = read_order(received[0]) if received else None
     if not isinstance(start, Start):
         return
     config = start.config
     start_logging(config.verbosity, config.log_format)
-    answered = Answered()
+    requests = RequestLog()
     # The run is asked to stop, not its workers: it passes that on. Here SIGINT and SIGTERM are blocked.
-    with Runtime(config, (signal.SIGUSR1,), answered) as runtime:
+    with Runtime(config, (signal.SIGUSR1,), requests) as runtime:
         runtime.prepare_client()
 
         def say(what: str, seconds: float) -> None:
@@ -58,7 +57,7 @@ def main() -> None:
             forwarder=forwarder(config.delivery),
             careful=forwarder(replace(config.delivery, batch_records=CAREFUL_RECORDS)),
             delivery=delivery,
-            answered=answered,
+            requests=requests,
             stop=lambda: os.kill(os.getpid(), signal.SIGUSR1),
         )
         try:

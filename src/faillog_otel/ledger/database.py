@@ -180,7 +180,7 @@ class Database:
             extended = getattr(error, "sqlite_errorcode", 0)
             code = extended & 0xFF
             if code == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_SHMSIZE:
-                raise NoRoom(f"{self.path.parent}: the disk is full") from None
+                raise NoRoom(f"{self.path.parent}: disk full") from None
             if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise Busy(f"{self.path}: another process locks it; try again later") from None
             if code in _DAMAGE:

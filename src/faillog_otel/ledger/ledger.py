@@ -63,7 +63,7 @@ class SqliteLedger(SqliteReader):
 
     def check_room(self) -> None:
         if not self.folder.has_room():
-            raise NoRoom(f"{self.folder.path}: the disk is full")
+            raise NoRoom(f"{self.folder.path}: disk full")
 
     def transact(self, steps: Callable[[sqlite3.Connection], Result]) -> Result:
         """Makes one durable transaction; if the disk is full, it removes the ballast and tries once more."""

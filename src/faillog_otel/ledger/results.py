@@ -107,7 +107,7 @@ class BatchResult(Struct):
 
     counts: Counts = field(default_factory=Counts)
     kept: list[Kept] = field(default_factory=list)
-    became: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    outcomes: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     """(kind of event, outcome, destination id) → records; unknown fields are empty."""
     shifted: set[int] = field(default_factory=set)
     """The exported records whose time was changed, by their number in the file, from 0."""
@@ -124,7 +124,7 @@ class BatchResult(Struct):
         """Adds the results of the records that follow."""
         self.counts.add(more.counts)
         self.kept += more.kept
-        self.became.update(more.became)
+        self.outcomes.update(more.outcomes)
         self.shifted |= more.shifted
         self.met = more.met | self.met
         self.newest_ns = max(self.newest_ns, more.newest_ns)

@@ -105,7 +105,7 @@ class Spool:
         except OSError as error:
             self._drop(*parts)
             if is_disk_full(error):
-                raise NoRoom(f"{self._folder.path}: the disk is full") from None
+                raise NoRoom(f"{self._folder.path}: disk full") from None
             raise LedgerBroken(f"{self._folder.path / str(number)}: {error.strerror}") from None
         except BaseException:
             self._drop(*parts)

@@ -7,19 +7,21 @@ the disk is full, so that the results of exported records can still be committed
 
 import fcntl
 import logging
+import math
 import os
 import re
 import sqlite3
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from socket import gethostname
-from typing import BinaryIO, Self
+from typing import BinaryIO, Self, TypeVar
 
 from msgspec import Struct
 
 from faillog_otel.clock import time_text
-from faillog_otel.errors import LedgerBroken
+from faillog_otel.errors import Busy, Interrupted, LedgerBroken, NoRoom
 from faillog_otel.files import PART, PrivateFolder, StrangeEntry, is_disk_full
 from faillog_otel.text import printable
 
@@ -293,3 +295,62 @@ def _is_interrupted_start(root: PrivateFolder, names: set[str]) -> bool:
         finally:
             folder.close()
     return True
+
+
+# -- room ----------------------------------------------------------------------------------------------------
+
+PAUSE_SECONDS = 5.0
+
+Result = TypeVar("Result")
+
+
+class RoomWait:
+    """Limits how long a polling run waits while the disk is full or another process locks the ledger.
+
+    The time counts from the first failure after the last success. Used by one thread.
+    """
+
+    def __init__(self, wait_seconds: float, monotonic: Callable[[], float]) -> None:
+        """`wait_seconds` may be infinite. `monotonic`: seconds that never run backwards."""
+        self._wait_seconds = wait_seconds
+        self._monotonic = monotonic
+        self._failing_since: float | None = None
+
+    def succeeded(self) -> None:
+        """Notes a success."""
+        self._failing_since = None
+
+    def pause(self, error: NoRoom) -> float | None:
+        """Notes a failure; returns how many seconds to wait before the next try, None to give up."""
+        now = self._monotonic()
+        if self._failing_since is None:
+            self._failing_since = now
+            until = "it is unlocked" if isinstance(error, Busy) else "space is available"
+            limit = "" if math.isinf(self._wait_seconds) else f", for up to {self._wait_seconds:g} s"
+            _log.error("%s; polling is paused until %s%s", error, until, limit)
+        left = self._failing_since + self._wait_seconds - now
+        return None if left <= 0 else min(PAUSE_SECONDS, left)
+
+    def retry(self, step: Callable[[], Result], wait: Callable[[float], bool]) -> Result:
+        """Returns the result of a step, which is repeated while it raises NoRoom.
+
+        `wait` waits this many seconds, and returns True to end the run: then Interrupted is raised. Raises
+        NoRoom when the time is over.
+        """
+        while True:
+            try:
+                result = step()
+            except NoRoom as error:
+                seconds = self.pause(error)
+                if seconds is None:
+                    raise
+                if wait(seconds):
+                    raise Interrupted from None
+            else:
+                self.succeeded()
+                return result
+
+
+def with_remedy(error: NoRoom) -> str:
+    """Returns the error with what to do about it."""
+    return f"{error}; {'run again later' if isinstance(error, Busy) else 'make room, then run again'}"

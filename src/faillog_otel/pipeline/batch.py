@@ -1,7 +1,7 @@
-"""What becomes of the batches of a run: waited for, counted, and written down in the order of the file.
+"""Batches of records: sends them, counts their outcomes, and commits their results in the order of the file.
 
-A batch is written down when the fate of each of its records is known, and all before it are; a record is
-counted in exactly one of exported, rejected, quarantined, pending and duplicate.
+A batch is committed when the outcome of each of its records is known and all batches before it are committed.
+A record counts as exactly one of exported, rejected, quarantined, pending and duplicate.
 """
 
 import logging
@@ -30,119 +30,110 @@ from faillog_otel.otlp.outcome import Suspected, Unacceptable, Unsent
 from faillog_otel.otlp.wire import EncodedEvent
 from faillog_otel.telemetry.api import Telemetry
 
-# -- batch ---------------------------------------------------------------------------------------------------
-#
-# Records that are sent together: what is held of each until its fate is known, and what they come to.
+_log = logging.getLogger(__name__)
 
+MAX_HELD_BYTES = 32 * 1024 * 1024
+"""The bytes that the batches in flight may hold: records of 16 MiB are sent one by one."""
+MAX_SUSPECTS = 512
+"""The records that may wait for proof that the collector rejects them, and not everything."""
 
 EventClass = tuple[Kind, str, bool]
-"""What counts tell apart: the kind of event, its destination, and whether it is bad (`Kind.is_bad`)."""
+"""What is counted separately: the kind of event, its destination, and whether it is bad (`Kind.is_bad`)."""
 
 
 class PendingRecord(Struct, frozen=True, gc=False):
-    """A mapped record: its place, its context, and what is to be sent."""
+    """A record that is sent: its place, its context, and its encoded event."""
 
     number: int
     file: str
     line: int
     offset: int
     raw: bytes
-    learned: KeptContext
+    context: KeptContext
     item: EncodedEvent
     event_class: EventClass
     logged_ns: int
     unsendable: tuple[Signal, ...] = ()
-    """Signals that a kept record is still owed, and that this run does not send."""
+    """Signals of a replayed record that are still to be sent, and that this run does not send."""
 
     def place(self) -> Place:
-        """Its place: needed only if it is kept."""
+        """Returns its place, which is needed only if it is kept."""
         return Place(self.file, self.line, self.offset)
 
 
 class Batch(Struct):
-    """Records that are sent together, and those between them that are not sent."""
+    """Consecutive records: those that are sent together, and the results of all of them."""
 
-    book: ResultSink
-    stretch: BatchResult = field(default_factory=BatchResult)
-    sendings: list[PendingRecord] = field(default_factory=list)
+    sink: ResultSink
+    result: BatchResult = field(default_factory=BatchResult)
+    records: list[PendingRecord] = field(default_factory=list)
     ticket: Ticket | None = None
     held_bytes: int = 0
     read_bytes: int = 0
-    """Bytes of its file, as it is, that end with it: a chunk ends when all its records are in batches."""
+    """Bytes of the input file (compressed or not) that end with this batch, counted by chunks."""
     suspects: int = 0
-    """So many of its records are not cleared up yet."""
+    """Its records that may or may not be the cause of a rejected request."""
     max_request: int = 0
+    """An upper bound of the bytes of its largest request."""
     is_plain: bool = True
-    """Whether none of its records was kept before: none of them owes or has suffered anything."""
+    """Whether none of its records is a replayed entry."""
     classes: Counter[EventClass] = field(default_factory=Counter)
     """How many records of each class are sent."""
 
-    def add(self, sending: PendingRecord) -> None:
+    def add(self, record: PendingRecord) -> None:
         """Adds a record that is sent."""
-        self.sendings.append(sending)
-        item = sending.item
+        self.records.append(record)
+        item = record.item
         log_bytes, span_bytes = len(item.log), len(item.span)
         self.max_request += max(log_bytes, span_bytes)
-        self.held_bytes += len(sending.raw) + log_bytes + span_bytes  # roughly
+        self.held_bytes += len(record.raw) + log_bytes + span_bytes
 
     def keep(self, kept: Kept) -> None:
-        """Notes a record that is kept, and why."""
-        self.stretch.kept.append(kept)
+        """Adds a record that goes to the quarantine or to the pending records."""
+        self.result.kept.append(kept)
         self.held_bytes += len(kept.entry)
 
     def count(self) -> None:
-        """Counts the events that are sent, all at once."""
-        self.classes = Counter([sending.event_class for sending in self.sendings])
-        counts = self.stretch.counts
+        """Counts the events that are sent."""
+        self.classes = Counter([record.event_class for record in self.records])
+        counts = self.result.counts
         for (kind, _, is_bad), count in self.classes.items():
             counts.count_events(kind, count, are_bad=is_bad)
-            if is_bad and kind.fail_on and kind.fail_on not in self.stretch.met:
+            if is_bad and kind.fail_on and kind.fail_on not in self.result.met:
                 first = self.first_bad(kind)
-                met = met_by(first.raw, first.file, first.line, first.learned)
-                self.stretch.met[kind.fail_on] = met
+                met = met_by(first.raw, first.file, first.line, first.context)
+                self.result.met[kind.fail_on] = met
 
     def first_bad(self, kind: Kind) -> PendingRecord:
         """Returns the first bad event of a kind. There must be one."""
-        return next(each for each in self.sendings if each.event_class[0] is kind and each.event_class[2])
+        return next(each for each in self.records if each.event_class[0] is kind and each.event_class[2])
 
-    def account(self, sending: PendingRecord, outcome: str) -> None:
-        """Notes the outcome of a record that was sent."""
-        kind, destination, _ = sending.event_class
-        self.stretch.became[kind.name, outcome, destination] += 1
+    def account(self, record: PendingRecord, outcome: str) -> None:
+        """Counts the outcome of a record that was sent."""
+        kind, destination, _ = record.event_class
+        self.result.outcomes[kind.name, outcome, destination] += 1
 
     def account_all(self) -> None:
-        """All records are exported: the ordinary case, without a look at each fate."""
-        sendings, stretch = self.sendings, self.stretch
-        stretch.counts.exported += len(sendings)
+        """Counts all records as exported, which is the ordinary case."""
+        records, result = self.records, self.result
+        result.counts.exported += len(records)
         for (kind, destination, _), count in self.classes.items():
-            stretch.became[kind.name, "exported", destination] += count
-        if shifted := [sending.number for sending in sendings if sending.item.is_shifted]:
-            stretch.counts.time_shifted += len(shifted)
-            stretch.shifted.update(shifted)
-        stretch.newest_ns = max([stretch.newest_ns, *[sending.logged_ns for sending in sendings]])
+            result.outcomes[kind.name, "exported", destination] += count
+        if shifted := [record.number for record in records if record.item.is_shifted]:
+            result.counts.time_shifted += len(shifted)
+            result.shifted.update(shifted)
+        result.newest_ns = max([result.newest_ns, *[record.logged_ns for record in records]])
 
 
 def classify(event: Event) -> EventClass:
-    """Returns what the counts have to know of an event."""
+    """Returns the class under which an event is counted."""
     properties = event.properties
     kind = KIND_OF[type(properties)]
     return kind, event.routing.destination_id or "", kind.is_bad(properties, event.extras)
 
 
-# -- accounting ----------------------------------------------------------------------------------------------
-
-
-_log = logging.getLogger(__name__)
-
-MAX_HELD_BYTES = 32 * 1024 * 1024
-"""So much may be held by the batches under way: records of 16 MiB go one by one."""
-
-MAX_SUSPECTS = 512
-"""So many records may wait for the proof that it is they whom the collector refuses."""
-
-
 class InFlightBatches:
-    """Of one run, or of one worker: its batches, and what all of them came to."""
+    """The batches of one run or worker that are not committed yet, and the counts of all batches."""
 
     def __init__(self, delivery: Delivery, telemetry: Telemetry) -> None:
         self.counts = Counts()
@@ -150,177 +141,183 @@ class InFlightBatches:
         """How many records are in quarantine, by reason code."""
         self.first_met: FirstMet = {}
         self.broken: LedgerBroken | None = None
-        """Why it cannot be written down what becomes of records."""
+        """Why results can no longer be committed; None while they can."""
         self.progress: Callable[[Accounted], object] = lambda _: None
-        """Receives how many more bytes of input are accounted for."""
+        """Receives the further bytes of input that are accounted for."""
         self._delivery = delivery
         self._telemetry = telemetry
-        self._under_way: deque[Batch] = deque()
-        self._bytes_under_way = 0
+        self._in_flight: deque[Batch] = deque()
+        self._bytes_in_flight = 0
         self._suspects: deque[tuple[Batch, PendingRecord, SendResults]] = deque()
         self._accounted: deque[Batch] = deque()
         self._bytes_accounted = 0
         self._last_rejections: dict[str, Rejection] = {}
         self._last_why = ""
         self._has_warned = False
-        self._covered = 0  # bytes of input in front of the next batch
-        self._records = self._pending = 0  # since the last batch that bytes of input end with
-        self._share = (0, 1)  # of the records before it: so many of so many are pending
+        self._covered = 0  # bytes of input before the next batch
+        self._records = self._pending = 0  # since the last batch with which bytes of input ended
+        self._share = (0, 1)  # pending records and all records before that
 
     def cover(self, read: int) -> None:
-        """So many more bytes of input are accounted for when all batches so far are."""
-        if batches := self._under_way or self._accounted:
+        """Adds bytes of input that are accounted for together with all batches so far."""
+        if batches := self._in_flight or self._accounted:
             batches[-1].read_bytes += read
         else:
             self._covered += read
 
     def send(self, batch: Batch) -> None:
-        """Sends a batch on its way; waits for older ones while there are too many."""
+        """Starts sending a batch; waits for older ones while too many are in flight."""
         batch.count()
         self._warn_of_unknown_versions(batch)
         batch.read_bytes += self._covered
         self._covered = 0
-        self._bytes_under_way += batch.held_bytes
-        batch.ticket = self._delivery.submit([sending.item for sending in batch.sendings])
-        self._under_way.append(batch)
-        while self._under_way and (
-            not self._under_way[0].sendings  # there is nothing to wait for
-            or len(self._under_way) > self._delivery.max_batches
-            or self._bytes_under_way > MAX_HELD_BYTES
+        self._bytes_in_flight += batch.held_bytes
+        batch.ticket = self._delivery.submit([record.item for record in batch.records])
+        self._in_flight.append(batch)
+        while self._in_flight and (
+            not self._in_flight[0].records  # nothing was sent
+            or len(self._in_flight) > self._delivery.max_batches
+            or self._bytes_in_flight > MAX_HELD_BYTES
         ):
             self._account_oldest()
 
     def _warn_of_unknown_versions(self, batch: Batch) -> None:
-        """Names the first event of an unknown version, once: it looks like one that is in order."""
-        if self._has_warned or not batch.stretch.counts.unknown_version:
+        """Warns once of an event of an unknown version, which otherwise looks like a good one."""
+        if self._has_warned or not batch.result.counts.unknown_version:
             return
         self._has_warned = True
         first = batch.first_bad(OTHER)
         _log.warning(
-            "%s, line %d: an event of an unknown version: it is forwarded as segment.other and not judged;"
-            " look for a newer faillog-otel",
+            "%s, line %d: event of an unknown version, forwarded as segment.other and not judged; install a"
+            " newer faillog-otel",
             first.file,
             first.line,
         )
 
     def finish(self) -> None:
-        """Waits until everything that was sent is written down."""
-        while self._under_way:
+        """Waits until the results of everything that was sent are committed."""
+        while self._in_flight:
             self._account_oldest()
         self._settle_suspects(at_most=0)
-        self._write_down()
+        self._commit_accounted()
         self.progress(self._accounted_for(self._covered))
         self._covered = 0
 
     def _account_oldest(self) -> None:
-        """Waits for the oldest batch: results are taken in the order of the file."""
-        batch = self._under_way.popleft()
+        """Waits for the results of the oldest batch, and counts them."""
+        batch = self._in_flight.popleft()
         self._accounted.append(batch)
         self._bytes_accounted += batch.held_bytes
         if batch.ticket is not None and batch.is_plain and self._delivery.is_all_acked(batch.ticket):
             batch.account_all()
         elif batch.ticket is not None:
-            for sending, fates in zip(batch.sendings, self._delivery.result(batch.ticket), strict=True):
-                if any(isinstance(fate, Suspected) for fate in fates.values()):
-                    self._suspects.append((batch, sending, fates))
+            for record, results in zip(batch.records, self._delivery.result(batch.ticket), strict=True):
+                if any(isinstance(result, Suspected) for result in results.values()):
+                    self._suspects.append((batch, record, results))
                     batch.suspects += 1
                 else:
-                    self._account(batch, sending, fates)
-        self._bytes_under_way -= batch.held_bytes
-        batch.sendings.clear()
+                    self._account(batch, record, results)
+        self._bytes_in_flight -= batch.held_bytes
+        batch.records.clear()
         self._settle_suspects(at_most=MAX_SUSPECTS)
-        self._write_down()
+        self._commit_accounted()
 
     def _settle_suspects(self, at_most: int) -> None:
-        """Clears up what can be by now; waits for it only where more suspects would be left than `at_most`.
+        """Settles the suspects that can be settled now; waits only while more than `at_most` are left.
 
-        Reading goes on meanwhile: the record whose success proves the case may not have been read yet.
+        Otherwise reading goes on: the record whose success is the proof may not have been read yet.
         """
         while self._suspects:
-            batch, sending, fates = self._suspects[0]
+            batch, record, results = self._suspects[0]
             are_few = len(self._suspects) <= at_most and self._bytes_accounted <= MAX_HELD_BYTES
-            if are_few and not self._delivery.can_settle(fates):
+            if are_few and not self._delivery.can_settle(results):
                 return
             self._suspects.popleft()
             batch.suspects -= 1
-            self._account(batch, sending, self._delivery.settle(sending.item, fates))
+            self._account(batch, record, self._delivery.settle(record.item, results))
 
-    def _account(self, batch: Batch, sending: PendingRecord, fates: SendResults) -> None:
-        counts = batch.stretch.counts
-        untaken = [signal for signal, fate in fates.items() if isinstance(fate, Unsent)]
-        untaken += sending.unsendable
-        unfit = {signal: fate for signal, fate in fates.items() if isinstance(fate, Unacceptable)}
-        rejections = [self._with_message_once(fate) for fate in fates.values() if isinstance(fate, Rejection)]
-        learned = replace(
-            sending.learned,
-            signals=(*untaken, *unfit) or None,
-            rejections=(*sending.learned.rejections, *rejections),
+    def _account(self, batch: Batch, record: PendingRecord, results: SendResults) -> None:
+        counts = batch.result.counts
+        unsent = [signal for signal, result in results.items() if isinstance(result, Unsent)]
+        unsent += record.unsendable
+        unacceptable = {
+            signal: result for signal, result in results.items() if isinstance(result, Unacceptable)
+        }
+        rejections = [
+            self._with_message_once(result) for result in results.values() if isinstance(result, Rejection)
+        ]
+        context = replace(
+            record.context,
+            signals=(*unsent, *unacceptable) or None,
+            rejections=(*record.context.rejections, *rejections),
         )
-        if untaken:
+        if unsent:
             why = self._delivery.gave_up_because or "this run does not send all that is owed"
-            entry = write_entry("pending", self._once(why), sending.place(), sending.raw, learned)
-            batch.keep(Kept(sending.number, "pending", "pending", entry))
+            entry = write_entry("pending", self._once(why), record.place(), record.raw, context)
+            batch.keep(Kept(record.number, "pending", "pending", entry))
             counts.pending += 1
             return
-        if unfit:
-            reason = next(iter(unfit.values())).reason
-            why = "; ".join(f"{signal}: {fate.why}" for signal, fate in unfit.items())
+        if unacceptable:
+            reason = next(iter(unacceptable.values())).reason
+            why = "; ".join(f"{signal}: {result.why}" for signal, result in unacceptable.items())
             counts.quarantined += 1
-            batch.account(sending, "quarantined")
-        elif learned.rejections:
-            reason, why = "rejected", _told(learned.rejections)
+            batch.account(record, "quarantined")
+        elif context.rejections:
+            reason, why = "rejected", _rejections_text(context.rejections)
             counts.rejected += 1
-            batch.account(sending, "rejected")
+            batch.account(record, "rejected")
         else:
             counts.exported += 1
-            batch.account(sending, "exported")
-            if sending.item.is_shifted:
+            batch.account(record, "exported")
+            if record.item.is_shifted:
                 counts.time_shifted += 1
-                batch.stretch.shifted.add(sending.number)
-            batch.stretch.newest_ns = max(batch.stretch.newest_ns, sending.logged_ns)
+                batch.result.shifted.add(record.number)
+            batch.result.newest_ns = max(batch.result.newest_ns, record.logged_ns)
             return
-        entry = write_entry(reason, why, sending.place(), sending.raw, learned)
-        batch.keep(Kept(sending.number, "quarantine", reason, entry))
+        entry = write_entry(reason, why, record.place(), record.raw, context)
+        batch.keep(Kept(record.number, "quarantine", reason, entry))
         self.reasons[reason] += 1
 
     def _with_message_once(self, rejection: Rejection) -> Rejection:
-        """The rejection of a request for one of its records: only the first one keeps its message."""
+        """Returns a request's rejection for one of its records; only the first record keeps the message."""
         if self._last_rejections.get(rejection.signal) is rejection:
             return replace(rejection, message="")
         self._last_rejections[rejection.signal] = rejection
         return rejection
 
     def _once(self, why: str) -> str:
-        """Why a record is pending; empty if the record before it is pending for the same reason."""
+        """Returns why a record is pending; empty if the reason is that of the record before it."""
         last, self._last_why = self._last_why, why
         return "" if why == last else why
 
-    def _write_down(self) -> None:
-        """Writes down the batches of which everything is known, in their order."""
+    def _commit_accounted(self) -> None:
+        """Commits the batches whose outcomes are all known, in their order."""
         while self._accounted and not self._accounted[0].suspects:
             batch = self._accounted.popleft()
             self._bytes_accounted -= batch.held_bytes
-            batch.stretch.kept.sort(key=lambda kept: kept.number)
-            self._records += batch.stretch.counts.records
-            self._pending += batch.stretch.counts.pending
-            batch.stretch.accounted = self._accounted_for(batch.read_bytes)
-            is_written = True  # what cannot be written down is counted all the same, and the run is broken
+            batch.result.kept.sort(key=lambda kept: kept.number)
+            self._records += batch.result.counts.records
+            self._pending += batch.result.counts.pending
+            batch.result.accounted = self._accounted_for(batch.read_bytes)
+            is_committed = (
+                True  # a batch that cannot be committed is counted, too: the run ends with an error
+            )
             try:
-                is_written = batch.book.commit(batch.stretch)
+                is_committed = batch.sink.commit(batch.result)
             except LedgerBroken as error:
                 self.broken = self.broken or error
-            if is_written:
-                self.counts.add(batch.stretch.counts)
-                self.progress(batch.stretch.accounted)
-                note_first(self.first_met, batch.stretch)
-                shifted = len(batch.stretch.shifted)
-                self._telemetry.record_outcomes(batch.stretch.became, batch.stretch.reasons(), shifted)
+            if is_committed:
+                self.counts.add(batch.result.counts)
+                self.progress(batch.result.accounted)
+                note_first(self.first_met, batch.result)
+                shifted = len(batch.result.shifted)
+                self._telemetry.record_outcomes(batch.result.outcomes, batch.result.reasons(), shifted)
 
     def _accounted_for(self, read: int) -> Accounted:
-        """So many bytes of input end here: the records that were in them share them evenly.
+        """Divides bytes of input into delivered and pending ones, in proportion to their records.
 
-        A batch may hold records of several small files, and bytes may end behind the batch that has all of
-        their records: the share of pending ones is then that of the records before.
+        Bytes can end behind the batch with the last of their records; the proportion is then that of the
+        records before. A batch can hold records of several small files.
         """
         if not read:
             return Accounted()
@@ -332,7 +329,7 @@ class InFlightBatches:
         return Accounted(read - pending, pending)
 
 
-def _told(rejections: Sequence[Rejection]) -> str:
+def _rejections_text(rejections: Sequence[Rejection]) -> str:
     return "; ".join(
         f"{each.rejected} of {each.records} {each.signal}" + (f": {each.message}" if each.message else "")
         for each in rejections

@@ -1,6 +1,6 @@
-"""The forwarder over files: read → decode → map → send → write down, batch by batch.
+"""Forwards files batch by batch: read, decode, map, encode, send, commit.
 
-It reads and makes batches; what becomes of them is `accounting`.
+This module reads records and puts them into batches; `batch` counts and commits their outcomes.
 """
 
 import logging
@@ -27,18 +27,18 @@ from faillog_otel.telemetry.api import NO_TELEMETRY, Telemetry
 _log = logging.getLogger(__name__)
 
 HELD_BYTES_PER_BATCH_BYTE = 4
-"""A batch also holds its records' own bytes, to keep them if need be: this bounds both together."""
+"""A batch also holds its records' own bytes, which may have to be kept: this bounds both together."""
 
 Progress = Callable[[Accounted], object]
-"""Receives how many more bytes of input are accounted for."""
+"""Receives the further bytes of input that are accounted for."""
 
 
 class _Stopped(Exception):
-    """Reading was asked to stop."""
+    """Reading ends early: the run ends, or results can no longer be committed."""
 
 
 class Forwarder:
-    """Forwards files, one after the other, and keeps the counts of all of them."""
+    """Forwards files, one after the other; counts the outcomes of all of them."""
 
     def __init__(
         self,
@@ -51,17 +51,17 @@ class Forwarder:
         max_content_bytes: int | None = None,
         telemetry: Telemetry = NO_TELEMETRY,
     ) -> None:
-        """`sends_rejected`: kept records that a collector rejected partly are sent again, too.
+        """`sends_rejected`: replayed records that a collector rejected are sent again, too.
 
-        `max_content_bytes` bounds what a compressed file may unpack to.
+        `max_content_bytes`: the size to which a compressed file may decompress.
         """
-        self._accounting = InFlightBatches(delivery, telemetry)
-        self.counts = self._accounting.counts
-        self.reasons = self._accounting.reasons
-        """How many records are in quarantine, by reason code."""
-        self.first_met = self._accounting.first_met
+        self._batches = InFlightBatches(delivery, telemetry)
+        self.counts = self._batches.counts
+        self.reasons = self._batches.reasons
+        """Records in the quarantine, by reason code."""
+        self.first_met = self._batches.first_met
         self.stopped_at: int | None = 0
-        """Where reading the last file stopped, in bytes of its content; None when all of it was read."""
+        """Where reading the last file stopped, in bytes of its content; None if it was read to its end."""
         self._encoder = encoder
         self._signals = config.signals
         self._max_records = config.batch_records
@@ -72,19 +72,19 @@ class Forwarder:
         self._max_content = max_content_bytes
         self._file_max_content = max_content_bytes  # of the file that is being read
         self._batch: Batch | None = None
-        self._book: ResultSink | None = None
-        self._start = 0  # the first record of the book that is not written down yet
-        self._number = 0  # of the book's next record, from 0
+        self._sink: ResultSink | None = None
+        self._start = 0  # the sink's first record that is not committed yet
+        self._number = 0  # of the sink's next record, from 0
 
     @property
     def broken(self) -> LedgerBroken | None:
-        """Why it cannot be written down what becomes of records; nothing more is taken in then."""
-        return self._accounting.broken
+        """Why results can no longer be committed, which ends reading; None while they can."""
+        return self._batches.broken
 
     def forward(
         self,
         file: InputFile | ByteRange,
-        book: ResultSink,
+        sink: ResultSink,
         progress: Progress,
         *,
         start: ReadPosition | None = None,
@@ -101,10 +101,10 @@ class Forwarder:
         Raises InputError if the file cannot be read to its end; the records before are sent.
         """
         self.stopped_at = 0
-        self._accounting.progress = progress
-        if self._book is not book:
+        self._batches.progress = progress
+        if self._sink is not sink:
             self._flush()
-            self._book, self._start, self._number = book, book.position, 0
+            self._sink, self._start, self._number = sink, sink.position, 0
         index = exchanges or ExchangeIndex()
         try:
             self._file_max_content = survey.max_content_bytes if survey else self._max_content
@@ -114,9 +114,9 @@ class Forwarder:
                     index.add_record(raw)
             for group in self._groups(form, file, start):
                 if isinstance(group, Group):
-                    self._take_group(file.name, group, book, index)
+                    self._take_group(file.name, group, sink, index)
                 else:
-                    self._take(file.name, group, book, index, is_line=form.kind == "lines")
+                    self._take(file.name, group, sink, index, is_line=form.kind == "lines")
             self.stopped_at = None
         except _Stopped:
             pass
@@ -124,17 +124,17 @@ class Forwarder:
             if exchanges is None:
                 index.close()
 
-    def end(self, book: ResultSink) -> None:
-        """Nothing more comes of this book: its last stretch, perhaps an empty one, says so."""
-        if self._book is not book:
+    def end(self, sink: ResultSink) -> None:
+        """Ends a sink: its last result, which can be empty, has `is_last`."""
+        if self._sink is not sink:
             self._flush()
-        self._current(book).stretch.is_last = True
+        self._current(sink).result.is_last = True
         self._flush()
 
     def finish(self) -> None:
-        """Sends what is left, and waits until everything that was read is written down."""
+        """Sends the last batch, and waits until the results of all records are committed."""
         self._flush()
-        self._accounting.finish()
+        self._batches.finish()
 
     # -- reading ---------------------------------------------------------------------------------------
 
@@ -163,16 +163,16 @@ class Forwarder:
         self._cover(file.bytes_read - batched)
 
     def _cover(self, read: int) -> None:
-        """So many more bytes of the file are done when all that was read so far is."""
+        """Adds bytes of the file that are accounted for together with all records so far."""
         if self._batch is not None:
             self._batch.read_bytes += read
         else:
-            self._accounting.cover(read)
+            self._batches.cover(read)
 
     def _take_blank(self, lines: int) -> None:
-        """Blank lines are written down with the record behind them: a book goes on with both or neither."""
-        if self._number >= self._start and self._book is not None:
-            counts = self._current(self._book).stretch.counts
+        """Counts blank lines with the record behind them: a resumed sink continues with both or neither."""
+        if self._number >= self._start and self._sink is not None:
+            counts = self._current(self._sink).result.counts
             counts.lines += lines
             counts.blank += lines
 
@@ -181,78 +181,78 @@ class Forwarder:
             self.counts.bytes_in += len(chunk)
             yield chunk
 
-    def _current(self, book: ResultSink) -> Batch:
+    def _current(self, sink: ResultSink) -> Batch:
         if self._batch is None:
-            self._batch = Batch(book)
+            self._batch = Batch(sink)
         return self._batch
 
-    def _take_group(self, file: str, group: Group, book: ResultSink, exchanges: ExchangeIndex) -> None:
-        """Lines that have nothing odd about them, as nearly all have."""
-        encode, context_of, reference_ns = self._encoder.encode, exchanges.context_of, book.reference_ns
+    def _take_group(self, file: str, group: Group, sink: ResultSink, exchanges: ExchangeIndex) -> None:
+        """Takes ordinary lines, one record each: nearly all records of a file."""
+        encode, context_of, reference_ns = self._encoder.encode, exchanges.context_of, sink.reference_ns
         offset = group.offset
         for line, raw in enumerate(group.raws, group.line):
             number, self._number = self._number, self._number + 1
             end = offset + len(raw)
             if number >= self._start:
-                batch = self._batch or self._current(book)
-                batch.stretch.counts.lines += 1
-                if not self._took_before(batch, number, raw):
+                batch = self._batch or self._current(sink)
+                batch.result.counts.lines += 1
+                if not self._is_taken(batch, number, raw):
                     event = decode(raw)
-                    learned = context_of(event, reference_ns)
+                    context = context_of(event, reference_ns)
                     if isinstance(event, Event):
-                        item, sort = encode(event, learned), classify(event)
+                        item, kind = encode(event, context), classify(event)
                         batch.add(
                             PendingRecord(
-                                number, file, line, offset, raw, learned, item, sort, event.logged_ns
+                                number, file, line, offset, raw, context, item, kind, event.logged_ns
                             )
                         )
                     else:
-                        self._quarantine(batch, number, event, Place(file, line, offset), learned)
+                        self._quarantine(batch, number, event, Place(file, line, offset), context)
                 self.stopped_at = end
                 if self._is_full(batch):
                     self._flush()
                     self._stop_if_asked()
-            elif book.seen is not None:
-                book.seen.add(digest_of(raw))
+            elif sink.seen is not None:
+                sink.seen.add(digest_of(raw))
             offset = end + 1
 
     def _take(
-        self, file: str, record: Record, book: ResultSink, exchanges: ExchangeIndex, *, is_line: bool
+        self, file: str, record: Record, sink: ResultSink, exchanges: ExchangeIndex, *, is_line: bool
     ) -> None:
         number, self._number = self._number, self._number + 1
         if number < self._start:
-            if book.seen is not None and (raw := _bytes_of(record)):
-                book.seen.add(digest_of(raw))
+            if sink.seen is not None and (raw := _bytes_of(record)):
+                sink.seen.add(digest_of(raw))
             return
-        batch = self._batch or self._current(book)
-        batch.stretch.counts.lines += is_line
-        if not self._took_before(batch, number, _bytes_of(record)):
+        batch = self._batch or self._current(sink)
+        batch.result.counts.lines += is_line
+        if not self._is_taken(batch, number, _bytes_of(record)):
             event = decode(record.raw) if record.bad is None else record.bad
-            learned = exchanges.context_of(event, book.reference_ns)
-            self._take_event(batch, number, event, Place(file, record.line, record.offset), learned)
+            context = exchanges.context_of(event, sink.reference_ns)
+            self._take_event(batch, number, event, Place(file, record.line, record.offset), context)
         self.stopped_at = record.offset + len(record.raw)
         if self._is_full(batch):
             self._flush()
 
-    def _took_before(self, batch: Batch, number: int, raw: bytes) -> bool:
-        """Counts a record; takes care of it if this run, or an earlier one, knows it already."""
-        book, counts = batch.book, batch.stretch.counts
+    def _is_taken(self, batch: Batch, number: int, raw: bytes) -> bool:
+        """Counts a record; takes it and returns True if it is a duplicate or an entry of a kept file."""
+        sink, counts = batch.sink, batch.result.counts
         counts.records += 1
-        if (seen := book.seen) is not None and raw:
+        if (seen := sink.seen) is not None and raw:
             digest = digest_of(raw)
             if digest in seen:
                 counts.duplicate += 1
-                batch.stretch.became["", "duplicate", ""] += 1
+                batch.result.outcomes["", "duplicate", ""] += 1
                 return True
             seen.add(digest)
-        if book.holds_entries and (entry := read_entry(raw)) is not None:
-            self._take_again(batch, number, raw, entry)
+        if sink.holds_entries and (entry := read_entry(raw)) is not None:
+            self._take_entry(batch, number, raw, entry)
             return True
         return False
 
     def _is_full(self, batch: Batch) -> bool:
         return (
-            batch.stretch.counts.records >= self._max_records
+            batch.result.counts.records >= self._max_records
             or batch.max_request >= self._max_bytes
             or batch.held_bytes >= self._max_held_bytes
         )
@@ -261,77 +261,77 @@ class Forwarder:
         if self._is_stopping() or self.broken:
             raise _Stopped
 
-    def _take_again(self, batch: Batch, number: int, line: bytes, entry: Entry) -> None:
-        """A record that an earlier run kept: with all that it learned then, and only what is still owed."""
+    def _take_entry(self, batch: Batch, number: int, line: bytes, entry: Entry) -> None:
+        """Takes a record that an earlier run kept: with its context, for the signals not acknowledged."""
         record = entry.record()
         is_rejected = entry.reason == "rejected"
         if not entry.replayable and entry.detail:
             _log.warning("an entry is not sent again: %s", entry.detail)
         if record is None or (is_rejected and not self._sends_rejected):
             batch.keep(Kept(number, "quarantine", entry.reason, line))
-            batch.stretch.counts.rejected += is_rejected
-            batch.stretch.counts.quarantined += not is_rejected
-            batch.stretch.became["", "rejected" if is_rejected else "quarantined", ""] += 1
+            batch.result.counts.rejected += is_rejected
+            batch.result.counts.quarantined += not is_rejected
+            batch.result.outcomes["", "rejected" if is_rejected else "quarantined", ""] += 1
             self.reasons[entry.reason] += 1
             return
         batch.is_plain = False
-        learned = entry.context or KeptContext(batch.book.reference_ns)
+        context = entry.context or KeptContext(batch.sink.reference_ns)
         if is_rejected:
-            owed = tuple(each.signal for each in learned.rejections)
-            learned = replace(learned, signals=owed or None, rejections=())
-        self._take_event(batch, number, decode(record), entry.place(), learned)
+            rejected = tuple(each.signal for each in context.rejections)
+            context = replace(context, signals=rejected or None, rejections=())
+        self._take_event(batch, number, decode(record), entry.place(), context)
 
     def _take_event(
-        self, batch: Batch, number: int, event: Event | BadRecord, place: Place, learned: KeptContext
+        self, batch: Batch, number: int, event: Event | BadRecord, place: Place, context: KeptContext
     ) -> None:
         if isinstance(event, Event):
-            self._add(batch, number, place, event, learned)
+            self._add(batch, number, place, event, context)
         else:
-            self._quarantine(batch, number, event, place, learned)
+            self._quarantine(batch, number, event, place, context)
 
     def _quarantine(
-        self, batch: Batch, number: int, event: BadRecord, place: Place, learned: KeptContext
+        self, batch: Batch, number: int, event: BadRecord, place: Place, context: KeptContext
     ) -> None:
         replayable = event.replayable
-        entry = write_entry(event.reason, event.detail, place, event.raw, learned, replayable=replayable)
+        entry = write_entry(event.reason, event.detail, place, event.raw, context, replayable=replayable)
         batch.keep(Kept(number, "quarantine", event.reason, entry))
-        batch.stretch.counts.quarantined += 1
-        batch.stretch.became["", "quarantined", ""] += 1
+        batch.result.counts.quarantined += 1
+        batch.result.outcomes["", "quarantined", ""] += 1
         self.reasons[event.reason] += 1
         level = logging.WARNING if self.reasons[event.reason] == 1 else logging.INFO
         _log.log(level, "%s, line %d: %s: %s", place.file, place.line, event.reason, event.detail)
 
     # -- sending ---------------------------------------------------------------------------------------
 
-    def _add(self, batch: Batch, number: int, place: Place, event: Event, learned: KeptContext) -> None:
-        item = self._encoder.encode(event, learned)
+    def _add(self, batch: Batch, number: int, place: Place, event: Event, context: KeptContext) -> None:
+        item = self._encoder.encode(event, context)
         unsendable: tuple[Signal, ...] = ()
-        if learned.signals:
-            owed = item.only(learned.signals)
-            item = owed if owed.log or owed.span else item  # mended, it may have become another event
-            unsendable = tuple(each for each in learned.signals if each not in self._signals)
-        sending = PendingRecord(
+        if context.signals:
+            missing = item.only(context.signals)
+            item = missing if missing.log or missing.span else item  # a corrected record can be another event
+            unsendable = tuple(each for each in context.signals if each not in self._signals)
+        pending = PendingRecord(
             number,
             place.file,
             place.line,
             place.offset,
             event.raw,
-            learned,
+            context,
             item,
             classify(event),
             event.logged_ns,
             unsendable,
         )
-        batch.add(sending)
+        batch.add(pending)
 
     def _flush(self) -> None:
         batch, self._batch = self._batch, None
         if batch is not None:
-            self._accounting.send(batch)
+            self._batches.send(batch)
 
 
 def _bytes_of(record: Record) -> bytes:
-    """What tells a record from others; nothing, where only its beginning is known."""
+    """Returns the bytes that identify a record; empty if only its beginning is known."""
     if record.bad is None:
         return record.raw
     return record.bad.raw if record.bad.replayable else b""

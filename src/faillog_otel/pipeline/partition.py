@@ -1,8 +1,9 @@
-"""Files → work for workers, in the order of the files: what is to be learned first, and the parts.
+"""Divides a run's files into partitions, and queues them for workers in the order of the files.
 
-Of a file that is cut, all ranges are learned from before any of its parts is given out: an attempt may stand
-in another range than its exchange. A file is open from when its length is learned until its last part is
-given out; should a worker die, it is opened again.
+A large file of JSON Lines is partitioned at newlines, so that a crash of a worker costs little and all
+workers end at about the same time. All of it is indexed before its first partition is forwarded: an attempt
+and its exchange can be in different ranges. Small files together are one partition. A file is open until its
+last partition is assigned, and is opened again if a worker crashes.
 """
 
 import tempfile
@@ -14,57 +15,50 @@ from msgspec import Struct, field
 
 from faillog_otel.errors import InputError
 from faillog_otel.events.model import JSON_LINES
-from faillog_otel.inputs.exchange_index import ExchangeIndex, Index
+from faillog_otel.inputs.exchange_index import ExchangeIndex, Index, IndexPart
 from faillog_otel.inputs.files import InputFile, is_packed
 from faillog_otel.inputs.formats import form_of
 from faillog_otel.ledger.results import BatchResult
-from faillog_otel.pipeline.worker_protocol import IndexBuilt, Piece
 
-# -- parts ---------------------------------------------------------------------------------------------------
-#
-# What a worker does at a time: parts of the work, in the order of the files. No I/O.
-#
-# A large file of JSON Lines is cut behind newlines, so that the death of a worker costs little and all of
-# them end at about the same time; small files are one part together.
-
+# -- sizes ---------------------------------------------------------------------------------------------------
 
 MIN_BYTES = 1024 * 1024
 MAX_BYTES = 16 * 1024 * 1024
 PARTS_PER_WORKER = 16
-"""So many parts of a file for each worker: while one does the last part, the others have nothing to do."""
+"""While one worker forwards the last partition of a run, the others are idle."""
 
 MAX_FILES = 16
-"""So many small files are one part at the most: all of them are open at once."""
+"""Small files in one partition: all of them are open at once."""
 
 RESERVED_DESCRIPTORS = 40
-"""So many are left for everything but workers and input files: libraries, connections, kept files."""
+"""File descriptors for everything but workers and input files: libraries, connections, kept files."""
 DESCRIPTORS_PER_WORKER = 3
-"""In the parent process: the socket, and what was learned from two files that are cut."""
+"""In the parent process: the socket, and the indexes of two partitioned files."""
 MIN_OPEN_FILES = 4
 MAX_OPEN_FILES = 256
-"""Pipes are copied, and the copies stay open until they are read: of many pipes only so many at a time."""
+"""Pipes are copied, and the copies stay open until they are read."""
 
 
 def max_workers(descriptors: int) -> int:
-    """How many workers a process may start that may open so many files; at least 1."""
+    """Returns how many workers a process with this many file descriptors may start; at least 1."""
     return max(1, (descriptors - RESERVED_DESCRIPTORS - MIN_OPEN_FILES) // DESCRIPTORS_PER_WORKER)
 
 
 def max_open_files(descriptors: int, workers: int) -> int:
-    """How many input files may be open at a time, with so many workers; at least `MIN_OPEN_FILES`."""
+    """Returns how many input files may be open at a time; at least `MIN_OPEN_FILES`."""
     left = descriptors - RESERVED_DESCRIPTORS - DESCRIPTORS_PER_WORKER * workers
     return max(MIN_OPEN_FILES, min(left, MAX_OPEN_FILES))
 
 
 def part_bytes(length: int, workers: int) -> int:
-    """How large the parts of a file of so many bytes are."""
+    """Returns the size of the partitions of a file, in bytes."""
     return min(max(length // (workers * PARTS_PER_WORKER), MIN_BYTES), MAX_BYTES)
 
 
 def cuts(length: int, size: int, line_after: Callable[[int], int]) -> Iterator[tuple[int, int]]:
-    """Start and end of parts of about `size` bytes; each starts where a line does.
+    """Yields start and end of ranges of about `size` bytes; each starts where a line does.
 
-    `line_after` gives the first position from its argument on where a line begins, or `length`.
+    `line_after` returns the first position from its argument on where a line begins, or `length`.
     """
     start = 0
     while start < length:
@@ -73,43 +67,52 @@ def cuts(length: int, size: int, line_after: Callable[[int], int]) -> Iterator[t
         start = end
 
 
-# -- supply --------------------------------------------------------------------------------------------------
+# -- work ----------------------------------------------------------------------------------------------------
+
+
+class Piece(Struct, frozen=True):
+    """A file, or the lines from byte `start` to byte `end` of one."""
+
+    name: str
+    start: int
+    end: int
+    lines: int | None = None
+    """The number of lines before it in its file; None if it is a whole file, in any form."""
 
 
 class Source:
-    """A file, until all of its parts are done."""
+    """A file with partitions that are not done."""
 
     def __init__(self, path: str, file: InputFile) -> None:
         self.path = path
         self.file = file
-        self.parts_left = 1
-        self.parts_to_give = self.parts_to_read = 1
-        """So many of its parts were given to no worker yet; so many no worker has read to the end yet."""
+        self.undone = self.unassigned = self.unread = 1
+        """Partitions that are not done, not assigned to a worker, and not read to their end by a worker."""
         self.index: tuple[Index, int] | None = None
-        """What its exchanges say, and the descriptor of the file where that stands."""
+        """The index of its exchanges, and the descriptor of the file with its hash tables."""
 
 
 class Partition(Struct, kw_only=True, eq=False):
-    """What one worker does at a time, and how far it has come."""
+    """What one worker forwards at a time, and its progress."""
 
     number: int
     pieces: list[Piece]
     sources: list[Source]
     position: int = 0
-    """So many of its records were reported."""
+    """Its records that were reported."""
     crashes: int = 0
-    """So many workers died over it since something was reported."""
+    """Workers that crashed while they forwarded it, since the last report."""
     held: BatchResult = field(default_factory=BatchResult)
-    """What was reported, and is not written down yet."""
+    """Results that were reported and are not committed yet."""
     is_done: bool = False
     bytes_left: int = 0
-    """So many bytes of its pieces are not accounted for."""
+    """Bytes of its pieces that are not accounted for."""
 
     def __post_init__(self) -> None:
         self.bytes_left = sum(piece.end - piece.start for piece in self.pieces)
 
     def name(self) -> str:
-        """For people."""
+        """Returns its name for messages."""
         piece = self.pieces[0]
         if len(self.pieces) > 1:
             return f"{piece.name} and {len(self.pieces) - 1} more"
@@ -117,65 +120,65 @@ class Partition(Struct, kw_only=True, eq=False):
 
 
 class IndexTask(Struct, eq=False):
-    """A range of a file that is cut: what its exchanges say is to be learned."""
+    """The index of a range of a partitioned file, which a worker builds."""
 
-    cut: "PartitionedFile"
+    partitioned: "PartitionedFile"
     number: int
     crashes: int = 0
 
     def name(self) -> str:
-        """For people."""
-        return self.cut.source.file.name
+        """Returns its name for messages."""
+        return self.partitioned.source.file.name
 
     def piece(self) -> Piece:
-        """The range."""
-        return self.cut.lesson_piece(self.number)
+        """Returns the range."""
+        return self.partitioned.range(self.number)
 
 
 class PartitionedFile:
-    """A file that is cut: first its lessons, then its parts."""
+    """A file in ranges: first each of them is indexed, then each is forwarded as a partition."""
 
     def __init__(self, source: Source, ranges: list[tuple[int, int]]) -> None:
         self.source = source
         self._ranges = ranges
-        self._taken = 0
-        self._early: dict[int, IndexBuilt] = {}
+        self._merged = 0
+        self._early: dict[int, tuple[int, IndexPart]] = {}
         self._lines = [0]
         self._file = tempfile.TemporaryFile(prefix="faillog-")  # noqa: SIM115  # until close()
         self._exchanges = ExchangeIndex(file=self._file)
-        self.lessons = deque(IndexTask(self, number) for number in range(len(ranges)))
+        self.tasks = deque(IndexTask(self, number) for number in range(len(ranges)))
 
-    def learned(self, lesson: IndexTask, learned: IndexBuilt) -> bool:
-        """Takes what was learned, in the order of the file: the first exchange with an id counts.
+    def add_index(self, number: int, lines: int, index: IndexPart) -> bool:
+        """Adds the index of a range and its number of lines; returns whether the file's index is complete.
 
-        True when all of it is known.
+        Merges in the order of the file, because the first exchange with an id counts. Raises OSError.
         """
-        self._early[lesson.number] = learned
-        while (found := self._early.pop(self._taken, None)) is not None:
-            self._exchanges.merge(found.lessons)
-            self._lines.append(self._lines[-1] + found.lines)
-            self._taken += 1
-        if self._taken < len(self._ranges):
+        self._early[number] = lines, index
+        while (found := self._early.pop(self._merged, None)) is not None:
+            self._exchanges.merge(found[1])
+            self._lines.append(self._lines[-1] + found[0])
+            self._merged += 1
+        if self._merged < len(self._ranges):
             return False
         self.source.index = self._exchanges.write_out(), self._file.fileno()
         return True
 
     def pieces(self) -> list[Piece]:
-        """The ranges, when all is learned."""
+        """Returns the ranges, once the index is complete."""
         name = self.source.file.name
         return [Piece(name, *each, lines) for each, lines in zip(self._ranges, self._lines, strict=False)]
 
-    def lesson_piece(self, number: int) -> Piece:
-        """A range, to be learned from."""
+    def range(self, number: int) -> Piece:
+        """Returns a range that is to be indexed."""
         return Piece(self.source.file.name, *self._ranges[number], 0)
 
     def close(self) -> None:
-        """Forgets what was learned."""
+        """Removes the index."""
         self._exchanges.close()
 
 
 class WorkQueue:
-    """Gives work out, one task after the other."""
+    """The tasks of a run, in the order of the files."""
 
     def __init__(
         self,
@@ -187,30 +190,30 @@ class WorkQueue:
         size: int | None = None,
         max_open_files: int = MAX_OPEN_FILES,
     ) -> None:
-        """Files of `whole` are a part each. `size`: how large parts are, in bytes; by default it depends."""
+        """Each file of `whole` is one partition. `size`: bytes of a partition, instead of `part_bytes`."""
         self.problems: list[str] = []
-        """What could not be read, in sentences for people."""
+        """Why files could not be read, for people."""
         self.is_exhausted = False
-        """Whether nothing more will come, but what is given back."""
+        """Whether only tasks that were put back are left."""
         self._open_file = open_file
         self._workers = workers
         self._whole = whole
         self._size = size
         self._max_open_files = max_open_files
-        self._max_group = min(MAX_FILES, max_open_files - 1)  # the next file is open already
+        self._max_group = min(MAX_FILES, max_open_files - 1)  # the next file is open, too
         self._tasks: deque[Partition | IndexTask] = deque()
-        self._cut: PartitionedFile | None = None
-        self._cuts: dict[Source, PartitionedFile] = {}
+        self._indexing: PartitionedFile | None = None
+        self._partitioned: dict[Source, PartitionedFile] = {}
         self._open: set[Source] = set()
         self._number = 0
         self._groups = self._grouped(iter(paths))
 
     def next(self) -> Partition | IndexTask | None:
-        """The next task; None while there is none. Raises Interrupted."""
+        """Returns the next task; None while there is none. Raises Interrupted."""
         while not self._tasks:
-            if self._cut is not None:  # all lessons are given out, and not all are learned
+            if self._indexing is not None:  # not all ranges are indexed
                 return None
-            if self._open_files() + self._max_group > self._max_open_files:  # copies that are being read
+            if self._open_files() + self._max_group > self._max_open_files:  # copies of pipes
                 return None
             group = next(self._groups, None)
             if group is None:
@@ -219,58 +222,58 @@ class WorkQueue:
             self._plan(group)
         return self._tasks.popleft()
 
-    def learned(self, lesson: IndexTask, learned: IndexBuilt) -> None:
-        """A lesson is learned."""
-        cut = lesson.cut
-        if cut is not self._cut:
+    def add_index(self, task: IndexTask, lines: int, index: IndexPart) -> None:
+        """Adds the index that a worker built; the last one of a file makes its partitions available."""
+        partitioned = task.partitioned
+        if partitioned is not self._indexing:
             return
         try:
-            if not cut.learned(lesson, learned):
+            if not partitioned.add_index(task.number, lines, index):
                 return
-            pieces = cut.pieces()
-        except OSError:  # there is no room for what is learned: one worker learns it for itself
-            self._forget(cut)
-            pieces = [Piece(cut.source.file.name, 0, cut.source.file.length)]
-        self._cut = None
-        source = cut.source
-        source.parts_left = source.parts_to_give = source.parts_to_read = len(pieces)
+            pieces = partitioned.pieces()
+        except OSError:  # the disk is full: one worker indexes and forwards the whole file
+            self._drop_index(partitioned)
+            pieces = [Piece(partitioned.source.file.name, 0, partitioned.source.file.length)]
+        self._indexing = None
+        source = partitioned.source
+        source.undone = source.unassigned = source.unread = len(pieces)
         for piece in pieces:
-            self._add_part([piece], [source])
+            self._add_partition([piece], [source])
 
-    def give_back(self, task: Partition | IndexTask) -> None:
-        """A task is to be done once more, before all others."""
+    def put_back(self, task: Partition | IndexTask) -> None:
+        """Makes a task the next one."""
         self._tasks.appendleft(task)
 
-    def give_up(self, lesson: IndexTask, why: str) -> None:
-        """Nothing is read of a file that nothing can be learned from."""
-        if lesson.cut is self._cut:
+    def give_up(self, task: IndexTask, why: str) -> None:
+        """Reads nothing of a file that could not be indexed."""
+        if task.partitioned is self._indexing:
             self.problems.append(why)
-            self._forget(lesson.cut)
-            self._cut = None
-            self.done(lesson.cut.source)
+            self._drop_index(task.partitioned)
+            self._indexing = None
+            self.mark_done(task.partitioned.source)
 
-    def given(self, part: Partition) -> None:
-        """A worker was given the part, with descriptors of its own."""
-        for source in part.sources:
-            source.parts_to_give -= 1
-            if source.parts_to_give <= 0:
+    def mark_assigned(self, partition: Partition) -> None:
+        """Notes that a worker has the partition, with descriptors of its own."""
+        for source in partition.sources:
+            source.unassigned -= 1
+            if source.unassigned <= 0:
                 source.file.release()
 
-    def read(self, part: Partition) -> None:
-        """A worker has read the part to its end: nobody is given it again."""
-        for source in part.sources:
-            source.parts_to_read -= 1
-            if source.parts_to_read <= 0 and (cut := self._cuts.pop(source, None)):
-                cut.close()
+    def mark_read(self, partition: Partition) -> None:
+        """Notes that a worker has read the partition to its end: it is not assigned again."""
+        for source in partition.sources:
+            source.unread -= 1
+            if source.unread <= 0 and (partitioned := self._partitioned.pop(source, None)):
+                partitioned.close()
 
-    def done(self, source: Source) -> None:
-        """A part of this file is done."""
-        source.parts_left -= 1
-        if source.parts_left <= 0:
+    def mark_done(self, source: Source) -> None:
+        """Notes that a partition of this file is done."""
+        source.undone -= 1
+        if source.undone <= 0:
             self._close(source)
 
     def close(self) -> None:
-        """Closes all files, also those that are not done."""
+        """Closes all files."""
         for source in tuple(self._open):
             self._close(source)
 
@@ -280,17 +283,16 @@ class WorkQueue:
     def _close(self, source: Source) -> None:
         self._open.discard(source)
         source.file.close()
-        if cut := self._cuts.pop(source, None):
-            cut.close()
+        if partitioned := self._partitioned.pop(source, None):
+            partitioned.close()
 
-    def _forget(self, cut: PartitionedFile) -> None:
-        """Nothing more is to be learned here."""
+    def _drop_index(self, partitioned: PartitionedFile) -> None:
         self._tasks = deque(task for task in self._tasks if isinstance(task, Partition))
-        del self._cuts[cut.source]
-        cut.close()
+        del self._partitioned[partitioned.source]
+        partitioned.close()
 
     def _grouped(self, paths: Iterator[str]) -> Iterator[list[Source]]:
-        """Files that are one part together, or one file."""
+        """Yields the files that are one partition together, or one large file."""
         group: list[Source] = []
         size = 0
         for path in paths:
@@ -322,14 +324,14 @@ class WorkQueue:
                 ranges = self._ranges(file)
             except InputError as error:
                 self.problems.append(str(error))
-                self.done(source)
+                self.mark_done(source)
                 return
             if len(ranges) > 1:
-                with suppress(OSError):  # no room for what is to be learned
-                    self._cut = self._cuts[source] = PartitionedFile(source, ranges)
-                    self._tasks += self._cut.lessons
+                with suppress(OSError):  # there is no temporary file for the index
+                    self._indexing = self._partitioned[source] = PartitionedFile(source, ranges)
+                    self._tasks += self._indexing.tasks
                     return
-        self._add_part([Piece(each.file.name, 0, each.file.length) for each in group], group)
+        self._add_partition([Piece(each.file.name, 0, each.file.length) for each in group], group)
 
     def _ranges(self, file: InputFile) -> list[tuple[int, int]]:
         size = self._size or part_bytes(file.length, self._workers)
@@ -337,6 +339,6 @@ class WorkQueue:
             return []
         return list(cuts(file.length, size, file.line_after))
 
-    def _add_part(self, pieces: list[Piece], sources: list[Source]) -> None:
+    def _add_partition(self, pieces: list[Piece], sources: list[Source]) -> None:
         self._tasks.append(Partition(number=self._number, pieces=pieces, sources=sources))
         self._number += 1

@@ -1,7 +1,7 @@
-"""The polling run: one thread lists and downloads, the other one forwards; the ledger stands between them.
+"""The polling run: one thread lists and downloads, the main thread forwards; the ledger is between them.
 
-The main thread forwards, so that a signal finds it. Neither waits for the other: while the collector is
-away, hours go on being listed and downloaded, before they leave Segment.
+Neither waits for the other: while the collector is unavailable, hours are still listed and downloaded before
+Segment deletes them. Signals reach the main thread.
 """
 
 import logging
@@ -11,104 +11,43 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import BinaryIO, Protocol, TypeVar
+from typing import BinaryIO, Protocol
 
 from faillog_otel.clock import RETENTION_NS, SECOND_NS, Clock, hour_of, hour_text
-from faillog_otel.errors import Busy, InputError, Interrupted, LedgerBroken, NoRoom
+from faillog_otel.errors import InputError, Interrupted, LedgerBroken, NoRoom
 from faillog_otel.inputs.exchange_index import ExchangeIndex, UnusableIndex
 from faillog_otel.inputs.files import ByteRange, Interruptible
 from faillog_otel.ledger import Ledger, Spooled
 from faillog_otel.ledger.sinks import ObjectSink, ShownObjectSink
 from faillog_otel.ledger.spool import NotWhole, Spool
+from faillog_otel.ledger.state_dir import RoomWait, with_remedy
 from faillog_otel.pipeline.fetcher import SOON_NS, Fetcher
 from faillog_otel.pipeline.forwarder import Forwarder, Progress
 from faillog_otel.telemetry.api import NO_HEARTBEAT, Heartbeat
 
-# -- room ----------------------------------------------------------------------------------------------------
-#
-# How long a run goes on without room: the disk is full, or another process holds the ledger's lock.
-
-
 _log = logging.getLogger(__name__)
 
-PAUSE_SECONDS = 5.0
-
-Result = TypeVar("Result")
-
-
-class RoomWait:
-    """Counts from the first failure after the last success. Used by one thread."""
-
-    def __init__(self, wait_seconds: float, monotonic: Callable[[], float]) -> None:
-        """`wait_seconds` may be infinite. `monotonic`: seconds that never run backwards."""
-        self._wait_seconds = wait_seconds
-        self._monotonic = monotonic
-        self._lacking_since: float | None = None
-
-    def found(self) -> None:
-        """Notes a success."""
-        self._lacking_since = None
-
-    def pause(self, error: NoRoom) -> float | None:
-        """Notes a failure; returns how many seconds to wait before the next try, None to give up."""
-        now = self._monotonic()
-        if self._lacking_since is None:
-            self._lacking_since = now
-            _log.error("%s: waiting%s", error, self._how_long())
-        left = self._lacking_since + self._wait_seconds - now
-        return None if left <= 0 else min(PAUSE_SECONDS, left)
-
-    def retry(self, step: Callable[[], Result], wait: Callable[[float], bool]) -> Result:
-        """The result of a step that may lack room at first. Raises NoRoom when the wait is over.
-
-        `wait` waits so many seconds; where it returns True, Interrupted is raised.
-        """
-        while True:
-            try:
-                result = step()
-            except NoRoom as error:
-                seconds = self.pause(error)
-                if seconds is None:
-                    raise
-                if wait(seconds):
-                    raise Interrupted from None
-            else:
-                self.found()
-                return result
-
-    def _how_long(self) -> str:
-        return "" if math.isinf(self._wait_seconds) else f" for up to {self._wait_seconds:g} s"
-
-
-def what_to_do(error: NoRoom) -> str:
-    """The error, with what a person can do."""
-    return f"{error}; {'run again later' if isinstance(error, Busy) else 'make room, then run again'}"
-
-
-# -- sidecar -------------------------------------------------------------------------------------------------
-
-
-LOOK_UP_SECONDS = 0.2
+POLL_INTERVAL_SECONDS = 0.2
 MAX_WAIT_SECONDS = 300.0
 GRACE_SECONDS = 2.5
-"""How long the end of the run waits for a request that is under way."""
+"""How long the end of the run waits for a request in flight."""
 
 OfObject = Callable[[int], AbstractContextManager[Progress]]
-"""Shows how far the forwarding of an object of so many bytes has come."""
+"""Shows the progress of forwarding an object of this many bytes."""
 
 
 class Periodic(Protocol):
     """Something that is due from time to time, such as a line in the log every hour."""
 
     def say_if_due(self) -> None:
-        """Does it where it is due."""
+        """Does it if it is due."""
 
     def seconds_left(self) -> float:
-        """Returns how long it is until then."""
+        """Returns how long it is until it is due."""
 
 
 class Sidecar:
-    """One polling run, once or for good."""
+    """One polling run, until nothing is due or until a signal."""
 
     def __init__(
         self,
@@ -130,23 +69,19 @@ class Sidecar:
         wait_seconds: float = math.inf,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`shows_only`: records are shown, nothing is recorded, and every object stays in the spool.
+        """`shows_only`: records are only shown, and every object stays in the spool.
 
-        `wait_seconds`: how long the run goes on while the disk is full or another process holds the ledger.
-        `monotonic` measures that where it is about forwarding.
-
-        `clock` is the one that the hours go by. `is_over`: whether nothing is sent any more.
-
-        `end_sending` ends it, for a reason: who waits for the collector is let go.
+        `wait_seconds`: how long the run continues while the disk is full or another process locks the ledger;
+        `monotonic` measures it for the forwarding thread. `clock`: counts the hours. `is_over`: whether
+        nothing more is sent. `end_sending` ends sending for a reason, and all waits for the collector.
         """
         self.broken: LedgerBroken | None = None
         self.shown: set[int] = set()
         """The ids of the objects that were shown, with `shows_only`."""
         self.unfetched: NoRoom | None = None
-        """Why listing and downloading ended before everything that was due was read; what is spooled is
-        forwarded all the same."""
+        """Why listing and downloading ended early; spooled objects are forwarded nevertheless."""
         self.has_unaccounted = False
-        """Whether records were lost, or were not as many as counted at the download; the log says which."""
+        """Whether records were lost, or differ in number from those counted at the download; see the log."""
         self._ledger = ledger
         self._spool = spool
         self._fetcher = fetcher
@@ -161,7 +96,7 @@ class Sidecar:
         self._hourly = hourly
         self._heartbeat = heartbeat
         self._bug: BaseException | None = None
-        self._news = threading.Event()
+        self._changed = threading.Event()
         self._ended = threading.Event()
         self._must_end = threading.Event()
         self.shows_only = shows_only
@@ -169,7 +104,7 @@ class Sidecar:
         self._room_to_fetch = RoomWait(wait_seconds, clock.monotonic)
 
     def run(self) -> None:
-        """Goes on until it is stopped; with `once`, until nothing is due. Sets `broken`."""
+        """Runs until a signal; with `once`, until nothing is due. Sets `broken`."""
         thread = threading.Thread(target=self._fetch, daemon=True)
         thread.start()
         try:
@@ -183,16 +118,16 @@ class Sidecar:
                     if spooled is not None:
                         self._forward(spooled)
                         continue
-                    self._room.found()
+                    self._room.succeeded()
                     if fetched:
                         break
-                    self._wait_for_news()
+                    self._wait_for_change()
                 except NoRoom as error:
                     self._wait_for_room(error)
         except LedgerBroken as error:
             self.broken = self.broken or error
         self._must_end.set()
-        thread.join(GRACE_SECONDS)  # what is under way may end, and be written down
+        thread.join(GRACE_SECONDS)
         if self._bug is not None:
             raise self._bug
 
@@ -210,27 +145,27 @@ class Sidecar:
         if is_done and self.shows_only:
             self.shown.add(spooled.id)
         elif is_done:
-            self._room.found()
+            self._room.succeeded()
 
     def _give_up(self, spooled: Spooled, name: str, why: str) -> None:
         now_ns = self._clock.now_ns()
         self._ledger.not_whole(spooled, why, now_ns)
         self._fetcher.last_failure = f"{name}: {why}"
         if spooled.hour > hour_of(now_ns - RETENTION_NS):
-            _log.error("%s: %s; its hour is listed again", name, why)
+            _log.error("%s: %s; its hour will be listed again", name, why)
             return
         self.has_unaccounted = True
         lost = spooled.records - spooled.position
         _log.error("%s: %s, and Segment no longer has its hour: %d records are lost", name, why, lost)
 
     def _forward_whole(self, spooled: Spooled, name: str, file: BinaryIO) -> bool:
-        """Forwards an object that is whole; returns whether all of it is recorded. Raises LedgerBroken."""
-        book = (ShownObjectSink if self.shows_only else ObjectSink)(
+        """Forwards an intact object; returns whether all results are committed. Raises LedgerBroken."""
+        sink = (ShownObjectSink if self.shows_only else ObjectSink)(
             self._ledger,
             spooled,
             now_ns=self._clock.now_ns,
             wait_for_room=self._wait_for_room,
-            has_room=self._room.found,
+            has_room=self._room.succeeded,
         )
         is_done = is_read = False
         exchanges = self._open_index(spooled, name)
@@ -238,7 +173,7 @@ class Sidecar:
             size = os.fstat(file.fileno()).st_size
             with self._progress(size) as progress:
                 whole = ByteRange(file.fileno(), name, 0, size)
-                self._forwarder.forward(whole, book, progress, survey=spooled.survey, exchanges=exchanges)
+                self._forwarder.forward(whole, sink, progress, survey=spooled.survey, exchanges=exchanges)
                 is_read = self._forwarder.stopped_at is None
                 self._forwarder.finish()
         except InputError as error:
@@ -247,13 +182,13 @@ class Sidecar:
             self.broken = self.broken or self._forwarder.broken
             if exchanges is not None:
                 exchanges.close()
-            is_done = book.close(is_read=is_read and self.broken is None)
-        if is_done and book.position != spooled.records:
+            is_done = sink.close(is_read=is_read and self.broken is None)
+        if is_done and sink.position != spooled.records:
             self.has_unaccounted = True
             _log.error(
-                "%s: %d records were counted at the download, %d were found and forwarded; to read the hour "
-                "again: faillog-otel replay --collection %s --since %s --until %s",
-                *(name, spooled.records, book.position, spooled.collection),
+                "%s: %d records were counted at the download, but %d were forwarded; to read the hour again:"
+                " faillog-otel replay --collection %s --since %s --until %s",
+                *(name, spooled.records, sink.position, spooled.collection),
                 *(hour_text(spooled.hour), hour_text(spooled.hour + 1)),
             )
         return is_done
@@ -274,20 +209,20 @@ class Sidecar:
         self._heartbeat.beat("forwarding")
         return not self._is_stopping()
 
-    def _wait_for_news(self) -> None:
+    def _wait_for_change(self) -> None:
         try:
             with self._interruptible():
-                self._news.wait(LOOK_UP_SECONDS)
+                self._changed.wait(POLL_INTERVAL_SECONDS)
         except Interrupted:
             return
-        self._news.clear()
+        self._changed.clear()
 
     def _wait_for_room(self, error: NoRoom) -> bool:
-        """Waits a little; True says to give up."""
+        """Waits a little; returns whether to give up."""
         self._heartbeat.beat("forwarding")
         seconds = self._room.pause(error)
         if seconds is None:
-            self.broken = self.broken or LedgerBroken(what_to_do(error))
+            self.broken = self.broken or LedgerBroken(with_remedy(error))
             return True
         try:
             with self._interruptible():
@@ -299,7 +234,7 @@ class Sidecar:
     # -- fetching ------------------------------------------------------------------------------------------
 
     def _fetch(self) -> None:
-        """The other thread."""
+        """Runs on the other thread."""
         try:
             while not self._stops() and not self._fetcher.is_denied:
                 self._heartbeat.beat("fetching")
@@ -313,10 +248,10 @@ class Sidecar:
                     if self._clock.wait(seconds):
                         break
                     continue
-                self._room_to_fetch.found()
+                self._room_to_fetch.succeeded()
                 if back_ns is None:
-                    self._news.set()
-                elif (self._once and not self._comes_soon(back_ns)) or self._clock.wait(
+                    self._changed.set()
+                elif (self._once and not self._is_retry_soon(back_ns)) or self._clock.wait(
                     min(
                         (back_ns - self._clock.now_ns()) / SECOND_NS,
                         MAX_WAIT_SECONDS,
@@ -335,14 +270,14 @@ class Sidecar:
             self._fetcher.close()
             self._heartbeat.ended("fetching")
             self._ended.set()
-            self._news.set()
+            self._changed.set()
 
     def _stops(self) -> bool:
         return self._is_stopping() or self._must_end.is_set()
 
-    def _comes_soon(self, back_ns: int) -> bool:
-        """Whether a try again is worth the wait: what failed or was put off is due within about a minute."""
+    def _is_retry_soon(self, back_ns: int) -> bool:
+        """Whether a retry is due within `SOON_NS`, so that a run with `once` waits for it."""
         try:
-            return back_ns - self._clock.now_ns() <= SOON_NS and self._fetcher.may_try_again
-        except NoRoom:  # another process reads the ledger: look again then
+            return back_ns - self._clock.now_ns() <= SOON_NS and self._fetcher.can_retry
+        except NoRoom:  # another process locks the ledger: try again then
             return True

@@ -1,9 +1,8 @@
-"""A run's workers: processes that forward parts of its files, and what becomes of the records, put together.
+"""A run's workers: processes that forward partitions of its files and report the results.
 
-Only this process commits results, in the order of the files; of parts that are ahead of
-their turn a bounded number of bytes is held, then their workers wait. A worker that dies loses nothing:
-another one goes on with its parts behind what was reported; what was under way is sent again, with the same
-ids.
+Only the parent process commits results, in the order of the files. It holds a bounded number of bytes of
+results that are ahead of their turn; then their workers wait. After a crash another worker continues behind
+the last report; records that were in flight are sent again, with the same ids.
 """
 
 import logging
@@ -21,7 +20,7 @@ from faillog_otel.errors import InputError, Interrupted, LedgerBroken
 from faillog_otel.ledger.results import Accounted, BatchResult, Counts, FirstMet, ResultSink, note_first
 from faillog_otel.otlp.sender import Say, Sent
 from faillog_otel.pipeline.partition import IndexTask, Partition, Source, WorkQueue
-from faillog_otel.pipeline.worker_protocol import (
+from faillog_otel.pipeline.worker import (
     BuildIndex,
     Channel,
     Drain,
@@ -43,25 +42,25 @@ from faillog_otel.telemetry.api import NO_TELEMETRY, Telemetry
 _log = logging.getLogger(__name__)
 
 MAX_CRASHES = 3
-"""So many workers may die over a task, one after the other, before it is given up."""
+"""Crashes over one task, without a report between them, after which it is given up."""
 MAX_FAILED_STARTS = 10
-"""So many workers may die one after the other before any of them has reported anything."""
+"""Consecutive workers that exit before any of them has reported anything."""
 MAX_AHEAD_BYTES = 16 * 1024 * 1024
-"""So much may be held of parts that are ahead of their turn."""
+"""Bytes of kept records in results that are ahead of their turn."""
 STOP_SECONDS = 7.5
-"""How long after a signal the workers may take to end: longer than the grace of a request in flight."""
-LOOK_UP_SECONDS = 0.5
+"""How long the workers may take to end after a signal: longer than the grace of a request in flight."""
+POLL_INTERVAL_SECONDS = 0.5
 
 Readable = Callable[[Sequence[int], float], list[int]]
-"""Which of these descriptors can be read; none after so many seconds, or when a signal comes."""
+"""Returns which descriptors can be read; none after the timeout in seconds, or on a signal."""
 
 
 class _Worker:
-    """One process, and what it was ordered to do."""
+    """A worker's process, and its tasks."""
 
     def __init__(self, command: Sequence[str], stderr: int | None) -> None:
         ours, theirs = socket.socketpair()
-        # The run alone hears SIGINT and SIGTERM, also those that a terminal or a supervisor sends to all.
+        # Only the run handles SIGINT and SIGTERM, which a terminal or a supervisor sends to all processes.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         try:
             with theirs:
@@ -77,20 +76,20 @@ class _Worker:
         self.channel = Channel(ours)
         self.sent = Sent()
         self.parts: deque[Partition] = deque()
-        self.lesson: IndexTask | None = None
+        self.index_task: IndexTask | None = None
         self.source: Source | None = None
         self.has_reported = False
-        self.wants = False
-        self.is_settled = True
+        self.is_ready = False
+        self.is_draining = True
 
     def order(self, order: Order, descriptors: Sequence[int] = ()) -> None:
-        """Sends an order; where it is dead, that will be noticed."""
+        """Sends an order. A crash of the worker is noticed elsewhere."""
         with suppress(ConnectionError):
             self.channel.send(encode(order), descriptors)
 
 
 class Workers:
-    """A context manager; runs once. Afterwards it has the outcomes of all records, as a Forwarder does."""
+    """A context manager; runs once. Afterwards it has the counts of all records, as a Forwarder has."""
 
     def __init__(
         self,
@@ -104,24 +103,23 @@ class Workers:
         stderr: int | None = None,
         say: Say,
     ) -> None:
-        """`command` starts a worker, with a socket's descriptor as its last argument.
+        """`command` starts a worker; the descriptor of a socket is added as its last argument.
 
         `monotonic`: seconds that never run backwards. `stderr`: the descriptor of the workers' standard
-        error, by default that of this process. `say` takes what requests wait for.
+        error, by default that of this process. `say` receives why requests wait, and for how long.
         """
         self.counts = Counts()
         self.reasons: Counter[str] = Counter()
-        """How many records are in quarantine, by reason code."""
+        """Records in the quarantine, by reason code."""
         self.first_met: FirstMet = {}
         self.broken: LedgerBroken | None = None
-        """Why it cannot be written down what becomes of records; nothing more is taken in then."""
+        """Why results can no longer be committed, which ends reading; None while they can."""
         self.over = ""
-        """Why nothing is sent any more."""
+        """Why nothing more is sent; empty while records are sent."""
         self.problems: list[str] = []
-        """What could not be read, in sentences for people."""
+        """Why files could not be read, for people."""
         self.stopped_at: dict[str, int | None] = {}
-        """Path → where reading stopped, in bytes; None: at its end. Of a file that was cut, some of what
-        follows may have been read, too."""
+        """Path → where reading stopped, in bytes; None: at its end. Later ranges may have been read, too."""
         self._command = command
         self._stderr = stderr
         self._start = start
@@ -129,14 +127,14 @@ class Workers:
         self._readable = readable
         self._monotonic = monotonic
         self._say = say
-        self._sent_by_the_dead = Sent()
+        self._sent_by_crashed = Sent()
         self._failed_starts = 0
-        self._parts: deque[Partition] = deque()  # given out, and not written down to their ends
+        self._parts: deque[Partition] = deque()  # assigned, and not committed to their ends
         self._next_number = 0
         self._ahead_bytes = 0
         self._lengths: dict[str, int] = {}
         self._read_pieces: dict[str, dict[int, tuple[int, int | None]]] = {}
-        """Path → start of a piece that was given out → its end, and where reading it stopped."""
+        """Path → start of an assigned piece → its end, and where reading it stopped."""
         self._until: float | None = None
         self._workers = [self._new() for _ in range(number)]
 
@@ -158,37 +156,37 @@ class Workers:
 
     @property
     def sent(self) -> Sent:
-        """What was sent so far, as far as it was reported."""
-        every = [astuple(sent) for sent in (self._sent_by_the_dead, *(each.sent for each in self._workers))]
+        """Sums over everything that was sent and reported so far."""
+        every = [astuple(sent) for sent in (self._sent_by_crashed, *(each.sent for each in self._workers))]
         return Sent(*map(sum, zip(*every, strict=True)))
 
     def run(
         self,
-        supply: WorkQueue,
-        book: ResultSink,
+        work: WorkQueue,
+        sink: ResultSink,
         progress: Callable[[Accounted], object],
         telemetry: Telemetry = NO_TELEMETRY,
     ) -> None:
-        """Does all of the work. What becomes of records is written into the book."""
-        self._supply, self._book = supply, book
+        """Does all of the work; commits the results of records to `sink`."""
+        self._work, self._sink = work, sink
         self._progress, self._telemetry = progress, telemetry
         while True:
             if self._is_stopping() or self.broken is not None:
                 self._stop()
             else:
                 self._give_orders()
-            has_lessons = any(worker.lesson for worker in self._workers)
-            if not self._parts and (self._until is not None or (supply.is_exhausted and not has_lessons)):
+            is_indexing = any(worker.index_task for worker in self._workers)
+            if not self._parts and (self._until is not None or (work.is_exhausted and not is_indexing)):
                 break
-            self._listen()
-        self.problems = supply.problems + self.problems
+            self._receive()
+        self.problems = work.problems + self.problems
         self.stopped_at = {path: self._stopped_at(path) for path in self._lengths}
 
     def _stopped_at(self, path: str) -> int | None:
-        """How far the file was read without a gap; None: to its end."""
+        """Returns the first byte of the file that was not read; None if it was read to its end."""
         read_to = 0
         for start, (end, stopped_at) in sorted(self._read_pieces[path].items()):
-            if start > read_to:  # a piece that was not given out
+            if start > read_to:  # a piece that was not assigned
                 break
             if stopped_at is not None:
                 return max(start, stopped_at)
@@ -206,41 +204,41 @@ class Workers:
 
     def _give_orders(self) -> None:
         for worker in self._workers:
-            if not worker.wants or any(part.crashes for part in worker.parts):
+            if not worker.is_ready or any(part.crashes for part in worker.parts):
                 continue
             try:
-                task = self._supply.next()
+                task = self._work.next()
             except Interrupted:
                 return
             if task is not None and task.crashes and worker.parts:
-                self._supply.give_back(task)
-                self._settle(worker)
+                self._work.put_back(task)
+                self._drain(worker)
             elif task is not None:
-                worker.wants = worker.is_settled = False
-                self._give(worker, task)
-                if task.crashes:  # it is done alone: no other one is to be blamed for the next death
-                    self._settle(worker)
+                worker.is_ready = worker.is_draining = False
+                self._assign(worker, task)
+                if task.crashes:  # alone, so that the next crash is attributed to this task
+                    self._drain(worker)
             else:
-                self._settle(worker)
+                self._drain(worker)
 
     @staticmethod
-    def _settle(worker: _Worker) -> None:
-        if not worker.is_settled:
-            worker.is_settled = True
+    def _drain(worker: _Worker) -> None:
+        if not worker.is_draining:
+            worker.is_draining = True
             worker.order(Drain())
 
-    def _give(self, worker: _Worker, task: Partition | IndexTask) -> None:
+    def _assign(self, worker: _Worker, task: Partition | IndexTask) -> None:
         if isinstance(task, IndexTask):
-            worker.lesson = task
-            worker.order(BuildIndex(task.piece()), [task.cut.source.file.fileno()])
+            worker.index_task = task
+            worker.order(BuildIndex(task.piece()), [task.partitioned.source.file.fileno()])
             return
         if task.number >= self._next_number:
             self._next_number = task.number + 1
             self._parts.append(task)
         try:
             descriptors = [each.file.fileno() for each in task.sources]
-        except InputError as error:  # the file was replaced, and the worker that had it open is dead
-            worker.wants = True
+        except InputError as error:  # the file was replaced, and the worker that had it open crashed
+            worker.is_ready = True
             self._give_up(task, str(error))
             return
         worker.parts.append(task)
@@ -253,10 +251,10 @@ class Workers:
             worker.order(UseIndex(source.index[0]), [source.index[1]])
         order = Forward(task.number, task.pieces, task.position, carefully=task.crashes > 0)
         worker.order(order, descriptors)
-        self._supply.given(task)
+        self._work.mark_assigned(task)
 
     def _stop(self) -> None:
-        """Nothing more is taken in; what is under way may end."""
+        """Ends the workers: they read nothing more, and have `STOP_SECONDS` for what is in flight."""
         if self._until is None:
             self._until = self._monotonic() + STOP_SECONDS
             for worker in self._workers:
@@ -264,23 +262,23 @@ class Workers:
         elif self._monotonic() > self._until:
             for worker in self._workers:
                 worker.process.kill()
-        given = {part.number for worker in self._workers for part in worker.parts}
+        assigned = {part.number for worker in self._workers for part in worker.parts}
         for part in self._parts:
-            part.is_done = part.is_done or part.number not in given
-        self._write_down()
+            part.is_done = part.is_done or part.number not in assigned
+        self._commit()
 
     # -- reports ---------------------------------------------------------------------------------------
 
-    def _listen(self) -> None:
-        """Takes what the workers report, but of those that are too far ahead."""
+    def _receive(self) -> None:
+        """Receives the workers' reports, except from workers that are too far ahead."""
         is_full = self._ahead_bytes > MAX_AHEAD_BYTES and bool(self._parts)
-        listened_to = {
+        receiving = {
             worker.channel.fileno(): worker
             for worker in self._workers
             if not is_full or not worker.parts or worker.parts[0] is self._parts[0]
         }
-        for descriptor in self._readable(list(listened_to), LOOK_UP_SECONDS):
-            worker = listened_to[descriptor]
+        for descriptor in self._readable(list(receiving), POLL_INTERVAL_SECONDS):
+            worker = receiving[descriptor]
             try:
                 for message in worker.channel.receive_available():
                     self._take(worker, read_report(message))
@@ -293,27 +291,27 @@ class Workers:
             if not self._is_stopping():
                 self._say(report.what, report.seconds)
         elif isinstance(report, Ready):
-            worker.wants = True
+            worker.is_ready = True
         elif isinstance(report, Written):
             self._take_written(worker, report)
-        elif worker.lesson is not None:
-            lesson, worker.lesson = worker.lesson, None
-            self._supply.learned(lesson, report)
+        elif worker.index_task is not None:
+            task, worker.index_task = worker.index_task, None
+            self._work.add_index(task, report.lines, report.index)
 
     def _take_written(self, worker: _Worker, report: Written) -> None:
         part = next(each for each in worker.parts if each.number == report.part)
         part.position += report.counts.records
         part.crashes = 0
-        stretch = report.stretch()
-        accounted = report.accounted.at_most(part.bytes_left)  # a dead worker's last bytes come once more
+        result = report.result()
+        accounted = report.accounted.at_most(part.bytes_left)  # a crash repeats bytes
         part.bytes_left -= accounted.delivered + accounted.pending
-        part.held.add(stretch)
+        part.held.add(result)
         if part is not self._parts[0]:
-            self._ahead_bytes += _kept_bytes(stretch)
+            self._ahead_bytes += _kept_bytes(result)
         if report.is_last:
             part.is_done = True
             worker.parts.remove(part)
-            self._supply.read(part)
+            self._work.mark_read(part)
             self.problems += report.problems
             for piece, source, stopped_at in zip(part.pieces, part.sources, report.stopped_at, strict=False):
                 self._read_pieces[source.path][piece.start] = (piece.end, stopped_at)
@@ -322,26 +320,26 @@ class Workers:
             self._telemetry.record_request(*answer)
         self._progress(accounted)
         if part is self._parts[0]:
-            self._write_down()
+            self._commit()
         if report.over and not self.over:
             self.over = report.over
             for each in self._workers:
                 each.order(EndSending(report.over))
 
-    def _write_down(self) -> None:
-        """Writes down what was reported, in the order of the parts."""
+    def _commit(self) -> None:
+        """Commits the results that were reported, in the order of the partitions."""
         while self._parts:
             part = self._parts[0]
-            stretch, part.held = part.held, BatchResult()
-            if stretch.counts.lines or stretch.counts.records or stretch.counts.bytes_in:
+            result, part.held = part.held, BatchResult()
+            if result.counts.lines or result.counts.records or result.counts.bytes_in:
                 try:
-                    self._book.commit(stretch)
+                    self._sink.commit(result)
                 except LedgerBroken as error:
                     self.broken = self.broken or error
-                self.counts.add(stretch.counts)
-                note_first(self.first_met, stretch)
-                self.reasons.update(each.reason for each in stretch.kept if each.where == "quarantine")
-                self._telemetry.record_outcomes(stretch.became, stretch.reasons(), len(stretch.shifted))
+                self.counts.add(result.counts)
+                note_first(self.first_met, result)
+                self.reasons.update(each.reason for each in result.kept if each.where == "quarantine")
+                self._telemetry.record_outcomes(result.outcomes, result.reasons(), len(result.shifted))
             if not part.is_done:
                 return
             self._parts.popleft()
@@ -351,47 +349,46 @@ class Workers:
                 self._ahead_bytes -= _kept_bytes(self._parts[0].held)
 
     def _done(self, source: Source) -> None:
-        if source.parts_left == 1 and (grown := source.file.grown_bytes()):
-            what = "%s grew by %d bytes that were not read: run it again when it is whole"
+        if source.undone == 1 and (grown := source.file.grown_bytes()):
+            what = "%s grew by %d bytes, which were not read; run it again when it is complete"
             _log.warning(what, source.file.name, grown)
-        self._supply.done(source)
+        self._work.mark_done(source)
 
     # -- crashes ---------------------------------------------------------------------------------------
 
     def _on_worker_exit(self, worker: _Worker) -> None:
-        """A worker is dead: its tasks are done by others, unless the run is to end."""
+        """Puts the tasks of a worker back that exited, and starts another worker, unless the run ends."""
         worker.channel.close()
         code = worker.process.wait()
         self._workers.remove(worker)
-        both = zip(astuple(self._sent_by_the_dead), astuple(worker.sent), strict=True)
-        self._sent_by_the_dead = Sent(*map(sum, both))
-        tasks: list[Partition | IndexTask] = [*worker.parts, *filter(None, [worker.lesson])]
-        how = f"signal {-code}" if code < 0 else f"code {code}"
+        both = zip(astuple(self._sent_by_crashed), astuple(worker.sent), strict=True)
+        self._sent_by_crashed = Sent(*map(sum, both))
+        tasks: list[Partition | IndexTask] = [*worker.parts, *filter(None, [worker.index_task])]
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
         if self._until is not None:
             for part in worker.parts:
                 part.is_done = True
             return
         self._failed_starts += not worker.has_reported
         if self._failed_starts >= MAX_FAILED_STARTS:
-            raise RuntimeError(f"workers end as soon as they are started ({how})")
+            raise RuntimeError(f"worker processes exit immediately after start ({how})")
         for task in reversed(tasks):
             task.crashes += 1
             if task.crashes < MAX_CRASHES:
-                _log.warning("a worker died (%s) over %s: another one goes on with it", how, task.name())
-                self._supply.give_back(task)
+                _log.warning("a worker crashed (%s) at %s; another one continues", how, task.name())
+                self._work.put_back(task)
             else:
-                self._give_up(task, f"{MAX_CRASHES} workers died over the same records ({how})")
+                self._give_up(task, f"{MAX_CRASHES} workers crashed at the same records ({how})")
         self._workers.append(self._new())
 
     def _give_up(self, task: Partition | IndexTask, why: str) -> None:
         if isinstance(task, IndexTask):
-            self._supply.give_up(task, f"{task.name()}: {why}: nothing of it was read")
+            self._work.give_up(task, f"{task.name()}: {why}; nothing of it was read")
             return
-        read = f"{task.position} records of it were read, the others were not"
-        self.problems.append(f"{task.name()}: {why}: {read}")
+        self.problems.append(f"{task.name()}: {why}; only {task.position} of its records were read")
         task.is_done = True
-        self._write_down()
+        self._commit()
 
 
-def _kept_bytes(stretch: BatchResult) -> int:
-    return sum(len(each.entry) for each in stretch.kept)
+def _kept_bytes(result: BatchResult) -> int:
+    return sum(len(each.entry) for each in result.kept)

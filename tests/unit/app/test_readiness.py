@@ -62,10 +62,10 @@ def test_what_was_read_and_exported_shows(ledger: Ledger) -> None:
     spooled = ledger.next_spooled()
     assert spooled
     for position, newest_ns in enumerate((5 * HOUR_NS, 9 * HOUR_NS, 7 * HOUR_NS)):
-        stretch = BatchResult(newest_ns=newest_ns)
-        stretch.counts.records = stretch.counts.exported = 1
+        result = BatchResult(newest_ns=newest_ns)
+        result.counts.records = result.counts.exported = 1
         if newest_ns != 7 * HOUR_NS:
-            ledger.advance(spooled, position, stretch, now_ns)
+            ledger.advance(spooled, position, result, now_ns)
     found = read_gauges(standing(ledger, clock, days=1))
     gap = "faillog.coverage.gap.hours"
     assert (before[gap]["a"] - found[gap]["a"], before[gap]["b"] - found[gap]["b"]) == (1, 0)

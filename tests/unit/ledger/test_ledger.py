@@ -39,9 +39,9 @@ def spool(ledger: SqliteLedger, records: int, listed_ns: int = NOW_NS) -> Spoole
 
 
 def exported(records: int) -> BatchResult:
-    stretch = BatchResult()
-    stretch.counts.records = stretch.counts.exported = records
-    return stretch
+    result = BatchResult()
+    result.counts.records = result.counts.exported = records
+    return result
 
 
 def counts(ledger: SqliteLedger) -> tuple[int, ...]:

@@ -47,10 +47,10 @@ def test_shifted_records_are_summed_up_with_the_objects_that_are_pruned(tmp_path
         )
         spooled = ledger.next_spooled()
         assert spooled
-        stretch = BatchResult()
-        stretch.counts.records = stretch.counts.exported = 3
-        stretch.counts.time_shifted = 2
-        ledger.advance(spooled, 0, stretch, NOW_NS)
+        result = BatchResult()
+        result.counts.records = result.counts.exported = 3
+        result.counts.time_shifted = 2
+        ledger.advance(spooled, 0, result, NOW_NS)
         ledger.done(spooled, 3, ledger.seen_records(spooled))
         for later_ns in (0, 30 * DAY_NS, 90 * DAY_NS):
             ledger.prune(NOW_NS + later_ns + HOUR_NS)

@@ -9,7 +9,7 @@ from select import select
 
 import pytest
 
-from faillog_otel.pipeline.worker_protocol import Channel
+from faillog_otel.pipeline.worker import Channel
 
 LARGE = os.urandom(5_000_000)
 """Many times what a socket holds."""
