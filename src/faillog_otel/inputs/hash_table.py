@@ -9,7 +9,7 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import accumulate
+from itertools import accumulate, repeat
 from typing import BinaryIO
 
 from msgspec import Struct
@@ -126,8 +126,9 @@ class HashTable:
         """Returns the added entries as a table, and starts a new one."""
         added, size, ordered_size = self._added, self._entry_bytes, self._ordered_bytes
         buckets = array("H", map(_bucket, added[::size], added[1::size]))
-        counts = Counter(buckets)
-        starts = array("Q", accumulate((counts[n] * ordered_size for n in range(_BUCKETS)), initial=0))
+        counts: dict[int, int] = Counter(buckets)
+        sizes = map(ordered_size.__mul__, map(counts.get, range(_BUCKETS), repeat(0)))
+        starts = array("Q", accumulate(sizes, initial=0))
         ordered, places = bytearray(starts[-1]), starts[:]
         for at, number in zip(range(1, len(added), size), buckets, strict=True):
             place = places[number]
@@ -152,7 +153,7 @@ class HashTable:
             raise InputError(
                 f"a temporary file{where} cannot be written: {error.strerror}; {remedy}"
             ) from None
-        self._tables.append(_Table(array("Q", (at + start for start in table.starts))))
+        self._tables.append(_Table(array("Q", map(at.__add__, table.starts))))
 
 
 def _bucket(first: int, second: int) -> int:
