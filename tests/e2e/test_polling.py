@@ -310,7 +310,7 @@ def test_hours_are_not_read_again_only_to_be_looked_at(sidecar: Sidecar) -> None
 def test_a_collection_that_was_refused_is_exit_6_also_while_it_is_not_asked_for(sidecar: Sidecar) -> None:
     assert sidecar.run("--since", "-9h", collections="nobodys").code == 6
     again = sidecar.run("--since", "-9h", collections="nobodys")
-    assert (again.code, "nobodys: Segment refused it in an earlier run" in again.stderr) == (6, True)
+    assert (again.code, "nobodys: refused by Segment in an earlier run" in again.stderr) == (6, True)
 
 
 class Answers(BaseHTTPRequestHandler):

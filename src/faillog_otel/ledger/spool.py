@@ -19,7 +19,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import groupby, islice
+from itertools import compress, groupby, islice
 from mmap import ACCESS_READ, mmap
 from typing import BinaryIO
 
@@ -93,15 +93,13 @@ class Spool:
             ):
                 download = Download(content, exchanges)
                 yield download
-                is_whole, has_index = download.is_whole, bool(exchanges.tell())
-                for file in [*([exchanges] if has_index else []), content] if is_whole else []:
+                is_wanted = download.is_whole and exchanges.tell() > 0, download.is_whole
+                for file in compress((exchanges, content), is_wanted):
                     file.flush()
                     make_durable(file.fileno())
-            for name, part, is_wanted in zip(names, parts, (is_whole and has_index, is_whole), strict=True):
-                if is_wanted:
-                    self._folder.rename(part, name)
-                else:
-                    self._folder.remove(part)
+            for name, part in compress(zip(names, parts, strict=True), is_wanted):
+                self._folder.rename(part, name)
+            self._drop(*parts)
         except OSError as error:
             self._drop(*parts)
             if is_disk_full(error):

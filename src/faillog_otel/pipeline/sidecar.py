@@ -195,8 +195,9 @@ class Sidecar:
 
     def _open_index(self, spooled: Spooled, name: str) -> ExchangeIndex | None:
         """Returns the index of an object's exchanges; None if the object must be indexed again."""
-        file = self._spool.open_index(spooled.id)
-        if file is None or spooled.sha256 is None or spooled.length is None:
+        if spooled.sha256 is None or spooled.length is None:  # version 0.1.0 downloaded it
+            return None
+        if (file := self._spool.open_index(spooled.id)) is None:
             return None
         try:
             return ExchangeIndex.open(file, spooled.sha256, spooled.length)
