@@ -1,13 +1,16 @@
-"""A step of the fetcher that finds nothing to do writes nothing, and waits for nobody who does."""
+"""What the fetcher writes: nothing without work; for each object, a file and an index of its exchanges."""
 
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
+import pytest
+
 from faillog_otel.clock import HOUR_NS, SECOND_NS, SegmentClock
 from faillog_otel.config import Secret
 from faillog_otel.ledger.ledger import SqliteLedger
 from faillog_otel.ledger.spool import Spool
+from faillog_otel.pipeline import requests
 from faillog_otel.pipeline.fetcher import Fetcher
 from faillog_otel.sandbox.config import SimulatedClock, SimulatorConfig, WorldConfig
 from faillog_otel.sandbox.server import Simulator
@@ -62,3 +65,24 @@ def test_a_step_without_work_takes_no_write_lock(ledger: SqliteLedger) -> None:
             assert fetcher.lacks_room is None
         clock.move_to(START_NS + 3 * HOUR_NS)
         assert steps(fetcher) > 0
+
+
+@pytest.mark.parametrize(
+    ("max_bytes", "ends"), [(requests.MAX_INDEX_BYTES, {"", ".exchanges"}), (0, {""})]
+)
+def test_an_object_gets_an_index_unless_it_has_too_many_exchanges(
+    ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch, max_bytes: int, ends: set[str]
+) -> None:
+    """Without one, it is indexed when it is forwarded. Its records are counted in any case."""
+    monkeypatch.setattr(requests, "MAX_INDEX_BYTES", max_bytes)
+    world = WorldConfig(collections=("shop",), messages=200.0, seed=3)
+    clock = SimulatedClock(START_NS, standing=True)
+    with Simulator(SimulatorConfig(world=world), clock) as segment, fetching(ledger, segment) as fetcher:
+        steps(fetcher)
+    spooled = ledger.next_spooled()
+    assert spooled
+    assert spooled.records > 100
+    names = (path.name for path in ledger.folder.spool_path.iterdir())
+    assert {name for name in names if name.split(".")[0] == str(spooled.id)} == {
+        f"{spooled.id}{end}" for end in ends
+    }
