@@ -45,15 +45,15 @@ NO_BACKEND = Backend(name="any")
 _TEMPO = Backend(
     name="Grafana Tempo",
     profile="tempo",
-    needs="storage.trace.wal.ingestion_time_range_slack: 48h, otherwise its search finds no span older "
-    "than 2 minutes (by id, it finds all); it truncates attributes to 2,048 bytes and accepts no logs",
+    needs="set storage.trace.wal.ingestion_time_range_slack: 48h, or a search finds no span older than 2 "
+    "minutes (by id, all are found); truncates attributes to 2,048 bytes; accepts no logs",
 )
 _LOKI = Backend(
     name="Grafana Loki",
     profile="loki",
-    needs="limits_config.shard_streams.time_sharding_enabled: true, otherwise it refuses lines more than an "
-    "hour older than the newest of their stream; it refuses lines older than reject_old_samples_max_age, a "
-    "week, and accepts no spans",
+    needs="set limits_config.shard_streams.time_sharding_enabled: true, or it refuses lines more than an "
+    "hour older than the newest of their stream; refuses lines older than reject_old_samples_max_age, a "
+    "week; accepts no spans",
     oldest_seconds=7 * _DAY,
     time_policy=TimePolicy("clamp", 6 * _DAY),
     # The resource, the ids, the severity and the scope use some of the 128 entries and 64 KiB of structured
@@ -63,10 +63,10 @@ _LOKI = Backend(
 _JAEGER = Backend(
     name="Jaeger",
     profile="jaeger",
-    needs="with Elasticsearch, it finds no span older than max_span_age, 72 hours, not even by id; to see "
-    "true times, raise that to a month and set --time-policy occurred; it accepts no logs",
-    # The age counts at the time of the query: under clamp:71h an old span would disappear after an hour,
-    # under this policy after 48 hours.
+    needs="with Elasticsearch, spans are found (also by id) up to the age max_span_age, 72 hours; to see "
+    "true times, raise it to a month and set --time-policy occurred; accepts no logs",
+    # The age counts when somebody looks: under clamp:71h an old span would be gone after an hour, and this
+    # leaves 48.
     oldest_seconds=72 * _HOUR,
     raised_by="max_span_age",
     time_policy=TimePolicy("clamp", _DAY),
@@ -74,7 +74,7 @@ _JAEGER = Backend(
 _HONEYCOMB = Backend(
     name="Honeycomb",
     profile="honeycomb",
-    needs="accepts old data; does not detect re-sent records: query COUNT_DISTINCT(messaging.message.id)",
+    needs="accepts old data; does not deduplicate: use COUNT_DISTINCT(messaging.message.id)",
     hosts=("honeycomb.io",),
     # 2,000 fields and 64 KB.
     limits=Limits(body_bytes=16384, extra_bytes=8192, attributes=2000, attribute_bytes=64_000),
@@ -82,8 +82,8 @@ _HONEYCOMB = Backend(
 _DATADOG = Backend(
     name="Datadog",
     profile="datadog",
-    needs="accepts spans and logs of the last 18 hours; keep these spans away from datadog/connector, "
-    "because they would distort APM's statistics",
+    needs="accepts spans and logs of the last 18 hours; do not send these spans to datadog/connector, which "
+    "would count them in current APM statistics",
     hosts=("datadoghq.com", "datadoghq.eu", "ddog-gov.com"),
     oldest_seconds=18 * _HOUR,
     time_policy=TimePolicy("clamp", 17 * _HOUR),
@@ -103,8 +103,7 @@ _NEW_RELIC = Backend(
 _DYNATRACE = Backend(
     name="Dynatrace",
     profile="dynatrace",
-    needs="accepts logs of the last 24 hours and spans of the last hour, so almost all records get another "
-    "time",
+    needs="accepts logs of the last 24 hours and spans of the last hour: nearly all records get another time",
     hosts=("dynatrace.com",),
     oldest_seconds=_HOUR,
     # No record is younger than an hour; this policy leaves records a whole hour to arrive.
@@ -122,17 +121,17 @@ BACKENDS: dict[BackendName, Backend] = {
 _GRAFANA_CLOUD = Backend(
     name="Grafana Cloud",
     profile="loki",  # stricter than Tempo
-    needs="its Loki refuses lines older than a week and, without time sharding, lines an hour older than the "
-    "newest of their stream; its Tempo finds old spans by id, but by search only within "
+    needs="its Loki refuses lines older than a week and, without time sharding, lines more than an hour "
+    "older than the newest of their stream; its Tempo finds old spans by id, and by search only within "
     "ingestion_time_range_slack",
     hosts=("grafana.net", "grafana.com"),
     oldest_seconds=_LOKI.oldest_seconds,
 )
 _COLLECTOR = Backend(
     name="a collector on this machine",
-    needs="a receiver and pipelines for faillog-otel alone, without tail_sampling and spanmetrics; exporters "
-    "with sending_queue.storage and retry_on_failure.max_elapsed_time: 0, because acknowledged records are "
-    "only queued",
+    needs="give failure logs their own receiver and pipelines, without tail_sampling and spanmetrics; set "
+    "sending_queue.storage and retry_on_failure.max_elapsed_time: 0 in its exporters, because it "
+    "acknowledges what is only queued",
     hosts=("localhost", "127.0.0.1", "::1"),
 )
 

@@ -1,7 +1,7 @@
-"""Text from outside: bounded and escaped for messages, and JSON that is checked and decoded leniently.
+"""Texts: counted things, texts from outside (bounded and escaped for messages), and JSON.
 
-JSON is checked for syntax, depth and size without building its values. Half of a surrogate pair, where a text
-was truncated, is decoded as U+FFFD.
+JSON is checked for syntax, depth and size without building its values, and decoded leniently: half of a
+surrogate pair, where a text was truncated, is decoded as U+FFFD.
 """
 
 import codecs
@@ -47,6 +47,11 @@ def peer_text(text: str, hide: Callable[[str], str]) -> str:
 def is_unicode(encoding: str | None) -> bool:
     """Returns whether a charset has all characters; True without a charset."""
     return encoding is None or codecs.lookup(encoding).name.startswith("utf")
+
+
+def counted(number: int, what: str) -> str:
+    """Returns `1 record`, `2 records`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def printable(text: str) -> str:

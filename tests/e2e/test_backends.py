@@ -132,7 +132,7 @@ def test_status_counts_what_was_shifted_when_it_is_acknowledged(polled: Polled) 
     assert f"{rejected} records sent with another time (time policy arrival" in done.stderr
     assert polled.look("status")[1]["time_shifted"] == rejected
     text = run_program("status", "--state-dir", polled.state, cwd=polled.folder).stdout.decode()
-    assert f"time shifted  {rejected} exported with another time than their own" in text
+    assert f"time shifted  {rejected} records exported with another time" in text
     assert polled.look("audit")[1]["holds"]
 
 
@@ -167,14 +167,14 @@ def test_doctor_warns_of_a_time_policy_that_loses_records_there(
 ) -> None:
     _, [found, _] = findings(tmp_path, "--backend", "datadog", "--time-policy", policy)
     assert found["state"] == state
-    assert ("leave it to --backend datadog: clamp:17h" in found["do"]) == (state == "warn")
-    assert (f"lost under the time policy {policy}" in found["says"]) == (state == "warn")
+    assert ("set --backend datadog (time policy clamp:17h)" in found["do"]) == (state == "warn")
+    assert (f"lost with the time policy {policy}" in found["says"]) == (state == "warn")
 
 
 def test_doctor_does_not_warn_of_true_times_in_jaeger_which_it_recommends(tmp_path: Path) -> None:
     _, [found, _] = findings(tmp_path, "--backend", "jaeger", "--time-policy", "occurred")
     assert (found["state"], found["do"]) == ("ok", "")
-    assert found["says"].endswith("older records are not found there unless max_span_age was raised")
+    assert found["says"].endswith("older records are not found there unless max_span_age is raised")
     _, [found, _] = findings(tmp_path, "--backend", "jaeger")
     assert "unless" not in found["says"]
 

@@ -71,7 +71,7 @@ def test_all_is_well_before_the_first_run_and_after_it(
         says = findings["lock"][0]["says"]
         assert (code, says.startswith(f"process {os.getpid()} holds it (on host ")) == (0, True)
     code, findings, found = examined(tmp_path, **env)
-    assert (code, findings["lock"][0]["says"]) == (0, "nobody holds it")
+    assert (code, findings["lock"][0]["says"]) == (0, "not in use")
     assert findings["ledger"][0]["says"] == "version 3"
     assert "journal" in findings["sqlite"][0]["says"]
     assert {state for each in states(findings).values() for state in each} == {"ok"}
@@ -178,7 +178,7 @@ def test_an_older_ledger_that_run_brings_up_to_date_is_well(
     code, findings, _ = examined(tmp_path, **env)
     [ledger] = findings["ledger"]
     assert (code, ledger["state"]) == (0, "ok")
-    assert ledger["says"] == "version 2; `run` brings it up to date (3)"
+    assert ledger["says"] == "version 2; `run` upgrades it to version 3"
     hosts = ("--download-host", segment.download_host)
     done = run_program("run", "--once", "--since", "-3h", *hosts, cwd=tmp_path, **env)
     assert done.code == 0, done.stderr

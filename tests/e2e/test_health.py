@@ -27,7 +27,7 @@ def test_a_sidecar_says_that_it_is_alive_and_ready_and_nothing_secret(
             running.wait_for("objects")
             alive, ready = httpx.get(f"{url}/healthz"), httpx.get(f"{url}/readyz?verbose")
             assert (alive.status_code, ready.status_code) == (200, 200)
-            assert alive.json() == {"ok": True, "checks": {"loops": {"ok": True, "why": "turning"}}}
+            assert alive.json() == {"ok": True, "checks": {"loops": {"ok": True, "why": "running"}}}
             assert {name: check["ok"] for name, check in ready.json()["checks"].items()} == {
                 "loops": True,
                 "ledger": True,

@@ -102,7 +102,7 @@ def test_quarantined_records_and_whole_hours_can_be_sent_again(sidecar: Sidecar)
     mended_run = sidecar.run("--fail-on", "discarded", command="replay")
     assert (mended_run.code, mended_run.summary["exported"]) == (1, quarantined)
     assert mended_run.summary["unknown_version"] == quarantined
-    assert "--fail-on discarded cannot be denied" in mended_run.stderr
+    assert "--fail-on discarded is undecided" in mended_run.stderr
     assert sidecar.run(command="replay").summary["records"] == 0
     before = set(uids(sidecar.receiver))
     hours = sidecar.run("--since", "-12h", command="replay", collections="shop")
@@ -120,14 +120,18 @@ def test_quarantined_records_and_whole_hours_can_be_sent_again(sidecar: Sidecar)
         ((), {"SEGMENT_TOKEN": "", "SEGMENT_TOKEN_FILE": "gone"}, "gone: No such file or directory"),
         ((), {"SEGMENT_TOKEN": "two words"}, "contains blanks"),
         ((), {"SEGMENT_TOKEN": "Bearer c4n4ry"}, 'begins with "Bearer"; write the token alone'),
-        ((), {"FAILLOG_COLLECTIONS": ""}, "name a PATH, or a collection to poll"),
+        ((), {"FAILLOG_COLLECTIONS": ""}, "name a PATH, or a collection"),
         (("--since", "yesterday"), {}, "'yesterday' is not a time"),
         (("--segment-url", "http://segment.example"), {}, "http would send the token unencrypted"),
         (("--segment-url", "mars"), {}, "'mars' has no scheme; write us, eu, or https://HOST"),
         ((), {"FAILLOG_SEGMENT_CERTIFICATE": "gone.pem"}, "[segment] certificate: gone.pem: No such file"),
         ((), {"SSL_CERT_FILE": "gone.pem"}, "SSL_CERT_FILE: gone.pem: No such file"),
-        (("events.jsonl", "--since", "-9h"), {}, "--once, --since: for polling, without PATHs"),
-        (("--quarantine", "q"), {}, "go with PATHs"),
+        (
+            ("events.jsonl", "--since", "-9h"),
+            {},
+            "--once, --since: only for polling; remove it, or the PATHs",
+        ),
+        (("--quarantine", "q"), {}, "need PATHs"),
     ],
 )
 def test_wrong_settings_are_named_before_anything_is_asked(
@@ -233,7 +237,7 @@ def test_a_terminal_shows_what_is_downloaded_and_forwarded_below_the_log(sidecar
             let.set()
             shown = terminal.end()
     assert terminal.process.returncode in (0, 3), shown
-    assert any(line.startswith("downloading, 1 to go") for line in terminal.lines_seen)
+    assert any(line.startswith("downloading, 1 left") for line in terminal.lines_seen)
     assert not any("info: " in line and "forwarding" in line for line in terminal.lines_seen)
     assert not any("forwarding" in line or "downloading" in line for line in shown)
 
@@ -242,7 +246,7 @@ def test_console_and_file_output_show_and_forward_nothing(sidecar: Sidecar) -> N
     """However often one looks, the next run to a collector sends everything."""
     writes = ("--since", "-30h", "--until", "-26h", "--protocol", "file", "--output", "out.jsonl")
     first = sidecar.run(*writes)
-    assert "only shows what was not forwarded yet" in first.stderr
+    assert "only shows records" in first.stderr
     written = (sidecar.folder / "out.jsonl").read_bytes()
     shown = written.count(b'"log.record.uid"')
     assert shown > 20
@@ -254,7 +258,7 @@ def test_console_and_file_output_show_and_forward_nothing(sidecar: Sidecar) -> N
     assert len([each for each in sidecar.segment.requests() if each.counted]) == asked > 0
     look = sidecar.run("--since", "-30h", "--until", "-26h", "--protocol", "console", "--summary", "text")
     assert look.stdout.count(b"  log ") == first.summary["events"]["error"]
-    assert f"nothing was forwarded: {first.summary['pending']} records in state wait" in look.stderr
+    assert f"nothing was sent: {first.summary['pending']} records stay in state" in look.stderr
     assert (
         f"{first.summary['pending']} records: 0 exported, {first.summary['pending']} pending\n" in look.stderr
     )
@@ -264,7 +268,7 @@ def test_console_and_file_output_show_and_forward_nothing(sidecar: Sidecar) -> N
     assert sent.summary["records"] == first.summary["records"]
     assert sent.summary["exported"] == len(uids(sidecar.receiver))
     last = sidecar.run(*writes)
-    assert (last.summary["records"], "nothing was forwarded" in last.stderr) == (0, False)
+    assert (last.summary["records"], "nothing was sent" in last.stderr) == (0, False)
 
 
 def test_a_look_that_nobody_reads_any_more_ends_quietly(sidecar: Sidecar) -> None:
@@ -303,7 +307,7 @@ def test_the_quarantine_can_be_looked_at_and_stays(sidecar: Sidecar) -> None:
 
 def test_hours_are_not_read_again_only_to_be_looked_at(sidecar: Sidecar) -> None:
     done = sidecar.run("--since", "-12h", "--protocol", "file", "--output", "o", command="replay")
-    assert (done.code, "look at hours: run --once" in done.stderr) == (2, True)
+    assert (done.code, "show hours: run --once" in done.stderr) == (2, True)
     assert sidecar.segment.requests() == []
 
 

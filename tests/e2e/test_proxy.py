@@ -71,7 +71,7 @@ def test_doctor_says_which_proxy_is_used_and_which_is_not(tmp_path: Path, receiv
     with simulator("a") as segment, HttpProxy(names_of(segment)) as proxy:
         url = proxy.url.replace("://", f"://me:{PASSWORD}@")
         unused, (finding,) = doctor(segment, receiver, tmp_path, url)
-        says = "HTTP_PROXY is set, and not used for Segment and S3"
+        says = "HTTP_PROXY is set, but not used for Segment and S3"
         assert (finding["state"], finding["says"]) == ("ok", says)
         used, (finding,) = doctor(segment, receiver, tmp_path, url, "environment")
         assert (finding["state"], finding["says"]) == ("ok", f"{segment.url}: through {proxy.url}")

@@ -49,8 +49,8 @@ def test_each_record_says_what_leaves_what_is_redacted_and_what_stays(folder: Pa
     }
     assert third["stays"] == {
         "requestToDestination.body": "--bodies is response",
-        "requestToDestination.headers.Authorization": "no request header leaves",
-        "responseFromDestination.headers.Set-Cookie": "the list response_headers does not name it",
+        "requestToDestination.headers.Authorization": "request headers are not sent",
+        "responseFromDestination.headers.Set-Cookie": "not in the list response_headers",
     }
     assert (bad["line"], bad["reason"]) == (4, "invalid_json")
     assert "1 not understood" in done.stderr
@@ -63,7 +63,7 @@ def test_unknown_fields_of_a_request_are_named_among_what_stays(tmp_path: Path) 
             "response",
             {
                 "requestToDestination.body": "--bodies is response",
-                "requestToDestination.path": "a part of the body, and --bodies is response",
+                "requestToDestination.path": "part of the body; --bodies is response",
             },
         ),
         ("all", {}),
@@ -95,9 +95,9 @@ def test_bodies_keys_shows_the_structure_of_responses_and_what_keys_of_errors_sa
     assert first["redacted"] == {"segment.response.body": ["email address"]}
     assert first["stays"] == {
         "requestToDestination.body": "--bodies is keys",
-        "requestToDestination.path": "a part of the body, and --bodies is keys",
-        "responseFromDestination.body": "its values, but for those of some keys: --bodies is keys",
-        "responseFromDestination.more.owner": "its values, but for those of some keys: --bodies is keys",
+        "requestToDestination.path": "part of the body; --bodies is keys",
+        "responseFromDestination.body": "its values, except those of some keys; --bodies is keys",
+        "responseFromDestination.more.owner": "its values, except those of some keys; --bodies is keys",
     }
     assert second["attributes"]["segment.response.body"] == "[withheld]"
 
@@ -107,9 +107,9 @@ def test_explain_says_the_same_for_people(folder: Path) -> None:
     shown = done.stdout.decode()
     assert "events, line 3: segment.exchange" in shown
     assert "  redacted  segment.reason = no mailbox [redacted:email]  (email address)" in shown
-    assert "  leaves    http.response.header.server = nginx" in shown
-    assert "  stays     responseFromDestination.body: --bodies is none" in shown
-    assert "events, line 4: not understood, all of it stays: invalid_json" in shown
+    assert "  sent      http.response.header.server = nginx" in shown
+    assert "  withheld  responseFromDestination.body: --bodies is none" in shown
+    assert "events, line 4: not sent (invalid_json)" in shown
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -40,7 +40,7 @@ signal_name, mark, descriptor = sys.argv[1:]
 try:
     os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
 except FileExistsError:
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "faillog_otel.app.worker_process", descriptor])
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "faillog_otel.app.run_files", descriptor])
 end = socket.socket(fileno=int(descriptor))
 channel = Channel(end)
 channel.send(encode(Ready()))

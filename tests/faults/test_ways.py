@@ -343,7 +343,7 @@ def test_doctor_says_that_a_proxy_is_not_used(events: Path) -> None:
     command = ("doctor", "--endpoint", "https://collector.invalid:1")
     proxy: dict[str, Any] = {"HTTPS_PROXY": f"http://user:{SECRET}@127.0.0.1:1"}
     done = run_program(*command, cwd=events.parent, **proxy)
-    assert "HTTPS_PROXY is set, and not used for https://collector.invalid:1/v1/logs" in done.stdout.decode()
+    assert "HTTPS_PROXY is set, but not used for https://collector.invalid:1/v1/logs" in done.stdout.decode()
     done = run_program(*command, cwd=events.parent, **proxy, FAILLOG_OTLP_PROXY="environment")
     assert "and not used" not in done.stdout.decode()
     assert SECRET not in done.stdout.decode() + done.stderr

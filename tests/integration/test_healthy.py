@@ -33,7 +33,7 @@ def ask(address: str | None) -> tuple[int, str]:
     ],
 )
 def test_who_is_alive_is_healthy_wherever_it_listens(listens: str, address: str) -> None:
-    alive = {"loops": Check(ok=True, why="turning")}
+    alive = {"loops": Check(ok=True, why="running")}
     with HealthServer(listens, 0, alive=lambda: alive, ready=dict) as server:
         assert ask(address.format(server.port)) == (0, "")
 

@@ -92,7 +92,7 @@ def test_one_dead_object_costs_few_requests_and_is_reported_when_it_leaves(tmp_p
         last = found.poll(*window)
         assert last.exit_code == 6
         assert f"HTTP 404): /{first.key} is lost" in last.stderr
-        assert "1 object left Segment's 28 days, never downloaded" in last.stderr
+        assert "1 object deleted by Segment, never downloaded" in last.stderr
         assert found.status()["lost"] == 1
         assert found.poll(*window).exit_code == 0, "it is reported once"
 
@@ -128,7 +128,7 @@ def test_a_dead_object_of_a_collection_that_is_not_polled_fails_no_run(tmp_path:
         assert found.poll(*window).exit_code == 6
     with quota_run(tmp_path, QuotaConfig(), collection="another") as found:
         assert found.poll(*window).exit_code == 0
-        assert "1 object could not be downloaded so far" in found.run(command="status").stdout
+        assert "1 object could not be downloaded yet" in found.run(command="status").stdout
 
 
 @slow
@@ -174,7 +174,7 @@ def test_a_wait_is_shown_for_what_and_until_when(tmp_path: Path) -> None:
             "why": "Segment reports no remaining requests",
         }
         text = found.run(command="status").stdout
-        assert f"waits         until {until}: Segment reports no remaining requests" in text
+        assert f"paused        until {until}: Segment reports no remaining requests" in text
         planned = found.run("--collection", "shop", "--json", command="plan").stdout
         assert json.loads(planned)["quota"]["waits"]["until"] == until
         assert until in found.run("--collection", "shop", command="plan").stdout

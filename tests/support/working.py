@@ -17,7 +17,7 @@ from faillog_otel.pipeline.worker import Start
 from faillog_otel.pipeline.workers import Workers
 from support.delivering import targets
 
-COMMAND = [sys.executable, "-P", "-m", "faillog_otel.app.worker_process"]
+COMMAND = [sys.executable, "-P", "-m", "faillog_otel.app.run_files"]
 
 
 def worked(

@@ -8,7 +8,7 @@ from support.json_schemas import SCHEMAS, all_keys, resolve
 
 from faillog_otel.config import Signal
 from faillog_otel.otlp.rules import TraceOrigin
-from faillog_otel.reports.reachability import Health
+from faillog_otel.reports.doctor import Health
 from faillog_otel.reports.status import State
 from faillog_otel.segment.quota import Why
 

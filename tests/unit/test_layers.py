@@ -52,27 +52,28 @@ PURE = {
 IO_MODULES = {"os", "pathlib", "io", "socket", "ssl", "time", "random", "sqlite3", "tempfile", "subprocess"}
 
 MAX_PACKAGES, MAX_FILES, MAX_LINES = 12, 125, 400
-MAX_MODULES = defaultdict(lambda: 10, {"otlp": 13, "ledger": 12, "app": 11})
+MAX_MODULES = defaultdict(lambda: 10, {"otlp": 13, "ledger": 12})
 
 BOUNDARIES = {
-    "app.demo": "the scene of the demo",
+    "app.run_files": "one of the three kinds of run",
     "app.run_replay": "one of the three kinds of run",
     "cli": "the entry point",
-    "cli.run": "commands",
     "cli.sandbox": "commands",
     "cli.tools": "commands",
     "events.reason": "what a record's reason is: a set of rules of its own",
     "inputs.hash_table": "a table of millions of values in little memory, or in a file",
     "ledger.objects": "the SQL of hours and objects",
+    "otlp.encoder": "the composition of the OTLP encoder",
     "otlp.templates": "the encoder's cache",
     "pipeline.batch": "outcomes of the requests in flight",
     "pipeline.sidecar": "the two loops of a polling run",
     "pipeline.requests": "requests to Segment: listings and downloads",
+    "pipeline.worker": "what runs in a worker process",
     "redact.key_values": "keys and their values in all notations",
     "redact.patterns": "secrets by their look",
-    "reports.doctor": "what a command reports",
     "sandbox.collector": "the OTLP receiver of the demo and the tests",
     "sandbox.listing_api": "one of the simulated services",
+    "sandbox.server": "the simulator as a whole",
     "telemetry.metrics": "the only user of the OpenTelemetry SDK, imported where it is wanted",
 }
 """Modules that only one other module imports, and why they are modules nevertheless."""

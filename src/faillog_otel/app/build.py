@@ -1,4 +1,4 @@
-"""Composition: settings → the parts of a run, wired together."""
+"""Composition of every run: the client, the delivery, the forwarder, telemetry and the heartbeats."""
 
 import errno
 import logging
@@ -9,19 +9,22 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from types import TracebackType
 from typing import IO, Self
 
 from faillog_otel import __version__
 from faillog_otel.app.progress import NoProgressLine, progress_line
-from faillog_otel.app.readiness import InstrumentedClient
+from faillog_otel.app.readiness import InstrumentedClient, Readiness, collector, loops
 from faillog_otel.app.signals import GRACE_SECONDS, Shutdown
-from faillog_otel.config import RunConfig
+from faillog_otel.config import DeliveryConfig, RunConfig
 from faillog_otel.errors import ConfigError
 from faillog_otel.ledger.results import Counts
 from faillog_otel.otlp.delivery import Delivery, in_flight, network_client, writing_client
+from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.otlp.http import wrong_port
 from faillog_otel.otlp.sender import Backoff, Client, Say
+from faillog_otel.pipeline.forwarder import Forwarder
 from faillog_otel.pipeline.workers import Workers
 from faillog_otel.telemetry.api import NO_HEARTBEAT, NO_TELEMETRY, FileHeartbeat, Gauge, Heartbeat, Telemetry
 from faillog_otel.telemetry.output import results_stream
@@ -33,7 +36,7 @@ USER_AGENT = f"faillog-otel/{__version__}"
 
 
 class Runtime:
-    """What the parts of one run share. A context manager: its end closes the parts, the last one first."""
+    """The parts that every run has. A context manager: leaving it closes them in reverse order."""
 
     def __init__(
         self,
@@ -44,7 +47,7 @@ class Runtime:
         """`signals` end the run."""
         self.config = config
         self.stop = Shutdown(signals)
-        """Whether a signal asked for the end. It is also the clock of everything that waits."""
+        """Whether a signal asked for the end. Also the clock of everything that waits."""
         self.stack = ExitStack()
         self.telemetry = telemetry
         self.heartbeat: Heartbeat = NO_HEARTBEAT
@@ -63,27 +66,27 @@ class Runtime:
         self.stack.__exit__(kind, error, trace)
 
     def prepare_client(self) -> None:
-        """Makes the client for the network, which reads the certificates. Raises ConfigError."""
+        """Creates the network client, which reads the certificates. Raises ConfigError."""
         if self.config.delivery.writes is None:
             self._network = network_client(self.config.delivery, self.config.mapping.resource, USER_AGENT)
 
     def drop_client(self) -> None:
-        """Closes the client: workers deliver with their own."""
+        """Closes the client: workers have their own."""
         if self._network is not None:
             self._network.close()
 
     def start_progress(self) -> None:
-        """Shows the progress on the terminal, where there is one."""
+        """Shows the progress line if there is a terminal."""
         self.progress = progress_line(self.config, self.stop.monotonic, self.stack)
 
     def start_telemetry(self) -> None:
-        """Sends our own metrics, where an endpoint is set. Raises ConfigError."""
+        """Sends our own metrics if an endpoint is set. Raises ConfigError."""
         target = self.config.telemetry.target
         if target is None:
             return
         if target.url.startswith("https:"):
-            tls_context(target)  # raises what is wrong with the files
-        # OTEL_* is about the forwarded data, and has been read; the SDK would read it again for itself.
+            tls_context(target)  # raises ConfigError if a file is not usable
+        # OTEL_* configures the forwarded data, and has been read. The SDK would use it for our own metrics.
         for name in [name for name in os.environ if name.startswith("OTEL_")]:
             del os.environ[name]
         from faillog_otel.telemetry.metrics import OtelTelemetry
@@ -94,7 +97,7 @@ class Runtime:
         self.telemetry = telemetry
 
     def start_heartbeat(self) -> None:
-        """Notes the loops' heartbeats, where the health settings ask for them. Raises ConfigError."""
+        """Records heartbeats if a health setting asks for them. Raises ConfigError."""
         health = self.config.health
         if health.address is not None or health.file is not None:
             self.heartbeat = FileHeartbeat(self.stop.monotonic, health.file)
@@ -102,15 +105,15 @@ class Runtime:
     def deliver(self, say: Say | None = None) -> Delivery:
         """Starts the delivery to the collector, the file or the terminal. Raises ConfigError.
 
-        `say` takes what requests wait for; by default it is logged.
+        `say` receives the reason of each wait; by default it is logged.
         """
         delivery_config = self.config.delivery
         client = self._network if self._network is not None else self._writer()
         self.collector = InstrumentedClient(client, self.telemetry, self.stop)
-        # What cannot be written stays so; a collector may come back.
+        # A write that failed will fail again; a collector may recover.
         wait_seconds = 0.0 if delivery_config.writes else delivery_config.wait_seconds
         signals = delivery_config.signals
-        if delivery_config.writes == "console":  # it takes a batch's spans before its logs
+        if delivery_config.writes == "console":  # prints a batch's spans before its logs
             signals = tuple(sorted(signals, reverse=True))
         delivery = Delivery(
             self.collector,
@@ -122,6 +125,30 @@ class Runtime:
         self.stack.callback(delivery.close)
         self.watch_retries(delivery)
         return delivery
+
+    def serve_health(self, readiness: Readiness) -> None:
+        """Answers `/healthz` and `/readyz` until the run ends, if an address is set. Raises ConfigError."""
+        if self.config.health.address is None:
+            return
+        from faillog_otel.telemetry.health import MAX_CONNECTIONS, HealthServer
+
+        host, port = self.config.health.address
+        server = self.stack.enter_context(
+            HealthServer(
+                host,
+                port,
+                alive=lambda: {"loops": loops(self.heartbeat)},
+                ready=lambda: {
+                    "loops": loops(self.heartbeat),
+                    "ledger": readiness.ledger(),
+                    "collector": collector(self.collector),
+                    "hours": readiness.hours(),
+                },
+                max_connections=max(1, min(MAX_CONNECTIONS, descriptors() // 4)),
+            )
+        )
+        shown = f"[{host}]" if ":" in host else host
+        _log.info("health: http://%s:%d/healthz and /readyz", shown, server.port)
 
     def watch_retries(self, delivery: Delivery | Workers) -> None:
         """Adds the gauge of every run."""
@@ -146,16 +173,43 @@ class Runtime:
             )
         )
 
+    def forwarder(
+        self,
+        delivery: Delivery,
+        telemetry: Telemetry = NO_TELEMETRY,
+        *,
+        config: DeliveryConfig | None = None,
+        sends_rejected: bool = False,
+    ) -> Forwarder:
+        """Returns a forwarder to `delivery`.
+
+        `config` replaces the run's batch sizes. `sends_rejected`: also send records of partly rejected
+        requests.
+        """
+        return Forwarder(
+            encoder=self._encoder,
+            delivery=delivery,
+            config=config or self.config.delivery,
+            is_stopping=self.heartbeat.beat_on_call("forwarding", self.stop.is_requested),
+            sends_rejected=sends_rejected,
+            max_content_bytes=self.config.max_content_bytes,
+            telemetry=telemetry,
+        )
+
+    @cached_property
+    def _encoder(self) -> WireEncoder:
+        return WireEncoder(self.config.mapping)
+
     @contextmanager
     def _waiting(self) -> Iterator[None]:
-        """Waiting for the collector is no failure of the loop; a signal ends it."""
+        """Pauses the heartbeat while the loop waits for the collector; a signal ends the wait."""
         with self.heartbeat.paused("forwarding"), self.stop.interruptible(GRACE_SECONDS):
             yield
 
     def _writer(self) -> Client:
-        """The client that writes to a file or the terminal. Raises ConfigError.
+        """Returns the client that writes to a file or the terminal. Raises ConfigError.
 
-        If the reader of standard output closes it, the run ends as by SIGPIPE.
+        If the reader of standard output closes it, the run ends as with SIGPIPE.
         """
         output = self.config.delivery.output
         file: IO[bytes] = open(1, "wb", buffering=0, closefd=False)  # noqa: SIM115  # standard output
@@ -165,7 +219,7 @@ class Runtime:
                 file = self.stack.enter_context(opened)
             except OSError as error:
                 is_unread = error.errno == errno.ENXIO
-                why = "is a pipe that nobody reads; start its reader first" if is_unread else error.strerror
+                why = "no process reads this pipe; start its reader first" if is_unread else error.strerror
                 raise ConfigError(f"--output {output}: {why}") from None
         return writing_client(
             self.config.delivery,
@@ -177,13 +231,13 @@ class Runtime:
 
 
 def _without_waiting(name: str, flags: int) -> int:
-    """Opens a pipe only if it has a reader: no signal could end the wait for one."""
+    """Opens a pipe only if it has a reader: a signal could not interrupt the wait for one."""
     descriptor = os.open(name, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     os.set_blocking(descriptor, True)
     return descriptor
 
 
 def descriptors() -> int:
-    """How many files and connections this process may have open."""
+    """Returns how many files and connections this process may have open."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return sys.maxsize if limit == resource.RLIM_INFINITY else limit

@@ -1,4 +1,4 @@
-"""One line at the bottom of the terminal: how much of the input is delivered. Messages go above it."""
+"""The progress line at the bottom of the terminal: how much input is delivered. Messages go above it."""
 
 import os
 import stat
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 RECENT_SECONDS = 30.0
-"""What was delivered in this time says how long the rest will take."""
+"""The time left is computed from what was delivered in this time."""
 SAMPLE_SECONDS, MIN_MEASURED_SECONDS = 0.5, 2.0
 REFRESH_SECONDS = 0.1
 MIN_BAR, MAX_BAR = 10, 30
@@ -30,12 +30,12 @@ MIN_BAR, MAX_BAR = 10, 30
 
 
 class Meter:
-    """How far the work has come, in bytes of input; `monotonic` gives seconds."""
+    """Progress in bytes of input; `monotonic` returns seconds."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self.total = 0
         self.has_unknown = False
-        """Whether there is input whose size nobody knows yet."""
+        """Whether there is input of unknown size."""
         self.delivered = 0
         self.pending = 0
         self._monotonic = monotonic
@@ -53,13 +53,13 @@ class Meter:
             self._samples.popleft()
 
     def percent(self) -> int | None:
-        """Returns how much of all input is delivered, rounded down; None while its size is not known."""
+        """Returns how much of all input is delivered, rounded down; None while its size is unknown."""
         return None if self.has_unknown or not self.total else min(100, 100 * self.delivered // self.total)
 
     def seconds_left(self) -> float | None:
-        """Returns how long the rest takes at the recent speed; None where that cannot be told.
+        """Returns how long the rest takes at the recent speed; None if unknown.
 
-        The time before the first acknowledgement, in which the input is looked through, does not count.
+        The time before the first acknowledgement, in which the input is indexed, does not count.
         """
         now, rest = self._monotonic(), self.total - self.delivered - self.pending
         samples = tuple(self._samples)
@@ -74,22 +74,22 @@ class Meter:
 
 
 class NoProgressLine:
-    """Shows nothing."""
+    """No-op implementation."""
 
     stderr: int | None = None
-    """The descriptor that workers write their messages to; None: standard error itself."""
+    """The descriptor to which workers write their messages; None: standard error."""
 
     def expect(self, files: Sequence[str]) -> None:
-        """Says which files are to be read."""
+        """Sets the files that will be read."""
 
     def opened(self, file: str, length: int) -> None:
-        """Says that so many bytes of a file are read: what was expected may have grown since."""
+        """Sets the size of a file that is opened: it may have grown since `expect`."""
 
     def take(self, accounted: Accounted) -> None:
         """Adds what was accounted for."""
 
     def to_download(self, objects: int) -> None:
-        """Says how many objects are still to be downloaded."""
+        """Sets how many objects are still to be downloaded."""
 
     @contextmanager
     def forwarding(self, size: int) -> Iterator[Progress]:  # noqa: ARG002  # for the line that shows it
@@ -158,7 +158,7 @@ class ProgressLine(NoProgressLine):
             self._live.stop()
 
     def expect(self, files: Sequence[str]) -> None:
-        """Says which files are to be read."""
+        """Sets the files that will be read."""
         self._sizes = {file: _size(file) for file in files}
         self._unknown = sum(self._sizes[file] is None for file in files)
         self._meter.total = sum(self._sizes[file] or 0 for file in files)
@@ -166,7 +166,7 @@ class ProgressLine(NoProgressLine):
         self._is_forwarding = True
 
     def opened(self, file: str, length: int) -> None:
-        """Says that so many bytes of a file are read: what was expected may have grown since."""
+        """Sets the size of a file that is opened: it may have grown since `expect`."""
         size = self._sizes[file]
         self._meter.total += length - (size or 0)
         self._unknown -= size is None
@@ -177,7 +177,7 @@ class ProgressLine(NoProgressLine):
         self._meter.take(accounted)
 
     def to_download(self, objects: int) -> None:
-        """Says how many objects are still to be downloaded."""
+        """Sets how many objects are still to be downloaded."""
         self._to_download = objects
 
     @contextmanager
@@ -199,10 +199,10 @@ class ProgressLine(NoProgressLine):
         return len(text)
 
     def flush(self) -> None:
-        """Does nothing: what is written is shown."""
+        """Does nothing: `write` shows text at once."""
 
     def _pass_on(self, reader: int) -> None:
-        """Shows what the workers say."""
+        """Shows the messages of the workers."""
         with os.fdopen(reader, encoding=self.encoding, errors="replace") as lines, suppress(OSError):
             for line in lines:
                 self.write(line)
@@ -218,10 +218,10 @@ class ProgressLine(NoProgressLine):
         from rich.text import Text
 
         meter, room = self._meter, max(1, self._console.width - 1)
-        what, told = self._what(), self._numbers()
-        while len(told) > 1 and len(", ".join(told)) > room:
-            del told[1]
-        numbers = ", ".join(told)
+        what, parts = self._what(), self._numbers()
+        while len(parts) > 1 and len(", ".join(parts)) > room:
+            del parts[1]
+        numbers = ", ".join(parts)
         if numbers and len(what) + 1 + len(numbers) > room:
             what = ""
         cells: list[RenderableType] = [Text(what[:room])] if what else []
@@ -235,31 +235,31 @@ class ProgressLine(NoProgressLine):
     def _what(self) -> str:
         parts = []
         if self._to_download:
-            parts.append(f"downloading, {self._to_download} to go")
+            parts.append(f"downloading, {self._to_download} left")
         if self._is_forwarding:
             parts.append("forwarding")
         return "; ".join(parts)
 
     def _numbers(self) -> list[str]:
-        """The parts of what is said; in a narrow terminal, those behind the first one are left out."""
+        """Returns the parts of the text; a narrow terminal shows only the first ones."""
         from rich.filesize import decimal
 
         if not self._is_forwarding:
             return []
         meter, percent = self._meter, self._meter.percent()
         if percent is None:
-            told = [f"{decimal(meter.delivered)} delivered"]
+            parts = [f"{decimal(meter.delivered)} delivered"]
         else:
-            told = [f"{percent} %", f"{decimal(meter.delivered)} of {decimal(meter.total)} delivered"]
+            parts = [f"{percent} %", f"{decimal(meter.delivered)} of {decimal(meter.total)} delivered"]
         if meter.pending:
-            told.append(f"{decimal(meter.pending)} pending")
+            parts.append(f"{decimal(meter.pending)} pending")
         if (seconds := meter.seconds_left()) is not None:
-            told.append(f"about {duration_text(seconds)} left")
-        return told
+            parts.append(f"about {duration_text(seconds)} left")
+        return parts
 
 
 def _size(file: str) -> int | None:
-    """The size of a file; None for what only its reading tells. What cannot be read has none."""
+    """Returns the size of a file; None if only reading it tells; 0 if it cannot be read."""
     if file == STDIN:
         return None
     try:
@@ -272,9 +272,9 @@ def _size(file: str) -> int | None:
 def progress_line(
     config: RunConfig, monotonic: Callable[[], float], stack: ExitStack
 ) -> NoProgressLine | ProgressLine:
-    """Returns the line until the stack is left: where standard error is a terminal that can show it.
+    """Returns the line, which the stack closes, if standard error is a terminal that can show it.
 
-    Not with -q or JSON logs, nor where records are written to the terminal. Log lines go above it.
+    No line with -q or JSON logs, or if records are written to the terminal. Log lines go above it.
     """
     writes = config.delivery.writes and config.delivery.output is None and sys.stdout.isatty()
     if config.verbosity < 0 or config.log_format == "json" or writes or not takes_escapes(sys.stderr):

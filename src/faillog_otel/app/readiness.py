@@ -1,9 +1,8 @@
-"""How things stand, read from the ledger: the gauges of our own metrics, and whether the program is ready.
+"""The state of a run for monitoring: gauges, the checks of `/healthz` and `/readyz`, and hours not read yet.
 
-Is asked from the threads of those who ask. The ledger is only read.
+Called from the metric and health threads; reads the ledger, never writes.
 """
 
-import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
@@ -12,28 +11,44 @@ from faillog_otel.config import Signal
 from faillog_otel.errors import FaillogError
 from faillog_otel.ledger import LedgerReader
 from faillog_otel.ledger.facts import newest_logged
-from faillog_otel.otlp.outcome import Acknowledged, Outcome, PartlyRejected
+from faillog_otel.otlp.outcome import (
+    Acknowledged,
+    Doubtful,
+    Outcome,
+    PartlyRejected,
+    Refused,
+    RetryLater,
+    TooLarge,
+)
 from faillog_otel.otlp.sender import Client
 from faillog_otel.segment.schedule import READ_AFTER_HOURS, HourView, ScheduleConfig, reads_per_hour
 from faillog_otel.telemetry.api import Check, Gauge, Heartbeat, Telemetry
+from faillog_otel.text import counted
 
-# -- coverage ------------------------------------------------------------------------------------------------
-#
-# Which hours were not read, though they could have been: what is missing so far, and what soon leaves.
-#
-# A pure function of the time and the ledger's view, by the schedule's own rule of what counts as a reading.
+OUTCOMES: dict[type[Outcome], str] = {
+    Acknowledged: "acknowledged",
+    PartlyRejected: "partly_rejected",
+    RetryLater: "retry_later",
+    TooLarge: "too_large",
+    Doubtful: "doubtful",
+    Refused: "refused",
+}
+"""Outcome of a request → the attribute `outcome` of `faillog.export.duration`."""
 
+ANSWERS_LATELY_SECONDS = 60.0
+"""Longer than the restart of a collector."""
 
 EXPIRES_SOON_NS = DAY_NS
-"""With less than this left, an hour that was not read is about to be lost."""
+"""Segment deletes an hour within this time: it expires soon."""
 
 
 def unread_hours(
     now_ns: int, hours: Mapping[str, Mapping[int, HourView]], config: ScheduleConfig, reads: int
 ) -> dict[str, list[int]]:
-    """Collection → hours that are due and were not read since, ascending; all collections, also without any.
+    """Returns collection → hours that are due and were not read since, ascending, for every collection.
 
-    `reads`: how many readings of each hour the quota covers (`schedule.reads_per_hour`).
+    An hour counts as read once it was listed after its first reading was due by the schedule. `reads`: how
+    many readings of each hour the quota covers (`schedule.reads_per_hour`).
     """
     after = READ_AFTER_HOURS[reads][0]
     until = hour_of(now_ns) if config.until_ns is None else -(-config.until_ns // HOUR_NS)
@@ -54,17 +69,15 @@ def unread_hours(
 
 
 def expires_soon(now_ns: int, hour: int) -> bool:
-    """Whether Segment keeps the hour for less than a day."""
+    """Returns whether Segment deletes the hour within a day."""
     return hour * HOUR_NS + RETENTION_NS - now_ns < EXPIRES_SOON_NS
 
 
-# -- answers -------------------------------------------------------------------------------------------------
-#
-# What the collector answers, noted on the way: how long it takes, and whether it takes anything at all.
-
-
 class InstrumentedClient:
-    """A client that sends by another one. Used from several threads at once."""
+    """A client that measures another one: durations, outcomes, and the time without acknowledgement.
+
+    Safe for use from several threads.
+    """
 
     def __init__(self, client: Client, telemetry: Telemetry, clock: Clock) -> None:
         self._client = client
@@ -74,14 +87,14 @@ class InstrumentedClient:
         self._under_way: dict[int, float] = {}  # thread → when its request began
 
     def send(self, signal: Signal, records: Sequence[bytes]) -> Outcome:
-        """Sends, and notes what came of it."""
+        """Sends, and records the outcome and the duration."""
         thread, began = threading.get_ident(), self._clock.monotonic()
         self._under_way[thread] = began
         try:
             outcome = self._client.send(signal, records)
         finally:
             del self._under_way[thread]
-        self._telemetry.record_request(signal, _name(outcome), self._clock.monotonic() - began)
+        self._telemetry.record_request(signal, OUTCOMES[type(outcome)], self._clock.monotonic() - began)
         if isinstance(outcome, Acknowledged | PartlyRejected):
             self._failing_since = None
         elif self._failing_since is None:
@@ -89,29 +102,17 @@ class InstrumentedClient:
         return outcome
 
     def close(self) -> None:
-        """Closes the other one."""
+        """Closes the measured client."""
         self._client.close()
 
     def missing_seconds(self) -> float:
-        """For how long an acknowledgement has been asked for in vain; 0 where nothing is asked for."""
+        """Returns for how long no request was acknowledged; 0 if none is in flight or failing."""
         waiting = [*self._under_way.copy().values(), *filter(None, [self._failing_since])]
         return max(0.0, self._clock.monotonic() - min(waiting)) if waiting else 0.0
 
 
-def _name(outcome: Outcome) -> str:
-    """`acknowledged`, `partly_rejected`, `retry_later`, `too_large`, `doubtful`, `refused`."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(outcome).__name__).lower()
-
-
-# -- standing ------------------------------------------------------------------------------------------------
-
-
-ANSWERS_LATELY_SECONDS = 60.0
-"""A collector may be restarted without being missed."""
-
-
 class Readiness:
-    """The standing of a polling run. `clock` is the one that the hours go by."""
+    """The gauges and checks of a polling run. `clock` is the one that hours are computed with."""
 
     def __init__(
         self,
@@ -126,7 +127,7 @@ class Readiness:
         self._clock = clock
 
     def gauges(self) -> tuple[Gauge, ...]:
-        """What there is to look at, as docs/reference/metrics.md lists it."""
+        """Returns the gauges of a polling run, which docs/reference/metrics.md lists."""
         return (
             Gauge(
                 "faillog.pending",
@@ -169,26 +170,28 @@ class Readiness:
         )
 
     def ledger(self) -> Check:
-        """Whether the ledger can be read."""
+        """Checks that the ledger can be read."""
         try:
             pending = self._ledger.totals().pending
         except FaillogError:
             return Check(ok=False, why="the ledger cannot be read")
-        return Check(ok=True, why=f"{pending} records pending")
+        return Check(ok=True, why=f"{counted(pending, 'record')} pending")
 
     def hours(self) -> Check:
-        """Whether no hour is about to expire unread."""
+        """Checks that no unread hour expires soon."""
         try:
             unread, now_ns = self.unread(), self._clock.now_ns()
         except FaillogError:
             return Check(ok=False, why="the ledger cannot be read")
-        late = sum(expires_soon(now_ns, hour) for hours in unread.values() for hour in hours)
-        if late:
-            return Check(ok=False, why=f"{late} hours leave Segment within a day, unread")
-        return Check(ok=True, why=f"{sum(map(len, unread.values()))} hours due, none of them leaves soon")
+        due = [hour for hours in unread.values() for hour in hours]
+        if late := sum(expires_soon(now_ns, hour) for hour in due):
+            return Check(
+                ok=False, why=f"{counted(late, 'unread hour')} will be deleted by Segment within a day"
+            )
+        return Check(ok=True, why=f"{counted(len(due), 'hour')} due, none of them expires soon")
 
     def unread(self) -> dict[str, list[int]]:
-        """Collection → the hours that are due and were not read, ascending."""
+        """Returns collection → the hours that are due and were not read, ascending."""
         now_ns, schedule = self._clock.now_ns(), self._schedule()
         reads = reads_per_hour(self._ledger.quota(self._requests_per_day), len(schedule.collections))
         hours = self._ledger.hours(after=hour_of(now_ns - RETENTION_NS))
@@ -200,14 +203,14 @@ class Readiness:
 
 
 def collector(answers: InstrumentedClient) -> Check:
-    """Whether the collector answered lately, if it was asked."""
+    """Checks that the collector acknowledged something lately, if it was sent something."""
     missing = answers.missing_seconds()
     if missing > ANSWERS_LATELY_SECONDS:
-        return Check(ok=False, why=f"nothing acknowledged for {missing:.0f} s")
-    return Check(ok=True, why="what was sent was acknowledged, or is under way" if missing else "no failure")
+        return Check(ok=False, why=f"no acknowledgement for {missing:.0f} s")
+    return Check(ok=True, why="waiting for an acknowledgement" if missing else "no failure")
 
 
 def loops(heartbeat: Heartbeat) -> Check:
-    """Whether the loops turn."""
-    late = [f"{loop} has not turned for {seconds:.0f} s" for loop, seconds in heartbeat.late().items()]
-    return Check(ok=not late, why="; ".join(late) or "turning")
+    """Checks that both loops have a recent heartbeat."""
+    late = [f"no heartbeat of {loop} for {seconds:.0f} s" for loop, seconds in heartbeat.late().items()]
+    return Check(ok=not late, why="; ".join(late) or "running")

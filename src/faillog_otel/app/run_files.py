@@ -1,47 +1,54 @@
-"""Runs over PATHs: in this process, or shared among workers."""
+"""Runs over PATHs: in this process, or shared among worker processes.
+
+`python -m faillog_otel.app.run_files DESCRIPTOR` is a worker process; DESCRIPTOR is its socket to the run.
+"""
 
 import logging
 import os
 import signal
+import socket
 import stat
 import sys
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from faillog_otel.app.build import Runtime, descriptors
-from faillog_otel.app.summary import Files, RunResult, log_result, records
+from faillog_otel.app.summary import Files, RunResult, log_result, reasons_text
 from faillog_otel.config import RunConfig, SegmentConfig, TelemetryConfig
 from faillog_otel.errors import ConfigError, InputError, Interrupted, LedgerBroken
 from faillog_otel.inputs.files import STDIN, FoundPaths, InputFile, is_packed
 from faillog_otel.ledger.kept_files import SET_ASIDE, FileSink, NothingKept, Replayed, is_kept_file
 from faillog_otel.ledger.results import Counts, FirstMet, ResultSink
-from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.otlp.sender import Sent, WaitNotices
-from faillog_otel.pipeline.forwarder import Forwarder
 from faillog_otel.pipeline.partition import MIN_BYTES, WorkQueue, max_open_files, max_workers
-from faillog_otel.pipeline.worker import Start
+from faillog_otel.pipeline.worker import Channel, Start, Waits, Worker, encode, read_order
 from faillog_otel.pipeline.workers import Workers
+from faillog_otel.telemetry.output import protect_standard_streams, set_up_streams, start_logging
+from faillog_otel.text import counted
 
 _log = logging.getLogger(__name__)
 
 LARGE_BYTES = 8 * MIN_BYTES
-"""Less is forwarded before a second process has started."""
+"""Smaller input is forwarded before a second process has started."""
+
+CAREFUL_RECORDS = 16
+"""Records per batch after a worker crashed: few are sent again if it crashes once more."""
 
 _START_BYTES = 16
 
 
 def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool = False) -> RunResult:
-    """Forwards the files. Raises ConfigError before anything was read.
+    """Forwards the files. Raises ConfigError before it reads anything.
 
-    A PATH that is the run's own pending or quarantine file is replayed: it is set aside first, what fails
-    again is kept anew, and the set-aside file goes when all of it is accounted for. Console and file output
-    only show it: it stays as it is.
+    Replays a PATH that is the run's own pending or quarantine file: sets it aside, keeps what fails again in
+    a new file, and removes the set-aside file once all of it is accounted for. Console and file output only
+    show such a file, and do not change it.
     """
     started = time.monotonic()
     with Runtime(config) as runtime:
@@ -95,10 +102,10 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
 
 
 def number_of_workers(paths: Sequence[str], config: RunConfig) -> int:
-    """How many processes share the work; 1: it is done in this one.
+    """Returns how many processes share the work; 1: this process does it.
 
-    No more than there are parts: a compressed file, an array, or a small file is one. A file or terminal
-    that is written to takes records in the order of the files.
+    At most one per part: a compressed file, an array and a small file are one part each. Output to a file or
+    the terminal keeps the order of the records, in one process.
     """
     if config.delivery.writes or config.workers == 1:
         return 1
@@ -122,7 +129,7 @@ def number_of_workers(paths: Sequence[str], config: RunConfig) -> int:
 
 
 def _parts(name: str) -> tuple[int, int]:
-    """Of how many parts a file may be at the most, and its bytes; (0, 0) where nobody knows yet."""
+    """Returns the maximum number of parts of a file, and its bytes; (0, 0) if unknown before it is read."""
     if name == STDIN:
         return 0, 0
     try:
@@ -132,7 +139,7 @@ def _parts(name: str) -> tuple[int, int]:
             length = os.fstat(file.fileno()).st_size
             return (1 if is_packed(file.read(_START_BYTES)) else max(1, length // MIN_BYTES)), length
     except OSError:
-        return 1, 0  # that will be said when it is read
+        return 1, 0  # reading it reports the error
 
 
 def _cores() -> int:
@@ -141,20 +148,20 @@ def _cores() -> int:
 
 
 def _only_forwarding(config: RunConfig) -> RunConfig:
-    """The settings that workers need, without the secrets that they do not."""
+    """Returns the settings that workers need, without secrets that they do not need."""
     return replace(config, segment=SegmentConfig(), telemetry=TelemetryConfig())
 
 
 def _start_workers(number: int, start: Start, runtime: Runtime) -> Workers | None:
-    """Starts worker processes for the time of the run; None: this process does the work."""
+    """Starts worker processes that end with the run; None: this process does the work."""
     if number <= 1:
         return None
     stop = runtime.stop
     return runtime.stack.enter_context(
         Workers(
             number,
-            # -P: a module of ours is not to be found in the working directory.
-            [sys.executable, "-P", "-m", "faillog_otel.app.worker_process"],
+            # -P: imports nothing from the working directory.
+            [sys.executable, "-P", "-m", "faillog_otel.app.run_files"],
             start,
             is_stopping=stop.is_requested,
             readable=stop.readable,
@@ -166,7 +173,7 @@ def _start_workers(number: int, start: Start, runtime: Runtime) -> Workers | Non
 
 
 def _sink(runtime: Runtime, reference_ns: int, *, shows_kept: bool) -> FileSink | NothingKept:
-    """Where records are kept. Nothing is kept of what only went to a screen, or is kept already."""
+    """Returns where records are kept: nowhere if they are only shown, or kept already."""
     config, stop = runtime.config, runtime.stop
     if shows_kept or config.delivery.writes == "console":
         return NothingKept(reference_ns)
@@ -179,7 +186,7 @@ def _sink(runtime: Runtime, reference_ns: int, *, shows_kept: bool) -> FileSink 
 
 
 def _close(kept: FileSink | NothingKept, broken: LedgerBroken | None) -> LedgerBroken | None:
-    """Makes durable what was kept; returns why that is impossible, or why it was before."""
+    """Makes the kept records durable; returns the first error, that of the run or its own."""
     try:
         kept.close()
     except LedgerBroken as error:
@@ -195,27 +202,18 @@ class _Forwarded(Struct, frozen=True, kw_only=True):
     first_met: FirstMet
     sent: Sent
     over: str
-    """Why nothing was sent any more."""
+    """Why delivery was given up; empty if it was not."""
     broken: LedgerBroken | None
     stopped_at: dict[str, int | None]
     """How far each file was read."""
     problems: list[str]
-    """What could not be read."""
+    """Why files could not be read."""
 
 
 def _forward_here(files: Sequence[str], start: Start, kept: ResultSink, runtime: Runtime) -> _Forwarded:
     """Forwards one file after the other, in this process."""
-    config, stop = start.config, runtime.stop
-    delivery = runtime.deliver()
-    forwarder = Forwarder(
-        encoder=WireEncoder(config.mapping),
-        delivery=delivery,
-        config=config.delivery,
-        is_stopping=stop.is_requested,
-        sends_rejected=start.sends_rejected,
-        max_content_bytes=config.max_content_bytes,
-        telemetry=runtime.telemetry,
-    )
+    stop, delivery = runtime.stop, runtime.deliver()
+    forwarder = runtime.forwarder(delivery, runtime.telemetry, sends_rejected=start.sends_rejected)
     runtime.watch_pending(forwarder.counts)
     stopped_at: dict[str, int | None] = {}
     problems = []
@@ -229,7 +227,7 @@ def _forward_here(files: Sequence[str], start: Start, kept: ResultSink, runtime:
                 forwarder.forward(file, kept, runtime.progress.take)
                 if grown := file.grown_bytes():
                     _log.warning(
-                        "%s grew by %d bytes that were not read: run it again when it is whole",
+                        "%s grew by %d bytes that were not read; run it again when it is complete",
                         file.name,
                         grown,
                     )
@@ -254,7 +252,7 @@ def _forward_here(files: Sequence[str], start: Start, kept: ResultSink, runtime:
 def _forward_by(
     workers: Workers, files: Sequence[str], whole: Collection[str], kept: ResultSink, runtime: Runtime
 ) -> _Forwarded:
-    """Lets workers forward partitions of the files; those of `whole` are not cut."""
+    """Lets workers forward partitions of the files; those in `whole` are not split."""
     runtime.watch_retries(workers)
     runtime.watch_pending(workers.counts)
 
@@ -280,7 +278,7 @@ def _forward_by(
 
 
 def _log_kept(forwarded: _Forwarded, places: Mapping[str, str], not_kept: Counter[str]) -> None:
-    """Says what was not delivered, and what to do. `places`: `quarantine`, `pending` → the file of these."""
+    """Logs what was not delivered, and what to do. `places`: `quarantine` or `pending` → its file."""
     counts = forwarded.counts
 
     def remedy(kind: str, before: str) -> str:
@@ -289,30 +287,31 @@ def _log_kept(forwarded: _Forwarded, places: Mapping[str, str], not_kept: Counte
         return "; ".join(lost + kept) or "they stay in the file that was replayed"
 
     if number := counts.quarantined + counts.rejected:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in forwarded.reasons.most_common())
+        what = "quarantined" if "quarantine" in places else "not understood or refused"
         fix = f"fix {'it' if number == 1 else 'them'} in {places.get('quarantine')}, then"
-        _log.warning("%s quarantined (%s); %s", records(number), reasons, remedy("quarantine", fix))
+        what = f"{counted(number, 'record')} {what} ({reasons_text(forwarded.reasons)})"
+        _log.warning("%s; %s", what, remedy("quarantine", fix))
     if counts.pending:
         reason = f" ({forwarded.over})" if forwarded.over else ""
-        what = f"{records(counts.pending)} not delivered{reason}"
+        what = f"{counted(counts.pending, 'record')} not delivered{reason}"
         _log.error("%s; %s", what, remedy("pending", "when the cause is gone"))
 
 
 def _log_unread(files: Sequence[str], stopped_at: Mapping[str, int | None]) -> None:
-    """Which input the run did not read because it ended early."""
+    """Logs which input was not read because the run ended early."""
     left = [name for name in files if stopped_at.get(name, 0) is not None]
     if not left:
         return
     first, *others = left
     offset = stopped_at.get(first)
-    how_far = f"read to byte {offset} of its content, and no further" if offset else "not read"
-    more = f"; {records(len(others), 'file')} more not read to the end" if others else ""
+    how_far = f"read to byte {offset} of its content" if offset else "not read"
+    more = f"; {counted(len(others), 'more file')} not read to the end" if others else ""
     shown = "standard input" if first == STDIN else first.removesuffix(SET_ASIDE)
     _log.warning("the run ended early: %s: %s%s", shown, how_far, more)
 
 
 def _kept_files_among(paths: Sequence[str], config: RunConfig) -> list[str]:
-    """Those PATHs that are kept files of this run, each once."""
+    """Returns the PATHs that are kept files of this run, each once."""
     own = {os.path.realpath(config.quarantine), os.path.realpath(config.pending)}
     found = {os.path.realpath(path): path for path in paths if path != STDIN and is_kept_file(path)}
     return [path for real, path in found.items() if real in own]
@@ -329,12 +328,53 @@ def _found(
     found.files += [each.aside for each in replayed.values()]
     found.files += [name for path in shown for name in (path + SET_ASIDE, path) if Path(name).is_file()]
     for path in shown:
-        _log.warning("%s: is only shown, and stays as it is; replay it to a collector", path)
+        _log.warning("%s is only shown and not changed; replay it to a collector", path)
     for warning in found.warnings:
         _log.warning("%s", warning)
     output = config.delivery.output
     if output is not None and Path(output).exists():
         for file in found.files:
             if Path(output).samefile("/dev/stdin" if file == STDIN else file):
-                raise ConfigError(f"--output {output}: is one of the files to read; name another")
+                raise ConfigError(f"--output {output} is one of the files to read; name another file")
     return found
+
+
+def work() -> None:
+    """Is a worker process: forwards partitions until the run closes the socket, or ends."""
+    set_up_streams()
+    protect_standard_streams()
+    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    received = channel.receive()
+    start = read_order(received[0]) if received else None
+    if not isinstance(start, Start):
+        return
+    config = start.config
+    start_logging(config.verbosity, config.log_format)
+    requests = RequestLog()
+    # SIGINT and SIGTERM are blocked here: the run receives them, and passes them on as SIGUSR1.
+    with Runtime(config, (signal.SIGUSR1,), requests) as runtime:
+        runtime.prepare_client()
+
+        def say(what: str, seconds: float) -> None:
+            with suppress(OSError):  # the run is gone; the loop below notices
+                channel.send(encode(Waits(what, seconds)))
+
+        delivery = runtime.deliver(say)
+        careful = replace(config.delivery, batch_records=CAREFUL_RECORDS)
+        worker = Worker(
+            channel=channel,
+            start=start,
+            forwarder=runtime.forwarder(delivery, sends_rejected=start.sends_rejected),
+            careful=runtime.forwarder(delivery, config=careful, sends_rejected=start.sends_rejected),
+            delivery=delivery,
+            requests=requests,
+            stop=lambda: os.kill(os.getpid(), signal.SIGUSR1),
+        )
+        try:
+            worker.run()
+        except ConnectionError:
+            os._exit(0)  # the run is gone
+
+
+if __name__ == "__main__":
+    work()

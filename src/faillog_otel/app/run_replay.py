@@ -8,9 +8,8 @@ from contextlib import closing
 from copy import copy
 
 from faillog_otel.app.build import Runtime
-from faillog_otel.app.build_polling import segment_api
-from faillog_otel.app.run_sidecar import poll
-from faillog_otel.app.summary import RunResult, log_result, records
+from faillog_otel.app.run_sidecar import poll, segment_api
+from faillog_otel.app.summary import RunResult, log_result
 from faillog_otel.clock import HOUR_NS, RETENTION_NS, Clock, SegmentClock, hour_of, time_text
 from faillog_otel.config import Moment, RunConfig
 from faillog_otel.errors import ConfigError, LedgerBroken
@@ -19,10 +18,9 @@ from faillog_otel.ledger.facts import check_window
 from faillog_otel.ledger.ledger import open_ledger
 from faillog_otel.ledger.sinks import QuarantineSink, ShownQuarantineSink
 from faillog_otel.ledger.state_dir import StateFolder
-from faillog_otel.otlp.encoder import WireEncoder
-from faillog_otel.pipeline.forwarder import Forwarder
 from faillog_otel.pipeline.segment_time import follow_segment
 from faillog_otel.segment.http_client import network_of
+from faillog_otel.text import counted
 
 _log = logging.getLogger(__name__)
 
@@ -37,19 +35,13 @@ def replay_quarantine(config: RunConfig, *, sends_rejected: bool) -> RunResult:
         ledger = open_ledger(folder)
         runtime.stack.callback(ledger.close)
         if shows_only:
-            _log.warning("the quarantine is only shown, and stays as it is; replay it to a collector")
+            _log.warning("the quarantine is only shown and not changed; replay it to a collector")
         kind = ShownQuarantineSink if shows_only else QuarantineSink
         sink = kind(ledger, folder.spool, runtime.stop.now_ns(), config.segment.collections)
         entries = runtime.stack.enter_context(sink.file)
-        _log.info("%s in quarantine", records(len(sink)))
+        _log.info("%s in quarantine", counted(len(sink), "record"))
         delivery = runtime.deliver()
-        forwarder = Forwarder(
-            encoder=WireEncoder(config.mapping),
-            delivery=delivery,
-            config=config.delivery,
-            is_stopping=runtime.stop.is_requested,
-            sends_rejected=sends_rejected,
-        )
+        forwarder = runtime.forwarder(delivery, sends_rejected=sends_rejected)
         broken: LedgerBroken | None = None
         try:
             size = os.fstat(entries.fileno()).st_size
@@ -64,7 +56,7 @@ def replay_quarantine(config: RunConfig, *, sends_rejected: bool) -> RunResult:
         if runtime.stop.requested == signal.SIGPIPE:
             pass
         elif left := sum(ledger.kept_by_reason().values()):
-            _log.warning("%s in quarantine still: in %s", records(left), folder.path)
+            _log.warning("%s still in the quarantine of %s", counted(left, "record"), folder.path)
     reported = copy(forwarder.counts)
     if shows_only:  # it is in the quarantine still
         reported.quarantined += reported.exported
@@ -87,7 +79,7 @@ def _existing(path: str) -> StateFolder:
     """The folder of a ledger. Raises ConfigError where there is none: nothing was kept there."""
     folder = StateFolder(path)
     if not folder.ledger.exists():
-        raise ConfigError(f"{path}: holds no ledger: has `run` polled with this --state-dir?")
+        raise ConfigError(f"{path}: holds no ledger; poll with `run` first, or name another --state-dir")
     return folder
 
 
@@ -98,11 +90,11 @@ def replay_hours(config: RunConfig, since: Moment, until: Moment | None, clock: 
     """
     if config.delivery.writes:
         raise ConfigError(
-            f"--protocol {config.delivery.writes} only shows records, and hours are read again to be sent;"
-            " to look at hours: run --once --since ... --until ... with an empty --state-dir"
+            f"--protocol {config.delivery.writes} only shows records, but a replay of hours sends them; to"
+            " show hours: run --once --since ... --until ... with an empty --state-dir"
         )
     if not config.segment.collections:
-        raise ConfigError("name the collection whose hours are meant: --collection ID")
+        raise ConfigError("no collection is named; add --collection ID")
     for warning in check_window(config.segment, clock.now_ns() if clock else time.time_ns()):
         _log.warning("%s", warning)
     with Runtime(config) as runtime:
@@ -115,22 +107,23 @@ def replay_hours(config: RunConfig, since: Moment, until: Moment | None, clock: 
         now_ns = segment_clock.now_ns()
         if not segment_clock.is_plausible:
             shown = f"this machine's clock shows {time_text(now_ns)}"
-            raise ConfigError(f"Segment did not say the time, and {shown}; set the clock")
+            raise ConfigError(f"Segment did not report the time, and {shown}; set the clock")
         over_ns = hour_of(now_ns) * HOUR_NS
         until_ns = min(over_ns, until.ns(now_ns)) if until else over_ns
         since_ns = since.ns(now_ns)
         first = max(hour_of(since_ns), hour_of(now_ns - RETENTION_NS) + 1)
         hours = range(first, -(-until_ns // HOUR_NS))
         if not hours:
-            raise ConfigError("--since and --until leave no hour that Segment still has")
+            raise ConfigError("Segment has no complete hour between --since and --until; change them")
         folder = runtime.stack.enter_context(StateFolder(config.state_dir))
         ledger = open_ledger(folder)
         runtime.stack.callback(ledger.close)
         wanted = len(hours) * len(config.segment.collections)
         left = ledger.quota(config.segment.requests_per_day).mended(now_ns).left(now_ns, with_reserve=True)
         if wanted > left:
-            raise ConfigError(f"asks for {records(wanted, 'hour')}, and {left} of today's requests are left")
+            needed = f"{counted(wanted, 'hour')} need one request each, but the quota has {left} left"
+            raise ConfigError(f"{needed}; shorten the window with --since and --until")
         for collection in config.segment.collections:
             ledger.want(collection, hours)
-    _log.info("%s: as many requests of the day's quota", records(wanted, "hour"))
+    _log.info("reading %s again, with one request each", counted(wanted, "hour"))
     return poll(config, once=True, clock=clock, only_wanted=True)

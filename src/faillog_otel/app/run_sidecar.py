@@ -1,32 +1,63 @@
-"""Polling runs: once, or as a sidecar until a signal ends it."""
+"""Polling runs, once or as a sidecar: their composition, and what they report at their end."""
 
 import logging
+import math
+import os
+import shlex
 import signal
 import time
 from collections.abc import Mapping, Sequence
 from copy import copy
+from functools import partial
 
 from msgspec import Struct
 
-from faillog_otel.app.build import Runtime, descriptors
-from faillog_otel.app.build_polling import Polling, build_polling
+from faillog_otel.app.build import USER_AGENT, Runtime, descriptors
 from faillog_otel.app.progress import NoProgressLine
-from faillog_otel.app.summary import RunResult, log_result, records
-from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, Clock, hour_of, hour_text, time_text
+from faillog_otel.app.readiness import Readiness
+from faillog_otel.app.summary import RunResult, log_result, reasons_text
+from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, Clock, SegmentClock, hour_of, hour_text, time_text
 from faillog_otel.config import RunConfig, SegmentConfig
 from faillog_otel.errors import ConfigError, LedgerBroken, NoRoom
+from faillog_otel.ledger import Ledger
+from faillog_otel.ledger.facts import SINCE, check_window, note_polled, schedule_of
+from faillog_otel.ledger.ledger import open_ledger
 from faillog_otel.ledger.results import Counts
-from faillog_otel.ledger.state_dir import with_remedy
+from faillog_otel.ledger.spool import Spool
+from faillog_otel.ledger.state_dir import RoomWait, StateFolder, with_remedy
+from faillog_otel.otlp.delivery import Delivery
 from faillog_otel.pipeline.fetcher import Fetcher
-from faillog_otel.reports.hours import Judged
-from faillog_otel.segment.api import token_source
-from faillog_otel.text import printable
+from faillog_otel.pipeline.forwarder import Forwarder
+from faillog_otel.pipeline.segment_time import AGREED
+from faillog_otel.pipeline.sidecar import Sidecar
+from faillog_otel.reports.hours import HourlyReport, Judged, Judging
+from faillog_otel.segment.api import TIMEOUT_SECONDS, SegmentApi, token_source
+from faillog_otel.segment.download import Downloader, Limits
+from faillog_otel.segment.http_client import Network, network_of, timeout_within
+from faillog_otel.segment.schedule import ScheduleConfig
+from faillog_otel.telemetry.api import NO_TELEMETRY
+from faillog_otel.telemetry.output import announce
+from faillog_otel.text import counted, printable
 
 _log = logging.getLogger(__name__)
 
 MINUTE_NS = 60 * SECOND_NS
 MIN_DESCRIPTORS = 64
-"""Polling takes up to 30 by itself, and the health server up to a quarter of what is allowed."""
+"""Polling needs up to 30, and the health server up to a quarter of the limit."""
+
+
+class Polling(Struct, frozen=True):
+    """The parts of a polling run."""
+
+    ledger: Ledger
+    clock: SegmentClock
+    fetcher: Fetcher
+    forwarder: Forwarder
+    delivery: Delivery
+    readiness: Readiness
+    hourly: HourlyReport
+    judging: Judging
+    sidecar: Sidecar
 
 
 def poll(
@@ -34,17 +65,17 @@ def poll(
 ) -> RunResult:
     """Polls Segment and forwards. Raises ConfigError, LedgerBroken.
 
-    `clock` is the machine's, which Segment's Date corrects; to wait for a collector is always the system's
-    business. `only_wanted`: nothing but the hours that a replay asked for.
+    `clock` is this machine's clock, which Segment's Date header corrects; waits for the collector always use
+    the system's. `only_wanted`: poll only the hours that a replay asked for.
     """
     started = time.monotonic()
     if not config.segment.collections:
-        raise ConfigError("name a PATH, or a collection to poll: --collection ID or FAILLOG_COLLECTIONS")
+        raise ConfigError("nothing to do; name a PATH, or a collection with --collection ID")
     token_source(config.segment)()  # a token that cannot be used ends the run before anything is opened
     _log_ignored(config)
     with Runtime(config) as runtime:
         runtime.prepare_client()
-        polling = build_polling(runtime, once=once, clock=clock, only_wanted=only_wanted)
+        polling = _build(runtime, once=once, clock=clock, only_wanted=only_wanted)
         _log_start(config, runtime.progress, once=once)
         polling.sidecar.run()
         polling.hourly.say()
@@ -67,32 +98,144 @@ def poll(
     return result
 
 
+def _build(runtime: Runtime, *, once: bool, clock: Clock | None, only_wanted: bool) -> Polling:
+    """Opens the state folder and builds the parts. Raises ConfigError, NoRoom, LedgerBroken."""
+    config, stop = runtime.config, runtime.stop
+    shows_only = config.delivery.writes is not None
+    folder = runtime.stack.enter_context(StateFolder(config.state_dir))
+    wait_seconds = config.delivery.wait_seconds if once else math.inf
+    room = RoomWait(wait_seconds, stop.monotonic)
+    ledger = room.retry(lambda: open_ledger(folder), stop.wait)
+    runtime.stack.callback(ledger.close)
+    spool = Spool(folder.spool)
+    segment_clock = SegmentClock(clock or stop, ledger.fact_ns(AGREED) or 0)
+    if not only_wanted:
+        room.retry(lambda: _check_window(config, ledger, segment_clock), stop.wait)
+    room.retry(ledger.recover, stop.wait)
+    judging = room.retry(lambda: Judging(ledger, config.segment, segment_clock), stop.wait)
+    ledger.sweep()
+    runtime.start_telemetry()
+    runtime.start_heartbeat()
+    segment, downloader = _segment_clients(config)
+    runtime.start_progress()
+    fetcher = Fetcher(
+        ledger=ledger,
+        spool=spool,
+        segment=segment,
+        downloader=downloader,
+        schedule=partial(_schedule_at, ledger, config.segment, once=once, only_wanted=only_wanted),
+        clock=segment_clock,
+        is_stopping=runtime.heartbeat.beat_on_call("fetching", stop.is_requested),
+        max_content_bytes=config.max_content_bytes,
+        requests_per_day=config.segment.requests_per_day,
+        max_requests=config.segment.max_requests,
+        to_download=runtime.progress.to_download,
+        wait_seconds=wait_seconds,
+    )
+    readiness = Readiness(ledger, lambda: fetcher.schedule, segment_clock, config.segment.requests_per_day)
+    delivery = runtime.deliver()
+    for gauge in readiness.gauges():
+        runtime.telemetry.observe(gauge)
+    runtime.serve_health(readiness)
+    forwarder = runtime.forwarder(delivery, NO_TELEMETRY if shows_only else runtime.telemetry)
+    hourly = HourlyReport(
+        ledger=ledger,
+        counts=forwarder.counts,
+        sent=lambda: delivery.sent,
+        schedule=lambda: fetcher.schedule,
+        clock=segment_clock,
+        requests_per_day=config.segment.requests_per_day,
+        say=partial(announce, _log),
+        shows_only=shows_only,
+    )
+    sidecar = Sidecar(
+        ledger=ledger,
+        spool=spool,
+        fetcher=fetcher,
+        forwarder=forwarder,
+        clock=segment_clock,
+        interruptible=stop.interruptible,
+        is_stopping=stop.is_requested,
+        is_over=lambda: bool(delivery.gave_up_because),
+        end_sending=delivery.end,
+        once=once,
+        progress=runtime.progress.forwarding,
+        hourly=hourly,
+        heartbeat=runtime.heartbeat,
+        shows_only=shows_only,
+        wait_seconds=wait_seconds,
+        monotonic=stop.monotonic,
+    )
+    return Polling(ledger, segment_clock, fetcher, forwarder, delivery, readiness, hourly, judging, sidecar)
+
+
+def segment_api(config: RunConfig, network: Network) -> SegmentApi:
+    """Returns the client of Segment's API; `--wait` bounds each request. Raises ConfigError."""
+    token = token_source(config.segment)
+    token()
+    return SegmentApi(
+        config.segment.url,
+        token,
+        USER_AGENT,
+        timeout_seconds=timeout_within(config.delivery.wait_seconds, TIMEOUT_SECONDS),
+        network=network,
+    )
+
+
+def _segment_clients(config: RunConfig) -> tuple[SegmentApi, Downloader]:
+    limits = Limits(stall_seconds=timeout_within(config.delivery.wait_seconds, Limits().stall_seconds))
+    network = network_of(config.segment, os.environ)
+    return segment_api(config, network), Downloader(
+        config.segment.download_hosts, USER_AGENT, limits, network
+    )
+
+
+def _check_window(config: RunConfig, ledger: Ledger, clock: Clock) -> None:
+    """Warns of an odd window, and records the collections and the window unless the run only shows records.
+
+    Raises ConfigError, NoRoom, LedgerBroken.
+    """
+    for warning in check_window(config.segment, clock.now_ns(), ledger.fact_ns(SINCE)):
+        _log.warning("%s", warning)
+    if config.delivery.writes is None:
+        note_polled(ledger, config.segment)
+
+
+def _schedule_at(
+    ledger: Ledger, config: SegmentConfig, now_ns: int, *, once: bool, only_wanted: bool
+) -> ScheduleConfig:
+    """Returns the hours to read. Hours of an earlier run stay wanted: a restart must not lose them."""
+    if only_wanted:
+        return ScheduleConfig(config.collections, since_ns=now_ns, once=True)
+    return schedule_of(ledger, config, now_ns, once=once)
+
+
 def _log_start(config: RunConfig, line: NoProgressLine, *, once: bool) -> None:
-    polled = records(len(config.segment.collections), "collection")
+    polled = counted(len(config.segment.collections), "collection")
     _log.info("polling %s; state folder %s", polled, config.state_dir)
     if not once and config.verbosity == 0:
-        line.write(printable(f"polling {polled}; state folder {config.state_dir}; SIGINT ends it") + "\n")
+        line.write(printable(f"polling {polled}; state folder {config.state_dir}; Ctrl-C stops it") + "\n")
 
 
 class _Ended(Struct, frozen=True, kw_only=True):
-    """What a polling run came to, besides the counts of its forwarder."""
+    """The outcome of a polling run, besides the counts of its forwarder."""
 
     counts: Counts
-    """With what lies in the spool as pending."""
+    """Includes the records in the spool, as pending."""
     hours: Judged | None
     """None if the ledger cannot be read."""
     left: str
-    """The hours that are due and were not read, for people; empty if there are none."""
+    """Text: the hours that are due and were not read; empty if there are none."""
     refused: str
-    """Why hours that were due were not read; empty where all were."""
+    """Text: why hours that were due were not read; empty if all were."""
     is_refusal_said: bool
     broken: str
 
 
 def _ended(polling: Polling, *, once: bool, asked: SegmentConfig | None) -> _Ended:
-    """Reads from the ledger how the run ended; a ledger that cannot be read is named.
+    """Returns the outcome of the run, from the ledger. Names a ledger that cannot be read.
 
-    `asked`: the window that the run is about; None: all that is due.
+    `asked`: the window of a replay; None: all that is due.
     """
     sidecar, fetcher, now_ns = polling.sidecar, polling.fetcher, polling.clock.now_ns()
     broken = str(sidecar.broken or "")
@@ -141,7 +284,7 @@ def _hours_text(hours: Mapping[str, Sequence[int]]) -> str:
 
 def _log_ignored(config: RunConfig) -> None:
     if config.workers is not None and config.workers > 1:
-        _log.warning("--workers %d: is for PATHs; polling uses one process", config.workers)
+        _log.warning("--workers %d is ignored: polling uses one process", config.workers)
     if (limit := descriptors()) < MIN_DESCRIPTORS:
         do = f"raise the limit to {MIN_DESCRIPTORS} or more (ulimit -n)"
         _log.warning(
@@ -149,7 +292,7 @@ def _log_ignored(config: RunConfig) -> None:
         )
     if config.delivery.writes:
         _log.warning(
-            "--protocol %s only shows what was not forwarded yet: it stays in %s for a run to a collector",
+            "--protocol %s only shows records; they stay in %s until a run sends them to a collector",
             config.delivery.writes,
             config.state_dir,
         )
@@ -169,47 +312,48 @@ def _log_ending(ended: _Ended, polling: Polling, runtime: Runtime) -> None:
         _log.error("%s", problem)
     if config.delivery.writes:
         if over:
-            _log.error("not all was shown: %s", over)
+            _log.error("some records were not shown: %s", over)
         if number := ended.counts.pending:
-            wait = f"{records(number)} in {folder} {'waits' if number == 1 else 'wait'}"
-            _log.warning("nothing was forwarded: %s for a run to a collector", wait)
+            stay = f"{counted(number, 'record')} {'stays' if number == 1 else 'stay'} in {folder}"
+            _log.warning("nothing was sent: %s until a run sends to a collector", stay)
     elif ended.counts.pending:
         why = f" ({over})" if over else ""
-        _log.error("%s not delivered%s: in %s", records(ended.counts.pending), why, folder)
+        _log.error("%s not delivered%s; kept in %s", counted(ended.counts.pending, "record"), why, folder)
     if ended.hours is None:
-        _log.error("%s: how many records are pending is not known", folder)
+        _log.error("%s: the number of pending records is unknown", folder)
     if ended.left and (stop.is_requested() or ended.broken):
-        _log.warning("the run ended early: hours that are due and were not read: %s", ended.left)
+        _log.warning("the run ended early; hours that are due and were not read: %s", ended.left)
     if kept := counts.quarantined + counts.rejected:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in forwarder.reasons.most_common())
-        what = f"{records(kept)} not understood or not taken ({reasons})"
-        _log.warning("%s: %s", what, "only shown" if config.delivery.writes else f"in {folder}")
+        replay = f"kept in {folder}; send again: faillog-otel replay --state-dir {shlex.quote(folder)}"
+        where = "only shown" if config.delivery.writes else replay
+        reasons = reasons_text(forwarder.reasons)
+        _log.warning("%s quarantined (%s); %s", counted(kept, "record"), reasons, where)
 
 
 def _refusal(fetcher: Fetcher, now_ns: int, asked: SegmentConfig | None) -> str:
-    """What was due and was not read, why, and when to run again; empty where all was."""
+    """Returns what was due and was not read, why, and when to run again; empty if all was read."""
     if refusals := fetcher.refusals:
         return "; ".join(refusals)
     if why := fetcher.why_time_unknown:
         if fetcher.plan is None:
             return f"no hour could be listed: {why}"
         if due := fetcher.hours_due:
-            return f"{records(due, 'hour')} due could not be listed: {why}; run again later"
+            return f"{counted(due, 'hour')} due could not be listed: {why}; run again later"
     problems = []
     if fetcher.lost:
-        problems.append(f"{records(fetcher.lost, 'object')} left Segment's 28 days, never downloaded")
+        problems.append(f"{counted(fetcher.lost, 'object')} deleted by Segment, never downloaded")
     if failed := fetcher.unread:
         why = f": {fetcher.last_failure}" if fetcher.last_failure else ""
-        problems.append(f"{records(failed, 'hour')} due could not be read{why}; run again later")
+        problems.append(f"{counted(failed, 'hour')} due could not be read{why}; run again later")
     if missing := [each for each in fetcher.missing() if not asked or _covers(asked, each.hour, now_ns)]:
         first = min(missing, key=lambda each: each.next_ns)
-        why = first.why if len(missing) == 1 else f"see `status`; the one that is tried next: {first.why}"
+        why = first.why if len(missing) == 1 else f"`status` lists them; the next one: {first.why}"
         again = time_text(max(first.next_ns, now_ns))
         problems.append(
-            f"{records(len(missing), 'object')} could not be downloaded: {why}; run again at {again}"
+            f"{counted(len(missing), 'object')} could not be downloaded: {why}; run again at {again}"
         )
     if wait := fetcher.wait(now_ns):
-        why, hours = wait.why[:1].upper() + wait.why[1:], records(fetcher.hours_due, "hour")
+        why, hours = wait.why[:1].upper() + wait.why[1:], counted(fetcher.hours_due, "hour")
         problems.append(f"{why}; rerun{_after_text(wait.until_ns, now_ns)} ({hours} due)")
     return "; ".join(problems)
 
@@ -223,6 +367,6 @@ def _after_text(until_ns: int, now_ns: int) -> str:
 
 
 def _covers(config: SegmentConfig, hour: int, now_ns: int) -> bool:
-    """Whether an hour is between `--since` and `--until`."""
+    """Returns whether an hour is between `--since` and `--until`."""
     until_ns = config.until.ns(now_ns) if config.until else now_ns
     return hour_of(config.since.ns(now_ns)) <= hour < -(-until_ns // HOUR_NS)

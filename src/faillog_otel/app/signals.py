@@ -1,11 +1,11 @@
-"""SIGINT and SIGTERM: stop taking in, finish what is in flight, be gone within ten seconds.
+"""SIGINT and SIGTERM: read nothing more, finish the requests in flight, and exit within ten seconds.
 
-The first signal is noted, ends every wait, and ends a read that waits for input. A request in flight has
-`GRACE_SECONDS` to end by itself. The second signal exits at once.
+The first signal ends every wait, and every read that waits for input. A request in flight has
+`GRACE_SECONDS` to finish. The second signal exits at once.
 
-Python runs its handlers between two instructions of the main thread: a signal that comes just before that
-blocks would not be seen until it wakes. So nothing here blocks without looking at a pipe, to which the
-interpreter writes when a signal comes (signal.set_wakeup_fd), or for longer than a moment.
+Python runs signal handlers between two instructions of the main thread: if a signal arrives just before the
+thread blocks, the handler runs only when the thread wakes. So every wait here also watches a pipe to which
+the interpreter writes when a signal arrives (signal.set_wakeup_fd), or is short.
 """
 
 import os
@@ -25,14 +25,14 @@ SEEN_SECONDS = 0.01
 
 
 class Shutdown:
-    """Also the run's Clock, for a signal must end its waits. A context manager for the main thread."""
+    """Handles signals, and is the run's Clock: a signal ends its waits. Use it as a context manager."""
 
     def __init__(self, signals: Sequence[int] = (signal.SIGINT, signal.SIGTERM)) -> None:
-        """`signals` are those that ask for the end."""
+        """`signals` request the end of the run."""
         self._signals = signals
         self.requested: int | None = None
-        """The number of the signal that asked for the end."""
-        self._grace: float | None = None  # within interruptible(): how long after a signal it may go on
+        """The number of the signal that requested the end."""
+        self._grace: float | None = None  # inside interruptible(): how long it may continue after a signal
         self._grace_is_over = False
         self._before: dict[int, object] = {}
 
@@ -55,20 +55,20 @@ class Shutdown:
         os.close(self._writer)
 
     def is_requested(self) -> bool:
-        """Whether a signal asked for the end."""
+        """Returns whether a signal requested the end."""
         return self.requested is not None
 
     def request(self, number: int) -> None:
-        """Asks for the end as a signal of this number would. May be called from any thread."""
+        """Requests the end like a signal of this number. May be called from any thread."""
         if self.requested is None:
             self.requested = number
             os.write(self._writer, b"\0")
 
     @contextmanager
     def interruptible(self, grace_seconds: float = 0.0) -> Iterator[Callable[[int], None]]:
-        """Inside, a signal raises Interrupted: at once, or after a time for the inside to end by itself.
+        """Returns a context in which a signal raises Interrupted, after `grace_seconds`.
 
-        Whoever reads inside waits for input by the function that it is given, with a file descriptor.
+        Code inside waits for input with the function that the context yields: it takes a descriptor.
         """
         if self.requested is not None and (grace_seconds == 0 or self._grace_is_over):
             raise Interrupted(self.requested)
@@ -79,11 +79,11 @@ class Shutdown:
             self._grace = None
 
     def now_ns(self) -> int:
-        """Nanoseconds since 1970-01-01T00:00:00Z."""
+        """Returns nanoseconds since 1970-01-01T00:00:00Z."""
         return time.time_ns()
 
     def monotonic(self) -> float:
-        """Seconds that never run backwards, and go on while the machine sleeps where it says so (Linux)."""
+        """Returns monotonic seconds, which on Linux also count while the machine sleeps."""
         return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
     def _until_readable(self, descriptor: int) -> None:
@@ -92,17 +92,17 @@ class Shutdown:
                 raise Interrupted(self.requested)
 
     def readable(self, descriptors: Sequence[int], seconds: float) -> list[int]:
-        """Those that can be read, as soon as there is one; none after so long, or when a signal comes."""
+        """Returns the readable descriptors, as soon as there is one; none after the timeout or a signal."""
         signals = [] if self.is_requested() else [self._reader]
         found = _readable([*descriptors, *signals], seconds)
         return [descriptor for descriptor in found if descriptor not in signals]
 
     def wait(self, seconds: float) -> bool:
-        """Waits so long; returns True at once when the run was asked to stop."""
+        """Waits for the time; returns True as soon as a signal requests the end."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             if _readable([self._reader], min(left, 3600.0)):
-                # A signal came, to any thread; the main one may see it a moment later.
+                # A signal arrived, in any thread; the main thread may handle it a moment later.
                 if self.requested is not None:
                     break
                 time.sleep(min(left, SEEN_SECONDS))
@@ -123,11 +123,11 @@ class Shutdown:
 
 
 _Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
-"""Takes descriptors beyond 1023 (poll), regular files, and no descriptor of its own."""
+"""Accepts descriptors above 1023 (poll) and regular files, and opens no descriptor."""
 
 
 def _readable(descriptors: Sequence[int], seconds: float | None) -> list[int]:
-    """Those that can be read, or have come to their end; None: waits for as long as it takes."""
+    """Returns the descriptors that are readable or at their end; `seconds` None: waits without limit."""
     with _Selector() as selector:
         for descriptor in descriptors:
             selector.register(descriptor, selectors.EVENT_READ)

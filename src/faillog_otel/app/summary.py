@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from faillog_otel.ledger.results import Counts, FirstMet, Met
 from faillog_otel.otlp.sender import Sent
 from faillog_otel.reports.hours import Judged
 from faillog_otel.telemetry.output import CLOSED_PIPE, announce
+from faillog_otel.text import counted
 
 _log = logging.getLogger(__name__)
 
@@ -44,13 +46,13 @@ class Files(Struct, frozen=True):
 
 
 class RunResult(Struct, frozen=True, kw_only=True):
-    """What a run did, and what its exit code depends on. `seconds` is its duration."""
+    """What a run did: its summary and its exit code are computed from it. `seconds` is its duration."""
 
     counts: Counts
     sent: Sent
     seconds: float
     reported: Counts | None = None
-    """The counts in the summary, where they differ: what was only shown is still in the state folder."""
+    """The counts in the summary, if they differ: what was only shown is still in the state folder."""
     not_kept: Mapping[str, int] = {}
     """`quarantine` and `pending` → how many of these records could not be kept."""
     files: Files | None = None
@@ -66,7 +68,7 @@ class RunResult(Struct, frozen=True, kw_only=True):
 
     @property
     def exit_code(self) -> int:
-        """The first that applies of 2, 5, 6, 4, 1, 3, 7; 128 + the signal where one ended the run."""
+        """The first that applies of 2, 5, 6, 4, 1, 3, 7; 128 + the signal if one ended the run."""
         counts = self.counts
         if self.signal is not None:
             return 128 + self.signal
@@ -85,7 +87,7 @@ class RunResult(Struct, frozen=True, kw_only=True):
     def conditions_met(self) -> dict[FailOn, int]:
         """The `--fail-on` conditions that were met → how many records met them; 1 for `empty`.
 
-        A polling run that judged no hour does not know whether its hours are empty.
+        A polling run that judged no hour cannot tell whether its hours are empty.
         """
         counts = self.counts
         read = sum(counts.events.values()) + counts.duplicate
@@ -100,7 +102,7 @@ class RunResult(Struct, frozen=True, kw_only=True):
 
     @property
     def undecided_conditions(self) -> list[FailOn]:
-        """The `--fail-on` conditions that events of an unknown version may have met."""
+        """The `--fail-on` conditions that events of an unknown version may meet."""
         if not self.counts.unknown_version:
             return []
         return [each for each in self.fail_on if each in ("discarded", "failure")]
@@ -145,9 +147,9 @@ class RunResult(Struct, frozen=True, kw_only=True):
 
 
 def summary_text(found: dict[str, Any], *, verb: Verb = "exported", shows_judged: bool = False) -> str:
-    """Returns the summary for people, in one to three lines.
+    """Returns the summary as text, in one to three lines.
 
-    `verb` says what happened to the records that were not kept. `shows_judged` adds how much was judged.
+    `verb` is what was done with the records. `shows_judged` adds how much was judged.
     """
     lines = (
         [_nothing_text(found)]
@@ -160,12 +162,12 @@ def summary_text(found: dict[str, Any], *, verb: Verb = "exported", shows_judged
 
 
 def _nothing_text(found: dict[str, Any]) -> str:
-    """Why there was no record: `Nothing due; next: shop-braze at 09:00 UTC`."""
+    """Returns why there was no record: `Nothing due; next: shop-braze at 09:00 UTC`."""
     hours, files = found["hours"], found["files"]
     if hours is None:
-        return f"No records in {records(files['found'], 'file')}" if files else "No records"
+        return f"No records in {counted(files['found'], 'file')}" if files else "No records"
     if hours["due"]:
-        return f"Nothing read; {records(hours['due'], 'hour')} due"
+        return f"Nothing read; {counted(hours['due'], 'hour')} due"
     following = hours["next_readable"]
     return "Nothing due" + (
         f"; next: {following['collection']} at {following['at'][11:16]} UTC" if following else ""
@@ -184,50 +186,51 @@ def _outcomes_text(found: dict[str, Any], verb: Verb) -> str:
     if lost["quarantined"]:
         not_understood = others.pop("rejected") + others.pop("quarantined")
         others["quarantined or rejected"] = not_understood - lost["quarantined"]
-        others["not understood or not taken, and not kept"] = lost["quarantined"]
+        others["not understood or refused, and not kept"] = lost["quarantined"]
     if found["unknown_version"]:
         others["of an unknown version, not judged"] = found["unknown_version"]
     kept = [f"{number} {name}" for name, number in others.items() if number]
     exported = f"{found['exported']} {verb}"
-    return f"{records(found['records'])}: {', '.join([exported, *kept])}"
+    return f"{counted(found['records'], 'record')}: {', '.join([exported, *kept])}"
 
 
 def _sent_text(found: dict[str, Any], verb: Verb) -> str:
-    """`Sent 596 logs and 545 spans in 21 requests (1 retried), 0.5 s; 12 messages discarded`."""
+    """Returns `Sent 596 logs and 545 spans in 21 requests (1 retried), 0.5 s; 12 messages discarded`."""
     sent = found["sent"]
-    text = f"{_VERBS[verb]} {records(sent['logs'], 'log')} and {records(sent['spans'], 'span')}"
+    text = f"{_VERBS[verb]} {counted(sent['logs'], 'log')} and {counted(sent['spans'], 'span')}"
     if verb == "exported":
-        text += f" in {records(found['requests'], 'request')} ({found['retries']} retried)"
+        text += f" in {counted(found['requests'], 'request')} ({found['retries']} retried)"
     text += f", {found['seconds']:.1f} s"
     if found["discarded"]:
-        text += f"; {records(found['discarded'], 'message')} discarded"
+        text += f"; {counted(found['discarded'], 'message')} discarded"
     return text
 
 
 def judged_text(found: dict[str, Any]) -> str:
-    """How much a run judged: of its collection-hours, or of its files."""
+    """Returns how much a run judged: of its collection-hours, or of its files."""
     if hours := found["hours"]:
-        text = f"judged {hours['judged']} of {hours['window']} collection-hours"
+        text = f"judged {hours['judged']} of {counted(hours['window'], 'collection-hour')}"
         if hours["judged"] > hours["judged_now"]:
-            text += f", {hours['judged_now']} of them now"
+            text += f", {hours['judged_now']} of them in this run"
         if hours["due"]:
-            text += f"; {hours['due']} due and not read or not forwarded to the end"
+            text += f"; {hours['due']} due but not read or not forwarded completely"
         if following := hours["next_readable"]:
             text += f"; next readable: {following['collection']} at {following['at'][11:16]} UTC"
         return text
     files, number = found["files"], found["records"]
     judged = sum(found["events"].values()) + found["duplicate"] - found["unknown_version"]
-    where = f"{files['read']} of {records(files['found'], 'file')} read to the end"
-    return f"judged {records(number) if judged == number else f'{judged} of {records(number)}'}; {where}"
+    where = f"{files['read']} of {counted(files['found'], 'file')} read to the end"
+    share = "" if judged == number else f"{judged} of "
+    return f"judged {share}{counted(number, 'record')}; {where}"
 
 
 def _log_judged(found: dict[str, Any], config: RunConfig) -> bool:
-    """Says it in the log, where it is not all that was asked for; returns whether it was said."""
+    """Logs how much was judged if that is not everything; returns whether it logged."""
     hours, files = found["hours"], found["files"]
     if not config.fail_on or (hours is None and files is None):
         return False
     if hours is not None and not hours["judged"]:
-        _log.error("%s: not known yet", judged_text(found))
+        _log.error("%s; --fail-on is undecided", judged_text(found))
         return True
     is_whole = hours["judged"] == hours["window"] if hours else files["read"] == files["found"]
     if not is_whole:
@@ -247,7 +250,7 @@ def log_result(result: RunResult, config: RunConfig) -> None:
 def _log_conditions(result: RunResult, names: Mapping[str, str]) -> None:
     """Names each `--fail-on` condition that was met, how many records met it, and the first of them."""
     for condition, number in result.conditions_met.items():
-        what = records(number, _MET[condition]) if condition in _MET else "no event was read"
+        what = counted(number, _MET[condition]) if condition in _MET else "no event was read"
         found = result.first_met.get(condition)
         shown = f"; the first: {_first_text(found, names)}" if found else ""
         _log.error("--fail-on %s: %s%s", condition, what, shown)
@@ -268,34 +271,36 @@ def _first_text(met: Met, names: Mapping[str, str]) -> str:
 
 
 def _warn_time_shifted(counts: Counts, config: RunConfig) -> None:
-    """No record gets another time without a word."""
+    """Warns of records that were sent with another time."""
     if counts.time_shifted:
-        number, policy = records(counts.time_shifted), config.mapping.time_policy
+        number, policy = counted(counts.time_shifted, "record"), config.mapping.time_policy
         is_backends = config.backend is not None and BACKENDS[config.backend].time_policy == policy
         why = f"time policy {policy}" + (f" of --backend {config.backend}" if is_backends else "")
         _log.warning("%s sent with another time (%s); the true one is segment.occurred_at", number, why)
 
 
 def _warn_not_judged(result: RunResult) -> None:
-    """No event passes as good because its version is not understood; that is an error where it was asked."""
+    """Warns of events of an unknown version; an error if a `--fail-on` condition depends on them."""
     if not result.counts.unknown_version:
         return
-    number = records(result.counts.unknown_version, "event")
+    number = counted(result.counts.unknown_version, "event")
     asked = [f"--fail-on {each}" for each in result.undecided_conditions]
-    undecided = f": {' and '.join(asked)} cannot be denied" if asked else ""
+    undecided = f"; {' and '.join(asked)} is undecided" if asked else ""
     level = logging.ERROR if asked else logging.WARNING
-    _log.log(level, "%s of an unknown version not judged%s; look for a newer faillog-otel", number, undecided)
+    _log.log(level, "%s of an unknown version not judged%s; use a newer faillog-otel", number, undecided)
 
 
-def records(number: int, what: str = "record") -> str:
-    """`1 record`, `2 records`."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def reasons_text(reasons: Counter[str]) -> str:
+    """Returns `invalid_json`, or `2 invalid_json, 1 missing_event` if there are several reasons."""
+    if len(reasons) == 1:
+        return next(iter(reasons))
+    return ", ".join(f"{number} {reason}" for reason, number in reasons.most_common())
 
 
 def print_summary(result: RunResult, config: RunConfig) -> None:
-    """Text on standard error (not with `-q`); JSON as the last line of standard output.
+    """Prints text on standard error, unless `-q` is set, or JSON as the last line of standard output.
 
-    A run that ended because the reader of its output closed it says nothing more.
+    Prints nothing if the reader of standard output has closed it.
     """
     found = result.summary()
     if found["exit"] == CLOSED_PIPE:

@@ -27,16 +27,18 @@ if TYPE_CHECKING:
     from faillog_otel.config import RunConfig, SegmentConfig
     from faillog_otel.ledger import LedgerReader
     from faillog_otel.ledger.state_dir import StateFolder
-    from faillog_otel.reports.reachability import Finding
+    from faillog_otel.reports.doctor import Finding
 
 
 _log = logging.getLogger(__name__)
 
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object on standard output."
+)
 
 
 def start(flags: dict[str, Any], *, says_warnings: bool = True) -> "RunConfig":
-    """The settings; our own log goes to standard error. Raises ConfigError, click.UsageError."""
+    """Starts logging; returns the settings. Raises ConfigError, click.UsageError."""
     from faillog_otel.telemetry.output import start_logging
 
     config = config_of(flags, polls_forever=True)
@@ -48,7 +50,7 @@ def start(flags: dict[str, Any], *, says_warnings: bool = True) -> "RunConfig":
 
 @contextmanager
 def opened(config: "RunConfig") -> "Iterator[tuple[StateFolder, LedgerReader]]":
-    """The state folder, not locked, and its ledger, to be read only. Raises LedgerBroken."""
+    """Opens the ledger to read, without locking the state folder. Raises LedgerBroken."""
     from faillog_otel.ledger.database import open_reader
     from faillog_otel.ledger.state_dir import StateFolder
 
@@ -57,7 +59,7 @@ def opened(config: "RunConfig") -> "Iterator[tuple[StateFolder, LedgerReader]]":
     try:
         yield folder, ledger
     except (ArithmeticError, LookupError, TypeError, ValueError):
-        ledger.check()  # values that the disk changed are no bug of ours
+        ledger.check()  # raises LedgerBroken if the disk changed these values
         raise
     finally:
         ledger.close()
@@ -65,7 +67,7 @@ def opened(config: "RunConfig") -> "Iterator[tuple[StateFolder, LedgerReader]]":
 
 @contextmanager
 def opened_if_there(config: "RunConfig") -> "Iterator[LedgerReader | None]":
-    """The ledger, to be read only; None where there is none yet. Raises LedgerBroken."""
+    """Opens the ledger to read; yields None if there is none yet. Raises LedgerBroken."""
     from faillog_otel.ledger.state_dir import StateFolder
 
     is_there = True
@@ -80,21 +82,21 @@ def opened_if_there(config: "RunConfig") -> "Iterator[LedgerReader | None]":
 
 
 def warn_of_clock(ledger: "LedgerReader | None") -> None:
-    """Warns where the machine's clock was wrong when `run` asked last: what is shown goes by it."""
+    """Warns if this machine's clock was wrong in the last run: the report uses that clock."""
     from faillog_otel.clock import AGREES_NS
     from faillog_otel.pipeline.segment_time import AHEAD, ahead_text
 
     ahead_ns = (ledger.fact_ns(AHEAD) or 0) if ledger else 0
     if abs(ahead_ns) > AGREES_NS:
         _log.warning(
-            "this machine's clock was %s Segment's when `run` asked last; what is shown goes by it: if it is"
-            " still wrong, set it",
+            "this machine's clock was %s Segment's in the last run, and this report uses it; set it if it is"
+            " still wrong",
             ahead_text(ahead_ns),
         )
 
 
 def say_window(config: "SegmentConfig", at_ns: int, ledger: "LedgerReader | None") -> None:
-    """Warns of hours that --since and --until cannot bring. Raises ConfigError where they leave none."""
+    """Warns of hours between --since and --until that Segment no longer has. Raises ConfigError."""
     from faillog_otel.ledger.facts import SINCE, check_window
 
     noted_ns = ledger.fact_ns(SINCE) if ledger else None
@@ -103,12 +105,12 @@ def say_window(config: "SegmentConfig", at_ns: int, ledger: "LedgerReader | None
 
 
 def now_ns(ctx: click.Context) -> int:
-    """The time that Segment's hours go by: the caller's clock, or the system's."""
+    """Returns the time of the caller's clock, or of the system's."""
     return time.time_ns() if ctx.obj is None else int(ctx.obj.now_ns())
 
 
 def print_json(found: object) -> None:
-    """One JSON object on a line of its own."""
+    """Prints one JSON object on one line."""
     import msgspec
 
     is_ascii = not is_unicode(sys.stdout.encoding)
@@ -116,17 +118,17 @@ def print_json(found: object) -> None:
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Lines that may have colours; click leaves the colours out where they are not wanted."""
+    """Prints lines that may have colours; click removes colours unless standard output is a terminal."""
     for each in lines:
         if is_output_closed():
             return
         click.echo(each)
 
 
-_STATUS_HELP = """Show what was read, what is left of the quota, what waits, and how late it all is.
+_STATUS_HELP = """Show what was read, the remaining quota, what is waiting, and the lag.
 
-    For each collection a calendar: a row is a day, a character an hour (UTC). Nothing is changed or asked
-    for; it may be called while `run` polls.
+    Each collection has a calendar: a row is a day, a character an hour (UTC). Changes nothing and makes no
+    request; works while `run` polls.
 
     \b
     Exit codes:
@@ -136,19 +138,19 @@ _STATUS_HELP = """Show what was read, what is left of the quota, what waits, and
     """
 
 
-@click.command(short_help="Show what was read and what is left.", help=_STATUS_HELP)
+@click.command(short_help="Show what was read, what is waiting, and the quota.", help=_STATUS_HELP)
 @click.option("--collection", metavar="ID", multiple=True, help="Only this collection (repeatable).")
 @setting_options("state_dir", "config")
 @json_option
 @click.pass_context
 def status(ctx: click.Context, /, *, as_json: bool, **flags: Any) -> None:
-    """Reads the options, looks, prints."""
-    only = flags.pop("collection")  # to be shown: it does not say what is polled
+    """Reads the options, prints the report."""
+    only = flags.pop("collection")  # what to show, not what to poll
     show_status(start(flags), now_ns(ctx), only, as_json=as_json)
 
 
 def show_status(config: "RunConfig", at_ns: int, only: Sequence[str] = (), *, as_json: bool = False) -> None:
-    """Prints what is so at this time. Raises LedgerBroken, ConfigError."""
+    """Prints the status at this time. Raises LedgerBroken, ConfigError."""
     from faillog_otel.reports.status import status as seen
     from faillog_otel.reports.text import status_text
 
@@ -161,11 +163,11 @@ def show_status(config: "RunConfig", at_ns: int, only: Sequence[str] = (), *, as
         print_lines(status_text(found))
 
 
-_PLAN_HELP = """Show what `run` would ask of Segment next, and why. Nothing is sent.
+_PLAN_HELP = """Show which requests `run` would make next, and why. Makes no request.
 
-    It is the plan of `run` itself, by the ledger of the state folder; without one, that of a first run. What
-    is not set here (collections, since, until) is as the last run had it. How
-    often each hour is read, for how many collections the quota is enough, which hours wait for it.
+    The plan follows from the ledger in the state folder; without one, it is the plan of a first run.
+    Collections, --since and --until that are not set are those of the last run. It also shows how often each
+    hour is read, how many collections the quota covers, and which hours wait for the quota.
 
     \b
     Exit codes:
@@ -175,13 +177,13 @@ _PLAN_HELP = """Show what `run` would ask of Segment next, and why. Nothing is s
     """
 
 
-@click.command(short_help="Show what would be asked of Segment next.", help=_PLAN_HELP)
+@click.command(short_help="Show which requests `run` would make next.", help=_PLAN_HELP)
 @setting_options("collection", "since", "until", "state_dir", "config")
-@click.option("--once", is_flag=True, help="As `run --once` would: nothing is put by for the hours to come.")
+@click.option("--once", is_flag=True, help="Plan as `run --once` does: reserve no requests for later hours.")
 @json_option
 @click.pass_context
 def plan(ctx: click.Context, /, *, once: bool, as_json: bool, **flags: Any) -> None:
-    """Reads the options, plans, prints."""
+    """Reads the options, prints the plan."""
     from faillog_otel.reports.plan import outlook
     from faillog_otel.reports.text import plan_text
 
@@ -196,33 +198,33 @@ def plan(ctx: click.Context, /, *, once: bool, as_json: bool, **flags: Any) -> N
         print_lines(plan_text(found))
 
 
-_AUDIT_HELP = """Count everything in the ledger anew, and look at all of its files.
+_AUDIT_HELP = """Count every record in the ledger again, and check all files of the state folder.
 
-    records = exported + rejected + quarantined + pending + duplicate, and for JSON Lines lines = records +
-    blank (objects of other forms have no lines): for every object, every hour and overall. As many entries
-    are kept as records are quarantined or rejected; what is in the spool is whole; the digests are in order;
-    SQLite finds no damage. Nothing is changed; it may be called while `run` polls.
+    For every object, every hour and overall: records = exported + rejected + quarantined + pending +
+    duplicate, and for JSON Lines lines = records + blank (objects of other forms have no lines). The
+    quarantine has an entry for each quarantined or rejected record; files in the spool are complete; digests
+    are sorted; SQLite finds no damage. Changes nothing; works while `run` polls.
 
     \b
     Exit codes:
-      0  all of it holds
-      1  something does not: it is named
+      0  no problems found
+      1  problems found; each is printed
       2  wrong usage or configuration
       5  there is no ledger in the state folder, or it cannot be read
     """
 
 
-@click.command(short_help="Check that no record is unaccounted for.", help=_AUDIT_HELP)
+@click.command(short_help="Verify that the ledger accounts for every record.", help=_AUDIT_HELP)
 @setting_options("state_dir", "config")
 @json_option
 @click.pass_context
 def audit(ctx: click.Context, /, *, as_json: bool, **flags: Any) -> None:
-    """Reads the options, checks, prints."""
+    """Reads the options, prints what was found."""
     ctx.exit(show_audit(start(flags), as_json=as_json))
 
 
 def show_audit(config: "RunConfig", *, as_json: bool = False) -> int:
-    """Prints what holds and what does not; returns the exit code. Raises LedgerBroken."""
+    """Prints the problems found; returns the exit code. Raises LedgerBroken."""
     from faillog_otel.ledger.audit import audit as checked
     from faillog_otel.reports.text import audit_text
 
@@ -235,16 +237,16 @@ def show_audit(config: "RunConfig", *, as_json: bool = False) -> int:
     return 0 if found.holds else 1
 
 
-_DOCTOR_HELP = """Look at everything that `run` needs: with the options of `run`, and as the same user.
+_DOCTOR_HELP = """Check everything that `run` needs. Use the options of `run`, as the same user.
 
-    The configuration and where it comes from, the state folder, the token, the clock, the collector. What is
-    not well says what to do. Segment is asked for nothing that costs a request of the day's quota, the
-    collector gets an empty request for each signal; nothing is changed.
+    Checks the configuration and its sources, the state folder, the token, the clock and the collector, and
+    says how to fix what fails. The request to Segment costs no quota; the collector gets an empty request for
+    each signal. Changes nothing.
 
     \b
     Exit codes:
-      0  nothing fails; there may be warnings
-      1  something fails
+      0  no check failed; there may be warnings
+      1  a check failed
       2  wrong usage
     """
 
@@ -261,15 +263,15 @@ class _SystemClock:
         return False
 
 
-@click.command(short_help="Look at everything that `run` needs.", help=_DOCTOR_HELP)
+@click.command(short_help="Check everything that `run` needs.", help=_DOCTOR_HELP)
 @json_option
 @polling_options
-@click.option("--once", "_once", is_flag=True, help="Changes nothing here: for the command line of `run`.")
+@click.option("--once", "_once", is_flag=True, help="Accepted as in `run`; has no effect here.")
 @health_options
 @forwarding_options
 @click.pass_context
 def doctor(ctx: click.Context, /, *, as_json: bool, _once: bool, **flags: Any) -> None:
-    """Reads the options, looks, prints."""
+    """Reads the options, prints the findings."""
     from faillog_otel.reports.text import doctor_text
 
     found = list(_examined(flags, ctx))
@@ -283,20 +285,19 @@ def doctor(ctx: click.Context, /, *, as_json: bool, _once: bool, **flags: Any) -
 
 def _examined(flags: dict[str, Any], ctx: click.Context) -> "Iterator[Finding]":
     from faillog_otel.app.build import USER_AGENT
-    from faillog_otel.reports.doctor import examine
-    from faillog_otel.reports.reachability import Finding
+    from faillog_otel.reports.doctor import Finding, examine
     from faillog_otel.segment.api import token_source
 
     try:
         config = start(flags, says_warnings=False)
     except ConfigError as error:
-        yield Finding("config", "fail", str(error), "change the setting that it names")
+        yield Finding("config", "fail", str(error), "correct that setting")
         return
     settings = _origins(flags)
-    said = ", ".join(f"{name} ({source})" for name, source in settings.items()) or "all as by default"
-    yield Finding("config", "ok", f"{config.config_file or 'no file'}; {said}")
+    said = ", ".join(f"{name} ({source})" for name, source in settings.items()) or "all defaults"
+    yield Finding("config", "ok", f"{config.config_file or 'no config file'}; {said}")
     for warning in config.warnings:
-        yield Finding("config", "warn", warning, "change the setting that it names")
+        yield Finding("config", "warn", warning, "correct that setting")
     yield from examine(config, token_source(config.segment), USER_AGENT, ctx.obj or _SystemClock())
 
 

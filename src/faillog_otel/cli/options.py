@@ -23,16 +23,16 @@ _log = logging.getLogger(__name__)
 EXIT_CODES = """
     \b
     Exit codes:
-      0  done, everything was acknowledged
+      0  done; everything was acknowledged
       1  a --fail-on condition was met
       2  wrong usage or configuration, or a PATH could not be read
       3  done, but some records are in the quarantine
-      4  the collector refused or stayed away: records are pending
-      5  what must be remembered could not be written
-      6  Segment refused: token, collection, quota or --max-requests (--once); or something that was due could
-         not be listed or downloaded
-      7  not known yet: with --once and --fail-on, no hour of --since to --until could be judged
-      130, 143  interrupted, after a clean stop
+      4  the collector refused or was unavailable: records are pending
+      5  the state folder, or the quarantine or pending file, could not be read or written
+      6  Segment refused the token, a collection or (--once) more requests; or something due could not be
+         listed or downloaded
+      7  undecided: with --once and --fail-on, no hour from --since to --until could be judged
+      130, 143  interrupted; the run stopped cleanly
       141  the reader of standard output closed it (--protocol console | head)
 
     Settings: flag > environment (FAILLOG_*, OTEL_*) > config file > default.
@@ -94,14 +94,6 @@ def show_default(row: Setting) -> str:
         return ""
     shown = row.kind.show(row.default)
     return ",".join(shown) if isinstance(shown, list | dict) else str(shown)
-
-
-def forward(paths: tuple[str, ...], flags: dict[str, Any], *, sends_rejected: bool = False) -> int:
-    """Runs with flags, environment and config file; prints the summary, returns the exit code."""
-    from faillog_otel.app.run_files import run_paths
-
-    config = config_of(flags)
-    return print_and_code(config, lambda: run_paths(paths, config, sends_rejected=sends_rejected))
 
 
 def print_and_code(config: "RunConfig", run: "Callable[[], RunResult]") -> int:

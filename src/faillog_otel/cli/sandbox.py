@@ -1,4 +1,4 @@
-"""The commands `demo` and `simulate`: a simulated Segment to look at, and one for CI."""
+"""The commands `demo` and `simulate`: a simulated Segment to watch, and one for CI."""
 
 import logging
 import sys
@@ -8,11 +8,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from faillog_otel.app.summary import RunResult
+    from faillog_otel.config import RunConfig
     from faillog_otel.errors import ConfigError
     from faillog_otel.sandbox.config import SimulatedClock, SimulatorConfig
+    from faillog_otel.sandbox.server import Simulator
 
+START_NS = 1_746_669_600 * 1_000_000_000
+"""When the demo begins: 2025-05-08T02:00:00Z."""
+HOURS_LATER = (0, 4, 20)
+"""The hours between the demo's polls: an hour is read 2, 6 and 26 hours after its end."""
 
 NEXT_STEPS = {
     "show a failure log": "faillog-otel run FILE --protocol console",
@@ -21,7 +29,6 @@ NEXT_STEPS = {
     "check your own setup": "SEGMENT_TOKEN=... faillog-otel doctor --collection ID",
     "poll your own workspace": "SEGMENT_TOKEN=... faillog-otel run --collection ID",
 }
-
 
 INTRODUCTION = """\
 This demo polls a simulated Segment three times within a simulated day, and forwards what it finds to a
@@ -35,16 +42,14 @@ collector in this process. Nothing leaves this machine. The warnings are part of
 def demo(ctx: click.Context, /, show_all: bool) -> None:  # noqa: FBT001  # click hands over its flags by name
     """Poll a simulated Segment for a simulated day, and show the traces that arrive.
 
-    Segment and the collector are simulated in this process; the connections and all else are real. On the
-    way Segment answers 429, a download breaks off, the collector is busy for a moment, and an hour grows
-    after it was read; some of its lines are truncated. At the end you see traces, `status`, `audit` and what
-    to do next.
+    Segment and the collector are simulated in this process; the connections are real. On the way, Segment
+    answers 429, a download breaks off, the collector is busy for a moment, an hour grows after it was read,
+    and some lines are truncated. At the end, it prints traces, `status`, `audit` and what to do next.
     """
     click.echo(INTRODUCTION)
     import tempfile
     from pathlib import Path
 
-    from faillog_otel.app.demo import HOURS_LATER, demo_config, overview, simulated_segment
     from faillog_otel.app.run_sidecar import poll
     from faillog_otel.app.summary import Exit, summary_text
     from faillog_otel.cli.inspect import show_audit, show_status
@@ -57,24 +62,21 @@ def demo(ctx: click.Context, /, show_all: bool) -> None:  # noqa: FBT001  # clic
     busy = iter([Reply(503, headers={"retry-after": "0"})])
     with (
         tempfile.TemporaryDirectory() as folder,
-        simulated_segment() as segment,
+        _demo_segment() as segment,
         Receiver(lambda _signal, _body: next(busy, None)) as receiver,
     ):
         state = str(Path(folder, "state"))
-        config = demo_config(segment, receiver.http_endpoint, state)
+        config = _demo_config(segment, receiver.http_endpoint, state)
         # The poller logs the same requests.
         logging.getLogger("faillog_otel.sandbox").setLevel(logging.WARNING)
         start_logging(verbosity=1, log_format="text", stream=sys.stdout)
-        codes = set()
         results = []
         for number, hours in enumerate(HOURS_LATER, 1):
             segment.clock.forward(hours * 3600)
             now = time_text(segment.clock.now_ns())
             click.secho(f"— run --once, {number} of {len(HOURS_LATER)}; simulated time: {now}", bold=True)
-            result = poll(config, once=True, clock=segment.clock)
-            codes.add(result.exit_code)
-            results.append(result)
-            click.echo(summary_text(result.summary()) + "\n")
+            results.append(poll(config, once=True, clock=segment.clock))
+            click.echo(summary_text(results[-1].summary()) + "\n")
             if is_output_closed():
                 ctx.exit(CLOSED_PIPE)
         trees = trace_trees(receiver.spans(), receiver.logs())
@@ -87,16 +89,63 @@ def demo(ctx: click.Context, /, show_all: bool) -> None:  # noqa: FBT001  # clic
             click.echo(f"... and {len(trees) - len(shown)} more traces (--all shows them)\n")
         click.secho("— status", bold=True)
         show_status(config, segment.clock.now_ns())
-        click.echo()
-        click.secho("— audit", bold=True)
-        codes.add(show_audit(config))
-        click.echo()
-        click.secho("— what you saw", bold=True)
-        click.echo(overview(results, len(trees)))
+        click.secho("\n— audit", bold=True)
+        codes = {show_audit(config), *(result.exit_code for result in results)}
+        click.secho("\n— what you saw", bold=True)
+        click.echo(_overview(results, len(trees)))
     click.secho("— what to do next", bold=True)
     for what, how in NEXT_STEPS.items():
         click.echo(f"{what:<26}  {how}")
     ctx.exit(max(codes - {Exit.QUARANTINED}))  # the truncated lines belong in the quarantine
+
+
+def _demo_segment() -> "Simulator":
+    """Returns a Segment whose destination fails for two hours, with a clock that only the demo moves."""
+    from faillog_otel.sandbox.config import Scripted, SimulatedClock, SimulatorConfig, WorldConfig
+    from faillog_otel.sandbox.server import Simulator
+
+    world = WorldConfig(
+        seed=129, collections=("shop-mixpanel",), messages=3, damage=0.004, growth=("append",)
+    )
+    segment = Simulator(SimulatorConfig(world=world), SimulatedClock(START_NS, standing=True))
+    segment.faults.script(Scripted(fault="listing:429-retry-after"), Scripted(fault="download:reset"))
+    return segment
+
+
+def _demo_config(segment: "Simulator", endpoint: str, state: str) -> "RunConfig":
+    """Returns the settings of the demo's runs. `state` is the state folder."""
+    from faillog_otel.sandbox.generator import DESTINATIONS
+    from faillog_otel.settings import BY_PATH
+    from faillog_otel.sources import Layer, resolve
+
+    values = {
+        "otlp.endpoint": endpoint,
+        "mapping.destination_names": {destination.id: destination.name for destination in DESTINATIONS},
+        "segment.url": segment.url,
+        "segment.token": segment.token,
+        "segment.collections": list(segment.config.world.collections),
+        "segment.since": "2025-05-07T22:00:00Z",
+        "segment.until": "2025-05-08T00:00:00Z",
+        "segment.download_hosts": [segment.download_host],
+        "run.state_dir": state,
+    }
+    parsed = {path: BY_PATH[path].parse(value, path) for path, value in values.items()}
+    return resolve([Layer("demo", parsed)])
+
+
+def _overview(results: "Sequence[RunResult]", trees: int) -> str:
+    """Returns the results of all runs, in sentences."""
+    read, sent, quarantined = (
+        sum(getattr(result.counts, name) for result in results)
+        for name in ("records", "exported", "quarantined")
+    )
+    logs, spans = (sum(getattr(result.sent, signal) for result in results) for signal in ("logs", "traces"))
+    return f"""\
+{len(results)} runs read {read} records, and sent {sent} of them as {logs} log records and {spans} spans.
+{quarantined} are in the quarantine, because their lines are truncated.
+The records form {trees} trees: a message, its delivery attempts, and the exchanges that they link to.
+The quota (429), a download that broke off and a busy collector (503) caused retries.
+"""
 
 
 _T = TypeVar("_T")
@@ -114,8 +163,8 @@ _SIMULATE_HELP = """Simulate Segment's failure-log API, to try a setup or to tes
 
     When it is ready, it prints one line, a JSON object: segment_url, download_host, token, collections,
     control. On SIGINT or SIGTERM it writes the manifest and exits with 0. The manifest has a JSON line for
-    each record of each object that was listed: among others its collection, its hour, the sha256 of its
-    bytes, and whether it is damaged. Every listed record must arrive, or be quarantined if it is damaged.
+    each record of each object that was listed: its collection, its hour, the sha256 of its bytes, whether it
+    is damaged, and more. Every listed record must arrive, or be quarantined if it is damaged.
 
     Applications can send messages to it: set the host of an SDK to segment_url, and use any write key. Each
     message fails for about four hours in every collection, from the simulated time at which it arrives:
@@ -296,15 +345,10 @@ def _simulator_config(flags: dict[str, Any]) -> "SimulatorConfig":
     from faillog_otel.setting_values import parse_duration
 
     world = WorldConfig(
-        seed=flags["seed"],
+        **{name: flags[name] for name in ("seed", "messages", "dialect", "damage", "duplicates", "dead")},
         collections=flags["collections"] or COLLECTIONS,
-        messages=flags["messages"],
         growth=tuple(_chosen("--growth", flags["growth"], GROWTHS)),
         formats=tuple(_chosen("--formats", flags["formats"], FORMATS)),
-        dialect=flags["dialect"],
-        damage=flags["damage"],
-        duplicates=flags["duplicates"],
-        dead=flags["dead"],
     )
     quota = QuotaConfig(
         per_day=flags["quota"],
@@ -315,13 +359,10 @@ def _simulator_config(flags: dict[str, Any]) -> "SimulatorConfig":
         retry_after=flags["retry_after"],
     )
     return SimulatorConfig(
+        **{name: flags[name] for name in ("token", "port", "download_port", "form")},
         world=world,
         quota=quota,
-        token=flags["token"],
-        port=flags["port"],
-        download_port=flags["download_port"],
         faults=dict(map(_fault, flags["faults"])),
-        form=flags["form"],
     )
 
 

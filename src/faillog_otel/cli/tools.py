@@ -1,4 +1,4 @@
-"""`faillog-otel redact`: what would leave, and what would not."""
+"""The commands `ids` and `redact`, for one message and for files."""
 
 import json
 import logging
@@ -17,15 +17,12 @@ if TYPE_CHECKING:
     from faillog_otel.events.model import BadRecord, Place
     from faillog_otel.reports.preview import Explanation
 
-
-# -- ids -----------------------------------------------------------------------------------------------------
-#
-# `faillog-otel ids`: in which trace the deliveries of a message stand; and messageIds that carry one.
+_log = logging.getLogger(__name__)
 
 
 @click.command(short_help="Show the trace of a message, or make a messageId.")
 @click.argument("message_id", required=False)
-@click.option("--new", "is_new", is_flag=True, help="Print a fresh messageId that carries a trace context.")
+@click.option("--new", "is_new", is_flag=True, help="Print a new messageId that carries a trace context.")
 @click.option(
     "--traceparent",
     envvar="TRACEPARENT",
@@ -42,23 +39,23 @@ def ids(
     traceparent: str | None,
     compact: bool,
 ) -> None:
-    """Print, as one JSON object, the trace in which the deliveries of MESSAGE_ID stand.
+    """Print the trace of the deliveries of MESSAGE_ID, as one JSON object.
 
     `trace_id` is 32 hex characters. `origin` says where it comes from: the messageId carries it
     (`message_id`, `message_id_compact`), or it is computed from the messageId (`derived`). `parent_span_id`
-    is the application's span under which they stand, where it is known and was sampled, else null. (All
-    with `--join parent`, the default.)
+    is the application's span above the deliveries if it is known and was sampled, else null. (All with
+    `--join parent`, the default.)
 
-    With --new it prints one fresh messageId, and nothing else: it carries the given or the current
-    traceparent; without a valid one, a fresh random trace id.
+    With --new, print one new messageId, and nothing else. It carries the given or the current traceparent;
+    without a valid one, a random trace id.
     """
     is_given = ctx.get_parameter_source("traceparent") is click.core.ParameterSource.COMMANDLINE
     if is_new == (message_id is not None):
-        raise click.UsageError("either MESSAGE_ID, or --new")
+        raise click.UsageError("give either MESSAGE_ID or --new")
     if message_id is None:
         click.echo(_fresh(traceparent, is_given=is_given, compact=compact))
     elif compact or is_given:
-        raise click.UsageError("--traceparent and --compact go with --new")
+        raise click.UsageError("--traceparent and --compact need --new")
     else:
         try:
             origin = origin_of(message_id, None, "parent")
@@ -77,20 +74,15 @@ def _fresh(traceparent: str | None, *, is_given: bool, compact: bool) -> str:
             if is_given:
                 raise click.UsageError(f"--traceparent: {error}") from None
             # W3C Trace Context: a traceparent that cannot be read starts a new trace.
-            say_error(f"TRACEPARENT: {error}: a fresh trace id instead")
+            say_error(f"TRACEPARENT: {error}; using a random trace id")
     return propagation.message_id(compact=compact)
 
 
-# -- redact --------------------------------------------------------------------------------------------------
+_REDACT_HELP = """Preview what `run` would send of the failure logs in FILE. Sends nothing.
 
-
-_log = logging.getLogger(__name__)
-
-_HELP = """Show what `run` would send of the failure logs in FILE..., and send nothing.
-
-    Prints one JSON object for each record: `body` and `attributes` are all that leaves, `redacted` names
-    the rules that replaced something in an attribute, `stays` the fields that do not leave, and why. What
-    was redacted is not shown. With FAILLOG_REDACTION_KEY set, equal values can be compared.
+    Prints one JSON object for each record: `body` and `attributes` are what is sent, `redacted` names the
+    rules that replaced something in an attribute, and `stays` names the fields that are withheld, and why.
+    Redacted text is not shown. With FAILLOG_REDACTION_KEY, equal redacted values can be compared.
 
     \b
     Exit codes:
@@ -101,13 +93,13 @@ _HELP = """Show what `run` would send of the failure logs in FILE..., and send n
     """
 
 
-@click.command(short_help="Show what of failure logs would leave, and what would not.", help=_HELP)
+@click.command(short_help="Preview what is sent, redacted or withheld.", help=_REDACT_HELP)
 @click.argument("paths", nargs=-1, required=True, metavar="FILE...")
 @click.option(
     "--explain",
     "for_people",
     is_flag=True,
-    help="For people: field by field, with the rules that redacted it and the reasons why others stay.",
+    help="Print text: each field with the rules that redacted it, or the reason why it is withheld.",
 )
 @setting_options("bodies", "config")
 @click.pass_context
@@ -142,7 +134,7 @@ def redact(ctx: click.Context, /, paths: tuple[str, ...], *, for_people: bool, *
                     if for_people:
                         click.echo("\n".join(explanation_text(place, explained)))
                     else:
-                        print_json(_told(place, explained))
+                        print_json(_as_json(place, explained))
                     if is_output_closed():
                         ctx.exit(CLOSED_PIPE)
         except InputError as error:
@@ -170,7 +162,7 @@ def _count(explained: "Explanation | BadRecord", seen: Counter[str]) -> None:
         seen.update(f"redacted ({rule})" for rule in rules)
 
 
-def _told(place: "Place", explained: "Explanation | BadRecord") -> dict[str, Any]:
+def _as_json(place: "Place", explained: "Explanation | BadRecord") -> dict[str, Any]:
     import msgspec
 
     from faillog_otel.events.model import BadRecord

@@ -68,7 +68,9 @@ class Database:
         self._lock = threading.RLock()
         with self._named_errors():
             if read_only and not path.is_file():
-                raise LedgerBroken(f"{path.parent}: holds no ledger; name the --state-dir of a polling run")
+                raise LedgerBroken(
+                    f"{path.parent}: holds no ledger; poll with `run` first, or name another --state-dir"
+                )
             self._connection = sqlite3.connect(
                 path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
@@ -154,7 +156,7 @@ class Database:
 
     def _check_version(self, found: int, *, may_be_older: bool = True) -> None:
         if found < len(MIGRATIONS) and not may_be_older:
-            raise LedgerBroken(f"{self.path}: an older version wrote it; `run` upgrades it")
+            raise LedgerBroken(f"{self.path}: is of an older version; `run` upgrades it")
         if not found and self._connection.execute("SELECT 1 FROM sqlite_master").fetchone():
             raise LedgerBroken(f"{self.path}: is another program's database; name another --state-dir")
         if found > len(MIGRATIONS):
@@ -195,9 +197,9 @@ class Database:
 def durability() -> str:
     """Returns SQLite's version, and the settings that keep commits when power is cut, as text."""
     if has_sound_wal(sqlite3.sqlite_version_info):
-        settings = "WAL with synchronous FULL"
+        settings = "WAL, synchronous FULL"
     else:
-        settings = "DELETE with synchronous EXTRA, because this version can damage a WAL"
+        settings = "DELETE, synchronous EXTRA (this version can corrupt a WAL)"
     return f"{sqlite3.sqlite_version}: journal {settings}"
 
 

@@ -1,1 +1,1 @@
-"""What people and scripts read about a state folder: status, plan, checks, preview. No printing."""
+"""What people and scripts read: status, plan, doctor, preview, first as data, then as text. No printing."""

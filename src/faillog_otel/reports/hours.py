@@ -1,4 +1,8 @@
-"""One line an hour, and one at the end: what a polling run has done since the line before."""
+"""What a polling run did with its hours: how many it judged, and what it read and sent since the last report.
+
+A collection-hour is judged if it was listed after it became readable, and every record of its objects was
+forwarded. It is readable once its first reading is due by the schedule, when it can be complete.
+"""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -28,17 +32,11 @@ from faillog_otel.segment.schedule import (
     collection_created_ns,
     reads_per_hour,
 )
-
-# -- judging -------------------------------------------------------------------------------------------------
-#
-# How much of its window a polling run judged.
-#
-# A collection-hour is judged if it was listed after it became readable, and every record of its objects was
-# forwarded. It is readable when it can be complete: when its first reading is due by the schedule.
+from faillog_otel.text import counted
 
 
 class NextReadable(Struct, frozen=True):
-    """The next collection-hour that becomes readable."""
+    """The collection-hour that becomes readable next."""
 
     collection: str
     hour: str
@@ -46,21 +44,21 @@ class NextReadable(Struct, frozen=True):
 
 
 class Judged(Struct, frozen=True):
-    """`window = judged + due + not_readable`, all of them collection-hours."""
+    """How many collection-hours were judged: `window = judged + due + not_readable`."""
 
     window: int
-    """All hours from `--since` to `--until` that have ended and that Segment still has.
+    """Hours from `--since` to `--until` that have ended and that Segment still has.
 
-    By default not those before a collection was made.
+    Unless `--since` is set, without those before the collection was created.
     """
     judged: int
     judged_now: int
-    """Those that were judged by this run, not by an earlier one on the same state folder."""
+    """Judged by this run, not by an earlier one on the same state folder."""
     due: int
-    """Readable, and not read or not forwarded to their end."""
+    """Readable, but not read or not forwarded completely."""
     not_readable: int
     next_readable: NextReadable | None
-    """Null where no hour of the window will become readable."""
+    """Null if no hour of the window will become readable."""
 
 
 def judged_hours(
@@ -70,9 +68,9 @@ def judged_hours(
     reads: int,
     now_ns: int,
 ) -> set[CollectionHour]:
-    """The collection-hours of the window that are judged.
+    """Returns the collection-hours of the window that are judged.
 
-    `unfinished`: those with objects that were not forwarded to their end. `reads`: how many readings of each
+    `unfinished`: those with objects that were not forwarded completely. `reads`: how many readings of each
     hour the quota covers (`schedule.reads_per_hour`).
     """
     after = READ_AFTER_HOURS[reads][0]
@@ -94,7 +92,7 @@ def judge(
     reads: int,
     now_ns: int,
 ) -> Judged:
-    """Counts what is judged at the end of a run; `judged_before` was it at its start."""
+    """Counts the hours that are judged at the end of a run, and those already judged at its start."""
     after = READ_AFTER_HOURS[reads][0]
     end = hour_of(now_ns) - after  # of the hours that are readable
     windows = {name: _window(config, name, now_ns) for name in config.collections}
@@ -123,17 +121,17 @@ def judge(
 
 
 def _window(config: ScheduleConfig, collection: str, now_ns: int) -> range:
-    """The hours of a collection that have ended, and that Segment still has."""
+    """Returns the hours of a collection that have ended, and that Segment still has."""
     first = max(hour_of(now_ns - RETENTION_NS) + 1, hour_of(config.since_of(collection)))
     now = hour_of(now_ns)
     return range(first, now if config.until_ns is None else min(now, -(-config.until_ns // HOUR_NS)))
 
 
 class Judging:
-    """What a polling run judges, by its ledger. Made at the start of the run. Raises NoRoom, LedgerBroken."""
+    """Compares the ledger at the end of a run with that at its start. Raises NoRoom, LedgerBroken."""
 
     def __init__(self, ledger: LedgerReader, config: SegmentConfig, clock: Clock) -> None:
-        """`clock` is the one that the hours go by."""
+        """`clock` is the one that hours are computed with."""
         self.ledger = ledger
         self._config = config
         self._clock = clock
@@ -141,11 +139,11 @@ class Judging:
         self._unfinished_before = ledger.unfinished_hours()
 
     def _hours(self, now_ns: int) -> dict[str, dict[int, Hour]]:
-        """The hours that Segment still has."""
+        """Returns the hours that Segment still has."""
         return self.ledger.hours(after=hour_of(now_ns - RETENTION_NS))
 
     def judge(self, shown: Collection[int]) -> Judged:
-        """What is judged now. `shown`: objects that count as forwarded, for the run only shows records."""
+        """Returns what is judged now. `shown`: objects that were only shown, which count as forwarded."""
         now_ns = self._clock.now_ns()
         until = self._config.until
         since_ns = self._config.since.ns(now_ns)
@@ -167,16 +165,13 @@ class Judging:
         )
 
 
-# -- hourly --------------------------------------------------------------------------------------------------
-
-
 HOUR_SECONDS = 3600.0
 ABOUT_AN_HOUR_SECONDS = 3900.0
-"""A line may wait for a listing or a download that is under way."""
+"""A report may wait for a listing or a download in progress."""
 
 
 class _State(Struct, frozen=True):
-    """What only grows, at one moment; but for `listings`, which loses hours that Segment has no more."""
+    """The totals at one moment. Only `listings` shrinks, by the hours that Segment no longer has."""
 
     at_seconds: float
     listings: Mapping[tuple[str, int], int]
@@ -188,7 +183,7 @@ class _State(Struct, frozen=True):
 
 
 class HourlyReport:
-    """Says what was read, sent and lost, and what is left of the quota. Used by one thread at a time."""
+    """Reports what was read, sent and lost since its last report, and the remaining quota. For one thread."""
 
     def __init__(
         self,
@@ -202,11 +197,9 @@ class HourlyReport:
         say: Callable[[str, Mapping[str, Any]], object],
         shows_only: bool = False,
     ) -> None:
-        """`counts` are those of the run so far. `say` takes a sentence and the same as numbers.
+        """`counts` are those of the run so far. `say` receives a sentence and its numbers.
 
-        `shows_only`: what was sent was only shown.
-
-        Raises LedgerBroken, NoRoom.
+        `shows_only`: records are shown, not sent. Raises LedgerBroken, NoRoom.
         """
         self._ledger = ledger
         self._counts = counts
@@ -219,23 +212,23 @@ class HourlyReport:
         self._last = self._state()
 
     def seconds_left(self) -> float:
-        """Returns how long it is until the next line is due."""
+        """Returns the time until the next report is due."""
         return max(0.0, self._last.at_seconds + HOUR_SECONDS - self._clock.monotonic())
 
     def say_if_due(self) -> None:
-        """Says what the last hour brought, when it is over."""
+        """Reports once an hour has passed since the last report."""
         if not self.seconds_left():
             self.say()
 
     def say(self) -> None:
-        """Says what was done since the last time. Where the ledger cannot be read, others say so."""
+        """Reports what was done since the last report, unless the ledger cannot be read."""
         try:
             last, now = self._last, self._state()
-            told = self._told(last, now)
-        except FaillogError:
+            numbers = self._numbers(last, now)
+        except FaillogError:  # the loops report it
             return
         self._last = now
-        self._say(_text(told, self._verb), told)
+        self._say(_text(numbers, self._verb), numbers)
 
     def _state(self) -> _State:
         hours = [(name, *each) for name, known in self._ledger.hours().items() for each in known.items()]
@@ -249,19 +242,19 @@ class HourlyReport:
             objects_lost=sum(known.lost for _, _, known in hours),
         )
 
-    def _told(self, last: _State, now: _State) -> dict[str, Any]:
+    def _numbers(self, last: _State, now: _State) -> dict[str, Any]:
         seconds, now_ns = now.at_seconds - last.at_seconds, self._clock.now_ns()
-        quota = replace(self._ledger.quota(self._requests_per_day), not_before_ns=0)  # also in a pause
+        quota = replace(self._ledger.quota(self._requests_per_day), not_before_ns=0)  # even in a pause
         seen = quota_seen(quota, now_ns)
         return {
             "seconds": round(seconds),
             "hours_read": sum(number > last.listings.get(hour, 0) for hour, number in now.listings.items()),
-            "records_read": max(0, now.records - last.records),  # a damaged object takes its records back
+            "records_read": max(0, now.records - last.records),  # less if an object was damaged
             "sent": {"logs": now.sent.logs - last.sent.logs, "spans": now.sent.traces - last.sent.traces},
             "rejected": now.rejected - last.rejected,
             "quarantined": now.quarantined - last.quarantined,
             "hours_expired": self._expired(now, now_ns, round(seconds * SECOND_NS)),
-            "objects_lost": max(0, now.objects_lost - last.objects_lost),  # pruned hours take theirs along
+            "objects_lost": max(0, now.objects_lost - last.objects_lost),  # less if hours were pruned
             "objects_missing": len(self._ledger.missing_objects()),
             "pending": self._ledger.totals().pending,
             "requests_left": seen.left,
@@ -269,7 +262,7 @@ class HourlyReport:
         }
 
     def _expired(self, now: _State, now_ns: int, passed_ns: int) -> int:
-        """How many hours that are wanted left Segment in this time, and were never read."""
+        """Returns how many wanted hours Segment deleted in this time, before they were read."""
         schedule, gone_ns = self._schedule(), now_ns - RETENTION_NS
         first = max(hour_of(gone_ns - passed_ns) + 1, hour_of(schedule.since_ns))
         end = hour_of(gone_ns) + 1
@@ -282,25 +275,21 @@ class HourlyReport:
         )
 
 
-def _text(told: Mapping[str, Any], verb: str) -> str:
-    seconds, sent = told["seconds"], told["sent"]
+def _text(numbers: Mapping[str, Any], verb: str) -> str:
+    seconds, sent, read = numbers["seconds"], numbers["sent"], numbers["records_read"]
     is_hour = HOUR_SECONDS <= seconds < ABOUT_AN_HOUR_SECONDS
-    lost = [f"{told[name]:,} {name}" for name in ("rejected", "quarantined") if told[name]]
-    if told["hours_expired"]:
-        lost.append(f"{_counted(told['hours_expired'], 'collection-hour')} expired unread")
-    if told["objects_lost"]:
-        lost.append(f"{_counted(told['objects_lost'], 'object')} never downloaded")
-    missing = _counted(told["objects_missing"], "object")
+    lost = [f"{numbers[name]} {name}" for name in ("rejected", "quarantined") if numbers[name]]
+    if numbers["hours_expired"]:
+        lost.append(f"{counted(numbers['hours_expired'], 'collection-hour')} expired unread")
+    if numbers["objects_lost"]:
+        lost.append(f"{counted(numbers['objects_lost'], 'object')} never downloaded")
+    missing = counted(numbers["objects_missing"], "object")
     parts = [
-        f"read {_counted(told['hours_read'], 'collection-hour')}, {_counted(told['records_read'], 'record')}",
-        f"{verb} {_counted(sent['logs'], 'log record')} and {_counted(sent['spans'], 'span')}",
-        f"lost: {', '.join(lost)}" if lost else "0 lost",
-        *([f"{missing} not downloaded so far"] if told["objects_missing"] else []),
-        *([f"{_counted(told['pending'], 'record')} pending"] if told["pending"] else []),
-        f"{told['requests_left']} of {told['requests_per_day']} requests left",
+        f"read {counted(numbers['hours_read'], 'collection-hour')}, {counted(read, 'record')}",
+        f"{verb} {counted(sent['logs'], 'log record')} and {counted(sent['spans'], 'span')}",
+        ", ".join(lost) or "0 lost",
+        *([f"{missing} not downloaded yet"] if numbers["objects_missing"] else []),
+        *([f"{counted(numbers['pending'], 'record')} pending"] if numbers["pending"] else []),
+        f"{numbers['requests_left']} of {numbers['requests_per_day']} requests left",
     ]
     return f"in the last {'hour' if is_hour else duration_text(seconds)}: {'; '.join(parts)}"
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

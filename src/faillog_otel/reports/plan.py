@@ -1,6 +1,6 @@
-"""What would be asked of Segment next, and why: the fetcher's own plan, looked at; nothing is sent.
+"""Which requests a run would make next, and why: the fetcher's own plan. Makes no request.
 
-An Outlook is also what `plan --json` prints.
+`plan --json` prints a `PlanReport` as it is.
 """
 
 from collections.abc import Mapping
@@ -18,62 +18,62 @@ from faillog_otel.segment.quota import Quota, Why
 from faillog_otel.segment.schedule import READ_AFTER_HOURS, HourView, Plan, ScheduleConfig, plan
 
 MAX_STEPS = 100
-"""So often it is planned again to find the next request: two days of hours, and twice as many changes."""
+"""How often the plan is computed to find the next request: two days of hours, and twice as many changes."""
 
 REASONS: dict[Why, str] = {
-    "wanted": "somebody asked to read it again",
-    "leaving": "was never read, and Segment drops it soon",
-    "fresh": "can be complete by now",
-    "again": "may have grown since it was read",
-    "missing": "an object of it could not be downloaded",
-    "last_call": "the last reading, before Segment drops it",
-    "backfill": "was never read",
+    "wanted": "`replay` wants it again",
+    "leaving": "never read, and Segment deletes it soon",
+    "fresh": "probably complete by now",
+    "again": "may have grown since the last reading",
+    "missing": "an object could not be downloaded; its URL expired",
+    "last_call": "last reading before Segment deletes it",
+    "backfill": "never read",
 }
 
 
 class Request(Struct, frozen=True):
-    """One request that would be made now."""
+    """A request that would be made now."""
 
     collection: str
     hour: str
     why: Why
     due: str
-    """Since when it is due."""
+    """When it became due."""
 
 
 class PlanReport(Struct, frozen=True):
-    """The requests that would be made now, in their order, and what follows from the quota."""
+    """The requests that would be made now, in order, and what the quota allows."""
 
     now: str
     since: str
-    """Hours since then are wanted."""
+    """The first hour that is wanted."""
     until: str | None
-    """Hours that begin then or later are not wanted; null: all are."""
+    """Hours that begin at this time or later are not wanted; null: no limit."""
     collections: tuple[str, ...]
     requests: list[Request]
     next_request: str | None
     """When the next request would be made; null: none within two days."""
     to_download: int
-    """Objects that were listed already: they are downloaded first."""
+    """Listed objects, which are downloaded first."""
     quota: QuotaSeen
     waiting: dict[Why, int]
-    """Hours that are due, and wait for the quota."""
+    """Hours that are due but wait for the quota."""
     failed: int
-    """Hours whose last reading failed; they are tried again after a pause."""
+    """Hours whose last reading failed; they are retried after a pause."""
     missing: int
-    """Objects that could not be downloaded so far; `status` names them."""
+    """Objects that could not be downloaded yet; `status` lists them."""
     reads_per_hour: int
     reads_after_hours: tuple[int, ...]
-    """When an hour is read, in hours after its end; with four readings the last one is before it leaves."""
+    """When an hour is read, in hours after its end; a fourth reading is before Segment deletes it."""
     collections_covered: int
     missed_per_day: dict[str, float]
-    """Collection → hours that will be missed each day, where the quota is too small for all."""
+    """Collection → hours missed each day, if the quota is too small."""
 
 
 def outlook(ledger: LedgerReader | None, config: SegmentConfig, now_ns: int, *, once: bool) -> PlanReport:
-    """What would be asked now; without a ledger, what a first run would ask.
+    """Returns the plan of the next run; without a ledger, that of a first run.
 
-    What is not set is as the last run had it. Raises LedgerBroken; ConfigError where no collection is known.
+    What is not set is as in the last run. Raises LedgerBroken; ConfigError without a collection.
     """
     hours: Mapping[str, Mapping[int, HourView]] = {}
     quota, to_download, missing = Quota(per_day=config.requests_per_day), 0, 0
@@ -86,7 +86,7 @@ def outlook(ledger: LedgerReader | None, config: SegmentConfig, now_ns: int, *, 
             missing = len(ledger.missing_objects())
         schedule = schedule_of(ledger, config, now_ns, once=once)
     if not config.collections:
-        raise ConfigError("no collection is known: name one by --collection ID or FAILLOG_COLLECTIONS")
+        raise ConfigError("no collection is known; name one with --collection or FAILLOG_COLLECTIONS")
     found = plan(now_ns, hours, quota, schedule)
     next_ns = _next_request_ns(now_ns, hours, quota, schedule, found)
     return PlanReport(
@@ -118,7 +118,7 @@ def _next_request_ns(
     schedule: ScheduleConfig,
     found: Plan,
 ) -> int | None:
-    """When the next request would be made, if nothing else happens: the plan is asked until it has one."""
+    """Returns when the next request would be made, if nothing else happens; None: not within two days."""
     for _ in range(MAX_STEPS):
         if found.requests:
             return now_ns

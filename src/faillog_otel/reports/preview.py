@@ -1,6 +1,6 @@
-"""Previews files: what of each event would be sent, what is redacted by which rule, and what stays.
+"""Previews files: what of each event is sent, what is redacted and by which rule, and what is withheld.
 
-The records are those of `mapping`. An explanation never contains a value that was redacted.
+Events are mapped as in a run. An explanation never contains a value that was redacted.
 """
 
 from collections.abc import Iterator
@@ -30,13 +30,11 @@ from faillog_otel.otlp.wire import Value
 from faillog_otel.redact.redactor import findings, redact_text
 from faillog_otel.redact.vocabulary import MARK
 
-# -- one event -------------------------------------------------------------------------------------------
-
-_KEYS = "--bodies is keys"
+_KEYS = "its values, except those of some keys; --bodies is keys"
 
 
 class Explanation(Struct, frozen=True, kw_only=True):
-    """One event's log record, which has all that leaves; what was redacted in it; what stays, and why."""
+    """One event's log record, what was redacted in it, and what is withheld."""
 
     event: str
     body: str
@@ -44,11 +42,11 @@ class Explanation(Struct, frozen=True, kw_only=True):
     redacted: dict[str, list[str]]
     """Attribute → rules, such as `email address` or `the name password`."""
     stays: dict[str, str]
-    """Field of the event → why it does not leave."""
+    """Field of the event → why it is withheld."""
 
 
 def explain(event: Event, context: RecordContext, config: MappingConfig) -> Explanation:
-    """Explains one event. Pure, like the mapping."""
+    """Returns the explanation of one event. Pure, like the mapping."""
     log = map_event(event, context, config).log
     attributes = dict(log.attributes)
     return Explanation(
@@ -114,41 +112,38 @@ def _staying(event: Event, config: MappingConfig, dropped: int) -> Iterator[tupl
         if carrier.body is not None and not allowed:
             yield f"{name}.body", f"--bodies is {config.bodies}"
         elif carrier.body is not None and config.bodies == "keys":
-            yield f"{name}.body", f"its values, but for those of some keys: {_KEYS}"
+            yield f"{name}.body", _KEYS
         elif carrier.body is not None and _is_longer(carrier.body, config.limits.body_bytes):
-            yield f"{name}.body", f"what lies beyond {config.limits.body_bytes} bytes of it is cut off"
+            yield f"{name}.body", f"truncated to {config.limits.body_bytes} bytes"
     kept = {
         path: leaf for path, leaf, _ in leaves(allowed_extras(event.extras, config.bodies), "segment.extra")
     }
     for path, leaf, _ in leaves(event.extras, "segment.extra"):
         if path not in kept:
-            yield path.removeprefix("segment.extra."), f"a part of the body, and --bodies is {config.bodies}"
+            yield path.removeprefix("segment.extra."), f"part of the body; --bodies is {config.bodies}"
         elif kept[path] != leaf:
-            yield path.removeprefix("segment.extra."), f"its values, but for those of some keys: {_KEYS}"
+            yield path.removeprefix("segment.extra."), _KEYS
     yield from _staying_headers("requestToDestination", request.headers if request else None, ())
     yield from _staying_headers(
         "responseFromDestination", response.headers if response else None, config.response_headers
     )
     if dropped:
-        why = f"only {MAX_EXTRAS} leave, or as many as the backend takes; the others are counted"
+        why = f"at most {MAX_EXTRAS} are sent, or as many as the backend accepts"
         yield f"{dropped} unknown fields", why
 
 
 def _staying_headers(name: str, headers: Any, allowed: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     pairs = list(header_pairs(headers))
     if headers and not pairs:
-        yield f"{name}.headers", "they are neither an object nor a list of pairs"
+        yield f"{name}.headers", "neither an object nor a list of pairs"
     for header, _ in pairs:
         if not is_allowed(header, allowed):
-            why = "the list response_headers does not name it" if allowed else "no request header leaves"
+            why = "not in the list response_headers" if allowed else "request headers are not sent"
             yield f"{name}.headers.{header}", why
 
 
 def _is_longer(body: Any, max_bytes: int) -> bool:
     return len(as_text(body).encode(errors="replace")) > max_bytes
-
-
-# -- a file ----------------------------------------------------------------------------------------------
 
 
 def preview(

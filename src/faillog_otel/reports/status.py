@@ -1,6 +1,6 @@
-"""The ledger as people need it: what was read, what is left of the quota, what waits, how late it all is.
+"""What a polling run has read and sent: the hours, the quota, waiting and missing objects, and the lag.
 
-Reads, and never changes anything. A Status is also what `status --json` prints.
+Only reads. `status --json` prints a `Status` as it is.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -18,15 +18,9 @@ from faillog_otel.ledger.state_dir import StateFolder
 from faillog_otel.segment.quota import Quota
 from faillog_otel.segment.schedule import LAST_CALL_NS, ScheduleConfig, collection_created_ns, plan
 
-# -- coverage ------------------------------------------------------------------------------------------------
-#
-# Which hours of a collection were read: a calendar. Pure: what is remembered and the time go in.
-#
-# An hour has one state; where several apply, the first in this order: partial, expired, failed, waiting,
-# empty, closed, settled, read.
-
-
 State = Literal["waiting", "partial", "read", "settled", "closed", "empty", "failed", "expired"]
+"""The state of an hour. If several apply, the first of: partial, expired, failed, waiting, empty, closed,
+settled, read."""
 
 MARKS: dict[State, str] = {
     "waiting": ".",
@@ -38,10 +32,10 @@ MARKS: dict[State, str] = {
     "failed": "!",
     "expired": "x",
 }
-"""Each state's character in the calendar; a blank is an hour that nobody wants, or one to come."""
+"""Each state's character in the calendar; a blank is an hour that is not wanted, or one to come."""
 
 _LASTING: tuple[State, ...] = ("partial", "failed", "expired")
-"""These are shown for longer than Segment keeps an hour."""
+"""States that are shown for longer than Segment keeps an hour."""
 
 
 class FailedHour(Struct, frozen=True):
@@ -58,7 +52,7 @@ class Coverage(Struct, frozen=True):
     """One collection's hours."""
 
     polled: bool
-    """Whether it is one of the collections that are configured."""
+    """Whether the collection is configured."""
     hours: dict[State, int]
     """How many hours are in each state."""
     days: dict[str, str]
@@ -75,7 +69,7 @@ def coverage(
     until_ns: int | None,
     polled: bool,
 ) -> Coverage:
-    """The calendar of one collection. Nobody wants hours that ended by `since_ns` or begin at `until_ns`.
+    """Returns the calendar of one collection, from `since_ns` to `until_ns`.
 
     `not_empty`: the hours that have objects.
     """
@@ -121,7 +115,7 @@ def _states(
 
 
 def _first_obtainable(seen: Mapping[int, Hour], first_kept: int) -> int:
-    """The first hour that Segment still had when the collection was polled first, as far as is known."""
+    """Returns the first hour that Segment still had when the collection was polled first, if known."""
     times = [at for each in seen.values() if (at := each.first_listed_ns or each.failed_ns)]
     return min(first_kept, hour_of(min(times) - RETENTION_NS) + 1) if times else first_kept
 
@@ -144,11 +138,8 @@ def _state_of_read(hour: int, seen: Hour, listed_ns: int) -> State:
     return "settled" if seen.is_settled else "read"
 
 
-# -- status --------------------------------------------------------------------------------------------------
-
-
 class RateLimitReport(Struct, frozen=True):
-    """What Segment said last, and when; what it did not say is null."""
+    """Segment's last report of its quota; null for what it did not report."""
 
     at: str
     remaining: int
@@ -156,7 +147,7 @@ class RateLimitReport(Struct, frozen=True):
 
 
 class Waits(Struct, frozen=True):
-    """Until when nothing is asked of Segment, and why."""
+    """Until when no request may be made, and why."""
 
     until: str
     why: str
@@ -166,18 +157,18 @@ class QuotaSeen(Struct, frozen=True):
     """The requests of the last 24 hours, and how many are left now."""
 
     per_day: int
-    """As Segment says, or else as the setting does."""
+    """As Segment reports, or else as the setting says."""
     used: int
     left: int
     not_before: str | None
-    """Segment wants no request until then, or a run paused after failures."""
+    """Segment accepts no request before, or a run paused after failures."""
     said: RateLimitReport | None
     waits: Waits | None
-    """Null where a request may be made now."""
+    """Null if a request may be made now."""
 
 
 class Missing(Struct, frozen=True):
-    """An object that could not be downloaded so far."""
+    """An object that could not be downloaded yet."""
 
     collection: str
     hour: str
@@ -187,10 +178,10 @@ class Missing(Struct, frozen=True):
     """When its download failed first; `failed`: last."""
     failed: str
     next: str
-    """When it is tried again; where `needs_listing`, with the URL that another listing gives: one request."""
+    """When it is retried; if `needs_listing`, with a new URL, which costs one request."""
     needs_listing: bool
     leaves: str
-    """When its hour leaves Segment's 28 days."""
+    """When Segment deletes its hour."""
 
 
 class Newest(Struct, frozen=True):
@@ -201,14 +192,14 @@ class Newest(Struct, frozen=True):
 
 
 class Objects(Struct, frozen=True):
-    """Objects under way."""
+    """Objects that are not done."""
 
     to_download: int
     to_forward: int
 
 
 class Lag(Struct, frozen=True):
-    """How late it all is: the newest hour that was read, and the newest of which a record was exported."""
+    """The newest hour that was read, and the newest hour of which a record was exported."""
 
     read: Newest | None
     sent: Newest | None
@@ -223,14 +214,14 @@ class Sizes(Struct, frozen=True):
 
 
 class Status(Struct, frozen=True):
-    """All of it. Times are RFC 3339."""
+    """The report of `status`. Times are RFC 3339."""
 
     state_dir: str
     now: str
     since: str
-    """Hours since then are wanted."""
+    """The first hour that is wanted."""
     held_by: int | None
-    """The id of the process that runs on the state folder."""
+    """The id of the process that uses the state folder."""
     held_on: str
     """The name of its machine or pod; empty if unknown."""
     held_since: str
@@ -239,18 +230,18 @@ class Status(Struct, frozen=True):
     """The characters of the calendars."""
     quota: QuotaSeen
     refused: dict[str, str]
-    """Collection → until when it is not asked for, because Segment refused it."""
+    """Collection that Segment refused → time of the next request."""
     lag: Lag
     records: Totals
     time_shifted: int
-    """Exported records that carry another time than their own."""
+    """Records that were exported with another time."""
     quarantine: dict[str, int]
-    """Records that are kept, by reason."""
+    """Reason → kept records."""
     objects: Objects
     missing: list[Missing]
-    """Objects that could not be downloaded so far."""
+    """Objects that could not be downloaded yet."""
     lost: int
-    """Objects that left Segment's 28 days before they could be downloaded; of the last 60 days."""
+    """Objects that Segment deleted before they could be downloaded, of the last 60 days."""
     bytes: Sizes
     missed_per_day: dict[str, float]
     """Collection → hours that will be missed each day, where the quota is too small for all."""
@@ -259,10 +250,10 @@ class Status(Struct, frozen=True):
 def status(
     folder: StateFolder, ledger: LedgerReader, config: SegmentConfig, only: Sequence[str], now_ns: int
 ) -> Status:
-    """What is so now. `only`: the collections to show; none are all. Raises LedgerBroken, ConfigError.
+    """Returns the status now, of the collections in `only`; empty: of all. Raises LedgerBroken, ConfigError.
 
-    Where no collections are set, they are those of the last run. Its `--until` is not taken over: hours that
-    nobody reads are to be seen.
+    If no collections are set, they are those of the last run. Its `--until` does not apply, so that hours
+    that are no longer read show as waiting.
     """
     holder = folder.holder()
     with ledger.at_one_moment():
@@ -327,7 +318,7 @@ def status(
 
 
 def quota_seen(quota: Quota, now_ns: int) -> QuotaSeen:
-    """The quota, for people."""
+    """Returns the state of the quota."""
     quota = quota.mended(now_ns)
     said, wait = quota.rate_limit, quota.wait(now_ns)
     return QuotaSeen(
@@ -369,5 +360,5 @@ def _newest(hour: int | None, now_ns: int) -> Newest | None:
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except FileNotFoundError:  # it was there a moment ago: somebody works here
+    except FileNotFoundError:  # a run just removed it
         return 0

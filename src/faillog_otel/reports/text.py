@@ -1,7 +1,9 @@
-"""What commands print for people: status, plan, audit, doctor and redact, from their data."""
+"""Renders the reports as text: the lines that `status`, `plan`, `audit`, `doctor` and `redact` print."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 import click
 
@@ -9,10 +11,12 @@ from faillog_otel.clock import duration_text
 from faillog_otel.events.model import BadRecord, Place
 from faillog_otel.ledger.audit import Audit
 from faillog_otel.reports.plan import REASONS, PlanReport
-from faillog_otel.reports.preview import Explanation
-from faillog_otel.reports.reachability import Finding
 from faillog_otel.reports.status import Coverage, QuotaSeen, State, Status
-from faillog_otel.text import printable
+from faillog_otel.text import counted, printable
+
+if TYPE_CHECKING:  # both import much that `status`, `plan` and `audit` do not need
+    from faillog_otel.reports.doctor import Finding, Health
+    from faillog_otel.reports.preview import Explanation
 
 MAX_SHOWN_REQUESTS = 24
 MAX_SHOWN_PROBLEMS = 50
@@ -30,30 +34,30 @@ STATE_COLOURS: dict[State, str] = {
 }
 _MEANS: dict[State, str] = {
     "waiting": "not read yet",
-    "partial": "being downloaded, in the spool, or an object of it could not be downloaded so far",
-    "read": "read, may still grow",
-    "settled": "read twice, the same",
+    "partial": "some of its objects are not downloaded, or not forwarded yet",
+    "read": "read; may still grow",
+    "settled": "read twice, with the same objects",
     "closed": "read for the last time",
-    "empty": "read, no objects",
-    "failed": "could not be read, is tried again",
-    "expired": "left Segment's 28 days unread, or an object of it did",
+    "empty": "read; no objects",
+    "failed": "reading failed; will be retried",
+    "expired": "not read completely before Segment deleted it",
 }
 FINDING_COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 def line(label: str, text: str, colour: str | None = None) -> str:
-    """A label, and what is so; fit for a terminal, whatever the text holds."""
+    """Returns a label and a text as one line; control characters of the text are escaped."""
     return f"{label:<14}{click.style(printable(text), fg=colour) if colour else printable(text)}"
 
 
 def status_text(found: Status) -> Iterator[str]:
     """Yields the lines of `status`."""
     where = f" (on host {found.held_on}, since {found.held_since})" if found.held_on else ""
-    by = f"process {found.held_by} runs on it{where}" if found.held_by else "nothing runs on it"
+    by = f"in use by process {found.held_by}{where}" if found.held_by else "not in use"
     yield line("state folder", f"{found.state_dir}: {by}")
     yield from quota_text(found.quota)
     for name, until in found.refused.items():
-        yield line("refused", f"{name}: Segment refused it, it is not asked for until {until}", "yellow")
+        yield line("refused", f"{name}: Segment refused it; next request at {until}", "yellow")
     records = found.records
     others = ", ".join(
         f"{number} {name}"
@@ -64,7 +68,8 @@ def status_text(found: Status) -> Iterator[str]:
         "records", f"{records.records}: {records.exported} exported" + (f", {others}" if others else "")
     )
     if found.time_shifted:
-        yield line("time shifted", f"{found.time_shifted} exported with another time than their own")
+        shifted = f"{counted(found.time_shifted, 'record')} exported with another time"
+        yield line("time shifted", shifted)
     if found.quarantine:
         reasons = ", ".join(f"{number} {reason}" for reason, number in found.quarantine.items())
         yield line("quarantine", reasons, "yellow")
@@ -84,52 +89,48 @@ def status_text(found: Status) -> Iterator[str]:
 
 
 def quota_text(quota: QuotaSeen) -> Iterator[str]:
-    """What is left of the quota, and what Segment said of it."""
-    text = f"{quota.left} of {quota.per_day} requests left, {quota.used} used in 24 h"
+    """Yields how many requests are left, by our count and by Segment's, and why none may be made now."""
+    text = f"{quota.left} of {quota.per_day} requests left; {quota.used} used in the last 24 h"
     yield line("quota", text, None if quota.left else "yellow")
-    if quota.waits:
-        yield line("waits", f"until {quota.waits.until}: {quota.waits.why}", "yellow")
     if quota.said:
-        yield line("", f"Segment said {quota.said.remaining} left, at {quota.said.at}")
-
-
-def objects(number: int) -> str:
-    """`1 object`, `2 objects`."""
-    return f"{number} object{'' if number == 1 else 's'}"
+        yield line("", f"Segment reported {quota.said.remaining} left at {quota.said.at}")
+    if quota.waits:
+        yield line("paused", f"until {quota.waits.until}: {quota.waits.why}", "yellow")
 
 
 def _missing_text(found: Status) -> Iterator[str]:
     if found.missing:
-        yield line("missing", f"{objects(len(found.missing))} could not be downloaded so far", "yellow")
+        failed = f"{counted(len(found.missing), 'object')} could not be downloaded yet"
+        yield line("missing", failed, "yellow")
     if more := len(found.missing[:-MAX_SHOWN_MISSING]):
         yield line("", f"{more} of older hours (--json lists all), and:")
     for each in found.missing[-MAX_SHOWN_MISSING:]:
-        how = "listed again" if each.needs_listing else "tried again"
+        how = "next listing" if each.needs_listing else "next attempt"
         where = f"{each.collection}, {each.hour}, {each.object}"
-        yield line("", f"{where}: {each.why}; {how} from {each.next} on, lost at {each.leaves}")
+        yield line(
+            "", f"{where}: {each.why}; {how} at {each.next}, before Segment deletes it at {each.leaves}"
+        )
     if found.lost:
-        yield line("lost", f"{objects(found.lost)} left Segment's 28 days, never downloaded", "red")
+        yield line("lost", f"{counted(found.lost, 'object')} deleted by Segment, never downloaded", "red")
 
 
 def missed_text(missed_per_day: dict[str, float]) -> Iterator[str]:
-    """What the quota cannot give."""
+    """Yields how many hours a day the quota is too small for; nothing where it suffices."""
     if missed_per_day:
         hours = next(iter(missed_per_day.values()))
-        many = f"{len(missed_per_day)} collections are more than the quota covers"
-        yield line("missed", f"{many}: each misses {hours:.1f} of the 24 hours of a day", "red")
+        many = f"the quota is too small for {counted(len(missed_per_day), 'collection')}"
+        yield line("missed", f"{many}: each misses {hours:.1f} of 24 hours a day", "red")
 
 
 def _lag_text(found: Status) -> Iterator[str]:
     for what, newest in (("read", found.lag.read), ("sent", found.lag.sent)):
         if newest:
-            yield line(
-                "lag" if what == "read" else "",
-                f"newest hour {what}: {newest.hour}, ended {duration_text(newest.seconds)} ago",
-            )
+            label = "lag" if what == "read" else ""
+            yield line(label, f"{duration_text(newest.seconds)} behind; newest hour {what}: {newest.hour}")
 
 
 def _calendar(name: str, covered: Coverage, found: Status) -> Iterator[str]:
-    yield click.style(printable(name), bold=True) + ("" if covered.polled else "  (is not polled any more)")
+    yield click.style(printable(name), bold=True) + ("" if covered.polled else "  (no longer polled)")
     colours = {mark: STATE_COLOURS[state] for state, mark in found.marks.items()}
     if covered.days:
         yield f"  {'UTC':<12}0     6     12    18"
@@ -141,8 +142,8 @@ def _calendar(name: str, covered: Coverage, found: Status) -> Iterator[str]:
             mark = click.style(found.marks[state], fg=STATE_COLOURS[state])
             yield f"  {mark} {number:>5} {state:<8} {_MEANS[state]}"
     for failed in covered.failed[-3:]:
-        told = f"{failed.hour}: {failed.why} ({failed.times} times, last {failed.at})"
-        yield f"  failed: {printable(told)}"
+        times = f"{counted(failed.times, 'attempt')}, the last at {failed.at}"
+        yield printable(f"  failed: {failed.hour}: {failed.why} ({times})")
 
 
 def _bytes(number: int) -> str:
@@ -157,24 +158,24 @@ def _bytes(number: int) -> str:
 def plan_text(found: PlanReport) -> Iterator[str]:
     """Yields the lines of `plan`."""
     until = f" until {found.until}" if found.until else ""
-    yield line("wanted", f"hours since {found.since}{until} of {', '.join(found.collections)}")
+    yield line("hours", f"since {found.since}{until}, of {', '.join(found.collections)}")
     yield from quota_text(found.quota)
     if found.to_download:
-        yield line("first", f"{found.to_download} objects are downloaded that were listed already")
+        yield line("downloads", f"{counted(found.to_download, 'object')} of earlier listings")
     if found.requests:
-        yield line("now", f"{len(found.requests)} requests")
+        yield line("now", counted(len(found.requests), "request"))
     else:
-        yield line("now", "nothing")
+        yield line("now", "nothing due")
         yield line("next request", found.next_request or "none within two days")
     yield from _requests_text(found)
     yield from _waiting_text(found)
     after = ", ".join(f"{hours} h" for hours in found.reads_after_hours)
-    last = ", and before it leaves" if found.reads_per_hour > len(found.reads_after_hours) else ""
+    last = ", and before Segment deletes it" if found.reads_per_hour > len(found.reads_after_hours) else ""
     yield line("readings", f"{found.reads_per_hour} of each hour: {after} after its end{last}")
     enough = len(found.collections) <= found.collections_covered
     yield line(
         "collections",
-        f"{len(found.collections)}; the quota is enough for {found.collections_covered}",
+        f"{len(found.collections)}; the quota covers {found.collections_covered}",
         None if enough else "red",
     )
     yield from missed_text(found.missed_per_day)
@@ -195,18 +196,16 @@ def _waiting_text(found: PlanReport) -> Iterator[str]:
         if found.quota.waits:
             why = f"{found.quota.waits.why}; until {found.quota.waits.until}"
         elif left <= 0:
-            why = "no request is left for them"
+            why = "no request is left"
         else:
-            why = f"the {left} requests left are kept for the hours to come, and for people"
-        yield line("waiting", f"{sum(found.waiting.values())} hours are due ({kinds}): {why}", "yellow")
+            why = f"the remaining {counted(left, 'request')} are reserved for the next hours and for `replay`"
+        due = counted(sum(found.waiting.values()), "hour")
+        yield line("waiting", f"{due} due ({kinds}): {why}", "yellow")
     if found.failed:
-        yield line("failed", f"{found.failed} hours could not be read, and are tried again", "yellow")
+        yield line("failed", f"{counted(found.failed, 'hour')} could not be read; will be retried", "yellow")
     if found.missing:
-        yield line(
-            "missing",
-            f"{objects(found.missing)} could not be downloaded so far: see `status`",
-            "yellow",
-        )
+        failed = f"{counted(found.missing, 'object')} could not be downloaded yet; `status` lists them"
+        yield line("missing", failed, "yellow")
 
 
 def audit_text(found: Audit) -> Iterator[str]:
@@ -221,38 +220,42 @@ def audit_text(found: Audit) -> Iterator[str]:
         yield line("records", f"{sums.records} = {fates}" if found.holds else f"{sums.records}; {fates}")
         of_lines = sums.lines - sums.blank
         yield line("lines", f"{sums.lines} = {of_lines} records of JSON Lines + {sums.blank} blank")
-        yield line("objects", f"{sums.objects}, {found.spooled_files} files in the spool")
-        yield line("kept", f"{sums.kept} entries")
-        yield line("digests", f"{found.digests_files} files")
+        yield line("objects", f"{sums.objects}; {counted(found.spooled_files, 'file')} in the spool")
+        yield line("quarantine", "1 entry" if sums.kept == 1 else f"{sums.kept} entries")
+        yield line("digests", counted(found.digests_files, "file"))
     if found.holds:
-        yield line("all holds", "", "green")
+        yield line("result", "no problems found", "green")
     else:
-        yield line("wrong", f"{len(found.problems)} things do not hold", "red")
+        yield line("result", f"{counted(len(found.problems), 'problem')} found", "red")
 
 
-def doctor_text(found: Iterable[Finding]) -> Iterator[str]:
-    """Yields the lines of `doctor`."""
+def doctor_text(found: "Iterable[Finding]") -> Iterator[str]:
+    """Yields the lines of `doctor`; the last one says how many checks failed."""
+    states: Counter[Health] = Counter()
     for each in found:
+        states[each.state] += 1
         yield click.style(f"{each.state:<6}", fg=FINDING_COLOURS[each.state]) + line(each.check, each.says)
         if each.do:
             yield f"{'':<20}" + line("", f"→ {each.do}").lstrip()
+    result = f"{counted(states['fail'], 'check')} failed" if states["fail"] else "all checks passed"
+    yield result + (f", {counted(states['warn'], 'warning')}" if states["warn"] else "")
 
 
-def explanation_text(place: Place, explained: Explanation | BadRecord) -> Iterator[str]:
+def explanation_text(place: Place, explained: "Explanation | BadRecord") -> Iterator[str]:
     """Yields what `redact --explain` prints about one record."""
     where = f"{place.file}, line {place.line}"
     if isinstance(explained, BadRecord):
-        yield printable(f"{where}: not understood, all of it stays: {explained.reason}: {explained.detail}")
+        yield printable(f"{where}: not sent ({explained.reason}): {explained.detail}")
     else:
         yield printable(f"{where}: {explained.event}")
-        yield printable(f"  leaves    {explained.body}")
+        yield printable(f"  sent      {explained.body}")
         for name, value in explained.attributes.items():
             rules = explained.redacted.get(name)
             shown = ", ".join(value) if isinstance(value, tuple) else str(value)
             if rules:
                 yield printable(f"  redacted  {name} = {shown}  ({', '.join(rules)})")
             else:
-                yield printable(f"  leaves    {name} = {shown}")
+                yield printable(f"  sent      {name} = {shown}")
         for name, why in explained.stays.items():
-            yield printable(f"  stays     {name}: {why}")
+            yield printable(f"  withheld  {name}: {why}")
     yield ""

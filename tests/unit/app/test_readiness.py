@@ -73,7 +73,7 @@ def test_what_was_read_and_exported_shows(ledger: Ledger) -> None:
     assert found["faillog.budget.remaining"] == {"": 90}
     assert found["faillog.last_logged_at"] == {"a": 9 * 3600}
     assert found["faillog.lag.seconds"] == {"a": clock.monotonic() - 9 * 3600}
-    assert standing(ledger, clock, days=1).ledger().why == "1 records pending"
+    assert standing(ledger, clock, days=1).ledger().why == "1 record pending"
 
 
 def test_a_collector_that_stays_away_is_told_from_a_hiccup() -> None:

@@ -118,4 +118,4 @@ def test_what_is_explained_is_what_leaves_under_the_limits() -> None:
     raw = exchange(responseFromDestination={"status": 500, "body": "b" * 6000})
     found = explain(event_of(raw), RecordContext(0), config)
     assert found.attributes["segment.response.body"] == "b" * 5000
-    assert found.stays["responseFromDestination.body"] == "what lies beyond 5000 bytes of it is cut off"
+    assert found.stays["responseFromDestination.body"] == "truncated to 5000 bytes"

@@ -75,11 +75,11 @@ def test_it_says_what_this_hour_brought_and_not_what_was_before(run: Run) -> Non
     run.report.say_if_due()
     first, (text, numbers) = run.said
     assert first[0].startswith(
-        "in the last hour: read 1 collection-hour, 1,000 records; sent 900 log records and 300 "
+        "in the last hour: read 1 collection-hour, 1000 records; sent 900 log records and 300 "
     )
     assert text == (
-        "in the last hour: read 2 collection-hours, 2,412 records; sent 3,400 log records and 1,200 spans; "
-        "lost: 2 quarantined; 3,412 records pending; 117 of 120 requests left"
+        "in the last hour: read 2 collection-hours, 2412 records; sent 3400 log records and 1200 spans; "
+        "2 quarantined; 3412 records pending; 117 of 120 requests left"
     )
     assert numbers == {
         "seconds": 3600,
@@ -114,7 +114,7 @@ def test_hours_that_leave_segment_unread_are_lost(run: Run) -> None:
     run.counts.rejected = 1
     run.report.say_if_due()
     assert run.said[-1][1]["hours_expired"] == 1
-    assert "lost: 1 rejected, 1 collection-hour expired unread;" in run.said[-1][0]
+    assert "; 1 rejected, 1 collection-hour expired unread;" in run.said[-1][0]
 
 
 def test_an_object_that_could_not_be_downloaded_is_said_and_lost_when_it_leaves(run: Run) -> None:
@@ -125,11 +125,11 @@ def test_an_object_that_could_not_be_downloaded_is_said_and_lost_when_it_leaves(
     assert listed
     run.ledger.download_failed(listed, "HTTP 404", now_ns)
     run.report.say()
-    assert "; 0 lost; 1 object not downloaded so far; 119 of 120 requests left" in run.said[-1][0]
+    assert "; 0 lost; 1 object not downloaded yet; 119 of 120 requests left" in run.said[-1][0]
     assert (run.said[-1][1]["objects_missing"], run.said[-1][1]["objects_lost"]) == (1, 0)
     run.ledger.lose(now_ns + 28 * DAY_NS)
     run.report.say()
-    assert "; lost: 1 object never downloaded; 119 of" in run.said[-1][0]
+    assert "; 1 object never downloaded; 119 of" in run.said[-1][0]
     assert (run.said[-1][1]["objects_missing"], run.said[-1][1]["objects_lost"]) == (0, 1)
 
 
