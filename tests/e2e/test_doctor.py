@@ -74,6 +74,8 @@ def test_all_is_well_before_the_first_run_and_after_it(
     assert (code, findings["lock"][0]["says"]) == (0, "not in use")
     assert findings["ledger"][0]["says"] == "version 3"
     assert "journal" in findings["sqlite"][0]["says"]
+    assert findings["state folder"][0]["says"] == f"{tmp_path / 'state'}: writable, private"
+    assert findings["own metrics"][0]["says"] == findings["health check"][0]["says"] == "not in use"
     assert {state for each in states(findings).values() for state in each} == {"ok"}
     assert all(bool(each["do"]) == (each["state"] != "ok") for each in found["findings"])
 

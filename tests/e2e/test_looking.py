@@ -71,6 +71,7 @@ def test_status_for_people_says_the_same(original: Polled) -> None:
         assert f"  {day}  {cells}\n" in text
     assert f"{found['records']['exported']} exported" in text
     assert "invalid_json" in text
+    assert re.search(r"^lag +[23] h \d\d min behind; newest hour read: ", text, re.MULTILINE)
     assert "\x1b" not in text
 
 

@@ -1,15 +1,24 @@
 """Ready or not: by a real ledger, and by what a real collector answers."""
 
+from typing import get_args
+
 from support.clock import MovedClock
 from support.delivering import Scripted, targets
 
-from faillog_otel.app.readiness import ANSWERS_LATELY_SECONDS, InstrumentedClient, Readiness, collector
+from faillog_otel.app.readiness import (
+    ANSWERS_LATELY_SECONDS,
+    OUTCOMES,
+    InstrumentedClient,
+    Readiness,
+    collector,
+)
 from faillog_otel.clock import DAY_NS, HOUR_NS, hour_of
 from faillog_otel.config import DeliveryConfig
 from faillog_otel.events.model import JSON_LINES, Survey
 from faillog_otel.ledger import Content, Ledger
 from faillog_otel.ledger.results import BatchResult
 from faillog_otel.otlp.delivery import network_client
+from faillog_otel.otlp.outcome import Outcome
 from faillog_otel.sandbox.collector import Receiver, Reply
 from faillog_otel.segment.quota import RateLimit
 from faillog_otel.segment.schedule import ObjectVersion, ScheduleConfig
@@ -95,3 +104,7 @@ def test_a_collector_that_stays_away_is_told_from_a_hiccup() -> None:
         clock.wait(86_400)
         assert collector(answers).ok, "nothing is asked for"
         answers.close()
+
+
+def test_every_outcome_of_a_request_has_a_value_of_the_metric_attribute() -> None:
+    assert set(OUTCOMES) == set(get_args(Outcome))
