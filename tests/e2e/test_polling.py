@@ -174,7 +174,9 @@ def test_a_quota_that_is_used_up_is_exit_6_and_says_so(receiver: Receiver, tmp_p
         done = Sidecar(segment, receiver, tmp_path).run("--since", "-40h", collections="shop")
         assert segment.quota.max_in_24_hours <= 6
     assert done.code == 6
-    assert re.search(r"\d+ hours? due waits? until \S+Z: Segment reports no remaining requests\n", done.stderr)
+    assert re.search(
+        r"\d+ hours? due waits? until \S+Z: Segment reports no remaining requests\n", done.stderr
+    )
     assert re.search(r"Segment reports .*; rerun after \d\d:\d\d UTC \(\d+ hours due\)\n", done.stderr)
 
 

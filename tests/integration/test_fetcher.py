@@ -67,9 +67,7 @@ def test_a_step_without_work_takes_no_write_lock(ledger: SqliteLedger) -> None:
         assert steps(fetcher) > 0
 
 
-@pytest.mark.parametrize(
-    ("max_bytes", "ends"), [(requests.MAX_INDEX_BYTES, {"", ".exchanges"}), (0, {""})]
-)
+@pytest.mark.parametrize(("max_bytes", "ends"), [(requests.MAX_INDEX_BYTES, {"", ".exchanges"}), (0, {""})])
 def test_an_object_gets_an_index_unless_it_has_too_many_exchanges(
     ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch, max_bytes: int, ends: set[str]
 ) -> None:

@@ -27,7 +27,7 @@ from faillog_otel.ledger.kept_files import SET_ASIDE, FileSink, NothingKept, Rep
 from faillog_otel.ledger.results import Counts, FirstMet, ResultSink
 from faillog_otel.otlp.sender import Sent, WaitNotices
 from faillog_otel.pipeline.partition import MIN_BYTES, WorkQueue, max_open_files, max_workers
-from faillog_otel.pipeline.worker import Channel, Start, Waits, Worker, encode, read_order
+from faillog_otel.pipeline.worker import Channel, RequestLog, Start, Waits, Worker, encode, read_order
 from faillog_otel.pipeline.workers import Workers
 from faillog_otel.telemetry.output import protect_standard_streams, set_up_streams, start_logging
 from faillog_otel.text import counted

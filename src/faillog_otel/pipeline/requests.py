@@ -100,7 +100,9 @@ class Requests:
                 number, request.collection, request.hour, outcome.urls, now_ns, rate_limit=limit, wait=wait
             )
         else:
-            self._ledger.answered(number, api.LEDGER_NAMES[type(outcome)], now_ns, rate_limit=limit, wait=wait)
+            self._ledger.answered(
+                number, api.LEDGER_NAMES[type(outcome)], now_ns, rate_limit=limit, wait=wait
+            )
         return answered
 
     def _pause_after(self, answered: api.ApiAnswer) -> int:
