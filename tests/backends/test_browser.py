@@ -14,7 +14,7 @@ from support.browser import CHROMIUM, window
 from support.collector import shipped
 from support.failing_later import ATTEMPTS, hours_ago, hours_later, poll
 
-from faillog_otel.sandbox.server import Simulator
+from faillog_otel.sandbox import Simulator
 
 pytest.importorskip("playwright", reason="playwright is not installed: make e2e-backends installs it")
 

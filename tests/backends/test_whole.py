@@ -16,7 +16,7 @@ from support.collector import shipped
 from support.failing_later import ATTEMPTS, RECORDS, hours_ago, hours_later, poll
 from support.server import unused_port
 
-from faillog_otel.sandbox.server import Simulator
+from faillog_otel.sandbox import Simulator
 
 Spans = list[dict[str, Any]]
 APPLICATIONS_OWN = {"POST /orders", "complete order"}

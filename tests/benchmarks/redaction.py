@@ -6,7 +6,7 @@ Ten times the length may take fifteen times as long at the most: no rule is quad
 import sys
 import time
 
-from faillog_otel.redact.redactor import redact_text
+from faillog_otel.redact import redact_text
 
 SHORT, LONG, MOST = 16_000, 160_000, 15.0
 NASTY = (

@@ -26,9 +26,9 @@ from crashes.launcher import PROGRAM, Child, Launcher, Process
 from crashes.tripwire import Watch
 from faillog_otel.clock import DAY_NS, HOUR_NS, hour_text, time_text
 from faillog_otel.config import Signal
+from faillog_otel.sandbox import Simulator
 from faillog_otel.sandbox.collector import Receiver, Reply
 from faillog_otel.sandbox.config import QuotaConfig, SimulatedClock, SimulatorConfig, WorldConfig
-from faillog_otel.sandbox.server import Simulator
 
 START_NS = 1_746_662_400 * 1_000_000_000  # 2025-05-08T00:00:00Z
 TOKEN = "t0ken-of-the-scene"  # noqa: S105  # the simulator's

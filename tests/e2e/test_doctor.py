@@ -18,8 +18,8 @@ from support.tiers import slow_case
 
 from faillog_otel.ledger.ledger import SqliteLedger
 from faillog_otel.ledger.state_dir import StateFolder
+from faillog_otel.sandbox import Simulator
 from faillog_otel.sandbox.collector import Receiver, Reply
-from faillog_otel.sandbox.server import Simulator
 
 NOBODY = 65534
 

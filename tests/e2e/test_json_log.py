@@ -10,9 +10,9 @@ import pytest
 from support.events import error, lines
 from support.program import run_program, start_program
 
+from faillog_otel.sandbox import Simulator
 from faillog_otel.sandbox.collector import Receiver
 from faillog_otel.sandbox.config import SimulatorConfig, WorldConfig
-from faillog_otel.sandbox.server import Simulator
 
 AWAY = "http://127.0.0.1:9"
 TOKEN = "s3gment-t0ken"  # noqa: S105  # the simulator's

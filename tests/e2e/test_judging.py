@@ -17,9 +17,9 @@ from support.program import Done, run_program, start_program
 from support.tiers import slow, slow_case
 
 from faillog_otel.clock import HOUR_NS, hour_of, time_text
+from faillog_otel.sandbox import Simulator
 from faillog_otel.sandbox.collector import Receiver, Reply
 from faillog_otel.sandbox.config import QuotaConfig, SimulatorConfig, WorldConfig
-from faillog_otel.sandbox.server import Simulator
 
 NOT_KNOWN_YET = 7
 TOKEN = "t0ken"  # noqa: S105  # the simulator's

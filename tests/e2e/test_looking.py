@@ -15,9 +15,9 @@ from support.polled import AWAY, COLLECTION, Polled, simulated
 from support.program import PROGRAM, environment, run_program, start_program
 
 from faillog_otel.clock import HOUR_NS, SECOND_NS, hour_of, hour_text, time_text
+from faillog_otel.sandbox import Simulator
 from faillog_otel.sandbox.collector import Receiver
 from faillog_otel.sandbox.config import SimulatedClock, SimulatorConfig
-from faillog_otel.sandbox.server import Simulator
 
 ESCAPE = "\x1b[31mred"
 

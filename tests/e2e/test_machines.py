@@ -23,9 +23,9 @@ from support.working import children
 
 from faillog_otel.cli import BUG
 from faillog_otel.ledger.state_dir import BALLAST_BYTES, Holder, StateFolder
+from faillog_otel.sandbox import Simulator
 from faillog_otel.sandbox.collector import Receiver
 from faillog_otel.sandbox.config import QuotaConfig, SimulatedClock, SimulatorConfig, WorldConfig
-from faillog_otel.sandbox.server import Simulator
 
 pytestmark = slow
 

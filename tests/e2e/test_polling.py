@@ -17,9 +17,9 @@ from support.program import PROGRAM, Done, environment, run_program, run_script
 from support.terminal import on_terminal
 
 from faillog_otel.config import Signal
+from faillog_otel.sandbox import Simulator
 from faillog_otel.sandbox.collector import Receiver
 from faillog_otel.sandbox.config import QuotaConfig, Scripted, SimulatorConfig, WorldConfig
-from faillog_otel.sandbox.server import Simulator
 
 MOVED = str(Path(__file__).parents[1] / "support" / "moved_program.py")
 TOKEN = "s3gment-t0ken"  # noqa: S105  # the simulator's

@@ -9,8 +9,8 @@ from support.polling import TOKEN, polling, simulator
 from support.program import Done, run_program
 from support.proxy import HttpProxy
 
+from faillog_otel.sandbox import Simulator
 from faillog_otel.sandbox.collector import Receiver
-from faillog_otel.sandbox.server import Simulator
 
 PASSWORD = "geheim-0123"  # noqa: S105  # made up
 

@@ -18,9 +18,9 @@ from support.tiers import swept
 
 from faillog_otel.clock import hour_of, hour_text
 from faillog_otel.ledger import database
+from faillog_otel.sandbox import Simulator
 from faillog_otel.sandbox.collector import Receiver
 from faillog_otel.sandbox.config import QuotaConfig, SimulatedClock, SimulatorConfig, WorldConfig
-from faillog_otel.sandbox.server import Simulator
 
 BROKEN = 5
 DELIVERED = 3

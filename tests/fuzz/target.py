@@ -27,7 +27,7 @@ from faillog_otel.inputs.files import DamagedFile, StopAtCorruption, unpack
 from faillog_otel.inputs.formats import form_of, read_records
 from faillog_otel.inputs.json_stream import BYTE_ORDER_MARK, MAX_KEPT_BYTES, Blank, Record
 from faillog_otel.otlp.encoder import WireEncoder
-from faillog_otel.redact.redactor import redact_text
+from faillog_otel.redact import redact_text
 from faillog_otel.text import WHITE_SPACE
 
 MAX_BYTES = 4 * 1024 * 1024

@@ -21,9 +21,9 @@ from faillog_otel.cli import cli
 from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, hour_of, time_text
 from faillog_otel.errors import ConfigError
 from faillog_otel.ledger import HOURS_KEPT_NS
+from faillog_otel.sandbox import Simulator, http_date
 from faillog_otel.sandbox.collector import Receiver
 from faillog_otel.sandbox.config import QuotaConfig, SimulatedClock, SimulatorConfig, WorldConfig
-from faillog_otel.sandbox.server import Simulator, http_date
 
 START = 490_000 * HOUR_NS + 7 * 60 * SECOND_NS
 END = START + 3 * HOUR_NS

@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from faillog_otel.clock import HOUR_NS, hour_text
+from faillog_otel.sandbox import Simulator
 from faillog_otel.sandbox.config import Scripted, SimulatedClock, SimulatorConfig, WorldConfig
-from faillog_otel.sandbox.server import Simulator
 from faillog_otel.segment.download import (
     Downloaded,
     Downloader,

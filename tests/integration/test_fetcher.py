@@ -12,8 +12,8 @@ from faillog_otel.ledger.ledger import SqliteLedger
 from faillog_otel.ledger.spool import Spool
 from faillog_otel.pipeline import requests
 from faillog_otel.pipeline.fetcher import Fetcher
+from faillog_otel.sandbox import Simulator
 from faillog_otel.sandbox.config import SimulatedClock, SimulatorConfig, WorldConfig
-from faillog_otel.sandbox.server import Simulator
 from faillog_otel.segment.api import SegmentApi
 from faillog_otel.segment.download import Downloader
 from faillog_otel.segment.schedule import ScheduleConfig

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from faillog_otel.telemetry.api import Check
+from faillog_otel.telemetry import Check
 from faillog_otel.telemetry.health import HealthServer
 
 HEALTHY = Path(__file__).parents[2] / "docker" / "healthy.py"

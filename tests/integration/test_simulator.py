@@ -14,6 +14,7 @@ import pytest
 
 from faillog_otel.clock import HOUR_NS, SECOND_NS, hour_text
 from faillog_otel.errors import ConfigError
+from faillog_otel.sandbox import Simulator
 from faillog_otel.sandbox.bookkeeping import ManifestEntry
 from faillog_otel.sandbox.config import (
     CATALOGUE,
@@ -24,7 +25,6 @@ from faillog_otel.sandbox.config import (
     WorldConfig,
 )
 from faillog_otel.sandbox.generator import DESTINATIONS
-from faillog_otel.sandbox.server import Simulator
 
 NOW = 480_000 * HOUR_NS + 17 * 60 * SECOND_NS  # 2024-10-04T00:17:00Z
 LISTING = "/customer-insights/download"

@@ -13,8 +13,8 @@ from segment.analytics.client import Client
 from support.node import run_node
 
 from faillog_otel.clock import HOUR_NS, SECOND_NS, hour_text
+from faillog_otel.sandbox import Simulator
 from faillog_otel.sandbox.config import SimulatedClock, SimulatorConfig, WorldConfig
-from faillog_otel.sandbox.server import Simulator
 
 HOUR = 480_000
 NOW = HOUR * HOUR_NS + 17 * 60 * SECOND_NS

@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 
 from faillog_otel.clock import HOUR_NS
+from faillog_otel.sandbox import Simulator
 from faillog_otel.sandbox.config import Growth, SimulatedClock, SimulatorConfig, WorldConfig
-from faillog_otel.sandbox.server import Simulator
 from support.collector import endpoint_in
 from support.program import Done, run_program
 from support.server import Server

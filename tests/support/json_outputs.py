@@ -12,9 +12,9 @@ from msgspec import Struct
 
 from faillog_otel.clock import SECOND_NS
 from faillog_otel.propagation import message_id_for
+from faillog_otel.sandbox import Simulator
 from faillog_otel.sandbox.collector import Receiver, Reply
 from faillog_otel.sandbox.config import Scripted, SimulatedClock, SimulatorConfig, WorldConfig
-from faillog_otel.sandbox.server import Simulator
 from support.events import attempt, error, exchange, lines
 from support.polled import AWAY, COLLECTION, Polled
 from support.polling import TOKEN, polling, sidecar, simulator

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 from xml.sax.saxutils import escape
 
-from faillog_otel.redact.redactor import redact_text
+from faillog_otel.redact import redact_text
 
 SHAPES = tomllib.loads(Path(__file__).with_name("secret_shapes.toml").read_text("utf-8"))
 

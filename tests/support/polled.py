@@ -13,8 +13,8 @@ from msgspec import Struct
 
 from faillog_otel.cli import cli
 from faillog_otel.ledger.database import MIGRATIONS
+from faillog_otel.sandbox import Simulator
 from faillog_otel.sandbox.config import SimulatedClock, SimulatorConfig, WorldConfig
-from faillog_otel.sandbox.server import Simulator
 from support.program import Done, run_program
 
 COLLECTION = "shop-mixpanel"

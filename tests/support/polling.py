@@ -9,9 +9,9 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
+from faillog_otel.sandbox import Simulator
 from faillog_otel.sandbox.collector import Receiver
 from faillog_otel.sandbox.config import SimulatorConfig, WorldConfig
-from faillog_otel.sandbox.server import Simulator
 from support.program import start_program
 
 TOKEN = "c4n4ryToken0123456789"  # noqa: S105  # made up, to be looked for

@@ -13,9 +13,9 @@ from click.testing import CliRunner, Result
 
 from faillog_otel.cli import cli
 from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, hour_of, parse_rfc3339, time_text
+from faillog_otel.sandbox import Simulator
 from faillog_otel.sandbox.collector import Receiver
 from faillog_otel.sandbox.config import QuotaConfig, SimulatedClock, SimulatorConfig, WorldConfig
-from faillog_otel.sandbox.server import Simulator
 
 START_NS = 490_000 * HOUR_NS + 7 * 60 * SECOND_NS
 EVENT_NAMES = {

@@ -26,7 +26,7 @@ from faillog_otel.otlp.http import wrong_port
 from faillog_otel.otlp.sender import Backoff, Client, Say
 from faillog_otel.pipeline.forwarder import Forwarder
 from faillog_otel.pipeline.workers import Workers
-from faillog_otel.telemetry.api import NO_HEARTBEAT, NO_TELEMETRY, FileHeartbeat, Gauge, Heartbeat, Telemetry
+from faillog_otel.telemetry import NO_HEARTBEAT, NO_TELEMETRY, FileHeartbeat, Gauge, Heartbeat, Telemetry
 from faillog_otel.telemetry.output import results_stream
 from faillog_otel.tls import tls_context
 

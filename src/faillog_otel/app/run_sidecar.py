@@ -35,7 +35,7 @@ from faillog_otel.segment.api import TIMEOUT_SECONDS, SegmentApi, token_source
 from faillog_otel.segment.download import Downloader, Limits
 from faillog_otel.segment.http_client import Network, network_of, timeout_within
 from faillog_otel.segment.schedule import ScheduleConfig
-from faillog_otel.telemetry.api import NO_TELEMETRY
+from faillog_otel.telemetry import NO_TELEMETRY
 from faillog_otel.telemetry.output import announce
 from faillog_otel.text import counted, printable
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from faillog_otel.app.summary import RunResult
     from faillog_otel.config import RunConfig
     from faillog_otel.errors import ConfigError
+    from faillog_otel.sandbox import Simulator
     from faillog_otel.sandbox.config import SimulatedClock, SimulatorConfig
-    from faillog_otel.sandbox.server import Simulator
 
 START_NS = 1_746_669_600 * 1_000_000_000
 """When the demo begins: 2025-05-08T02:00:00Z."""
@@ -101,8 +101,8 @@ def demo(ctx: click.Context, /, show_all: bool) -> None:  # noqa: FBT001  # clic
 
 def _demo_segment() -> "Simulator":
     """Returns a Segment whose destination fails for two hours, with a clock that only the demo moves."""
+    from faillog_otel.sandbox import Simulator
     from faillog_otel.sandbox.config import Scripted, SimulatedClock, SimulatorConfig, WorldConfig
-    from faillog_otel.sandbox.server import Simulator
 
     world = WorldConfig(
         seed=129, collections=("shop-mixpanel",), messages=3, damage=0.004, growth=("append",)
@@ -295,7 +295,7 @@ def simulate(ctx: click.Context, /, **flags: Any) -> None:
     import msgspec
 
     from faillog_otel.app.signals import Shutdown
-    from faillog_otel.sandbox.server import Simulator
+    from faillog_otel.sandbox import Simulator
     from faillog_otel.telemetry.output import start_logging
 
     start_logging(flags["verbose"], "text")

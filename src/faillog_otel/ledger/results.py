@@ -15,7 +15,7 @@ from faillog_otel.events.decode import decode
 from faillog_otel.events.kept_record import KeptContext, read_entry
 from faillog_otel.events.model import KINDS, BadRecord, Event, Kind
 from faillog_otel.ledger.spool import SeenRecords
-from faillog_otel.redact.redactor import redact_text
+from faillog_otel.redact import redact_text
 from faillog_otel.text import peer_text
 
 

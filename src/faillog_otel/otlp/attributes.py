@@ -15,7 +15,7 @@ import msgspec
 
 from faillog_otel.config import Bodies, Limits, Secret
 from faillog_otel.otlp.wire import Attributes, Value
-from faillog_otel.redact.redactor import mark, redact_text
+from faillog_otel.redact import mark, redact_text
 from faillog_otel.redact.vocabulary import Kind, classify_key, is_sensitive
 from faillog_otel.text import holds_too_much, is_too_deep, parse_json_lossless
 

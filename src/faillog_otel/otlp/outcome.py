@@ -18,7 +18,7 @@ from faillog_otel.clock import retry_after
 from faillog_otel.config import Signal
 from faillog_otel.events.kept_record import Rejection
 from faillog_otel.events.model import ReasonCode
-from faillog_otel.redact.redactor import redact_text
+from faillog_otel.redact import redact_text
 from faillog_otel.text import peer_text, read_as
 
 RETRYABLE = frozenset((429, 502, 503, 504))

@@ -28,7 +28,7 @@ from faillog_otel.ledger.results import (
 from faillog_otel.otlp.delivery import Delivery, SendResults, Ticket
 from faillog_otel.otlp.outcome import Suspected, Unacceptable, Unsent
 from faillog_otel.otlp.wire import EncodedEvent
-from faillog_otel.telemetry.api import Telemetry
+from faillog_otel.telemetry import Telemetry
 
 _log = logging.getLogger(__name__)
 

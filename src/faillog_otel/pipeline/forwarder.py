@@ -22,7 +22,7 @@ from faillog_otel.ledger.spool import digest_of
 from faillog_otel.otlp.delivery import Delivery
 from faillog_otel.otlp.encoder import Encoder
 from faillog_otel.pipeline.batch import Batch, InFlightBatches, PendingRecord, classify
-from faillog_otel.telemetry.api import NO_TELEMETRY, Telemetry
+from faillog_otel.telemetry import NO_TELEMETRY, Telemetry
 
 _log = logging.getLogger(__name__)
 

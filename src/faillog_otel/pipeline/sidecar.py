@@ -23,7 +23,7 @@ from faillog_otel.ledger.spool import NotWhole, Spool
 from faillog_otel.ledger.state_dir import RoomWait, with_remedy
 from faillog_otel.pipeline.fetcher import SOON_NS, Fetcher
 from faillog_otel.pipeline.forwarder import Forwarder, Progress
-from faillog_otel.telemetry.api import NO_HEARTBEAT, Heartbeat
+from faillog_otel.telemetry import NO_HEARTBEAT, Heartbeat
 
 _log = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from faillog_otel.otlp.delivery import Delivery
 from faillog_otel.otlp.sender import Sent
 from faillog_otel.pipeline.forwarder import Forwarder
 from faillog_otel.pipeline.partition import Piece
-from faillog_otel.telemetry.api import NoTelemetry
+from faillog_otel.telemetry import NoTelemetry
 
 # -- messages ------------------------------------------------------------------------------------------------
 

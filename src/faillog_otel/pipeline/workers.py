@@ -37,7 +37,7 @@ from faillog_otel.pipeline.worker import (
     encode,
     read_report,
 )
-from faillog_otel.telemetry.api import NO_TELEMETRY, Telemetry
+from faillog_otel.telemetry import NO_TELEMETRY, Telemetry
 
 _log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from faillog_otel.otlp.attributes import (
 )
 from faillog_otel.otlp.mapping import map_event
 from faillog_otel.otlp.wire import Value
-from faillog_otel.redact.redactor import findings, redact_text
+from faillog_otel.redact import findings, redact_text
 from faillog_otel.redact.vocabulary import MARK
 
 _KEYS = "its values, except those of some keys; --bodies is keys"

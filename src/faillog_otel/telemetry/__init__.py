@@ -1,1 +1,209 @@
-"""The program's own telemetry: logs, metrics, health. The forwarded data does not pass through it."""
+"""Reports of a run about itself: counts for metrics, heartbeats of its loops, and health checks.
+
+A loop that has not beaten for `LATE_SECONDS` counts as dead. A loop that waits for the collector is paused
+and counts as alive: a restart would not help.
+
+This module imports neither OpenTelemetry's SDK nor an HTTP server: `metrics` and `health` do, if settings ask
+for them.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Literal, Protocol
+
+from msgspec import Struct
+
+from faillog_otel.errors import ConfigError
+
+_log = logging.getLogger(__name__)
+
+OutcomeKey = tuple[str, str, str]
+"""Event (`error`, `attempt`, `exchange`, `other`), outcome, destination id; empty if unknown."""
+
+
+class Gauge(Struct, frozen=True):
+    """A value that is read for each export of metrics. Names and units follow OpenTelemetry (UCUM)."""
+
+    name: str
+    unit: str
+    description: str
+    read: Callable[[], Mapping[str, float]]
+    """Returns value of the attribute → number. Called from the export thread; an error skips the gauge."""
+    attribute: str = ""
+    """Name of the attribute; without one, `read` returns a single key, which is ignored."""
+    is_counter: bool = False
+    """Whether it is exported as an observable counter."""
+
+
+class Telemetry(Protocol):
+    """Counts for metrics. Safe for use from several threads; never raises, never blocks."""
+
+    def record_outcomes(
+        self, outcomes: Mapping[OutcomeKey, int], reasons: Mapping[str, int], shifted: int
+    ) -> None:
+        """Counts committed records by outcome, and the quarantined ones by reason code.
+
+        `shifted` is the number of exported records with a time that the time policy changed.
+        """
+
+    def record_request(self, signal: str, outcome: str, seconds: float) -> None:
+        """Records the outcome and the duration of a request with forwarded data."""
+
+    def observe(self, gauge: Gauge) -> None:
+        """Exports the gauge from now on."""
+
+    def close(self) -> None:
+        """Exports once more, within a bounded time, and ends."""
+
+
+class NoTelemetry:
+    """No-op implementation."""
+
+    def record_outcomes(
+        self, outcomes: Mapping[OutcomeKey, int], reasons: Mapping[str, int], shifted: int
+    ) -> None:
+        """Does nothing."""
+
+    def record_request(self, signal: str, outcome: str, seconds: float) -> None:
+        """Does nothing."""
+
+    def observe(self, gauge: Gauge) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
+NO_TELEMETRY = NoTelemetry()
+
+
+class Check(Struct, frozen=True):
+    """The result of one health check. Everybody can read `why`: it quotes no foreign text."""
+
+    ok: bool
+    why: str
+
+
+Checks = Callable[[], Mapping[str, Check]]
+"""Returns name → check."""
+
+Loop = Literal["fetching", "forwarding"]
+
+LATE_SECONDS = 600.0
+"""Longer than any wait between two beats, and than the first pass over a large object."""
+TOUCH_SECONDS = 5.0
+
+
+class Heartbeat(Protocol):
+    """The heartbeats of a run."""
+
+    def beat(self, loop: Loop) -> None:
+        """Records a beat of the loop."""
+
+    def ended(self, loop: Loop) -> None:
+        """Ends the heartbeat of a loop that has ended."""
+
+    def paused(self, loop: Loop) -> AbstractContextManager[object]:
+        """Returns a context in which the loop waits and counts as alive."""
+
+    def beat_on_call(self, loop: Loop, is_stopping: Callable[[], bool]) -> Callable[[], bool]:
+        """Returns `is_stopping` as a function that also records a beat."""
+
+    def late(self) -> dict[Loop, float]:
+        """Returns late loop → seconds since its last beat."""
+
+
+class NoHeartbeat:
+    """No-op implementation."""
+
+    def beat(self, loop: Loop) -> None:
+        """Does nothing."""
+
+    def ended(self, loop: Loop) -> None:
+        """Does nothing."""
+
+    def paused(self, loop: Loop) -> AbstractContextManager[object]:  # noqa: ARG002  # the Protocol's
+        """Does nothing."""
+        return nullcontext()
+
+    def beat_on_call(self, loop: Loop, is_stopping: Callable[[], bool]) -> Callable[[], bool]:  # noqa: ARG002  # the same
+        """Returns `is_stopping`."""
+        return is_stopping
+
+    def late(self) -> dict[Loop, float]:
+        """Returns no loop."""
+        return {}
+
+
+NO_HEARTBEAT = NoHeartbeat()
+
+
+class FileHeartbeat:
+    """Records beats, and touches a file while no loop is late. Safe for use from several threads."""
+
+    def __init__(self, monotonic: Callable[[], float], file: str | None = None) -> None:
+        """Raises ConfigError if the file cannot be created."""
+        self._monotonic = monotonic
+        self._file = file
+        self._touched = monotonic()
+        self._beats: dict[Loop, float] = {}
+        self._paused: set[Loop] = set()
+        if file is not None:
+            try:
+                self._touch(file)
+            except OSError as error:
+                raise ConfigError(f"--health-file {file}: {error.strerror}") from None
+
+    def beat(self, loop: Loop) -> None:
+        """Records a beat of the loop."""
+        now = self._beats[loop] = self._monotonic()
+        if self._file is not None and now - self._touched >= TOUCH_SECONDS and not self.late():
+            self._touched = now
+            try:
+                self._touch(self._file)
+            except OSError as error:
+                _log.warning("--health-file %s: %s", self._file, error.strerror)
+
+    def ended(self, loop: Loop) -> None:
+        """Ends the heartbeat of a loop that has ended."""
+        self._beats.pop(loop, None)
+
+    @contextmanager
+    def paused(self, loop: Loop) -> Iterator[None]:
+        """Returns a context in which the loop waits and counts as alive."""
+        self.beat(loop)
+        self._paused.add(loop)
+        try:
+            yield
+        finally:
+            self._paused.discard(loop)
+            self.beat(loop)
+
+    def beat_on_call(self, loop: Loop, is_stopping: Callable[[], bool]) -> Callable[[], bool]:
+        """Returns `is_stopping` as a function that also records a beat."""
+
+        def beat_and_call() -> bool:
+            self.beat(loop)
+            return is_stopping()
+
+        return beat_and_call
+
+    def late(self) -> dict[Loop, float]:
+        """Returns late loop → seconds since its last beat."""
+        now = self._monotonic()
+        since = {loop: now - beat for loop, beat in self._beats.copy().items()}
+        return {
+            loop: seconds
+            for loop, seconds in since.items()
+            if seconds > LATE_SECONDS and loop not in self._paused
+        }
+
+    def _touch(self, file: str) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        descriptor = os.open(file, flags, 0o644)
+        try:
+            os.utime(descriptor)
+        finally:
+            os.close(descriptor)

@@ -20,7 +20,7 @@ from typing import Any, Self
 from msgspec import Struct
 
 from faillog_otel.errors import ConfigError
-from faillog_otel.telemetry.api import Checks
+from faillog_otel.telemetry import Checks
 
 _log = logging.getLogger(__name__)
 

@@ -34,8 +34,8 @@ from requests.adapters import BaseAdapter
 from faillog_otel.config import Target, TelemetryConfig
 from faillog_otel.connections import Connections
 from faillog_otel.network import channel_address, channel_options, proxy_to
-from faillog_otel.redact.redactor import redact_text
-from faillog_otel.telemetry.api import Gauge, OutcomeKey
+from faillog_otel.redact import redact_text
+from faillog_otel.telemetry import Gauge, OutcomeKey
 from faillog_otel.text import MAX_SEARCHED_BYTES, peer_text, printable, truncate
 from faillog_otel.tls import channel_credentials, client_context
 

@@ -22,7 +22,7 @@ from faillog_otel.otlp.outcome import Outcome
 from faillog_otel.sandbox.collector import Receiver, Reply
 from faillog_otel.segment.quota import RateLimit
 from faillog_otel.segment.schedule import ObjectVersion, ScheduleConfig
-from faillog_otel.telemetry.api import NO_TELEMETRY
+from faillog_otel.telemetry import NO_TELEMETRY
 
 
 def standing(ledger: Ledger, clock: MovedClock, days: int) -> Readiness:

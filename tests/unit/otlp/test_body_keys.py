@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from faillog_otel.otlp.attributes import ALLOWED_KEYS, WITHHELD, withhold_in_body, withhold_values
-from faillog_otel.redact.redactor import redact_text
+from faillog_otel.redact import redact_text
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from support.made_up_secrets import (
     secrets_by_name,
 )
 
-from faillog_otel.redact.redactor import redact_text
+from faillog_otel.redact import redact_text
 
 CARD_LIKE = {"event id of Shopify"}
 """Thirteen digits that a card may have, too: one in ten has a valid checksum."""

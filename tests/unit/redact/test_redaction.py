@@ -10,8 +10,8 @@ from support.canaries import CANARIES
 from support.tiers import swept
 
 from faillog_otel.config import Secret
+from faillog_otel.redact import Finding, findings, redact_text
 from faillog_otel.redact.patterns import PATTERNS, candidate_patterns
-from faillog_otel.redact.redactor import Finding, findings, redact_text
 from faillog_otel.redact.value_spans import UnescapedText
 from faillog_otel.redact.vocabulary import classify_key
 

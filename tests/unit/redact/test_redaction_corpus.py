@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from faillog_otel.redact.redactor import redact_text
+from faillog_otel.redact import redact_text
 
 CORPUS = tomllib.loads((Path(__file__).parent / "redaction_corpus.toml").read_text(encoding="utf-8"))
 MARKED = re.compile(r"«(?:(email|ip|phone)\|)?(.*?)»", re.DOTALL)

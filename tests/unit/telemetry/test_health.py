@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from faillog_otel.telemetry.api import Check
+from faillog_otel.telemetry import Check
 from faillog_otel.telemetry.health import MAX_CONNECTIONS, HealthServer
 
 

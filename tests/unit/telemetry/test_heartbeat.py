@@ -7,7 +7,7 @@ import pytest
 from support.clock import MovedClock
 
 from faillog_otel.errors import ConfigError
-from faillog_otel.telemetry.api import LATE_SECONDS, NO_HEARTBEAT, FileHeartbeat
+from faillog_otel.telemetry import LATE_SECONDS, NO_HEARTBEAT, FileHeartbeat
 
 OLD = (1, 1)
 
