@@ -91,7 +91,7 @@ fuzz: .venv/installed .venv/fuzz ## Files that nobody would write: hypothesis, t
 	PYTHONPATH=tests $(BIN)/python -m fuzz.with_atheris -runs=$(FUZZ_RUNS)
 
 redaction-figures: .venv/installed ## How many made-up secrets leak, and how many ids are changed
-	PYTHONPATH=tests $(BIN)/python -m support.made_up_secrets
+	PYTHONPATH=tests $(BIN)/python -m support.generated_secrets
 
 crashes: .venv/installed ## Kill the sidecar 200 times at random, in every phase, and at every call that changes something
 	PYTHONPATH=tests $(BIN)/python -m campaign random-kills --size 200 $(CAMPAIGN_ARGS)

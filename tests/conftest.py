@@ -10,8 +10,8 @@ from collector.build import build
 from support.building import CannotBuild, required
 from support.collector import Collector
 from support.node import install_packages
-from support.peer import identity_for_tls
 from support.program import end_started, started
+from support.raw_server import identity_for_tls
 
 from faillog_otel.ledger.ledger import SqliteLedger
 from faillog_otel.ledger.state_dir import StateFolder

@@ -1,6 +1,6 @@
 """What a person sees of a failed delivery: the page of the application's trace, in a real browser.
 
-The way there is that of test_whole.py, into otel-desktop-viewer, which carries its web pages with it.
+The way there is that of test_trace_join.py, into otel-desktop-viewer, which carries its web pages with it.
 """
 
 from collections.abc import Iterator
@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from support.app import complete_order
 from support.backends import DesktopViewer, eventually
 from support.browser import CHROMIUM, window
 from support.collector import shipped
-from support.failing_later import ATTEMPTS, hours_ago, hours_later, poll
+from support.instrumented_app import complete_order
+from support.tracked_failures import ATTEMPTS, move_to_now, poll, segment_hours_ago
 
 from faillog_otel.sandbox import Simulator
 
@@ -31,7 +31,7 @@ DELIVERY = "deliver Mixpanel"
 @pytest.fixture
 def segment() -> Iterator[Simulator]:
     """Its hour is one file in the end, so that every attempt can say what its exchange was answered."""
-    with hours_ago("rewrite") as segment:
+    with segment_hours_ago("rewrite") as segment:
         yield segment
 
 
@@ -57,7 +57,7 @@ def test_a_person_sees_the_failed_deliveries_below_the_span_that_tracked(
 
     (tmp_path / "faillog-otel.toml").write_text(NAMES, "utf-8")
     order = complete_order(viewer.otlp_endpoint, segment.url, segment.clock.now_ns())
-    hours_later(segment)
+    move_to_now(segment)
     with shipped(collector_program, "jaeger", tmp_path, JAEGER_ENDPOINT=viewer.otlp_endpoint) as collector:
         poll(segment, collector, tmp_path)
         assert eventually(lambda: viewer.spans() == 2 + 2 * ATTEMPTS)

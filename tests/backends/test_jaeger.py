@@ -4,13 +4,13 @@ import time
 from pathlib import Path
 
 from support.backends import Jaeger, eventually, forward
-from support.failing import FailingMessage
+from support.failed_message import FailedMessage
 
 from faillog_otel.clock import HOUR_NS
 
 
 def test_one_trace_has_the_attempts_and_their_links_to_the_exchanges(jaeger: Jaeger, tmp_path: Path) -> None:
-    message = FailingMessage("once", time.time_ns() - 26 * HOUR_NS)
+    message = FailedMessage("once", time.time_ns() - 26 * HOUR_NS)
     forward(message.content(), jaeger.otlp_endpoint, "traces", tmp_path)
     spans = sorted(
         eventually(lambda: jaeger.spans(message.trace_id)), key=lambda span: str(span["startTimeUnixNano"])
@@ -25,7 +25,7 @@ def test_one_trace_has_the_attempts_and_their_links_to_the_exchanges(jaeger: Jae
 
 
 def test_everything_sent_twice_is_there_once(jaeger: Jaeger, tmp_path: Path) -> None:
-    message = FailingMessage("twice", time.time_ns() - 26 * HOUR_NS)
+    message = FailedMessage("twice", time.time_ns() - 26 * HOUR_NS)
     for _ in range(2):
         forward(message.content(), jaeger.otlp_endpoint, "traces", tmp_path)
     ids = [span["spanId"] for span in eventually(lambda: jaeger.spans(message.trace_id))]

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from support.backends import VictoriaLogs, forward
-from support.failing import FailingMessage
+from support.failed_message import FailedMessage
 
 from faillog_otel.clock import DAY_NS, HOUR_NS
 
@@ -12,8 +12,8 @@ from faillog_otel.clock import DAY_NS, HOUR_NS
 def test_logs_of_26_hours_ago_are_taken_after_newer_ones_and_found_by_their_trace(
     victorialogs: VictoriaLogs, tmp_path: Path
 ) -> None:
-    late = FailingMessage("late", time.time_ns() - 26 * HOUR_NS)
-    for message in (FailingMessage("new", time.time_ns() - HOUR_NS), late):
+    late = FailedMessage("late", time.time_ns() - 26 * HOUR_NS)
+    for message in (FailedMessage("new", time.time_ns() - HOUR_NS), late):
         forward(message.content(), victorialogs.otlp_endpoint, "logs", tmp_path)
     found = victorialogs.records(f"trace_id:={late.trace_id} | sort by (_time, _msg)")
     assert [record["_msg"] for record in found] == [
@@ -26,7 +26,7 @@ def test_logs_of_26_hours_ago_are_taken_after_newer_ones_and_found_by_their_trac
 
 
 def test_an_attempt_leads_to_the_record_of_its_exchange(victorialogs: VictoriaLogs, tmp_path: Path) -> None:
-    message = FailingMessage("linked", time.time_ns() - 26 * HOUR_NS)
+    message = FailedMessage("linked", time.time_ns() - 26 * HOUR_NS)
     forward(message.content(), victorialogs.otlp_endpoint, "logs", tmp_path)
     attempts = victorialogs.records(f"trace_id:={message.trace_id} segment.event:=segment.attempt")
     assert len(attempts) == message.attempts
@@ -37,7 +37,7 @@ def test_an_attempt_leads_to_the_record_of_its_exchange(victorialogs: VictoriaLo
 
 
 def test_severity_service_and_numbers_can_be_asked_for(victorialogs: VictoriaLogs, tmp_path: Path) -> None:
-    message = FailingMessage("asked", time.time_ns() - HOUR_NS)
+    message = FailedMessage("asked", time.time_ns() - HOUR_NS)
     forward(message.content(), victorialogs.otlp_endpoint, "logs", tmp_path)
     of_message = f"{{service.name=segment}} trace_id:={message.trace_id}"
     (discarded,) = victorialogs.records(f"{of_message} severity_text:=ERROR")
@@ -48,7 +48,7 @@ def test_severity_service_and_numbers_can_be_asked_for(victorialogs: VictoriaLog
 
 def test_logs_of_27_days_ago_are_taken_and_found(victorialogs: VictoriaLogs, tmp_path: Path) -> None:
     """Segment keeps them for 28 days."""
-    oldest = FailingMessage("oldest", time.time_ns() - 27 * DAY_NS)
+    oldest = FailedMessage("oldest", time.time_ns() - 27 * DAY_NS)
     forward(oldest.content(), victorialogs.otlp_endpoint, "logs", tmp_path)
     found = victorialogs.records(f"trace_id:={oldest.trace_id}")
     assert len(found) == oldest.attempts + 1
@@ -56,7 +56,7 @@ def test_logs_of_27_days_ago_are_taken_and_found(victorialogs: VictoriaLogs, tmp
 
 def test_log_record_uid_tells_what_was_sent_twice(victorialogs: VictoriaLogs, tmp_path: Path) -> None:
     """VictoriaLogs keeps both; the uid is how a query counts each record once."""
-    message = FailingMessage("twice", time.time_ns() - 50 * HOUR_NS)
+    message = FailedMessage("twice", time.time_ns() - 50 * HOUR_NS)
     for _ in range(2):
         forward(message.content(), victorialogs.otlp_endpoint, "logs", tmp_path)
     query = f"trace_id:={message.trace_id} | stats count() records, count_uniq(log.record.uid) different"

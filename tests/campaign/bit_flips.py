@@ -88,7 +88,7 @@ class Template:
             log = scene.folder / "watched.log"
             log.unlink(missing_ok=True)
             watch = Watch(log=log, label="T3", at=1 + rng.randrange(60) % (attempt + 1))
-            scene.launch(scene.polling("--once"), watch=watch).wait(HANGS_AFTER_SECONDS)
+            scene.launch(scene.once_options("--once"), watch=watch).wait(HANGS_AFTER_SECONDS)
             if any((scene.state / "spool").glob("[0-9]*")) and any((scene.state / "digests").iterdir()):
                 break
         shutil.copytree(scene.state, self.folder)
@@ -132,7 +132,7 @@ class Damaged:
 
     def _run(self) -> int | None:
         """Runs once; the exit code, None where it had to be killed."""
-        process = self._scene.launch(self._scene.polling("--once"), cpu_seconds=HANGS_AFTER_CPU_SECONDS)
+        process = self._scene.launch(self._scene.once_options("--once"), cpu_seconds=HANGS_AFTER_CPU_SECONDS)
         try:
             code = process.wait(HANGS_AFTER_SECONDS)
         except subprocess.TimeoutExpired:

@@ -104,7 +104,7 @@ class FilledUp:
         self._judge()
 
     def _poll(self) -> None:
-        process = self._fill(self._scene.polling(), CALLS[self._scene.journal])
+        process = self._fill(self._scene.once_options(), CALLS[self._scene.journal])
         if not any(each.label == "segment" for each in read_log(self._scene.folder / "watched.log")):
             self._end_at_the_start(process)
             return
@@ -137,7 +137,7 @@ class FilledUp:
 
     def _replay(self) -> None:
         self._scene.collector_rejects = True
-        if self._run(self._scene.polling("--once")) not in (0, 3):
+        if self._run(self._scene.once_options("--once")) not in (0, 3):
             self.case.wrong.append(f"the run before: {self._scene.said()}")
         self._scene.collector_rejects = False
         process = self._fill(self._scene.replaying("--rejected"), 20)
@@ -212,7 +212,7 @@ class FilledUp:
             time.sleep(0.05)
 
     def _judge(self) -> None:
-        if (code := self._run(self._scene.polling("--once"))) not in (0, 3):
+        if (code := self._run(self._scene.once_options("--once"))) not in (0, 3):
             self.case.wrong.append(f"afterwards, exit code {code}: {self._scene.said()}")
         self._scene.write_evidence()
         self.case.wrong += problems(self._scene.folder, WITHOUT_BOUND, self._scene.state) + audited(

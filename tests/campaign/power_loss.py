@@ -86,7 +86,7 @@ class PoweredScene:
         scene.collector_rejects = True
         what = self._rng.choice(("polling", "polling", "polling", "replay", "hours"))
         if what != "polling":
-            self._launch(scene.polling("--once"))
+            self._launch(scene.once_options("--once"))
         scene.collector_rejects = what == "polling"
         self.case.count(f"images while {what}", 0)
         for _ in range(self._rng.choice((1, 1, 2, 3))):
@@ -95,7 +95,7 @@ class PoweredScene:
             elif what == "hours" and scene.state.exists():
                 self._cut(scene.reading_again(1), CALLS[scene.journal] // 2)
             else:
-                self._cut(scene.polling("--once"), CALLS[scene.journal])
+                self._cut(scene.once_options("--once"), CALLS[scene.journal])
             self.case.count(f"images while {what}")
             self.case.count("images")
         self._judge()
@@ -125,7 +125,7 @@ class PoweredScene:
 
     def _judge(self) -> None:
         self.case.state = copy_state(self._scene.state, self._scene.folder)
-        code = self._launch(self._scene.polling("--once"))
+        code = self._launch(self._scene.once_options("--once"))
         if code not in (0, 3):
             self.case.wrong.append(f"exit code {code}: {self._scene.said()}")
             return

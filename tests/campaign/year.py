@@ -57,7 +57,7 @@ class Year(Part):
 
     def _poll(self, scene: Scene, case: Case, days: int) -> list[int]:
         """Runs for so long; returns the ledger's size after each day, in bytes."""
-        process = scene.launch(scene.polling())
+        process = scene.launch(scene.once_options())
         sizes: list[int] = []
         for day in range(1, days + LEAD_DAYS + 1):
             end_ns = scene.hours.start * HOUR_NS + day * DAY_NS
@@ -72,7 +72,7 @@ class Year(Part):
             print(f"\ryear: day {day}, ledger {sizes[-1] // KIB} KiB", end="", file=sys.stderr, flush=True)
         process.send_signal(15)
         process.wait(SECONDS_OF_A_DAY)
-        code = scene.launch(scene.polling("--once")).wait(SECONDS_OF_A_DAY)
+        code = scene.launch(scene.once_options("--once")).wait(SECONDS_OF_A_DAY)
         if code not in (0, 3):
             case.wrong.append(f"exit code {code}: {scene.said()}")
         return sizes

@@ -40,7 +40,7 @@ class Segment(Struct):
         url = f"{self.ready['control']}/{what}"
         return (httpx.get(url) if order is None else httpx.post(url, json=order)).raise_for_status().content
 
-    def polling(self, state: str, *collections: str) -> list[str]:
+    def once_options(self, state: str, *collections: str) -> list[str]:
         """The options that poll it."""
         hosts = ("--segment-url", self.ready["segment_url"], "--download-host", self.ready["download_host"])
         return [
@@ -105,13 +105,13 @@ def polled(segment: Segment, tmp_path_factory: pytest.TempPathFactory) -> Polled
     folder = tmp_path_factory.mktemp("polled")
     once = ("--once", "--endpoint", AWAY, "--wait", "1ms", "--summary", "json")
     first = run_program(
-        "run", *segment.polling("state", "shop-mixpanel"), *once, cwd=folder, SEGMENT_TOKEN=TOKEN
+        "run", *segment.once_options("state", "shop-mixpanel"), *once, cwd=folder, SEGMENT_TOKEN=TOKEN
     )
     names = names_in(folder / "state")
     segment.control("faults", [{"fault": "download:404", "times": 99, "collection": "shop-braze"}])
     with Collector() as collector:
         sidecar = start_program(
-            *("run", *segment.polling("state", "shop-mixpanel", "shop-braze", "no-such")),
+            *("run", *segment.once_options("state", "shop-mixpanel", "shop-braze", "no-such")),
             *("--endpoint", collector.url, "--health-addr", "0", "--log-format", "json", "-v"),
             cwd=folder,
             SEGMENT_TOKEN=TOKEN,
@@ -244,7 +244,7 @@ def test_exit_codes_of_polling(segment: Segment, tmp_path: Path) -> None:
 
         def code(number: int) -> int:
             collection, token, *options = [*cases.values()][number]
-            polling = [*segment.polling(f"state{number}", collection), "--since=-5h"]
+            polling = [*segment.once_options(f"state{number}", collection), "--since=-5h"]
             done = run_program("run", "--once", *polling, *options, cwd=tmp_path, SEGMENT_TOKEN=token)
             return done.code
 

@@ -98,7 +98,7 @@ class Steps:
             return None, [] if code in (0, 3) else [f"{point}: exit code {code}: {self.scene.said()}"]
         label = next(each.label for each in read_log(self._log) if each.fired)
         self.scene.segment.clock.move_to(LATER_NS if point.step == 3 else NOW_NS)
-        again = self._launch(self.scene.polling("--once"))
+        again = self._launch(self.scene.once_options("--once"))
         self.scene.write_evidence()
         wrong = problems(self.scene.folder, per_day=10**9) + audited(self.scene)
         if again not in (0, 3):
@@ -117,10 +117,10 @@ class Steps:
         self.scene.segment.clock.move_to(LATER_NS if step == 3 else NOW_NS)
         self.scene.collector_rejects = step == 0
         commands = (
-            self.scene.polling("--once"),
+            self.scene.once_options("--once"),
             self.scene.replaying("--rejected"),
             self.scene.reading_again(1),
-            self.scene.polling("--once"),
+            self.scene.once_options("--once"),
         )
         return self._launch(commands[step], watch)
 

@@ -16,7 +16,7 @@ import sys
 from functools import partial
 from typing import Any
 
-from support.moved_program import SimulatorsClock
+from support.program_on_segments_clock import SegmentsClock
 
 from faillog_otel.cli import main
 from faillog_otel.ledger import database
@@ -63,7 +63,7 @@ class Listener:
         _LIBRARY.tripwire_phase(self._phase.encode())
 
 
-class UnwatchedClock(SimulatorsClock):
+class UnwatchedClock(SegmentsClock):
     """The simulator's clock, which is no part of what is watched."""
 
     def now_ns(self) -> int:
@@ -87,7 +87,7 @@ def run(url: str, step_seconds: str, journal: str, *args: str) -> None:
         assert callable(database.has_sound_wal)
         vars(database)["has_sound_wal"] = lambda _version: journal == "wal"
     sys.argv = ["faillog-otel", *args]
-    clock = (UnwatchedClock if _WATCHED else SimulatorsClock)(url, float(step_seconds))
+    clock = (UnwatchedClock if _WATCHED else SegmentsClock)(url, float(step_seconds))
     main(clock)
 
 

@@ -141,17 +141,17 @@ def one_round(
         scene.step_seconds = 3600
         killer = Killer(scene, found, rng, wanted)
         first_ns, away_ns = START_NS + DAY_NS // 2, START_NS + 36 * HOUR_NS
-        killer.kill(scene.polling(), "migration", away_ns)
-        killer.kill(scene.polling(), "segment", away_ns)  # unanswered, that is a case for the recovery
-        killer.kill(scene.polling(), "recovery", away_ns)
+        killer.kill(scene.once_options(), "migration", away_ns)
+        killer.kill(scene.once_options(), "segment", away_ns)  # unanswered, that is a case for the recovery
+        killer.kill(scene.once_options(), "recovery", away_ns)
         while sum(found.kills.values()) < kills and scene.segment.clock.now_ns() < away_ns:
-            killer.kill_somewhere(scene.polling(), away_ns)
+            killer.kill_somewhere(scene.once_options(), away_ns)
         scene.segment.faults.stop()
         codes = []
         for day in range(1, 5):
             at_ns = max(scene.segment.clock.now_ns(), first_ns + day * DAY_NS)
             scene.segment.clock.move_to(at_ns)
-            codes.append(killer.run(scene.polling("--once")))
+            codes.append(killer.run(scene.once_options("--once")))
         if codes[-1] not in (0, 3) or not set(codes) <= {0, 3, 6}:  # 6: the quota may have been used up
             found.wrong.append(f"exit codes {codes}: {scene.said()}")
         scene.collector_is_moody = False
@@ -169,7 +169,7 @@ def _kill_replays(scene: Scene, killer: Killer, found: Round) -> None:
         killer.kill(scene.replaying("--rejected"), label, now_ns)
     killer.kill(scene.reading_again(2), "hours wanted", now_ns)
     killer.kill(scene.reading_again(2), "T3", now_ns)
-    for arguments in (scene.polling("--once"), scene.replaying("--rejected")):
+    for arguments in (scene.once_options("--once"), scene.replaying("--rejected")):
         if (code := killer.run(arguments)) not in (0, 3):
             found.wrong.append(f"exit code {code}: {scene.said()}")
 
@@ -179,8 +179,8 @@ def _kill_pruning(scene: Scene, killer: Killer, found: Round, rng: random.Random
     scene.segment.clock.move_to(START_NS + (29 + rng.randrange(5)) * DAY_NS)
     now_ns = scene.segment.clock.now_ns() + DAY_NS
     for _ in range(2):
-        killer.kill(scene.polling("--once"), "prune", now_ns)
-    if (code := killer.run(scene.polling("--once"))) not in (0, 3):
+        killer.kill(scene.once_options("--once"), "prune", now_ns)
+    if (code := killer.run(scene.once_options("--once"))) not in (0, 3):
         found.wrong.append(f"exit code {code}: {scene.said()}")
 
 

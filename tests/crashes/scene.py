@@ -113,7 +113,7 @@ class Scene:
 
     # -- the program ---------------------------------------------------------------------------------------
 
-    def polling(self, *more: str) -> list[str]:
+    def once_options(self, *more: str) -> list[str]:
         """The arguments of `run`."""
         since, until = hour_text(self.hours.start), hour_text(self.hours.stop)
         return ["run", *self._segment(), "--since", since, "--until", until, *self._sending(), *more]
@@ -140,7 +140,7 @@ class Scene:
 
     def start(self, *more: str, prefix: Sequence[str] = ()) -> Process:
         """Starts `run`; its words are added to `said.txt`."""
-        return self.start_command(self.polling(*more), prefix=prefix)
+        return self.start_command(self.once_options(*more), prefix=prefix)
 
     def start_command(
         self, arguments: Sequence[str], *, prefix: Sequence[str] = (), watch: Watch | None = None

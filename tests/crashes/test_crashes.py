@@ -236,7 +236,10 @@ def test_the_tripwire_sees_every_call_that_strace_sees(tmp_path: Path) -> None:
             f"trace={','.join(calls)},/renameat,/unlinkat,/mkdirat",
         ]
         watch = Watch(log=log)
-        assert scene.start_command(scene.polling("--once"), prefix=prefix, watch=watch).wait(100) in (0, 3)
+        assert scene.start_command(scene.once_options("--once"), prefix=prefix, watch=watch).wait(100) in (
+            0,
+            3,
+        )
         below = re.compile(rf"^\d+ +(\w+)\([^)]*{re.escape(str(scene.state))}")
         found = Counter(match[1] for line in traced.read_text().splitlines() if (match := below.match(line)))
     names = {

@@ -66,7 +66,7 @@ def test_a_folder_that_cannot_be_written_says_so(scene: Scene) -> None:
     assert "cannot be used as state folder: " in scene.said()
 
 
-def test_a_spoilt_ledger_is_refused_with_the_way_out(scene: Scene) -> None:
+def test_a_damaged_ledger_is_refused_with_the_remedy(scene: Scene) -> None:
     assert run_once(scene) == 3
     ledger = scene.state / "ledger.sqlite3"
     content = bytearray(ledger.read_bytes())

@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.polled import AWAY, Polled, simulated
+from support.polled_folder import AWAY, PolledFolder, polled_folder
 from support.program import run_program
 
 from faillog_otel.sandbox.collector import Receiver
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Polled]:
+def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PolledFolder]:
     """Some of it delivered, some in quarantine, some in the spool."""
-    with simulated(tmp_path_factory.mktemp("audit")) as polled:
+    with polled_folder(tmp_path_factory.mktemp("audit")) as polled:
         with Receiver() as receiver:
             assert polled.run(receiver.http_endpoint).code == 3
         polled.sql("UPDATE hours SET wanted = 1")
@@ -30,13 +30,13 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Polled]:
 
 
 @pytest.fixture
-def polled(original: Polled, tmp_path: Path) -> Polled:
+def polled(original: PolledFolder, tmp_path: Path) -> PolledFolder:
     """A copy, to be damaged."""
     return original.copied_to(tmp_path)
 
 
-def test_all_holds_after_runs(original: Polled) -> None:
-    done, found = original.look("audit")
+def test_the_counts_add_up_after_runs(original: PolledFolder) -> None:
+    done, found = original.report("audit")
     assert (done.code, found["holds"], found["problems"]) == (0, True, [])
     sums = found["sums"]
     fates = ("exported", "rejected", "quarantined", "pending", "duplicate")
@@ -54,28 +54,28 @@ ONE = "(SELECT min(id) FROM objects WHERE state = 'done' AND exported > 1)"
 SPOOLED = "(SELECT min(id) FROM objects WHERE state = 'spooled')"
 
 
-def sql(statement: str) -> Callable[[Polled], object]:
+def sql(statement: str) -> Callable[[PolledFolder], object]:
     statement = statement.replace("= ONE", f"= {ONE}").replace("= SPOOLED", f"= {SPOOLED}")
     return lambda polled: polled.sql(statement)
 
 
-def a_file(polled: Polled, folder: str, at_least: int = 16) -> Path:
+def a_file(polled: PolledFolder, folder: str, at_least: int = 16) -> Path:
     files = sorted(polled.state.joinpath(folder).iterdir())
     return next(path for path in files if path.stat().st_size >= at_least)
 
 
-def cut(folder: str, by: int) -> Callable[[Polled], object]:
-    def damage(polled: Polled) -> None:
+def cut(folder: str, by: int) -> Callable[[PolledFolder], object]:
+    def damage(polled: PolledFolder) -> None:
         path = a_file(polled, folder)
         os.truncate(path, path.stat().st_size - by)
 
     return damage
 
 
-def flipped(folder: str) -> Callable[[Polled], object]:
+def flipped(folder: str) -> Callable[[PolledFolder], object]:
     """One bit in the middle of a file, such as a disk changes it."""
 
-    def damage(polled: Polled) -> None:
+    def damage(polled: PolledFolder) -> None:
         path = a_file(polled, folder)
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
@@ -84,18 +84,18 @@ def flipped(folder: str) -> Callable[[Polled], object]:
     return damage
 
 
-def swapped(polled: Polled) -> None:
+def swapped(polled: PolledFolder) -> None:
     path = a_file(polled, "digests")
     content = path.read_bytes()
     path.write_bytes(content[8:16] + content[:8] + content[16:])
 
 
-def added(polled: Polled) -> None:
+def added(polled: PolledFolder) -> None:
     path = a_file(polled, "digests")
     path.write_bytes(path.read_bytes() + b"\xff" * 8)
 
 
-def pruned(polled: Polled) -> None:
+def pruned(polled: PolledFolder) -> None:
     """As hours are forgotten in the end, but for a record."""
     polled.sql(
         "INSERT INTO past SELECT collection, hour, count(*), sum(lines), sum(blank), sum(records),"
@@ -105,7 +105,7 @@ def pruned(polled: Polled) -> None:
     polled.sql("DELETE FROM objects WHERE state = 'done' AND hour = (SELECT hour FROM past)")
 
 
-def overwritten(polled: Polled) -> None:
+def overwritten(polled: PolledFolder) -> None:
     """A page in the middle of the file, such as a disk forgets it."""
     [[page]] = polled.sql("SELECT rootpage FROM sqlite_schema WHERE name = 'objects_by_hour'")
     with polled.state.joinpath("ledger.sqlite3").open("r+b") as file:
@@ -146,9 +146,11 @@ def overwritten(polled: Polled) -> None:
         (overwritten, {"sqlite"}),
     ],
 )
-def test_damage_is_found(polled: Polled, damage: Callable[[Polled], object], checks: set[str]) -> None:
+def test_damage_is_found(
+    polled: PolledFolder, damage: Callable[[PolledFolder], object], checks: set[str]
+) -> None:
     damage(polled)
-    done, found = polled.look("audit")
+    done, found = polled.report("audit")
     assert (done.code, found["holds"]) == (1, False)
     assert checks <= {problem["check"] for problem in found["problems"]}
     text = run_program("audit", "--state-dir", polled.state, cwd=polled.folder)
@@ -158,17 +160,17 @@ def test_damage_is_found(polled: Polled, damage: Callable[[Polled], object], che
 
 
 @pytest.mark.parametrize("damage", [cut("digests", 8), lambda polled: a_file(polled, "digests").unlink()])
-def test_digests_that_are_missing_are_found(tmp_path: Path, damage: Callable[[Polled], object]) -> None:
+def test_digests_that_are_missing_are_found(tmp_path: Path, damage: Callable[[PolledFolder], object]) -> None:
     """Without them records would be sent again. One is enough."""
-    with simulated(tmp_path) as polled, Receiver() as receiver:
+    with polled_folder(tmp_path) as polled, Receiver() as receiver:
         polled.run(receiver.http_endpoint)
-        assert polled.look("audit")[0].code == 0
+        assert polled.report("audit")[0].code == 0
         damage(polled)
-        done, found = polled.look("audit")
+        done, found = polled.report("audit")
         assert (done.code, {problem["check"] for problem in found["problems"]}) == (1, {"digests"})
 
 
-def test_what_a_crash_leaves_behind_is_no_damage(polled: Polled) -> None:
+def test_leftovers_of_a_crash_are_not_damage(polled: PolledFolder) -> None:
     """A download that broke off, an object that was done before its file was removed, a replay."""
     [[done]] = polled.sql("SELECT max(id) FROM objects WHERE state = 'done'")
     polled.state.joinpath("spool", str(done)).write_bytes(b"all of it was forwarded")
@@ -182,4 +184,4 @@ def test_what_a_crash_leaves_behind_is_no_damage(polled: Polled) -> None:
     polled.state.joinpath("spool", "replay").write_bytes(b"entries")
     polled.state.joinpath("digests", "half.part").write_bytes(b"half")
     polled.state.joinpath("spool", "letter.txt").write_bytes(b"somebody else's")
-    assert polled.look("audit")[0].code == 0
+    assert polled.report("audit")[0].code == 0

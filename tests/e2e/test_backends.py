@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support.events import attempt, error, exchange, lines
 from support.metrics import MetricsReceiver
-from support.polled import AWAY, Polled, simulated
+from support.polled_folder import AWAY, PolledFolder, polled_folder
 from support.program import Done, run_program
 
 from faillog_otel.sandbox.collector import Receiver, Reply
@@ -57,7 +57,7 @@ def test_what_is_too_old_is_shifted_marked_and_counted_and_what_is_not_stays(
     assert "segment.time_shifted" not in attributes(new)
 
 
-def test_without_a_backend_nothing_is_shifted_nor_said(tmp_path: Path, receiver: Receiver) -> None:
+def test_without_a_backend_no_time_is_shifted(tmp_path: Path, receiver: Receiver) -> None:
     (tmp_path / "events").write_bytes(lines(exchange(), attempt()))
     with MetricsReceiver() as metrics:
         done = run(tmp_path, receiver.http_endpoint, FAILLOG_SELF_OTLP_ENDPOINT=metrics.http_endpoint)
@@ -66,7 +66,7 @@ def test_without_a_backend_nothing_is_shifted_nor_said(tmp_path: Path, receiver:
     assert all("segment.time_shifted" not in attributes(record) for record in receiver.logs())
 
 
-def test_an_explicit_time_policy_goes_before_the_backends(tmp_path: Path, receiver: Receiver) -> None:
+def test_an_explicit_time_policy_overrides_the_backends(tmp_path: Path, receiver: Receiver) -> None:
     body = {"status": 500, "body": LONG}
     (tmp_path / "events").write_bytes(lines(exchange(responseFromDestination=body)))
     (tmp_path / "faillog-otel.toml").write_text('[mapping]\ntime_policy = "occurred"\n')
@@ -81,9 +81,7 @@ def test_an_explicit_time_policy_goes_before_the_backends(tmp_path: Path, receiv
         assert attributes(log)["segment.body_truncated"].bool_value
 
 
-def test_lines_of_one_time_differ_for_loki_keeps_one_of_equal_ones(
-    tmp_path: Path, receiver: Receiver
-) -> None:
+def test_lines_of_one_time_differ_so_that_loki_keeps_both(tmp_path: Path, receiver: Receiver) -> None:
     """The same message failed twice, alike; both are older than a week."""
     times = ("2025-03-23T20:00:00Z", "2025-03-23T20:00:31Z")
     (tmp_path / "events").write_bytes(lines(*(error(occurredAt=time, loggedAt=time) for time in times)))
@@ -94,7 +92,7 @@ def test_lines_of_one_time_differ_for_loki_keeps_one_of_equal_ones(
     assert second.body.string_value.endswith(f", occurred {times[1]}")
 
 
-def test_what_is_sent_again_under_a_backend_is_the_same(tmp_path: Path) -> None:
+def test_a_resend_under_a_backend_has_the_same_bytes(tmp_path: Path) -> None:
     (tmp_path / "events").write_bytes(lines(attempt(more=LONG), fresh()))
     backend = ("--backend", "dynatrace")
     seen = []
@@ -114,32 +112,32 @@ def test_what_is_sent_again_under_a_backend_is_the_same(tmp_path: Path) -> None:
 
 @pytest.fixture
 def polled(tmp_path: Path) -> Any:
-    with simulated(tmp_path) as polled:
+    with polled_folder(tmp_path) as polled:
         yield polled
 
 
-def test_status_counts_what_was_shifted_when_it_is_acknowledged(polled: Polled) -> None:
+def test_status_counts_what_was_shifted_when_it_is_acknowledged(polled: PolledFolder) -> None:
     """First the collector rejects what it got, then that is sent again."""
     backend = ("--backend", "dynatrace")
     with Receiver(lambda signal, _: Reply(200, PARTIAL) if signal == "logs" else None) as receiver:
         rejected = polled.run(receiver.http_endpoint, *backend).summary["rejected"]
-    found = polled.look("status")[1]
+    found = polled.report("status")[1]
     assert (found["time_shifted"], found["records"]["rejected"]) == (0, rejected)
     assert rejected > 0
     with Receiver() as receiver:
         args = ("--state-dir", polled.state, "--rejected", "--endpoint", receiver.http_endpoint, *backend)
         done = run_program("replay", *args, cwd=polled.folder)
     assert f"{rejected} records sent with another time (time policy arrival" in done.stderr
-    assert polled.look("status")[1]["time_shifted"] == rejected
+    assert polled.report("status")[1]["time_shifted"] == rejected
     text = run_program("status", "--state-dir", polled.state, cwd=polled.folder).stdout.decode()
     assert f"time shifted  {rejected} records exported with another time" in text
-    assert polled.look("audit")[1]["holds"]
+    assert polled.report("audit")[1]["holds"]
 
 
-def test_status_and_the_end_of_a_polling_run_say_how_many(polled: Polled, receiver: Receiver) -> None:
+def test_status_and_the_end_of_a_polling_run_say_how_many(polled: PolledFolder, receiver: Receiver) -> None:
     done = polled.run(receiver.http_endpoint, "--backend", "dynatrace")
     exported = done.summary["exported"]
-    assert polled.look("status")[1]["time_shifted"] == exported > 0
+    assert polled.report("status")[1]["time_shifted"] == exported > 0
     assert f"{exported} records sent with another time" in done.stderr
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from msgspec import Struct
 from support.events import ABSENT, TIMES, attempt, error, event, exchange, lines
-from support.forms import FORMS, PACKINGS, zstd
+from support.file_formats import ENCODINGS, FORMATS, zstd
 from support.program import PROGRAM, Done, environment, run_measured, run_program, start_program
 from support.tiers import slow, swept
 
@@ -223,12 +223,12 @@ def test_bad_input_is_named_and_kept_and_the_rest_is_delivered(
         assert {"reason", "detail", "file", "line", "offset", "sha256"} <= entry.keys()
 
 
-@pytest.mark.parametrize("packing", swept(PACKINGS, ["plain"]))
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("packing", swept(ENCODINGS, ["plain"]))
+@pytest.mark.parametrize("form", FORMATS)
 def test_every_form_comes_through_standard_input(
     form: str, packing: str, receiver: Receiver, tmp_path: Path
 ) -> None:
-    stdin = PACKINGS[packing](FORMS[form]([GOOD, LAST, exchange()]))
+    stdin = ENCODINGS[packing](FORMATS[form]([GOOD, LAST, exchange()]))
     flags = ("--endpoint", receiver.http_endpoint, "--summary", "json")
     done = run_program("run", "-", *flags, cwd=tmp_path, stdin=stdin)
     assert (done.code, done.summary["exported"]) == (0, 3)

@@ -94,13 +94,13 @@ def test_a_sink_that_cannot_count_a_request_ends(sink_program: Path) -> None:
             sink.counts()
 
 
-def test_who_delivers_nothing_has_no_result(sink_program: Path, tmp_path: Path) -> None:
+def test_a_contestant_that_delivers_nothing_has_no_result(sink_program: Path, tmp_path: Path) -> None:
     made = make_mix(tmp_path / "events", 10)
     with pytest.raises(Lost, match=r"nobody: .* came instead of"):
         run_once(CONTESTANT, made, sink_program)
 
 
-def test_who_fails_has_no_result(sink_program: Path, tmp_path: Path) -> None:
+def test_a_contestant_that_fails_has_no_result(sink_program: Path, tmp_path: Path) -> None:
     failing = Contestant("failing", "Failing", ("sh", "-c", "echo why; exit 7"))
     made = make_mix(tmp_path / "events", 10)
     with pytest.raises(Lost, match=r"ended with 7:\nwhy"):

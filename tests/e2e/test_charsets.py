@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from support.events import error, lines
-from support.polled import COLLECTION, Polled, simulated
+from support.polled_folder import COLLECTION, PolledFolder, polled_folder
 from support.program import PROGRAM, environment, run_program
 from support.tiers import slow, slow_case, swept
 
@@ -29,8 +29,8 @@ CHARSETS = {
 
 
 @pytest.fixture(scope="module")
-def polled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Polled]:
-    with simulated(tmp_path_factory.mktemp("polled")) as polled, Receiver() as receiver:
+def polled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PolledFolder]:
+    with polled_folder(tmp_path_factory.mktemp("polled")) as polled, Receiver() as receiver:
         (polled.folder / NAME).write_bytes(
             lines(error(messageId=NAME, reason=f"{NAME} — …"), b"{" + NAME.encode())
         )
@@ -44,7 +44,7 @@ def polled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Polled]:
         yield polled
 
 
-def commands(polled: Polled, text: str, file: str) -> list[list[str]]:
+def commands(polled: PolledFolder, text: str, file: str) -> list[list[str]]:
     """Every command, with this text wherever a name may be given."""
     state = ["--state-dir", str(polled.state)]
     return [
@@ -74,7 +74,9 @@ def commands(polled: Polled, text: str, file: str) -> list[list[str]]:
 
 @slow
 @pytest.mark.parametrize("charset", CHARSETS)
-def test_a_charset_that_lacks_characters_is_no_error_and_no_garbage(polled: Polled, charset: str) -> None:
+def test_a_charset_that_lacks_characters_is_no_error_and_no_garbage(
+    polled: PolledFolder, charset: str
+) -> None:
     encoding = "latin-1" if charset == "latin-1" else "ascii"
     for command in commands(polled, NAME, NAME):
         done = subprocess.run(
@@ -102,14 +104,14 @@ def test_the_trees_of_the_demo_are_ascii_art(tmp_path: Path, charset: str) -> No
     assert "> link: POST" in shown
 
 
-def test_json_says_the_same_in_every_charset(polled: Polled) -> None:
+def test_json_output_is_the_same_in_every_charset(polled: PolledFolder) -> None:
     def told(**env: Any) -> object:
         return json.loads(run_program("redact", NAME, cwd=polled.folder, **env).stdout.splitlines()[0])
 
     assert told() == told(PYTHONIOENCODING="ascii") == told(PYTHONIOENCODING="latin-1") == told(LC_ALL="C")
 
 
-def test_escapes_of_others_never_reach_the_terminal(polled: Polled) -> None:
+def test_escape_sequences_in_data_never_reach_the_terminal(polled: PolledFolder) -> None:
     for command in commands(polled, ESCAPES, "escapes"):
         done = run_program(*command, cwd=polled.folder)
         shown = done.stdout.decode() + done.stderr
@@ -143,7 +145,7 @@ def on_a_terminal(command: list[str], folder: Path, **env: str) -> bytes:
     ],
 )
 def test_colours_are_for_terminals_that_take_them(
-    polled: Polled, env: dict[str, Any], *, is_coloured: bool
+    polled: PolledFolder, env: dict[str, Any], *, is_coloured: bool
 ) -> None:
     state = ["--state-dir", str(polled.state)]
     for command in (["status", *state], ["audit", *state], ["doctor", *state, "--collection", "c"]):

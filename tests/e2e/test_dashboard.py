@@ -18,10 +18,10 @@ from msgspec import Struct, field
 from support.collector import ANY_PORTS, CONFIGS, READY, ROOT, endpoint_in
 from support.events import attempt, error, exchange, lines
 from support.node import run_node
-from support.polled import COLLECTION
-from support.polling import TOKEN, simulator
+from support.polled_folder import COLLECTION
 from support.program import run_program
 from support.server import Server, unused_port
+from support.sidecar import TOKEN, segment_simulator
 
 from faillog_otel.sandbox.collector import Receiver
 from faillog_otel.sandbox.generator import failure_events
@@ -113,7 +113,7 @@ def scraped(program: Path, folder: Path) -> str:
     config = ROOT / "tests" / "collector" / "prometheus.yaml"
     command: list[str | Path] = [program, "--config", config]
     server = Server(command, READY, **ANY_PORTS, FAILLOG_COLLECTOR_SCRAPED=address)
-    with server, simulator(COLLECTION, damage=0.2) as segment, Receiver() as receiver:
+    with server, segment_simulator(COLLECTION, damage=0.2) as segment, Receiver() as receiver:
         done = run_program(
             *("run", "--once", "--since", "-10h", "--collection", COLLECTION, "--state-dir", "state"),
             *("--segment-url", segment.url, "--download-host", segment.download_host),
@@ -199,7 +199,7 @@ def test_a_wrong_query_is_found(node_modules: Path, language: str, query: str) -
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=query_of)
-def test_a_panel_uses_variables_that_there_are(target: dict[str, Any]) -> None:
+def test_a_panel_uses_only_defined_variables(target: dict[str, Any]) -> None:
     used = re.findall(r"\$\{?(\w+)", query_of(target))
     assert set(used) <= VARIABLES | {"__auto", "__range", "__rate_interval"}
 

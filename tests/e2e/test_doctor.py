@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.polled import AWAY, COLLECTION, to_version_2
+from support.polled_folder import AWAY, COLLECTION, to_version_2
 from support.program import PROGRAM, environment, run_program
 from support.tiers import slow_case
 
@@ -57,7 +57,7 @@ def states(findings: dict[str, list[dict[str, str]]]) -> dict[str, set[str]]:
     return {check: {each["state"] for each in several} for check, several in findings.items()}
 
 
-def test_all_is_well_before_the_first_run_and_after_it(
+def test_doctor_passes_before_and_after_the_first_run(
     tmp_path: Path, segment: Simulator, receiver: Receiver
 ) -> None:
     env = settings(tmp_path, segment, receiver.http_endpoint)
@@ -80,7 +80,7 @@ def test_all_is_well_before_the_first_run_and_after_it(
     assert all(bool(each["do"]) == (each["state"] != "ok") for each in found["findings"])
 
 
-def test_it_costs_no_request_and_sends_no_record(
+def test_doctor_costs_no_request_and_sends_no_record(
     tmp_path: Path, segment: Simulator, receiver: Receiver
 ) -> None:
     examined(tmp_path, **settings(tmp_path, segment, receiver.http_endpoint))
@@ -114,7 +114,7 @@ def test_it_says_where_each_setting_comes_from(
     assert "otlp.headers (faillog-otel.toml)" in done.stdout.decode()
 
 
-def test_a_wrong_token_or_none(tmp_path: Path, segment: Simulator, receiver: Receiver) -> None:
+def test_a_wrong_or_missing_token_fails(tmp_path: Path, segment: Simulator, receiver: Receiver) -> None:
     env = settings(tmp_path, segment, receiver.http_endpoint)
     code, findings, _ = examined(tmp_path, **env | {"SEGMENT_TOKEN": "wrong-token"})
     [token] = findings["token"]
@@ -126,7 +126,7 @@ def test_a_wrong_token_or_none(tmp_path: Path, segment: Simulator, receiver: Rec
     assert (code, states(findings)["token"], states(findings)["collections"]) == (0, {"warn"}, {"warn"})
 
 
-def test_a_segment_that_is_away(tmp_path: Path, segment: Simulator, receiver: Receiver) -> None:
+def test_an_unreachable_segment_fails(tmp_path: Path, segment: Simulator, receiver: Receiver) -> None:
     env = settings(tmp_path, segment, receiver.http_endpoint, FAILLOG_SEGMENT_URL=AWAY)
     code, findings, _ = examined(tmp_path, **env)
     assert (code, states(findings)["token"], states(findings)["clock"]) == (1, {"fail"}, {"warn"})
@@ -136,7 +136,7 @@ def test_a_segment_that_is_away(tmp_path: Path, segment: Simulator, receiver: Re
     ("moved", "says"),
     [(3600, "3600 s behind"), (-86400, "86400 s ahead"), (20, "within a minute")],
 )
-def test_a_clock_that_is_wrong(
+def test_a_wrong_clock_is_reported(
     tmp_path: Path, segment: Simulator, receiver: Receiver, moved: int, says: str
 ) -> None:
     """It is this machine's that is wrong: Segment's is moved here."""
@@ -238,7 +238,7 @@ def test_a_collection_that_segment_refused_fails_until_it_was_read(
         ({"FAILLOG_HEALTH_ADDR": "192.0.2.1:80"}, "health check"),
     ],
 )
-def test_what_ends_run_at_its_start_fails_here_and_nothing_else_does(
+def test_doctor_fails_exactly_where_run_would_end_at_its_start(
     tmp_path: Path, segment: Simulator, receiver: Receiver, more: dict[str, str], check: str
 ) -> None:
     given = settings(tmp_path, segment, receiver.http_endpoint) | more
@@ -281,7 +281,7 @@ def test_a_state_folder_that_others_can_read(tmp_path: Path, segment: Simulator,
     assert stat.S_IMODE(state.joinpath("ledger.sqlite3").stat().st_mode) == 0o644
 
 
-def test_a_ledger_that_is_spoilt(tmp_path: Path, segment: Simulator, receiver: Receiver) -> None:
+def test_a_damaged_ledger_fails(tmp_path: Path, segment: Simulator, receiver: Receiver) -> None:
     env = settings(tmp_path, segment, receiver.http_endpoint)
     with StateFolder(str(tmp_path / "state")) as folder:
         SqliteLedger(folder).close()
@@ -331,7 +331,9 @@ def test_a_wrong_configuration_fails_and_wrong_usage_is_exit_2(tmp_path: Path, t
     assert (done.code, done.stdout) == (2, b"")
 
 
-def test_escapes_are_never_raw(tmp_path: Path, segment: Simulator, receiver: Receiver) -> None:
+def test_escape_sequences_are_never_printed_raw(
+    tmp_path: Path, segment: Simulator, receiver: Receiver
+) -> None:
     env = settings(tmp_path, segment, receiver.http_endpoint, FAILLOG_STATE_DIR="\x1b[31mred")
     for args in ([], ["--json"]):
         done = run_program("doctor", *args, cwd=tmp_path, **env)

@@ -7,8 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
-from support.polling import TOKEN, polling, sidecar, simulator
 from support.program import run_program
+from support.sidecar import TOKEN, segment_simulator, sidecar, sidecar_options
 
 from faillog_otel.sandbox.collector import Receiver
 
@@ -17,8 +17,8 @@ def test_a_sidecar_says_that_it_is_alive_and_ready_and_nothing_secret(
     tmp_path: Path, receiver: Receiver
 ) -> None:
     file = tmp_path / "alive"
-    with simulator("mine") as segment:
-        args = [*polling(segment, receiver), "--health-addr", "0", "--health-file", str(file)]
+    with segment_simulator("mine") as segment:
+        args = [*sidecar_options(segment, receiver), "--health-addr", "0", "--health-file", str(file)]
         with sidecar(args, tmp_path) as running:
             line = running.wait_for("/healthz")
             found = re.search(r"http://127\.0\.0\.1:\d+", line)
@@ -47,8 +47,8 @@ def test_a_sidecar_says_that_it_is_alive_and_ready_and_nothing_secret(
 
 
 def test_hours_that_leave_unread_make_it_unready_but_not_dead(tmp_path: Path, receiver: Receiver) -> None:
-    with simulator("mine") as segment:
-        args = polling(segment, receiver, since="-670h")
+    with segment_simulator("mine") as segment:
+        args = sidecar_options(segment, receiver, since="-670h")
         args[args.index("--segment-url") + 1] = "http://127.0.0.1:1"
         with sidecar(args, tmp_path, FAILLOG_HEALTH_ADDR="127.0.0.1:0") as running:
             found = re.search(r"http://[^/]+", running.wait_for("/healthz"))
@@ -62,8 +62,8 @@ def test_hours_that_leave_unread_make_it_unready_but_not_dead(tmp_path: Path, re
 
 
 def test_ipv6_has_an_address_too(tmp_path: Path, receiver: Receiver) -> None:
-    with simulator("mine") as segment:
-        args = [*polling(segment, receiver), "--health-addr", "[::1]:0"]
+    with segment_simulator("mine") as segment:
+        args = [*sidecar_options(segment, receiver), "--health-addr", "[::1]:0"]
         with sidecar(args, tmp_path) as running:
             found = re.search(r"http://\[::1\]:\d+", running.wait_for("/healthz"))
             assert found
@@ -80,12 +80,12 @@ def test_a_wrong_address_is_an_error(tmp_path: Path, address: str) -> None:
 def test_an_address_that_is_taken_and_a_file_that_cannot_be_made_are_errors(
     tmp_path: Path, receiver: Receiver
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken, simulator("mine") as segment:
+    with socket.create_server(("127.0.0.1", 0)) as taken, segment_simulator("mine") as segment:
         for flags in (
             ("--health-addr", str(taken.getsockname()[1])),
             ("--health-file", str(tmp_path / "nowhere" / "alive")),
         ):
-            done = run_program(*polling(segment, receiver), *flags, cwd=tmp_path, SEGMENT_TOKEN=TOKEN)
+            done = run_program(*sidecar_options(segment, receiver), *flags, cwd=tmp_path, SEGMENT_TOKEN=TOKEN)
             assert (done.code, flags[0] in done.stderr) == (2, True), done.stderr
         assert segment.requests() == []
 

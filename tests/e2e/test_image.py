@@ -161,7 +161,7 @@ def test_the_image_says_what_it_is_and_holds_what_it_needs(inside: Pod, tmp_path
 
 
 @slow
-def test_whoever_has_no_home_is_told_what_is_missing(inside: Pod, tmp_path: Path) -> None:
+def test_a_user_without_a_home_gets_a_clear_error(inside: Pod, tmp_path: Path) -> None:
     """The user is a number without a line in /etc/passwd."""
     done = run(inside.container(inside.volume(tmp_path / "volume"), ["run"], FAILLOG_STATE_DIR=""))
     assert (done.returncode, "FAILLOG_COLLECTIONS" in done.stderr) == (2, True), done.stderr
@@ -200,7 +200,7 @@ def test_every_service_of_compose_is_hardened_pinned_and_asked_for_its_health(na
 
 
 @pytest.mark.parametrize("name", ["collector", "tempo", "loki"])
-def test_what_stays_on_one_machine_by_default_is_told_otherwise_in_compose(name: str) -> None:
+def test_compose_overrides_the_defaults_for_one_machine(name: str) -> None:
     """Unless variables say more, our configurations listen on loopback and write where they run."""
     service = services()[name]
     (config,) = (each["source"] for each in service["volumes"] if isinstance(each, dict))

@@ -64,7 +64,7 @@ def test_a_compact_id_lands_in_the_trace_without_a_parent(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("args", [(), ("--compact",)])
-def test_the_ids_command_tells_where_a_fresh_id_will_stand(tmp_path: Path, args: tuple[str, ...]) -> None:
+def test_the_ids_command_shows_the_trace_of_a_fresh_id(tmp_path: Path, args: tuple[str, ...]) -> None:
     message = new_id(tmp_path, *args, traceparent=TRACEPARENT)
     said = said_of(message, tmp_path)
     parent = None if args else SPAN
@@ -156,7 +156,7 @@ def test_another_exchanges_request_says_nothing_of_an_attempt(tmp_path: Path) ->
     assert len(span.links) == 1
 
 
-def test_a_context_that_a_record_learned_is_used_again(tmp_path: Path) -> None:
+def test_a_records_context_is_kept_for_later_tries(tmp_path: Path) -> None:
     """By every later try: the exchange is in another file then."""
     events = lines(attempt(), exchange(requestToDestination=passed_through("m")))
     whole = [span.SerializeToString() for span in arrived(events, tmp_path).spans()]
@@ -169,7 +169,7 @@ def test_a_context_that_a_record_learned_is_used_again(tmp_path: Path) -> None:
         assert [span.SerializeToString() for span in receiver.spans()] == whole
 
 
-def test_trees_tell_the_apps_span_and_keep_messages_apart(tmp_path: Path) -> None:
+def test_trees_show_the_apps_span_and_keep_messages_apart(tmp_path: Path) -> None:
     """Two messages of one trace, and one that only links."""
     joined = [attempt(messageId=f"{TRACEPARENT}-{name}") for name in "ab"]
     beside = exchange(requestToDestination=passed_through("m"))

@@ -14,8 +14,8 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
 from support.canaries import CANARY
 from support.events import attempt, error, exchange, lines
 from support.metrics import MetricsReceiver
-from support.polling import TOKEN, polling, sidecar, simulator
 from support.program import environment, run_program
+from support.sidecar import TOKEN, segment_simulator, sidecar, sidecar_options
 
 from faillog_otel.sandbox.collector import Receiver, Reply
 
@@ -39,7 +39,7 @@ def by(numbers: dict[frozenset[tuple[str, str]], float], *names: str) -> dict[tu
 
 
 @PROTOCOLS
-def test_a_run_over_paths_sends_what_became_of_its_records_when_it_ends(
+def test_a_run_over_paths_sends_the_outcomes_of_its_records_when_it_ends(
     tmp_path: Path, receiver: Receiver, protocol: str
 ) -> None:
     (tmp_path / "events").write_bytes(EVENTS)
@@ -86,7 +86,7 @@ def test_a_run_over_paths_sends_what_became_of_its_records_when_it_ends(
         assert resource == {"service.name": "s", "k8s.pod.name": "p"}
 
 
-def test_what_workers_do_is_told_as_if_one_process_did_it(tmp_path: Path, receiver: Receiver) -> None:
+def test_metrics_of_workers_are_those_of_one_process(tmp_path: Path, receiver: Receiver) -> None:
     for name in ("a", "b"):
         (tmp_path / name).write_bytes(EVENTS + b" " * 2**20)
     with MetricsReceiver() as metrics:
@@ -137,7 +137,7 @@ def test_destinations_have_their_names_and_there_is_a_bound_to_them(
 
 
 @PROTOCOLS
-def test_the_variables_of_opentelemetry_have_no_effect_on_it(tmp_path: Path, protocol: str) -> None:
+def test_otel_variables_do_not_affect_our_own_metrics(tmp_path: Path, protocol: str) -> None:
     """They are about the forwarded data. The SDK would read every one of these by itself."""
     (tmp_path / "events").write_bytes(EVENTS)
     with MetricsReceiver() as metrics, MetricsReceiver() as elsewhere, Receiver() as receiver:
@@ -182,7 +182,7 @@ def test_the_variables_of_opentelemetry_have_no_effect_on_it(tmp_path: Path, pro
         assert {each.headers["api-key"] for each in receiver.received} == {CANARY}
 
 
-def test_our_own_variables_have_no_effect_on_the_forwarded_data(tmp_path: Path, receiver: Receiver) -> None:
+def test_our_own_variables_do_not_affect_forwarded_data(tmp_path: Path, receiver: Receiver) -> None:
     (tmp_path / "events").write_bytes(EVENTS)
     with MetricsReceiver() as metrics:
         env = own(metrics, HEADERS=f"api-key={CANARY}", RESOURCE_ATTRIBUTES=f"a={CANARY}")
@@ -214,7 +214,7 @@ def test_without_an_endpoint_nothing_of_the_sdk_is_loaded(tmp_path: Path) -> Non
 
 
 @PROTOCOLS
-def test_an_endpoint_of_ours_that_is_dead_gives_one_warning_and_changes_nothing(
+def test_a_dead_metrics_endpoint_gives_one_warning_and_changes_nothing(
     tmp_path: Path, receiver: Receiver, protocol: str
 ) -> None:
     (tmp_path / "events").write_bytes(EVENTS)
@@ -232,13 +232,13 @@ def test_an_endpoint_of_ours_that_is_dead_gives_one_warning_and_changes_nothing(
 
 
 @pytest.mark.parametrize("status", [302, 401])
-def test_one_that_refuses_gives_one_warning_however_often_and_our_key_is_not_in_it(
+def test_a_refusing_metrics_endpoint_gives_one_warning_without_our_key(
     tmp_path: Path, receiver: Receiver, status: int
 ) -> None:
-    with MetricsReceiver(status) as metrics, simulator("mine") as segment:
+    with MetricsReceiver(status) as metrics, segment_simulator("mine") as segment:
         metrics.headers = {"reason": f"no {CANARY} here", "location": f"{metrics.http_endpoint}/login"}
         env = own(metrics, HEADERS=f"authorization=Bearer {CANARY}", INTERVAL="100ms")
-        with sidecar([*polling(segment, receiver), "-v"], tmp_path, **env) as running:
+        with sidecar([*sidecar_options(segment, receiver), "-v"], tmp_path, **env) as running:
             metrics.wait_for(requests=4)
             assert running.end() == 143
     said = "".join(running.said)
@@ -247,11 +247,11 @@ def test_one_that_refuses_gives_one_warning_however_often_and_our_key_is_not_in_
     assert CANARY not in said
 
 
-def test_one_that_never_answers_does_not_hold_up_the_end(tmp_path: Path, receiver: Receiver) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent, simulator("mine") as segment:
+def test_a_silent_metrics_endpoint_does_not_delay_the_end(tmp_path: Path, receiver: Receiver) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, segment_simulator("mine") as segment:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         env: dict[str, Any] = {"FAILLOG_SELF_OTLP_ENDPOINT": endpoint, "FAILLOG_SELF_OTLP_INTERVAL": "100ms"}
-        with sidecar(polling(segment, receiver), tmp_path, **env) as running:
+        with sidecar(sidecar_options(segment, receiver), tmp_path, **env) as running:
             silent.settimeout(60)
             connection, _ = silent.accept()
             with connection:
@@ -259,11 +259,9 @@ def test_one_that_never_answers_does_not_hold_up_the_end(tmp_path: Path, receive
     assert "".join(running.said).count("cannot send our own metrics to") == 1
 
 
-def test_a_polling_run_also_says_what_is_missing_and_how_late_it_is(
-    tmp_path: Path, receiver: Receiver
-) -> None:
-    with MetricsReceiver() as metrics, simulator("a", "b", damage=0.05, duplicates=0.2) as segment:
-        args = polling(segment, receiver)
+def test_metrics_of_polling_include_gaps_and_lag(tmp_path: Path, receiver: Receiver) -> None:
+    with MetricsReceiver() as metrics, segment_simulator("a", "b", damage=0.05, duplicates=0.2) as segment:
+        args = sidecar_options(segment, receiver)
         env = own(metrics, HEADERS=f"api-key={CANARY}", INTERVAL="300ms")
         done = run_program(*args, "--once", "--summary", "json", cwd=tmp_path, SEGMENT_TOKEN=TOKEN, **env)
         records = by(metrics.numbers("faillog.records"), "outcome")
@@ -292,8 +290,8 @@ def test_a_polling_run_also_says_what_is_missing_and_how_late_it_is(
 
 
 def test_hours_that_were_not_read_are_a_gap(tmp_path: Path, receiver: Receiver) -> None:
-    with MetricsReceiver() as metrics, simulator("mine") as segment:
-        args = polling(segment, receiver, since="-200h")
+    with MetricsReceiver() as metrics, segment_simulator("mine") as segment:
+        args = sidecar_options(segment, receiver, since="-200h")
         args[args.index("--segment-url") + 1] = "http://127.0.0.1:1"
         with sidecar(args, tmp_path, **own(metrics, INTERVAL="100ms")) as running:
             running.wait_for("warning: Segment's time is unknown")
@@ -306,8 +304,8 @@ def test_hours_that_were_not_read_are_a_gap(tmp_path: Path, receiver: Receiver) 
 
 
 def test_the_newest_record_is_remembered_over_a_restart(tmp_path: Path, receiver: Receiver) -> None:
-    with MetricsReceiver() as metrics, simulator("mine") as segment:
-        args = [*polling(segment, receiver), "--once"]
+    with MetricsReceiver() as metrics, segment_simulator("mine") as segment:
+        args = [*sidecar_options(segment, receiver), "--once"]
         found = []
         for _ in range(2):
             run_program(*args, cwd=tmp_path, SEGMENT_TOKEN=TOKEN, **own(metrics))

@@ -21,7 +21,7 @@ from faillog_otel.sandbox import Simulator
 from faillog_otel.sandbox.collector import Receiver
 from faillog_otel.sandbox.config import QuotaConfig, Scripted, SimulatorConfig, WorldConfig
 
-MOVED = str(Path(__file__).parents[1] / "support" / "moved_program.py")
+ON_SEGMENTS_CLOCK = str(Path(__file__).parents[1] / "support" / "program_on_segments_clock.py")
 TOKEN = "s3gment-t0ken"  # noqa: S105  # the simulator's
 
 
@@ -70,7 +70,7 @@ def uids(receiver: Receiver) -> list[str]:
     ]
 
 
-def test_what_segment_has_arrives_once(sidecar: Sidecar) -> None:
+def test_every_record_of_segment_arrives_once(sidecar: Sidecar) -> None:
     first = sidecar.run("--since", "-16h")
     assert first.code == 3, first.stderr
     found = first.summary
@@ -212,7 +212,7 @@ def test_an_hour_that_has_not_changed_is_not_downloaded_again(sidecar: Sidecar) 
     assert len(sidecar.receiver.logs()) == first
 
 
-def test_a_segment_that_is_away_is_exit_6_and_says_so(receiver: Receiver, tmp_path: Path) -> None:
+def test_an_unreachable_segment_is_exit_6_and_named(receiver: Receiver, tmp_path: Path) -> None:
     with Simulator(SimulatorConfig(token=TOKEN)) as segment:
         sidecar = Sidecar(segment, receiver, tmp_path)
     done = sidecar.run("--since", "-9h", collections="shop")
@@ -273,7 +273,7 @@ def test_console_and_file_output_show_and_forward_nothing(sidecar: Sidecar) -> N
     assert (last.summary["records"], "nothing was sent" in last.stderr) == (0, False)
 
 
-def test_a_look_that_nobody_reads_any_more_ends_quietly(sidecar: Sidecar) -> None:
+def test_console_output_to_a_closed_pipe_ends_quietly(sidecar: Sidecar) -> None:
     command = (
         f"{PROGRAM} run --once --since -16h --protocol console --collection shop --collection app | head -1"
     )
@@ -360,26 +360,28 @@ def answering(**said: object) -> Iterator[tuple[str, list[bytes]]]:
         thread.join()
 
 
-def run_moved(segment: Simulator, folder: Path, *args: str) -> Done:
+def run_on_segments_clock(segment: Simulator, folder: Path, *args: str) -> Done:
     """`run --once` on the simulator's clock: its waits take no time."""
     clock = f"{segment.control_url}clock"
     poll = ("run", "--once", "--state-dir", "state")
-    return run_script(MOVED, clock, "60", *poll, *args, cwd=folder, timeout=60, SEGMENT_TOKEN=TOKEN)
+    return run_script(
+        ON_SEGMENTS_CLOCK, clock, "60", *poll, *args, cwd=folder, timeout=60, SEGMENT_TOKEN=TOKEN
+    )
 
 
-def test_a_segment_that_says_at_once_is_not_asked_at_once(segment: Simulator, tmp_path: Path) -> None:
+def test_retry_after_zero_causes_no_busy_loop(segment: Simulator, tmp_path: Path) -> None:
     """429 with `Retry-After: 0`, again and again, must not cost the day's quota."""
     with answering(status=429, head={"retry-after": "0"}) as (url, asked):
         args = ("--segment-url", url, "--collection", "shop", "--since", "-40h")
-        assert run_moved(segment, tmp_path, *args).code == 6
+        assert run_on_segments_clock(segment, tmp_path, *args).code == 6
     assert 1 <= len(asked) <= 10
 
 
-def test_what_segment_says_back_shows_no_token(segment: Simulator, tmp_path: Path) -> None:
+def test_a_token_that_segment_echoes_is_not_shown(segment: Simulator, tmp_path: Path) -> None:
     said = f"upstream got Bearer {TOKEN} for https://x.s3.amazonaws.com/a?X-Amz-Signature=geheim"
     body = json.dumps({"errors": [{"message": said}]}).encode()
     with answering(status=500, body=body) as (url, _):
-        done = run_moved(
+        done = run_on_segments_clock(
             segment, tmp_path, "--segment-url", url, "--collection", "shop", "--since", "-9h", "-vv"
         )
     assert done.code == 6
@@ -389,10 +391,12 @@ def test_what_segment_says_back_shows_no_token(segment: Simulator, tmp_path: Pat
         assert secret.encode() not in kept
 
 
-def test_a_listing_of_no_urls_is_a_failure_and_no_bug(segment: Simulator, tmp_path: Path) -> None:
+def test_a_listing_with_invalid_urls_is_a_failure_and_no_bug(segment: Simulator, tmp_path: Path) -> None:
     body = json.dumps({"data": {"download": {"urls": ["https://[bad/x"]}}}).encode()
     with answering(status=200, body=body) as (url, _):
-        done = run_moved(segment, tmp_path, "--segment-url", url, "--collection", "shop", "--since", "-9h")
+        done = run_on_segments_clock(
+            segment, tmp_path, "--segment-url", url, "--collection", "shop", "--since", "-9h"
+        )
     assert done.code == 6
     assert "lists an invalid URL" in done.stderr
 
@@ -400,7 +404,7 @@ def test_a_listing_of_no_urls_is_a_failure_and_no_bug(segment: Simulator, tmp_pa
 def test_a_collection_that_is_forbidden_does_not_stop_the_others(segment: Simulator, tmp_path: Path) -> None:
     segment.faults.script(Scripted(fault="listing:403", collection="shop", times=99))
     args = ["--segment-url", segment.url, "--download-host", segment.download_host, "--since", "-12h"]
-    done = run_moved(
+    done = run_on_segments_clock(
         segment, tmp_path, *args, "--collection", "shop", "--collection", "app", "--protocol", "file"
     )
     assert done.code == 6
@@ -410,7 +414,7 @@ def test_a_collection_that_is_forbidden_does_not_stop_the_others(segment: Simula
     assert asked.count("app") > 3
 
 
-def test_with_an_end_to_its_patience_the_sidecar_ends(sidecar: Sidecar) -> None:
+def test_the_sidecar_ends_when_its_wait_is_over(sidecar: Sidecar) -> None:
     """The collector is away for longer than --wait: what is pending stays in the state folder."""
     done = run_program(
         *(

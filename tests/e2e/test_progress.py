@@ -116,7 +116,7 @@ def test_a_collector_that_is_away_never_makes_100_percent(tmp_path: Path) -> Non
     assert all(f" 0 %, 0 bytes of {SIZE}" in line and "left" not in line for line in progress), progress
 
 
-def test_workers_say_what_they_say_above_the_line(tmp_path: Path) -> None:
+def test_messages_of_workers_are_above_the_progress_line(tmp_path: Path) -> None:
     (tmp_path / "events").write_bytes((MANY[: 1 << 20] + b"\n{\n") * 12)
     with gated() as (gate, receiver):
         args = ("run", "events", "--endpoint", receiver.http_endpoint, "--workers", "2", "-v")
@@ -132,7 +132,7 @@ def test_workers_say_what_they_say_above_the_line(tmp_path: Path) -> None:
     messages_are_whole(terminal)
 
 
-def test_of_compressed_files_their_own_bytes_count(tmp_path: Path) -> None:
+def test_progress_counts_the_bytes_of_compressed_files(tmp_path: Path) -> None:
     packed = gzip.compress(MANY)
     (tmp_path / "events.gz").write_bytes(packed)
     with gated() as (_gate, receiver):
@@ -194,7 +194,7 @@ def test_the_line_fits_into_the_terminal_and_follows_its_size(tmp_path: Path, co
         (["--log-format", "json"], {}),
     ],
 )
-def test_where_no_line_is_wanted_there_is_none(tmp_path: Path, more: list[str], env: dict[str, Any]) -> None:
+def test_no_progress_line_where_none_is_wanted(tmp_path: Path, more: list[str], env: dict[str, Any]) -> None:
     (tmp_path / "events").write_bytes(lines(error(), b"{"))
     with on_terminal(
         "run", "events", "--endpoint", AWAY, "--wait", "1s", *more, cwd=tmp_path, **env

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.polling import TOKEN, polling, simulator
 from support.program import Done, run_program
 from support.proxy import HttpProxy
+from support.sidecar import TOKEN, segment_simulator, sidecar_options
 
 from faillog_otel.sandbox import Simulator
 from faillog_otel.sandbox.collector import Receiver
@@ -24,10 +24,10 @@ def names_of(segment: Simulator) -> dict[str, int]:
 def test_a_run_goes_through_a_proxy_to_segment_and_to_its_files(
     setting: str, tmp_path: Path, receiver: Receiver
 ) -> None:
-    with simulator("a") as segment, HttpProxy(names_of(segment), login=f"me:{PASSWORD}") as proxy:
+    with segment_simulator("a") as segment, HttpProxy(names_of(segment), login=f"me:{PASSWORD}") as proxy:
         url = proxy.url.replace("://", f"://me:{PASSWORD}@")
         named = url if setting == "URL" else setting
-        args = [*polling(segment, receiver), "--once", "--summary", "json", "-vv"]
+        args = [*sidecar_options(segment, receiver), "--once", "--summary", "json", "-vv"]
         done = run_program(
             *args, cwd=tmp_path, SEGMENT_TOKEN=TOKEN, FAILLOG_SEGMENT_PROXY=named, HTTP_PROXY=url
         )
@@ -39,9 +39,9 @@ def test_a_run_goes_through_a_proxy_to_segment_and_to_its_files(
 
 
 def test_a_wrong_proxy_ends_the_run_before_it_starts(tmp_path: Path, receiver: Receiver) -> None:
-    with simulator("a") as segment:
+    with segment_simulator("a") as segment:
         done = run_program(
-            *polling(segment, receiver),
+            *sidecar_options(segment, receiver),
             cwd=tmp_path,
             SEGMENT_TOKEN=TOKEN,
             FAILLOG_SEGMENT_PROXY="environment",
@@ -55,7 +55,7 @@ def test_a_wrong_proxy_ends_the_run_before_it_starts(tmp_path: Path, receiver: R
 def doctor(
     segment: Simulator, receiver: Receiver, cwd: Path, http_proxy: str, setting: str = ""
 ) -> tuple[Done, list[dict[str, Any]]]:
-    args = [each for each in polling(segment, receiver)[1:] if each != "-v"]
+    args = [each for each in sidecar_options(segment, receiver)[1:] if each != "-v"]
     done = run_program(
         *("doctor", "--json", *args),
         cwd=cwd,
@@ -68,7 +68,7 @@ def doctor(
 
 
 def test_doctor_says_which_proxy_is_used_and_which_is_not(tmp_path: Path, receiver: Receiver) -> None:
-    with simulator("a") as segment, HttpProxy(names_of(segment)) as proxy:
+    with segment_simulator("a") as segment, HttpProxy(names_of(segment)) as proxy:
         url = proxy.url.replace("://", f"://me:{PASSWORD}@")
         unused, (finding,) = doctor(segment, receiver, tmp_path, url)
         says = "HTTP_PROXY is set, but not used for Segment and S3"
@@ -84,7 +84,7 @@ def test_doctor_says_which_proxy_is_used_and_which_is_not(tmp_path: Path, receiv
 def test_doctor_names_an_unused_proxy_where_segment_cannot_be_reached(
     tmp_path: Path, receiver: Receiver
 ) -> None:
-    with simulator("a") as segment:
+    with segment_simulator("a") as segment:
         pass
     _, (finding,) = doctor(segment, receiver, tmp_path, "http://127.0.0.1:9")
     assert finding["state"] == "warn"

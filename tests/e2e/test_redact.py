@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from support.events import attempt, error, exchange, lines
-from support.forms import FORMS
+from support.file_formats import FORMATS
 from support.program import run_program
 
 from faillog_otel.sandbox.collector import Receiver
@@ -102,7 +102,7 @@ def test_bodies_keys_shows_the_structure_of_responses_and_what_keys_of_errors_sa
     assert second["attributes"]["segment.response.body"] == "[withheld]"
 
 
-def test_explain_says_the_same_for_people(folder: Path) -> None:
+def test_explain_prints_the_same_as_text(folder: Path) -> None:
     done = run_program("redact", "--explain", "--bodies", "none", "events", cwd=folder)
     shown = done.stdout.decode()
     assert "events, line 3: segment.exchange" in shown
@@ -112,9 +112,9 @@ def test_explain_says_the_same_for_people(folder: Path) -> None:
     assert "events, line 4: not sent (invalid_json)" in shown
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_it_is_what_run_sends(form: str, tmp_path: Path) -> None:
-    (tmp_path / "events").write_bytes(FORMS[form](EVENTS))
+@pytest.mark.parametrize("form", FORMATS)
+def test_redact_shows_what_run_sends(form: str, tmp_path: Path) -> None:
+    (tmp_path / "events").write_bytes(FORMATS[form](EVENTS))
     shown = [json.loads(line) for line in run_program("redact", "events", cwd=tmp_path).stdout.splitlines()]
     with Receiver() as receiver:
         run_program("run", "events", "--endpoint", receiver.http_endpoint, cwd=tmp_path)

@@ -515,7 +515,7 @@ def test_the_config_file_is_no_input(receiver: Receiver, events: Path, tmp_path:
 
 
 @pytest.mark.parametrize("option", ["--quarantine", "--pending"])
-def test_the_law_holds_when_nothing_can_be_kept(tmp_path: Path, option: str) -> None:
+def test_the_counts_add_up_when_nothing_can_be_kept(tmp_path: Path, option: str) -> None:
     (tmp_path / "events").write_bytes(lines(error(), attempt(), b"{", exchange(), b"{"))
     done = run_program(
         *("run", "events", "--endpoint", unused_endpoint(), "--wait", "0", option, "/dev/full"),

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.polled import AWAY
-from support.polling import TOKEN, polling, sidecar, simulator
+from support.polled_folder import AWAY
 from support.program import Done, run_program
+from support.sidecar import TOKEN, segment_simulator, sidecar, sidecar_options
 from support.tiers import swept
 
 from faillog_otel.sandbox.collector import Receiver
@@ -63,7 +63,7 @@ def test_a_token_file_that_cannot_be_used_is_exit_2(tmp_path: Path, kind: str) -
 @pytest.mark.parametrize("content", [f"\ufeff{TOKEN}\r\n", f"  {TOKEN}\n\n"])
 def test_a_token_file_may_have_a_byte_order_mark_and_line_ends(tmp_path: Path, content: str) -> None:
     tmp_path.joinpath("token").write_bytes(content.encode())
-    with simulator("shop") as segment:
+    with segment_simulator("shop") as segment:
         env: dict[str, Any] = {"SEGMENT_TOKEN_FILE": "token", "FAILLOG_SEGMENT_URL": segment.url}
         done = run_program("doctor", "--json", "--state-dir", "state", cwd=tmp_path, **env)
     [token] = [each for each in json.loads(done.stdout)["findings"] if each["check"] == "token"]
@@ -87,8 +87,8 @@ def test_a_token_file_that_is_spoilt_while_it_polls_is_said_and_costs_nothing_un
             write(TOKEN.encode("utf-16"))
 
     write(TOKEN.encode())
-    with simulator("shop") as segment, Receiver(spoil) as receiver:
-        args = polling(segment, receiver, "-90h")
+    with segment_simulator("shop") as segment, Receiver(spoil) as receiver:
+        args = sidecar_options(segment, receiver, "-90h")
         env = {"SEGMENT_TOKEN": "", "SEGMENT_TOKEN_FILE": "token"}
         with sidecar(args, tmp_path, **env) as running:
             said = running.wait_for("error: SEGMENT_TOKEN_FILE: token: is UTF-16; save it as UTF-8")

@@ -95,7 +95,7 @@ def logs_in(file: Path) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_is_valid(collector_program: Path, name: str) -> None:
+def test_each_configuration_is_valid(collector_program: Path, name: str) -> None:
     env = {SECRETS[name]: KEY} if name in SECRETS else {}
     done = validate(collector_program, name, **env)
     assert (done.returncode, done.stderr) == (0, "")

@@ -47,7 +47,7 @@ def test_a_run_waits_for_segments_name_as_long_as_it_was_told(folder: Path) -> N
     assert "no complete answer within 2 s" in done.stderr
 
 
-def test_doctor_waits_no_longer(folder: Path) -> None:
+def test_doctor_waits_as_long(folder: Path) -> None:
     done = run("doctor", folder)
     assert done.code == 1
     assert "no complete answer within 2 s" in done.stdout.decode()
@@ -55,7 +55,7 @@ def test_doctor_waits_no_longer(folder: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_signal_ends_a_look_up(command: str, number: int, folder: Path) -> None:
+def test_a_signal_ends_a_name_lookup(command: str, number: int, folder: Path) -> None:
     """Within the ten seconds that are promised."""
     process = start_program(*COMMANDS[command], cwd=folder, SEGMENT_TOKEN=TOKEN, PYTHONPATH=str(folder))
     with process:

@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from support.polled import AWAY, COLLECTION, Polled
+from support.polled_folder import AWAY, COLLECTION, PolledFolder
 from support.program import Done, run_program, start_program
 from support.tiers import swept
 
@@ -29,7 +29,7 @@ NOBODY = 65534
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Polled]:
+def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PolledFolder]:
     """Seven hours were downloaded, and nothing was delivered."""
     folder, clock = tmp_path_factory.mktemp("state-folder"), SimulatedClock()
     hour = hour_of(clock.now_ns())
@@ -38,19 +38,19 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Polled]:
     )
     with Simulator(config, clock) as segment:
         window = ("--since", hour_text(hour - 10), "--until", hour_text(hour - 3))
-        polled = Polled(segment, folder, window)
+        polled = PolledFolder(segment, folder, window)
         assert polled.run(AWAY, "--wait", "0s").code == 4
         yield polled
 
 
 @pytest.fixture
-def pending(original: Polled, tmp_path: Path) -> Polled:
+def pending(original: PolledFolder, tmp_path: Path) -> PolledFolder:
     """A copy, to be damaged."""
     return original.copied_to(tmp_path / "copy")
 
 
 @pytest.fixture(scope="module")
-def expected(original: Polled, tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+def expected(original: PolledFolder, tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """The `log.record.uid`s that come if nothing is damaged. Each tells a record's bytes."""
     copy = original.copied_to(tmp_path_factory.mktemp("undamaged"))
     with Receiver() as receiver:
@@ -64,17 +64,17 @@ def received(receiver: Receiver) -> set[str]:
     return {each.value.string_value for each in attributes if each.key == "log.record.uid"}
 
 
-def delivered(polled: Polled, expected: set[str], code: int = DELIVERED) -> Done:
+def delivered(polled: PolledFolder, expected: set[str], code: int = DELIVERED) -> Done:
     """A run that delivers everything, after which the ledger adds up."""
     with Receiver() as receiver:
         done = polled.run(receiver.http_endpoint)
         assert (done.code, received(receiver)) == (code, expected), done.stderr
-    found = polled.look("audit")[1]
+    found = polled.report("audit")[1]
     assert (found["problems"], found["sums"]["pending"]) == ([], 0)
     return done
 
 
-def first_spooled(polled: Polled) -> Path:
+def first_spooled(polled: PolledFolder) -> Path:
     [[number]] = polled.sql("SELECT min(id) FROM objects WHERE state = 'spooled' AND records > 5")
     return polled.state / "spool" / str(number)
 
@@ -90,7 +90,7 @@ def letters(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["spool", "digests"])
-def test_a_link_in_the_place_of_a_folder_is_refused(pending: Polled, tmp_path: Path, name: str) -> None:
+def test_a_link_in_the_place_of_a_folder_is_refused(pending: PolledFolder, tmp_path: Path, name: str) -> None:
     other = letters(tmp_path / "other")
     mode = other.stat().st_mode
     shutil.rmtree(pending.state / name)
@@ -105,7 +105,7 @@ def test_a_link_in_the_place_of_a_folder_is_refused(pending: Polled, tmp_path: P
     "content", ["spool/letter.txt", "spool/1", "digests/1", "letter.txt", "lock", "ballast"]
 )
 def test_a_folder_that_is_not_ours_is_refused_and_not_touched(
-    original: Polled, tmp_path: Path, content: str, mode: int
+    original: PolledFolder, tmp_path: Path, content: str, mode: int
 ) -> None:
     folder = tmp_path / "var"
     file = folder / content
@@ -127,7 +127,7 @@ def test_a_folder_that_is_not_ours_is_refused_and_not_touched(
 )
 @pytest.mark.parametrize("kind", ["hard link", "symbolic link"])
 def test_a_file_behind_a_link_is_never_written_or_removed(
-    pending: Polled, expected: set[str], tmp_path: Path, name: str, kind: str
+    pending: PolledFolder, expected: set[str], tmp_path: Path, name: str, kind: str
 ) -> None:
     letter, entry = tmp_path / "letter", pending.state / name
     letter.write_text("Dear Ada")
@@ -143,7 +143,7 @@ def test_a_file_behind_a_link_is_never_written_or_removed(
     assert str(entry) in done.stderr
 
 
-def test_a_strange_lock_file_does_not_stop_those_who_look(pending: Polled) -> None:
+def test_a_strange_lock_file_does_not_stop_those_who_look(pending: PolledFolder) -> None:
     (pending.state / "lock").unlink()
     (pending.state / "lock").symlink_to(pending.folder)
     for command in ("status", "audit", "plan"):
@@ -158,7 +158,7 @@ def test_a_strange_lock_file_does_not_stop_those_who_look(pending: Polled) -> No
     "name", swept(["ledger.sqlite3", "ledger.sqlite3-journal", "faillog-otel-state"], ["ledger.sqlite3"])
 )
 def test_a_ledger_that_is_not_a_file_of_ours_is_refused(
-    pending: Polled, tmp_path: Path, name: str, kind: str
+    pending: PolledFolder, tmp_path: Path, name: str, kind: str
 ) -> None:
     entry, letter = pending.state / name, tmp_path / "letter"
     if entry.exists():
@@ -183,7 +183,7 @@ def test_a_ledger_that_is_not_a_file_of_ours_is_refused(
     swept(["ballast.part", "ballast", "lock", "spool/1.part", "spool/notes", "digests/x"], ["spool/notes"]),
 )
 def test_a_folder_in_the_place_of_a_file_is_reported_and_does_not_stop_the_run(
-    pending: Polled, expected: set[str], name: str
+    pending: PolledFolder, expected: set[str], name: str
 ) -> None:
     entry = pending.state / name
     entry.unlink(missing_ok=True)
@@ -197,7 +197,7 @@ def test_a_folder_in_the_place_of_a_file_is_reported_and_does_not_stop_the_run(
 
 @pytest.mark.parametrize("name", swept(["1", "1.part", "2.part"], ["1"]))
 def test_a_folder_that_has_the_name_of_a_coming_download_costs_another_listing(
-    original: Polled, expected: set[str], tmp_path: Path, name: str
+    original: PolledFolder, expected: set[str], tmp_path: Path, name: str
 ) -> None:
     fresh = original.in_folder(tmp_path)
     (fresh.state / "spool" / name).mkdir(parents=True)
@@ -207,7 +207,7 @@ def test_a_folder_that_has_the_name_of_a_coming_download_costs_another_listing(
 
 
 def test_a_folder_that_has_the_name_of_digests_to_come_costs_nothing(
-    pending: Polled, original: Polled, expected: set[str], tmp_path: Path
+    pending: PolledFolder, original: PolledFolder, expected: set[str], tmp_path: Path
 ) -> None:
     later = original.copied_to(tmp_path / "later")
     delivered(later, expected)
@@ -220,7 +220,7 @@ def test_a_folder_that_has_the_name_of_digests_to_come_costs_nothing(
 
 
 def test_a_folder_that_has_the_name_of_an_hours_digests_costs_duplicates_only(
-    pending: Polled, expected: set[str]
+    pending: PolledFolder, expected: set[str]
 ) -> None:
     delivered(pending, expected)
     digests = next((pending.state / "digests").iterdir())
@@ -238,7 +238,7 @@ def test_a_folder_that_has_the_name_of_an_hours_digests_costs_duplicates_only(
     assert f"{digests}: is a folder" in done.stderr
 
 
-def test_a_link_to_a_state_folder_is_refused(pending: Polled) -> None:
+def test_a_link_to_a_state_folder_is_refused(pending: PolledFolder) -> None:
     link = pending.folder / "link"
     link.symlink_to(pending.state)
     done = pending.run(AWAY, "--state-dir", str(link))
@@ -246,7 +246,7 @@ def test_a_link_to_a_state_folder_is_refused(pending: Polled) -> None:
 
 
 @pytest.mark.parametrize("name", swept([".", "spool", "digests", "ledger.sqlite3"], ["."]))
-def test_what_belongs_to_another_user_is_refused(pending: Polled, name: str) -> None:
+def test_what_belongs_to_another_user_is_refused(pending: PolledFolder, name: str) -> None:
     entry = pending.state / name
     os.chown(entry, NOBODY, NOBODY)
     mode = entry.stat().st_mode
@@ -255,7 +255,9 @@ def test_what_belongs_to_another_user_is_refused(pending: Polled, name: str) -> 
     assert (entry.stat().st_uid, entry.stat().st_mode) == (NOBODY, mode)
 
 
-def test_a_new_file_system_counts_as_empty(original: Polled, expected: set[str], tmp_path: Path) -> None:
+def test_a_new_file_system_counts_as_empty(
+    original: PolledFolder, expected: set[str], tmp_path: Path
+) -> None:
     fresh = original.in_folder(tmp_path)
     (fresh.state / "lost+found").mkdir(parents=True)
     os.chown(fresh.state / "lost+found", NOBODY, NOBODY)
@@ -263,7 +265,7 @@ def test_a_new_file_system_counts_as_empty(original: Polled, expected: set[str],
 
 
 def test_a_start_that_was_cut_off_counts_as_empty(
-    original: Polled, expected: set[str], tmp_path: Path
+    original: PolledFolder, expected: set[str], tmp_path: Path
 ) -> None:
     fresh = original.in_folder(tmp_path)
     fresh.state.mkdir()
@@ -273,7 +275,7 @@ def test_a_start_that_was_cut_off_counts_as_empty(
 
 @pytest.mark.parametrize("more", [(), ("notes.txt",)], ids=["alone", "with a person's file"])
 def test_a_folder_of_version_0_1_0_is_taken_over(
-    pending: Polled, expected: set[str], more: tuple[str, ...]
+    pending: PolledFolder, expected: set[str], more: tuple[str, ...]
 ) -> None:
     """Its ledger had schema version 2, and there was no marker."""
     (pending.state / "faillog-otel-state").unlink()
@@ -285,7 +287,7 @@ def test_a_folder_of_version_0_1_0_is_taken_over(
     assert all((pending.state / name).read_text() == "Dear Ada" for name in more)
 
 
-def test_another_programs_database_is_refused(original: Polled, tmp_path: Path) -> None:
+def test_another_programs_database_is_refused(original: PolledFolder, tmp_path: Path) -> None:
     folder = tmp_path / "state"
     folder.mkdir()
     with closing(sqlite3.connect(folder / "ledger.sqlite3")) as database, database:
@@ -298,7 +300,7 @@ def test_another_programs_database_is_refused(original: Polled, tmp_path: Path) 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"SQLite format 3\0" + bytes(84)])
 def test_somebody_elses_ledger_sqlite3_makes_no_folder_ours(
-    original: Polled, tmp_path: Path, content: bytes
+    original: PolledFolder, tmp_path: Path, content: bytes
 ) -> None:
     folder = tmp_path / "state"
     (folder / "spool").mkdir(parents=True)
@@ -311,7 +313,9 @@ def test_somebody_elses_ledger_sqlite3_makes_no_folder_ours(
     assert stat.S_IMODE(folder.stat().st_mode) == 0o755
 
 
-def test_another_programs_database_of_the_same_version_is_refused(original: Polled, tmp_path: Path) -> None:
+def test_another_programs_database_of_the_same_version_is_refused(
+    original: PolledFolder, tmp_path: Path
+) -> None:
     folder = tmp_path / "state"
     folder.mkdir()
     with closing(sqlite3.connect(folder / "ledger.sqlite3")) as other, other:
@@ -325,7 +329,7 @@ def test_another_programs_database_of_the_same_version_is_refused(original: Poll
 
 @pytest.mark.parametrize("with_ledger", [False, True])
 def test_a_first_start_of_version_0_1_0_that_was_cut_off_is_taken_over(
-    original: Polled, expected: set[str], tmp_path: Path, with_ledger: bool
+    original: PolledFolder, expected: set[str], tmp_path: Path, with_ledger: bool
 ) -> None:
     fresh = original.in_folder(tmp_path)
     for name in ("spool", "digests"):
@@ -336,13 +340,15 @@ def test_a_first_start_of_version_0_1_0_that_was_cut_off_is_taken_over(
     delivered(fresh, expected)
 
 
-def test_a_folder_of_a_newer_version_is_refused(pending: Polled) -> None:
+def test_a_folder_of_a_newer_version_is_refused(pending: PolledFolder) -> None:
     (pending.state / "faillog-otel-state").write_text("faillog-otel state folder 2\n")
     done = pending.run(AWAY)
     assert (done.code, "is damaged, or a newer faillog-otel made it" in done.stderr) == (BROKEN, True)
 
 
-def test_files_of_ours_that_the_ledger_does_not_know_are_removed(pending: Polled, expected: set[str]) -> None:
+def test_files_of_ours_that_the_ledger_does_not_know_are_removed(
+    pending: PolledFolder, expected: set[str]
+) -> None:
     left = [
         pending.state / "spool" / name
         for name in (
@@ -361,7 +367,7 @@ def test_files_of_ours_that_the_ledger_does_not_know_are_removed(pending: Polled
     assert not any(path.exists() for path in left)
 
 
-def test_after_the_lock_file_was_deleted_a_second_process_is_still_refused(pending: Polled) -> None:
+def test_after_the_lock_file_was_deleted_a_second_process_is_still_refused(pending: PolledFolder) -> None:
     lock, token = pending.state / "lock", pending.segment.token
     first = start_program(
         *("run", *pending.options, "--endpoint", AWAY), cwd=pending.folder, SEGMENT_TOKEN=token
@@ -372,7 +378,7 @@ def test_after_the_lock_file_was_deleted_a_second_process_is_still_refused(pendi
         lock.unlink()
         done = pending.run(AWAY)
         assert (done.code, "holds it; stop that process" in done.stderr) == (BROKEN, True), done.stderr
-        assert pending.look("doctor")[1]["findings"]
+        assert pending.report("doctor")[1]["findings"]
     finally:
         first.kill()
         first.communicate()
@@ -414,7 +420,7 @@ def link_to_another(path: Path) -> None:
     "damage", swept([flip, cut, append, zero, Path.unlink, make_folder, link_to_another], [flip])
 )
 def test_a_spooled_object_that_the_disk_changed_is_downloaded_again(
-    pending: Polled, expected: set[str], damage: Callable[[Path], None]
+    pending: PolledFolder, expected: set[str], damage: Callable[[Path], None]
 ) -> None:
     damage(first_spooled(pending))
     done = delivered(pending, expected)
@@ -430,7 +436,7 @@ def put_another(path: Path) -> None:
     "damage", swept([flip, cut, append, zero, Path.unlink, make_folder, put_another], [cut, put_another])
 )
 def test_without_a_usable_exchange_index_the_same_bytes_are_sent(
-    pending: Polled, tmp_path: Path, damage: Callable[[Path], None]
+    pending: PolledFolder, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     """Also those records that need the answer or the trace context of an exchange."""
     damaged = pending.copied_to(tmp_path / "damaged")
@@ -439,35 +445,35 @@ def test_without_a_usable_exchange_index_the_same_bytes_are_sent(
     assert sent(damaged) == sent(pending)
 
 
-def sent(polled: Polled) -> list[bytes]:
+def sent(polled: PolledFolder) -> list[bytes]:
     """All records and spans of a run, after which the spool is empty but for entries that are not ours."""
     with Receiver() as receiver:
         done = polled.run(receiver.http_endpoint)
         assert done.code == DELIVERED, done.stderr
         found = [*receiver.logs(), *receiver.spans()]
     assert not [each for each in polled.state.joinpath("spool").iterdir() if each.is_file()]
-    assert polled.look("audit")[0].code == 0
+    assert polled.report("audit")[0].code == 0
     return sorted(each.SerializeToString(deterministic=True) for each in found)
 
 
 @pytest.mark.parametrize("limit", ["1KiB", "100"])
 def test_an_object_is_forwarded_with_the_limits_it_was_counted_with(
-    pending: Polled, expected: set[str], limit: str
+    pending: PolledFolder, expected: set[str], limit: str
 ) -> None:
     with Receiver() as receiver:
         done = run_program(
-            *("run", *pending.polling(receiver.http_endpoint)),
+            *("run", *pending.once_options(receiver.http_endpoint)),
             cwd=pending.folder,
             SEGMENT_TOKEN=pending.segment.token,
             FAILLOG_MAX_CONTENT=limit,
         )
         assert (done.code, received(receiver)) == (DELIVERED, expected), done.stderr
-    assert pending.look("audit")[0].code == 0
+    assert pending.report("audit")[0].code == 0
 
 
 @pytest.mark.parametrize("change", swept([-3, +3, +1000], [-3]))
 def test_a_wrong_number_of_records_is_reported_once_and_ends_nothing(
-    pending: Polled, expected: set[str], change: int
+    pending: PolledFolder, expected: set[str], change: int
 ) -> None:
     number = first_spooled(pending).name
     pending.sql(
@@ -483,7 +489,7 @@ def test_a_wrong_number_of_records_is_reported_once_and_ends_nothing(
 
 
 def test_a_ledger_of_version_0_1_0_whose_position_ran_past_its_records_is_mended(
-    pending: Polled, expected: set[str]
+    pending: PolledFolder, expected: set[str]
 ) -> None:
     """As 0.1.0 left it when FAILLOG_MAX_CONTENT was changed: `pending` was negative, later in `past`, too."""
     delivered(pending, expected)
@@ -492,11 +498,11 @@ def test_a_ledger_of_version_0_1_0_whose_position_ran_past_its_records_is_mended
     for hour in (-1, 400_000):
         pending.sql("INSERT INTO past VALUES (?, ?, 1, 2, 0, 2, 188, 0, 0, 0, 0)", COLLECTION, hour)
     assert pending.run(AWAY).code == 0
-    found = pending.look("audit")[1]
+    found = pending.report("audit")[1]
     assert (found["holds"], found["sums"]["pending"]) == (True, 0)
 
 
-def test_counts_can_never_be_negative(pending: Polled) -> None:
+def test_counts_can_never_be_negative(pending: PolledFolder) -> None:
     with closing(sqlite3.connect(pending.state / "ledger.sqlite3")) as ledger:
         for column in ("position", "records", "exported", "rejected", "quarantined", "duplicate", "blank"):
             with pytest.raises(sqlite3.IntegrityError, match="CHECK constraint failed"):
@@ -504,7 +510,7 @@ def test_counts_can_never_be_negative(pending: Polled) -> None:
 
 
 def test_entries_of_the_quarantine_that_the_disk_changed_are_not_sent(
-    pending: Polled, expected: set[str]
+    pending: PolledFolder, expected: set[str]
 ) -> None:
     delivered(pending, expected)
     pending.sql("UPDATE kept SET entry = CAST(replace(entry, 'sha256\":\"', 'sha256\":\"0') AS BLOB)")
@@ -513,7 +519,7 @@ def test_entries_of_the_quarantine_that_the_disk_changed_are_not_sent(
 
 
 def test_digests_that_know_more_than_the_ledger_are_forgotten(
-    original: Polled, pending: Polled, expected: set[str], tmp_path: Path
+    original: PolledFolder, pending: PolledFolder, expected: set[str], tmp_path: Path
 ) -> None:
     """The disk lost the end of the ledger's journal: what it knew of may never have been delivered."""
     later = original.copied_to(tmp_path / "later")
@@ -524,7 +530,7 @@ def test_digests_that_know_more_than_the_ledger_are_forgotten(
     assert "knows more records than the ledger" in done.stderr
 
 
-def test_records_that_segment_no_longer_has_are_said_to_be_lost(pending: Polled) -> None:
+def test_records_that_segment_no_longer_has_are_said_to_be_lost(pending: PolledFolder) -> None:
     """Their spool file is gone, and so is their hour."""
     path = first_spooled(pending)
     pending.sql("UPDATE objects SET hour = hour - 40 * 24 WHERE id = ?", path.name)
@@ -542,7 +548,7 @@ def test_records_that_segment_no_longer_has_are_said_to_be_lost(pending: Polled)
 
 
 def test_a_run_that_cannot_record_results_ends_and_sends_nothing_again_and_again(
-    pending: Polled, monkeypatch: pytest.MonkeyPatch
+    pending: PolledFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process holds the ledger from the first request on, for good."""
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.01)
@@ -554,11 +560,13 @@ def test_a_run_that_cannot_record_results_ends_and_sends_nothing_again_and_again
             held[0].execute("BEGIN EXCLUSIVE")
 
     with Receiver(hold) as receiver:
-        found = pending.at_its_time("run", *pending.polling(receiver.http_endpoint), "--wait", "1s")
+        found = pending.run_at_segment_time(
+            "run", *pending.once_options(receiver.http_endpoint), "--wait", "1s"
+        )
     held[0].close()
     assert found["exit"] == BROKEN
     assert len(receiver.received) <= 4 * 12
-    assert pending.look("audit")[0].code == 0
+    assert pending.report("audit")[0].code == 0
 
 
 DAMAGE = [
@@ -576,7 +584,9 @@ DAMAGE = [
 
 @pytest.mark.parametrize("command", ["run", "status", "plan"])
 @pytest.mark.parametrize("statement", swept(DAMAGE, DAMAGE[-2:]))
-def test_damaged_values_never_end_with_a_traceback(pending: Polled, statement: str, command: str) -> None:
+def test_damaged_values_never_end_with_a_traceback(
+    pending: PolledFolder, statement: str, command: str
+) -> None:
     pending.sql(statement)
     options = ["--once", *pending.options] if command == "run" else ["--state-dir", str(pending.state)]
     done = run_program(
@@ -605,7 +615,7 @@ def damaged_text(path: Path, text: bytes) -> None:
 )
 @pytest.mark.parametrize("command", ["run", "replay", *LOOKS])
 def test_a_ledger_that_holds_damaged_text_never_ends_with_a_traceback(
-    pending: Polled, text: bytes, command: str
+    pending: PolledFolder, text: bytes, command: str
 ) -> None:
     damaged_text(pending.state / "ledger.sqlite3", text)
     options = ["--once", *pending.options] if command == "run" else ["--state-dir", str(pending.state)]

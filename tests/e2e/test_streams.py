@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.events import attempt, error, exchange, lines
-from support.polled import Polled, simulated
+from support.polled_folder import PolledFolder, polled_folder
 from support.program import PROGRAM, environment
 from support.tiers import swept
 
@@ -27,8 +27,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def polled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Polled]:
-    with simulated(tmp_path_factory.mktemp("streams")) as polled, Receiver() as receiver:
+def polled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PolledFolder]:
+    with polled_folder(tmp_path_factory.mktemp("streams")) as polled, Receiver() as receiver:
         assert polled.run(receiver.http_endpoint).code == 3
         yield polled
 
@@ -98,7 +98,7 @@ def test_redact_ends_quietly_when_its_reader_does(folder: Path) -> None:
     "where", swept(["| true", "2>&1 | true", "> /dev/full", "> /dev/full 2>&1"], ["> /dev/full"])
 )
 def test_a_report_that_cannot_be_written_changes_no_exit_code(
-    polled: Polled, folder: Path, command: str, code: int, where: str
+    polled: PolledFolder, folder: Path, command: str, code: int, where: str
 ) -> None:
     folder.joinpath("state").symlink_to(polled.state)
     command = command.replace("--state-dir state", f"--state-dir {polled.state}")

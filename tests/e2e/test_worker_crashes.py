@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.delivering import targets
+from support.delivery import targets
 from support.events import error, lines
-from support.working import COMMAND, worked
+from support.worker_run import COMMAND, run_with_workers
 
 from faillog_otel.config import DeliveryConfig, MappingConfig, RunConfig
 from faillog_otel.ledger.results import Accounted
@@ -62,7 +62,9 @@ def test_a_worker_that_dies_in_the_middle_of_a_message_is_replaced(
     path.write_bytes(lines(*[error(messageId=f"m{n}") for n in range(100)]))
     with Receiver() as receiver:
         command = [*BREAKS_OFF, "SIGKILL", str(tmp_path / "mark")]
-        done = worked([path], receiver.http_endpoint, tmp_path, workers=1, size=10**6, command=command)
+        done = run_with_workers(
+            [path], receiver.http_endpoint, tmp_path, workers=1, size=10**6, command=command
+        )
         assert (done.problems, done.counts.records, done.counts.exported) == ([], 100, 100)
         assert len(receiver.logs()) == 100
     assert caplog.messages == ["a worker crashed (signal 9) at events; another one continues"]
@@ -81,7 +83,7 @@ def test_a_worker_that_is_stopped_in_the_middle_of_a_message_holds_up_no_other(t
         bytes_done += accounted.delivered
 
     with Receiver() as receiver:
-        done = worked(
+        done = run_with_workers(
             paths,
             receiver.http_endpoint,
             tmp_path,
@@ -124,7 +126,7 @@ def reports(channel: Channel) -> Iterator[Report]:
         yield from map(read_report, channel.receive_available())
 
 
-def test_large_orders_and_large_reports_pass_each_other(tmp_path: Path) -> None:
+def test_large_messages_in_both_directions_do_not_deadlock(tmp_path: Path) -> None:
     """Each is many times what a socket holds, and none is received before all orders are sent."""
     path = tmp_path / "events"
     path.write_bytes(b"{ broken\n")

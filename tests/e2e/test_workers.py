@@ -18,7 +18,7 @@ from msgspec import to_builtins
 from support.events import attempt, error, exchange, lines
 from support.program import PROGRAM, Done, environment, run_program, start_program
 from support.tiers import slow_case, swept
-from support.working import children, worked, worker_processes
+from support.worker_run import child_processes, run_with_workers, worker_processes
 
 from faillog_otel.config import Signal
 from faillog_otel.pipeline.workers import MAX_CRASHES
@@ -74,7 +74,7 @@ def entries(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
 
 
-def test_any_number_of_workers_does_the_same(tmp_path: Path) -> None:
+def test_any_number_of_workers_gives_the_same_result(tmp_path: Path) -> None:
     """Bytes, counts, and the quarantine in the order of the files; cut, packed, whole and small files."""
     one, two, three = tmp_path / "1.jsonl", tmp_path / "2.gz", tmp_path / "3.json"
     one.write_bytes(events(60))
@@ -88,7 +88,7 @@ def test_any_number_of_workers_does_the_same(tmp_path: Path) -> None:
         folder = tmp_path / f"{workers}-{size}"
         folder.mkdir()
         with Receiver() as receiver:
-            done = worked(
+            done = run_with_workers(
                 [one, *small, two, three], receiver.http_endpoint, folder, workers=workers, size=size
             )
             assert done.problems == []
@@ -99,7 +99,7 @@ def test_any_number_of_workers_does_the_same(tmp_path: Path) -> None:
         assert other == found[0]
 
 
-def test_the_program_says_the_same_with_workers(tmp_path: Path) -> None:
+def test_the_output_is_the_same_with_workers(tmp_path: Path) -> None:
     """Parts are of a MiB at least: a file of 3 MiB has some."""
     data = events(4500)
     assert len(data) > 3 * 2**20
@@ -157,7 +157,7 @@ def test_a_worker_that_is_killed_loses_nothing(tmp_path: Path) -> None:
 
     def killing(request: int, pid: int) -> Reply | None:
         if request in (4, 9):
-            os.kill(children(pid)[0], signal.SIGKILL)
+            os.kill(child_processes(pid)[0], signal.SIGKILL)
         return None
 
     done, found = run_with(tmp_path, killing, "events")
@@ -169,7 +169,7 @@ def test_a_worker_that_is_killed_loses_nothing(tmp_path: Path) -> None:
     assert len(entries(tmp_path / "faillog-quarantine.jsonl")) == done.summary["quarantined"]
 
 
-def test_what_every_worker_dies_over_is_given_up_and_the_rest_is_delivered(tmp_path: Path) -> None:
+def test_a_part_that_crashes_every_worker_is_given_up_and_the_rest_delivered(tmp_path: Path) -> None:
     """As a PATH that cannot be read on: the run ends with 2."""
     deadly, others = tmp_path / "deadly", tmp_path / "others"
     deadly.write_bytes(lines(*[error(messageId=f"deadly{n}") for n in range(30)]))
@@ -183,7 +183,7 @@ def test_what_every_worker_dies_over_is_given_up_and_the_rest_is_delivered(tmp_p
         return None
 
     with Receiver(killing) as receiver:
-        done = worked([deadly, others], receiver.http_endpoint, tmp_path, workers=1, size=5000)
+        done = run_with_workers([deadly, others], receiver.http_endpoint, tmp_path, workers=1, size=5000)
         (problem,) = done.problems
         assert problem.startswith(f"deadly: {MAX_CRASHES} workers crashed at the same records (signal 9); ")
         assert 30 <= done.counts.records == done.counts.exported < 60
@@ -198,7 +198,7 @@ def test_without_room_for_temporary_files_a_file_is_not_cut(tmp_path: Path) -> N
     with Receiver() as receiver:
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
         try:
-            done = worked([path], receiver.http_endpoint, tmp_path, workers=2, size=2000)
+            done = run_with_workers([path], receiver.http_endpoint, tmp_path, workers=2, size=2000)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert (done.problems, done.counts.exported) == ([], 301)
@@ -230,7 +230,7 @@ def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
 
     def killing(_request: int, pid: int) -> Reply | None:
         if not started:
-            started.update(children(pid))
+            started.update(child_processes(pid))
             os.kill(pid, signal.SIGKILL)
         return Reply(delay_seconds=60)
 
@@ -249,13 +249,13 @@ def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
     assert stderr.count(b"Traceback") == 0
 
 
-def test_sigterm_ends_all_workers_and_keeps_the_law(tmp_path: Path) -> None:
+def test_sigterm_ends_all_workers_and_the_counts_add_up(tmp_path: Path) -> None:
     """What was under way is pending or exported; nothing more is taken in, and no process stays."""
     tmp_path.joinpath("events").write_bytes(events(6000))
     started: set[int] = set()
 
     def stopping(request: int, pid: int) -> Reply | None:
-        started.update(children(pid))
+        started.update(child_processes(pid))
         if request == 3:
             os.kill(pid, signal.SIGTERM)
         return Reply(delay_seconds=30) if request >= 3 else None
@@ -278,7 +278,7 @@ def test_what_is_not_delivered_is_pending_in_the_order_of_the_files(tmp_path: Pa
     for number in (1, 3):
         folder = tmp_path / str(number)
         folder.mkdir()
-        done = worked(files, away(), folder, workers=number, size=size)
+        done = run_with_workers(files, away(), folder, workers=number, size=size)
         assert done.counts.pending == len(entries(folder / "pending")) > 250
         assert done.over
         found.append([each | {"detail": ""} for each in entries(folder / "pending")])
@@ -313,7 +313,7 @@ def test_the_pending_file_is_replayed_by_workers_too(tmp_path: Path) -> None:
     tmp_path.joinpath("more").write_bytes(lines(*[error(messageId=f"o{n}") for n in range(10)]))
     started: set[int] = set()
     done, found = run_with(
-        tmp_path, lambda _request, pid: started.update(children(pid)), pending.name, "more"
+        tmp_path, lambda _request, pid: started.update(child_processes(pid)), pending.name, "more"
     )
     assert done.code == 0
     assert done.summary["exported"] == len(found) == before + 10
@@ -321,7 +321,7 @@ def test_the_pending_file_is_replayed_by_workers_too(tmp_path: Path) -> None:
     assert not pending.exists()
 
 
-def test_a_module_in_the_working_directory_is_none_of_ours(tmp_path: Path) -> None:
+def test_modules_in_the_working_directory_are_not_imported(tmp_path: Path) -> None:
     tmp_path.joinpath("a").write_bytes(events(10, "a"))
     tmp_path.joinpath("b").write_bytes(events(10, "b"))
     tmp_path.joinpath("msgspec.py").write_text("raise SystemExit('not this one')")
@@ -408,7 +408,9 @@ def test_more_pipes_than_may_be_open_are_read_one_after_the_other(tmp_path: Path
     writing = threading.Thread(target=write)
     writing.start()
     with Receiver() as receiver:
-        done = worked(pipes, receiver.http_endpoint, tmp_path, workers=2, size=100, max_open_files=8)
+        done = run_with_workers(
+            pipes, receiver.http_endpoint, tmp_path, workers=2, size=100, max_open_files=8
+        )
         assert (done.problems, done.counts.exported) == ([], 60)
     writing.join()
 
@@ -428,7 +430,7 @@ def test_a_file_that_was_replaced_is_not_read_on_after_a_worker_died(tmp_path: P
         return None
 
     with Receiver(replacing) as receiver:
-        done = worked([path], receiver.http_endpoint, tmp_path, workers=1, size=10**6)
+        done = run_with_workers([path], receiver.http_endpoint, tmp_path, workers=1, size=10**6)
         [problem] = done.problems
         assert "events: was replaced while it was read; run it again" in problem
         assert not any(record.body.string_value.count("message n") for record in receiver.logs())

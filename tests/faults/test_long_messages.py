@@ -11,10 +11,10 @@ import msgspec
 import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
-from support.delivering import endpoint_of, targets
+from support.delivery import endpoint_of, targets
 from support.events import exchange, lines
-from support.peer import head_of, peer_that
 from support.program import run_measured
+from support.raw_server import raw_server, read_request
 
 from faillog_otel.config import DeliveryConfig, NetworkProtocol, Secret, Signal
 from faillog_otel.events.kept_record import Entry
@@ -113,10 +113,10 @@ def test_segments_errors_are_cut() -> None:
 
 def test_a_status_line_without_an_end_is_cut() -> None:
     def treat(connection: socket.socket) -> None:
-        head_of(connection)
+        read_request(connection)
         connection.sendall(b"x" * 60_000 + b"\r\n")
 
-    with peer_that(treat) as peer:
+    with raw_server(treat) as peer:
         api = SegmentApi(peer.origin, lambda: Secret("token"), "tests")
         found = api.check_token(0).outcome
         api.close()
@@ -136,10 +136,10 @@ def downloaded(head: str, known: ObjectVersion | None = None) -> tuple[DownloadO
     heads = []
 
     def treat(connection: socket.socket) -> None:
-        heads.append(head_of(connection))
+        heads.append(read_request(connection))
         connection.sendall(f"HTTP/1.1 200 OK\r\n{head}Content-Length: 2\r\n\r\nok".encode())
 
-    with peer_that(treat) as peer:
+    with raw_server(treat) as peer:
         downloader = Downloader((peer.address,), "tests")
         found = downloader.download(f"{peer.origin}/a", known, io.BytesIO(), lambda: False)
     return found, heads[0]

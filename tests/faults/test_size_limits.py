@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from support.clock import MovedClock
-from support.delivering import delivery_to, endpoint_of
+from support.delivery import delivery_to, endpoint_of
 from support.rust_collector import rust_collector
 
 from faillog_otel.config import NetworkProtocol, Signal
@@ -73,7 +73,7 @@ def fates(delivery: Delivery, items: list[EncodedEvent]) -> list[SendResults]:
 
 
 @pytest.mark.parametrize(("protocol", "reply"), SAYING_SO + SAYING_LESS)
-def test_what_fits_is_delivered(protocol: NetworkProtocol, reply: Reply) -> None:
+def test_records_within_the_limit_are_delivered(protocol: NetworkProtocol, reply: Reply) -> None:
     with limited(reply) as receiver:
         endpoint = endpoint_of(receiver, protocol)
         with delivery_to(endpoint, MovedClock(), protocol=protocol, wait_seconds=3600) as delivery:

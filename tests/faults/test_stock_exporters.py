@@ -24,7 +24,7 @@ from opentelemetry.sdk.trace.export import (
 )
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from support.clock import MovedClock
-from support.delivering import Scripted, delivery_to
+from support.delivery import ScriptedReplies, delivery_to
 
 from faillog_otel.events.kept_record import Rejection
 from faillog_otel.otlp.delivery import SendResults
@@ -66,12 +66,12 @@ def ours(receiver: Receiver, clock: MovedClock, wait_seconds: float = 30.0) -> l
 
 
 def test_a_partial_success_is_a_success_for_them_and_a_rejection_for_us() -> None:
-    with Receiver(Scripted(traces=[Reply(200, REJECTED), Reply(200, REJECTED)])) as receiver:
+    with Receiver(ScriptedReplies(traces=[Reply(200, REJECTED), Reply(200, REJECTED)])) as receiver:
         assert theirs(receiver) is SpanExportResult.SUCCESS
         assert ours(receiver, MovedClock()) == [{"traces": Rejection("traces", 1, 1, "no")}]
 
 
-def test_a_redirect_is_a_success_for_them_and_nothing_for_us() -> None:
+def test_a_redirect_is_a_success_for_them_and_unsent_for_us() -> None:
     with Receiver(lambda _signal, _body: Reply(302)) as receiver:
         assert theirs(receiver) is SpanExportResult.SUCCESS
         assert ours(receiver, MovedClock()) == [{"traces": Unsent()}]
@@ -80,7 +80,7 @@ def test_a_redirect_is_a_success_for_them_and_nothing_for_us() -> None:
 
 def test_they_give_up_within_their_timeout_and_we_go_on() -> None:
     """Ten seconds by default; one here, so that the test is short."""
-    with Receiver(Scripted(traces=[Reply(503)] * 50)) as receiver:
+    with Receiver(ScriptedReplies(traces=[Reply(503)] * 50)) as receiver:
         assert theirs(receiver, timeout=1) is SpanExportResult.FAILURE
         asked = len(receiver.received)
         assert asked < 10
@@ -90,9 +90,9 @@ def test_they_give_up_within_their_timeout_and_we_go_on() -> None:
         assert len(receiver.spans()) == 1
 
 
-def test_they_drop_at_once_when_they_shall_wait_longer_and_we_wait() -> None:
+def test_they_drop_at_once_when_asked_to_wait_longer_and_we_wait() -> None:
     reply = Reply(429, headers={"retry-after": "60"})
-    with Receiver(Scripted(traces=[reply, reply])) as receiver:
+    with Receiver(ScriptedReplies(traces=[reply, reply])) as receiver:
         assert theirs(receiver) is SpanExportResult.FAILURE
         assert len(receiver.received) == 1
         clock = MovedClock()
@@ -125,7 +125,7 @@ def test_their_batches_drop_spans_when_the_queue_is_full_and_ours_hold_the_reade
     processor.shutdown()  # type: ignore[no-untyped-call]  # the SDK's
     assert len(stuck.exported) < 104, "most of them are gone"
 
-    with Receiver(Scripted(traces=[Reply(503)] * 3)) as receiver:
+    with Receiver(ScriptedReplies(traces=[Reply(503)] * 3)) as receiver:
         clock: Any = MovedClock()
         with delivery_to(receiver.http_endpoint, clock) as delivery:
             tickets = [delivery.submit([ITEM]) for _ in range(104)]

@@ -8,7 +8,7 @@ import pytest
 import trustme
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from support.clock import MovedClock
-from support.delivering import delivery_to, endpoint_of
+from support.delivery import delivery_to, endpoint_of
 from support.events import error, lines
 from support.program import run_program
 
@@ -82,7 +82,9 @@ def test_a_custom_ca_is_trusted(authority: Authority, protocol: NetworkProtocol)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_the_wrong_ca_is_not(authority: Authority, stranger: Authority, protocol: NetworkProtocol) -> None:
+def test_a_wrong_ca_is_not_trusted(
+    authority: Authority, stranger: Authority, protocol: NetworkProtocol
+) -> None:
     with Receiver(identity=authority.identity()) as receiver:
         for files in ({"certificate": stranger.file}, {}):
             results, why = send(receiver, protocol, **files)
@@ -95,7 +97,7 @@ def test_the_wrong_ca_is_not(authority: Authority, stranger: Authority, protocol
 @pytest.mark.parametrize(
     "made", [{"name": "10.0.0.1"}, {"not_before": LONG_AGO, "not_after": LONG_AGO.replace(year=2021)}]
 )
-def test_neither_is_a_wrong_name_or_an_expired_certificate(
+def test_a_wrong_name_or_an_expired_certificate_is_refused(
     authority: Authority, protocol: NetworkProtocol, made: dict[str, object]
 ) -> None:
     with Receiver(identity=authority.identity(**made)) as receiver:  # type: ignore[arg-type]  # see made

@@ -98,7 +98,7 @@ def test_a_run_that_waits_forever_says_it_and_goes_on(ports: Ports, events: Path
     assert process.returncode == 130
 
 
-def test_what_is_not_there_yet_is_waited_for(events: Path) -> None:
+def test_an_unreachable_collector_is_waited_for(events: Path) -> None:
     """A port that nobody listens at, and a name that is not known, may be right later."""
     for endpoint in (f"http://127.0.0.1:{unused_port()}", "http://collector.invalid:4318"):
         for protocol in ("http/protobuf", "grpc"):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.peer import Peer, head_of, peer_that
+from support.raw_server import RawServer, raw_server, read_request
 
 from faillog_otel.clock import HOUR_NS
 from faillog_otel.config import Secret
@@ -54,13 +54,13 @@ CLIENTS = [is_downloaded, is_token_checked, is_collector_reached]
 
 
 def answer(connection: socket.socket) -> None:
-    head_of(connection)
+    read_request(connection)
     connection.sendall(OK)
 
 
 def noting(heads: list[str]) -> Callable[[socket.socket], None]:
     def treat(connection: socket.socket) -> None:
-        heads.append(head_of(connection).decode())
+        heads.append(read_request(connection).decode())
         connection.sendall(OK)
 
     return treat
@@ -96,7 +96,7 @@ def test_an_address_where_nobody_listens_is_followed_by_the_next(
     reaches: Callable[[str], bool], look_up: dict[str, tuple[str, ...]]
 ) -> None:
     look_up["localhost"] = ("::1", "127.0.0.1")
-    with peer_that(answer) as peer:
+    with raw_server(answer) as peer:
         assert reaches(f"http://localhost:{peer.port}")
 
 
@@ -106,7 +106,7 @@ def test_an_address_that_is_silent_leaves_time_for_the_next(
 ) -> None:
     """A host may have an IPv6 address that a firewall swallows."""
     look_up["localhost"] = ("::1", "127.0.0.1")
-    with peer_that(answer) as peer, silent("::1", peer.port):
+    with raw_server(answer) as peer, silent("::1", peer.port):
         assert reaches(f"http://localhost:{peer.port}")
 
 
@@ -116,7 +116,7 @@ def test_a_family_that_leads_nowhere_takes_turns_with_the_other(
 ) -> None:
     """Eight silent IPv6 addresses cost the time of one."""
     look_up["localhost"] = (*["::1"] * 8, "127.0.0.1")
-    with peer_that(answer) as peer, silent("::1", peer.port):
+    with raw_server(answer) as peer, silent("::1", peer.port):
         assert reaches(f"http://localhost:{peer.port}")
 
 
@@ -160,7 +160,7 @@ def test_a_host_is_the_same_however_it_is_written(
 ) -> None:
     address = "::1" if ":" in written else "127.0.0.1"
     look_up |= {"xn--bcher-kva.example": (address,), "localhost": (address,)}
-    with peer_that(answer, host=address) as peer:
+    with raw_server(answer, host=address) as peer:
         url = f"http://{written}:{peer.port}/a"
         assert isinstance(download(url, named.replace("PORT", str(peer.port))), Downloaded)
         assert isinstance(
@@ -182,21 +182,21 @@ def test_a_host_is_the_same_however_it_is_written(
     ],
 )
 def test_the_host_is_sent_as_a_signer_signs_it_without_the_default_port(
-    url: str, host: str, look_up: dict[str, tuple[str, ...]], redirected: Callable[[Peer], None]
+    url: str, host: str, look_up: dict[str, tuple[str, ...]], redirected: Callable[[RawServer], None]
 ) -> None:
     heads: list[str] = []
     look_up |= dict.fromkeys(("localhost", "xn--bcher-kva.example"), ("127.0.0.1",))
-    with peer_that(noting(heads)) as peer:
+    with raw_server(noting(heads)) as peer:
         redirected(peer)
         assert isinstance(download(url, "localhost", "[::1]", "bücher.example"), Downloaded)
     assert f"\r\nhost: {host}\r\n" in heads[0].lower()
 
 
 @pytest.fixture
-def redirected(monkeypatch: pytest.MonkeyPatch) -> Callable[[Peer], None]:
+def redirected(monkeypatch: pytest.MonkeyPatch) -> Callable[[RawServer], None]:
     """Has every new connection end at a peer, as a router may: no test listens on ports 80 and 443."""
 
-    def to(peer: Peer) -> None:
+    def to(peer: RawServer) -> None:
         real = socket.create_connection
         monkeypatch.setattr(
             socket,
@@ -213,7 +213,7 @@ URL_BYTES = st.text(st.sampled_from("abzAZ019-._~:/@!$&'()*+,;=%25%2F%zz[]"), ma
 def test_path_and_query_are_sent_byte_for_byte() -> None:
     """A signature covers them as they are written: nothing is escaped, unescaped or put in order."""
     heads: list[str] = []
-    with peer_that(noting(heads)) as peer:
+    with raw_server(noting(heads)) as peer:
         downloader = Downloader((peer.address,), "tests")  # for all examples: it takes long to make
 
         @given(URL_BYTES.map("/{}".format), URL_BYTES.filter(bool))
@@ -228,11 +228,11 @@ def test_path_and_query_are_sent_byte_for_byte() -> None:
 @pytest.mark.parametrize(
     "url", ["http://[fe80::1%25lo]/a", "http://[::1/a", "http://a_ü..b/a", "https://%/a"]
 )
-def test_a_host_that_is_none_is_refused(url: str) -> None:
+def test_an_invalid_host_is_refused(url: str) -> None:
     assert isinstance(download(url, "localhost"), DownloadRefused)
 
 
-def test_what_is_away_is_tried_again_another_time(look_up: dict[str, tuple[str, ...]]) -> None:
+def test_an_unreachable_host_is_tried_again_later(look_up: dict[str, tuple[str, ...]]) -> None:
     """A failure of the network is no refusal."""
     look_up["localhost"] = ("::1", "127.0.0.1")
     assert isinstance(download("http://localhost:1/a", "localhost"), DownloadFailed)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import certifi
 import pytest
-from support.peer import Peer, head_of, identity_for_tls, peer_that
+from support.raw_server import RawServer, identity_for_tls, raw_server, read_request
 
 from faillog_otel.clock import HOUR_NS
 from faillog_otel.config import Secret, SegmentConfig
@@ -24,18 +24,18 @@ from faillog_otel.segment.http_client import Network, network_of
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
 
-def check(peer: Peer, network: Network) -> object:
+def check(peer: RawServer, network: Network) -> object:
     with closing(SegmentApi(peer.origin, lambda: Secret("token"), "tests", network=network)) as api:
         return api.check_token(HOUR_NS).outcome
 
 
-def download(peer: Peer, network: Network) -> object:
+def download(peer: RawServer, network: Network) -> object:
     downloader = Downloader((peer.address,), "tests", network=network)
     return downloader.download(f"{peer.origin}/a", None, io.BytesIO(), lambda: False)
 
 
 CLIENTS = pytest.mark.parametrize("ask", [check, download])
-Ask = Callable[[Peer, Network], object]
+Ask = Callable[[RawServer, Network], object]
 
 
 def network(certificate: str | None = None) -> Network:
@@ -49,10 +49,10 @@ def identity(tmp_path: Path) -> tuple[ssl.SSLContext, str]:
 
 def asked(ask: Ask, identity: tuple[ssl.SSLContext, str], network: Network) -> object:
     def treat(connection: socket.socket) -> None:
-        head_of(connection)
+        read_request(connection)
         connection.sendall(OK)
 
-    with peer_that(treat, identity[0]) as peer:
+    with raw_server(treat, identity[0]) as peer:
         return ask(peer, network)
 
 
@@ -163,7 +163,7 @@ def test_a_download_that_no_try_mends_waits_for_a_change_of_the_settings(
     def treat(connection: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
-    with peer_that(treat, None if reason == "no TLS" else context) as peer:
+    with raw_server(treat, None if reason == "no TLS" else context) as peer:
         downloader = Downloader((peer.address,), "tests", network=network())
         found = downloader.download(f"https://{peer.address}/a?sig=geheim", None, io.BytesIO(), lambda: False)
     assert isinstance(found, DownloadRefused)

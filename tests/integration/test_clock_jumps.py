@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.clock import WrongClock
-from support.polled import to_version_2
+from support.polled_folder import to_version_2
 from support.server import unused_port
 from support.tiers import slow, swept
 
@@ -170,7 +170,7 @@ def test_a_first_start_with_a_wrong_clock_wants_the_hours_of_segments_time(
 
 
 @pytest.mark.parametrize("command", ["status", "plan"])
-def test_who_looks_by_a_wrong_clock_is_warned(wrong: Scene, command: str) -> None:
+def test_reports_by_a_wrong_clock_have_a_warning(wrong: Scene, command: str) -> None:
     wrong.clock.ahead_ns = 40 * DAY_NS
     assert wrong.run() == 0
     warning = "this machine's clock was 40 d 0 h ahead of Segment's when `run` asked last"
@@ -222,7 +222,7 @@ def test_a_clock_that_is_set_at_any_moment_of_a_run_loses_no_hour(
         max_size=3,
     )
 )
-def test_no_jumps_lose_an_hour_or_exceed_the_quota(
+def test_clock_jumps_lose_no_hour_and_keep_the_quota(
     tmp_path_factory: pytest.TempPathFactory, runs: list[tuple[int, list[tuple[int, int]]]]
 ) -> None:
     with scene(tmp_path_factory.mktemp("jumps")) as found:
@@ -254,7 +254,7 @@ def test_a_wrong_clock_gives_no_requests_back(tmp_path: Path, jump_ns: int) -> N
 # -- what Segment says ---------------------------------------------------------------------------------------
 
 
-def test_a_segment_that_says_no_time_is_polled_by_the_machines_clock(wrong: Scene) -> None:
+def test_without_a_date_header_polling_goes_by_the_machines_clock(wrong: Scene) -> None:
     wrong.segment.date = lambda _now_ns: ""
     assert wrong.run() == 0
     assert "Segment's answer has no Date header; the clock was not checked" in wrong.said

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from http.client import HTTPException
 
 import pytest
-from support.peer import OK, Peer, head_of, peer_that
+from support.raw_server import OK, RawServer, raw_server, read_request
 
 from faillog_otel.connections import MAX_ANSWER_BYTES, Connections
 from faillog_otel.network import parse_proxy
@@ -21,7 +21,7 @@ LARGE = b"x" * 32 * 1024 * 1024
 
 
 @contextmanager
-def connections_to(peer: Peer, url: str = "", timeout_seconds: float = 30) -> Iterator[Connections]:
+def connections_to(peer: RawServer, url: str = "", timeout_seconds: float = 30) -> Iterator[Connections]:
     connections = Connections(url or peer.url, timeout_seconds=timeout_seconds)
     try:
         yield connections
@@ -29,28 +29,28 @@ def connections_to(peer: Peer, url: str = "", timeout_seconds: float = 30) -> It
         connections.close()
 
 
-def test_requests_follow_each_other_on_one_connection() -> None:
+def test_requests_reuse_one_connection() -> None:
     def treat(connection: socket.socket) -> None:
-        while len(head_of(connection)) > 4:
+        while len(read_request(connection)) > 4:
             connection.sendall(OK)
 
-    with peer_that(treat) as peer, connections_to(peer) as connections:
+    with raw_server(treat) as peer, connections_to(peer) as connections:
         for _ in range(3):
             assert connections.post(b"", {}).body == b"ok"
         assert peer.connections == 1
 
 
-def test_a_connection_that_was_closed_meanwhile_is_not_used_again() -> None:
+def test_a_closed_connection_is_not_reused() -> None:
     """A request on it would fail, though the server is well."""
     closed = threading.Semaphore(0)
 
     def treat(connection: socket.socket) -> None:
-        head_of(connection)
+        read_request(connection)
         connection.sendall(OK)
         connection.shutdown(socket.SHUT_RDWR)
         closed.release()
 
-    with peer_that(treat) as peer, connections_to(peer) as connections:
+    with raw_server(treat) as peer, connections_to(peer) as connections:
         for number in range(1, 4):
             assert connections.post(b"x", {}).body == b"ok"
             assert peer.connections == number
@@ -60,10 +60,10 @@ def test_a_connection_that_was_closed_meanwhile_is_not_used_again() -> None:
 @pytest.mark.parametrize("ending", ["Connection: close\r\nContent-Length: 2\r\n\r\nok", "\r\nok"])
 def test_a_server_may_say_that_it_closes(ending: str) -> None:
     def treat(connection: socket.socket) -> None:
-        head_of(connection)
+        read_request(connection)
         connection.sendall(f"HTTP/1.1 200 OK\r\n{ending}".encode())
 
-    with peer_that(treat) as peer, connections_to(peer) as connections:
+    with raw_server(treat) as peer, connections_to(peer) as connections:
         for number in range(1, 3):
             assert connections.post(b"x", {}).body == b"ok"
             assert peer.connections == number
@@ -73,10 +73,10 @@ def test_an_answer_that_comes_before_the_request_is_over_counts() -> None:
     """As that of a server which sees from the length alone that a request is too large for it."""
 
     def treat(connection: socket.socket) -> None:
-        head_of(connection)
+        read_request(connection)
         connection.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
 
-    with peer_that(treat) as peer, connections_to(peer) as connections:
+    with raw_server(treat) as peer, connections_to(peer) as connections:
         assert connections.post(LARGE, {}).status == 413
 
 
@@ -84,7 +84,7 @@ def test_a_server_that_does_not_read_ends_the_request_in_time() -> None:
     def treat(_: socket.socket) -> None:
         peer.ending.wait()
 
-    with peer_that(treat) as peer, connections_to(peer, timeout_seconds=0.3) as connections:
+    with raw_server(treat) as peer, connections_to(peer, timeout_seconds=0.3) as connections:
         with pytest.raises(TimeoutError):
             connections.post(LARGE, {})
         peer.ending.set()
@@ -100,39 +100,39 @@ def test_a_server_that_does_not_read_ends_the_request_in_time() -> None:
         b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n",
     ],
 )
-def test_what_is_no_whole_answer_is_none(answer: bytes) -> None:
+def test_an_incomplete_answer_is_an_error(answer: bytes) -> None:
     def treat(connection: socket.socket) -> None:
-        head_of(connection)
+        read_request(connection)
         connection.sendall(answer)
 
-    with peer_that(treat) as peer, connections_to(peer) as connections, pytest.raises(HTTPException):
+    with raw_server(treat) as peer, connections_to(peer) as connections, pytest.raises(HTTPException):
         connections.post(b"", {})
 
 
 @pytest.mark.parametrize("length", [f"Content-Length: {MAX_ANSWER_BYTES + 1}\r\n", ""])
 def test_an_answer_that_is_too_long_is_not_read_to_its_end(length: str) -> None:
     def treat(connection: socket.socket) -> None:
-        head_of(connection)
+        read_request(connection)
         connection.sendall(f"HTTP/1.1 200 OK\r\n{length}\r\n".encode())
         while not peer.ending.is_set():
             connection.sendall(b"x" * 65536)
 
-    with peer_that(treat) as peer, connections_to(peer) as connections:
+    with raw_server(treat) as peer, connections_to(peer) as connections:
         assert connections.post(b"x", {}).body is None
 
 
-def test_interim_answers_are_passed_over() -> None:
+def test_interim_answers_are_skipped() -> None:
     """None of them is taken for the answer, and the next request gets its own."""
     interim = b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
 
     def treat(connection: socket.socket) -> None:
-        head_of(connection)
+        read_request(connection)
         connection.sendall(interim + OK)
-        head_of(connection)
+        read_request(connection)
         connection.sendall(interim)
         connection.sendall(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n")
 
-    with peer_that(treat) as peer, connections_to(peer) as connections:
+    with raw_server(treat) as peer, connections_to(peer) as connections:
         assert connections.post(b"", {}).body == b"ok"
         assert connections.post(b"", {}).status == 503
         assert peer.connections == 1
@@ -143,11 +143,11 @@ def test_an_answer_that_a_proxy_has_packed_is_unpacked(pack: Callable[[bytes], b
     packed = pack(b"answer")
 
     def treat(connection: socket.socket) -> None:
-        head_of(connection)
+        read_request(connection)
         head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(packed)}\r\n\r\n"
         connection.sendall(head.encode() + packed)
 
-    with peer_that(treat) as peer, connections_to(peer) as connections:
+    with raw_server(treat) as peer, connections_to(peer) as connections:
         assert connections.post(b"", {}).body == b"answer"
 
 
@@ -176,7 +176,7 @@ def test_closing_ends_what_is_under_way(scheme: str) -> None:
         except (OSError, HTTPException) as error:
             ended.append(error)
 
-    with peer_that(treat) as peer:
+    with raw_server(treat) as peer:
         url = peer.url.replace("http", scheme)
         connections = Connections(url, timeout_seconds=30, context=ssl.create_default_context)
         thread = threading.Thread(target=post)
@@ -194,10 +194,10 @@ def test_user_and_password_of_the_url_and_its_query_are_sent() -> None:
     heads = []
 
     def treat(connection: socket.socket) -> None:
-        heads.append(head_of(connection).decode().splitlines())
+        heads.append(read_request(connection).decode().splitlines())
         connection.sendall(OK)
 
-    with peer_that(treat) as peer:
+    with raw_server(treat) as peer:
         url = peer.url.replace("//", "//me:p%40ss@") + "?api-version=1"
         with connections_to(peer, url) as connections:
             connections.post(b"body", {"x-key": "k"})
@@ -218,15 +218,15 @@ def test_user_and_password_of_the_url_and_its_query_are_sent() -> None:
         ("https://[fd00::1]/", "CONNECT [fd00::1]:443 HTTP/1.1", "[fd00::1]:443"),
     ],
 )
-def test_what_a_proxy_is_told(url: str, first_line: str, host: str) -> None:
+def test_a_request_to_a_proxy(url: str, first_line: str, host: str) -> None:
     """A default port is left out of the Host header, but of CONNECT's (RFC 9110, section 7.2)."""
     heads = []
 
     def treat(connection: socket.socket) -> None:
-        heads.append(head_of(connection).decode())
+        heads.append(read_request(connection).decode())
         connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
 
-    with peer_that(treat) as peer:
+    with raw_server(treat) as peer:
         connections = Connections(url, timeout_seconds=30, proxy=parse_proxy(peer.origin, "[otlp] proxy"))
         if url.startswith("https:"):
             with pytest.raises(OSError, match="403"):

@@ -15,8 +15,8 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from support.clock import MovedClock
-from support.delivering import Scripted, delivery_to, endpoint_of
-from support.peer import head_of, peer_that
+from support.delivery import ScriptedReplies, delivery_to, endpoint_of
+from support.raw_server import raw_server, read_request
 
 from faillog_otel.config import NetworkProtocol, Secret, Signal
 from faillog_otel.events.kept_record import Rejection
@@ -117,7 +117,7 @@ def test_an_item_without_span_is_sent_as_a_log_only() -> None:
 )
 def test_an_empty_success_is_a_success(reply: Reply) -> None:
     with (
-        Receiver(Scripted(logs=[reply])) as receiver,
+        Receiver(ScriptedReplies(logs=[reply])) as receiver,
         delivery_to(receiver.http_endpoint, MovedClock()) as delivery,
     ):
         assert send(delivery, ITEMS) == [BOTH] * 3
@@ -127,7 +127,7 @@ def test_an_empty_success_is_a_success(reply: Reply) -> None:
 def test_a_warning_is_a_success() -> None:
     """A partial success that rejects no record (OTLP's specification)."""
     with (
-        Receiver(Scripted(logs=[Reply(200, partial(0, "deprecated"))])) as receiver,
+        Receiver(ScriptedReplies(logs=[Reply(200, partial(0, "deprecated"))])) as receiver,
         delivery_to(receiver.http_endpoint, MovedClock()) as delivery,
     ):
         assert send(delivery, ITEMS) == [BOTH] * 3
@@ -142,7 +142,7 @@ def test_partly_rejected_is_never_sent_again_and_the_other_signal_still_goes(
     protocol: NetworkProtocol, rejected: int, taken: int
 ) -> None:
     with (
-        Receiver(Scripted(logs=[Reply(body=partial(rejected))])) as receiver,
+        Receiver(ScriptedReplies(logs=[Reply(body=partial(rejected))])) as receiver,
         delivery_to(endpoint_of(receiver, protocol), MovedClock(), protocol=protocol) as delivery,
     ):
         rejection = Rejection("logs", rejected, 3, "no")
@@ -168,7 +168,7 @@ RETRYABLE = [
 
 @pytest.mark.parametrize(("protocol", "reply"), RETRYABLE)
 def test_what_may_be_retried_is_sent_again_byte_for_byte(protocol: NetworkProtocol, reply: Reply) -> None:
-    script = Scripted(logs=[reply, reply])
+    script = ScriptedReplies(logs=[reply, reply])
     with (
         Receiver(script) as receiver,
         delivery_to(endpoint_of(receiver, protocol), MovedClock(), protocol=protocol) as delivery,
@@ -184,7 +184,7 @@ def test_pauses_grow_and_are_jittered() -> None:
     """So that many sidecars do not all come back in the same second."""
     clock = MovedClock()
     with (
-        Receiver(Scripted(logs=[Reply(503)] * 9)) as receiver,
+        Receiver(ScriptedReplies(logs=[Reply(503)] * 9)) as receiver,
         delivery_to(receiver.http_endpoint, clock, wait_seconds=1000) as delivery,
     ):
         send(delivery, ITEMS)
@@ -207,7 +207,7 @@ def test_as_long_as_the_collector_asks_is_waited_however_long(
 ) -> None:
     clock = MovedClock()
     with (
-        Receiver(Scripted(logs=[reply])) as receiver,
+        Receiver(ScriptedReplies(logs=[reply])) as receiver,
         delivery_to(
             endpoint_of(receiver, protocol), clock, protocol=protocol, wait_seconds=float("inf")
         ) as delivery,
@@ -220,7 +220,7 @@ def test_retry_after_may_be_a_date() -> None:
     clock, at = MovedClock(), time.time() + 500
     reply = Reply(429, headers={"retry-after": formatdate(at, usegmt=True)})
     with (
-        Receiver(Scripted(logs=[reply])) as receiver,
+        Receiver(ScriptedReplies(logs=[reply])) as receiver,
         delivery_to(receiver.http_endpoint, clock, wait_seconds=1000) as delivery,
     ):
         assert send(delivery, ITEMS) == [BOTH] * 3
@@ -231,13 +231,16 @@ def test_retry_after_may_be_a_date() -> None:
 def test_a_retry_after_that_says_nothing_is_no_retry_after() -> None:
     clock = MovedClock()
     reply = Reply(429, headers={"retry-after": "tomorrow, maybe"})
-    with Receiver(Scripted(logs=[reply])) as receiver, delivery_to(receiver.http_endpoint, clock) as delivery:
+    with (
+        Receiver(ScriptedReplies(logs=[reply])) as receiver,
+        delivery_to(receiver.http_endpoint, clock) as delivery,
+    ):
         assert send(delivery, ITEMS) == [BOTH] * 3
     assert 0.25 <= clock.waits[0] <= 0.5
 
 
 def test_a_retry_after_beyond_the_wait_ends_it_at_once() -> None:
-    script, clock = Scripted(traces=[Reply(503, headers={"retry-after": "32"})]), MovedClock()
+    script, clock = ScriptedReplies(traces=[Reply(503, headers={"retry-after": "32"})]), MovedClock()
     with Receiver(script) as receiver, delivery_to(receiver.http_endpoint, clock) as delivery:
         assert send(delivery, ITEMS) == [{"logs": ACKED, "traces": UNSENT}] * 3
         assert "32 s" in delivery.gave_up_because
@@ -261,7 +264,7 @@ def test_a_collector_that_is_away_is_waited_for(protocol: NetworkProtocol) -> No
 def test_the_wait_counts_anew_from_each_acknowledgement() -> None:
     away = [Reply(503)] * 6  # 12 to 24 seconds, each time
     clock = MovedClock()
-    script = Scripted(logs=[*away, Reply(), *away, Reply(), *away, Reply()])
+    script = ScriptedReplies(logs=[*away, Reply(), *away, Reply(), *away, Reply()])
     with Receiver(script) as receiver, delivery_to(receiver.http_endpoint, clock) as delivery:
         for _ in range(3):
             assert send(delivery, LOGS[:1]) == [{"logs": ACKED}]
@@ -270,7 +273,7 @@ def test_the_wait_counts_anew_from_each_acknowledgement() -> None:
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 def test_an_answer_that_does_not_come_in_time_is_asked_again(protocol: NetworkProtocol) -> None:
-    script = Scripted(logs=[Reply(delay_seconds=60)])
+    script = ScriptedReplies(logs=[Reply(delay_seconds=60)])
     with (
         Receiver(script) as receiver,
         delivery_to(
@@ -285,12 +288,12 @@ def test_an_answer_that_drips_is_given_up_by_the_timeout_as_a_whole() -> None:
     """Each byte comes in time, all of them never do."""
 
     def treat(connection: socket.socket) -> None:
-        head_of(connection)
+        read_request(connection)
         connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n")
         peer.drip(connection, b"x")
 
     with (
-        peer_that(treat) as peer,
+        raw_server(treat) as peer,
         delivery_to(peer.origin, MovedClock(), wait_seconds=0, timeout_seconds=0.3) as delivery,
     ):
         assert send(delivery, LOGS[:1]) == [{"logs": UNSENT}]
@@ -313,7 +316,7 @@ REFUSED = [
 def test_what_is_refused_for_good_is_held_and_only_empty_requests_look_whether_that_changed(
     protocol: NetworkProtocol, reply: Reply
 ) -> None:
-    clock, script = MovedClock(), Scripted(logs=[reply] * 1000)
+    clock, script = MovedClock(), ScriptedReplies(logs=[reply] * 1000)
     with (
         Receiver(script) as receiver,
         delivery_to(endpoint_of(receiver, protocol), clock, protocol=protocol) as delivery,
@@ -327,7 +330,7 @@ def test_what_is_refused_for_good_is_held_and_only_empty_requests_look_whether_t
 
 def test_what_was_held_is_sent_when_somebody_mended_it() -> None:
     with (
-        Receiver(Scripted(logs=[Reply(401)] * 3)) as receiver,
+        Receiver(ScriptedReplies(logs=[Reply(401)] * 3)) as receiver,
         delivery_to(receiver.http_endpoint, MovedClock()) as delivery,
     ):
         assert send(delivery, ITEMS) == [BOTH] * 3
@@ -367,7 +370,7 @@ def test_one_record_that_is_refused_is_found_and_all_others_arrive(
 @pytest.mark.parametrize("status", [400, 500])
 def test_when_everything_is_refused_nothing_is_quarantined(status: int) -> None:
     """It is the collector's settings, then, and no record's fault."""
-    clock, script = MovedClock(), Scripted(logs=[Reply(status)] * 1000)
+    clock, script = MovedClock(), ScriptedReplies(logs=[Reply(status)] * 1000)
     with Receiver(script) as receiver, delivery_to(receiver.http_endpoint, clock) as delivery:
         assert send(delivery, ITEMS) == [LEFT] * 3
         assert receiver.logs() == []
@@ -452,7 +455,7 @@ def test_halving_stops_when_nothing_is_taken_any_more() -> None:
 
 
 def test_a_partial_success_that_took_nothing_proves_nothing() -> None:
-    script = Scripted(
+    script = ScriptedReplies(
         logs=[Reply(200, partial(1)), *[Reply(400) if n % 2 == 0 else Reply() for n in range(99)]]
     )
     with Receiver(script) as receiver, delivery_to(receiver.http_endpoint, MovedClock()) as delivery:
@@ -479,7 +482,7 @@ def test_what_an_empty_request_is_answered_is_never_the_fate_of_records(odd: Rep
         ("grpc", Reply(code="UNAVAILABLE", retry_seconds=0)),
     ],
 )
-def test_at_once_is_no_invitation_to_a_busy_loop(protocol: NetworkProtocol, reply: Reply) -> None:
+def test_retry_at_once_causes_no_busy_loop(protocol: NetworkProtocol, reply: Reply) -> None:
     """Also a wait of zero seconds gets a pause."""
     clock = MovedClock()
     with (

@@ -63,7 +63,7 @@ def test_an_object_is_written_whole_and_known_again(asked: Presigned) -> None:
     assert asked.file.getvalue() == b""
 
 
-def test_an_object_without_etag_is_known_by_nothing(asked: Presigned) -> None:
+def test_an_object_without_etag_is_always_downloaded(asked: Presigned) -> None:
     """Its length alone must not pass for the same version."""
     asked.segment.faults.script(Scripted(fault="download:no-etag", times=2))
     found = asked.download()
@@ -120,7 +120,7 @@ def test_other_urls_are_refused_and_not_shown(url: str) -> None:
     assert "geheim" not in found.why
 
 
-def test_a_full_disk_is_the_callers_business(asked: Presigned) -> None:
+def test_a_full_disk_is_raised_to_the_caller(asked: Presigned) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full on this machine")
     downloader = Downloader((asked.segment.download_host,), "test")

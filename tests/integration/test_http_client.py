@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.peer import Peer, head_of, identity_for_tls, peer_that
+from support.raw_server import RawServer, identity_for_tls, raw_server, read_request
 
 from faillog_otel.clock import HOUR_NS
 from faillog_otel.config import Secret
@@ -33,7 +33,7 @@ HOST = "bucket.example"
 
 
 @contextmanager
-def api_of(peer: Peer, token: str = "token") -> Iterator[SegmentApi]:  # noqa: S107  # made up
+def api_of(peer: RawServer, token: str = "token") -> Iterator[SegmentApi]:  # noqa: S107  # made up
     with closing(SegmentApi(peer.origin, lambda: Secret(token), "tests")) as api:
         yield api
 
@@ -50,12 +50,12 @@ def download(url: str, *hosts: str) -> DownloadOutcome:
     return Downloader(hosts, "tests").download(url, None, io.BytesIO(), lambda: False)
 
 
-def test_requests_follow_each_other_on_one_connection(tls: ssl.SSLContext | None) -> None:
+def test_requests_reuse_one_connection(tls: ssl.SSLContext | None) -> None:
     def treat(connection: socket.socket) -> None:
-        while len(head_of(connection)) > 4:
+        while len(read_request(connection)) > 4:
             connection.sendall(OK)
 
-    with peer_that(treat, tls) as peer, api_of(peer) as api:
+    with raw_server(treat, tls) as peer, api_of(peer) as api:
         for _ in range(3):
             assert check_token(api) == Listing(())
         assert peer.connections == 1
@@ -65,12 +65,12 @@ def test_a_connection_that_was_closed_while_idle_fails_no_request(tls: ssl.SSLCo
     closed = threading.Semaphore(0)
 
     def treat(connection: socket.socket) -> None:
-        head_of(connection)
+        read_request(connection)
         connection.sendall(OK)
         connection.shutdown(socket.SHUT_RDWR)
         closed.release()
 
-    with peer_that(treat, tls) as peer, api_of(peer) as api:
+    with raw_server(treat, tls) as peer, api_of(peer) as api:
         for number in range(1, 4):
             assert check_token(api) == Listing(())
             assert peer.connections == number
@@ -81,11 +81,11 @@ def test_a_cookie_is_not_sent_back() -> None:
     heads = []
 
     def treat(connection: socket.socket) -> None:
-        while len(head := head_of(connection)) > 4:
+        while len(head := read_request(connection)) > 4:
             heads.append(head)
             connection.sendall(OK.replace(b"\r\n", b"\r\nSet-Cookie: a=b; Path=/\r\n", 1))
 
-    with peer_that(treat) as peer, api_of(peer) as api:
+    with raw_server(treat) as peer, api_of(peer) as api:
         for _ in range(2):
             assert check_token(api) == Listing(())
     assert len(heads) == 2
@@ -105,12 +105,12 @@ def test_an_answer_that_is_too_long_is_neither_read_nor_unpacked_to_its_end(
     encoding: str, piece: bytes
 ) -> None:
     def treat(connection: socket.socket) -> None:
-        head_of(connection)
+        read_request(connection)
         connection.sendall(f"HTTP/1.1 200 OK\r\nContent-Encoding: {encoding}\r\n\r\n".encode() + piece)
         while piece is ENDLESS and not peer.ending.is_set():
             connection.sendall(piece)
 
-    with peer_that(treat) as peer, api_of(peer) as api:
+    with raw_server(treat) as peer, api_of(peer) as api:
         tracemalloc.start()
         try:
             assert isinstance(list_hour(api), Failed)
@@ -123,16 +123,16 @@ def test_an_answer_that_a_proxy_has_packed_is_read() -> None:
     packed = gzip.compress(b'{"data":{"download":{"urls":["https://s3.amazonaws.com/a"]}}}')
 
     def treat(connection: socket.socket) -> None:
-        head_of(connection)
+        read_request(connection)
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + packed)
 
-    with peer_that(treat) as peer, api_of(peer) as api:
+    with raw_server(treat) as peer, api_of(peer) as api:
         assert list_hour(api) == Listing(("https://s3.amazonaws.com/a",))
 
 
 @pytest.mark.parametrize("token", ["gehe\nim-token", "geheim-tökén"])
 def test_a_token_that_no_header_can_carry_is_not_shown(token: str) -> None:
-    with peer_that(lambda _: None) as peer, api_of(peer, token) as api:
+    with raw_server(lambda _: None) as peer, api_of(peer, token) as api:
         outcome = check_token(api)
         assert isinstance(outcome, Failed)
         assert "check --segment-url and the token" in outcome.why
@@ -162,10 +162,10 @@ def test_a_download_tries_the_addresses_that_were_checked_while_tls_and_host_nam
     context.sni_callback = lambda _, name, __: asked_for.append(name)
 
     def treat(connection: socket.socket) -> None:
-        heads.append(head_of(connection).decode())
+        heads.append(read_request(connection).decode())
         connection.sendall(OK)
 
-    with peer_that(treat, context) as peer:
+    with raw_server(treat, context) as peer:
         netloc = peer.address.replace("127.0.0.1", HOST)
         assert isinstance(download(f"https://{netloc}/a", HOST), Downloaded)
     assert asked_for == [HOST]
@@ -178,7 +178,7 @@ def test_a_certificate_of_another_host_is_refused(
 ) -> None:
     context, authority = identity_for_tls(tmp_path)  # for the address, not for the name
     monkeypatch.setenv("SSL_CERT_FILE", authority)
-    with peer_that(lambda connection: connection.sendall(OK), context) as peer:
+    with raw_server(lambda connection: connection.sendall(OK), context) as peer:
         url = f"https://{peer.address.replace('127.0.0.1', HOST)}/a"
         assert isinstance(download(url, HOST), DownloadRefused)
     assert HOST in looked_up
@@ -200,15 +200,15 @@ def test_a_url_is_sent_as_it_was_signed(signed: str, sent: str | None) -> None:
     heads = []
 
     def treat(connection: socket.socket) -> None:
-        heads.append(head_of(connection).decode())
+        heads.append(read_request(connection).decode())
         connection.sendall(OK)
 
-    with peer_that(treat) as peer:
+    with raw_server(treat) as peer:
         assert isinstance(download(f"{peer.origin}{signed}", peer.address), Downloaded)
     assert heads[0].splitlines()[0] == f"GET {sent or signed} HTTP/1.1"
 
 
-def listing_of(peer: Peer) -> object:
+def listing_of(peer: RawServer) -> object:
     with api_of(peer, "geheim-token") as api:
         return list_hour(api)
 
@@ -216,11 +216,13 @@ def listing_of(peer: Peer) -> object:
 @pytest.mark.parametrize(
     "ask", [listing_of, lambda peer: download(f"{peer.origin}/a?X-Amz-Signature=geheim", peer.address)]
 )
-def test_no_library_logs_a_secret(ask: Callable[[Peer], object], caplog: pytest.LogCaptureFixture) -> None:
+def test_no_library_logs_a_secret(
+    ask: Callable[[RawServer], object], caplog: pytest.LogCaptureFixture
+) -> None:
     def treat(connection: socket.socket) -> None:
-        head_of(connection)
+        read_request(connection)
         connection.sendall(OK)
 
-    with caplog.at_level(logging.DEBUG), peer_that(treat) as peer:
+    with caplog.at_level(logging.DEBUG), raw_server(treat) as peer:
         assert not isinstance(ask(peer), DownloadFailed | DownloadRefused)
     assert "geheim" not in caplog.text

@@ -40,7 +40,7 @@ def changed(file: Path, old: str, new: str, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("file", [COMPOSE, KUBERNETES])
-def test_ours_are_taken(file: Path) -> None:
+def test_our_manifests_pass(file: Path) -> None:
     assert check(file.stem, file) == (0, "")
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import trustme
 from msgspec import Struct
-from support.peer import Peer, head_of, peer_that
 from support.proxy import HttpProxy
+from support.raw_server import RawServer, raw_server, read_request
 
 from faillog_otel.clock import HOUR_NS
 from faillog_otel.config import Secret, SegmentConfig
@@ -41,7 +41,7 @@ LOGIN = "me:gehe%3Aim%2F%40@"
 class Site(Struct, frozen=True):
     """A server with TLS that is known by its name to the proxy alone; the heads of what it was asked."""
 
-    peer: Peer
+    peer: RawServer
     heads: list[str]
     tls: ssl.SSLContext
     """For more servers with a certificate of the same authority: for 127.0.0.1."""
@@ -70,11 +70,11 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
 
     def treat(connection: socket.socket) -> None:
-        while len(head := head_of(connection)) > 4:
+        while len(head := read_request(connection)) > 4:
             heads.append(head.decode())
             connection.sendall(OK)
 
-    with peer_that(treat, context) as peer:
+    with raw_server(treat, context) as peer:
         yield Site(peer, heads, own, looked_up)
 
 
@@ -162,19 +162,19 @@ def test_a_proxy_that_is_away_is_named(ask: Ask) -> None:
 
 
 def silent(connection: socket.socket, ending: threading.Event) -> None:
-    head_of(connection)
+    read_request(connection)
     ending.wait()
 
 
 def dripping(connection: socket.socket, ending: threading.Event) -> None:
-    head_of(connection)
+    read_request(connection)
     connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
     while not ending.wait(0.02):
         connection.sendall(b"x")
 
 
 def silent_in_tls(connection: socket.socket, ending: threading.Event) -> None:
-    head_of(connection)
+    read_request(connection)
     connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n\x16\x03\x03\x40\x00")
     while not ending.wait(0.02):
         connection.sendall(b"x")
@@ -196,7 +196,7 @@ def test_a_proxy_that_does_not_get_on_is_given_up(
 @pytest.mark.parametrize("status", ["200 OK", "302 Found", "503 Busy"])
 def test_a_proxy_that_answers_a_page_is_named(ask: Ask, status: str) -> None:
     def treat(connection: socket.socket, _: threading.Event) -> None:
-        head_of(connection)
+        read_request(connection)
         connection.sendall(f"HTTP/1.1 {status}\r\nContent-Type: text/html\r\n\r\n<html>{'x' * 9999}".encode())
 
     with HttpProxy({}, treat=treat) as proxy:
@@ -234,10 +234,10 @@ def test_plain_http_goes_to_a_proxy_of_this_machine_only() -> None:
     heads = []
 
     def treat(connection: socket.socket) -> None:
-        heads.append(head_of(connection).decode())
+        heads.append(read_request(connection).decode())
         connection.sendall(OK)
 
-    with peer_that(treat) as peer, HttpProxy({peer.address: peer.port}) as proxy:
+    with raw_server(treat) as peer, HttpProxy({peer.address: peer.port}) as proxy:
         for each in (proxy.url, "http://proxy.example:3128"):
             api = SegmentApi(peer.origin, lambda: Secret("token"), "tests", network=through(each))
             with closing(api):

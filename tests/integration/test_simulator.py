@@ -127,7 +127,9 @@ def test_a_request_without_the_token_is_refused_and_costs_nothing(segment: Simul
         ("body-only", False, True, VENDOR + "; charset=utf-8", 200),
     ],
 )
-def test_forms(form: str, query: bool, body: bool, content_type: str | None, status: int) -> None:
+def test_a_listing_is_accepted_only_in_the_configured_form(
+    form: str, query: bool, body: bool, content_type: str | None, status: int
+) -> None:
     """By the settings of `--form`; each request is counted."""
     with simulator(form=form, refusal=422) as segment:
         arguments = {"collectionId": "c", "hour": hour_text(busy_hour(segment))}
@@ -155,7 +157,7 @@ def test_forms(form: str, query: bool, body: bool, content_type: str | None, sta
         ("[]", 400),
     ],
 )
-def test_wrong_arguments(segment: Simulator, body: str, status: int) -> None:
+def test_invalid_arguments_are_refused(segment: Simulator, body: str, status: int) -> None:
     response = ask(segment, params=None, content=body)
     assert (response.status_code, response.json()["errors"][0]["status"]) == (status, status)
 
@@ -265,7 +267,9 @@ def test_the_manifest_says_which_versions_were_sent(segment: Simulator) -> None:
         ("bytes=-", 200, 0, None),
     ],
 )
-def test_ranges(segment: Simulator, wanted: str, status: int, begin: int, end: int | None) -> None:
+def test_ranges_are_served_as_rfc_9110_says(
+    segment: Simulator, wanted: str, status: int, begin: int, end: int | None
+) -> None:
     (url, *_) = urls(ask(segment))
     whole = get(url)
     part = get(url, headers={"Range": wanted, "If-Range": whole.headers["ETag"]})

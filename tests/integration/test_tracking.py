@@ -93,7 +93,7 @@ def test_a_tracked_message_fails_hours_later_in_every_collection(
         ("/v1/a", "alias", {"previousId": "p"}),
     ],
 )
-def test_each_call(
+def test_each_call_becomes_a_message_of_its_type(
     segment: Simulator, client: httpx.Client, path: str, kind: str, more: dict[str, str]
 ) -> None:
     assert client.post(path, json={"anonymousId": "a", **more}).status_code == 200

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from support.events import attempt, error, event, exchange
-from support.reference import ProtobufEncoder
+from support.reference_encoder import ProtobufEncoder
 
 from faillog_otel import propagation
 from faillog_otel.config import Limits, MappingConfig, Secret, TimePolicy

@@ -10,11 +10,11 @@ FINDS = sorted(Path(__file__).parents[1].joinpath("fuzz", "finds").glob("*"))
 
 
 @pytest.mark.parametrize("find", FINDS, ids=lambda find: find.name)
-def test_what_went_wrong_once_goes_well(find: Path) -> None:
+def test_earlier_fuzz_finds_pass(find: Path) -> None:
     """Each file in tests/fuzz/finds is an input that a fuzzer found."""
     check(find.read_bytes())
 
 
-def test_files_in_every_form_and_packing_go_well() -> None:
+def test_files_in_every_format_pass() -> None:
     for seed in seeds():
         check(seed)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from support.clock import MovedClock
-from support.delivering import delivery_to
+from support.delivery import delivery_to
 from support.events import error, exchange
-from support.working import worked
+from support.worker_run import run_with_workers
 
 from faillog_otel.app.progress import RECENT_SECONDS, Meter
 from faillog_otel.config import DeliveryConfig, MappingConfig
@@ -64,7 +64,7 @@ def test_every_byte_is_accounted_for_once_and_none_too_early(files: list[bytes],
         assert pending >= sum(map(len, files)) // 2  # the rest is blank lines around the records
 
 
-def test_with_workers_too(tmp_path: Path) -> None:
+def test_every_byte_is_accounted_for_with_workers(tmp_path: Path) -> None:
     """Of files that are cut, and of small ones that are one part together; some of it is quarantined."""
     sizes = []
     files = [tmp_path / f"f{number}" for number in range(5)]
@@ -73,7 +73,9 @@ def test_with_workers_too(tmp_path: Path) -> None:
         sizes.append(file.stat().st_size)
     told: list[Accounted] = []
     with Receiver() as receiver:
-        worked(files, receiver.http_endpoint, tmp_path, workers=2, size=20_000, progress=told.append)
+        run_with_workers(
+            files, receiver.http_endpoint, tmp_path, workers=2, size=20_000, progress=told.append
+        )
     assert sum(each.delivered for each in told) == sum(sizes)
 
 
@@ -99,7 +101,7 @@ def test_at_a_steady_rate_the_rest_of_the_time_is_what_it_takes(
     assert left == pytest.approx(rest / round(rate), rel=0.01)
 
 
-def test_what_is_told_is_the_recent_speed_and_nothing_after_a_silence() -> None:
+def test_the_shown_time_goes_by_the_recent_speed_and_is_absent_after_a_silence() -> None:
     clock = MovedClock()
     meter = Meter(clock.monotonic)
     meter.total = 100_000
@@ -121,7 +123,7 @@ def test_what_is_told_is_the_recent_speed_and_nothing_after_a_silence() -> None:
     taken=st.lists(st.builds(Accounted, st.integers(0, 50), st.integers(0, 50)), max_size=20),
     total=st.integers(1, 500),
 )
-def test_100_percent_is_all_of_it_delivered(taken: list[Accounted], total: int) -> None:
+def test_100_percent_means_that_everything_was_delivered(taken: list[Accounted], total: int) -> None:
     meter = Meter(MovedClock().monotonic)
     meter.total = total
     for each in taken:

@@ -52,7 +52,7 @@ def test_other_ids_are_never_taken_for_one(message_id: str) -> None:
 
 
 @given(TRACE_IDS, SPAN_IDS, FLAGS, st.integers(0, 54))
-def test_a_full_form_that_is_cut_off_is_none(trace_id: int, span_id: int, flags: int, length: int) -> None:
+def test_a_truncated_full_form_is_invalid(trace_id: int, span_id: int, flags: int, length: int) -> None:
     """Half of a span id would lead to a span that never was."""
     whole = f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}-{uuid.UUID(int=0)}"
     assert propagation.context_in(whole[:length]) is None
@@ -60,7 +60,7 @@ def test_a_full_form_that_is_cut_off_is_none(trace_id: int, span_id: int, flags:
 
 
 @given(TRACE_IDS, st.integers(0, 35))
-def test_a_compact_form_of_another_length_is_none(trace_id: int, length: int) -> None:
+def test_a_compact_form_of_another_length_is_invalid(trace_id: int, length: int) -> None:
     whole = propagation.message_id_for(f"00-{trace_id:032x}-{1:016x}-01", compact=True)
     assert propagation.context_in(whole[:length]) is None
     assert propagation.context_in(whole + "0") is None
@@ -76,7 +76,7 @@ def test_one_character_changed_is_another_valid_context_or_none(
 
 
 @given(TRACE_IDS, SPAN_IDS)
-def test_upper_case_hex_is_none(trace_id: int, span_id: int) -> None:
+def test_upper_case_hex_is_invalid(trace_id: int, span_id: int) -> None:
     """W3C's traceparent has lower-case hex only."""
     whole = f"00-{trace_id:032X}-{span_id:016x}-01-x"
     assert propagation.context_in(whole) is None or whole == whole.lower()

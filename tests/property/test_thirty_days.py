@@ -36,7 +36,7 @@ def test_no_hour_is_missed_and_all_records_are_collected(collections: int) -> No
 
 
 @pytest.mark.parametrize("words", swept(["remaining", "none"], ["none"]))
-def test_a_server_that_says_less_of_its_quota_is_asked_as_well(words: Words) -> None:
+def test_a_server_that_reports_less_of_its_quota_is_polled_as_well(words: Words) -> None:
     found = over(4, ROUGH, words=words)
     assert found.missed == 0
     assert found.records > 0.999
@@ -99,7 +99,7 @@ VIEWS = st.builds(
     st.integers(1, 150),
     st.booleans(),
 )
-def test_without_a_word_of_the_server_never_more_than_the_setting_in_any_24_hours(
+def test_without_a_server_limit_never_more_than_the_setting_in_24_hours(
     collections: int,
     steps: list[tuple[int, int]],
     known: dict[int, dict[str, HourView]],
@@ -140,7 +140,7 @@ def test_without_a_word_of_the_server_never_more_than_the_setting_in_any_24_hour
     st.sampled_from([1, 3, 20]),
     st.booleans(),
 )
-def test_while_a_word_holds_no_more_is_asked_than_it_says(
+def test_no_more_is_requested_than_the_server_limit_allows(
     said: RateLimit | None, spent: int, later_ns: int, per_day: int, collections: int, once: bool
 ) -> None:
     debits = [RequestRecord(NOW - HOUR_NS, "0", "fresh")] * spent
@@ -161,7 +161,7 @@ def test_while_a_word_holds_no_more_is_asked_than_it_says(
     st.none() | st.integers(NOW - 40 * DAY_NS, NOW + DAY_NS),
     st.none() | st.integers(NOW - 40 * DAY_NS, NOW + DAY_NS),
 )
-def test_nothing_is_asked_twice_or_outside_what_is_kept_and_meant(
+def test_no_hour_is_requested_twice_or_outside_the_window(
     views: dict[int, HourView], spent: int, since_ns: int | None, until_ns: int | None
 ) -> None:
     config = ScheduleConfig(("a", "b"), since_ns=since_ns or 0, until_ns=until_ns)

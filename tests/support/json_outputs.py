@@ -16,11 +16,11 @@ from faillog_otel.sandbox import Simulator
 from faillog_otel.sandbox.collector import Receiver, Reply
 from faillog_otel.sandbox.config import Scripted, SimulatedClock, SimulatorConfig, WorldConfig
 from support.events import attempt, error, exchange, lines
-from support.polled import AWAY, COLLECTION, Polled
-from support.polling import TOKEN, polling, sidecar, simulator
+from support.polled_folder import AWAY, COLLECTION, PolledFolder
 from support.program import Done, run_program, run_script, start_program
+from support.sidecar import TOKEN, segment_simulator, sidecar, sidecar_options
 
-MOVED = str(Path(__file__).with_name("moved_program.py"))
+ON_SEGMENTS_CLOCK = str(Path(__file__).with_name("program_on_segments_clock.py"))
 NOW_NS = 1_746_627_420 * SECOND_NS
 """2025-05-07T14:17:00Z."""
 PARTIAL = bytes.fromhex("0a020801")
@@ -35,24 +35,26 @@ class Output(Struct, frozen=True):
     value: Any
 
 
-def run_moved(polled: Polled, *args: str, code: int) -> Done:
+def run_on_segments_clock(polled: PolledFolder, *args: str, code: int) -> Done:
     """Runs the program on the simulator's clock; it must end with this exit code."""
     env: dict[str, Any] = {"SEGMENT_TOKEN": polled.segment.token, "FAILLOG_STATE_DIR": str(polled.state)}
     clock = f"{polled.segment.control_url}clock"
-    done = run_script(MOVED, clock, "3600", *args, cwd=polled.folder, **env)
+    done = run_script(ON_SEGMENTS_CLOCK, clock, "3600", *args, cwd=polled.folder, **env)
     assert done.code == code, done.stderr
     return done
 
 
-def look(polled: Polled, situation: str, *commands: str) -> Iterator[Output]:
+def look(polled: PolledFolder, situation: str, *commands: str) -> Iterator[Output]:
     """The `--json` output of these commands."""
     for command in commands:
-        yield Output(command, situation, json.loads(run_moved(polled, command, "--json", code=0).stdout))
+        yield Output(
+            command, situation, json.loads(run_on_segments_clock(polled, command, "--json", code=0).stdout)
+        )
 
 
-def poll(polled: Polled, situation: str, endpoint: str, *args: str, code: int) -> Output:
+def poll(polled: PolledFolder, situation: str, endpoint: str, *args: str, code: int) -> Output:
     """The summary of `run --once`."""
-    done = run_moved(polled, "run", *polled.polling(endpoint), *args, code=code)
+    done = run_on_segments_clock(polled, "run", *polled.once_options(endpoint), *args, code=code)
     return Output("summary", situation, done.summary)
 
 
@@ -64,8 +66,10 @@ def of_polling(folder: Path) -> Iterator[Output]:
         Simulator(config, SimulatedClock(NOW_NS, standing=True)) as segment,
         Receiver() as receiver,
     ):
-        polled = Polled(segment, folder, ("--since", "-24h"))
-        planned = run_moved(polled, "plan", "--json", "--collection", COLLECTION, "--until", "-3h", code=0)
+        polled = PolledFolder(segment, folder, ("--since", "-24h"))
+        planned = run_on_segments_clock(
+            polled, "plan", "--json", "--collection", COLLECTION, "--until", "-3h", code=0
+        )
         yield Output("plan", "before the first run", json.loads(planned.stdout))
         away = ("--segment-url", AWAY, "--wait", "1s")
         yield poll(polled, "Segment does not answer", AWAY, *away, code=6)
@@ -76,16 +80,16 @@ def of_polling(folder: Path) -> Iterator[Output]:
         asked = ("--fail-on", "quarantined")
         yield poll(polled, "a condition met", receiver.http_endpoint, *asked, code=1)
         hours = ("--summary", "json", "--endpoint", receiver.http_endpoint, *polled.options, "--since", "-5h")
-        replayed = run_moved(polled, "replay", *hours, code=3)
+        replayed = run_on_segments_clock(polled, "replay", *hours, code=3)
         yield Output("summary", "replayed hours", replayed.summary)
         polled.sql("UPDATE objects SET exported = exported + 1 WHERE id = (SELECT min(id) FROM objects)")
-        found = run_moved(polled, "audit", "--json", code=1)
+        found = run_on_segments_clock(polled, "audit", "--json", code=1)
         yield Output("audit", "a wrong count", json.loads(found.stdout))
         [[page]] = polled.sql("SELECT rootpage FROM sqlite_schema WHERE name = 'objects'")
         with polled.state.joinpath("ledger.sqlite3").open("r+b") as ledger:
             ledger.seek((page - 1) * 4096)
             ledger.write(b"\xa5" * 4096)
-        found = run_moved(polled, "audit", "--json", code=1)
+        found = run_on_segments_clock(polled, "audit", "--json", code=1)
         yield Output("audit", "a damaged ledger", json.loads(found.stdout))
 
 
@@ -93,7 +97,7 @@ def of_trouble(folder: Path) -> Iterator[Output]:
     """The collector is away; Segment fails, refuses a collection, and asks for a pause."""
     clock = SimulatedClock(NOW_NS, standing=True)
     with Simulator(SimulatorConfig(world=WorldConfig(messages=5.0)), clock) as segment:
-        polled, now = Polled(segment, folder, ("--since", "-8h")), ("--wait", "0s")
+        polled, now = PolledFolder(segment, folder, ("--since", "-8h")), ("--wait", "0s")
         yield poll(polled, "no hour can be judged", AWAY, "--since", "-1h", "--fail-on", "empty", code=7)
         yield poll(polled, "the collector is away", AWAY, *now, code=4)
         yield from look(polled, "the collector is away", "status")
@@ -112,8 +116,8 @@ def of_trouble(folder: Path) -> Iterator[Output]:
 
 def of_sidecar(folder: Path) -> Iterator[Output]:
     """A running sidecar's health and log, and other commands on its locked state folder."""
-    with simulator(COLLECTION) as segment, Receiver() as receiver:
-        args = [*polling(segment, receiver, "-4h"), "--log-format", "json"]
+    with segment_simulator(COLLECTION) as segment, Receiver() as receiver:
+        args = [*sidecar_options(segment, receiver, "-4h"), "--log-format", "json"]
         with sidecar([*args, "--health-addr", "0"], folder) as running:
             found = re.search(r"http://[^/]+", running.wait_for("/healthz"))
             assert found

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Self
 
-from support.peer import head_of
+from support.raw_server import read_request
 
 DENIED = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
 
@@ -74,7 +74,7 @@ class HttpProxy:
                     self._answer(connection)
 
     def _answer(self, connection: socket.socket) -> None:
-        head = head_of(connection)
+        head = read_request(connection)
         text = head.decode()
         if not text.strip():
             return

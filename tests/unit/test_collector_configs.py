@@ -86,7 +86,7 @@ def test_what_goes_over_the_network_waits_on_disk_and_is_tried_for_ever(path: Pa
 
 
 @each_path
-def test_the_comment_at_the_top_tells_every_variable(path: Path) -> None:
+def test_the_header_comment_lists_every_variable(path: Path) -> None:
     text = path.read_text("utf-8")
     top = text.partition("\n\n")[0]
     assert {name for name, _ in VARIABLE.findall(text)} <= set(re.findall(r"\w+", top))
@@ -107,7 +107,7 @@ def told(path: Path) -> set[str]:
 
 
 @each_path
-def test_the_command_at_the_top_names_the_backend_that_the_documentation_tells(path: Path) -> None:
+def test_the_header_command_names_the_documented_backend(path: Path) -> None:
     commands = re.findall(r"^#   faillog-otel run .*$", path.read_text("utf-8"), re.MULTILINE)
     assert {name for command in commands for name in NAMED.findall(command)} == told(path)
     assert told(path) <= set(BACKENDS)

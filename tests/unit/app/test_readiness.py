@@ -3,7 +3,7 @@
 from typing import get_args
 
 from support.clock import MovedClock
-from support.delivering import Scripted, targets
+from support.delivery import ScriptedReplies, targets
 
 from faillog_otel.app.readiness import (
     ANSWERS_LATELY_SECONDS,
@@ -88,7 +88,7 @@ def test_what_was_read_and_exported_shows(ledger: Ledger) -> None:
 def test_a_collector_that_stays_away_is_told_from_a_hiccup() -> None:
     """One failed request must not take a pod out of service."""
     clock = MovedClock()
-    with Receiver(Scripted(logs=[Reply(503), Reply(401)])) as receiver:
+    with Receiver(ScriptedReplies(logs=[Reply(503), Reply(401)])) as receiver:
         config = DeliveryConfig(targets=targets(receiver.http_endpoint, "http/protobuf"))
         answers = InstrumentedClient(network_client(config, (), "tests"), NO_TELEMETRY, clock)
         assert collector(answers).ok, "nothing was sent so far"

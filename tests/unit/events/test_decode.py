@@ -102,7 +102,7 @@ def test_delivery_exchange_logged_is_an_alias() -> None:
     ],
     ids=repr,
 )
-def test_what_is_not_understood_says_why(raw: bytes, reason: str) -> None:
+def test_an_invalid_record_has_a_reason(raw: bytes, reason: str) -> None:
     assert refused(raw) == reason
 
 
@@ -134,7 +134,7 @@ def test_wrong_typed_optional_fields_travel_on_as_extras(wrong: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("status", [0, 99, 1000, -1, "418", 418.5, True])
-def test_a_status_that_is_no_http_status_is_no_status(status: object) -> None:
+def test_an_invalid_http_status_is_ignored(status: object) -> None:
     """It stays an extra, so that no value is lost."""
     found = understood(exchange(responseFromDestination={"status": status}))
     assert answer_of(found) == ("x", ExchangeAnswer(None, None))
@@ -225,7 +225,7 @@ def test_a_reason_inside_the_response_is_found_and_stays_where_it_is() -> None:
 
 
 @pytest.mark.parametrize("name", ["Destination Exchange Logged", "Delivery Exchange Logged"])
-def test_no_spelling_of_an_exchange_escapes_the_first_look(name: str) -> None:
+def test_the_survey_finds_every_spelling_of_an_exchange(name: str) -> None:
     """The survey searches raw bytes for exchanges, and JSON may escape any letter of their name."""
     raw = exchange().replace(b"Destination Exchange Logged", name.encode())
     assert may_be_exchange(raw)

@@ -25,14 +25,14 @@ def test_a_field_that_is_null_is_absent(field: str) -> None:
     assert (found.record(), found.replayable) == (error(), True)
 
 
-def test_half_of_a_character_costs_no_entry() -> None:
+def test_half_a_surrogate_pair_costs_no_entry() -> None:
     """JSON may hold one half of a surrogate pair, where a text was cut."""
     found = read_entry(json.dumps(written() | {"detail": "cut: @@"}).encode().replace(b"@@", rb"\ud83d"))
     assert found is not None
     assert (found.record(), found.detail) == (error(), "cut: \ufffd")
 
 
-def test_what_was_learned_reads_back_and_is_written_as_it_was_where_nothing_is_new() -> None:
+def test_a_record_context_reads_back_and_is_written_unchanged() -> None:
     plain = KeptContext(7, ExchangeAnswer(400, Reason("no", "BAD_KEY")))
     assert written(plain)["context"] == {
         "reference_ns": 7,

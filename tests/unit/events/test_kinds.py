@@ -57,7 +57,7 @@ def test_without_a_required_field_a_record_is_not_understood(kind: Kind, field: 
 
 
 @pytest.mark.parametrize(("kind", "field"), [(kind, name) for kind in KINDS for name in kind.varies])
-def test_what_is_remembered_of_one_event_is_not_told_of_another(kind: Kind, field: str) -> None:
+def test_a_template_leaks_nothing_into_another_event(kind: Kind, field: str) -> None:
     """Events that differ in one field only: the encoder has a template for the first of them."""
     encoder = WireEncoder(MappingConfig())
     full = {

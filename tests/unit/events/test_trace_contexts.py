@@ -45,7 +45,7 @@ B = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203332-00"
         (None, {}),
     ],
 )
-def test_together_is_in_one_object_that_names_no_other_message(body: Any, found: dict[str, str]) -> None:
+def test_a_context_belongs_to_the_only_message_of_its_object(body: Any, found: dict[str, str]) -> None:
     assert traceparents(body) == found
     assert traceparents(json.dumps(body)) == found
 
@@ -64,7 +64,7 @@ def test_a_body_that_cannot_be_read_names_none(body: str) -> None:
     assert traceparents(body) == {}
 
 
-def test_half_of_a_character_in_a_body_costs_nothing_of_it() -> None:
+def test_half_a_surrogate_pair_in_a_body_costs_nothing_of_it() -> None:
     assert traceparents('{"messageId": "m\\ud800", "traceparent": "' + A + '"}') == {"m\ufffd": A}
 
 

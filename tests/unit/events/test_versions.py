@@ -184,7 +184,7 @@ def test_message_type_and_reporter_are_found_however_they_are_cased(how: str, ma
     ],
 )
 @pytest.mark.parametrize("how", SPELLINGS)
-def test_they_are_found_in_a_response_and_its_body(within: Any, how: str) -> None:
+def test_message_type_and_reporter_are_found_in_a_response_and_its_body(within: Any, how: str) -> None:
     inside = within({spelled(name, how): value for name, value in RESULT.items()})
     said = replace(REASON, in_body=True)
     for body in (inside, json.dumps(inside), json.dumps(inside, indent=1)):
@@ -206,7 +206,7 @@ def test_a_body_that_cannot_be_read_gives_no_reason(body: str) -> None:
     assert found.reason is None
 
 
-def test_what_the_event_itself_says_goes_before_its_body() -> None:
+def test_the_events_own_reason_overrides_its_body() -> None:
     response = {"status": 400, "body": json.dumps(RESULT)}
     assert understood(exchange(responseFromDestination=response, reason="own")).reason == Reason("own")
 
@@ -273,7 +273,7 @@ HALVES = [r"\ud83d", r"\ude00", r"\uD83D", r"\ud83d\ud83d", r"\ude00\ud83d", r"\
 
 
 @pytest.mark.parametrize("half", HALVES)
-def test_half_of_a_character_becomes_a_replacement_and_the_record_travels_on(half: str) -> None:
+def test_half_a_surrogate_pair_becomes_a_replacement_character(half: str) -> None:
     raw = error(messageId="m@@", unknown={"k@@": ["v@@"]}, routed={"to": [{"type": "d@@", "id": "i@@"}]})
     found = understood(raw.replace(b"@@", half.encode()))
     assert isinstance(found.properties, ErrorProperties)
@@ -286,7 +286,7 @@ def test_half_of_a_character_becomes_a_replacement_and_the_record_travels_on(hal
 @pytest.mark.parametrize(
     "field", ["messageId", "destinationExchangeId", "outcome", "reason", "featureName", "x"]
 )
-def test_half_of_a_character_may_be_in_any_field(field: str) -> None:
+def test_half_a_surrogate_pair_may_be_in_any_field(field: str) -> None:
     assert understood(attempt(**{field: "@@"}).replace(b"@@", rb"\ud83d"))
 
 

@@ -86,7 +86,7 @@ def test_reasons_that_are_too_many_are_the_same_for_workers_as_for_one_process()
     assert learned.find(digest(2**16)) == ExchangeAnswer(500, Reason("timeout"))
 
 
-def test_a_key_that_shows_across_two_entries_is_not_found() -> None:
+def test_a_key_across_two_entries_is_not_found() -> None:
     """Entries are searched as bytes: a match must begin where an entry begins."""
     exchanges = ExchangeIndex()
     exchanges.add(bytes(32), ExchangeAnswer(500, None))
@@ -126,7 +126,7 @@ def add_many(exchanges: ExchangeIndex) -> None:
         exchanges.add(digest(number), ExchangeAnswer(500, None))
 
 
-def test_what_was_asked_learns_no_more() -> None:
+def test_an_index_that_was_searched_refuses_additions() -> None:
     """The index is sorted for the first search; a later addition would not be found."""
     exchanges = ExchangeIndex()
     exchanges.add(digest(1), ExchangeAnswer(500, None))

@@ -86,7 +86,7 @@ def waiting() -> Iterator[UntilReadable]:
     yield lambda descriptor: select.select([descriptor], [], [])
 
 
-def test_so_can_standard_input_and_a_pipe(tmp_path: Path) -> None:
+def test_standard_input_and_a_pipe_can_be_read_twice(tmp_path: Path) -> None:
     with InputFile("-", io.BytesIO(b"content"), nullcontext) as file:
         assert [b"".join(file.chunks()), b"".join(file.chunks())] == [b"content"] * 2
         assert file.name == "<stdin>"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.events import error, lines
-from support.forms import FORMS, PACKINGS
+from support.file_formats import ENCODINGS, FORMATS
 
 from faillog_otel.events.model import Form
 from faillog_otel.inputs.files import DamagedFile, StopAtCorruption, unpack
@@ -58,7 +58,7 @@ def records(data: bytes, size: int = 1 << 18) -> list[tuple[str, bytes]]:
         (b"BZh91AY", "foreign"),
     ],
 )
-def test_the_form_of_a_file(content: bytes, kind: str) -> None:
+def test_the_format_of_a_file_is_detected(content: bytes, kind: str) -> None:
     assert form_of([content]).kind == kind
     assert form_of(chunked(content, 1)).kind == kind
 
@@ -94,7 +94,7 @@ def test_records_of_arrays_and_streams(content: bytes, expected: list[tuple[str,
         assert records(content, size) == expected
 
 
-def test_records_say_where_they_stand() -> None:
+def test_records_have_their_line_and_offset() -> None:
     content = b'[\n  {"a":\n1},\n\n  {"a":2}\n]'
     first, second = read(content)
     assert isinstance(first, Record)
@@ -121,11 +121,11 @@ def test_damage_to_the_packing_is_one_more_record() -> None:
     assert reasons == ["", "invalid_json", "truncated_gzip"]
 
 
-@given(st.sampled_from(sorted(FORMS)), st.sampled_from(sorted(PACKINGS)), st.integers(1, 300))
+@given(st.sampled_from(sorted(FORMATS)), st.sampled_from(sorted(ENCODINGS)), st.integers(1, 300))
 def test_however_a_file_is_cut_into_chunks_its_records_are_the_same(
     form: str, packing: str, size: int
 ) -> None:
-    packed = PACKINGS[packing](FORMS[form](EVENTS))
+    packed = ENCODINGS[packing](FORMATS[form](EVENTS))
     found = form_of(unpack(chunked(packed, size)))
     cut = [each for each in read_records(found, unpack(chunked(packed, size))) if isinstance(each, Record)]
     assert [json.loads(each.raw) for each in cut] == [json.loads(event) for event in EVENTS]

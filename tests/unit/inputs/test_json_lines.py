@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from support.forms import zstd
+from support.file_formats import zstd
 
 from faillog_otel.events.decode import EXCHANGE_MARKS, may_be_exchange
 from faillog_otel.inputs.files import PIECE_BYTES, unpack
@@ -99,7 +99,7 @@ PACKED = re.compile(rb"\x1f\x8b|\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")
 @example(b"\x28\xb5\x2f", 1)
 @example(b"\x50\x2a\x4d", 2)
 @given(st.binary().filter(lambda data: not PACKED.match(data)), st.integers(1, 10))
-def test_what_is_not_packed_stays_as_it_is(data: bytes, size: int) -> None:
+def test_uncompressed_content_stays_as_it_is(data: bytes, size: int) -> None:
     assert b"".join(unpack(chunked(data, size))) == data
 
 
@@ -134,7 +134,7 @@ def test_what_is_behind_gzip_does_not_depend_on_the_chunks(behind: bytes, reason
     assert damage.bad.reason == reason
 
 
-def test_what_stands_before_the_damage_is_all_there() -> None:
+def test_all_lines_before_the_damage_are_read() -> None:
     content = b"".join(b'{"n": %d}\n' % n for n in range(30_000))
     packed = gzip.compress(content)
     *good, damage = records(unpack(chunked(packed[:-8] + bytes(8), 4096)))
@@ -143,7 +143,7 @@ def test_what_stands_before_the_damage_is_all_there() -> None:
     assert [line.raw for line in good] == content.splitlines()
 
 
-def test_of_zstd_too() -> None:
+def test_all_lines_before_the_damage_of_zstd_are_read() -> None:
     content = b"".join(b'{"n": %d}\n' % n for n in range(200_000))
     packed = zstd.compress(content)
     middle = len(packed) // 2
@@ -154,7 +154,7 @@ def test_of_zstd_too() -> None:
     assert sum(line.raw in whole for line in good) > 60_000
 
 
-def test_zstd_frames_that_are_to_be_skipped_are() -> None:
+def test_skippable_zstd_frames_are_skipped() -> None:
     """Tools such as pzstd write them (RFC 8878, section 3.1.2)."""
     skippable = b"\x50\x2a\x4d\x18" + (3).to_bytes(4, "little") + b"abc"
     packed = skippable + zstd.compress(b"one\n") + skippable + zstd.compress(b"two\n")

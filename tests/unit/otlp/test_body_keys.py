@@ -80,7 +80,7 @@ def test_json_inside_an_allowed_text_is_under_the_same_rules(message: str, shown
     assert withhold_values({"message": message}) == {"message": shown}
 
 
-def test_texts_in_texts_are_looked_into_so_far_and_withheld_then() -> None:
+def test_nested_json_is_parsed_to_a_depth_and_then_withheld() -> None:
     text = '{"name":"Jane"}'
     for _ in range(12):
         text = json.dumps({"message": text})
@@ -91,12 +91,12 @@ def test_texts_in_texts_are_looked_into_so_far_and_withheld_then() -> None:
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("unit", ["{", "[", "{ ", '{"', "[\\", '["a",', "\\"])
-def test_a_message_made_to_be_slow_is_not(unit: str) -> None:
+def test_an_adversarial_message_is_not_slow(unit: str) -> None:
     """Text of 200,000 repeated units; the timeout of the tests is the bound."""
     withhold_in_body(json.dumps({"message": unit * 200_000}))
 
 
-def test_what_is_withheld_is_not_taken_for_a_secret() -> None:
+def test_a_withheld_value_is_not_redacted_again() -> None:
     """The mark stays `[withheld]`: it says which rule left the value out."""
     shown = withhold_in_body({"password": "x", "tokens": ["y"], "jane@shop.example": 1})
     assert (

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.events import ABSENT, ROUTED, TIMES, attempt, error, event, exchange
-from support.reference import encode_log, encode_span
+from support.reference_encoder import encode_log, encode_span
 
 from faillog_otel import propagation
 from faillog_otel.config import MappingConfig, TimePolicy
@@ -341,7 +341,7 @@ def test_unknown_fields_leave_under_their_dotted_paths() -> None:
     }
 
 
-def test_what_an_extra_is_its_neighbours_may_tell() -> None:
+def test_an_extra_is_redacted_by_its_neighbours() -> None:
     """As lists of headers do: the name is beside the value."""
     log = log_of(
         error(
@@ -433,7 +433,7 @@ def test_at_most_64_extras_leave_each_cut_and_the_rest_is_counted() -> None:
     assert log.dropped_attributes == 36
 
 
-def test_two_paths_that_read_alike_both_leave() -> None:
+def test_two_paths_with_one_name_both_leave() -> None:
     """OTLP forbids two attributes of one name, so the second gets a mark."""
     found = attributes(log_of(error(**{"a.b": 1, "a": {"b": 2}})))
     assert (found["segment.extra.a.b"], found["segment.extra.a.b~"]) == (1, 2)
@@ -634,7 +634,7 @@ def answer_to(raw: bytes) -> ExchangeAnswer:
     return answer[1]
 
 
-def test_a_header_that_is_null_is_none() -> None:
+def test_a_null_header_is_absent() -> None:
     headers = {"Date": None, "Server": ["a", None], "Retry-After": [None]}
     for form in (headers, [list(pair) for pair in headers.items()]):
         found = attributes(log_of(exchange(responseFromDestination={"status": 500, "headers": form})))

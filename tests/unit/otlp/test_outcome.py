@@ -85,7 +85,9 @@ WARNING = ExportLogsServiceResponse(
         (500, {}, b"", Doubtful("HTTP 500")),
     ],
 )
-def test_answers(status: int, headers: dict[str, str], body: bytes, outcome: Outcome) -> None:
+def test_an_http_answer_has_an_outcome(
+    status: int, headers: dict[str, str], body: bytes, outcome: Outcome
+) -> None:
     assert read_http_answer("logs", status, headers, body, 0.0) == outcome
 
 
@@ -161,7 +163,7 @@ def test_what_a_collector_quotes_is_redacted(kind: str) -> None:
         "Request body size 5000000 exceeds the limit of 4194304",
     ],
 )
-def test_words_about_the_size(said: str) -> None:
+def test_messages_about_the_size(said: str) -> None:
     """A request that is too large and a server that is overloaded have one code in gRPC."""
     assert is_about_size(said)
 
@@ -181,7 +183,7 @@ def test_words_about_the_size(said: str) -> None:
         "sending queue is full",
     ],
 )
-def test_words_about_something_else(said: str) -> None:
+def test_messages_about_something_else(said: str) -> None:
     """A record that is taken for too large is quarantined, so a guess must not go too far."""
     assert not is_about_size(said)
 

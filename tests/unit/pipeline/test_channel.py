@@ -114,7 +114,7 @@ def test_a_message_that_breaks_off_is_no_message() -> None:
 
 
 @pytest.mark.parametrize("is_unread", [False, True])
-def test_for_who_waits_a_message_that_breaks_off_is_the_end(*, is_unread: bool) -> None:
+def test_a_message_that_breaks_off_ends_the_wait(*, is_unread: bool) -> None:
     """Also where the other end closed without having read everything: that resets the connection."""
     whole = frame(b"second")
     for cut in range(len(whole)):
@@ -152,7 +152,7 @@ def test_threads_do_not_mix_their_messages(ends: tuple[Channel, Channel]) -> Non
     assert sorted(found) == [bytes([n]) * 100_000 for n in range(4) for _ in range(20)]
 
 
-def test_who_sends_learns_that_nobody_receives_any_more(ends: tuple[Channel, Channel]) -> None:
+def test_sending_to_a_closed_channel_raises(ends: tuple[Channel, Channel]) -> None:
     ours, theirs = ends
     theirs.close()
     with pytest.raises(ConnectionError):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.clock import MovedClock
-from support.delivering import delivery_to
+from support.delivery import delivery_to
 from support.events import attempt, error, exchange, lines
 
 from faillog_otel.config import DeliveryConfig, MappingConfig

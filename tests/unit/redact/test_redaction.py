@@ -55,7 +55,7 @@ def test_a_secret_does_not_leave(text: str) -> None:
         ("jane.doe+x@shop.example", "[redacted:email]"),
     ],
 )
-def test_what_tells_who_somebody_is_is_replaced(text: str, redacted: str) -> None:
+def test_personal_data_is_replaced(text: str, redacted: str) -> None:
     assert redact_text(text) == redacted
 
 
@@ -73,7 +73,7 @@ def test_what_tells_who_somebody_is_is_replaced(text: str, redacted: str) -> Non
         "monkey business",
     ],
 )
-def test_what_is_neither_stays(text: str) -> None:
+def test_other_text_stays(text: str) -> None:
     assert redact_text(text) == text
 
 
@@ -89,7 +89,7 @@ def test_no_kind_of_secret_leaves_whatever_stands_around_it(kind: str, around: s
 
 
 @pytest.mark.parametrize("kind", CANARIES)
-def test_nor_inside_json_inside_json(kind: str) -> None:
+def test_no_secret_leaves_inside_nested_json(kind: str) -> None:
     """A destination quotes the request that quotes an event: each layer escapes the quotes again."""
     text, canary = CANARIES[kind]
     for _ in range(4):
@@ -103,7 +103,7 @@ KNOWN_BY_ITS_NAME = [
 
 
 @pytest.mark.parametrize("kind", KNOWN_BY_ITS_NAME)
-def test_nor_where_a_value_with_a_telling_name_is_cut_off(kind: str) -> None:
+def test_no_secret_leaves_where_a_named_value_is_cut_off(kind: str) -> None:
     text, canary = CANARIES[kind]
     half_is_none = ("phone", "sentence", "value before", "expired")
     if not any(each in kind for each in half_is_none):
@@ -255,7 +255,7 @@ def test_a_secret_does_not_leave_however_it_is_written(text: str) -> None:
         "for jane.doe@sho",
     ],
 )
-def test_nor_the_half_of_one_at_the_end_of_a_text_that_is_cut_off(text: str) -> None:
+def test_no_half_secret_leaves_at_the_end_of_a_truncated_text(text: str) -> None:
     assert redact_text(text).endswith(("[redacted:secret]", "[redacted:email]"))
 
 
@@ -438,7 +438,7 @@ FAST_UNITS = (
         FAST_UNITS,
     ),
 )
-def test_a_text_made_to_be_slow_is_not(unit: str) -> None:
+def test_an_adversarial_text_is_not_slow(unit: str) -> None:
     """What grew with the square of the length took minutes for texts of this one."""
     text = (unit * 200_000)[:200_000]
     for before in ("", 'token="'):
@@ -527,7 +527,7 @@ def test_findings_name_the_rules() -> None:
         "card_number",
     ],
 )
-def test_some_names_tell_that_they_hold_a_secret(name: str) -> None:
+def test_secret_names_are_classified(name: str) -> None:
     assert classify_key(name) == "secret"
 
 
@@ -547,7 +547,7 @@ def test_some_names_tell_that_they_hold_a_secret(name: str) -> None:
         "discarded",
     ],
 )
-def test_others_do_not(name: str) -> None:
+def test_other_names_are_not_secret(name: str) -> None:
     assert classify_key(name) is None
 
 

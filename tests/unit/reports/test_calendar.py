@@ -83,7 +83,7 @@ def test_an_hour_that_was_read_and_has_no_object_is_empty() -> None:
         (replace(READ, **UNREAD, unfinished=1), "partial"),
     ],
 )
-def test_an_hour_that_segment_has_no_more(seen: Hour | None, state: State) -> None:
+def test_an_hour_that_segment_deleted(seen: Hour | None, state: State) -> None:
     assert state_of(seen, hours_ago=28 * 24) == state
 
 
@@ -99,7 +99,7 @@ def test_only_hours_that_are_wanted_and_over_are_waited_for() -> None:
     assert covered(polled=False) == {}
 
 
-def test_what_left_before_the_collection_was_polled_first_was_never_to_be_had() -> None:
+def test_an_hour_that_expired_before_the_first_poll_was_never_available() -> None:
     seen = {NOW_HOUR - 30: replace(READ, first_listed_ns=NOW - DAY_NS)}
     found = coverage(seen, (), now_ns=NOW, since_ns=0, until_ns=None, polled=True)
     assert found.hours["expired"] == 24

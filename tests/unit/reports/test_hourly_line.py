@@ -62,7 +62,7 @@ def test_a_line_is_due_once_an_hour_also_when_nothing_happens(run: Run) -> None:
     assert [text for text, _ in run.said] == [f"in the last hour: {nothing}"] * 3
 
 
-def test_it_says_what_this_hour_brought_and_not_what_was_before(run: Run) -> None:
+def test_the_line_covers_this_hour_only(run: Run) -> None:
     now = hour_of(run.clock.now_ns())
     run.read("a", now - 5, 1000)
     run.sent.logs, run.sent.traces = 900, 300
@@ -97,7 +97,7 @@ def test_it_says_what_this_hour_brought_and_not_what_was_before(run: Run) -> Non
     }
 
 
-def test_a_pause_uses_no_request_up(run: Run) -> None:
+def test_a_pause_uses_no_request(run: Run) -> None:
     now_ns = run.clock.now_ns()
     run.ledger.pause(now_ns + HOUR_NS, "3 downloads in a row failed", now_ns)
     run.report.say()
@@ -144,7 +144,7 @@ def test_hours_that_nobody_wants_do_not_expire(run: Run) -> None:
     assert sum(numbers["hours_expired"] for _, numbers in run.said) in (2, 3)  # an hour begins anywhere
 
 
-def test_the_line_at_the_end_says_how_long_it_was(run: Run) -> None:
+def test_the_last_line_has_its_duration(run: Run) -> None:
     run.clock.wait(12 * 60 + 5)
     run.report.say()
     [(text, numbers)] = run.said

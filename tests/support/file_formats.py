@@ -16,7 +16,7 @@ def pretty(event: bytes) -> bytes:
     return json.dumps(json.loads(event), indent=2, ensure_ascii=False).encode()
 
 
-FORMS: dict[str, Callable[[Sequence[bytes]], bytes]] = {
+FORMATS: dict[str, Callable[[Sequence[bytes]], bytes]] = {
     "lines": lambda events: b"".join(event + b"\n" for event in events),
     "CRLF lines": b"\r\n".join,
     "array": lambda events: b"[" + b",".join(events) + b"]",
@@ -38,7 +38,7 @@ def _frames(content: bytes) -> bytes:
     return zstd.compress(content[:half]) + zstd.compress(content[half:])
 
 
-PACKINGS: dict[str, Callable[[bytes], bytes]] = {
+ENCODINGS: dict[str, Callable[[bytes], bytes]] = {
     "plain": bytes,
     "byte order mark": lambda content: b"\xef\xbb\xbf" + content,
     "gzip": gzip.compress,

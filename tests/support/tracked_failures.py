@@ -18,14 +18,14 @@ RECORDS = 2 * ATTEMPTS + 2
 COLLECTION = "shop-mixpanel"
 
 
-def hours_ago(growth: Growth) -> Simulator:
+def segment_hours_ago(growth: Growth) -> Simulator:
     """By a clock that is hours behind; nothing fails but what is tracked."""
     world = WorldConfig(collections=(COLLECTION,), messages=0.0, growth=(growth,))
     clock = SimulatedClock(time.time_ns() - HOURS_AGO * HOUR_NS)
     return Simulator(SimulatorConfig(world=world), clock)
 
 
-def hours_later(segment: Simulator) -> None:
+def move_to_now(segment: Simulator) -> None:
     """Now: all attempts were made, and are in the files."""
     segment.clock.move_to(time.time_ns())
 

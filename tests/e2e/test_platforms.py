@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from support.building import Workshop, build
 from support.events import error, lines
-from support.polled import AWAY, Polled
+from support.polled_folder import AWAY, PolledFolder
 from support.program import PROGRAM, Done, environment, run_program
 from support.tiers import slow
-from support.working import children
+from support.worker_run import child_processes
 
 from faillog_otel.cli import BUG
 from faillog_otel.ledger.state_dir import BALLAST_BYTES, Holder, StateFolder
@@ -30,22 +30,22 @@ from faillog_otel.sandbox.config import QuotaConfig, SimulatedClock, SimulatorCo
 pytestmark = slow
 
 SUPPORT = Path(__file__).parents[1] / "support"
-MACOS: dict[str, Any] = {"PYTHONPATH": str(SUPPORT / "elsewhere")}
+MACOS: dict[str, Any] = {"PYTHONPATH": str(SUPPORT / "macos")}
 DELIVERED = 3
 """Some of the simulated records are damaged: they are in quarantine in the end."""
 
 
 @pytest.fixture(scope="module")
-def segment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Polled]:
+def segment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PolledFolder]:
     """A simulated Segment, with requests for all tests."""
     config = SimulatorConfig(world=WorldConfig(damage=0.05), quota=QuotaConfig(per_day=100_000))
     with Simulator(config, SimulatedClock()) as simulator:
-        yield Polled(simulator, tmp_path_factory.mktemp("segment"), ("--since", "-10h"))
+        yield PolledFolder(simulator, tmp_path_factory.mktemp("segment"), ("--since", "-10h"))
 
 
-def run(polled: Polled, receiver: Receiver, **env: Any) -> Done:
+def run(polled: PolledFolder, receiver: Receiver, **env: Any) -> Done:
     """Polls once."""
-    command = ["run", *polled.polling(receiver.http_endpoint)]
+    command = ["run", *polled.once_options(receiver.http_endpoint)]
     return run_program(*command, cwd=polled.folder, SEGMENT_TOKEN=polled.segment.token, **env)
 
 
@@ -83,7 +83,7 @@ def poor_file_system() -> str:
 
 @pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV])
 def test_a_file_system_that_reserves_no_room_is_written_to(
-    segment: Polled, receiver: Receiver, tmp_path: Path, poor_file_system: str, code: int
+    segment: PolledFolder, receiver: Receiver, tmp_path: Path, poor_file_system: str, code: int
 ) -> None:
     """The ballast takes its room as it does elsewhere, and nothing is said."""
     here = segment.in_folder(tmp_path)
@@ -94,7 +94,7 @@ def test_a_file_system_that_reserves_no_room_is_written_to(
 
 
 def test_a_disk_that_is_full_at_the_start_is_said_whatever_else_it_cannot(
-    segment: Polled, receiver: Receiver, tmp_path: Path, poor_file_system: str
+    segment: PolledFolder, receiver: Receiver, tmp_path: Path, poor_file_system: str
 ) -> None:
     done = run(
         segment.in_folder(tmp_path), receiver, LD_PRELOAD=poor_file_system, NO_FALLOCATE=str(errno.ENOSPC)
@@ -112,10 +112,12 @@ AS_OTHER = [
 ]
 
 
-def polling(polled: Polled, state: Path, *, before: Sequence[str] = (), **env: Any) -> tuple[Done, Done]:
+def polling(
+    polled: PolledFolder, state: Path, *, before: Sequence[str] = (), **env: Any
+) -> tuple[Done, Done]:
     """`run --once` on this state folder, and `doctor --json` before it."""
     doctor = start("doctor", "--json", "--state-dir", state, cwd=polled.folder, before=before, **env)
-    command = ["run", *polled.polling(AWAY), "--state-dir", str(state), "--wait", "0s"]
+    command = ["run", *polled.once_options(AWAY), "--state-dir", str(state), "--wait", "0s"]
     token = polled.segment.token
     return start(*command, cwd=polled.folder, before=before, SEGMENT_TOKEN=token, **env), doctor
 
@@ -127,7 +129,7 @@ def verdict(doctor: Done) -> tuple[str, str]:
 
 
 def test_the_root_of_a_volume_of_kubernetes_is_refused_and_a_folder_inside_it_is_named(
-    segment: Polled, tmp_path: Path
+    segment: PolledFolder, tmp_path: Path
 ) -> None:
     """Its group may write there (fsGroup), and root owns it. What is named then works."""
     volume = tmp_path / "volume"
@@ -148,7 +150,7 @@ def test_the_root_of_a_volume_of_kubernetes_is_refused_and_a_folder_inside_it_is
 
 
 def test_a_volume_whose_permissions_cannot_be_changed_is_refused_alike(
-    segment: Polled, tmp_path: Path, poor_file_system: str
+    segment: PolledFolder, tmp_path: Path, poor_file_system: str
 ) -> None:
     volume = tmp_path / "volume"
     volume.mkdir()
@@ -169,7 +171,7 @@ def test_a_volume_whose_permissions_cannot_be_changed_is_refused_alike(
 
 @pytest.mark.parametrize("is_there", [True, False])
 def test_a_state_folder_that_is_a_link_says_what_to_write(
-    segment: Polled, tmp_path: Path, is_there: bool
+    segment: PolledFolder, tmp_path: Path, is_there: bool
 ) -> None:
     if is_there:
         (tmp_path / "real").mkdir(mode=0o700)
@@ -189,7 +191,7 @@ def test_a_state_folder_that_is_a_link_says_what_to_write(
 
 
 def test_polling_needs_no_call_that_only_linux_has(
-    segment: Polled, receiver: Receiver, tmp_path: Path
+    segment: PolledFolder, receiver: Receiver, tmp_path: Path
 ) -> None:
     here = segment.in_folder(tmp_path)
     done = run(here, receiver, **MACOS, FAILLOG_HEALTH_ADDR="127.0.0.1:0")
@@ -231,11 +233,11 @@ def by_shell(script: str, *before: str) -> list[str]:
 
 
 def test_no_umask_keeps_the_program_from_its_own_files(
-    segment: Polled, receiver: Receiver, tmp_path: Path
+    segment: PolledFolder, receiver: Receiver, tmp_path: Path
 ) -> None:
     here = segment.in_folder(tmp_path)
     without = by_shell("umask 0777", *NO_PRIVILEGES)
-    polling = ["run", *here.polling(receiver.http_endpoint)]
+    polling = ["run", *here.once_options(receiver.http_endpoint)]
     for _ in range(2):
         done = start(*polling, cwd=tmp_path, before=without, SEGMENT_TOKEN=here.segment.token)
         assert done.code in (0, DELIVERED), done.stderr
@@ -296,7 +298,7 @@ def test_the_first_process_of_a_container_can_be_ended_while_it_waits(
         ) as process:
             connection, _ = silent.accept()
             with connection:
-                [child] = children(process.pid)
+                [child] = child_processes(process.pid)
                 os.kill(child, number)
                 assert process.wait(40) == 128 + number
 
@@ -352,12 +354,12 @@ def test_health_at_all_addresses_is_answered_by_ipv4_and_ipv6(
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 @pytest.mark.parametrize("limit", [40, 64])
 def test_polling_takes_few_descriptors(
-    segment: Polled, receiver: Receiver, tmp_path: Path, limit: int, protocol: str
+    segment: PolledFolder, receiver: Receiver, tmp_path: Path, limit: int, protocol: str
 ) -> None:
     here = segment.in_folder(tmp_path)
     endpoint = receiver.grpc_endpoint if protocol == "grpc" else receiver.http_endpoint
     few = by_shell(f"ulimit -n {limit}")
-    command = ["run", *here.polling(endpoint), "--protocol", protocol, "--health-addr", "127.0.0.1:0"]
+    command = ["run", *here.once_options(endpoint), "--protocol", protocol, "--health-addr", "127.0.0.1:0"]
     done = start(*command, cwd=tmp_path, before=few, SEGMENT_TOKEN=here.segment.token)
     assert done.code in (0, DELIVERED), done.stderr
     assert ("raise the limit to 64 or more (ulimit -n)" in done.stderr) == (limit < 64)
@@ -368,7 +370,7 @@ def test_polling_takes_few_descriptors(
 # -- two of them ---------------------------------------------------------------------------------------------
 
 
-def test_a_second_pod_is_told_which_host_holds_the_folder_and_since_when(tmp_path: Path) -> None:
+def test_a_second_pod_sees_which_host_holds_the_folder_since_when(tmp_path: Path) -> None:
     """Two containers have the same process id: only their host names tell them apart."""
     if os.geteuid() != 0:
         pytest.skip("takes root")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.delivering import endpoint_of
+from support.delivery import endpoint_of
 from support.events import error
 from support.program import run_program
 from support.tiers import slow

@@ -17,13 +17,13 @@ from support.program import start_program
 TOKEN = "c4n4ryToken0123456789"  # noqa: S105  # made up, to be looked for
 
 
-def simulator(*collections: str, damage: float = 0.0, duplicates: float = 0.0) -> Simulator:
+def segment_simulator(*collections: str, damage: float = 0.0, duplicates: float = 0.0) -> Simulator:
     """By the real clock."""
     world = WorldConfig(collections=collections, damage=damage, duplicates=duplicates, messages=5.0)
     return Simulator(SimulatorConfig(world=world, token=TOKEN))
 
 
-def polling(segment: Simulator, receiver: Receiver, since: str = "-14h") -> list[str]:
+def sidecar_options(segment: Simulator, receiver: Receiver, since: str = "-14h") -> list[str]:
     """The arguments of `run` for these; it remembers in the folder that it is started in."""
     collections = [f"--collection={name}" for name in segment.config.world.collections]
     hosts = ["--segment-url", segment.url, "--download-host", segment.download_host]

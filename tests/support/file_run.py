@@ -11,10 +11,10 @@ from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.pipeline.forwarder import Forwarder
 from faillog_otel.sandbox.collector import Receiver
 from support.clock import MovedClock
-from support.delivering import delivery_to
+from support.delivery import delivery_to
 
 
-def forwarded(packed: bytes, folder: Path, receiver: Receiver, batch_records: int = 100) -> Forwarder:
+def run_over_file(packed: bytes, folder: Path, receiver: Receiver, batch_records: int = 100) -> Forwarder:
     """Forwards a file of these bytes; `folder` then has `quarantine`, if anything is in it."""
     path = folder / "events"
     path.write_bytes(packed)

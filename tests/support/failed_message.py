@@ -8,7 +8,7 @@ from faillog_otel.propagation import trace_id_of
 from support.events import attempt, error, exchange, lines
 
 
-class FailingMessage:
+class FailedMessage:
     """Attempted for the first time at `started_ns` (nanoseconds since 1970), then every minute."""
 
     attempts = 3

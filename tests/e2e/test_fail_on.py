@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from campaign.full_disk import small_disk
 from support.events import attempt, error, exchange, lines
-from support.polled import AWAY, COLLECTION, simulated
+from support.polled_folder import AWAY, COLLECTION, polled_folder
 from support.program import Done, run_program, start_program
 from support.tiers import slow, slow_case
 
@@ -84,7 +84,7 @@ def test_a_first_record_shows_the_names_of_the_configuration_and_no_secret(
     assert "\x1b" not in done.stderr
 
 
-def test_what_was_judged_is_said(receiver: Receiver, tmp_path: Path) -> None:
+def test_the_number_of_judged_records_is_reported(receiver: Receiver, tmp_path: Path) -> None:
     (tmp_path / "events").write_bytes(lines(error(discarded=False)))
     done = run(tmp_path, receiver, "events", "--fail-on", "discarded")
     assert (done.code, "judged 1 record; 1 of 1 file read to the end" in done.stderr) == (0, True)
@@ -203,7 +203,7 @@ def test_judged_hours_are_counted_once_they_are_forwarded(
     assert (again.code, "--fail-on empty: no event was read" in again.stderr) == (1, True)
 
 
-def test_a_look_judges_too(young: Simulator, tmp_path: Path) -> None:
+def test_file_output_is_judged_too(young: Simulator, tmp_path: Path) -> None:
     args = (
         "--since",
         "-12h",
@@ -245,7 +245,7 @@ def held(path: Path, begin: str, seconds: float) -> threading.Timer:
 
 @slow
 def test_once_waits_for_a_backup_that_holds_the_ledger(tmp_path: Path, receiver: Receiver) -> None:
-    with simulated(tmp_path) as polled:
+    with polled_folder(tmp_path) as polled:
         assert polled.run(AWAY, "--wait", "0s").code == 4
         timer = held(polled.state / "ledger.sqlite3", "BEGIN EXCLUSIVE", 4)
         done = polled.run(receiver.http_endpoint, "--wait", "60s")
@@ -256,7 +256,7 @@ def test_once_waits_for_a_backup_that_holds_the_ledger(tmp_path: Path, receiver:
 
 def test_once_ends_with_5_if_the_ledger_stays_held(tmp_path: Path, receiver: Receiver) -> None:
     """Also when the lock comes in the middle of the run, before any hour is listed."""
-    with simulated(tmp_path) as polled:
+    with polled_folder(tmp_path) as polled:
         assert polled.run(AWAY, "--wait", "0s", "--until", "-9h").code == 4
         timer = held(polled.state / "ledger.sqlite3", "BEGIN EXCLUSIVE", 600)
         done = polled.run(receiver.http_endpoint, "--wait", "1s")
@@ -268,7 +268,7 @@ def test_once_ends_with_5_if_the_ledger_stays_held(tmp_path: Path, receiver: Rec
 
 @slow
 def test_once_ends_with_5_if_the_ledger_is_held_while_it_lists(tmp_path: Path, receiver: Receiver) -> None:
-    with simulated(tmp_path) as polled:
+    with polled_folder(tmp_path) as polled:
         locked: list[threading.Timer] = []
 
         def hold(_signal: str, _body: bytes) -> Reply | None:
@@ -282,13 +282,13 @@ def test_once_ends_with_5_if_the_ledger_is_held_while_it_lists(tmp_path: Path, r
         locked[0].function()
         assert done.code == 5, done.stderr
         assert polled.run(receiver.http_endpoint).code == 3
-        assert polled.look("audit")[0].code == 0
+        assert polled.report("audit")[0].code == 0
 
 
 @slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
 def test_once_ends_with_5_if_the_disk_is_full(tmp_path: Path, receiver: Receiver) -> None:
-    with simulated(tmp_path) as polled, small_disk(tmp_path / "disk") as disk:
+    with polled_folder(tmp_path) as polled, small_disk(tmp_path / "disk") as disk:
         state = ("--state-dir", str(disk / "state"))
         assert polled.run(receiver.http_endpoint, "--until", "-9h", *state).code in (0, 3)
         (disk / "state" / "ballast").unlink()
@@ -398,12 +398,12 @@ def test_a_kept_file_that_is_only_looked_at_stays(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["events", "faillog-pending.jsonl"]
 
 
-def test_the_law_of_lines_counts_json_lines_only(tmp_path: Path, receiver: Receiver) -> None:
+def test_the_count_of_lines_is_for_json_lines_only(tmp_path: Path, receiver: Receiver) -> None:
     """Polling reads objects of all forms; what is pending counts like what was read."""
-    with simulated(tmp_path) as polled:
+    with polled_folder(tmp_path) as polled:
         away = polled.run(AWAY, "--wait", "0s").summary
         first = polled.run(receiver.http_endpoint).summary
-        sums = polled.look("audit")[1]["sums"]
+        sums = polled.report("audit")[1]["sums"]
     for found in (away, first):
         assert 0 < found["lines"] - found["blank"] <= found["records"]
     assert away["lines"] - away["blank"] == first["lines"] - first["blank"] == sums["lines"] - sums["blank"]

@@ -3,7 +3,7 @@
 import pytest
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from support.clock import MovedClock
-from support.delivering import delivery_to, endpoint_of
+from support.delivery import delivery_to, endpoint_of
 from support.relay import Relay
 
 from faillog_otel.config import NetworkProtocol
@@ -16,7 +16,7 @@ LOG = EncodedEvent(LogRecord(event_name="e").SerializeToString(), b"")
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 @pytest.mark.parametrize("in_flight", [1, 4])
-def test_a_silent_connection_is_left(protocol: NetworkProtocol, in_flight: int) -> None:
+def test_a_silent_connection_is_replaced(protocol: NetworkProtocol, in_flight: int) -> None:
     """As after a firewall forgot it: no error, no answer. The next try takes a new one."""
     with Receiver() as receiver, Relay(int(endpoint_of(receiver, protocol).rpartition(":")[2])) as relay:
         endpoint = f"http://127.0.0.1:{relay.port}"
@@ -35,7 +35,7 @@ def test_a_silent_connection_is_left(protocol: NetworkProtocol, in_flight: int) 
                 assert delivery.result(ticket) == [{"logs": Acked()}]
 
 
-def test_one_silent_connection_is_enough_to_leave_all_idle_ones() -> None:
+def test_one_silent_connection_replaces_all_idle_ones() -> None:
     """Else each of them would cost a timeout."""
     with Receiver() as receiver, Relay(int(receiver.http_endpoint.rpartition(":")[2])) as relay:
         endpoint = f"http://127.0.0.1:{relay.port}"

@@ -8,18 +8,25 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.polled import simulated
+from support.polled_folder import polled_folder
 from support.program import environment
 
 from faillog_otel.sandbox.collector import Receiver
 
-MOVED = str(Path(__file__).parents[1] / "support" / "moved_program.py")
+ON_SEGMENTS_CLOCK = str(Path(__file__).parents[1] / "support" / "program_on_segments_clock.py")
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_a_healthy_sidecar_says_one_line_an_hour(tmp_path: Path, log_format: str) -> None:
-    with simulated(tmp_path, standing=True) as polled, Receiver() as receiver:
-        command = [sys.executable, MOVED, f"{polled.segment.control_url}clock", "300", "run", *polled.options]
+    with polled_folder(tmp_path, standing=True) as polled, Receiver() as receiver:
+        command = [
+            sys.executable,
+            ON_SEGMENTS_CLOCK,
+            f"{polled.segment.control_url}clock",
+            "300",
+            "run",
+            *polled.options,
+        ]
         command += ["--endpoint", receiver.http_endpoint, "--log-format", log_format]
         process = subprocess.Popen(
             command, cwd=tmp_path, env=environment(SEGMENT_TOKEN=polled.segment.token), stderr=subprocess.PIPE
@@ -54,7 +61,7 @@ def test_a_healthy_sidecar_says_one_line_an_hour(tmp_path: Path, log_format: str
 
 @pytest.mark.parametrize(("more", "says"), [([], 1), (["-q"], 0)])
 def test_a_run_that_lasts_less_says_it_at_its_end(tmp_path: Path, more: list[str], says: int) -> None:
-    with simulated(tmp_path) as polled, Receiver() as receiver:
+    with polled_folder(tmp_path) as polled, Receiver() as receiver:
         done = polled.run(receiver.http_endpoint, *more)
     assert done.code in (0, 3)
     reports = [line for line in done.stderr.splitlines() if "in the last " in line]

@@ -15,12 +15,12 @@ from faillog_otel.pipeline.forwarder import Progress
 from faillog_otel.pipeline.partition import MAX_OPEN_FILES, WorkQueue
 from faillog_otel.pipeline.worker import Start
 from faillog_otel.pipeline.workers import Workers
-from support.delivering import targets
+from support.delivery import targets
 
 COMMAND = [sys.executable, "-P", "-m", "faillog_otel.app.run_files"]
 
 
-def worked(
+def run_with_workers(
     files: Sequence[Path],
     endpoint: str,
     folder: Path,
@@ -71,7 +71,7 @@ def worked(
         return running
 
 
-def children(process: int) -> list[int]:
+def child_processes(process: int) -> list[int]:
     """The processes that a process has started and that are not gone."""
     tasks = Path(f"/proc/{process}/task").iterdir()
     return [int(child) for task in tasks for child in (task / "children").read_text().split()]
@@ -79,4 +79,6 @@ def children(process: int) -> list[int]:
 
 def worker_processes(process: int) -> list[int]:
     """Those that a process has started as workers."""
-    return [each for each in children(process) if COMMAND[-1] in Path(f"/proc/{each}/cmdline").read_text()]
+    return [
+        each for each in child_processes(process) if COMMAND[-1] in Path(f"/proc/{each}/cmdline").read_text()
+    ]

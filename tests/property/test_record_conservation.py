@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from support.events import attempt, error, event, exchange
-from support.forms import FORMS, PACKINGS, pretty
-from support.forwarding import forwarded
+from support.file_formats import ENCODINGS, FORMATS, pretty
+from support.file_run import run_over_file
 
 from faillog_otel import propagation
 from faillog_otel.sandbox.collector import Receiver
@@ -58,7 +58,7 @@ def test_records_are_exported_or_quarantined_and_the_receiver_holds_exactly_the_
     bad = [raw for is_good, raw in lines if is_good is False]
     with tempfile.TemporaryDirectory() as folder, Receiver() as receiver:
         file = gzip.compress(content) if packed else content
-        counts = forwarded(file, Path(folder), receiver, batch_records).counts
+        counts = run_over_file(file, Path(folder), receiver, batch_records).counts
         assert counts.records == counts.exported + counts.quarantined == len(good) + len(bad)
         assert counts.lines == counts.records + counts.blank == len(lines)
         assert counts.bytes_in == len(content)
@@ -112,15 +112,15 @@ def damaged(packed: bytes, damage: list[tuple[str, int, bytes]]) -> tuple[bytes,
 
 
 @settings(max_examples=400)
-@given(st.sampled_from(sorted(FORMS)), st.sampled_from(sorted(PACKINGS)), DAMAGE)
-def test_the_law_holds_for_any_damage_to_a_file_of_any_form(
+@given(st.sampled_from(sorted(FORMATS)), st.sampled_from(sorted(ENCODINGS)), DAMAGE)
+def test_every_record_is_accounted_for_whatever_the_damage(
     form: str, packing: str, damage: list[tuple[str, int, bytes]]
 ) -> None:
     """Every record is exported or quarantined, and what stands before the damage is exported."""
-    whole = PACKINGS[packing](FORMS[form](EVENTS))
+    whole = ENCODINGS[packing](FORMATS[form](EVENTS))
     file, first = damaged(whole, damage)
     with tempfile.TemporaryDirectory() as folder, Receiver() as receiver:
-        counts = forwarded(file, Path(folder), receiver).counts
+        counts = run_over_file(file, Path(folder), receiver).counts
         quarantine = Path(folder, "quarantine")
         kept = quarantine.read_bytes().splitlines() if quarantine.exists() else []
         arrived = [uid(log) for log in receiver.logs()]
@@ -138,13 +138,13 @@ def test_the_law_holds_for_any_damage_to_a_file_of_any_form(
         assert arrived[: len(before)] == before
 
 
-@pytest.mark.parametrize("packing", PACKINGS)
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("packing", ENCODINGS)
+@pytest.mark.parametrize("form", FORMATS)
 def test_a_whole_file_of_any_form_is_all_exported(
     form: str, packing: str, receiver: Receiver, tmp_path: Path
 ) -> None:
     """The other half of the law above: nothing is quarantined without damage."""
-    counts = forwarded(PACKINGS[packing](FORMS[form](EVENTS)), tmp_path, receiver).counts
+    counts = run_over_file(ENCODINGS[packing](FORMATS[form](EVENTS)), tmp_path, receiver).counts
     assert (counts.records, counts.exported) == (len(EVENTS), len(EVENTS))
     assert counts.lines == (len(EVENTS) if form.endswith("lines") else 0)
     written = [pretty(each) if "pretty" in form else each for each in EVENTS]

@@ -21,7 +21,7 @@ COLLECTION = "shop-mixpanel"
 AWAY = "http://127.0.0.1:9"  # the port for discarding: nobody listens there
 
 
-class Polled(Struct, frozen=True):
+class PolledFolder(Struct, frozen=True):
     """A simulated Segment, and where the program works."""
 
     segment: Simulator
@@ -34,14 +34,14 @@ class Polled(Struct, frozen=True):
         """The state folder."""
         return self.folder / "state"
 
-    def copied_to(self, folder: Path) -> "Polled":
+    def copied_to(self, folder: Path) -> "PolledFolder":
         """The same in another folder, to be changed or damaged."""
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)
         return self.in_folder(folder)
 
-    def in_folder(self, folder: Path) -> "Polled":
+    def in_folder(self, folder: Path) -> "PolledFolder":
         """The same Segment for another folder."""
-        return Polled(self.segment, folder, self.window)
+        return PolledFolder(self.segment, folder, self.window)
 
     @property
     def options(self) -> list[str]:
@@ -51,26 +51,26 @@ class Polled(Struct, frozen=True):
             *("--collection", COLLECTION, "--state-dir", str(self.state), *self.window),
         ]
 
-    def polling(self, endpoint: str) -> list[str]:
+    def once_options(self, endpoint: str) -> list[str]:
         """The options of `run --once`."""
         return ["--once", "--endpoint", endpoint, "--summary", "json", *self.options]
 
     def run(self, endpoint: str, *args: str) -> Done:
         """Polls until nothing is due."""
         return run_program(
-            *("run", *self.polling(endpoint), *args),
+            *("run", *self.once_options(endpoint), *args),
             cwd=self.folder,
             SEGMENT_TOKEN=self.segment.token,
         )
 
-    def at_its_time(self, *args: str) -> dict[str, Any]:
+    def run_at_segment_time(self, *args: str) -> dict[str, Any]:
         """The program in this process, by the clock of the simulated Segment; its last line of JSON."""
         env = {"SEGMENT_TOKEN": self.segment.token, "FAILLOG_STATE_DIR": str(self.state)}
         done = CliRunner().invoke(cli, args, obj=self.segment.clock, env=env)
         found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return found
 
-    def look(self, command: str, *args: str) -> tuple[Done, dict[str, Any]]:
+    def report(self, command: str, *args: str) -> tuple[Done, dict[str, Any]]:
         """Looks at it, as JSON."""
         done = run_program(command, "--json", "--state-dir", self.state, *args, cwd=self.folder)
         return done, json.loads(done.stdout) if done.stdout else {}
@@ -87,11 +87,11 @@ class Polled(Struct, frozen=True):
 
 
 @contextmanager
-def simulated(folder: Path, *, standing: bool = False) -> Iterator[Polled]:
+def polled_folder(folder: Path, *, standing: bool = False) -> Iterator[PolledFolder]:
     """A Segment whose lines are damaged and repeated now and then; its clock may stand still."""
     world = WorldConfig(damage=0.05, duplicates=0.05)
     with Simulator(SimulatorConfig(world=world), SimulatedClock(standing=standing)) as segment:
-        yield Polled(segment, folder)
+        yield PolledFolder(segment, folder)
 
 
 def to_version_2(path: Path) -> None:

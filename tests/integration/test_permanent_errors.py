@@ -6,9 +6,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from support.peer import head_of, identity_for_tls, peer_that
 from support.program import run_program
 from support.proxy import HttpProxy
+from support.raw_server import identity_for_tls, raw_server, read_request
 
 from faillog_otel.clock import HOUR_NS
 from faillog_otel.config import SEGMENT_URLS, Secret, SegmentConfig, token_problem
@@ -24,7 +24,7 @@ TOKEN = "sgp_c4n4ry0123456789"  # noqa: S105  # made up
 
 def answering(answer: bytes) -> Callable[[socket.socket], None]:
     def treat(connection: socket.socket) -> None:
-        head_of(connection)
+        read_request(connection)
         connection.sendall(answer)
 
     return treat
@@ -71,7 +71,7 @@ def test_a_gateway_may_have_a_path(url: str) -> None:
 @pytest.mark.parametrize(
     "text", ["Bearer x", "bearer: x", "Authorization: Bearer x", "'x'", '"x"', "x y", "ü"]
 )
-def test_what_is_no_token_is_named_with_the_remedy(text: str) -> None:
+def test_an_invalid_token_is_named_with_the_remedy(text: str) -> None:
     assert "; " in token_problem(text)
     with pytest.raises(ConfigError, match="SEGMENT_TOKEN: the token ") as raised:
         read_environment({"SEGMENT_TOKEN": text})
@@ -79,7 +79,7 @@ def test_what_is_no_token_is_named_with_the_remedy(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", [TOKEN, "bearerless", "x"])
-def test_a_token_is_taken_as_it_is(text: str) -> None:
+def test_a_valid_token_is_used_unchanged(text: str) -> None:
     assert token_problem(text) == ""
 
 
@@ -92,7 +92,7 @@ def test_a_token_that_is_refused_names_the_other_region(
     context, authority = identity_for_tls(tmp_path, host)
     monkeypatch.setenv("SSL_CERT_FILE", authority)
     treat = answering(plain(status, b'{"errors":[{"message":"no"}]}'))
-    with peer_that(treat, context) as peer, HttpProxy({f"{host}:443": peer.port}) as proxy:
+    with raw_server(treat, context) as peer, HttpProxy({f"{host}:443": peer.port}) as proxy:
         network = network_of(SegmentConfig(proxy=Secret(proxy.url)), {})
         with closing(SegmentApi(f"https://{host}/", lambda: Secret(TOKEN), "t", network=network)) as api:
             for answered in (api.check_token(HOUR_NS), api.list_hour("c", 1, "both", HOUR_NS)):
@@ -101,9 +101,9 @@ def test_a_token_that_is_refused_names_the_other_region(
                 assert answered.outcome.why.endswith(f"--segment-url {other}")
 
 
-def test_another_host_has_no_regions() -> None:
+def test_an_error_from_another_host_names_no_region() -> None:
     with (
-        peer_that(answering(plain("401 Unauthorized"))) as peer,
+        raw_server(answering(plain("401 Unauthorized"))) as peer,
         closing(SegmentApi(peer.origin, lambda: Secret(TOKEN), "t")) as api,
     ):
         outcome = api.check_token(HOUR_NS).outcome
@@ -113,10 +113,10 @@ def test_another_host_has_no_regions() -> None:
 
 @pytest.mark.parametrize("body", [b"<html><title>Log in</title></html>", b"ok", b"[]", b""])
 @pytest.mark.parametrize("status", ["200 OK", "404 Not Found"])
-def test_a_page_is_no_sign_of_a_good_token(status: str, body: bytes) -> None:
+def test_an_html_page_does_not_confirm_the_token(status: str, body: bytes) -> None:
     """A proxy's login page comes with 200."""
     with (
-        peer_that(answering(plain(status, body))) as peer,
+        raw_server(answering(plain(status, body))) as peer,
         closing(SegmentApi(peer.origin, lambda: Secret(TOKEN), "t")) as api,
     ):
         outcome = api.check_token(HOUR_NS).outcome
@@ -141,7 +141,7 @@ def test_https_to_a_plain_port_ends_the_run_with_the_remedy(once: tuple[str, ...
         connection.recv(65536)
         connection.sendall(plain("400 Bad Request"))
 
-    with peer_that(treat) as peer:
+    with raw_server(treat) as peer:
         code, said = run(f"https://{peer.address}", tmp_path, *once)
     assert code == 6
     assert "the server does not speak TLS at this port; write http:// or another port" in said
@@ -152,7 +152,7 @@ def test_https_to_a_plain_port_ends_the_run_with_the_remedy(once: tuple[str, ...
 @pytest.mark.parametrize("once", [("--once",), ()])
 def test_an_unknown_authority_ends_the_run_with_the_remedy(once: tuple[str, ...], tmp_path: Path) -> None:
     context, _ = identity_for_tls(tmp_path)
-    with peer_that(answering(plain("200 OK", b"{}")), context) as peer:
+    with raw_server(answering(plain("200 OK", b"{}")), context) as peer:
         code, said = run(f"https://{peer.address}", tmp_path, *once)
     assert code == 6
     assert "name the file of its authority: [segment] certificate or SSL_CERT_FILE" in said
@@ -161,6 +161,6 @@ def test_an_unknown_authority_ends_the_run_with_the_remedy(once: tuple[str, ...]
 
 def test_plain_http_to_a_tls_port_says_so(tmp_path: Path) -> None:
     context, _ = identity_for_tls(tmp_path)
-    with peer_that(answering(plain("200 OK", b"{}")), context) as peer:
+    with raw_server(answering(plain("200 OK", b"{}")), context) as peer:
         _, said = run(f"http://{peer.address}", tmp_path, command="doctor")
     assert "if the port speaks TLS, write https://" in said

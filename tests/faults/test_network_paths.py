@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import trustme
-from support.peer import identity_for_tls
 from support.program import run_program, start_program
+from support.raw_server import identity_for_tls
 from support.relay import HttpProxy, Relay
 from support.server import unused_port
 from support.tiers import swept
@@ -96,7 +96,7 @@ def test_the_authorities_of_the_environment_are_trusted(
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_file_of_authorities_that_cannot_be_read_is_said(events: Path, protocol: str) -> None:
+def test_an_unreadable_file_of_authorities_is_named(events: Path, protocol: str) -> None:
     """Else every handshake fails, and nobody sees why."""
     options = ("--endpoint", "https://127.0.0.1:1", "--protocol", protocol)
     done = run_program("run", events, *options, cwd=events.parent, SSL_CERT_FILE="missing.pem")
@@ -104,7 +104,9 @@ def test_a_file_of_authorities_that_cannot_be_read_is_said(events: Path, protoco
 
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
-def test_our_own_metrics_trust_the_same(events: Path, authority: Authority, protocol: str) -> None:
+def test_our_own_metrics_trust_the_same_authorities(
+    events: Path, authority: Authority, protocol: str
+) -> None:
     with Receiver() as receiver, Receiver(identity=authority.identity("127.0.0.1")) as metrics:
         done = run_program(
             *("run", events, "--endpoint", receiver.http_endpoint),
@@ -371,7 +373,7 @@ def test_the_wrong_port_for_our_own_metrics_is_named(events: Path, protocol: str
 
 @pytest.mark.parametrize("protocol", swept(PROTOCOLS, ["http/protobuf"]))
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_stop_ends_all_retries_and_what_is_waited_for_is_said_once(
+def test_a_stop_ends_all_retries_and_each_reason_is_logged_once(
     tmp_path: Path, protocol: str, workers: str
 ) -> None:
     for name in ("a", "b", "c"):

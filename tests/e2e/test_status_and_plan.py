@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.polled import AWAY, COLLECTION, Polled, simulated
+from support.polled_folder import AWAY, COLLECTION, PolledFolder, polled_folder
 from support.program import PROGRAM, environment, run_program, start_program
 
 from faillog_otel.clock import HOUR_NS, SECOND_NS, hour_of, hour_text, time_text
@@ -23,8 +23,8 @@ ESCAPE = "\x1b[31mred"
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Polled]:
-    with simulated(tmp_path_factory.mktemp("looking")) as polled, Receiver() as receiver:
+def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PolledFolder]:
+    with polled_folder(tmp_path_factory.mktemp("looking")) as polled, Receiver() as receiver:
         done = polled.run(receiver.http_endpoint)
         assert done.code == 3, done.stderr
         polled.folder.joinpath("summary").write_text(json.dumps(done.summary))
@@ -32,13 +32,13 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Polled]:
 
 
 @pytest.fixture
-def polled(original: Polled, tmp_path: Path) -> Polled:
+def polled(original: PolledFolder, tmp_path: Path) -> PolledFolder:
     """A copy, to be changed."""
     return original.copied_to(tmp_path)
 
 
-def test_status_says_what_the_run_did(original: Polled) -> None:
-    done, found = original.look("status")
+def test_status_says_what_the_run_did(original: PolledFolder) -> None:
+    done, found = original.report("status")
     summary = json.loads(original.folder.joinpath("summary").read_text())
     assert done.code == 0
     assert found["records"] == {name: summary[name] for name in found["records"]}
@@ -62,8 +62,8 @@ def test_status_says_what_the_run_did(original: Polled) -> None:
     assert found["bytes"]["digests"] == 8 * (summary["exported"] + summary["quarantined"])
 
 
-def test_status_for_people_says_the_same(original: Polled) -> None:
-    found = original.look("status")[1]
+def test_status_for_people_says_the_same(original: PolledFolder) -> None:
+    found = original.report("status")[1]
     done = run_program("status", "--state-dir", original.state, cwd=original.folder)
     text = done.stdout.decode()
     assert done.code == 0
@@ -76,21 +76,21 @@ def test_status_for_people_says_the_same(original: Polled) -> None:
 
 
 def test_what_the_collector_did_not_take_is_in_the_spool(tmp_path: Path) -> None:
-    with simulated(tmp_path) as polled:
+    with polled_folder(tmp_path) as polled:
         done = polled.run(AWAY, "--wait", "0s")
         assert done.code == 4
-        found = polled.look("status")[1]
+        found = polled.report("status")[1]
         assert found["records"]["pending"] == done.summary["pending"] == found["records"]["records"] > 0
         assert found["objects"]["to_forward"] == len(list(polled.state.joinpath("spool").glob("*[0-9]"))) > 0
         assert found["collections"][COLLECTION]["hours"]["partial"] > 0
         assert found["bytes"]["spool"] > 0
-        assert polled.look("audit")[1]["sums"]["pending"] == done.summary["pending"]
+        assert polled.report("audit")[1]["sums"]["pending"] == done.summary["pending"]
 
 
-def test_plan_after_a_run_asks_for_nothing_that_was_read(original: Polled) -> None:
+def test_plan_after_a_run_asks_for_nothing_that_was_read(original: PolledFolder) -> None:
     options = ("--collection", COLLECTION, "--since", "-10h")
     read = original.sql("SELECT hour FROM hours")
-    done, found = original.look("plan", *options)
+    done, found = original.report("plan", *options)
     assert (done.code, found["to_download"], found["failed"]) == (0, 0, 0)
     assert {hour_text(hour) for [hour] in read}.isdisjoint(each["hour"] for each in found["requests"])
     assert found["next_request"] >= found["now"]
@@ -104,12 +104,12 @@ def test_plan_after_a_run_asks_for_nothing_that_was_read(original: Polled) -> No
 
 
 def test_plan_and_status_are_of_what_the_last_run_used_where_nothing_is_set(
-    polled: Polled, receiver: Receiver
+    polled: PolledFolder, receiver: Receiver
 ) -> None:
     given = ("--collection", COLLECTION, "--since", "-10h", "--until", "-3h")
     assert polled.run(receiver.http_endpoint, "--until", "-3h").code in (0, 3)
-    _, as_given = polled.look("plan", *given)
-    done, found = polled.look("plan")
+    _, as_given = polled.report("plan", *given)
+    done, found = polled.report("plan")
     assert done.code == 0, done.stderr
     for name in ("collections", "requests", "waiting", "next_request"):
         assert found[name] == as_given[name], name
@@ -120,41 +120,41 @@ def test_plan_and_status_are_of_what_the_last_run_used_where_nothing_is_set(
     assert shown is not None, text
     assert shown[1] >= found["since"]  # the same window, asked later
     assert shown[2] >= found["until"]
-    assert polled.look("plan", "--collection", "other")[1]["collections"] == ["other"]
-    assert polled.look("status")[1]["collections"][COLLECTION]["polled"]
+    assert polled.report("plan", "--collection", "other")[1]["collections"] == ["other"]
+    assert polled.report("status")[1]["collections"][COLLECTION]["polled"]
 
 
-def test_plan_knows_the_collections_of_an_older_ledger(polled: Polled) -> None:
+def test_plan_knows_the_collections_of_an_older_ledger(polled: PolledFolder) -> None:
     polled.sql("DELETE FROM facts WHERE name = 'polled'")
-    done, found = polled.look("plan")
+    done, found = polled.report("plan")
     assert (done.code, found["collections"]) == (0, [COLLECTION])
 
 
 def test_plan_without_a_ledger_is_what_the_first_run_asks(tmp_path: Path) -> None:
     """In the same order, and nothing is sent or made for it."""
-    with simulated(tmp_path, standing=True) as polled, Receiver() as receiver:
+    with polled_folder(tmp_path, standing=True) as polled, Receiver() as receiver:
         options = ("--collection", COLLECTION, "--since", "-10h", "--once")
-        found = polled.at_its_time("plan", "--json", *options)
+        found = polled.run_at_segment_time("plan", "--json", *options)
         assert (polled.segment.requests(), polled.state.exists()) == ([], False)
         assert found["next_request"] == found["now"]
         assert {each["why"] for each in found["requests"]} == {"fresh"}
-        polled.at_its_time("run", *polled.polling(receiver.http_endpoint))
+        polled.run_at_segment_time("run", *polled.once_options(receiver.http_endpoint))
         asked = [each.hour for each in polled.segment.requests() if each.counted]
         assert [each["hour"] for each in found["requests"]] == asked
 
 
 def test_hours_settle_close_and_expire(tmp_path: Path) -> None:
     """Some hours are read for 28 days, all later ones by nobody."""
-    with simulated(tmp_path, standing=True) as polled, Receiver() as receiver:
+    with polled_folder(tmp_path, standing=True) as polled, Receiver() as receiver:
         until = time_text(polled.segment.clock.now_ns())
-        run = ("run", *polled.polling(receiver.http_endpoint), "--until", until)
-        polled.at_its_time(*run)
-        states = [polled.at_its_time("status", "--json")["collections"][COLLECTION]["hours"]]
+        run = ("run", *polled.once_options(receiver.http_endpoint), "--until", until)
+        polled.run_at_segment_time(*run)
+        states = [polled.run_at_segment_time("status", "--json")["collections"][COLLECTION]["hours"]]
         for hours in (25, 630, 10 * 24):
             polled.segment.clock.forward(hours * 3600)
-            polled.at_its_time(*run)
-            states.append(polled.at_its_time("status", "--json")["collections"][COLLECTION]["hours"])
-            assert polled.at_its_time("audit", "--json")["holds"]
+            polled.run_at_segment_time(*run)
+            states.append(polled.run_at_segment_time("status", "--json")["collections"][COLLECTION]["hours"])
+            assert polled.run_at_segment_time("audit", "--json")["holds"]
         first, second, third, last = states
         assert first["read"] > 0 == first["settled"] + first["closed"] + first["expired"]
         assert second["settled"] > 0 == second["closed"] + second["expired"]
@@ -173,23 +173,23 @@ def test_plan_says_what_will_be_missed(tmp_path: Path) -> None:
     assert b"each misses 18.0 of 24 hours a day" in done.stdout
 
 
-def test_a_failed_hour_is_named_with_why(polled: Polled) -> None:
+def test_a_failed_hour_is_named_with_why(polled: PolledFolder) -> None:
     [[hour]] = polled.sql("SELECT max(hour) FROM hours WHERE last_listed_ns IS NOT NULL")
     polled.sql(
         "UPDATE hours SET failures = 2, failed_why = ?, failed_ns = last_listed_ns WHERE hour = ?",
         f"HTTP 503 {ESCAPE}",
         hour,
     )
-    [failed] = polled.look("status")[1]["collections"][COLLECTION]["failed"]
+    [failed] = polled.report("status")[1]["collections"][COLLECTION]["failed"]
     assert (failed["times"], failed["why"]) == (2, f"HTTP 503 {ESCAPE}")
-    assert polled.look("plan", "--collection", COLLECTION)[1]["failed"] == 1
+    assert polled.report("plan", "--collection", COLLECTION)[1]["failed"] == 1
     text = run_program("status", "--state-dir", polled.state, cwd=polled.folder).stdout
     assert b"!     1 failed" in text
     assert b"HTTP 503 \\x1b[31mred (2 attempts, the last at" in text
 
 
-def test_all_of_it_works_while_the_sidecar_runs(tmp_path: Path) -> None:
-    with simulated(tmp_path) as polled, Receiver() as receiver:
+def test_status_and_plan_work_while_the_sidecar_runs(tmp_path: Path) -> None:
+    with polled_folder(tmp_path) as polled, Receiver() as receiver:
         endpoint = ("--endpoint", receiver.http_endpoint)
         process = start_program(
             "run", *endpoint, *polled.options, cwd=tmp_path, SEGMENT_TOKEN=polled.segment.token
@@ -197,10 +197,10 @@ def test_all_of_it_works_while_the_sidecar_runs(tmp_path: Path) -> None:
         try:
             found: dict[str, object] = {}
             while process.poll() is None and not (found.get("held_by") and receiver.received):
-                found = polled.look("status")[1]
+                found = polled.report("status")[1]
             assert found["held_by"] == process.pid
-            assert polled.look("plan", "--collection", COLLECTION)[0].code == 0
-            audited = polled.look("audit")
+            assert polled.report("plan", "--collection", COLLECTION)[0].code == 0
+            audited = polled.report("audit")
             assert (audited[0].code, audited[1]["problems"]) == (0, [])
             done = run_program(
                 "doctor", *endpoint, *polled.options, cwd=tmp_path, SEGMENT_TOKEN=polled.segment.token
@@ -210,22 +210,22 @@ def test_all_of_it_works_while_the_sidecar_runs(tmp_path: Path) -> None:
             process.send_signal(signal.SIGTERM)
             process.communicate()
         assert process.returncode == 143
-        assert polled.look("status")[1]["held_by"] is None
-        assert polled.look("audit")[0].code == 0
+        assert polled.report("status")[1]["held_by"] is None
+        assert polled.report("audit")[0].code == 0
 
 
-def test_looking_changes_nothing(polled: Polled) -> None:
+def test_status_and_plan_change_nothing(polled: PolledFolder) -> None:
     def contents() -> dict[Path, bytes]:
         return {path: path.read_bytes() for path in polled.state.rglob("*") if path.is_file()}
 
     before = contents()
     for command in ("status", "plan", "audit"):
         more = ("--collection", COLLECTION) if command == "plan" else ()
-        assert polled.look(command, *more)[0].code == 0
+        assert polled.report(command, *more)[0].code == 0
     assert contents() == before
 
 
-def test_colours_are_for_terminals_and_escapes_for_nobody(polled: Polled) -> None:
+def test_colours_are_for_terminals_and_escapes_for_nobody(polled: PolledFolder) -> None:
     polled.sql("INSERT INTO hours (collection, hour, failures) VALUES (?, 490000, 1)", ESCAPE)
     reader, writer = pty.openpty()
     command = [PROGRAM, "status", "--state-dir", str(polled.state)]
@@ -247,7 +247,7 @@ def test_colours_are_for_terminals_and_escapes_for_nobody(polled: Polled) -> Non
 
 
 @pytest.mark.parametrize("command", ["status", "audit"])
-def test_without_a_ledger_there_is_nothing_to_look_at(tmp_path: Path, command: str) -> None:
+def test_without_a_ledger_it_is_exit_5_and_nothing_is_created(tmp_path: Path, command: str) -> None:
     done = run_program(command, "--state-dir", "missing", cwd=tmp_path)
     assert (done.code, done.stdout) == (5, b"")
     assert "holds no ledger" in done.stderr
@@ -269,18 +269,18 @@ def test_wrong_usage_is_exit_2(tmp_path: Path, args: list[str], says: str) -> No
 
 
 @pytest.mark.parametrize("command", ["status", "plan", "audit"])
-def test_a_ledger_that_is_none_or_newer_is_exit_5_with_the_way_out(
-    tmp_path: Path, polled: Polled, command: str
+def test_a_ledger_that_is_invalid_or_newer_is_exit_5_with_the_remedy(
+    tmp_path: Path, polled: PolledFolder, command: str
 ) -> None:
     more = ("--collection", COLLECTION) if command == "plan" else ()
     polled.sql("PRAGMA user_version = 99")
-    done, _ = polled.look(command, *more)
+    done, _ = polled.report(command, *more)
     assert (done.code, "newer faillog-otel" in done.stderr) == (5, True)
     polled.sql("PRAGMA user_version = 0")
-    done, _ = polled.look(command, *more)
+    done, _ = polled.report(command, *more)
     assert (done.code, "older" in done.stderr) == (5, True)
     tmp_path.joinpath("state", "ledger.sqlite3").write_bytes(b"no ledger at all" * 1000)
-    done, _ = polled.look(command, *more)
+    done, _ = polled.report(command, *more)
     assert (done.code, "; move " in done.stderr) == (5, True)
 
 
@@ -288,9 +288,9 @@ def test_no_request_counts_beside_the_word_that_knows_of_it(tmp_path: Path, rece
     """The machine's clock is a little ahead: Segment's time, which polling goes by, steps back each time."""
     end_of_a_second = SimulatedClock(HOUR_NS * hour_of(time.time_ns()) + SECOND_NS - 1, standing=True)
     with Simulator(SimulatorConfig(), end_of_a_second) as segment:
-        polled = Polled(segment, tmp_path)
+        polled = PolledFolder(segment, tmp_path)
         assert polled.run(receiver.http_endpoint).code == 0
         segment.clock.move_to(segment.clock.now_ns() + 60 * SECOND_NS)
-        quota = polled.at_its_time("status", "--json")["quota"]
+        quota = polled.run_at_segment_time("status", "--json")["quota"]
     assert quota["said"]["remaining"] == 120 - quota["used"] < 120
     assert quota["left"] == quota["said"]["remaining"]

@@ -32,13 +32,13 @@ def ask(address: str | None) -> tuple[int, str]:
         ("::", "[::]:{}"),
     ],
 )
-def test_who_is_alive_is_healthy_wherever_it_listens(listens: str, address: str) -> None:
+def test_a_live_sidecar_is_healthy_at_any_address(listens: str, address: str) -> None:
     alive = {"loops": Check(ok=True, why="running")}
     with HealthServer(listens, 0, alive=lambda: alive, ready=dict) as server:
         assert ask(address.format(server.port)) == (0, "")
 
 
-def test_who_is_not_alive_is_not_healthy_and_it_says_why() -> None:
+def test_an_unhealthy_sidecar_says_why() -> None:
     late = {"loops": Check(ok=False, why="fetching: 700 s late")}
     with HealthServer("127.0.0.1", 0, alive=lambda: late, ready=dict) as server:
         code, said = ask(f"127.0.0.1:{server.port}")
@@ -56,7 +56,7 @@ class _Refuses(BaseHTTPRequestHandler):
         self.end_headers()
 
 
-def test_a_refusal_without_a_word_is_one() -> None:
+def test_an_empty_refusal_is_unhealthy() -> None:
     with HTTPServer(("127.0.0.1", 0), _Refuses) as server:
         answering = threading.Thread(target=server.handle_request)
         answering.start()

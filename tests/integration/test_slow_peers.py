@@ -18,8 +18,8 @@ from typing import Any
 
 import httpx
 import pytest
-from support.peer import Peer, head_of, peer_that
-from support.polling import polling, sidecar, simulator
+from support.raw_server import RawServer, raw_server, read_request
+from support.sidecar import segment_simulator, sidecar, sidecar_options
 from support.tiers import swept
 
 from faillog_otel.clock import HOUR_NS
@@ -60,17 +60,19 @@ HANDSHAKE = b"\x16\x03\x03\x40\x00"
 
 
 @contextmanager
-def dripping(start: bytes, unit: bytes, body: bytes, tls: ssl.SSLContext | None = None) -> Iterator[Peer]:
+def dripping(
+    start: bytes, unit: bytes, body: bytes, tls: ssl.SSLContext | None = None
+) -> Iterator[RawServer]:
     """Drips on its first connection, answers with the body on all others."""
 
     def treat(connection: socket.socket) -> None:
-        head_of(connection)
+        read_request(connection)
         if peer.connections == 1:
             connection.sendall(start)
             peer.drip(connection, unit)
         connection.sendall(f"{OK}Content-Length: {len(body)}\r\n\r\n".encode() + body)
 
-    with peer_that(treat, tls) as peer:
+    with raw_server(treat, tls) as peer:
         yield peer
 
 
@@ -78,33 +80,33 @@ every_drip = pytest.mark.parametrize("drip", swept(DRIPS, ["header", "body", "ch
 
 
 @contextmanager
-def listing(peer: Peer) -> Iterator[Ask]:
+def listing(peer: RawServer) -> Iterator[Ask]:
     with closing(SegmentApi(peer.origin, lambda: Secret("token"), "tests", timeout_seconds=LIMIT)) as api:
         yield lambda: api.list_hour("c", 1, "both", HOUR_NS).outcome
 
 
 @contextmanager
-def token_check(peer: Peer) -> Iterator[Ask]:
+def token_check(peer: RawServer) -> Iterator[Ask]:
     with closing(SegmentApi(peer.origin, lambda: Secret("token"), "tests", timeout_seconds=LIMIT)) as api:
         yield lambda: api.check_token(HOUR_NS).outcome
 
 
 @contextmanager
-def download(peer: Peer, **limits: Any) -> Iterator[Ask]:
+def download(peer: RawServer, **limits: Any) -> Iterator[Ask]:
     downloader = Downloader((peer.address,), "tests", Limits(**{"stall_seconds": LIMIT, **limits}))
     url = f"{peer.origin}/object?sig=1"
     yield lambda: downloader.download(url, None, io.BytesIO(), lambda: False)
 
 
 @contextmanager
-def delivery(peer: Peer, protocol: NetworkProtocol = "http/json") -> Iterator[Ask]:
+def delivery(peer: RawServer, protocol: NetworkProtocol = "http/json") -> Iterator[Ask]:
     target = Target(url=peer.url, protocol=protocol, timeout_seconds=LIMIT)
     config = DeliveryConfig(targets={"logs": target}, signals=("logs",))
     with closing(network_client(config, (), "tests")) as client:
         yield lambda: client.send("logs", [])
 
 
-CLIENTS: dict[str, tuple[Callable[[Peer], AbstractContextManager[Ask]], bytes, type, type]] = {
+CLIENTS: dict[str, tuple[Callable[[RawServer], AbstractContextManager[Ask]], bytes, type, type]] = {
     "listing": (listing, b'{"data":{"download":{"urls":[]}}}', Failed, Listing),
     "token check": (token_check, b"{}", Failed, Listing),
     "download": (download, b"content", DownloadFailed, Downloaded),
@@ -131,13 +133,13 @@ def test_an_answer_that_drips_on_a_connection_in_use_is_given_up(
     start, unit = DRIPS[drip]
 
     def treat(connection: socket.socket) -> None:
-        head_of(connection)
+        read_request(connection)
         connection.sendall(f"{OK}Content-Length: 2\r\n\r\n{{}}".encode())
-        head_of(connection)
+        read_request(connection)
         connection.sendall(start.encode())
         peer.drip(connection, unit.encode())
 
-    with peer_that(treat, tls) as peer, token_check(peer) as ask:
+    with raw_server(treat, tls) as peer, token_check(peer) as ask:
         for _ in range(2):
             assert any(isinstance(ask(), Listing) for _ in range(100))  # a busy machine may miss the limit
             connections = peer.connections
@@ -152,7 +154,7 @@ def test_a_tls_handshake_that_drips_is_given_up(client: str) -> None:
         peer.drip(connection, b"x")
 
     connect, _, failed, _ = CLIENTS[client]
-    with peer_that(treat) as peer:
+    with raw_server(treat) as peer:
         peer.origin, peer.url = f"https://{peer.address}", f"https://{peer.address}/v1/logs"
         with connect(peer) as ask:
             assert isinstance(ask(), failed)
@@ -167,7 +169,7 @@ def test_a_name_server_that_is_silent_is_given_up(client: str) -> None:
         return []
 
     connect, _, failed, _ = CLIENTS[client]
-    with peer_that(lambda _: None) as peer, connect(peer) as ask, pytest.MonkeyPatch.context() as patched:
+    with raw_server(lambda _: None) as peer, connect(peer) as ask, pytest.MonkeyPatch.context() as patched:
         patched.setattr(socket, "getaddrinfo", look_up)
         try:
             assert isinstance(ask(), failed)
@@ -198,7 +200,7 @@ def test_a_grpc_call_that_drips_is_given_up(start: bytes, unit: bytes) -> None:
         connection.sendall(start)
         peer.drip(connection, unit)
 
-    with peer_that(treat) as peer:
+    with raw_server(treat) as peer:
         if start == HANDSHAKE:
             peer.url = f"https://{peer.address}"
         with delivery(peer, "grpc") as ask:
@@ -211,7 +213,7 @@ def test_a_server_that_reads_byte_by_byte_is_given_up(tls: ssl.SSLContext | None
             connection.recv(1)
 
     with (
-        peer_that(treat, tls) as peer,
+        raw_server(treat, tls) as peer,
         closing(Connections(peer.url, timeout_seconds=LIMIT)) as connections,
         pytest.raises(TimeoutError),
     ):
@@ -228,7 +230,7 @@ def test_a_server_that_reads_a_request_slowly_is_given_up_by_httpx(tls: ssl.SSLC
             read += len(piece)
 
     with (
-        peer_that(treat, tls) as peer,
+        raw_server(treat, tls) as peer,
         http_client({}, client_context()) as client,
         pytest.raises(httpx.TimeoutException),
     ):
@@ -238,13 +240,13 @@ def test_a_server_that_reads_a_request_slowly_is_given_up_by_httpx(tls: ssl.SSLC
 
 def test_a_slow_download_that_gets_on_may_take_longer_than_a_stall() -> None:
     def treat(connection: socket.socket) -> None:
-        head_of(connection)
+        read_request(connection)
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
         for _ in range(100):
             peer.ending.wait(0.02)
             connection.sendall(b"x")
 
-    with peer_that(treat) as peer, download(peer, stall_seconds=1, min_bytes_per_second=1) as ask:
+    with raw_server(treat) as peer, download(peer, stall_seconds=1, min_bytes_per_second=1) as ask:
         assert ask() == Downloaded(None, None, 100)
 
 
@@ -278,7 +280,7 @@ def test_closing_ends_an_answer_that_drips(drip: str) -> None:
     begun = threading.Event()
 
     def treat(connection: socket.socket) -> None:
-        head_of(connection)
+        read_request(connection)
         connection.sendall(start.encode())
         begun.set()
         peer.drip(connection, unit.encode())
@@ -289,7 +291,7 @@ def test_closing_ends_an_answer_that_drips(drip: str) -> None:
         except (OSError, HTTPException) as error:
             ended.append(error)
 
-    with peer_that(treat) as peer:
+    with raw_server(treat) as peer:
         connections = Connections(peer.url)
         thread = threading.Thread(target=post, daemon=True)
         thread.start()
@@ -305,12 +307,12 @@ def test_a_stop_does_not_wait_for_what_drips(drip: str, tmp_path: Path) -> None:
     asked = threading.Event()
 
     def treat(connection: socket.socket) -> None:
-        head_of(connection)
+        read_request(connection)
         asked.set()
         connection.sendall(start.encode())
         peer.drip(connection, unit.encode())
 
-    with peer_that(treat) as peer:
+    with raw_server(treat) as peer:
         args = ["run", "--state-dir", "state", "--segment-url", peer.origin, "--collection", "c"]
         with sidecar([*args, "--endpoint", "http://127.0.0.1:1"], tmp_path) as running:
             assert asked.wait(30)
@@ -323,15 +325,15 @@ def test_our_own_metrics_are_sent_again_after_an_endpoint_that_dripped(
     again = threading.Event()
 
     def treat(connection: socket.socket) -> None:
-        head_of(connection)
+        read_request(connection)
         if peer.connections > 1:
             again.set()
         connection.sendall(f"{OK}X: ".encode())
         peer.drip(connection, b"x")
 
-    with peer_that(treat) as peer, simulator("mine") as segment:
+    with raw_server(treat) as peer, segment_simulator("mine") as segment:
         settings = {"ENDPOINT": peer.origin, "INTERVAL": "100ms", "TIMEOUT": "0.3s"}
         own = {f"FAILLOG_SELF_OTLP_{name}": value for name, value in settings.items()}
-        with sidecar(polling(segment, receiver), tmp_path, **own) as running:
+        with sidecar(sidecar_options(segment, receiver), tmp_path, **own) as running:
             assert again.wait(50)
             assert running.end() == 143

@@ -12,7 +12,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
     ExportLogsPartialSuccess,
     ExportLogsServiceResponse,
 )
-from support.forms import zstd
+from support.file_formats import zstd
 from support.program import run_program
 
 LINE = error("reasons")

@@ -12,7 +12,7 @@ from faillog_otel.otlp.sender import Backoff
 from faillog_otel.sandbox.collector import Receiver, Reply
 
 
-class Scripted:
+class ScriptedReplies:
     """Answers the requests of each signal with these replies, then takes everything."""
 
     def __init__(self, **replies: Sequence[Reply]) -> None:

@@ -32,7 +32,7 @@ def planted(text: str) -> bytes:
     )
 
 
-def test_nothing_of_them_leaves_or_is_said(tmp_path: Path) -> None:
+def test_no_canary_is_exported_or_printed(tmp_path: Path) -> None:
     (tmp_path / "events").write_bytes(b"".join(planted(text) for text, _ in CANARIES.values()))
 
     with Receiver() as receiver:

@@ -12,7 +12,7 @@ import urllib.request
 from faillog_otel.cli import main
 
 
-class SimulatorsClock:
+class SegmentsClock:
     """The time of a running simulator."""
 
     def __init__(self, url: str, step_seconds: float) -> None:
@@ -35,4 +35,4 @@ class SimulatorsClock:
 
 if __name__ == "__main__":
     url, step_seconds = sys.argv.pop(1), float(sys.argv.pop(1))
-    main(SimulatorsClock(url, step_seconds))
+    main(SegmentsClock(url, step_seconds))

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.app import Order, complete_order
 from support.backends import Jaeger, VictoriaLogs, eventually
 from support.collector import shipped
-from support.failing_later import ATTEMPTS, RECORDS, hours_ago, hours_later, poll
+from support.instrumented_app import Order, complete_order
 from support.server import unused_port
+from support.tracked_failures import ATTEMPTS, RECORDS, move_to_now, poll, segment_hours_ago
 
 from faillog_otel.sandbox import Simulator
 
@@ -25,7 +25,7 @@ APPLICATIONS_OWN = {"POST /orders", "complete order"}
 @pytest.fixture
 def segment() -> Iterator[Simulator]:
     """What failed comes in several files."""
-    with hours_ago("append") as segment:
+    with segment_hours_ago("append") as segment:
         yield segment
 
 
@@ -65,7 +65,7 @@ def test_the_configuration_for_grafana_brings_traces_and_logs_to_their_backends(
     The trace is there once, though everything is sent twice; each of its log records has the same trace id.
     """
     order = complete_order(jaeger.otlp_endpoint, segment.url, segment.clock.now_ns())
-    hours_later(segment)
+    move_to_now(segment)
     nobody = f"http://127.0.0.1:{unused_port()}"
     endpoints = {"TEMPO_ENDPOINT": jaeger.otlp_endpoint, "LOKI_ENDPOINT": victorialogs.otlp_endpoint}
     with shipped(
@@ -90,7 +90,7 @@ def test_in_jaeger(segment: Simulator, collector_program: Path, jaeger: Jaeger, 
     Nobody looks in between: Jaeger would put the attributes of what it has in memory in another order.
     """
     order = complete_order(jaeger.otlp_endpoint, segment.url, segment.clock.now_ns())
-    hours_later(segment)
+    move_to_now(segment)
     with shipped(collector_program, "jaeger", tmp_path, JAEGER_ENDPOINT=jaeger.otlp_endpoint) as collector:
         for _ in range(2):
             poll(segment, collector, tmp_path)

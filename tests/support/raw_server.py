@@ -13,7 +13,7 @@ import trustme
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
 
 
-class Peer:
+class RawServer:
     """A server that treats each of its connections, one after the other, as the test says."""
 
     def __init__(
@@ -62,18 +62,18 @@ class Peer:
 
 
 @contextmanager
-def peer_that(
+def raw_server(
     treat: Callable[[socket.socket], None], tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
-) -> Iterator[Peer]:
+) -> Iterator[RawServer]:
     """Such a server, until the test ends."""
-    peer = Peer(treat, tls, host)
+    peer = RawServer(treat, tls, host)
     try:
         yield peer
     finally:
         peer.close()
 
 
-def head_of(connection: socket.socket) -> bytes:
+def read_request(connection: socket.socket) -> bytes:
     """Reads one request's head, and its body where that is short: closed with something unread, the peer's
     answer would be lost.
     """

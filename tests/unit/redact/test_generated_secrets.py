@@ -6,7 +6,7 @@
 from random import Random
 
 import pytest
-from support.made_up_secrets import (
+from support.generated_secrets import (
     NOTATIONS,
     SHAPES,
     ids_and_words,
