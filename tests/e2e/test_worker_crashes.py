@@ -21,9 +21,9 @@ from faillog_otel.pipeline.worker import (
     Channel,
     Drain,
     Forward,
+    PartitionResult,
     Report,
     Start,
-    Written,
     encode,
     read_report,
 )
@@ -141,9 +141,9 @@ def test_large_messages_in_both_directions_do_not_deadlock(tmp_path: Path) -> No
             piece = Piece(name, 0, path.stat().st_size)
             channel.send(encode(Forward(part, [piece])), [file.fileno()])
             channel.send(encode(Drain()))
-        found: list[Written] = []
+        found: list[PartitionResult] = []
         for report in reports(channel):
-            if isinstance(report, Written):
+            if isinstance(report, PartitionResult):
                 found.append(report)
                 if sum(each.is_last for each in found) == 5:
                     break

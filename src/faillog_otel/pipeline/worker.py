@@ -93,7 +93,7 @@ class IndexBuilt(Struct, frozen=True, tag=True):
     index: IndexPart
 
 
-class Written(Struct, frozen=True, tag=True, kw_only=True):
+class PartitionResult(Struct, frozen=True, tag=True, kw_only=True):
     """The outcomes of the next records of a partition, in its order."""
 
     part: int
@@ -139,7 +139,7 @@ class Waits(Struct, frozen=True, tag=True):
     seconds: float
 
 
-Report = Ready | IndexBuilt | Written | Waits
+Report = Ready | IndexBuilt | PartitionResult | Waits
 
 
 def _reveal(secret: Any) -> Any:
@@ -378,7 +378,7 @@ class Worker:
 
     def _report(self, sink: PartitionSink, result: BatchResult) -> None:
         self._send(
-            Written(
+            PartitionResult(
                 part=sink.part,
                 counts=result.counts,
                 kept=result.kept,

@@ -27,13 +27,13 @@ from faillog_otel.pipeline.worker import (
     EndSending,
     Forward,
     Order,
+    PartitionResult,
     Ready,
     Report,
     Start,
     Stop,
     UseIndex,
     Waits,
-    Written,
     encode,
     read_report,
 )
@@ -281,24 +281,24 @@ class Workers:
             worker = receiving[descriptor]
             try:
                 for message in worker.channel.receive_available():
-                    self._take(worker, read_report(message))
+                    self._on_report(worker, read_report(message))
             except EOFError:
                 self._on_worker_exit(worker)
 
-    def _take(self, worker: _Worker, report: Report) -> None:
+    def _on_report(self, worker: _Worker, report: Report) -> None:
         worker.has_reported, self._failed_starts = True, 0
         if isinstance(report, Waits):
             if not self._is_stopping():
                 self._say(report.what, report.seconds)
         elif isinstance(report, Ready):
             worker.is_ready = True
-        elif isinstance(report, Written):
-            self._take_written(worker, report)
+        elif isinstance(report, PartitionResult):
+            self._take_result(worker, report)
         elif worker.index_task is not None:
             task, worker.index_task = worker.index_task, None
             self._work.add_index(task, report.lines, report.index)
 
-    def _take_written(self, worker: _Worker, report: Written) -> None:
+    def _take_result(self, worker: _Worker, report: PartitionResult) -> None:
         part = next(each for each in worker.parts if each.number == report.part)
         part.position += report.counts.records
         part.crashes = 0
