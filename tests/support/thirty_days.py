@@ -170,7 +170,7 @@ class Program:
                     break
                 continue
             if (said := self._segment.said(now_ns, self._words)) is not None:
-                self._quota = replace(self._quota, said=self._quota.with_window(said))
+                self._quota = replace(self._quota, rate_limit=self._quota.with_window(said))
             self._note(ask.collection, ask.hour, now_ns, answer)
         return now_ns if planned.requests else max(now_ns, planned.next_ns)
 
