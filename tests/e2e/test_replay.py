@@ -164,7 +164,7 @@ def test_a_record_that_the_collector_refuses_is_kept_with_its_words(tmp_path: Pa
     tmp_path.joinpath("events").write_bytes(lines(*(error(messageId=f"m{n}") for n in range(9)), error()))
 
     def script(_signal: str, body: bytes) -> Reply | None:
-        if b"m5 to" in body:
+        if b"m5)" in body:
             return Reply(400, b"no m5", {"content-type": "text/plain"})
         return None
 

@@ -176,7 +176,7 @@ def test_a_part_that_crashes_every_worker_is_given_up_and_the_rest_delivered(tmp
     others.write_bytes(lines(*[error(messageId=f"o{n}") for n in range(30)]))
 
     def killing(_signal: Signal, body: bytes) -> Reply | None:
-        if b"deadly29 " in body:
+        if b"deadly29)" in body:
             for child in worker_processes(os.getpid()):
                 os.kill(child, signal.SIGKILL)
             return Reply(hangs_up=True)
@@ -210,7 +210,7 @@ def test_a_record_that_the_collector_refuses_is_told_from_all_others(tmp_path: P
     tmp_path.joinpath("events").write_bytes(lines(*[error(messageId=f"m{n}.") for n in range(9000)]))
 
     def refusing(_signal: Signal, body: bytes) -> Reply | None:
-        if b"m77. to" in body or b"m8888. to" in body:
+        if b"m77.)" in body or b"m8888.)" in body:
             return Reply(400, b"no", {"content-type": "text/plain"})
         return None
 
