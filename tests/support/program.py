@@ -13,8 +13,8 @@ from msgspec import Struct
 from support.fork_server import run_forked
 
 PROGRAM = str(Path(sys.prefix, "bin", "faillog-otel"))
-_READ_AT_START = ("PYTHON", "LANG", "LC_", "COVERAGE_")
-"""How the names of variables begin that the interpreter reads when it starts."""
+_READ_AT_START = ("PYTHON", "LANG", "LC_", "COVERAGE_", "LD_", "DYLD_", "MALLOC_", "OPENSSL_")
+"""How the names of variables begin that the loader, libraries or the interpreter read when they start."""
 _started: "list[subprocess.Popen[bytes]]" = []
 
 
