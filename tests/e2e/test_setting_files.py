@@ -142,7 +142,7 @@ def test_a_certificate_that_cannot_be_used_is_named(tmp_path: Path, kind: str, s
         refused(done, f"{setting} {file}: ", "not PEM" if kind in ("UTF-16", "empty") else kind)
 
 
-@pytest.mark.parametrize(("kind", "says"), [("a pipe", "nobody reads"), ("a folder", "Is a directory")])
+@pytest.mark.parametrize(("kind", "says"), [("a pipe", "no process reads"), ("a folder", "Is a directory")])
 def test_an_output_that_cannot_be_written_is_exit_2(tmp_path: Path, kind: str, says: str) -> None:
     file = made(tmp_path, kind)
     tmp_path.joinpath("events.jsonl").write_text("{}")
