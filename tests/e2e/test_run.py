@@ -284,7 +284,7 @@ def test_events_of_an_unknown_version_are_counted_and_said(
     command = ["run", "events", "--endpoint", receiver.http_endpoint, "--workers", workers]
     done = run_program(*command, "--fail-on", "failure", cwd=tmp_path)
     assert done.code == 1
-    assert "events, line 2: an event of an unknown version" in done.stderr
+    assert "events, line 2: event of an unknown version" in done.stderr
     assert "2 events of an unknown version not judged; --fail-on failure is undecided" in done.stderr
     assert "4 records: 4 exported, 2 of an unknown version, not judged\n" in done.stderr
     quiet = run_program(*command, "--fail-on", "discarded", "-q", cwd=tmp_path)

@@ -96,7 +96,7 @@ def test_a_token_file_that_is_spoilt_while_it_polls_is_said_and_costs_nothing_un
             status = run_program("status", "--json", "--state-dir", "state", cwd=tmp_path)
             asked = sum(each.counted for each in segment.requests())
             write(TOKEN.encode())
-            running.wait_for("can be read again")
+            running.wait_for("the token is readable again")
             with running.news:
                 assert running.news.wait_for(
                     lambda: any(" objects" in line for line in running.said[before:]), 60

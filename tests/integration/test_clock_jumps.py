@@ -173,7 +173,7 @@ def test_a_first_start_with_a_wrong_clock_wants_the_hours_of_segments_time(
 def test_reports_by_a_wrong_clock_have_a_warning(wrong: Scene, command: str) -> None:
     wrong.clock.ahead_ns = 40 * DAY_NS
     assert wrong.run() == 0
-    warning = "this machine's clock was 40 d 0 h ahead of Segment's when `run` asked last"
+    warning = "this machine's clock was 40 d 0 h ahead of Segment's in the last run"
     assert warning in run_command(wrong, command, "--collection", "shop").stderr
     wrong.clock.ahead_ns = 0
     assert wrong.run() == 0
