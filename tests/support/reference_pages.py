@@ -1,4 +1,4 @@
-"""Updates the example configuration, and what is generated in docs/reference.
+"""Updates the example configuration, and what is generated in docs/reference and in the architecture page.
 
     PYTHONPATH=tests python -m support.reference_pages
 
@@ -28,6 +28,9 @@ from faillog_otel.settings import SETTINGS, TABLES, Setting
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "reference"
+ARCHITECTURE = ROOT / "docs" / "contributing" / "architecture.md"
+GENERATED = (*sorted(PAGES.glob("*.md")), ARCHITECTURE)
+"""The pages with generated parts."""
 EXAMPLE = ROOT / "collector-config" / "faillog-otel.toml"
 SOURCES = Path(faillog_otel.__file__).parent
 
@@ -71,8 +74,10 @@ def help_of(name: str) -> str:
 
 
 def rows(name: str) -> Rows:
-    """Returns what the code says about `settings:PATH`, `ledger:TABLE`, `reasons:ABOUT` or `metrics`."""
+    """Returns what the code says of `modules`, `metrics`, `settings:PATH`, `ledger:TABLE`, `reasons:ABOUT`."""
     kind, _, what = name.partition(":")
+    if kind == "modules":
+        return _modules()
     if kind == "reasons":
         return _reasons(what)
     if kind == "settings":
@@ -91,7 +96,7 @@ def _merged(found: re.Match[str]) -> str:
     wanted = rows(found["name"])
     prose = {row[0]: dict(zip(header, row, strict=True)) for row in old}
     order = [key for key in prose if key in wanted] + [key for key in wanted if key not in prose]
-    if found["name"].startswith("settings:"):
+    if found["name"].startswith(("settings:", "modules")):
         order = [*wanted]
     lines = [header, ["---"] * len(header)]
     for key in order:
@@ -198,6 +203,18 @@ def _reasons(about: str) -> Rows:
     }
 
 
+def _modules() -> Rows:
+    """Module → the first sentence of its docstring; packages and modules at the top first."""
+    found: Rows = {}
+    for path in sorted(SOURCES.rglob("*.py"), key=lambda path: (path.parent != SOURCES, path)):
+        docstring = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+        first, *_ = docstring.split("\n")
+        name = path.relative_to(SOURCES).as_posix()
+        if name != "__init__.py":
+            found[f"`{name}`"] = {"Meaning": first.replace("|", "\\|")}
+    return found
+
+
 _KINDS = {"create_counter": "counter", "create_histogram": "histogram", "Gauge": "gauge"}
 
 
@@ -219,7 +236,7 @@ def main() -> None:
     if EXAMPLE.read_text("utf-8") != example_file():
         EXAMPLE.write_text(example_file(), "utf-8")
         print(EXAMPLE.relative_to(ROOT))
-    for path in sorted(PAGES.glob("*.md")):
+    for path in GENERATED:
         before = path.read_text("utf-8")
         if (after := updated(before)) != before:
             path.write_text(after, "utf-8")

@@ -1,1 +1,1 @@
-"""The one place that orders effects."""
+"""Composes the parts of a run, runs them in the order of effects, and returns how the run ended."""

@@ -76,7 +76,7 @@ def replay_quarantine(config: RunConfig, *, sends_rejected: bool) -> RunResult:
 
 
 def _existing(path: str) -> StateFolder:
-    """The folder of a ledger. Raises ConfigError where there is none: nothing was kept there."""
+    """Returns the state folder of a polling run. Raises ConfigError if the folder holds no ledger."""
     folder = StateFolder(path)
     if not folder.ledger.exists():
         raise ConfigError(f"{path}: holds no ledger; poll with `run` first, or name another --state-dir")
@@ -84,9 +84,9 @@ def _existing(path: str) -> StateFolder:
 
 
 def replay_hours(config: RunConfig, since: Moment, until: Moment | None, clock: Clock | None) -> RunResult:
-    """Reads whole hours of the collections again, and sends all of their records: the same ids.
+    """Reads whole hours of the collections again, and sends all their records with the same ids.
 
-    Each costs one request. Hours that Segment has no more cannot be read. Raises ConfigError.
+    Each hour costs one request. Hours that Segment has deleted cannot be read. Raises ConfigError.
     """
     if config.delivery.writes:
         raise ConfigError(

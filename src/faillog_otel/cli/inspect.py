@@ -184,14 +184,14 @@ _PLAN_HELP = """Show which requests `run` would make next, and why. Makes no req
 @click.pass_context
 def plan(ctx: click.Context, /, *, once: bool, as_json: bool, **flags: Any) -> None:
     """Reads the options, prints the plan."""
-    from faillog_otel.reports.plan import outlook
+    from faillog_otel.reports.plan import plan_report
     from faillog_otel.reports.text import plan_text
 
     config = start(flags)
     with opened_if_there(config) as ledger:
         say_window(config.segment, now_ns(ctx), ledger)
         warn_of_clock(ledger)
-        found = outlook(ledger, config.segment, now_ns(ctx), once=once)
+        found = plan_report(ledger, config.segment, now_ns(ctx), once=once)
     if as_json:
         print_json(found)
     else:

@@ -70,7 +70,7 @@ class PlanReport(Struct, frozen=True):
     """Collection → hours missed each day, if the quota is too small."""
 
 
-def outlook(ledger: LedgerReader | None, config: SegmentConfig, now_ns: int, *, once: bool) -> PlanReport:
+def plan_report(ledger: LedgerReader | None, config: SegmentConfig, now_ns: int, *, once: bool) -> PlanReport:
     """Returns the plan of the next run; without a ledger, that of a first run.
 
     What is not set is as in the last run. Raises LedgerBroken; ConfigError without a collection.
