@@ -1,4 +1,4 @@
-"""HTTP/1.1 connections to collectors, for several threads, with one deadline for each request.
+"""HTTP/1.1 connections to collectors, also through a proxy, with one deadline for each request.
 
 `http.client` writes and parses; redirects are not followed; a proxy is used if one is given. (Segment and S3:
 `segment/http_client.py`.)

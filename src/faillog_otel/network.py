@@ -1,4 +1,4 @@
-"""Hosts and ports, addresses with a deadline, HTTP proxies, and the options of gRPC channels.
+"""Hosts and ports, addresses with a deadline, which HTTP proxy is used, and the options of gRPC channels.
 
 A `Deadline` bounds a whole exchange: every call that waits for the peer (name look-up, connecting, TLS
 handshake, each send and receive) gets only the time left, so a peer that sends byte by byte gains nothing. A

@@ -74,7 +74,7 @@ def help_of(name: str) -> str:
 
 
 def rows(name: str) -> Rows:
-    """Returns what the code says of `modules`, `metrics`, `settings:PATH`, `ledger:TABLE`, `reasons:ABOUT`."""
+    """Returns what the code says: `modules`, `metrics`, `settings:PATH`, `ledger:TABLE`, `reasons:ABOUT`."""
     kind, _, what = name.partition(":")
     if kind == "modules":
         return _modules()

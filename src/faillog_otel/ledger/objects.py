@@ -1,4 +1,4 @@
-"""Hours and objects in the SQLite ledger: steps of transactions, from the listing to the spool, and upkeep.
+"""Hours and objects in the SQLite ledger: the statements of T0 to T4, and upkeep.
 
 An object whose download failed is retried on its own: first with its URL (state `listed`), then, if the URL
 no longer works (state `missing`), with a URL from a new listing of its hour. It never delays the other

@@ -1,4 +1,4 @@
-"""Sends the records of one batch and signal until the result of each is known.
+"""Sends the records of one batch and signal until each has a result: retries, backoff, splits.
 
 All senders of a run share one backoff, so that they pause together. `--wait` counts from the first request
 after the last acknowledgement of records. A Retry-After pauses all senders; one that is longer than the rest
