@@ -1,6 +1,7 @@
 """Fixtures: real parts, made for one test and taken down after it."""
 
 import ssl
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,18 @@ hypothesis.settings.register_profile(  # timings are never asserted
     "here", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("here")
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leaves every n-th case of a thinned test in the fast tier."""
+    cases: Counter[str] = Counter()
+    for item in items:
+        if marker := item.get_closest_marker("thin"):
+            test = item.nodeid.partition("[")[0]
+            if cases[test] % marker.args[0]:
+                item.add_marker("slow")
+            cases[test] += 1
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

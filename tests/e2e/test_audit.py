@@ -113,6 +113,7 @@ def overwritten(polled: PolledFolder) -> None:
         file.write(b"\xa5" * 4096)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("damage", "checks"),
     [

@@ -204,6 +204,7 @@ HUGE = [name for name in CASES if name.startswith("more values")]
 """Fifteen megabytes of empty arrays take six seconds of a processor."""
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", swept(CASES, CASES.keys() - HUGE))
 def test_bad_input_is_named_and_kept_and_the_rest_is_delivered(
     name: str, receiver: Receiver, tmp_path: Path

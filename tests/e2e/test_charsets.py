@@ -132,6 +132,7 @@ def on_a_terminal(command: list[str], folder: Path, **env: str) -> bytes:
     return shown
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("env", "is_coloured"),
     [

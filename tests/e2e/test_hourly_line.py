@@ -16,6 +16,7 @@ from faillog_otel.sandbox.collector import Receiver
 ON_SEGMENTS_CLOCK = str(Path(__file__).parents[1] / "support" / "program_on_segments_clock.py")
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_a_healthy_sidecar_says_one_line_an_hour(tmp_path: Path, log_format: str) -> None:
     with polled_folder(tmp_path, standing=True) as polled, Receiver() as receiver:

@@ -40,6 +40,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("args", "code", "says"),
     [

@@ -169,9 +169,12 @@ def test_an_unknown_collection_is_exit_6_and_the_others_are_read(sidecar: Sideca
 
 
 def test_a_quota_that_is_used_up_is_exit_6_and_says_so(receiver: Receiver, tmp_path: Path) -> None:
+    """On the simulator's clock, because the run first waits for a request that is free within a minute."""
     world = WorldConfig(collections=("shop",), messages=1)
     with Simulator(SimulatorConfig(world=world, token=TOKEN, quota=QuotaConfig(per_day=5))) as segment:
-        done = Sidecar(segment, receiver, tmp_path).run("--since", "-40h", collections="shop")
+        options = ["--segment-url", segment.url, "--download-host", segment.download_host]
+        options += ["--endpoint", receiver.http_endpoint, "--collection", "shop", "--since", "-40h"]
+        done = run_on_segments_clock(segment, tmp_path, *options)
         assert segment.quota.max_in_24_hours <= 6
     assert done.code == 6
     assert re.search(

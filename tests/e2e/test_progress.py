@@ -170,6 +170,7 @@ def test_a_file_that_grew_before_it_was_opened_counts_as_long_as_it_is(tmp_path:
             terminal.wait_for(lambda shown: f"of {3 * len(MANY) / 1e6:.1f} MB" in shown[0])
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("columns", [8, 20, 40, 60, 200])
 def test_the_line_fits_into_the_terminal_and_follows_its_size(tmp_path: Path, columns: int) -> None:
     (tmp_path / "events").write_bytes(MANY)
@@ -184,6 +185,7 @@ def test_the_line_fits_into_the_terminal_and_follows_its_size(tmp_path: Path, co
             assert len(shown) == 1
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("more", "env"),
     [

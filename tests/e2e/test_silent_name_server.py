@@ -53,6 +53,7 @@ def test_doctor_waits_as_long(folder: Path) -> None:
     assert "no complete answer within 2 s" in done.stdout.decode()
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_signal_ends_a_name_lookup(command: str, number: int, folder: Path) -> None:

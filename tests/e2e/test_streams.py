@@ -80,6 +80,7 @@ def test_redact_ends_quietly_when_its_reader_does(folder: Path) -> None:
     assert (codes, shown.count("\n"), said) == ([CLOSED, 0], 1, "")
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("command", "code"),
     [

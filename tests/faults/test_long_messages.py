@@ -47,6 +47,7 @@ def refused(status: int, content_type: str) -> Callable[[Signal, bytes], Reply]:
     return lambda _signal, _body: Reply(status, body.encode(), {"content-type": content_type})
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize(
     ("protocol", "script", "code", "file"),
     [

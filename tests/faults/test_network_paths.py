@@ -83,6 +83,7 @@ def test_an_endpoint_may_be_an_ipv6_address(events: Path, protocol: str) -> None
 # -- authorities ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_the_authorities_of_the_environment_are_trusted(
     events: Path, authority: Authority, protocol: str
@@ -119,6 +120,7 @@ def test_our_own_metrics_trust_the_same_authorities(
         assert "certificate" not in done.stderr.lower(), done.stderr
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_grpcs_own_log_lines_do_not_reach_standard_error(
     events: Path, authority: Authority, workers: str
@@ -147,6 +149,7 @@ def proxy_tls(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[ssl.SSLCo
     return identity_for_tls(folder)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("proxy_tls", "protocol"),
     [("http", each) for each in PROTOCOLS] + [("https", each) for each in PROTOCOLS if each != "grpc"],
@@ -424,6 +427,7 @@ int getaddrinfo(const char *node, const char *service, const struct addrinfo *hi
 """
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_silent_name_server_ends_the_wait_as_any_other_silence(
     events: Path, slow_look_ups: str, protocol: str

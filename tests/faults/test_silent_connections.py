@@ -14,6 +14,7 @@ from faillog_otel.sandbox.collector import Receiver
 LOG = EncodedEvent(LogRecord(event_name="e").SerializeToString(), b"")
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 @pytest.mark.parametrize("in_flight", [1, 4])
 def test_a_silent_connection_is_replaced(protocol: NetworkProtocol, in_flight: int) -> None:

@@ -62,6 +62,7 @@ def events(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("port", ["http", "grpc"])
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("protocol", ["http/protobuf", "http/json", "grpc"])

@@ -194,6 +194,7 @@ def test_hours_that_are_replayed_are_those_of_segments_time(wrong: Scene, jump_n
     end_well(wrong)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("look", swept([*range(12), 15, 20, 30, 40, 50, 60], [5, 30]))
 @pytest.mark.parametrize("jump_ns", [40 * DAY_NS, -DAY_NS], ids=["+40 d", "-1 d"])
 def test_a_clock_that_is_set_at_any_moment_of_a_run_loses_no_hour(

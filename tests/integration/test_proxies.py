@@ -180,6 +180,7 @@ def silent_in_tls(connection: socket.socket, ending: threading.Event) -> None:
         connection.sendall(b"x")
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("ask", CLIENTS)
 @pytest.mark.parametrize("treat", [silent, dripping, silent_in_tls])
 @pytest.mark.parametrize("is_tls", [False, True])

@@ -30,6 +30,7 @@ def test_an_api_of_one_request_a_minute_is_asked_nearly_every_minute(
         assert found.segment.quota.too_early == 0
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("shape", REFUSALS)
 def test_however_a_429_says_it_no_request_comes_before_its_time_and_little_is_lost(
     tmp_path: Path, shape: Refusal

@@ -115,6 +115,7 @@ CLIENTS: dict[str, tuple[Callable[[RawServer], AbstractContextManager[Ask]], byt
 
 
 @every_drip
+@pytest.mark.thin(5)
 @pytest.mark.parametrize("client", CLIENTS)
 def test_an_answer_that_drips_is_given_up_and_the_next_one_counts(
     client: str, drip: str, tls: ssl.SSLContext | None
@@ -126,6 +127,7 @@ def test_an_answer_that_drips_is_given_up_and_the_next_one_counts(
         assert any(isinstance(ask(), succeeded) for _ in range(100))  # a busy machine may miss the limit
 
 
+@pytest.mark.thin(3)
 @every_drip
 def test_an_answer_that_drips_on_a_connection_in_use_is_given_up(
     drip: str, tls: ssl.SSLContext | None
@@ -258,6 +260,7 @@ def test_a_download_that_gets_on_ends_before_its_url_does() -> None:
         assert ask() == DownloadFailed("the download is too slow")
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("drip", ["status line", "103", "chunk extension"])
 def test_the_images_health_check_gives_up_what_drips(drip: str) -> None:
     script = Path(__file__).parents[2] / "docker" / "healthy.py"
@@ -301,6 +304,7 @@ def test_closing_ends_an_answer_that_drips(drip: str) -> None:
         assert len(ended) == 1
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("drip", ["status line", "100", "chunk extension"])
 def test_a_stop_does_not_wait_for_what_drips(drip: str, tmp_path: Path) -> None:
     start, unit = DRIPS[drip]

@@ -7,11 +7,12 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.clock import MovedClock
 from support.delivery import delivery_to
 from support.events import error, exchange
+from support.tiers import slow_case
 from support.worker_run import run_with_workers
 
 from faillog_otel.app.progress import RECENT_SECONDS, Meter
@@ -33,10 +34,17 @@ FILES = st.builds(
 AWAY = "http://127.0.0.1:9"
 
 
+@pytest.mark.parametrize("examples", [30, slow_case(100)])
 @pytest.mark.parametrize("is_away", [False, True])
-@given(files=st.lists(FILES, min_size=1, max_size=3))
-@example(files=[b"\n", b"\n".join([error()] * 7)])
-def test_every_byte_is_accounted_for_once_and_none_too_early(files: list[bytes], *, is_away: bool) -> None:
+def test_every_byte_is_accounted_for_once_and_none_too_early(examples: int, *, is_away: bool) -> None:
+    def check(files: list[bytes]) -> None:
+        check_progress(files, is_away=is_away)
+
+    cases = example(files=[b"\n", b"\n".join([error()] * 7)])(check)
+    settings(max_examples=examples)(given(files=st.lists(FILES, min_size=1, max_size=3))(cases))()
+
+
+def check_progress(files: list[bytes], *, is_away: bool) -> None:
     told: list[Accounted] = []
     with tempfile.TemporaryDirectory() as name, Receiver() as receiver:
         endpoint = AWAY if is_away else receiver.http_endpoint

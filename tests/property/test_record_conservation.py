@@ -13,6 +13,7 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from support.events import attempt, error, event, exchange
 from support.file_formats import ENCODINGS, FORMATS, pretty
 from support.file_run import run_over_file
+from support.tiers import slow_case
 
 from faillog_otel import propagation
 from faillog_otel.sandbox.collector import Receiver
@@ -111,12 +112,14 @@ def damaged(packed: bytes, damage: list[tuple[str, int, bytes]]) -> tuple[bytes,
     return packed, first
 
 
-@settings(max_examples=400)
-@given(st.sampled_from(sorted(FORMATS)), st.sampled_from(sorted(ENCODINGS)), DAMAGE)
-def test_every_record_is_accounted_for_whatever_the_damage(
-    form: str, packing: str, damage: list[tuple[str, int, bytes]]
-) -> None:
-    """Every record is exported or quarantined, and what stands before the damage is exported."""
+@pytest.mark.parametrize("examples", [80, slow_case(400)])
+def test_every_record_is_accounted_for_whatever_the_damage(examples: int) -> None:
+    """Every record is exported or quarantined, and what precedes the damage is exported."""
+    cases = given(st.sampled_from(sorted(FORMATS)), st.sampled_from(sorted(ENCODINGS)), DAMAGE)
+    settings(max_examples=examples)(cases(check_damaged))()
+
+
+def check_damaged(form: str, packing: str, damage: list[tuple[str, int, bytes]]) -> None:
     whole = ENCODINGS[packing](FORMATS[form](EVENTS))
     file, first = damaged(whole, damage)
     with tempfile.TemporaryDirectory() as folder, Receiver() as receiver:

@@ -19,6 +19,7 @@ SECRETS = {
 }
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("max_bytes", [2048, 8192, 16384])
 @pytest.mark.parametrize("name", SECRETS)
 def test_what_the_end_of_the_window_cuts_in_two_does_not_leave(name: str, max_bytes: int) -> None:

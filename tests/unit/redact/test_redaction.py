@@ -355,6 +355,7 @@ FAST_UNITS = (
 """One of a kind."""
 
 
+@pytest.mark.thin(4)
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     "unit",
