@@ -7,8 +7,8 @@ COVERAGE_TESTS ?= tests/unit tests/property tests/integration
 SOURCES := $(shell find src -type f -not -name '*.pyc')
 # pytest caches the tests that it compiles: 4 s of CPU for each process.
 unexport PYTHONDONTWRITEBYTECODE
-# Three processes for two cores, because tests wait for a third of their time.
-PYTEST := $(BIN)/python -m pytest -n 3 --dist loadgroup
+# Four processes for two cores, because tests wait for half of their time.
+PYTEST := $(BIN)/python -m pytest -n 4 --dist loadgroup
 
 .PHONY: demo help test test-slow test-all lint format docs requirements collector backends e2e-backends \
   e2e-backends-quick screenshot matrix coverage bench bench-quick memory fuzz redaction-figures crashes campaign \

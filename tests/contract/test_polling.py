@@ -26,6 +26,8 @@ from support.program import run_program, start_program
 
 from faillog_otel.ledger.database import MIGRATIONS
 
+pytestmark = pytest.mark.xdist_group("polling contract")  # one process polls for all of these
+
 TOKEN = "made-up"  # noqa: S105  # it is
 
 
