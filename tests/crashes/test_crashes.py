@@ -58,6 +58,7 @@ def test_nothing_is_lost_invented_or_changed_by_kills_and_faults(launcher: Launc
     assert found.counts["duplicate"]
 
 
+@slow
 def test_a_collector_that_was_away_gets_everything_when_it_is_back(tmp_path: Path) -> None:
     with Scene(tmp_path, faults={}) as scene:
         scene.collector_is_away = True

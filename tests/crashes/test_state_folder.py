@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from support.tiers import swept
+from support.tiers import slow, slow_case
 
 from crashes.checker import Evidence, problems
 from crashes.scene import FAULTS, START_NS, TOKEN, Scene
@@ -86,6 +86,7 @@ def test_a_newer_ledger_is_refused(scene: Scene) -> None:
     assert "newer faillog-otel" in scene.said()
 
 
+@slow
 def test_after_a_deleted_ledger_the_same_ids_are_sent_again(scene: Scene) -> None:
     assert run_once(scene) == 3
     first = received(scene)
@@ -99,6 +100,7 @@ def test_after_a_deleted_ledger_the_same_ids_are_sent_again(scene: Scene) -> Non
     assert problems(scene.folder) == []
 
 
+@slow
 def test_a_full_disk_stops_taking_in_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
     """A small disk, filled to its last byte: the sidecar exports what it has, waits, and loses nothing."""
     disk = tmp_path / "disk"
@@ -132,7 +134,7 @@ def test_a_full_disk_stops_taking_in_and_goes_on_when_there_is_room(tmp_path: Pa
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-@pytest.mark.parametrize("faults", swept([{}, FAULTS], [FAULTS]), ids=["all is well", "much goes wrong"])
+@pytest.mark.parametrize("faults", [slow_case({}), slow_case(FAULTS)], ids=["all is well", "much goes wrong"])
 def test_no_secret_is_in_any_output_or_left_in_the_folder(faults: dict[str, float], tmp_path: Path) -> None:
     """Token, presigned signatures and header values, at the highest verbosity."""
     with Scene(tmp_path, faults=faults, messages=20) as scene:

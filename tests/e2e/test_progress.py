@@ -70,9 +70,10 @@ def gated() -> Iterator[tuple[Gate, Receiver]]:
 
 
 def percent(shown: list[str]) -> int | None:
-    """What the one line says that shows progress."""
-    [line] = [line for line in shown if "delivered" in line]
-    found = re.search(r"(\d+) %", line)
+    """The percentage of the progress line; None if it shows none, or while a message replaces the line."""
+    lines = [line for line in shown if "delivered" in line]
+    assert len(lines) <= 1
+    found = re.search(r"(\d+) %", "".join(lines))
     return int(found[1]) if found else None
 
 

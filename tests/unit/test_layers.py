@@ -4,6 +4,7 @@ import ast
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,7 @@ def all_imports(path: Path) -> Iterator[str]:
                 yield inner if inner.removeprefix(f"{NAME}.") in MODULES else node.module
 
 
+@cache
 def imported(module: str) -> set[str]:
     """The program's own modules that a module imports, anywhere in it."""
     found = all_imports(MODULES[module])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.canaries import CANARIES
-from support.tiers import swept
+from support.tiers import slow_case, swept
 
 from faillog_otel.config import Secret
 from faillog_otel.redact import Finding, findings, redact_text
@@ -592,11 +592,13 @@ NAMES = st.sampled_from(
 VALUE_OF_ANY_LOOK = st.from_regex(r"[a-z]{4,12}[0-9][A-Za-z0-9_+/-]{2,20}[a-z]", fullmatch=True)
 
 
-@settings(max_examples=1500)
-@given(NOTATIONS, NAMES, VALUE_OF_ANY_LOOK, st.integers(0, 2))
-def test_no_value_of_a_telling_name_leaves_in_any_notation(
-    notation: str, name: str, value: str, strings: int
-) -> None:
+@pytest.mark.parametrize("examples", [300, slow_case(1500)])
+def test_no_value_of_a_telling_name_leaves_in_any_notation(examples: int) -> None:
+    cases = given(NOTATIONS, NAMES, VALUE_OF_ANY_LOOK, st.integers(0, 2))
+    settings(max_examples=examples)(cases(check_notation))()
+
+
+def check_notation(notation: str, name: str, value: str, strings: int) -> None:
     text = notation.format(name, value)
     for _ in range(strings):
         text = json.dumps({"body": text, "x": 1})
@@ -721,9 +723,13 @@ def test_json_stays_json(value: object) -> None:
         json.loads(redact_text(text))
 
 
-@settings(max_examples=1000)
-@given(PIECES, st.none() | st.just(Secret("a key of sixteen")))
-def test_redacting_twice_is_redacting_once(pieces: list[str], key: Secret | None) -> None:
+@pytest.mark.parametrize("examples", [200, slow_case(1000)])
+def test_redacting_twice_is_redacting_once(examples: int) -> None:
+    cases = given(PIECES, st.none() | st.just(Secret("a key of sixteen")))
+    settings(max_examples=examples)(cases(check_twice))()
+
+
+def check_twice(pieces: list[str], key: Secret | None) -> None:
     once = redact_text("".join(pieces), key)
     assert redact_text(once, key) == once
 
@@ -771,10 +777,14 @@ FINDS = st.sampled_from(
 )
 
 
-@settings(max_examples=1000)
-@given(st.lists(FINDS | st.text(max_size=3), max_size=8).map("".join))
-def test_a_pattern_is_tried_wherever_it_finds_something(text: str) -> None:
-    """Signs spare time and nothing else."""
+@pytest.mark.parametrize("examples", [200, slow_case(1000)])
+def test_a_pattern_is_tried_wherever_it_finds_something(examples: int) -> None:
+    """The prefilter spares time and nothing else."""
+    cases = given(st.lists(FINDS | st.text(max_size=3), max_size=8).map("".join))
+    settings(max_examples=examples)(cases(check_tried))()
+
+
+def check_tried(text: str) -> None:
     plain = UnescapedText(text)
     tried = list(candidate_patterns(plain))
     assert [
