@@ -175,7 +175,7 @@ def test_the_checker_catches_a_broken_build(name: str, tmp_path: Path) -> None:
 
 
 READS_WRONGLY: dict[str, tuple[str, str, str]] = {
-    "misread": ("otlp/rules.py", '("segment.feature", cleaned(facts.feature))', '("segment.feature", None)'),
+    "misread": ("otlp/rules.py", '("segment.feature", redacted(facts.feature))', '("segment.feature", None)'),
     "misread: a subscription": ("events/decode.py", 'kind != "subscription"', 'kind != "source"'),
     "lost: a version": ("events/model.py", "1 <= version < 2", "version == 2"),
 }

@@ -70,7 +70,9 @@ def poll(
     """
     started = time.monotonic()
     if not config.segment.collections:
-        raise ConfigError("nothing to do; name a PATH, or a collection with --collection ID")
+        raise ConfigError(
+            "nothing to do; name a PATH, or a collection with --collection ID or FAILLOG_COLLECTIONS"
+        )
     token_source(config.segment)()  # a token that cannot be used ends the run before anything is opened
     _log_ignored(config)
     with Runtime(config) as runtime:
