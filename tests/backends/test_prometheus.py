@@ -80,9 +80,11 @@ def test_what_each_run_counts_first_is_shown_and_alerted_on(prometheus: Promethe
         run(prometheus, tmp_path)
         assert prometheus.numbers(QUARANTINED) == {("invalid_json",): runs}
         assert prometheus.numbers(ALERT) == {("invalid_json",): runs}
-        (became,) = (query for title, query in PANELS.items() if title.startswith("Records, by outcome A"))
+        (by_outcome,) = (
+            query for title, query in PANELS.items() if title.startswith("Records, by outcome A")
+        )
         found = {"exported": 3 * runs, "rejected": 0, "quarantined": runs, "duplicate": 0}
-        assert prometheus.numbers(became) == {(outcome,): number for outcome, number in found.items()}
+        assert prometheus.numbers(by_outcome) == {(outcome,): number for outcome, number in found.items()}
 
 
 def test_what_is_counted_later_is_shown_when_it_is_and_then_no_more(prometheus: Prometheus) -> None:

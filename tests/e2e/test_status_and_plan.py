@@ -24,7 +24,7 @@ ESCAPE = "\x1b[31mred"
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PolledFolder]:
-    with polled_folder(tmp_path_factory.mktemp("looking")) as polled, Receiver() as receiver:
+    with polled_folder(tmp_path_factory.mktemp("polled")) as polled, Receiver() as receiver:
         done = polled.run(receiver.http_endpoint)
         assert done.code == 3, done.stderr
         polled.folder.joinpath("summary").write_text(json.dumps(done.summary))

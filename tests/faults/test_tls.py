@@ -69,7 +69,7 @@ def stranger(tmp_path: Path) -> Authority:
 
 
 def send(receiver: Receiver, protocol: NetworkProtocol, **files: Any) -> tuple[list[SendResults], str]:
-    """What became of one record, and why nothing is sent any more."""
+    """The results of one record, and why nothing is sent any more."""
     endpoint = endpoint_of(receiver, protocol)
     with delivery_to(endpoint, MovedClock(), protocol=protocol, wait_seconds=1, **files) as delivery:
         return delivery.result(delivery.submit([LOG])), delivery.gave_up_because

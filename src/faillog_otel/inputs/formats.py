@@ -286,7 +286,8 @@ def form_and_content(
         while peeked:
             yield peeked.popleft()
         yield from source
-        yield from map(_raise, damage)
+        if damage:
+            raise damage[0]
 
     form = form_of(peek())
     return form, content() if size <= max_bytes else open_content()
@@ -331,10 +332,6 @@ def _is_complete(line: Record) -> bool:
         return False
     first = next(iter(read_values([line.bad.raw], in_arrays=False)))
     return first.bad is not None  # a bad record: the value goes on to the end of the line
-
-
-def _raise(error: DamagedFile) -> bytes:
-    raise error
 
 
 def _foreign(form: Form, chunks: Iterable[bytes]) -> Record:

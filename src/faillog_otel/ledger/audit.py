@@ -183,7 +183,7 @@ def _digests(
                 "digests", f"digests/{name}", f"{there} digests for at most {row['most']} committed records"
             )
     for name in before.keys() & after.keys():
-        if not name.endswith(".part") and (problem := _form_problem(folder / name)):
+        if not name.endswith(PART) and (problem := _form_problem(folder / name)):
             yield Problem("digests", f"digests/{name}", problem)
 
 

@@ -299,9 +299,8 @@ class InFlightBatches:
             self._records += batch.result.counts.records
             self._pending += batch.result.counts.pending
             batch.result.accounted = self._accounted_for(batch.read_bytes)
-            is_committed = (
-                True  # a batch that cannot be committed is counted, too: the run ends with an error
-            )
+            # A batch that cannot be committed is counted, too: the run ends with an error.
+            is_committed = True
             try:
                 is_committed = batch.sink.commit(batch.result)
             except LedgerBroken as error:

@@ -2,7 +2,7 @@
 
 T0 debits a request before it is made, T1 stores its answer, T2 notes each object that is in the spool. All
 objects of an hour are tried before the next hour is listed, also while the collector is unavailable. An
-object that cannot be downloaded is retried by itself.
+object that cannot be downloaded is retried on its own.
 """
 
 import logging
