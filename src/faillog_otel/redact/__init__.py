@@ -10,15 +10,16 @@ the end of the text. The cost is linear in the length of the text, and redaction
 import hashlib
 import hmac
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import chain
 from operator import attrgetter
 
+from ahocorasick_rs import BytesAhoCorasick, Implementation
 from msgspec import Struct
 
 from faillog_otel.config import Secret
 from faillog_otel.redact.key_values import OF_BARE_NAMES, OF_QUOTED_NAMES, table_at
-from faillog_otel.redact.patterns import candidate_patterns
+from faillog_otel.redact.patterns import ALL_SHAPES, PATTERNS, candidate_patterns, fold
 from faillog_otel.redact.value_spans import (
     WORD,
     Match,
@@ -27,9 +28,20 @@ from faillog_otel.redact.value_spans import (
     ValueSpan,
     end_of,
     has_sensitive_value,
+    is_id,
     match_of,
 )
-from faillog_otel.redact.vocabulary import MARK, Kind, classify_key, find_phone_number, maybe_sensitive
+from faillog_otel.redact.vocabulary import (
+    HINTS,
+    INNER_LITERALS,
+    MARK,
+    MAYBE_LITERALS,
+    TOKEN_LITERALS,
+    Kind,
+    classify_key,
+    find_phone_number,
+    maybe_sensitive,
+)
 
 # -- sensitive keys ------------------------------------------------------------------------------------------
 
@@ -54,17 +66,16 @@ def find_sensitive_values(plain: UnescapedText) -> Iterator[Match]:
             yield from matches
         if word.start() < done:
             continue
-        for name in _names(plain, word):
+        for name in _names(plain, *word.span()):
             if match := next(_matches(plain, name), None):
                 yield match
                 done = max(done, match.end)
                 break
 
 
-def _names(plain: UnescapedText, word: re.Match[str]) -> Iterator[SensitiveKey]:
-    """Yields the possible keys around a word: the text between two quotes, then the word itself."""
+def _names(plain: UnescapedText, start: int, end: int) -> Iterator[SensitiveKey]:
+    """Yields the sensitive keys around a word: the text between two quotes, then the word itself."""
     text = plain.text
-    start, end = word.span()
     before = text[max(0, start - _MAX_NAME) : start]
     opening = max(before.rfind('"'), before.rfind("'"))
     if opening >= 0 and (closing := _QUOTES.search(text, end, end + _MAX_NAME)):
@@ -113,6 +124,131 @@ def _read_phone(plain: UnescapedText, name: SensitiveKey, found: re.Match[str]) 
     return (match.start if match.quote else start), end, match.quote
 
 
+# -- a first look -------------------------------------------------------------------------------------------
+
+_FOLD = bytes(
+    ord("0") if 0x30 <= byte <= 0x39 else byte + 32 if 0x41 <= byte <= 0x5A else byte for byte in range(256)
+)
+_WORD_AS_A = bytes(
+    ord("a") if chr(byte).isascii() and re.match(r"[\w$.-]", chr(byte)) else ord(" ") for byte in range(256)
+)
+_OTHER_SCRIPT = re.compile(r"[^\x00-\x7f\u00c0-\u012f\u0132-\u017e]")
+"""Neither ASCII nor a Latin letter: other digits and blanks, look-alikes, letters that fold to ASCII ones."""
+_NUMBERS = (
+    *("0.0.0", "0.00.0", "0.000.0"),  # IPv4 addresses
+    "000-00-0000",  # social security numbers
+    "0000000000000",
+    *("0000 0000 0000 0", "0000-0000-0000-0", "0000+0000+0000+0"),  # card numbers
+    *("0000 000000 0000", "0000-000000-0000", "0000+000000+0000"),
+    *("(000)", "000 000 0000", "000.000.0000", "000-000-0000"),  # phone numbers
+)
+"""Each match of a pattern for numbers contains one of these, or is a phone number with + or 00."""
+_PLUS, _WITH_PLUS = "+0", re.compile(rb"\+0(?:[ .()/+-]{0,2}0){7}")
+_INTERNATIONAL = re.compile(rb"00[1-9](?:[ .()/+-]{0,2}\d){7}")
+"""A phone number with 00, in a text that is not folded."""
+_GROUPS, _IBAN_START = (b"0000 0000", b"0000-0000"), re.compile(rb"[a-z]{2}00[ -]")
+"""An account number that is written in groups has both, in a folded text."""
+_NUMBER_CHARACTERS = re.compile(r"[0 .()+-]*")
+_MAX_COLONS = 5
+"""An IPv6 address has more, or `::`."""
+_LONG_WORD = re.compile(r"[\w$.-]{12,}+")
+_LONG = b"a" * 12
+_LETTERS_AND_DIGITS = frozenset(b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_WORD_END = re.compile(r"[\w$.-]*+")
+_NOT_IN_WORD = re.compile(r"[^\w$.-]")
+
+
+class FirstLook:
+    """An Aho-Corasick automaton over the signs of all rules."""
+
+    def __init__(
+        self,
+        literals: Iterable[str],
+        *,
+        hints: Iterable[str],
+        starts: Collection[str],
+        inner: Collection[str],
+        shapes: re.Pattern[str],
+    ) -> None:
+        """`literals`: a match of a pattern contains one of them, or is a number, or a word of `shapes`.
+
+        `hints`: each sensitive name contains one. `starts`: literals that follow no letter or digit, where
+        they belong to a match, except those in `inner`.
+        """
+        hints, literals = sorted(set(hints)), set(literals) | {"[redacted:", "::"}
+        literals = {each for each in literals if each.isascii() and not _NUMBER_CHARACTERS.fullmatch(each)}
+        signs = sorted(literals | {_PLUS, *_NUMBERS})
+        self._hints_end = len(hints)
+        at_start = {fold(each) for each in starts} - {fold(each) for each in inner}
+        self._is_start = [False] * len(hints) + [sign in at_start for sign in signs]
+        self._plus = len(hints) + signs.index(_PLUS)
+        automaton = BytesAhoCorasick(
+            [each.encode() for each in (*hints, *signs)], implementation=Implementation.DFA
+        )
+        self._find = automaton.find_matches_as_indexes
+        self._shapes = shapes
+
+    def is_clean(self, text: str, is_sensitive_at: Callable[[int, int], bool]) -> bool:
+        """Returns True only if no rule matches the text.
+
+        `is_sensitive_at` is asked for each word with a hint, from its first character to behind its last one:
+        whether a key there has a sensitive name.
+        """
+        if not text.isascii() and _OTHER_SCRIPT.search(text):
+            return False
+        plain = text.encode("ascii", "replace")  # one byte for each character
+        folded = plain.translate(_FOLD)
+        if folded.count(b":") > _MAX_COLONS or _has_number(plain, folded):
+            return False
+        done = 0
+        for sign, start, end in self._find(folded, overlapping=True):
+            if sign >= self._hints_end:
+                if self._is_start[sign] and start and plain[start - 1] in _LETTERS_AND_DIGITS:
+                    continue
+                if sign == self._plus and not _WITH_PLUS.match(folded, start):
+                    continue
+                return False
+            if end > done:
+                first = start
+                while first and (text[first - 1].isalnum() or text[first - 1] in "_$.-"):
+                    first -= 1
+                done = _WORD_END.match(text, end).end()  # type: ignore[union-attr]  # it matches anything
+                if is_sensitive_at(first, done):
+                    return False
+        return _LONG not in plain.translate(_WORD_AS_A) or not self._has_shape(text)
+
+    def _has_shape(self, text: str) -> bool:
+        return any(self._shapes.match(word) for word in _LONG_WORD.findall(text) if not is_id(word))
+
+
+def _has_number(plain: bytes, folded: bytes) -> bool:
+    """Returns whether there may be a phone number with 00, or an account number in groups."""
+    if _INTERNATIONAL.search(plain):
+        return True
+    first, second = _GROUPS
+    return (first in folded or second in folded) and _IBAN_START.search(folded) is not None
+
+
+_IMPLIED = {
+    "://": "",  # and "@", which is a sign, too
+    "0.0": "",  # a number with dots is looked for
+    "tel": "tel:",
+    "ip-": "ip-0",
+}
+"""Literals that are too frequent for a first look → what each match contains as well; empty: nothing more."""
+FIRST_LOOK = FirstLook(
+    [
+        _IMPLIED.get(literal, literal)
+        for pattern in PATTERNS
+        for literal in (*pattern.required.words, *(each for _, each in pattern.required.others))
+    ],
+    hints=HINTS,
+    starts=[*TOKEN_LITERALS, *MAYBE_LITERALS, "bearer", "basic", "tel:", "ip-0", "eyj", "ewog"],
+    inner=INNER_LITERALS,
+    shapes=ALL_SHAPES,
+)
+
+
 # -- redaction -----------------------------------------------------------------------------------------------
 
 _MAX_ROUNDS = 5
@@ -131,7 +267,7 @@ def redact_text(text: str, key: Secret | None = None) -> str:
     With a key, by `[redacted:KIND:HASH]`: equal values have equal hashes (HMAC-SHA256 under the key, 16 hex
     digits), however they are escaped, and values cannot be guessed without the key.
     """
-    return _redact(text, key, [])
+    return text if finds_nothing(text) else _redact(text, key, [])
 
 
 def findings(text: str) -> list[Finding]:
@@ -150,6 +286,17 @@ def mark(kind: Kind, value: str, key: Secret | None = None) -> str:
     same = value.lower() if kind == "email" else value
     digest = hmac.new(key.reveal().encode(), f"{kind}\n{same}".encode(), hashlib.sha256)
     return f"[redacted:{kind}:{digest.hexdigest()[:16]}]"
+
+
+def finds_nothing(text: str) -> bool:
+    """Returns True only if no rule matches the text, after a first look; False if a rule may match."""
+    plain = UnescapedText(text)
+    has_lines = "\n" in plain.text  # then there may be a table
+
+    def is_sensitive_at(start: int, end: int) -> bool:
+        return has_lines or next(_names(plain, start, end), None) is not None
+
+    return FIRST_LOOK.is_clean(plain.text, is_sensitive_at)
 
 
 def _redact(text: str, key: Secret | None, found: list[Finding]) -> str:

@@ -1,8 +1,7 @@
-"""Patterns of secrets and personal data over plain text, with a prefilter.
+"""Patterns of secrets and personal data over plain text.
 
 `PATTERNS` is the table. A pattern is tried only if the text has one of its required literals: a search for a
-literal is many times faster than a regular expression. The prefilter searches the lower-case text in which
-each digit is a 0, so `000-000-0000` is a required literal of phone numbers.
+literal is many times faster than a regular expression.
 """
 
 import binascii
@@ -51,9 +50,9 @@ class RequiredLiterals(Struct, frozen=True):
     others: tuple[tuple[str, str], ...] = ()
     """Pairs: the rarest character of a literal, and the literal."""
     shape: re.Pattern[str] | None = None
-    """Or: a word that matches this; numbers and hexadecimal ids are not tested."""
+    """Or: a word that matches this; numbers and possible hexadecimal ids are not tested."""
     colons: int | None = None
-    """Or: `::`, or this many colons, without those of JSON (after a quote or before a blank)."""
+    """Or: `::`, or this many colons that neither follow a quote nor precede a blank, as those of JSON do."""
 
     @classmethod
     def of(cls, *literals: str, colons: int | None = None) -> Self:
@@ -111,8 +110,8 @@ def _folded(text: str) -> str:
 
 
 _known_clean_words: set[str] = set()
-"""Words of texts without any literal, so that frequent words are searched once. They can be any part of a
-body: only Prefilter may read them."""
+"""Words of texts without any literal, so that frequent words are not searched again. They can hold anything
+from a body: only Prefilter may read them."""
 
 
 def _remember_clean(words: Collection[str]) -> None:
@@ -121,6 +120,11 @@ def _remember_clean(words: Collection[str]) -> None:
     _known_clean_words.update(
         [word for word in words if len(word) <= _MAX_CLEAN_WORD_CHARS][:_MAX_CLEAN_WORDS]
     )
+
+
+def fold(literal: str) -> str:
+    """Returns a literal as it is searched: in lower case, with 0 for each digit."""
+    return literal.lower().translate(_DIGITS_AS_ZERO)
 
 
 # -- patterns ------------------------------------------------------------------------------------------------
@@ -163,7 +167,7 @@ class Pattern(Struct, frozen=True):
 
 def candidate_patterns(plain: UnescapedText) -> Iterator[Pattern]:
     """Yields the patterns that can match the text, the most specific ones first."""
-    prefilter = Prefilter(plain, _ALL_WORDS, _ALL_SHAPES)
+    prefilter = Prefilter(plain, _ALL_WORDS, ALL_SHAPES)
     return (pattern for pattern in PATTERNS if prefilter.has_any(pattern.required))
 
 
@@ -391,6 +395,6 @@ PATTERNS = (
     ),
 )
 _ALL_WORDS = tuple(word for pattern in PATTERNS for word in pattern.required.words)
-_ALL_SHAPES = re.compile(
+ALL_SHAPES = re.compile(
     "|".join(pattern.required.shape.pattern for pattern in PATTERNS if pattern.required.shape), re.DOTALL
 )

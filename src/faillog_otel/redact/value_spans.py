@@ -9,6 +9,7 @@ examined around a value is bounded, and each character of a value is read once.
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from functools import cached_property
 
 from msgspec import Struct
 
@@ -92,12 +93,13 @@ _ID = re.compile(r"[0-9a-f-]{8,}")
 """Words in which no sensitive name and no vendor's token can begin."""
 
 
-class UnescapedText:
-    """A text without its escapes: `text` is the plain text, `source` the original.
+def is_id(word: str) -> bool:
+    """Returns whether a word consists of digits, or of eight or more hexadecimal digits and dashes."""
+    return word.isdigit() or _ID.fullmatch(word) is not None
 
-    `brief` holds each distinct piece between quotes once, in no order, for the prefilter. `words` holds the
-    distinct matches of WORD in it except numbers and ids; it can also hold words of one character.
-    """
+
+class UnescapedText:
+    """A text without its escapes: `text` is the plain text, `source` the original."""
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -105,10 +107,19 @@ class UnescapedText:
         self._ahead: list[int] = []  # offset in the source minus that in the plain text, after each of them
         is_escaped = any(map(source.__contains__, _ASCII_STARTS if source.isascii() else _STARTS))
         self.text = self._unescaped() if is_escaped else source
-        self.brief = brief = '"' + '"'.join(set(self.text.split('"')))
+
+    @cached_property
+    def brief(self) -> str:
+        """Each distinct piece between quotes once, in no order, for the prefilter."""
+        return '"' + '"'.join(set(self.text.split('"')))
+
+    @cached_property
+    def words(self) -> set[str]:
+        """The distinct matches of WORD in `brief`, except numbers and ids; perhaps words of one character."""
+        brief = self.brief
         is_simple = brief.isascii() and "[redacted:" not in brief
         words = brief.translate(_NO_WORD).split() if is_simple else WORD.findall(brief)
-        self.words = {word for word in set(words) if not (word.isdigit() or _ID.fullmatch(word))}
+        return {word for word in set(words) if not is_id(word)}
 
     def _unescaped(self) -> str:
         parts: list[str] = []

@@ -17,11 +17,14 @@ MARK_PATTERN = r"\[redacted:(?:secret|email|phone|ip)(?::[0-9a-f]{16})?\]"
 MARK = re.compile(MARK_PATTERN)
 """The replacement of a redacted value."""
 
-_HINT = re.compile(
-    "auth|cookie|key|secret|token|pass|pwd|credential|sig|sess|jwt|bearer|verifier|assertion|otp|pin|csrf|xsrf"
-    "|hmac|cvv|cvc|sid|ssn|pw|card|phone|mobile|msisdn|tel|fax|cell"
+HINTS = tuple(
+    """
+    auth cookie key secret token pass pwd credential sig sess jwt bearer verifier assertion otp pin csrf xsrf
+    hmac cvv cvc sid ssn pw card phone mobile msisdn tel fax cell
+    """.split()
 )
 """Every sensitive name contains one of these, in lower case."""
+_HINT = re.compile("|".join(HINTS))
 _SECRET_PARTS = tuple(
     """
     authorization cookie apikey accesskey privatekey writekey signingkey licensekey encryptionkey accountkey
@@ -374,6 +377,9 @@ TOKEN_LITERALS = _minimal(_PREFIX_LITERALS + _WHOLE_LITERALS)
 MAYBE_TOKENS = re.compile(f"{START}(?:{_MAYBE_PATTERN})")
 MAYBE_LITERALS = _minimal(_MAYBE_LITERALS)
 """Each match of TOKENS or MAYBE_TOKENS contains one of these, in lower case."""
+
+INNER_LITERALS = (".acc-", ".acc_", "0Q~", ".atlasv1.", "NRAL", "_mmk", "0|", "0:aa", "-us", "key-")
+"""Those that are not the beginning of a token."""
 
 _MIXED = re.compile(r"(?=[\w-]*[a-z])(?=[\w-]*[A-Z])(?=[\w-]*\d)[\w-]{22}")
 """Upper case, lower case and digits in a row: names do not have this form."""
