@@ -80,7 +80,7 @@ bench: .venv/installed ## Compare with the Collector and the SDK on the same fil
 	PYTHONPATH=tests $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 bench-quick: .venv/installed ## The same with small files, once: a minute or two
-	PYTHONPATH=tests $(BIN)/python -m benchmarks --events 20000 --rounds 1 --lengths 20000 60000 --requests 200 \
+	PYTHONPATH=tests $(BIN)/python -m benchmarks --events 20000 --shape-events 20000 --rounds 1 --lengths 20000 60000 --requests 200 \
 	  $(BENCH_ARGS)
 
 memory: .venv/installed ## Peak memory for files of different lengths

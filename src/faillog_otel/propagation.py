@@ -66,18 +66,26 @@ def attempt_digest(
     occurred_at: str | None,
 ) -> bytes:
     """Returns the digest whose bytes 0-7 are an attempt's span id."""
-    is_short = len(to_id or "") + len(from_id or "") <= _MAX_CACHED_ID_CHARS
-    between = (_attempt_between if is_short else attempt_between)(to_id, from_id, attempt)
+    return attempt_digest_along(message_id, route(to_id, from_id), attempt, occurred_at)
+
+
+def attempt_digest_along(
+    message_id: str | None, on_route: bytes, attempt: int | None, occurred_at: str | None
+) -> bytes:
+    """Returns the same digest. `on_route` is what `route` returned; many attempts share it."""
     start, end = _as_json(message_id).encode(), _as_json(occurred_at).encode()
-    return _sha256(b'["segment.attempt",%b,%b,%b]' % (start, between, end)).digest()
+    number = b"null" if attempt is None else b"%d" % attempt
+    return _sha256(b'["segment.attempt",%b,%b,%b,%b]' % (start, on_route, number, end)).digest()
 
 
 def attempt_between(to_id: str | None, from_id: str | None, attempt: int | None) -> bytes:
     """Returns the part of an attempt's hashed array between its messageId and its time."""
-    return ",".join(map(_as_json, (to_id, from_id, attempt))).encode()
+    return b"%b,%b" % (route(to_id, from_id), _as_json(attempt).encode())
 
 
-_attempt_between = lru_cache(maxsize=1024)(attempt_between)  # attempts to one destination share it
+def route(to_id: str | None, from_id: str | None) -> bytes:
+    """Returns destination and source as they are in an attempt's hashed array."""
+    return f"{_as_json(to_id)},{_as_json(from_id)}".encode()
 
 
 def exchange_digest(exchange_id: str | None) -> bytes:

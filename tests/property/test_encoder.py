@@ -15,7 +15,8 @@ from faillog_otel import propagation
 from faillog_otel.config import Limits, MappingConfig, Secret, TimePolicy
 from faillog_otel.events.decode import decode
 from faillog_otel.events.model import Event, ExchangeAnswer, Reason, RecordContext
-from faillog_otel.otlp.encoder import MAX_CACHED, WireEncoder
+from faillog_otel.otlp.encoder import WireEncoder
+from faillog_otel.otlp.parts import MAX_REASONS
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 CONFIGS = st.builds(
@@ -118,7 +119,7 @@ def test_any_event_becomes_what_the_official_classes_write(
 @pytest.mark.parametrize("make", [error, attempt, exchange])
 def test_what_is_remembered_is_bounded_and_changes_nothing(make: Any) -> None:
     ours, reference = WireEncoder(MappingConfig()), ProtobufEncoder(MappingConfig())
-    for number in (*range(MAX_CACHED + 2), 0, MAX_CACHED):
+    for number in (*range(MAX_REASONS + 2), 0, MAX_REASONS):
         routed = {"to": [{"type": "destination", "id": f"d{number}"}], "from": []}
         found = decode(make(routed=routed, reason=f"reason {number}"))
         assert isinstance(found, Event)

@@ -43,7 +43,7 @@ PURE = {
     *("settings", "setting_values", "sources"),
     *("events", "redact"),
     *("segment.quota", "segment.schedule"),
-    *("otlp.mapping", "otlp.rules", "otlp.attributes", "otlp.wire", "otlp.templates", "otlp.encoder"),
+    *("otlp.mapping", "otlp.rules", "otlp.attributes", "otlp.wire", "otlp.parts", "otlp.encoder"),
     "otlp.outcome",
     *("inputs.formats", "inputs.json_stream"),
 }
@@ -62,7 +62,7 @@ BOUNDARIES = {
     "events.reason": "what a record's reason is: a set of rules of its own",
     "inputs.hash_table": "a table of millions of values in little memory, or in a file",
     "ledger.objects": "the SQL of hours and objects",
-    "otlp.templates": "the encoder's cache",
+    "otlp.parts": "what events share: the encoder's caches",
     "pipeline.batch": "outcomes of the requests in flight",
     "pipeline.sidecar": "the two loops of a polling run",
     "pipeline.requests": "requests to Segment: listings and downloads",

@@ -221,31 +221,25 @@ def header_attributes(headers: Any, allowed: Iterable[str], key: Secret | None) 
     found: dict[str, tuple[str, ...]] = {}
     allowed = tuple(allowed)
     for header, value in header_pairs(headers):
-        attribute = f"{_RESPONSE_HEADER}{header.lower()}"
-        if isinstance(value, str) and len(header) + len(value) <= _SHORT_CHARACTERS:
-            shown = _remembered_header(header, value, allowed, key)
-        else:
-            shown = _header(header, value, allowed, key)
-        if shown is not None:
+        rule_of = _remembered_rule if len(header) <= _SHORT_CHARACTERS else _header_rule
+        if (rule := rule_of(header, allowed)) is None:
+            continue
+        attribute, name, kind = rule
+        values = [item for item in value if item is not None] if isinstance(value, list) else [value]
+        if values:
+            shown = tuple([_header_value(name, as_text(item), kind, key) for item in values])
             found[attribute] = (*found[attribute], *shown) if attribute in found else shown
     return list(found.items())
 
 
-def _header(header: str, value: Any, allowed: tuple[str, ...], key: Secret | None) -> tuple[str, ...] | None:
-    """Returns the values of a header; None if it is not sent."""
-    if not is_allowed(header, allowed):
-        return None
+def _header_rule(header: str, allowed: tuple[str, ...]) -> tuple[str, str, Kind | None] | None:
+    """Returns a header's attribute, its name in lower case and its kind; None if it does not leave."""
     name = header.lower()
-    kind = classify_key(name)
-    values = [item for item in value if item is not None] if isinstance(value, list) else [value]
-    if not values:
-        return None
-    return tuple(str(_header_value(name, as_text(item), kind, key)) for item in values)
+    return (f"{_RESPONSE_HEADER}{name}", name, classify_key(name)) if is_allowed(header, allowed) else None
 
 
 _RESPONSE_HEADER = "http.response.header."
-_remembered_header = lru_cache(maxsize=1024)(_header)
-
+_remembered_rule = lru_cache(maxsize=256)(_header_rule)
 
 _RATE_LIMIT = re.compile(
     r"(?:\d++(?:ms|[smhdTZ])?+(?![A-Za-z])|(?<!\w)[A-Za-z]{1,15}+(?!\w)|[T\s;=,:\"/+.-])*+"
@@ -253,10 +247,10 @@ _RATE_LIMIT = re.compile(
 """Numbers, times and `default;q=100;w=60` (IETF's drafts), but not keys or addresses."""
 
 
-def _header_value(name: str, value: str, kind: Kind | None, key: Secret | None) -> Value:
+def _header_value(name: str, value: str, kind: Kind | None, key: Secret | None) -> str:
     if name.startswith("x-ratelimit-"):
         kind = None if _RATE_LIMIT.fullmatch(value) else "secret"
-    return _named_value(value, kind, name, key)
+    return str(_named_value(value, kind, name, key))
 
 
 def is_allowed(header: str, allowed: Iterable[str]) -> bool:

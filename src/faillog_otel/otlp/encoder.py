@@ -1,68 +1,77 @@
 """Encodes events: writes the bytes of the records that `mapping` describes.
 
-A record is the concatenation of its fields, and most of them repeat. The fields that depend on the routing
-and those that depend on the outcome are encoded once and cached; events that differ only in their own values
-share a template. The bytes equal those that the official protobuf classes write for `map_event`'s records.
+A record is the concatenation of its fields. Those that other events share are taken from `SharedParts`; an
+event's own values are encoded each time. The bytes are exactly those that the official classes write of
+`map_event`'s records.
 """
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Protocol
 
 from faillog_otel.config import MappingConfig
-from faillog_otel.events.model import Event, RecordContext, Routing, exchange_of
-from faillog_otel.otlp import templates, wire
-from faillog_otel.otlp.attributes import apply_limits, size_of
+from faillog_otel.events.model import Event, RecordContext, exchange_of
+from faillog_otel.otlp import wire
+from faillog_otel.otlp.attributes import apply_limits
 from faillog_otel.otlp.mapping import (
-    RULES,
+    RULES_OF,
+    SAMPLED_LOCAL,
     UID,
+    link_to_exchange,
+    link_to_message,
     log_attributes,
-    message_origin,
     record_uid,
     shifted,
-    span_name,
 )
+from faillog_otel.otlp.parts import MAX_REMEMBERED, NO_REASON, SHIFTED, EncodedAttributes, SharedParts
 from faillog_otel.otlp.rules import (
     OWN,
-    DeliveryFacts,
-    KindRules,
+    REMOTE,
+    Origin,
     Own,
-    delivery_facts,
-    destination_fields,
     occurred_suffix,
-    outcome_fields,
+    origin_of,
     own_values,
     present,
-)
-from faillog_otel.otlp.templates import (
-    EncodedDestination,
-    EncodedOutcome,
-    OwnValues,
-    Parts,
-    Slot,
-    Templates,
-    link_fields,
-    with_slots,
+    status_and_reason,
+    varying_of,
 )
 from faillog_otel.otlp.wire import (
+    FIXED64,
     VARINT,
     EncodedEvent,
-    SpanKind,
-    StatusCode,
+    Heads,
     attribute_fields,
     fixed64,
+    flags_field,
     int64,
-    message_field,
+    int_attribute_heads,
+    link_field,
     tag,
-    text_field,
+    text_attribute_heads,
     varint,
 )
+from faillog_otel.propagation import SAMPLED
 from faillog_otel.text import printable
 
-MAX_CACHED = 1024
-"""Entries in each cache."""
-MAX_CACHED_CHARACTERS = 512
-"""Longer values are encoded each time, so that both caches together hold a few MiB at most."""
+_OwnParts = tuple[bytes | None, ...]
+
+_LOG_TIME = tag(wire.LOG_TIME, FIXED64)
+_LOG_OBSERVED_TIME = tag(wire.LOG_OBSERVED_TIME, FIXED64)
+_SPAN_START_TIME = tag(wire.SPAN_START_TIME, FIXED64)
+_SPAN_END_TIME = tag(wire.SPAN_END_TIME, FIXED64)
+_LOG_BODY = Heads(tag(wire.LOG_BODY), tag(wire.ANY_STRING))
+_LOG_UID = text_attribute_heads(wire.LOG_ATTRIBUTES, UID)[32]
+_LOG_TRACE_ID = tag(wire.LOG_TRACE_ID) + varint(16)
+_LOG_SPAN_ID = tag(wire.LOG_SPAN_ID) + varint(8)
+_SPAN_TRACE_ID = tag(wire.SPAN_TRACE_ID) + varint(16)
+_SPAN_SPAN_ID = tag(wire.SPAN_SPAN_ID) + varint(8)
+_SPAN_PARENT_SPAN_ID = tag(wire.SPAN_PARENT_SPAN_ID) + varint(8)
+_LOG_FLAGS = {flags: flags_field(wire.LOG_FLAGS, flags) for flags in (0, SAMPLED)}
+_SAMPLED_LOG_FLAGS = _LOG_FLAGS[SAMPLED]
+_SPAN_FLAGS = {flags: flags_field(wire.SPAN_FLAGS, flags) for flags in (SAMPLED_LOCAL, REMOTE | SAMPLED)}
+_LOCAL_SPAN_FLAGS = _SPAN_FLAGS[SAMPLED_LOCAL]
 
 
 class Encoder(Protocol):
@@ -79,150 +88,185 @@ class WireEncoder:
         self._config = config
         self._is_limited = config.limits.attributes != math.inf or config.limits.attribute_bytes != math.inf
         self._shifts = config.time_policy.kind != "occurred"
-        self._cached_destination = lru_cache(MAX_CACHED)(self._destination)
-        self._cached_outcome = lru_cache(MAX_CACHED)(self._outcome)
-        self._templates = Templates(config.join, self._parts_with_slots, self._log_only)
+        self._parts = SharedParts(config)
 
     def encode(self, event: Event, context: RecordContext) -> EncodedEvent:
         """Returns the event's records in this context."""
+        config, properties = self._config, event.properties
+        rules = RULES_OF[type(properties)]
         time_ns = event.occurred_ns
         if self._shifts:
-            time_ns = shifted(time_ns, context.reference_ns, self._config.time_policy)
-        if time_ns == event.occurred_ns and (encoded := self._templates.encode(event, context)):
-            return encoded
-        log, span = self._parts(event, context, time_ns)
-        return EncodedEvent(b"".join(log), b"".join(span), time_ns != event.occurred_ns)
-
-    def _parts_with_slots(self, event: Event, context: RecordContext) -> tuple[Parts, Parts]:
-        return self._parts(event, context, event.occurred_ns, has_slots=True)
-
-    def _parts(
-        self, event: Event, context: RecordContext, time_ns: int, *, has_slots: bool = False
-    ) -> tuple[Parts, Parts]:
-        """Returns the fields of a log record and of a span."""
-        rules = RULES[event.kind]
-        origin = message_origin(event, context, self._config)
+            time_ns = shifted(time_ns, context.reference_ns, config.time_policy)
         is_shifted = time_ns != event.occurred_ns
-        facts = delivery_facts(
-            event, rules, context.answer, origin.name if origin else None, is_shifted=is_shifted
-        )
-        outcome = self._outcome_of(facts, event)
-        destination = self._destination_of(rules, outcome.verb, event.routing)
-        trace_id, span_id = rules.ids(event, origin)
+        message_id = properties.message_id
+        origin = None if message_id is None else origin_of(message_id, context.traceparent, config.join)
+        status, reason = status_and_reason(event, rules, context, config.bodies)
+        is_short = len(event.raw) <= 2 * MAX_REMEMBERED
+        varying = varying_of(event, rules, status, reason, origin)
+        outcome = self._parts.outcome(rules, varying, is_short=is_short)
+        encoded_reason = NO_REASON if reason is None else self._parts.reason(reason)
+        destination = self._parts.destination(rules, outcome.verb, event.routing, is_short=is_short)
+        request = properties.request_to_destination
+        if request is None or not request.url:
+            shared = [destination.attributes, outcome.attributes]
+        else:
+            shared = [
+                destination.attributes,
+                outcome.before_url,
+                self._parts.url(request.url),
+                outcome.after_url,
+            ]
+        if reason is not None:
+            shared.append(encoded_reason.attributes)
+        if is_shifted:
+            shared.append(SHIFTED)
         own = own_values(event)
-        body_id = rules.body_id(own)
-        values = OwnValues(
-            time=fixed64(time_ns) if time_ns else b"",
-            body_id=printable(body_id).encode() if body_id else b"",
-            own=_encoded(own),
-            uid=record_uid(rules.kind, event.raw).encode(),
-            trace_id=trace_id,
-            span_id=span_id or (origin.log_span_id if origin else b""),
-            parent_span_id=origin.parent_span_id if origin else b"",
-            observed=fixed64(event.logged_ns) if event.logged_ns else b"",
-            links=link_fields(exchange_of(event.properties), origin) if span_id else b"",
-            occurred=occurred_suffix(event).encode() if is_shifted else b"",
+        encoded = _encoded(own)
+        trace_id, span_id = rules.ids(event, origin, destination.route)
+        time = fixed64(time_ns) if time_ns else b""
+        span = b""
+        if span_id:
+            parent = b"" if origin is None else origin.parent_span_id
+            span = b"".join(
+                (
+                    _SPAN_TRACE_ID,
+                    trace_id,
+                    _SPAN_SPAN_ID,
+                    span_id,
+                    _SPAN_PARENT_SPAN_ID if parent else b"",
+                    parent,
+                    destination.name_and_kind,
+                    _SPAN_START_TIME if time else b"",
+                    time,
+                    _SPAN_END_TIME if time else b"",
+                    time,
+                    *[each.span for each in shared],
+                    *_own_fields(_SPAN_OWN, encoded),
+                    _link_fields(exchange_of(properties), origin),
+                    (encoded_reason.status or outcome.status) if outcome.failed else outcome.status,
+                    _LOCAL_SPAN_FLAGS if origin is None else _SPAN_FLAGS[origin.span_flags],
+                )
+            )
+        elif origin is not None:
+            span_id = origin.log_span_id
+        about, about_bytes = own[rules.body_id], encoded[rules.body_id] or b""
+        if about and not about.isprintable():
+            about_bytes = printable(about).encode()
+        when = occurred_suffix(event).encode() if is_shifted else b""
+        body = b"".join(
+            (
+                destination.topic,
+                outcome.sentence,
+                encoded_reason.short,
+                outcome.before_id,
+                about_bytes,
+                outcome.after_id,
+                when,
+            )
         )
-        if has_slots:
-            values = with_slots(values)
-        attributes = self._log_attributes(event, destination, outcome, own, values)
-        span = templates.span_parts(values, destination, outcome, origin) if span_id else ()
-        return templates.log_parts(values, destination, outcome, attributes, origin), span
-
-    def _log_only(self, event: Event) -> bytes | None:
-        """Returns the attributes that only the log record has; None if they may not fit."""
-        found, dropped = log_attributes(event, self._config)
-        if dropped or (found and self._is_limited):
-            return None
-        return attribute_fields(wire.LOG_ATTRIBUTES, found)
+        log = b"".join(
+            (
+                _LOG_TIME if time else b"",
+                time,
+                outcome.severity,
+                _LOG_BODY[len(body)],
+                body,
+                *self._log_attributes(event, shared, own, encoded),
+                _SAMPLED_LOG_FLAGS if origin is None else _LOG_FLAGS[origin.log_flags],
+                _LOG_TRACE_ID if trace_id else b"",
+                trace_id,
+                _LOG_SPAN_ID if span_id else b"",
+                span_id,
+                _LOG_OBSERVED_TIME if event.logged_ns else b"",
+                fixed64(event.logged_ns) if event.logged_ns else b"",
+                destination.event_name,
+            )
+        )
+        return EncodedEvent(log, span, is_shifted)
 
     def _log_attributes(
-        self,
-        event: Event,
-        destination: EncodedDestination,
-        outcome: EncodedOutcome,
-        own: Own,
-        values: OwnValues,
-    ) -> Parts:
-        """Returns a log record's attributes and, if the limits leave some out, their number."""
+        self, event: Event, shared: list[EncodedAttributes], own: Own, own_parts: _OwnParts
+    ) -> list[bytes]:
+        """Returns a log record's attributes, and the number of those that do not fit."""
+        uid = record_uid(event.kind, event.raw)
         log_only, dropped = log_attributes(event, self._config)
-        limits = self._config.limits
-        fields = templates.log_attributes(values, destination, outcome)
-        if self._is_limited and (log_only or not self._has_room(destination, outcome, fields)):
-            common = [*destination.attributes, *outcome.attributes, *present(*zip(OWN, own, strict=True))]
-            kept, more = apply_limits([*common, (UID, values.uid.decode()), *log_only], limits)
-            fields = (attribute_fields(wire.LOG_ATTRIBUTES, kept),)
+        if self._is_limited and (log_only or not self._has_room(shared, own_parts)):
+            common = [pair for each in shared for pair in each.plain] + present(*zip(OWN, own, strict=True))
+            kept, more = apply_limits([*common, (UID, uid), *log_only], self._config.limits)
+            fields = [attribute_fields(wire.LOG_ATTRIBUTES, kept)]
             dropped += more
-        elif log_only:
-            fields += (Slot(attribute_fields(wire.LOG_ATTRIBUTES, log_only)),)
+        else:
+            fields = [each.log for each in shared]
+            fields += _own_fields(_LOG_OWN, own_parts)
+            fields += (_LOG_UID, uid.encode())
+            if log_only:
+                fields.append(attribute_fields(wire.LOG_ATTRIBUTES, log_only))
         if dropped:
-            fields += (tag(wire.LOG_DROPPED_ATTRIBUTES, VARINT) + varint(dropped),)
+            fields.append(tag(wire.LOG_DROPPED_ATTRIBUTES, VARINT) + varint(dropped))
         return fields
 
-    def _has_room(self, destination: EncodedDestination, outcome: EncodedOutcome, fields: Parts) -> bool:
-        """Returns True only if the attributes that every log record has are certainly within the limits."""
+    def _has_room(self, shared: list[EncodedAttributes], own_parts: _OwnParts) -> bool:
+        """Returns True if the attributes that every log record has are within the limits for certain."""
         limits = self._config.limits
-        _, _, *own = fields  # encoded fields are longer than their names and values
-        size = destination.size + outcome.size + sum(map(len, own))
-        count = len(destination.attributes) + len(outcome.attributes) + len(OWN) + 1
+        size = (
+            sum(each.size for each in shared)
+            + sum(len(part) for part in own_parts if part is not None)
+            + _OWN_NAMES_SIZE
+        )
+        count = sum(len(each.plain) for each in shared) + len(OWN) + 1
         return size <= limits.attribute_bytes and count <= limits.attributes
 
-    def _outcome_of(self, facts: DeliveryFacts, event: Event) -> EncodedOutcome:
-        reason = facts.reason
-        if (reason is None or len(reason.text) <= MAX_CACHED_CHARACTERS) and (
-            len(event.raw) <= 2 * MAX_CACHED_CHARACTERS or facts.length() <= MAX_CACHED_CHARACTERS
-        ):
-            return self._cached_outcome(facts)
-        return self._outcome(facts)
 
-    def _destination_of(self, rules: KindRules, verb: str, routing: Routing) -> EncodedDestination:
-        to, source, subscription = routing.destination_id, routing.from_id, routing.subscription_id
-        ids = routing.destination_ids
-        encode = self._destination
-        if (
-            len(ids) <= 1
-            and len(to or "") + len(source or "") + len(subscription or "") <= MAX_CACHED_CHARACTERS
-        ):
-            encode = self._cached_destination
-        shown = Routing(from_id=source, destination_id=to, destination_ids=ids, subscription_id=subscription)
-        return encode(rules, verb, shown)
-
-    def _destination(self, rules: KindRules, verb: str, routing: Routing) -> EncodedDestination:
-        part = destination_fields(rules, routing, self._config.destination_names)
-        span = rules.kind.span
-        return EncodedDestination(
-            log=attribute_fields(wire.LOG_ATTRIBUTES, part.attributes),
-            span=attribute_fields(wire.SPAN_ATTRIBUTES, part.attributes),
-            attributes=part.attributes,
-            size=sum(map(size_of, part.attributes)),
-            name_and_kind=text_field(wire.SPAN_NAME, span_name(verb, part.name))
-            + (tag(wire.SPAN_KIND, VARINT) + varint(SpanKind[span]) if span else b""),
-            event_name=text_field(wire.LOG_EVENT_NAME, rules.kind.event_name),
-            topic=part.topic.encode(),
-        )
-
-    def _outcome(self, facts: DeliveryFacts) -> EncodedOutcome:
-        part = outcome_fields(facts, RULES[facts.kind], self._config)
-        code = StatusCode.ERROR if part.failed else StatusCode.UNSET
-        status = text_field(wire.STATUS_MESSAGE, part.status_message)
-        if code:
-            status += tag(wire.STATUS_CODE, VARINT) + varint(code)
-        return EncodedOutcome(
-            log=attribute_fields(wire.LOG_ATTRIBUTES, part.attributes),
-            span=attribute_fields(wire.SPAN_ATTRIBUTES, part.attributes),
-            attributes=part.attributes,
-            size=sum(map(size_of, part.attributes)),
-            severity=tag(wire.LOG_SEVERITY_NUMBER, VARINT)
-            + varint(part.severity)
-            + text_field(wire.LOG_SEVERITY_TEXT, part.severity.name),
-            status=message_field(wire.SPAN_STATUS, status),
-            before_id=part.before_id.encode(),
-            after_id=part.after_id.encode(),
-            verb=part.verb,
-        )
+# -- own values --------------------------------------------------------------------------------------------
 
 
-def _encoded(own: Own) -> tuple[bytes | None, ...]:
-    *texts, lag_ms = own
-    encoded = [None if text is None else text.encode() for text in texts]
-    return (*encoded, None if lag_ms is None else int64(lag_ms))
+def _own_heads(field_number: int) -> tuple[Heads, ...]:
+    """Returns the bytes before each own value, by its length. The last is a number, the others are texts."""
+    texts = [text_attribute_heads(field_number, key) for key in OWN[:-1]]
+    return (*texts, int_attribute_heads(field_number, OWN[-1]))
+
+
+_OWN_NAMES_SIZE = sum(map(len, OWN)) + len(UID) + 32 + 20
+"""What limits count of own values besides the texts: names, the record's uid, and the longest number."""
+_LOG_OWN = _own_heads(wire.LOG_ATTRIBUTES)
+_SPAN_OWN = _own_heads(wire.SPAN_ATTRIBUTES)
+
+
+def _encoded(own: Own) -> _OwnParts:
+    message_id, exchange_id, occurred_at, logged_at, lag_ms = own
+    return (
+        None if message_id is None else message_id.encode(),
+        None if exchange_id is None else exchange_id.encode(),
+        None if occurred_at is None else occurred_at.encode(),
+        None if logged_at is None else logged_at.encode(),
+        None if lag_ms is None else int64(lag_ms),
+    )
+
+
+def _own_fields(heads: tuple[Heads, ...], own: _OwnParts) -> Sequence[bytes]:
+    """Returns the fields of own values. Most events have all five of them."""
+    a, b, c, d, e = own
+    if a is None or b is None or c is None or d is None or e is None:
+        pairs = [(head, value) for head, value in zip(heads, own, strict=True) if value is not None]
+        return [part for head, value in pairs for part in (head[len(value)], value)]
+    of_a, of_b, of_c, of_d, of_e = heads
+    return (of_a[len(a)], a, of_b[len(b)], b, of_c[len(c)], c, of_d[len(d)], d, of_e[len(e)], e)
+
+
+_MAX_LINKED = 512
+
+
+def _link_fields(exchange_id: str | None, origin: Origin | None) -> bytes:
+    """Returns the links of a span: to the exchange, then to the application's context."""
+    found = b""
+    if exchange_id is not None:
+        is_short = len(exchange_id) <= _MAX_LINKED
+        found = _link(exchange_id) if is_short else link_field(link_to_exchange(exchange_id))
+    if origin is not None and origin.linked is not None:
+        found += link_field(link_to_message(origin.linked))
+    return found
+
+
+@lru_cache(maxsize=1024)  # the attempts of one exchange are mostly neighbours
+def _link(exchange_id: str) -> bytes:
+    return link_field(link_to_exchange(exchange_id))

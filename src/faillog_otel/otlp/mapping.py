@@ -38,11 +38,11 @@ from faillog_otel.otlp.attributes import (
 from faillog_otel.otlp.rules import (
     LOCAL,
     OWN,
+    TIME_SHIFTED,
     DeliveryFacts,
     KindRules,
     Origin,
-    Own,
-    delivery_facts,
+    ReasonFields,
     destination_fields,
     link_flags,
     occurred_suffix,
@@ -50,6 +50,10 @@ from faillog_otel.otlp.rules import (
     outcome_fields,
     own_values,
     present,
+    reason_fields,
+    status_and_reason,
+    url_attributes,
+    varying_of,
 )
 from faillog_otel.otlp.wire import Attributes, Link, Log, Severity, Span, SpanKind, StatusCode
 from faillog_otel.propagation import SAMPLED, TraceContext
@@ -89,13 +93,23 @@ class _AttemptRules(KindRules):
     """`segment.attempt`: a span in the message's trace, with the answer of its exchange."""
 
     topic = "Delivery"
-    takes_answer = True
     without_status = "failure"
 
-    def reason_of(self, answer: ExchangeAnswer, properties: Any) -> Reason | None:
-        """Returns the answer's reason; None for a success: it is about other messages of the batch."""
-        reason = answer.reason
-        return None if reason and reason.in_body is True and properties.outcome == "success" else reason
+    def status_and_reason(
+        self, event: Event, answer: ExchangeAnswer | None
+    ) -> tuple[int | None, Reason | None]:
+        """Returns those of its exchange where the attempt has none of its own.
+
+        A success does not get a reason from a response body: it is about other messages of the batch.
+        """
+        properties: Any = event.properties
+        response, reason = properties.response_from_destination, event.reason
+        status = None if response is None else response.status
+        if answer is None:
+            return status, reason
+        if reason is None and (found := answer.reason) is not None:
+            reason = None if found.in_body is True and properties.outcome == "success" else found
+        return answer.status if status is None else status, reason
 
     def has_failed(self, facts: DeliveryFacts) -> bool:
         return facts.outcome == "failure"
@@ -108,20 +122,28 @@ class _AttemptRules(KindRules):
             return super().details(facts)
         return [f"outcome {facts.outcome}" if facts.outcome else "unknown outcome", *super().details(facts)]
 
-    def ids(self, event: Event, origin: Origin | None) -> tuple[bytes, bytes]:
-        trace_id, _ = super().ids(event, origin)
-        return trace_id, attempt_span_id(event)
+    def ids(self, event: Event, origin: Origin | None, route: bytes) -> tuple[bytes, bytes]:
+        properties: Any = event.properties
+        digest = propagation.attempt_digest_along(
+            properties.message_id, route, properties.attempt, properties.occurred_at
+        )
+        return origin.trace_id if origin else b"", propagation.part(digest, 0, 8)
 
 
 class _ExchangeRules(KindRules):
     """`segment.exchange`: a span in a trace of its own."""
 
+    body_id = 1
     topic = "Request"
 
-    def facts(self, event: Event) -> dict[str, Any]:
+    def __init__(self, kind: Kind) -> None:
+        super().__init__(kind)
+        self.own_facts += ("is_unanswered",)
+
+    def own_values_of(self, event: Event) -> tuple[Any, ...]:
         response = event.properties.response_from_destination
         is_unanswered = response in (None, Response()) and "responseFromDestination" not in event.extras
-        return super().facts(event) | {"is_unanswered": is_unanswered}
+        return (*super().own_values_of(event), is_unanswered)
 
     def has_failed(self, facts: DeliveryFacts) -> bool:
         return facts.is_unanswered or (facts.status is not None and facts.status >= 400)
@@ -135,10 +157,6 @@ class _ExchangeRules(KindRules):
     def verb(self, method: str | None) -> str:
         return "HTTP" if method in (None, "_OTHER") else str(method)
 
-    def body_id(self, own: Own) -> str | None:
-        _, exchange_id, *_ = own
-        return exchange_id
-
     def body_id_name(self, _facts: DeliveryFacts) -> str:
         return "exchange"
 
@@ -146,7 +164,7 @@ class _ExchangeRules(KindRules):
         without = self.without_status if facts.is_unanswered else "response without a status"
         return super().details(facts) or [without]
 
-    def ids(self, event: Event, _origin: Origin | None) -> tuple[bytes, bytes]:
+    def ids(self, event: Event, _origin: Origin | None, _route: bytes) -> tuple[bytes, bytes]:
         return exchange_ids(event.properties.destination_exchange_id)
 
 
@@ -155,9 +173,13 @@ class _OtherRules(KindRules):
 
     topic = "Unknown event"
 
-    def facts(self, event: Event) -> dict[str, Any]:
+    def __init__(self, kind: Kind) -> None:
+        super().__init__(kind)
+        self.own_facts += ("other_name",)
+
+    def own_values_of(self, event: Event) -> tuple[Any, ...]:
         name = event.extras.get("event")
-        return super().facts(event) | {"other_name": name if isinstance(name, str) else None}
+        return (*super().own_values_of(event), name if isinstance(name, str) else None)
 
     def details(self, facts: DeliveryFacts) -> list[str]:
         return [facts.other_name or "no name", *super().details(facts)]
@@ -165,6 +187,8 @@ class _OtherRules(KindRules):
 
 _RULES = {ERROR: _ErrorRules, ATTEMPT: _AttemptRules, EXCHANGE: _ExchangeRules, OTHER: _OtherRules}
 RULES: dict[Kind, KindRules] = {kind: _RULES.get(kind, KindRules)(kind) for kind in KINDS}
+RULES_OF = {kind.properties: rules for kind, rules in RULES.items()}
+"""By the type of the event's properties."""
 
 # -- mapping ---------------------------------------------------------------------------------------------
 
@@ -185,13 +209,21 @@ def map_event(event: Event, context: RecordContext, config: MappingConfig) -> Ma
     is_shifted = time_ns != event.occurred_ns
     own = own_values(event)
     origin = message_origin(event, context, config)
-    facts = delivery_facts(
-        event, rules, context.answer, origin.name if origin else None, is_shifted=is_shifted
-    )
+    status, reason = status_and_reason(event, rules, context, config.bodies)
     destination = destination_fields(rules, event.routing, config.destination_names)
-    outcome = outcome_fields(facts, rules, config)
-    common = destination.attributes + outcome.attributes + present(*zip(OWN, own, strict=True))
-    trace_id, span_id = rules.ids(event, origin)
+    outcome = outcome_fields(varying_of(event, rules, status, reason, origin), rules, config)
+    of_reason = reason_fields(reason, config) if reason is not None else ReasonFields([], "")
+    request = event.properties.request_to_destination
+    common = [
+        *destination.attributes,
+        *outcome.before_url,
+        *(url_attributes(request.url, config) if request and request.url else ()),
+        *outcome.after_url,
+        *of_reason.attributes,
+        *(TIME_SHIFTED if is_shifted else ()),
+        *present(*zip(OWN, own, strict=True)),
+    ]
+    trace_id, span_id = rules.ids(event, origin, destination.route)
     span = None
     if kind.span:
         span = Span(
@@ -202,7 +234,7 @@ def map_event(event: Event, context: RecordContext, config: MappingConfig) -> Ma
             time_ns=time_ns,
             attributes=common,
             status=StatusCode.ERROR if outcome.failed else StatusCode.UNSET,
-            status_message=outcome.status_message,
+            status_message=(of_reason.short or outcome.status_message) if outcome.failed else "",
             links=links(event, origin),
             flags=origin.span_flags if origin else SAMPLED_LOCAL,
             parent_span_id=origin.parent_span_id if origin else b"",
@@ -211,13 +243,14 @@ def map_event(event: Event, context: RecordContext, config: MappingConfig) -> Ma
     attributes, dropped = apply_limits(
         [*common, (UID, record_uid(kind, event.raw)), *log_only], config.limits
     )
-    ending = outcome.after_id + (occurred_suffix(event) if is_shifted else "")
+    about = printable(own[rules.body_id] or "")
     log = Log(
         time_ns=time_ns,
         observed_ns=event.logged_ns,
         severity=outcome.severity,
         event_name=kind.event_name,
-        body=f"{destination.topic}{outcome.before_id}{printable(rules.body_id(own) or '')}{ending}",
+        body=f"{destination.topic}{outcome.sentence}{printable(of_reason.short)}"
+        f"{outcome.before_id}{about}{outcome.after_id}{occurred_suffix(event) if is_shifted else ''}",
         attributes=attributes,
         dropped_attributes=left_out + dropped,
         flags=origin.log_flags if origin else SAMPLED,
@@ -250,16 +283,6 @@ def message_origin(event: Event, context: RecordContext, config: MappingConfig) 
     return None if message_id is None else origin_of(message_id, context.traceparent, config.join)
 
 
-def attempt_span_id(event: Event) -> bytes:
-    """Returns the span id of an attempt."""
-    properties: Any = event.properties
-    to_id, from_id = event.routing.to_id, event.routing.from_id
-    digest = propagation.attempt_digest(
-        properties.message_id, to_id, from_id, properties.attempt, properties.occurred_at
-    )
-    return propagation.part(digest, 0, 8)
-
-
 def exchange_ids(exchange_id: str | None) -> tuple[bytes, bytes]:
     """Returns trace id and span id of an exchange."""
     digest = propagation.exchange_digest(exchange_id)
@@ -289,6 +312,8 @@ def link_to_message(app: TraceContext) -> Link:
 
 def record_uid(kind: Kind, raw: bytes) -> str:
     """Returns `log.record.uid`: 32 hex characters, the same for the same bytes of the same kind of event."""
+    if len(raw) <= _HASHED_ALONE - 32:
+        return sha256(UID_PREFIXES[kind] + raw).hexdigest()[:32]
     uid = sha256(UID_PREFIXES[kind])
     step = _HASHED_ALONE if len(raw) <= _SHORT_BYTES else len(raw)
     for at in range(0, len(raw), step):

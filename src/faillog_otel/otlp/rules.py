@@ -5,15 +5,16 @@ encodes shared parts once. What differs between kinds of events is a method of `
 are in `mapping`. All texts except ids are redacted, and all are truncated.
 """
 
-from typing import Any, Literal
+from operator import attrgetter
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
 from faillog_otel import propagation
-from faillog_otel.config import Join, MappingConfig
-from faillog_otel.events.model import Event, ExchangeAnswer, Kind, Reason, Routing
+from faillog_otel.config import Bodies, Join, MappingConfig
+from faillog_otel.events.model import Event, ExchangeAnswer, Kind, Reason, RecordContext, Routing
 from faillog_otel.otlp.attributes import MAX_VALUE_BYTES, redact_and_truncate, truncate
 from faillog_otel.otlp.wire import Attributes, Severity, Value
 from faillog_otel.propagation import SAMPLED, TraceContext
@@ -93,6 +94,8 @@ class DestinationFields(Struct, frozen=True):
     name: str
     """Its name, or its id if it has none; empty without a destination."""
     topic: str
+    route: bytes
+    """The routing as it is hashed for an attempt's span id."""
 
 
 def destination_fields(rules: "KindRules", routing: Routing, names: dict[str, str]) -> DestinationFields:
@@ -113,26 +116,36 @@ def destination_fields(rules: "KindRules", routing: Routing, names: dict[str, st
         ("segment.subscription.id", subscription),
     )
     topic = f"{rules.topic} to {shown}" if shown else rules.topic
-    return DestinationFields(attributes, shown, printable(topic))
+    route = propagation.route(routing.to_id, routing.from_id)
+    return DestinationFields(attributes, shown, printable(topic), route)
 
 
 # -- fields that depend on the outcome -------------------------------------------------------------------
 
 
+class Varying(NamedTuple):
+    """What the fields of an outcome depend on: short values, no text for people. Hashed for each event."""
+
+    own: tuple[Any, ...]
+    """The values of `KindRules.own_facts`."""
+    status: int | None
+    code: str | None
+    has_reason: bool
+    origin: TraceOrigin | None
+    method: str | None
+
+
 class DeliveryFacts(Struct, frozen=True, kw_only=True, gc=False):
-    """The facts of an event and its context, except routing, ids and times.
+    """The same by name. The fields that only some kinds have are those that `KindRules.own_facts` names."""
 
-    The fields that only some kinds have are those of `Kind.varies` and those that `KindRules.facts` adds.
-    """
-
-    kind: Kind
-    status: int | None = None
-    reason: Reason | None = None
-    origin: TraceOrigin | None = None
+    status: int | None
+    code: str | None
+    """The code of the reason."""
+    has_reason: bool
+    origin: TraceOrigin | None
     """The origin of the message's trace; None for an event that is not about a message."""
-    is_shifted: bool = False
-    request: tuple[str | None, str | None] | None = None
-    """The request's method and URL."""
+    method: str | None
+    """The request's method."""
     feature: str | None = None
     attempt: int | None = None
     outcome: str | None = None
@@ -142,124 +155,121 @@ class DeliveryFacts(Struct, frozen=True, kw_only=True, gc=False):
     other_name: str | None = None
     """The name of an unknown event."""
 
-    def length(self) -> int:
-        """Returns the number of characters that come from Segment."""
-        values = [getattr(self, name) for name in self.__struct_fields__]
-        values += [self.reason and self.reason.text, *(self.request or ())]
-        return sum(len(value) for value in values if isinstance(value, str))
+
+def status_and_reason(
+    event: Event, rules: "KindRules", context: RecordContext, bodies: Bodies
+) -> tuple[int | None, Reason | None]:
+    """Returns the status code and the reason of an event. `bodies` may withhold a reason from a body."""
+    status, reason = rules.status_and_reason(event, context.answer)
+    if reason is not None and reason.in_body is True and bodies == "none":
+        return status, None
+    return status, reason
 
 
-def delivery_facts(
-    event: Event,
-    rules: "KindRules",
-    answer: ExchangeAnswer | None,
-    origin: TraceOrigin | None,
-    *,
-    is_shifted: bool,
-) -> DeliveryFacts:
-    """Returns the facts of an event. `answer` is that of its exchange."""
-    properties, reason = event.properties, event.reason
-    request, response = properties.request_to_destination, properties.response_from_destination
-    status = response.status if response else None
-    if answer is not None and rules.takes_answer:
-        status = answer.status if status is None else status
-        reason = rules.reason_of(answer, properties) if reason is None else reason
-    return DeliveryFacts(
-        kind=rules.kind,
-        status=status,
-        reason=reason,
-        origin=origin,
-        is_shifted=is_shifted,
-        request=(request.method, request.url) if request else None,
-        feature=properties.feature_name,
-        **rules.facts(event),
+def varying_of(
+    event: Event, rules: "KindRules", status: int | None, reason: Reason | None, origin: Origin | None
+) -> Varying:
+    """Returns what an event's outcome depends on. `status` and `reason`: from `status_and_reason`."""
+    request = event.properties.request_to_destination
+    return Varying(
+        rules.own_values_of(event),
+        status,
+        None if reason is None else reason.code,
+        reason is not None,
+        None if origin is None else origin.name,
+        None if request is None else request.method,
     )
 
 
 class OutcomeFields(Struct, frozen=True):
-    """The fields that depend on the facts. `before_id` and `after_id` surround the id in the body."""
+    """The fields that depend on the outcome. In the body: `sentence`, the reason, `before_id`, the id."""
 
-    attributes: Attributes
+    before_url: Attributes
+    """The attributes before those of the request's URL; `after_url`: the others."""
+    after_url: Attributes
     failed: bool
     severity: Severity
     verb: str
     """The first word of the span's name."""
     status_message: str
+    """Of a failed span without a reason."""
+    sentence: str
     before_id: str
     after_id: str
 
 
-def outcome_fields(facts: DeliveryFacts, rules: "KindRules", config: MappingConfig) -> OutcomeFields:
-    """Returns the fields of all events with these facts."""
+def outcome_fields(varying: Varying, rules: "KindRules", config: MappingConfig) -> OutcomeFields:
+    """Returns the fields of all events of a kind with these values."""
 
     def redacted(text: str | None) -> str | None:
         return redact_and_truncate(text, config.redaction_key)[0] if text else None
 
-    if config.bodies == "none" and facts.reason and facts.reason.in_body is True:
-        facts = replace(facts, reason=None)
-    failed = rules.has_failed(facts)
-    reason, outcome = redacted(facts.reason.text) if facts.reason else None, redacted(facts.outcome)
-    reporter = facts.reason.reporter if facts.reason else UNSET
-    method, url = facts.request or (None, None)
-    method = rules.method(method)
-    host, port = _server(url)
-    attributes = present(
-        ("http.request.method", method),
-        ("http.response.status_code", facts.status),
-        ("url.full", redacted(url)),
-        ("server.address", redacted(host)),
-        ("server.port", port),
-        ("error.type", redacted(_error_type(facts)) if failed else None),
-        ("segment.delivery.attempt", facts.attempt),
-        ("segment.delivery.outcome", outcome),
-        ("segment.discarded", facts.discarded),
-        ("segment.trace.origin", facts.origin),
-        ("segment.feature", redacted(facts.feature)),
-        ("segment.reason", reason),
-        ("segment.error.reporter", None if reporter is UNSET else reporter),
-        ("segment.time_shifted", True if facts.is_shifted else None),
-    )
-    short_reason = truncate(reason, _MAX_SHORT_BYTES) if reason else ""
+    by_name: dict[str, Any] = varying._asdict()
+    facts = DeliveryFacts(**dict(zip(rules.own_facts, by_name.pop("own"), strict=True)), **by_name)
+    failed, method, outcome = rules.has_failed(facts), rules.method(facts.method), redacted(facts.outcome)
+    other_name = truncate(redacted(facts.other_name) or "", _MAX_SHORT_BYTES)
+    details = ", ".join(rules.details(replace(facts, outcome=outcome, other_name=other_name)))
+    sentence = rules.predicate(facts) + (f": {details}" if details else "")
+    id_name = rules.body_id_name(facts)
+    attempt = "" if facts.attempt is None else f", attempt {facts.attempt}"
     status = f"HTTP {facts.status}" if facts.status is not None else rules.without_status
-    shown = replace(
-        facts, outcome=outcome, other_name=truncate(redacted(facts.other_name) or "", _MAX_SHORT_BYTES)
-    )
-    before_id, after_id = _around_id(rules, shown, short_reason)
     return OutcomeFields(
-        attributes=attributes,
+        before_url=present(("http.request.method", method), ("http.response.status_code", facts.status)),
+        after_url=present(
+            ("error.type", redacted(_error_type(facts)) if failed else None),
+            ("segment.delivery.attempt", facts.attempt),
+            ("segment.delivery.outcome", outcome),
+            ("segment.discarded", facts.discarded),
+            ("segment.trace.origin", facts.origin),
+            ("segment.feature", redacted(facts.feature)),
+        ),
         failed=failed,
         severity=rules.severity(facts) if failed else Severity.INFO,
         verb=rules.verb(method),
-        status_message=short_reason or status if failed else "",
-        before_id=printable(before_id),
-        after_id=printable(after_id),
+        status_message=status if failed else "",
+        sentence=printable(sentence + (", " if details else ": ") if facts.has_reason else sentence),
+        before_id=f" ({id_name} " if id_name else "",
+        after_id=f"{attempt})" if id_name else "",
     )
-
-
-def _around_id(rules: "KindRules", facts: DeliveryFacts, reason: str) -> tuple[str, str]:
-    """Returns the body before and after the event's id: ` failed: HTTP 503 (message `, `, attempt 3)`.
-
-    All texts in `facts` are redacted.
-    """
-    details = ", ".join(filter(None, (*rules.details(facts), reason)))
-    sentence = rules.predicate(facts) + (f": {details}" if details else "")
-    if not (id_name := rules.body_id_name(facts)):
-        return sentence, ""
-    return f"{sentence} ({id_name} ", ")" if facts.attempt is None else f", attempt {facts.attempt})"
 
 
 def _error_type(facts: DeliveryFacts) -> str:
     if facts.status is not None and facts.status >= 400:
         return str(facts.status)
-    return facts.reason.code if facts.reason and facts.reason.code else "_OTHER"
+    return facts.code or "_OTHER"
 
 
-def _server(url: str | None) -> tuple[str | None, int | None]:
+# -- fields that depend on a text ------------------------------------------------------------------------
+
+
+class ReasonFields(Struct, frozen=True):
+    """The fields that depend on the reason. `short` is in the body and in the status of a failed span."""
+
+    attributes: Attributes
+    short: str
+
+
+def reason_fields(reason: Reason, config: MappingConfig) -> ReasonFields:
+    """Returns the fields of all events with this reason."""
+    text, _ = redact_and_truncate(reason.text, config.redaction_key)
+    reporter = None if reason.reporter is UNSET else reason.reporter
+    attributes = present(("segment.reason", text or None), ("segment.error.reporter", reporter))
+    return ReasonFields(attributes, truncate(text, _MAX_SHORT_BYTES))
+
+
+def url_attributes(url: str, config: MappingConfig) -> Attributes:
+    """Returns the attributes of a request's URL."""
     try:
-        parts = urlsplit(url or "")
-        return parts.hostname, parts.port
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
     except ValueError:
-        return None, None
+        host, port = None, None
+    full, _ = redact_and_truncate(url, config.redaction_key)
+    address = redact_and_truncate(host, config.redaction_key)[0] if host else None
+    return present(("url.full", full), ("server.address", address), ("server.port", port))
+
+
+TIME_SHIFTED: Attributes = [("segment.time_shifted", True)]
 
 
 # -- fields that depend on the kind ----------------------------------------------------------------------
@@ -276,8 +286,8 @@ class KindRules:
     N)`. What an event does not have is left out.
     """
 
-    takes_answer = False
-    """Whether an event without a status code or a reason takes it from its exchange."""
+    body_id: Literal[0, 1] = 0
+    """The index in `own_values` of the id in the log record's body."""
     topic = "Event"
     """The first words of a log record's body."""
     without_status = "no response"
@@ -285,14 +295,21 @@ class KindRules:
 
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
+        self.own_facts: tuple[str, ...] = ("feature", *kind.varies)
+        """The names in `DeliveryFacts` of what `own_values_of` returns."""
+        self._read_own = attrgetter("feature_name", *kind.varies)
 
-    def facts(self, event: Event) -> dict[str, Any]:
-        """Returns the fields of `DeliveryFacts` that only some kinds have, such as those of `Kind.varies`."""
-        return {name: getattr(event.properties, name) for name in self.kind.varies}
+    def own_values_of(self, event: Event) -> tuple[Any, ...]:
+        """Returns the facts that are fields of this kind of event, in the order of `own_facts`."""
+        own = self._read_own(event.properties)
+        return own if self.kind.varies else (own,)
 
-    def reason_of(self, answer: ExchangeAnswer, _properties: Any) -> Reason | None:
-        """Returns the event's reason, from the answer of its exchange."""
-        return answer.reason
+    def status_and_reason(
+        self, event: Event, _answer: ExchangeAnswer | None
+    ) -> tuple[int | None, Reason | None]:
+        """Returns the event's status code and reason. `_answer` is that of its exchange."""
+        response = event.properties.response_from_destination
+        return response.status if response is not None else None, event.reason
 
     def has_failed(self, _facts: DeliveryFacts) -> bool:
         """Returns whether the event is a failure; it sets a span's status and a log record's severity."""
@@ -312,13 +329,8 @@ class KindRules:
         """Returns the first word of the span's name. `_method`: what `method` returned."""
         return "deliver"
 
-    def body_id(self, own: "Own") -> str | None:
-        """Returns the id in the body of the log record, one of `own_values`."""
-        message_id, *_ = own
-        return message_id
-
     def body_id_name(self, facts: DeliveryFacts) -> str:
-        """Returns the noun before `body_id`: `message` or `exchange`; empty for an event without an id."""
+        """Returns the noun before the body's id: `message` or `exchange`; empty for an event without one."""
         return "message" if facts.origin else ""
 
     def predicate(self, _facts: DeliveryFacts) -> str:
@@ -329,8 +341,11 @@ class KindRules:
         """Returns the parts of the body before the reason, among them the status code."""
         return [] if facts.status is None else [f"HTTP {facts.status}"]
 
-    def ids(self, _event: Event, origin: Origin | None) -> tuple[bytes, bytes]:
-        """Returns trace id and span id; the span id is empty if the event does not become a span."""
+    def ids(self, _event: Event, origin: Origin | None, _route: bytes) -> tuple[bytes, bytes]:
+        """Returns trace id and span id; the span id is empty if the event does not become a span.
+
+        `_route`: from `propagation.route`.
+        """
         return origin.trace_id if origin else b"", b""
 
 

@@ -243,18 +243,11 @@ def attribute_field(field_number: int, key: str, value: Value) -> bytes:
     if isinstance(value, str) and len(key) <= _MAX_REMEMBERED_KEY:
         text = value.encode()
         return _heads(field_number, key)[len(text)] + text
-    if isinstance(value, tuple) and len(key) + sum(map(len, value)) <= _MAX_REMEMBERED_TEXTS:
-        return _texts_field(field_number, key, value)
-    return _any_field(field_number, key, value)
-
-
-def _any_field(field_number: int, key: str, value: Value) -> bytes:
+    if isinstance(value, tuple) and len(value) == 1 and len(key) <= _MAX_REMEMBERED_KEY:
+        text = value[0].encode()
+        return _array_heads(field_number, key)[len(text)] + text
     inside = text_field(KEY_VALUE_KEY, key) + message_field(KEY_VALUE_VALUE, any_value(value))
     return message_field(field_number, inside)
-
-
-_MAX_REMEMBERED_TEXTS = 256
-_texts_field = lru_cache(maxsize=256)(_any_field)  # the same headers occur many times
 
 
 def text_attribute_heads(field_number: int, key: str) -> Heads:
@@ -263,8 +256,15 @@ def text_attribute_heads(field_number: int, key: str) -> Heads:
     return Heads(tag(field_number), inside, tag(ANY_STRING))
 
 
+def _text_array_heads(field_number: int, key: str) -> Heads:
+    """Returns the heads of the only text of an array that is an attribute with this key."""
+    inside = text_field(KEY_VALUE_KEY, key) + tag(KEY_VALUE_VALUE)
+    return Heads(tag(field_number), inside, tag(ANY_ARRAY), tag(ARRAY_VALUES), tag(ANY_STRING))
+
+
 _MAX_REMEMBERED_KEY = 64
 _heads = lru_cache(maxsize=128)(text_attribute_heads)
+_array_heads = lru_cache(maxsize=128)(_text_array_heads)
 
 
 def int_attribute_heads(field_number: int, key: str) -> Heads:

@@ -57,8 +57,8 @@ def test_without_a_required_field_a_record_is_not_understood(kind: Kind, field: 
 
 
 @pytest.mark.parametrize(("kind", "field"), [(kind, name) for kind in KINDS for name in kind.varies])
-def test_a_template_leaks_nothing_into_another_event(kind: Kind, field: str) -> None:
-    """Events that differ in one field only: the encoder has a template for the first of them."""
+def test_what_is_remembered_of_an_event_leaks_into_no_other(kind: Kind, field: str) -> None:
+    """Events that differ in one field only: the encoder remembers parts of the first one."""
     encoder = WireEncoder(MappingConfig())
     full = {
         camel(name): VALUES[camel(name)]

@@ -1,0 +1,188 @@
+"""The parts of records that events share, encoded once and remembered.
+
+What follows from the routing, from the outcome and from the reason is kept in caches that are independent of
+one another: 400 routes and nine attempts take 409 entries, not 3,600, and a reason that no other event has
+takes no entry from the others.
+"""
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+from msgspec import Struct
+
+from faillog_otel.config import MappingConfig
+from faillog_otel.events.model import Reason, Routing
+from faillog_otel.otlp import wire
+from faillog_otel.otlp.attributes import size_of
+from faillog_otel.otlp.mapping import span_name
+from faillog_otel.otlp.rules import (
+    TIME_SHIFTED,
+    KindRules,
+    Varying,
+    destination_fields,
+    outcome_fields,
+    reason_fields,
+    url_attributes,
+)
+from faillog_otel.otlp.wire import (
+    VARINT,
+    Attributes,
+    SpanKind,
+    StatusCode,
+    attribute_fields,
+    message_field,
+    tag,
+    text_field,
+    varint,
+)
+from faillog_otel.text import printable
+
+MAX_ROUTES = 8192
+"""Entries in the cache of routings, of about 2 KiB each; the next two are those of the other caches."""
+MAX_OUTCOMES = 4096
+MAX_REASONS = 1024
+MAX_REMEMBERED = 512
+"""Characters. What is longer is encoded each time, so that the caches stay within some MiB."""
+
+
+class EncodedAttributes(Struct, frozen=True, gc=False):
+    """Attributes as plain data, as fields of a log record and as fields of a span."""
+
+    plain: Attributes
+    log: bytes
+    span: bytes
+    size: int
+    """What limits count: the bytes of names and values."""
+
+
+class EncodedDestination(Struct, frozen=True, gc=False):
+    """`DestinationFields`, encoded."""
+
+    attributes: EncodedAttributes
+    name_and_kind: bytes
+    """Of the span."""
+    event_name: bytes
+    topic: bytes
+    route: bytes
+
+
+class EncodedOutcome(Struct, frozen=True, gc=False):
+    """`OutcomeFields`, encoded. `attributes` are those before the URL's and those after them."""
+
+    attributes: EncodedAttributes
+    before_url: EncodedAttributes
+    after_url: EncodedAttributes
+    failed: bool
+    severity: bytes
+    status: bytes
+    """Of the span, if there is no reason."""
+    sentence: bytes
+    before_id: bytes
+    after_id: bytes
+    verb: str
+
+
+class EncodedReason(Struct, frozen=True, gc=False):
+    """`ReasonFields`, encoded."""
+
+    attributes: EncodedAttributes
+    short: bytes
+    status: bytes
+    """Of a span that has failed."""
+
+
+def _encode(attributes: Attributes) -> EncodedAttributes:
+    return EncodedAttributes(
+        attributes,
+        attribute_fields(wire.LOG_ATTRIBUTES, attributes),
+        attribute_fields(wire.SPAN_ATTRIBUTES, attributes),
+        sum(map(size_of, attributes)),
+    )
+
+
+NO_REASON = EncodedReason(_encode([]), b"", b"")
+SHIFTED = _encode(TIME_SHIFTED)
+
+
+class SharedParts:
+    """The parts for one configuration."""
+
+    def __init__(self, config: MappingConfig) -> None:
+        self._config = config
+        self._remembered_destination = lru_cache(MAX_ROUTES)(self._destination)
+        self._remembered_outcome = lru_cache(MAX_OUTCOMES)(self._outcome)
+        self._remembered_reason = lru_cache(MAX_REASONS)(self._reason)
+        self._remembered_url = lru_cache(MAX_REASONS)(self._url)
+
+    def destination(
+        self, rules: KindRules, verb: str, routing: Routing, *, is_short: bool
+    ) -> EncodedDestination:
+        """Returns what the routing decides. `verb`: the outcome's. `is_short`: the ids are surely short."""
+        if len(routing.destination_ids) <= 1 and routing.leftover is None:
+            texts = (routing.destination_id, routing.from_id, routing.subscription_id, routing.to_id)
+            if is_short or _length(texts) <= MAX_REMEMBERED:
+                return self._remembered_destination(rules, verb, routing)
+        return self._destination(rules, verb, routing)
+
+    def outcome(self, rules: KindRules, varying: Varying, *, is_short: bool) -> EncodedOutcome:
+        """Returns what the outcome decides. `is_short`: the event's own texts are surely short."""
+        code = varying.code  # perhaps that of another event
+        is_short = is_short or _length((*varying.own, varying.method)) <= MAX_REMEMBERED
+        if is_short and (code is None or len(code) <= MAX_REMEMBERED):
+            return self._remembered_outcome(rules, varying)
+        return self._outcome(rules, varying)
+
+    def reason(self, reason: Reason) -> EncodedReason:
+        """Returns what the reason decides."""
+        is_short = len(reason.text) <= MAX_REMEMBERED
+        return self._remembered_reason(reason) if is_short else self._reason(reason)
+
+    def url(self, url: str) -> EncodedAttributes:
+        """Returns the attributes of a request's URL."""
+        return self._remembered_url(url) if len(url) <= MAX_REMEMBERED else self._url(url)
+
+    def _destination(self, rules: KindRules, verb: str, routing: Routing) -> EncodedDestination:
+        fields, kind = destination_fields(rules, routing, self._config.destination_names), rules.kind
+        span_kind = tag(wire.SPAN_KIND, VARINT) + varint(SpanKind[kind.span]) if kind.span else b""
+        return EncodedDestination(
+            _encode(fields.attributes),
+            text_field(wire.SPAN_NAME, span_name(verb, fields.name)) + span_kind,
+            text_field(wire.LOG_EVENT_NAME, kind.event_name),
+            fields.topic.encode(),
+            fields.route,
+        )
+
+    def _outcome(self, rules: KindRules, varying: Varying) -> EncodedOutcome:
+        fields = outcome_fields(varying, rules, self._config)
+        number = tag(wire.LOG_SEVERITY_NUMBER, VARINT) + varint(fields.severity)
+        return EncodedOutcome(
+            attributes=_encode(fields.before_url + fields.after_url),
+            before_url=_encode(fields.before_url),
+            after_url=_encode(fields.after_url),
+            failed=fields.failed,
+            severity=number + text_field(wire.LOG_SEVERITY_TEXT, fields.severity.name),
+            status=_status(fields.status_message, failed=fields.failed),
+            sentence=fields.sentence.encode(),
+            before_id=fields.before_id.encode(),
+            after_id=fields.after_id.encode(),
+            verb=fields.verb,
+        )
+
+    def _reason(self, reason: Reason) -> EncodedReason:
+        fields = reason_fields(reason, self._config)
+        return EncodedReason(
+            _encode(fields.attributes), printable(fields.short).encode(), _status(fields.short, failed=True)
+        )
+
+    def _url(self, url: str) -> EncodedAttributes:
+        return _encode(url_attributes(url, self._config))
+
+
+def _length(values: Iterable[object]) -> int:
+    """Returns the characters of the texts among the values."""
+    return sum([len(value) for value in values if isinstance(value, str)])
+
+
+def _status(message: str, *, failed: bool) -> bytes:
+    code = tag(wire.STATUS_CODE, VARINT) + varint(StatusCode.ERROR) if failed else b""
+    return message_field(wire.SPAN_STATUS, text_field(wire.STATUS_MESSAGE, message) + code)
