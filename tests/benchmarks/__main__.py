@@ -1,4 +1,4 @@
-"""`make bench`: the contest, the sink's own limit, stages in one process, longer and longer files, start-up.
+"""`make bench`: shapes of files, the contest, the sink's own limit, stages, long files, start-up.
 
 Prints what was found; writes `bench.json` and, of a contest, `bench.svg` into a folder after each part. The
 machine should have nothing else to do: its load is written down with each run, and a warning says so.
@@ -7,7 +7,7 @@ machine should have nothing else to do: its load is written down with each run, 
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 
@@ -16,15 +16,17 @@ from support.building import CannotBuild
 from support.program import PROGRAM
 
 from benchmarks import contestants as field
-from benchmarks.contest import SHORT_EVENTS, Lost, compete, measure
+from benchmarks.contest import SHORT_EVENTS, Lost, Score, compete, measure
 from benchmarks.counting_sink import build_sink, limit_of
 from benchmarks.in_process import Stages, ready_request
 from benchmarks.length import lengths
-from benchmarks.make_file import make_mix
+from benchmarks.make_file import Made, make_mix
 from benchmarks.picture import picture
-from benchmarks.results import Results, lines, this_machine, write
+from benchmarks.ratios import median_ratio
+from benchmarks.results import ROUTES, Results, ShapeScore, lines, this_machine, write
+from benchmarks.shapes import SHAPES, Shape, make_shape
 
-PARTS = ("contest", "sink", "stages", "lengths", "start")
+PARTS = ("shapes", "contest", "sink", "stages", "lengths", "start")
 _BUSY = 0.5
 _BLASTED_RECORDS = 512
 _HELP_RUNS = 5
@@ -52,6 +54,7 @@ def _read_options() -> argparse.Namespace:
     add = parser.add_argument
     add("--events", type=_whole_batches, default=200_000, help="of the contestants' file")
     add("--rounds", type=int, default=5)
+    add("--shape-events", type=_whole_batches, default=100_000, help="of the file of each shape")
     add("--only", nargs="+", metavar="NAME", help="of the contestants: collector, 1-worker, sdk, ...")
     add("--parts", nargs="+", choices=PARTS, default=PARTS)
     add(
@@ -85,6 +88,34 @@ def _contest(results: Results, chosen: argparse.Namespace) -> None:
         results.scores = compete(taking_part, made, short, sink=build_sink(), rounds=chosen.rounds, say=_say)
 
 
+def _shapes(results: Results, chosen: argparse.Namespace) -> None:
+    names = {field.TUNED, field.ONE_WORKER, field.TWO_WORKERS}
+    taking_part = [each for each in field.contestants(with_workers=True) if each.name in names]
+    for shape in SHAPES.values():
+        _say(f"shape {shape.name}")
+        with tempfile.TemporaryDirectory() as folder:
+            made = make_shape(Path(folder, "events"), shape, chosen.shape_events)
+            short = make_shape(Path(folder, "short"), shape, SHORT_EVENTS)
+            scores = compete(taking_part, made, short, sink=build_sink(), rounds=chosen.rounds, say=_say)
+        results.shapes.append(_shape_score(shape, made, {each.name: each for each in scores}))
+    results.shapes.sort(key=lambda each: -each.cpu_us_per_event)
+
+
+def _shape_score(shape: Shape, made: Made, scores: Mapping[str, Score]) -> ShapeScore:
+    collector, one, two = (scores[name] for name in (field.TUNED, field.ONE_WORKER, field.TWO_WORKERS))
+    return ShapeScore(
+        shape.name,
+        shape.about,
+        one.events_per_second,
+        one.cpu_us_per_event,
+        one.cpu_us_per_event * made.events / (made.events + made.spans),
+        one.peak_bytes,
+        median_ratio(collector.seconds, one.seconds),
+        median_ratio(collector.seconds, two.seconds),
+        collector.cpu_us_per_event,
+    )
+
+
 def _sink(results: Results, chosen: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         request = ready_request(make_mix(Path(folder, "events"), _BLASTED_RECORDS).path)
@@ -97,7 +128,7 @@ def _sink(results: Results, chosen: argparse.Namespace) -> None:
 def _stages(results: Results, chosen: argparse.Namespace) -> None:
     _say("decode, map, encode in one process")
     with tempfile.TemporaryDirectory() as folder:
-        made = make_mix(Path(folder, "events"), min(chosen.events, 50_000))
+        made = make_shape(Path(folder, "events"), SHAPES[ROUTES], min(chosen.events, 50_000))
         env = {"PYTHONPATH": str(field.HERE.parent)}
         said = Path(folder, "stages.json")
         measure([sys.executable, "-m", "benchmarks.in_process", str(made.path), str(said)], Path(folder), env)
@@ -122,6 +153,7 @@ def _say(text: str) -> None:
 
 
 _PARTS: dict[str, Callable[[Results, argparse.Namespace], None]] = {
+    "shapes": _shapes,
     "contest": _contest,
     "sink": _sink,
     "stages": _stages,

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from benchmarks.contest import SHORT_EVENTS, run_once, without
 from benchmarks.contestants import Contestant
-from benchmarks.make_file import make_mix
+from benchmarks.shapes import SHAPES, make_shape
 
 _START_RUNS = 3
 
@@ -36,14 +36,15 @@ def lengths(contestant: Contestant, events: Sequence[int], sink: Path) -> Iterat
 
     All are longer than the contest's short file.
     """
+    shape = SHAPES["400-routes"]
     with tempfile.TemporaryDirectory() as folder:
-        start = make_mix(Path(folder, "start"), SHORT_EVENTS)
+        start = make_shape(Path(folder, "start"), shape, SHORT_EVENTS)
         starts = [run_once(contestant, start, sink) for _ in range(_START_RUNS)]
         start_seconds = median(each.seconds for each in starts)
         start_cpu_seconds = median(each.cpu_seconds for each in starts)
-        shortest = make_mix(Path(folder, "shortest"), events[0])
+        shortest = make_shape(Path(folder, "shortest"), shape, events[0])
         for number in events:
-            made = make_mix(Path(folder, "events"), number)
+            made = make_shape(Path(folder, "events"), shape, number)
             before, run, after = (run_once(contestant, each, sink) for each in (shortest, made, shortest))
             made.path.unlink()
             seconds_before, seconds, seconds_after = without(

@@ -24,6 +24,8 @@ from benchmarks.length import Length
 from benchmarks.ratios import median_ratio, ratios
 
 MIB = 1024 * 1024
+ROUTES = "400-routes"
+"""The shape that the targets are about."""
 
 
 class Machine(Struct, frozen=True):
@@ -37,6 +39,22 @@ class Machine(Struct, frozen=True):
     """The load average (1 minute) at the beginning: others were at work."""
 
 
+class ShapeScore(Struct, frozen=True):
+    """What one worker, two workers and the tuned Collector reached with a file of one shape: medians."""
+
+    name: str
+    about: str
+    events_per_second: float
+    cpu_us_per_event: float
+    cpu_us_per_record: float
+    """A record is a log record or a span."""
+    peak_bytes: int
+    to_collector: float
+    """Events a second of one worker, as a ratio to the Collector's; `two_to_collector`: of two workers."""
+    two_to_collector: float
+    collector_cpu_us_per_record: float
+
+
 class Results(Struct):
     """What is there of it: parts that were not asked for are empty."""
 
@@ -48,6 +66,8 @@ class Results(Struct):
     limits: dict[str, Limit] = field(default_factory=dict)
     """What the sink takes, by protocol."""
     stages: Stages | None = None
+    shapes: list[ShapeScore] = field(default_factory=list)
+    """The worst one first, by CPU for each event."""
     lengths: list[Length] = field(default_factory=list)
     help_seconds: float | None = None
 
@@ -92,7 +112,12 @@ def write(results: Results, file: Path) -> None:
 
 def bars(results: Results) -> list[Bar]:
     """The bars that can be told of what was measured; requests are not compressed unless they say so."""
-    return [*_speed(results), *_memory(results.lengths), *_start(results.help_seconds)]
+    return [
+        *_speed(results),
+        *_shapes(results.shapes),
+        *_memory(results.lengths),
+        *_start(results.help_seconds),
+    ]
 
 
 def _speed(results: Results) -> Iterator[Bar]:
@@ -113,6 +138,24 @@ def _speed(results: Results) -> Iterator[Bar]:
     if one and collector:
         ratio = median_ratio(one.cpu_seconds, collector.cpu_seconds)
         yield Bar("1 worker: at most 0.8 times the Collector's CPU seconds", f"{ratio:.2f}", ratio <= 0.8)
+
+
+def _shapes(shapes: Sequence[ShapeScore]) -> Iterator[Bar]:
+    for each in shapes:
+        if each.name == ROUTES:
+            text = "400 routes, 1 worker: at least 0.45 times the tuned Collector's events/s"
+            yield Bar(text, f"{each.to_collector:.2f}", each.to_collector >= 0.45)
+            text = "400 routes, 2 workers: at least 0.75 times the tuned Collector's events/s"
+            yield Bar(text, f"{each.two_to_collector:.2f}", each.two_to_collector >= 0.75)
+            is_met = each.cpu_us_per_event <= 22
+            yield Bar("400 routes: at most 22 µs of CPU an event", f"{each.cpu_us_per_event:.1f} µs", is_met)
+    if shapes:
+        ratio = min(each.events_per_second for each in shapes) / max(
+            each.events_per_second for each in shapes
+        )
+        yield Bar("no shape slower than 0.3 times the fastest one", f"{ratio:.2f}", ratio >= 0.3)
+        peak = max(each.peak_bytes for each in shapes) / MIB
+        yield Bar("every shape: at most 62 MiB a process", f"{peak:.1f} MiB", peak <= 62)
 
 
 def _memory(lengths: Sequence[Length]) -> Iterator[Bar]:
@@ -142,6 +185,8 @@ def lines(results: Results) -> Iterator[str]:
     )
     if results.scores:
         yield from ("", *_contest(results))
+    if results.shapes:
+        yield from ("", *_shape_table(results.shapes))
     for protocol, limit in results.limits.items():
         yield (
             f"the sink alone, {protocol}: {limit.records_per_second:,.0f} records/s,"
@@ -165,6 +210,20 @@ def lines(results: Results) -> Iterator[str]:
     yield ""
     for bar in bars(results):
         yield f"{'met    ' if bar.is_met else 'NOT MET'} {bar.shown:>10}  {bar.text}"
+
+
+def _shape_table(shapes: Sequence[ShapeScore]) -> Iterator[str]:
+    width = max(len(each.about) for each in shapes)
+    yield (
+        f"{'shape of the file':<{width}} {'events/s':>9} {'CPU µs/event':>13} {'µs/record':>10}"
+        f" {'peak MiB':>9} {'to Collector':>13} {'2 workers':>10} {'its µs/record':>14}"
+    )
+    for each in shapes:
+        yield (
+            f"{each.about:<{width}} {each.events_per_second:>9,.0f} {each.cpu_us_per_event:>13.1f}"
+            f" {each.cpu_us_per_record:>10.1f} {each.peak_bytes / MIB:>9.1f} {each.to_collector:>13.2f}"
+            f" {each.two_to_collector:>10.2f} {each.collector_cpu_us_per_record:>14.1f}"
+        )
 
 
 def _contest(results: Results) -> Iterator[str]:

@@ -16,16 +16,31 @@ from benchmarks.contestants import Contestant
 from benchmarks.counting_sink import Counts, Sink, build_sink
 from benchmarks.in_process import ready_request
 from benchmarks.make_file import Made, make_mix
+from benchmarks.shapes import SHAPES, events_of
 from support.building import CannotBuild
 from support.tiers import slow
 
+from faillog_otel.events.decode import decode
+from faillog_otel.events.model import OTHER, Event
 from faillog_otel.otlp.grpc import GRPC_METHODS
 
 pytestmark = slow
 ROOT = Path(__file__).parents[2]
 COLLECTORS = {"collector", "collector-tuned", "collector-gzip", "collector-tuned-gzip"}
 EVERYONE = {*COLLECTORS, "1-worker", "1-worker-grpc", "1-worker-gzip", "sdk", "sdk-whole"}
-SMALLEST = ("--events", "4000", "--rounds", "1", "--lengths", "4000", "6000", "--requests", "4")
+SMALLEST = (
+    "--events",
+    "4000",
+    "--shape-events",
+    "4000",
+    "--rounds",
+    "1",
+    "--lengths",
+    "4000",
+    "6000",
+    "--requests",
+    "4",
+)
 CONTESTANT = Contestant("nobody", "Nobody", ("true",))
 
 
@@ -61,6 +76,7 @@ def test_all_contestants_deliver_and_are_compared(collector_program: Path, tmp_p
     assert all(each["delivered"] == 1 for name, each in scores.items() if name != "sdk")
     assert found["ratios"].keys() == scores.keys()
     assert found["ratios"]["collector"] == {"events_per_second": [1], "cpu_seconds": [1]}
+    assert {each["name"] for each in found["shapes"]} == SHAPES.keys()
     assert found["limits"].keys() == {"http/protobuf", "grpc"}
     assert [each["events"] for each in found["lengths"]] == [4000, 6000]
     assert found["stages"]["events"] == 4000
@@ -105,6 +121,15 @@ def test_a_contestant_that_fails_has_no_result(sink_program: Path, tmp_path: Pat
     made = make_mix(tmp_path / "events", 10)
     with pytest.raises(Lost, match=r"ended with 7:\nwhy"):
         run_once(failing, made, sink_program)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_file_of_a_shape_is_understood_and_the_same_for_the_same_seed(name: str) -> None:
+    one, other = ([*events_of(SHAPES[name], 2_000)] for _ in range(2))
+    assert one == other
+    assert len(one) == 2_000
+    decoded = [decode(raw) for raw in one]
+    assert all(isinstance(event, Event) and event.kind is not OTHER for event in decoded)
 
 
 def test_a_file_of_the_mix_is_the_same_for_the_same_seed(tmp_path: Path) -> None:
