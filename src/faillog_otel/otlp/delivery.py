@@ -27,7 +27,6 @@ from faillog_otel.otlp.outcome import (
 )
 from faillog_otel.otlp.sender import Backoff, Client, Sender, Sent
 from faillog_otel.otlp.wire import EncodedEvent, Envelope
-from faillog_otel.otlp.writers import JsonEnvelope
 from faillog_otel.text import is_unicode
 
 MAX_IN_FLIGHT = 4
@@ -77,12 +76,10 @@ def writing_client(
 
     `on_closed` is called when the reader of the output has closed it.
     """
+    from faillog_otel.otlp.writers import ConsoleClient, FileClient, JsonEnvelope  # imports protobuf
+
     if config.writes == "console":
-        from faillog_otel.otlp.writers import ConsoleClient
-
         return ConsoleClient(terminal, on_closed, has_logs="logs" in config.signals)
-    from faillog_otel.otlp.writers import FileClient
-
     return FileClient(
         file,
         JsonEnvelope(resource),
@@ -113,8 +110,11 @@ def _target_client(target: Target, resource: Resource, user_agent: str, wait_sec
         return GrpcClient(target, Envelope(resource), user_agent, connect_seconds=connect_seconds)
     from faillog_otel.otlp.http import HttpClient
 
-    envelope = Envelope(resource) if target.protocol == "http/protobuf" else JsonEnvelope(resource)
-    return HttpClient(target, envelope, user_agent, connect_seconds=connect_seconds)
+    if target.protocol == "http/protobuf":
+        return HttpClient(target, Envelope(resource), user_agent, connect_seconds=connect_seconds)
+    from faillog_otel.otlp.writers import JsonEnvelope  # imports protobuf
+
+    return HttpClient(target, JsonEnvelope(resource), user_agent, connect_seconds=connect_seconds)
 
 
 SIGNAL_CHECK_SECONDS = 0.2

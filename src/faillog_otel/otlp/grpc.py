@@ -12,9 +12,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
-from google.rpc.error_details_pb2 import RetryInfo
-from google.rpc.status_pb2 import Status
 
 from faillog_otel.config import Signal, Target
 from faillog_otel.connections import MAX_ANSWER_BYTES, ProxyDenied
@@ -216,6 +213,11 @@ def _retry_delay(error: Any) -> float | None:
     """Returns the seconds of the RetryInfo in the error's details; None if there is none."""
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin":
+            # Imported only for such an answer: see outcome.py.
+            from google.protobuf.message import DecodeError
+            from google.rpc.error_details_pb2 import RetryInfo
+            from google.rpc.status_pb2 import Status
+
             try:
                 for detail in Status.FromString(value).details:
                     info = RetryInfo()

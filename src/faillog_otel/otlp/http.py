@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from http.client import HTTPException, IncompleteRead
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from msgspec.structs import replace
@@ -36,8 +36,10 @@ from faillog_otel.otlp.outcome import (
     untrusted_certificate,
 )
 from faillog_otel.otlp.wire import Envelope
-from faillog_otel.otlp.writers import JsonEnvelope
 from faillog_otel.tls import ReloadOnChange, client_context, tls_context
+
+if TYPE_CHECKING:
+    from faillog_otel.otlp.writers import JsonEnvelope  # which imports protobuf
 
 # isal if it is installed (`faillog-otel[isal]`), else zlib, both at level 1.
 try:
@@ -66,7 +68,7 @@ class HttpClient:
     def __init__(
         self,
         target: Target,
-        envelope: Envelope | JsonEnvelope,
+        envelope: "Envelope | JsonEnvelope",
         user_agent: str,
         *,
         connect_seconds: float = math.inf,
@@ -74,7 +76,7 @@ class HttpClient:
         """`connect_seconds`: for the look-up of the host's name, and for connecting."""
         self._target = target
         self._envelope = envelope
-        is_json = isinstance(envelope, JsonEnvelope)
+        is_json = target.protocol == "http/json"
         self._headers = {name: value.reveal() for name, value in target.headers} | {
             "content-type": "application/json" if is_json else "application/x-protobuf",
             "user-agent": user_agent,
