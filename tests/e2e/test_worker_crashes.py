@@ -1,12 +1,13 @@
 """A worker, or its run, that fails in the middle of a message; and messages larger than a socket holds."""
 
+import os
 import select
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from support.worker_run import COMMAND, run_with_workers
 
 from faillog_otel.config import DeliveryConfig, MappingConfig, RunConfig
 from faillog_otel.ledger.results import Accounted
+from faillog_otel.pipeline.fork_server import ForkServer
 from faillog_otel.pipeline.partition import Piece
 from faillog_otel.pipeline.worker import (
     Channel,
@@ -33,23 +35,27 @@ BREAKS_OFF = [
     *(sys.executable, "-P", "-c"),
     """
 import os, signal, socket, sys
-from faillog_otel.pipeline.worker import Channel
-from faillog_otel.pipeline.worker import Forward, Waits, Ready, encode, read_order
+from faillog_otel.app import run_files
+from faillog_otel.pipeline.fork_server import serve
+from faillog_otel.pipeline.worker import Channel, Forward, Waits, Ready, encode, read_order
 
 signal_name, mark, descriptor = sys.argv[1:]
-try:
-    os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
-except FileExistsError:
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "faillog_otel.app.run_files", descriptor])
-end = socket.socket(fileno=int(descriptor))
-channel = Channel(end)
-channel.send(encode(Ready()))
-while not isinstance(read_order(channel.receive()[0]), Forward):
-    pass
-ours, theirs = socket.socketpair()
-Channel(ours).send(encode(Waits("never said", 1.0)))
-end.sendall(theirs.recv(1000)[:-5])
-os.kill(os.getpid(), getattr(signal, signal_name))
+
+def work(channel):
+    try:
+        os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return run_files.work(channel)
+    channel.send(encode(Ready()))
+    while not isinstance(read_order(channel.receive()[0]), Forward):
+        pass
+    ours, theirs = socket.socketpair()
+    Channel(ours).send(encode(Waits("never said", 1.0)))
+    end = socket.socket(fileno=channel.fileno())
+    end.sendall(theirs.recv(1000)[:-5])
+    os.kill(os.getpid(), getattr(signal, signal_name))
+
+serve(Channel(socket.socket(fileno=int(descriptor))), work)
 """,
 ]
 """The first worker receives a part, sends most of a message, and gets a signal; the others are real ones."""
@@ -100,23 +106,16 @@ def test_a_worker_that_is_stopped_in_the_middle_of_a_message_holds_up_no_other(t
 
 
 @contextmanager
-def started_worker(endpoint: str, stderr: Path) -> Iterator[tuple["subprocess.Popen[bytes]", socket.socket]]:
-    """A worker of this process that has its first order, and this end of its channel."""
-    ours, theirs = socket.socketpair()
-    with ours:
-        with theirs, stderr.open("wb") as file:
-            descriptor = theirs.fileno()
-            process = subprocess.Popen([*COMMAND, str(descriptor)], pass_fds=[descriptor], stderr=file)
-        delivery = DeliveryConfig(targets=targets(endpoint, "http/protobuf"), wait_seconds=0)
-        config = RunConfig(
-            mapping=MappingConfig(), delivery=delivery, state_dir="", quarantine="", pending=""
-        )
-        with process:
-            try:
-                Channel(ours).send(encode(Start(config, 0)))
-                yield process, ours
-            finally:
-                process.kill()
+def started_worker(endpoint: str, stderr: Path) -> Iterator[tuple[Callable[[], int | None], Channel]]:
+    """What waits for a worker of this process that has its first order, and the channel to it."""
+    delivery = DeliveryConfig(targets=targets(endpoint, "http/protobuf"), wait_seconds=0)
+    config = RunConfig(mapping=MappingConfig(), delivery=delivery, state_dir="", quarantine="", pending="")
+    with ForkServer(COMMAND) as server:
+        with stderr.open("wb") as file:
+            process, channel = server.start_worker(file.fileno())
+        channel.send(encode(Start(config, 0)))
+        yield partial(server.wait, process), channel
+        channel.close()
 
 
 def reports(channel: Channel) -> Iterator[Report]:
@@ -134,9 +133,8 @@ def test_large_messages_in_both_directions_do_not_deadlock(tmp_path: Path) -> No
     with (
         Receiver() as receiver,
         path.open("rb") as file,
-        started_worker(receiver.http_endpoint, tmp_path / "stderr") as (process, ours),
+        started_worker(receiver.http_endpoint, tmp_path / "stderr") as (wait, channel),
     ):
-        channel = Channel(ours)
         for part in range(5):
             piece = Piece(name, 0, path.stat().st_size)
             channel.send(encode(Forward(part, [piece])), [file.fileno()])
@@ -151,20 +149,21 @@ def test_large_messages_in_both_directions_do_not_deadlock(tmp_path: Path) -> No
         assert len(entries) == 5
         assert all(len(entry) > 2**20 for entry in entries)
         channel.close()
-        assert process.wait() == 0
+        assert wait() == 0
 
 
 def test_a_worker_ends_with_a_run_that_dies_in_the_middle_of_an_order(tmp_path: Path) -> None:
     """Also if the run had not read all reports: then the connection is reset."""
     with (
         Receiver() as receiver,
-        started_worker(receiver.http_endpoint, tmp_path / "stderr") as (process, ours),
+        started_worker(receiver.http_endpoint, tmp_path / "stderr") as (wait, channel),
     ):
-        select.select([ours], [], [])
+        select.select([channel], [], [])
         here, there = socket.socketpair()
         with here, there:
             Channel(here).send(encode(Forward(0, [Piece("events", 0, 10)])))
-            ours.sendall(there.recv(1000)[:-5])
-        ours.close()
-        assert process.wait() == 0
+            with socket.socket(fileno=os.dup(channel.fileno())) as end:
+                end.sendall(there.recv(1000)[:-5])
+        channel.close()
+        assert wait() == 0
     assert tmp_path.joinpath("stderr").read_bytes() == b""

@@ -18,7 +18,7 @@ from msgspec import to_builtins
 from support.events import attempt, error, exchange, lines
 from support.program import PROGRAM, Done, environment, run_program, start_program
 from support.tiers import slow_case, swept
-from support.worker_run import child_processes, run_with_workers, worker_processes
+from support.worker_run import run_with_workers, worker_processes
 
 from faillog_otel.config import Signal
 from faillog_otel.pipeline.workers import MAX_CRASHES
@@ -157,7 +157,7 @@ def test_a_worker_that_is_killed_loses_nothing(tmp_path: Path) -> None:
 
     def killing(request: int, pid: int) -> Reply | None:
         if request in (4, 9):
-            os.kill(child_processes(pid)[0], signal.SIGKILL)
+            os.kill(worker_processes(pid)[0], signal.SIGKILL)
         return None
 
     done, found = run_with(tmp_path, killing, "events")
@@ -230,7 +230,7 @@ def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
 
     def killing(_request: int, pid: int) -> Reply | None:
         if not started:
-            started.update(child_processes(pid))
+            started.update(worker_processes(pid))
             os.kill(pid, signal.SIGKILL)
         return Reply(delay_seconds=60)
 
@@ -255,7 +255,7 @@ def test_sigterm_ends_all_workers_and_the_counts_add_up(tmp_path: Path) -> None:
     started: set[int] = set()
 
     def stopping(request: int, pid: int) -> Reply | None:
-        started.update(child_processes(pid))
+        started.update(worker_processes(pid))
         if request == 3:
             os.kill(pid, signal.SIGTERM)
         return Reply(delay_seconds=30) if request >= 3 else None
@@ -313,7 +313,7 @@ def test_the_pending_file_is_replayed_by_workers_too(tmp_path: Path) -> None:
     tmp_path.joinpath("more").write_bytes(lines(*[error(messageId=f"o{n}") for n in range(10)]))
     started: set[int] = set()
     done, found = run_with(
-        tmp_path, lambda _request, pid: started.update(child_processes(pid)), pending.name, "more"
+        tmp_path, lambda _request, pid: started.update(worker_processes(pid)), pending.name, "more"
     )
     assert done.code == 0
     assert done.summary["exported"] == len(found) == before + 10

@@ -1,6 +1,7 @@
 """A run by workers, put together as `run` does it, with parts as small as a test wants them."""
 
 import io
+import os
 import select
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 from faillog_otel.config import DeliveryConfig, MappingConfig, RunConfig
 from faillog_otel.inputs.files import InputFile
 from faillog_otel.ledger.kept_files import FileSink
+from faillog_otel.pipeline.fork_server import ForkServer
 from faillog_otel.pipeline.forwarder import Progress
 from faillog_otel.pipeline.partition import MAX_OPEN_FILES, WorkQueue
 from faillog_otel.pipeline.worker import Start
@@ -18,6 +20,7 @@ from faillog_otel.pipeline.workers import Workers
 from support.delivery import targets
 
 COMMAND = [sys.executable, "-P", "-m", "faillog_otel.app.run_files"]
+"""Starts a fork server as a new interpreter: the process of the tests has threads."""
 
 
 def run_with_workers(
@@ -36,7 +39,7 @@ def run_with_workers(
 ) -> Workers:
     """Forwards files in parts of `size` bytes; `folder` then has `quarantine` and `pending`, if need be.
 
-    `command` starts a worker. `monotonic` measures how long the workers may take to end after a signal.
+    `command` starts a fork server. `monotonic` measures how long the workers may take to end after a signal.
     """
     delivery = DeliveryConfig(
         targets=targets(endpoint, "http/protobuf"), wait_seconds=0, batch_records=batch_records
@@ -51,9 +54,10 @@ def run_with_workers(
         return InputFile(path, io.BytesIO(), nullcontext, Path(path).name)
 
     with (
+        ForkServer(command) as server,
         Workers(
             workers,
-            command,
+            server,
             Start(config, 0),
             is_stopping=is_stopping,
             monotonic=monotonic,
@@ -78,7 +82,10 @@ def child_processes(process: int) -> list[int]:
 
 
 def worker_processes(process: int) -> list[int]:
-    """Those that a process has started as workers."""
-    return [
-        each for each in child_processes(process) if COMMAND[-1] in Path(f"/proc/{each}/cmdline").read_text()
-    ]
+    """The workers of a run, which its fork server has forked; the run may be in the process of the tests."""
+    servers = child_processes(process)
+    if process == os.getpid():
+        servers = [
+            each for each in servers if COMMAND[-1] in Path(f"/proc/{each}/cmdline").read_text().split("\0")
+        ]
+    return [worker for server in servers for worker in child_processes(server)]

@@ -1,6 +1,6 @@
 """Runs over PATHs: in this process, or shared among worker processes.
 
-`python -m faillog_otel.app.run_files DESCRIPTOR` is a worker process; DESCRIPTOR is its socket to the run.
+`python -m faillog_otel.app.run_files DESCRIPTOR` is a fork server; DESCRIPTOR is its socket to the run.
 """
 
 import logging
@@ -26,6 +26,7 @@ from faillog_otel.inputs.files import STDIN, FoundPaths, InputFile, is_packed
 from faillog_otel.ledger.kept_files import SET_ASIDE, FileSink, NothingKept, Replayed, is_kept_file
 from faillog_otel.ledger.results import Counts, FirstMet, ResultSink
 from faillog_otel.otlp.sender import Sent, WaitNotices
+from faillog_otel.pipeline.fork_server import ForkServer, serve
 from faillog_otel.pipeline.partition import MIN_BYTES, WorkQueue, max_open_files, max_workers
 from faillog_otel.pipeline.worker import Channel, RequestLog, Start, Waits, Worker, encode, read_order
 from faillog_otel.pipeline.workers import Workers
@@ -54,8 +55,10 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
     with Runtime(config) as runtime:
         stop = runtime.stop
         start = Start(_only_forwarding(config), stop.now_ns(), sends_rejected)
+        number = number_of_workers(paths, config)
+        server = _fork_server(runtime) if number > 1 else None  # before there are threads
         runtime.start_progress()
-        workers = _start_workers(number_of_workers(paths, config), start, runtime)
+        workers = None if server is None else _start_workers(number, server, start, runtime)
         runtime.prepare_client()  # certificates are read before any file is touched
         own = _kept_files_among(paths, config)
         shown = own if config.delivery.writes else []
@@ -152,16 +155,24 @@ def _only_forwarding(config: RunConfig) -> RunConfig:
     return replace(config, segment=SegmentConfig(), telemetry=TelemetryConfig())
 
 
-def _start_workers(number: int, start: Start, runtime: Runtime) -> Workers | None:
-    """Starts worker processes that end with the run; None: this process does the work."""
-    if number <= 1:
-        return None
+def _fork_server(runtime: Runtime) -> ForkServer:
+    """Forks the process from which workers are forked."""
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "faillog_otel.app.run_files",
+    ]  # -P: nothing of the working directory
+    return runtime.stack.enter_context(ForkServer(command, work))
+
+
+def _start_workers(number: int, server: ForkServer, start: Start, runtime: Runtime) -> Workers:
+    """Starts worker processes that end with the run."""
     stop = runtime.stop
     return runtime.stack.enter_context(
         Workers(
             number,
-            # -P: imports nothing from the working directory.
-            [sys.executable, "-P", "-m", "faillog_otel.app.run_files"],
+            server,
             start,
             is_stopping=stop.is_requested,
             readable=stop.readable,
@@ -339,11 +350,8 @@ def _found(
     return found
 
 
-def work() -> None:
-    """Is a worker process: forwards partitions until the run closes the socket, or ends."""
-    set_up_streams()
-    protect_standard_streams()
-    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+def work(channel: Channel) -> None:
+    """Is a worker: forwards partitions until the run closes the channel, or ends."""
     received = channel.receive()
     start = read_order(received[0]) if received else None
     if not isinstance(start, Start):
@@ -377,4 +385,6 @@ def work() -> None:
 
 
 if __name__ == "__main__":
-    work()
+    set_up_streams()
+    protect_standard_streams()
+    serve(Channel(socket.socket(fileno=int(sys.argv[1]))), work)

@@ -6,9 +6,6 @@ the last report; records that were in flight are sent again, with the same ids.
 """
 
 import logging
-import signal
-import socket
-import subprocess
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -19,10 +16,10 @@ from msgspec.structs import astuple
 from faillog_otel.errors import InputError, Interrupted, LedgerBroken
 from faillog_otel.ledger.results import Accounted, BatchResult, Counts, FirstMet, ResultSink, note_first
 from faillog_otel.otlp.sender import Say, Sent
+from faillog_otel.pipeline.fork_server import ForkServer, kill
 from faillog_otel.pipeline.partition import IndexTask, Partition, Source, WorkQueue
 from faillog_otel.pipeline.worker import (
     BuildIndex,
-    Channel,
     Drain,
     EndSending,
     Forward,
@@ -49,6 +46,8 @@ MAX_AHEAD_BYTES = 16 * 1024 * 1024
 """Bytes of kept records in results that are ahead of their turn."""
 STOP_SECONDS = 7.5
 """How long the workers may take to end after a signal: longer than the grace of a request in flight."""
+EXIT_SECONDS = 1.0
+"""How long a worker may take to exit at the end of the run."""
 POLL_INTERVAL_SECONDS = 0.5
 
 Readable = Callable[[Sequence[int], float], list[int]]
@@ -58,22 +57,8 @@ Readable = Callable[[Sequence[int], float], list[int]]
 class _Worker:
     """A worker's process, and its tasks."""
 
-    def __init__(self, command: Sequence[str], stderr: int | None) -> None:
-        ours, theirs = socket.socketpair()
-        # Only the run handles SIGINT and SIGTERM, which a terminal or a supervisor sends to all processes.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-        try:
-            with theirs:
-                self.process = subprocess.Popen(  # noqa: S603  # ourselves
-                    [*command, str(theirs.fileno())],
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=stderr,
-                )
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        self.channel = Channel(ours)
+    def __init__(self, server: ForkServer, stderr: int | None) -> None:
+        self.process, self.channel = server.start_worker(stderr)
         self.sent = Sent()
         self.parts: deque[Partition] = deque()
         self.index_task: IndexTask | None = None
@@ -94,7 +79,7 @@ class Workers:
     def __init__(
         self,
         number: int,
-        command: Sequence[str],
+        server: ForkServer,
         start: Start,
         *,
         is_stopping: Callable[[], bool],
@@ -103,10 +88,10 @@ class Workers:
         stderr: int | None = None,
         say: Say,
     ) -> None:
-        """`command` starts a worker; the descriptor of a socket is added as its last argument.
+        """`server` forks the workers. `say` receives why requests wait, and for how long.
 
         `monotonic`: seconds that never run backwards. `stderr`: the descriptor of the workers' standard
-        error, by default that of this process. `say` receives why requests wait, and for how long.
+        error, by default that of this process.
         """
         self.counts = Counts()
         self.reasons: Counter[str] = Counter()
@@ -120,7 +105,7 @@ class Workers:
         """Why files could not be read, for people."""
         self.stopped_at: dict[str, int | None] = {}
         """Path → where reading stopped, in bytes; None: at its end. Later ranges may have been read, too."""
-        self._command = command
+        self._server = server
         self._stderr = stderr
         self._start = start
         self._is_stopping = is_stopping
@@ -145,11 +130,7 @@ class Workers:
         for worker in self._workers:
             worker.channel.close()
         for worker in self._workers:
-            try:
-                worker.process.wait(1.0)
-            except subprocess.TimeoutExpired:
-                worker.process.kill()
-                worker.process.wait()
+            self._server.wait(worker.process, EXIT_SECONDS)
 
     def __len__(self) -> int:
         return len(self._workers)
@@ -196,7 +177,7 @@ class Workers:
     # -- orders ----------------------------------------------------------------------------------------
 
     def _new(self) -> _Worker:
-        worker = _Worker(self._command, self._stderr)
+        worker = _Worker(self._server, self._stderr)
         worker.order(self._start)
         if self.over:
             worker.order(EndSending(self.over))
@@ -261,7 +242,7 @@ class Workers:
                 worker.order(Stop())
         elif self._monotonic() > self._until:
             for worker in self._workers:
-                worker.process.kill()
+                kill(worker.process)
         assigned = {part.number for worker in self._workers for part in worker.parts}
         for part in self._parts:
             part.is_done = part.is_done or part.number not in assigned
@@ -359,12 +340,14 @@ class Workers:
     def _on_worker_exit(self, worker: _Worker) -> None:
         """Puts the tasks of a worker back that exited, and starts another worker, unless the run ends."""
         worker.channel.close()
-        code = worker.process.wait()
+        code = self._server.wait(worker.process)
         self._workers.remove(worker)
         both = zip(astuple(self._sent_by_crashed), astuple(worker.sent), strict=True)
         self._sent_by_crashed = Sent(*map(sum, both))
         tasks: list[Partition | IndexTask] = [*worker.parts, *filter(None, [worker.index_task])]
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        how = "exit code unknown" if code is None else f"exit code {code}"
+        if code is not None and code < 0:
+            how = f"signal {-code}"
         if self._until is not None:
             for part in worker.parts:
                 part.is_done = True
