@@ -194,6 +194,7 @@ def read_message(signal: Signal, body: bytes, mask: Mask = str) -> Outcome:
     """Returns the outcome of a success whose body is a protobuf message; an empty one is full success."""
     if body in _FULL_SUCCESS:
         return Acknowledged()
+    # Imported here: see the module's docstring.
     from google.protobuf.message import DecodeError
     from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
@@ -248,6 +249,7 @@ def _status_message(content_type: str, body: bytes) -> str:
         except ValueError:
             return ""
     if body and content_type.startswith("application/x-protobuf"):
+        # Imported here: see the module's docstring.
         from google.protobuf.message import DecodeError
         from google.rpc.status_pb2 import Status
 

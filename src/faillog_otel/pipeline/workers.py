@@ -1,8 +1,8 @@
 """A run's workers: processes that forward partitions of its files and report the results.
 
 Only the parent process commits results, in the order of the files. It holds a bounded number of bytes of
-results that are ahead of their turn; then their workers wait. After a crash another worker continues behind
-the last report; records that were in flight are sent again, with the same ids.
+results that are ahead of their turn; then their workers wait. After a crash another worker, also from the
+fork server, continues behind the last report; records that were in flight are sent again, with the same ids.
 """
 
 import logging
