@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from msgspec.structs import replace
 
 from faillog_otel.clock import HOUR_NS, SECOND_NS, hour_text
 from faillog_otel.errors import ConfigError
@@ -252,6 +253,28 @@ def test_the_manifest_says_which_versions_were_sent(segment: Simulator) -> None:
     assert get(second, headers={"If-None-Match": "*"}).status_code == 304
     assert {p.etag for p in segment.manifest() if p.served_at} == {etag}
     assert all(p.listed_at for p in segment.manifest())
+
+
+def test_the_manifest_says_of_an_attempt_when_its_exchange_was_first_listed() -> None:
+    """An hour is listed as often as it grows, so some attempts are listed before their exchanges."""
+    lines: dict[str, dict[str, Any]] = {}
+    with simulator(world=replace(WORLD, messages=60.0)) as segment:
+        hour = busy_hour(segment)
+        for half_hours in range(3, 14):
+            segment.clock.move_to(hour * HOUR_NS + half_hours * HOUR_NS // 2)
+            for url in urls(ask(segment, hour)):
+                content = get(url).content
+                lines |= dict(zip(hashes(content), map(json.loads, content.splitlines()), strict=True))
+        manifest = list(segment.manifest())
+    first_listed: dict[str | None, str | None] = {}
+    for told in manifest:
+        assert lines[told.sha256]["properties"].get("destinationExchangeId") == told.exchange_id
+        if lines[told.sha256]["event"] == "Destination Exchange Logged":
+            first_listed[told.exchange_id] = told.listed_at
+    attempts = [told for told in manifest if lines[told.sha256]["event"] == "Delivery Attempt Logged"]
+    assert all(each.exchange_listed_at == first_listed[each.exchange_id] for each in attempts)
+    for early, late in (("exchange_listed_at", "listed_at"), ("listed_at", "exchange_listed_at")):
+        assert any(getattr(each, early) < getattr(each, late) for each in attempts)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ from msgspec import Struct
 from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, hour_of, hour_text, time_text
 from faillog_otel.sandbox.config import Faults, QuotaConfig, SimulatedClock, SimulatorConfig
 from faillog_otel.sandbox.http import Request, Response
-from faillog_otel.sandbox.world import StoredObject, TrackedMessage, World
+from faillog_otel.sandbox.objects import StoredObject
+from faillog_otel.sandbox.world import TrackedMessage, World
 
 _log = logging.getLogger(__name__)
 
@@ -218,13 +219,17 @@ class ManifestEntry(Struct, frozen=True):
     """When a whole, valid response first listed this version."""
     served_at: str | None
     """When it was first sent, whole or in part."""
+    exchange_id: str | None
+    """The id of an exchange, or of an attempt's exchange."""
+    exchange_listed_at: str | None
+    """When a whole, valid response first listed an object with this exchange, undamaged."""
 
 
 class Manifest:
     """Every record of every object that was listed or sent, to check a forwarder with.
 
-    It stores the versions of objects only, and generates their records on demand. Safe to use from several
-    threads.
+    It stores the versions of objects and the times of exchanges only, and generates records on demand. Safe
+    to use from several threads.
     """
 
     def __init__(self, world: World) -> None:
@@ -232,11 +237,15 @@ class Manifest:
         self._lock = threading.Lock()
         self._listed: dict[tuple[str, str], int] = {}  # (key, ETag) → first time
         self._served: dict[tuple[str, str], int] = {}
+        self._exchanges: dict[str, int] = {}  # id → when it was first listed
 
     def note_listed(self, stored: StoredObject, now_ns: int) -> None:
         """Notes that a response listed this version."""
         with self._lock:
             self._listed.setdefault((stored.key, stored.etag), now_ns)
+            for record in stored.records:
+                if record.is_exchange and record.exchange_id and not record.damaged:
+                    self._exchanges.setdefault(record.exchange_id, now_ns)
 
     def note_served(self, stored: StoredObject, now_ns: int) -> None:
         """Notes that this version was sent."""
@@ -246,7 +255,7 @@ class Manifest:
     def entries(self) -> Iterator[ManifestEntry]:
         """All entries, sorted by the object's key."""
         with self._lock:
-            listed, served = dict(self._listed), dict(self._served)
+            listed, served, exchanges = dict(self._listed), dict(self._served), dict(self._exchanges)
         for key, etag in sorted({*listed, *served}):
             listed_ns, served_ns = listed.get((key, etag)), served.get((key, etag))
             at_ns = listed_ns if listed_ns is not None else served_ns
@@ -266,9 +275,15 @@ class Manifest:
                     key,
                     etag,
                     line,
-                    None if listed_ns is None else time_text(listed_ns),
-                    None if served_ns is None else time_text(served_ns),
+                    _time(listed_ns),
+                    _time(served_ns),
+                    record.exchange_id,
+                    _time(exchanges.get(record.exchange_id or "")),
                 )
+
+
+def _time(at_ns: int | None) -> str | None:
+    return None if at_ns is None else time_text(at_ns)
 
 
 class Inbox:

@@ -26,6 +26,10 @@ GROWTHS: tuple[Growth, ...] = ("append", "rewrite", "repack")
 Format = Literal["gzip", "jsonl", "zstd", "array"]
 FORMATS: tuple[Format, ...] = ("gzip", "jsonl", "zstd", "array")
 
+ExchangeHour = Literal["message", "logged"]
+"""The hour of an exchange: that of its messages, or the one in which it was logged. It is not documented
+which of them Segment does."""
+
 Replenish = Literal["hourly", "midnight", "rolling", "window"]
 """How the quota is refilled: a twenty-fourth every hour; all at midnight UTC; each request after 24 hours;
 all when a window ends, which begins with its first request."""
@@ -67,6 +71,8 @@ class WorldConfig(Struct, frozen=True, kw_only=True):
     """Rate of records that appear again, with the same bytes, in a later portion of their hour."""
     dead: int = 0
     """Objects a day whose download always fails: 404, 500, 503, a reset, half of it, an HTML page."""
+    exchange_hour: ExchangeHour = "message"
+    """Of generated failures; the exchanges of a tracked message are always in its hour."""
 
     def __post_init__(self) -> None:
         if not self.collections or len(set(self.collections)) != len(self.collections):

@@ -135,6 +135,9 @@ class Logged(Struct, frozen=True):
 
     at_ns: int
     event: bytes
+    exchange_id: str | None
+    """The id of an exchange, or of an attempt's exchange."""
+    is_exchange: bool
 
 
 class _Message(Struct):
@@ -194,10 +197,8 @@ def logged_events(
             at = batch[0].occurred
         else:
             at, _, batch = heapq.heappop(queue)
-        again, lag, events = _deliver(rng, at, batch, retries=len(retry_seconds), dialect=dialect)
-        at_ns = _nanoseconds(at + timedelta(seconds=lag))
-        for event in events:
-            yield Logged(at_ns, event)
+        again, logged = _deliver(rng, at, batch, retries=len(retry_seconds), dialect=dialect)
+        yield from logged
         for message in again:  # retries are not batched again
             delay = retry_seconds[message.attempt - 2] * rng.uniform(0.8, 1.2)
             serial += 1
@@ -218,23 +219,21 @@ def logged_story(
     rng = random.Random(seed)
     at, left = start, [_Message(message_id, destination, start, tracked=tracked)]
     while left:
-        left, lag, events = _deliver(rng, at, left, retries=len(retry_seconds), dialect=dialect)
-        at_ns = _nanoseconds(at + timedelta(seconds=lag))
-        for event in events:
-            yield Logged(at_ns, event)
+        left, logged = _deliver(rng, at, left, retries=len(retry_seconds), dialect=dialect)
+        yield from logged
         for message in left:
             at += timedelta(seconds=retry_seconds[message.attempt - 2] * rng.uniform(0.8, 1.2))
 
 
 def _deliver(
     rng: random.Random, at: datetime, batch: list[_Message], *, retries: int, dialect: Dialect
-) -> tuple[list[_Message], float, list[bytes]]:
-    """Delivers a batch in one exchange. Returns the messages to retry, the delay of the log, the events."""
+) -> tuple[list[_Message], list[Logged]]:
+    """Delivers a batch in one exchange. Returns the messages to retry, and the events."""
     destination = batch[0].destination
     answer = rng.choices(destination.answers, [each.weight for each in destination.answers])[0]
     exchange_id, lag = _uuid(rng), rng.uniform(0.2, 4.0)
     is_draft = dialect == "draft" or (dialect == "mixed" and int(exchange_id[0], 16) % 2 == 0)
-    write = partial(_event, at=at, lag=lag, destination=destination, is_draft=is_draft)
+    write = partial(_logged, at=at, lag=lag, destination=destination, is_draft=is_draft)
     again: list[_Message] = []
     events = [write("Destination Exchange Logged", _exchange(rng, exchange_id, batch=batch, answer=answer))]
     for message in batch:
@@ -263,7 +262,7 @@ def _deliver(
             events.append(write("Error Logged", why | number | drafted | own))
     if rng.random() < 0.5:  # an exchange may be logged before or after its attempts
         events.append(events.pop(0))
-    return again, lag, events
+    return again, events
 
 
 def _exchange(
@@ -315,9 +314,9 @@ def _mapped(tracked: dict[str, Any], *, passes_through: bool) -> dict[str, Any]:
     return {"batch": [{name: tracked[name] for name in taken if tracked.get(name) is not None}]}
 
 
-def _event(
+def _logged(
     name: str, own: dict[str, Any], *, at: datetime, lag: float, destination: Destination, is_draft: bool
-) -> bytes:
+) -> Logged:
     to = [{"type": "destination", "id": destination.id}]
     if is_draft and destination.subscription_id:
         to.append({"type": "subscription", "id": destination.subscription_id})
@@ -325,8 +324,13 @@ def _event(
     times = {"occurredAt": _rfc3339(at), "loggedAt": _rfc3339(at + timedelta(seconds=lag))}
     properties = {"routed": routed, **own, **times}
     version = 1 if is_draft else "v1"
-    return msgspec.json.encode(
-        {"type": "observability", "event": name, "version": version, "properties": properties}
+    return Logged(
+        _nanoseconds(at + timedelta(seconds=lag)),
+        msgspec.json.encode(
+            {"type": "observability", "event": name, "version": version, "properties": properties}
+        ),
+        own.get("destinationExchangeId"),
+        is_exchange=name == "Destination Exchange Logged",
     )
 
 

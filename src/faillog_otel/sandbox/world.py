@@ -2,16 +2,14 @@
 
 An hour's records depend on the seed, the collection and the hour only; how they are packed depends on the
 collection's growth too. A record becomes available 1-2 hours after Segment logged it, in portions at each
-half hour. Only a few recently used hours are cached. Tracked messages add records to the generated ones, and
-never change an object that was read already.
+half hour; an exchange and its attempts are usually in different portions. Only a few recently used hours are
+cached. Tracked messages add records to the generated ones, and never change an object that was read already.
 """
 
-import gzip
 import hashlib
 import math
 import random
 import re
-import sys
 from bisect import bisect_right
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -23,7 +21,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, hour_of, hour_text
-from faillog_otel.sandbox.config import Format, Growth, WorldConfig
+from faillog_otel.sandbox.config import Growth, WorldConfig
 from faillog_otel.sandbox.generator import (
     DESTINATIONS,
     Destination,
@@ -32,11 +30,7 @@ from faillog_otel.sandbox.generator import (
     logged_events,
     logged_story,
 )
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
+from faillog_otel.sandbox.objects import SUFFIXES, StoredObject, TrueRecord, packed, thirds
 
 RETENTION_NS = 28 * DAY_NS
 """How long an hour is kept, from its start. [Segment's page]"""
@@ -44,8 +38,12 @@ URL_SECONDS = 7200
 """How long a presigned URL is valid. [Segment's page]"""
 PORTION_NS = HOUR_NS // 2
 
-_LAG_SECONDS = (3600.0, 5390.0)
-"""The delay after logging; until the next portion it becomes 1-2 hours."""
+_LAG_NS = HOUR_NS
+"""The delay after logging; until the next portion, or the one after it, it becomes 1-2 hours."""
+_APART = 0.9
+"""The fraction of attempts that are in another portion than their exchange."""
+_MAX_RETRY_HOURS = 5
+"""Attempts are logged at most this many hours after the hour in which their message began to fail."""
 _RETRY_SECONDS = (30, 90, 300, 900, 2700, 4200, 5400)
 """Delays between attempts: a little under four hours in all, as Segment's page says."""
 _RATES = (1.0, 0.25, 1.75)
@@ -63,43 +61,6 @@ _DOWN = _OUTAGE[:1]
 _DEATHS = ("404", "500", "503", "html", "reset", "truncated", "expired", "302")
 _CACHED_HOURS, _CACHED_GENERATIONS = 32, 16
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_SUFFIXES: dict[Format, str] = {"gzip": "jsonl.gz", "zstd": "jsonl.zst", "jsonl": "jsonl", "array": "json"}
-
-
-class TrueRecord(Struct, frozen=True):
-    """One record of an hour: its bytes without surrounding white space, and when it becomes available."""
-
-    raw: bytes
-    available_ns: int
-    damaged: bool = False
-
-    @property
-    def sha256(self) -> str:
-        """The hash of its bytes, in hex."""
-        return hashlib.sha256(self.raw).hexdigest()
-
-
-class StoredObject(Struct, frozen=True):
-    """One object of an hour, in one version."""
-
-    collection: str
-    hour: int
-    key: str
-    """The path of its URL, without the leading slash."""
-    records: tuple[TrueRecord, ...]
-    content: bytes
-    modified_ns: int
-    format: Format
-
-    @property
-    def etag(self) -> str:
-        """S3's ETag: the MD5 of the content, in quotation marks."""
-        return f'"{hashlib.md5(self.content, usedforsecurity=False).hexdigest()}"'
-
-    def rotated(self) -> "StoredObject":
-        """The object with its records in another order, and so with another ETag."""
-        records = (*self.records[-1:], *self.records[:-1])
-        return replace(self, records=records, content=_packed(self.format, records))
 
 
 class TrackedMessage(Struct, frozen=True):
@@ -133,6 +94,7 @@ class World:
         self.config = config
         self._tracked = tracked
         self._records_of = lru_cache(_CACHED_HOURS)(self._records)
+        self._begun_in = lru_cache(_CACHED_HOURS)(self._begun)
         self._objects_of = lru_cache(_CACHED_GENERATIONS)(self._packed_objects)
 
     def death(self, stored: StoredObject) -> str | None:
@@ -245,10 +207,21 @@ class World:
         )
         rng = self._random(name, 0, "lateness")
         not_before_ns = (message.listed_until_ns // PORTION_NS + 1) * PORTION_NS
-        return (TrueRecord(each.event, max(_ready_ns(each, rng), not_before_ns)) for each in logged)
+        return (_record(each, max(_ready_ns(each, rng), not_before_ns)) for each in logged)
 
     def _failures(self, collection: str, hour: int) -> list[TrueRecord]:
-        """The generated records, in the order in which they become available."""
+        """The generated records of an hour, in the order in which they become available."""
+        hours_before = _MAX_RETRY_HOURS if self.config.exchange_hour == "logged" else 0
+        records = (
+            record
+            for begun in range(hour - hours_before, hour + 1)
+            for stored_in, record in self._begun_in(collection, begun)
+            if stored_in == hour
+        )
+        return sorted(records, key=_available)
+
+    def _begun(self, collection: str, hour: int) -> list[tuple[int, TrueRecord]]:
+        """The records of messages that begin to fail in an hour, each after the hour that stores it."""
         destination = self.destination(collection)
         if self.is_incident(collection, hour):
             destination = replace(destination, answers=_OUTAGE)
@@ -263,7 +236,14 @@ class World:
             dialect=self.config.dialect,
             none_later=True,
         )
-        return sorted((TrueRecord(each.event, _ready_ns(each, rng)) for each in logged), key=_available)
+        moves_exchanges = self.config.exchange_hour == "logged"
+        return [
+            (
+                hour_of(each.at_ns) if each.is_exchange and moves_exchanges else hour,
+                _record(each, _ready_ns(each, rng)),
+            )
+            for each in logged
+        ]
 
     def _damaged(self, records: list[TrueRecord], collection: str, hour: int) -> list[TrueRecord]:
         """Truncates some records, but never the first of a portion and never two in a row.
@@ -280,7 +260,7 @@ class World:
                 and not result[-1].damaged
                 and result[-1].available_ns == record.available_ns
             ):
-                result.append(TrueRecord(record.raw[:cut].rstrip(), record.available_ns, damaged=True))
+                result.append(replace(record, raw=record.raw[:cut].rstrip(), damaged=True))
             else:
                 result.append(record)
         return result
@@ -312,7 +292,7 @@ class World:
         elif growth == "rewrite":
             chunks = [("events", available)]
         else:
-            chunks = [(f"{generation:04}-{n}", chunk) for n, chunk in enumerate(_thirds(available))]
+            chunks = [(f"{generation:04}-{n}", chunk) for n, chunk in enumerate(thirds(available))]
         folder = f"{collection}/{hour_text(hour)[:13]}"
         return tuple(
             self._object(collection, hour, f"{folder}/{name}", chunk, has_damage=has_damage)
@@ -326,8 +306,8 @@ class World:
         form = self.config.formats[number % len(self.config.formats)]
         if form == "array" and has_damage:
             form = "jsonl"  # in an array the first broken record would make the rest unreadable
-        key = f"{name}-{number % 2**32:08x}.{_SUFFIXES[form]}"
-        content = _packed(form, records)
+        key = f"{name}-{number % 2**32:08x}.{SUFFIXES[form]}"
+        content = packed(form, records)
         return StoredObject(
             collection, hour, key, tuple(records), content, max(map(_available, records)), form
         )
@@ -346,10 +326,21 @@ def parse_hour(text: str) -> int | None:
     return hour if hour >= 0 and hour_text(hour) == text else None
 
 
+def _record(logged: Logged, available_ns: int) -> TrueRecord:
+    return TrueRecord(logged.event, available_ns, logged.exchange_id, logged.is_exchange)
+
+
 def _ready_ns(logged: Logged, rng: random.Random) -> int:
-    """When the first portion with this event becomes available."""
-    ready_ns = logged.at_ns + round(rng.uniform(*_LAG_SECONDS) * SECOND_NS)
-    return -(-ready_ns // PORTION_NS) * PORTION_NS
+    """When the first portion with this event becomes available: one of the two after the delay.
+
+    Which one an exchange is in depends on its id.
+    """
+    if logged.exchange_id is None:
+        is_later = rng.random() < 0.5
+    else:
+        is_apart = not logged.is_exchange and rng.random() < _APART
+        is_later = (int(logged.exchange_id[1], 16) % 2 == 0) != is_apart
+    return (-(-(logged.at_ns + _LAG_NS) // PORTION_NS) + is_later) * PORTION_NS
 
 
 def _available(record: TrueRecord) -> int:
@@ -358,27 +349,6 @@ def _available(record: TrueRecord) -> int:
 
 def _portions(records: tuple[TrueRecord, ...]) -> list[int]:
     return sorted({record.available_ns for record in records})
-
-
-def _thirds(records: list[TrueRecord]) -> Iterator[list[TrueRecord]]:
-    """Splits records into at most three parts. No part is empty or begins with a damaged record."""
-    size = max(1, -(-len(records) // 3))
-    part: list[TrueRecord] = []
-    for record in records:
-        if len(part) >= size and not record.damaged:
-            yield part
-            part = []
-        part.append(record)
-    yield part
-
-
-def _packed(form: Format, records: tuple[TrueRecord, ...] | list[TrueRecord]) -> bytes:
-    if form == "array":
-        return b"[" + b",\n".join(record.raw for record in records) + b"]\n"
-    content = b"".join(record.raw + b"\n" for record in records)
-    if form == "gzip":
-        return gzip.compress(content, mtime=0)
-    return zstd.compress(content) if form == "zstd" else content
 
 
 def _number(seed: int, name: str, number: int, what: str) -> int:

@@ -20,7 +20,8 @@ from faillog_otel.inputs.json_stream import Record
 from faillog_otel.sandbox.bookkeeping import Inbox
 from faillog_otel.sandbox.config import FORMATS, GROWTHS, Growth, WorldConfig
 from faillog_otel.sandbox.generator import DESTINATIONS, DIALECTS, Dialect, failure_events, logged_events
-from faillog_otel.sandbox.world import RETENTION_NS, StoredObject, World, parse_hour
+from faillog_otel.sandbox.objects import StoredObject
+from faillog_otel.sandbox.world import RETENTION_NS, World, parse_hour
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -72,6 +73,46 @@ def test_a_record_is_available_one_to_two_hours_after_it_was_logged(collection: 
             assert logged_ns is not None
             assert HOUR_NS <= record.available_ns - logged_ns <= 2 * HOUR_NS
             assert hour * HOUR_NS <= logged_ns < (hour + 6) * HOUR_NS
+
+
+def homes(
+    made: World, collection: str, hours: range
+) -> tuple[dict[str, tuple[int, str]], list[tuple[int, str, str]]]:
+    """Exchange → its hour and object; of each attempt its hour, its object and its exchange."""
+    exchanges, attempts = {}, []
+    for hour in hours:
+        for stored in made.objects(collection, hour, (hour + 12) * HOUR_NS):
+            for record in stored.records:
+                if record.is_exchange:
+                    exchanges[record.exchange_id or ""] = (hour, stored.key)
+                elif record.exchange_id:
+                    attempts.append((hour, stored.key, record.exchange_id))
+    return exchanges, attempts
+
+
+@pytest.mark.parametrize(("growth", "share"), [("append", 0.8), ("repack", 0.5)])
+def test_an_attempts_exchange_is_usually_in_another_object_of_its_hour(growth: Any, share: float) -> None:
+    made = world(collections=("a",), growth=(growth,), messages=30.0)
+    exchanges, attempts = homes(made, "a", range(HOUR, HOUR + 24))
+    assert {exchanges[exchange_id][0] == hour for hour, _, exchange_id in attempts} == {True}
+    apart = sum(exchanges[exchange_id][1] != key for _, key, exchange_id in attempts)
+    assert share < apart / len(attempts) < 0.95
+
+
+def test_an_exchange_may_be_in_the_hour_in_which_it_was_logged() -> None:
+    """An attempt at 13:59:59 can have its exchange in the next hour, a retry in a later one."""
+    made = world(collections=("a",), growth=("append",), messages=30.0, exchange_hour="logged")
+    exchanges, attempts = homes(made, "a", range(HOUR, HOUR + 24 * 7))
+    later = [exchanges[x][0] - hour for hour, _, x in attempts if x in exchanges and hour < HOUR + 24 * 6]
+    assert set(later) >= {0, 1, 2, 3, 4}
+    assert set(later) <= {*range(6)}
+    assert len(later) == sum(hour < HOUR + 24 * 6 for hour, _, _ in attempts)
+    for hour in range(HOUR, HOUR + 24):
+        for record in made.records("a", hour):
+            own = json.loads(record.raw)["properties"]
+            if record.is_exchange:
+                assert (parse_rfc3339(own["loggedAt"]) or 0) // HOUR_NS == hour
+            assert own.get("destinationExchangeId") == record.exchange_id
 
 
 def test_an_hour_grows_for_hours() -> None:
