@@ -217,11 +217,11 @@ class PrivateFolder:
         return self.open_file(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
 
     @contextmanager
-    def replacement(self, name: str) -> Iterator[BinaryIO]:
+    def replacement(self, name: str) -> Iterator[ChecksummedFile]:
         """Opens a `.part` file for writing; on exit it replaces the named file atomically and durably."""
         part = f"{name}{PART}"
         try:
-            with os.fdopen(self.create(part), "wb") as file:
+            with ChecksummedFile(self.create(part)) as file:
                 yield file
                 file.flush()
                 make_durable(file.fileno())

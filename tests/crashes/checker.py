@@ -50,7 +50,11 @@ class Evidence:
             self.objects = [dict(row) for row in ledger.execute("SELECT * FROM objects")]
             self.past = [dict(row) for row in ledger.execute("SELECT * FROM past")]
             self.kept = [dict(row) for row in ledger.execute("SELECT * FROM kept")]
-        self.spool = [path.name for path in (state / "spool").iterdir()]
+            rows = ledger.execute("SELECT object, sha256 FROM exchange_indexes")
+            self.indexes = {f"{row['object']}.exchanges": row["sha256"] for row in rows}
+        self.spool = {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (state / "spool").iterdir()
+        }
 
     def _take_logs(self, request: ExportLogsServiceRequest) -> None:
         for resource in request.resource_logs:
@@ -74,7 +78,13 @@ class Evidence:
 def problems(folder: Path, per_day: int = 120, state: Path | None = None) -> list[str]:
     """All that is wrong, in sentences; nothing where all is well. `state`: in the folder by default."""
     found = Evidence(folder, state)
-    wrong = [*_lost_or_invented(found), *_misread(found), *_changed(found), *_miscounted(found)]
+    wrong = [
+        *_lost_or_invented(found),
+        *_misread(found),
+        *_changed(found),
+        *_miscounted(found),
+        *_misplaced(found),
+    ]
     if found.quota["most_in_24_hours"] > per_day:
         wrong.append(f"the quota was exceeded: {found.quota['most_in_24_hours']} requests in 24 hours")
     return wrong
@@ -186,8 +196,14 @@ def _miscounted(found: Evidence) -> Iterator[str]:
         yield f"miscounted: {total} but {len(found.kept)} are kept"
     if total["exported"] < len(found.logs) - total["rejected"]:
         yield f"miscounted: {total['exported']} exported, and {len(found.logs)} received"
-    if found.spool:
-        yield f"left behind in the spool: {found.spool}"
+
+
+def _misplaced(found: Evidence) -> Iterator[str]:
+    """Whether the spool has the exchange indexes that the ledger names, and nothing else."""
+    if left := found.spool.keys() - found.indexes.keys():
+        yield f"left behind in the spool: {sorted(left)}"
+    if damaged := [name for name, sha256 in found.indexes.items() if found.spool.get(name) != sha256]:
+        yield f"damaged or missing indexes: {sorted(damaged)}"
 
 
 def uid_of(raw: bytes) -> str:

@@ -24,12 +24,16 @@ LATER_NS = START_NS + 30 * DAY_NS
 
 
 class Point(Struct, frozen=True, order=True):
-    """Before the `number`-th call of a step, or in the middle of it, where it writes (`half`)."""
+    """Before the `number`-th call of a step, or in the middle of it, where it writes (`half`).
+
+    With a label, only calls with this label count.
+    """
 
     journal: Journal
     step: int
     number: int
     action: Action
+    label: str = ""
 
     def __str__(self) -> str:
         return f"{self.journal}/{self.step}/{self.number}/{self.action}"
@@ -92,7 +96,7 @@ class Steps:
         The phase is None where the step has no such call.
         """
         self._restore()
-        watch = Watch(log=self._log, at=point.number, action=point.action)
+        watch = Watch(log=self._log, at=point.number, label=point.label, action=point.action)
         code = self._run(point.step, watch)
         if code != KILLED:
             return None, [] if code in (0, 3) else [f"{point}: exit code {code}: {self.scene.said()}"]

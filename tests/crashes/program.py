@@ -28,6 +28,7 @@ PHASES = (
     ("T3 quarantine", r"INSERT INTO kept"),
     ("T3", r"position = position"),
     ("T2", r"SET state = 'spooled'"),
+    ("indexes decided", r"SET indexes_to"),
     ("recovery", r"'unanswered'|damaged = 1"),
     ("done", r"SET state = 'done'"),
     ("T1", r"INSERT INTO objects|outcome = 'listed'"),
@@ -36,6 +37,7 @@ PHASES = (
     ("prune", r"INSERT INTO past"),
     ("hours wanted", r"wanted = 1"),
     ("T2 unchanged", r"DELETE FROM objects"),
+    ("indexes dropped", r"DELETE\s+FROM exchange_indexes"),
     ("other change", r"\A\s*(?:INSERT|UPDATE|DELETE)"),
 )
 """What a transaction of the ledger is for, by its statements: the first of these that any of them matches."""

@@ -26,8 +26,12 @@ from faillog_otel.clock import DAY_NS, HOUR_NS
 POLLING = (
     *("T0", "segment", "T1", "answer noted", "downloads", "part", "part written", "part synced", "rename"),
     *(
+        "index",
+        "index written",
+        "index synced",
         "spool synced",
         "T2",
+        "indexes decided",
         "collector",
         "T3",
         "T3 quarantine",
@@ -39,7 +43,7 @@ POLLING = (
 )
 """What a polling sidecar does over and over; the names are those of the tripwire. `segment`, `downloads` and
 `collector` are requests to these; `recovery` is a start after a kill."""
-OFTEN = {"T0", "T1", "downloads", "part", "T2", "collector", "T3", "digests saved", "done"}
+OFTEN = {"T0", "T1", "downloads", "part", "index", "T2", "collector", "T3", "digests saved", "done"}
 """Many calls of these follow one another."""
 PHASES = ("migration", *POLLING, "replay file", "replay", "hours wanted", "prune")
 OTHERWISE = "between calls"

@@ -15,10 +15,10 @@ from support.tiers import slow
 import faillog_otel
 from crashes.checker import problems
 from crashes.launcher import Launcher
-from crashes.points import STEPS, Steps, all_points
+from crashes.points import STEPS, Point, Steps, all_points
 from crashes.rounds import PHASES, POLLING, one_round
 from crashes.scene import Journal, Scene
-from crashes.tripwire import Watch, read_log
+from crashes.tripwire import Action, Watch, read_log
 from faillog_otel.clock import DAY_NS, HOUR_NS, hour_text
 from faillog_otel.sandbox.config import Scripted
 
@@ -206,6 +206,22 @@ def test_a_kill_at_a_call_loses_nothing(
             label, wrong = steps.kill(point)
             assert wrong == []
             assert label
+
+
+@slow
+@pytest.mark.parametrize(
+    "label", ["index written", "index synced", "rename", "T2", "indexes decided", "done"]
+)
+def test_a_kill_around_an_exchange_index_changes_no_record(
+    label: str, launcher: Launcher, tmp_path: Path
+) -> None:
+    """At the first and the fourth such call, before it and in the middle: what is sent again is the same."""
+    with Steps(tmp_path, launcher, "wal", hours=2) as steps:
+        steps.prepare(0)
+        actions: tuple[Action, ...] = ("kill", "half") if label == "index written" else ("kill",)
+        for number in (1, 4):
+            for action in actions:
+                assert steps.kill(Point("wal", 0, number, action, label)) == (label, [])
 
 
 @slow

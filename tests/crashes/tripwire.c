@@ -124,8 +124,10 @@ static const char *label_of(const char *call, const char *path) {
   if (starts(path, "spool/")) {
     if (!strcmp(call, "rename")) return "rename";
     if (!ends(path, ".part")) return "unlink";
-    if (!strcmp(call, "write") || !strcmp(call, "pwrite")) return "part written";
-    return strcmp(call, "fsync") ? "part" : "part synced";
+    int index = ends(path, ".exchanges.part");
+    if (!strcmp(call, "write") || !strcmp(call, "pwrite")) return index ? "index written" : "part written";
+    if (!strcmp(call, "fsync")) return index ? "index synced" : "part synced";
+    return index ? "index" : "part";
   }
   if (!strcmp(path, "spool")) return "spool synced";
   if (starts(path, "digests")) return strcmp(call, "unlink") ? "digests saved" : "digests dropped";

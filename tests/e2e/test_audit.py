@@ -59,24 +59,24 @@ def sql(statement: str) -> Callable[[PolledFolder], object]:
     return lambda polled: polled.sql(statement)
 
 
-def a_file(polled: PolledFolder, folder: str, at_least: int = 16) -> Path:
+def a_file(polled: PolledFolder, folder: str, suffix: str = "") -> Path:
     files = sorted(polled.state.joinpath(folder).iterdir())
-    return next(path for path in files if path.stat().st_size >= at_least)
+    return next(path for path in files if path.suffix == suffix and path.stat().st_size >= 16)
 
 
-def cut(folder: str, by: int) -> Callable[[PolledFolder], object]:
+def cut(folder: str, by: int, suffix: str = "") -> Callable[[PolledFolder], object]:
     def damage(polled: PolledFolder) -> None:
-        path = a_file(polled, folder)
+        path = a_file(polled, folder, suffix)
         os.truncate(path, path.stat().st_size - by)
 
     return damage
 
 
-def flipped(folder: str) -> Callable[[PolledFolder], object]:
+def flipped(folder: str, suffix: str = "") -> Callable[[PolledFolder], object]:
     """One bit in the middle of a file, such as a disk changes it."""
 
     def damage(polled: PolledFolder) -> None:
-        path = a_file(polled, folder)
+        path = a_file(polled, folder, suffix)
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
@@ -140,6 +140,9 @@ def overwritten(polled: PolledFolder) -> None:
         (cut("spool", 1), {"spool"}),
         (lambda polled: polled.state.joinpath("spool", "987654").touch(), {"spool"}),
         (flipped("spool"), {"spool"}),
+        (lambda polled: a_file(polled, "spool", ".exchanges").unlink(), {"indexes"}),
+        (cut("spool", 1, ".exchanges"), {"indexes"}),
+        (flipped("spool", ".exchanges"), {"indexes"}),
         (cut("digests", 3), {"digests"}),
         (swapped, {"digests"}),
         (added, {"digests"}),
@@ -180,7 +183,7 @@ def test_leftovers_of_a_crash_are_not_damage(polled: PolledFolder) -> None:
         " SELECT 100000, collection, hour, 'p', 'listed', 'u', 0 FROM hours LIMIT 1"
     )
     polled.state.joinpath("spool", "100000.part").write_bytes(b"half")
-    for name in (f"{done}.exchanges", "100000.exchanges", "100001.exchanges.part"):
+    for name in ("100000.exchanges", "100001.exchanges.part"):
         polled.state.joinpath("spool", name).write_bytes(b"index")
     polled.state.joinpath("spool", "replay").write_bytes(b"entries")
     polled.state.joinpath("digests", "half.part").write_bytes(b"half")

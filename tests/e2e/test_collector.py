@@ -116,6 +116,7 @@ def test_every_field_of_the_three_events_of_segments_page(collector: Collector, 
         **OF_EXCHANGE,
         "segment.event": "segment.exchange",
         "http.request.method": "_OTHER",
+        "messaging.batch.message_count": "1",
     }
     assert attributes_of(exchange_log) == {
         **of_exchange,

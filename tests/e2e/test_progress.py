@@ -158,19 +158,6 @@ def test_standard_input_has_no_percentage_before_its_end(tmp_path: Path) -> None
             assert f"of {SIZE}" in shown[0]
 
 
-def test_a_file_that_grew_before_it_was_opened_counts_as_long_as_it_is(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(MANY)
-    (tmp_path / "b").write_bytes(MANY)
-    with gated() as (gate, receiver):
-        args = ("run", "a", "b", "--endpoint", receiver.http_endpoint, "--workers", "1", "--signals", "logs")
-        with on_terminal(*args, cwd=tmp_path) as terminal:
-            terminal.wait_for(lambda shown: bool(shown) and f"of {2 * len(MANY) / 1e6:.1f} MB" in shown[0])
-            with (tmp_path / "b").open("ab") as file:
-                file.write(MANY)
-            gate.let(20)
-            terminal.wait_for(lambda shown: f"of {3 * len(MANY) / 1e6:.1f} MB" in shown[0])
-
-
 @pytest.mark.thin(3)
 @pytest.mark.parametrize("columns", [8, 20, 40, 60, 200])
 def test_the_line_fits_into_the_terminal_and_follows_its_size(tmp_path: Path, columns: int) -> None:

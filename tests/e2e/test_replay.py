@@ -1,7 +1,7 @@
 """What was kept, sent again: the same bytes, and only what is still owed."""
 
 import json
-import os
+import signal
 import socket
 import stat
 from pathlib import Path
@@ -241,23 +241,19 @@ def test_a_kept_file_by_any_name_is_read_once_and_gone_afterwards(tmp_path: Path
 
 
 def test_a_file_that_another_run_writes_is_not_replayed(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    tmp_path.joinpath("events").write_bytes(THREE * 2_000)
-    process = start_program(
-        *("run", "events", "pipe", "--endpoint", away(), "--wait", "0", "-v", "--summary", "json"),
-        cwd=tmp_path,
-    )
-    assert process.stderr
-    for line in process.stderr:
-        if b"reading pipe" in line:
-            break
+    """The run is stopped as soon as it has begun the file, and goes on after the replay."""
+    tmp_path.joinpath("events").write_bytes(THREE * 20_000)
+    process = start_program("run", "events", "--endpoint", away(), "--wait", "0", cwd=tmp_path)
+    while not tmp_path.joinpath(PENDING).exists() or not tmp_path.joinpath(PENDING).stat().st_size:
+        assert process.poll() is None
+    process.send_signal(signal.SIGSTOP)
     with Receiver() as receiver:
         done = go("replay", PENDING, receiver.http_endpoint, tmp_path)
         assert (done.code, receiver.received) == (2, [])
         assert "another run" in done.stderr
-        tmp_path.joinpath("pipe").write_bytes(b"")
-        process.communicate(timeout=30)
-        assert go("replay", PENDING, receiver.http_endpoint, tmp_path).summary["exported"] == 6_000
+        process.send_signal(signal.SIGCONT)
+        process.communicate(timeout=60)
+        assert go("replay", PENDING, receiver.http_endpoint, tmp_path).summary["exported"] == 60_000
 
 
 def test_a_line_without_its_end_swallows_nothing(tmp_path: Path) -> None:

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from support.events import ABSENT, TIMES, attempt, error, event, exchange, lines
 from support.program import PROGRAM, environment, run_program, start_program
 
+from faillog_otel.config import Signal
 from faillog_otel.propagation import trace_id_of
 from faillog_otel.sandbox.collector import Receiver, Reply
 
@@ -97,6 +100,60 @@ def test_an_exchange_anywhere_in_the_file_answers_its_attempts(receiver: Receive
         run_program("run", name, "--endpoint", receiver.http_endpoint, cwd=tmp_path)
     messages = [span.status.message for span in receiver.spans() if span.name == "deliver abc"]
     assert messages == ["HTTP 418", "HTTP 418"]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("order", [("attempts", "-", "array"), ("-", "array", "attempts")])
+def test_an_exchange_in_any_file_of_the_run_answers_its_attempts(
+    receiver: Receiver, tmp_path: Path, workers: str, order: tuple[str, ...]
+) -> None:
+    """In plain and compressed files, arrays and standard input; and it says how many attempts it had."""
+    ours = (
+        attempt(messageId="a", destinationExchangeId="x"),
+        attempt(messageId="b", destinationExchangeId="y"),
+    )
+    (tmp_path / "attempts").write_bytes(lines(*ours))
+    array = b"[%b,%b]" % (
+        attempt(messageId="c", destinationExchangeId="x"),
+        exchange(destinationExchangeId="y"),
+    )
+    (tmp_path / "array").write_bytes(gzip.compress(array))
+    done = run_program(
+        *("run", *order, "--workers", workers, "--endpoint", receiver.http_endpoint),
+        cwd=tmp_path,
+        stdin=lines(exchange(destinationExchangeId="x")),
+    )
+    assert done.code == 0, done.stderr
+    of_attempts = [span for span in receiver.spans() if span.name == "deliver abc"]
+    assert [span.status.message for span in of_attempts] == ["HTTP 418"] * 3
+    records: list[LogRecord | Span] = [*receiver.logs(), *receiver.spans()]
+    counts = {
+        value_of(record, "segment.destination_exchange.id"): value_of(record, "messaging.batch.message_count")
+        for record in records
+        if value_of(record, "segment.event") == "segment.exchange"
+    }
+    assert counts == {"x": 2, "y": 1}
+
+
+def value_of(record: LogRecord | Span, key: str) -> object:
+    [value] = [pair.value for pair in record.attributes if pair.key == key]
+    return getattr(value, value.WhichOneof("value") or "")
+
+
+def test_a_file_that_is_replaced_after_it_was_indexed_is_not_read(tmp_path: Path) -> None:
+    """Its index would be of other content. The other files are forwarded."""
+    (tmp_path / "first").write_bytes(lines(*[error(messageId=f"m{n}") for n in range(20_000)]))
+    (tmp_path / "second").write_bytes(error(messageId="old"))
+
+    def replace(_signal: Signal, _body: bytes) -> None:
+        if not (tmp_path / "gone").exists():
+            (tmp_path / "second").rename(tmp_path / "gone")
+            (tmp_path / "second").write_bytes(error(messageId="new"))
+
+    with Receiver(replace) as receiver:
+        done = run_program("run", "first", "second", "--endpoint", receiver.http_endpoint, cwd=tmp_path)
+        assert len(receiver.logs()) == 20_000
+    assert (done.code, "second: was replaced while it was read; run it again" in done.stderr) == (2, True)
 
 
 def test_files_folders_globs_and_standard_input_plain_and_gzip(receiver: Receiver, tmp_path: Path) -> None:

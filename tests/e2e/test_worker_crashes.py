@@ -37,7 +37,10 @@ BREAKS_OFF = [
 import os, signal, socket, sys
 from faillog_otel.app import run_files
 from faillog_otel.pipeline.fork_server import serve
-from faillog_otel.pipeline.worker import Channel, Forward, Waits, Ready, encode, read_order
+from faillog_otel.inputs.exchange_index import ExchangeIndex
+from faillog_otel.pipeline.worker import (
+    BuildIndex, Channel, Forward, IndexBuilt, Ready, Waits, encode, read_order
+)
 
 signal_name, mark, descriptor = sys.argv[1:]
 
@@ -47,8 +50,10 @@ def work(channel):
     except FileExistsError:
         return run_files.work(channel)
     channel.send(encode(Ready()))
-    while not isinstance(read_order(channel.receive()[0]), Forward):
-        pass
+    while not isinstance(order := read_order(channel.receive()[0]), Forward):
+        if isinstance(order, BuildIndex):
+            channel.send(encode(IndexBuilt([0] * len(order.pieces), ExchangeIndex(is_part=True).part())))
+            channel.send(encode(Ready()))
     ours, theirs = socket.socketpair()
     Channel(ours).send(encode(Waits("never said", 1.0)))
     end = socket.socket(fileno=channel.fileno())

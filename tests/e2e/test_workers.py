@@ -382,7 +382,7 @@ def test_many_small_files_take_few_descriptors(tmp_path: Path, protocol: str) ->
     assert done.summary["exported"] == 600
 
 
-@pytest.mark.parametrize(("limit", "workers"), [(64, 6), slow_case(40, 1), slow_case(20, 1)])
+@pytest.mark.parametrize(("limit", "workers"), [(46, 2), slow_case(40, 1), slow_case(20, 1)])
 def test_where_few_descriptors_are_allowed_fewer_workers_are_started(
     tmp_path: Path, limit: int, workers: int
 ) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from faillog_otel.clock import HOUR_NS, SECOND_NS, SegmentClock
 from faillog_otel.config import Secret
+from faillog_otel.ledger import MAX_INDEX_BYTES
 from faillog_otel.ledger.ledger import SqliteLedger
 from faillog_otel.ledger.spool import Spool
 from faillog_otel.pipeline import requests
@@ -67,7 +68,7 @@ def test_a_step_without_work_takes_no_write_lock(ledger: SqliteLedger) -> None:
         assert steps(fetcher) > 0
 
 
-@pytest.mark.parametrize(("max_bytes", "ends"), [(requests.MAX_INDEX_BYTES, {"", ".exchanges"}), (0, {""})])
+@pytest.mark.parametrize(("max_bytes", "ends"), [(MAX_INDEX_BYTES, {"", ".exchanges"}), (0, {""})])
 def test_an_object_gets_an_index_unless_it_has_too_many_exchanges(
     ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch, max_bytes: int, ends: set[str]
 ) -> None:

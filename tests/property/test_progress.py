@@ -17,6 +17,7 @@ from support.worker_run import run_with_workers
 
 from faillog_otel.app.progress import RECENT_SECONDS, Meter
 from faillog_otel.config import DeliveryConfig, MappingConfig
+from faillog_otel.inputs.exchange_index import ExchangeIndex
 from faillog_otel.inputs.files import InputFile
 from faillog_otel.ledger.kept_files import FileSink
 from faillog_otel.ledger.results import Accounted
@@ -60,7 +61,7 @@ def check_progress(files: list[bytes], *, is_away: bool) -> None:
                 path = Path(name, str(number))
                 path.write_bytes(content)
                 with InputFile(str(path), io.BytesIO(), nullcontext) as file:
-                    forwarder.forward(file, kept, told.append)
+                    forwarder.forward(file, kept, ExchangeIndex(), progress=told.append)
             forwarder.finish()
             kept.close()
     delivered, pending = (sum(getattr(each, of) for each in told) for of in ("delivered", "pending"))

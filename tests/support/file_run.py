@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from faillog_otel.config import DeliveryConfig, MappingConfig
+from faillog_otel.inputs.exchange_index import ExchangeIndex
 from faillog_otel.inputs.files import InputFile
 from faillog_otel.ledger.kept_files import FileSink
 from faillog_otel.otlp.encoder import WireEncoder
@@ -27,7 +28,9 @@ def run_over_file(packed: bytes, folder: Path, receiver: Receiver, batch_records
         )
         kept = FileSink(str(folder / "quarantine"), str(folder / "pending"), reference_ns=0)
         with InputFile(str(path), io.BytesIO(), nullcontext) as file:
-            forwarder.forward(file, kept, lambda _: None)
+            exchanges = ExchangeIndex()
+            forwarder.index(file, exchanges)
+            forwarder.forward(file, kept, exchanges)
         forwarder.finish()
         kept.close()
     return forwarder

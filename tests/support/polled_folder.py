@@ -98,6 +98,7 @@ def to_version_2(path: Path) -> None:
     """Makes a ledger one of version 0.1.0."""
     with closing(sqlite3.connect(path)) as ledger, ledger:
         tables = ("requests", "said", "facts", "hours", "objects", "kept", "past")
+        ledger.execute("DROP TABLE exchange_indexes")
         for table in tables:
             ledger.execute(f"ALTER TABLE {table} RENAME TO new_{table}")
         for index in ("requests_by_time", "objects_by_hour", "objects_under_way"):

@@ -7,12 +7,11 @@ import logging
 import os
 import signal
 import socket
-import stat
 import sys
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 from msgspec import Struct
@@ -22,12 +21,13 @@ from faillog_otel.app.build import Runtime, descriptors
 from faillog_otel.app.summary import Files, RunResult, log_result, reasons_text
 from faillog_otel.config import RunConfig, SegmentConfig, TelemetryConfig
 from faillog_otel.errors import ConfigError, InputError, Interrupted, LedgerBroken
-from faillog_otel.inputs.files import STDIN, FoundPaths, InputFile, is_packed
+from faillog_otel.inputs.exchange_index import ExchangeIndex
+from faillog_otel.inputs.files import STDIN, FoundPaths, InputFile
 from faillog_otel.ledger.kept_files import SET_ASIDE, FileSink, NothingKept, Replayed, is_kept_file
 from faillog_otel.ledger.results import Counts, FirstMet, ResultSink
 from faillog_otel.otlp.sender import Sent, WaitNotices
 from faillog_otel.pipeline.fork_server import ForkServer, serve
-from faillog_otel.pipeline.partition import MIN_BYTES, WorkQueue, max_open_files, max_workers
+from faillog_otel.pipeline.partition import MIN_BYTES, WorkQueue, max_open_files, max_workers, number_of_parts
 from faillog_otel.pipeline.worker import Channel, RequestLog, Start, Waits, Worker, encode, read_order
 from faillog_otel.pipeline.workers import Workers
 from faillog_otel.telemetry.output import protect_standard_streams, set_up_streams, start_logging
@@ -40,8 +40,6 @@ LARGE_BYTES = 8 * MIN_BYTES
 
 CAREFUL_RECORDS = 16
 """Records per batch after a worker crashed: few are sent again if it crashes once more."""
-
-_START_BYTES = 16
 
 
 def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool = False) -> RunResult:
@@ -116,7 +114,7 @@ def number_of_workers(paths: Sequence[str], config: RunConfig) -> int:
     parts, size = 0, 0
     replayed = {os.path.realpath(config.quarantine), os.path.realpath(config.pending)}
     for name in FoundPaths(paths, ()).files:
-        more, length = (1, 0) if os.path.realpath(name) in replayed else _parts(name)
+        more, length = (1, 0) if os.path.realpath(name) in replayed else number_of_parts(name)
         parts, size = parts + (more or asked), size + length
     if config.workers is None and size < LARGE_BYTES:
         return 1
@@ -129,20 +127,6 @@ def number_of_workers(paths: Sequence[str], config: RunConfig) -> int:
             asked,
         )
     return min(asked, parts, possible)
-
-
-def _parts(name: str) -> tuple[int, int]:
-    """Returns the maximum number of parts of a file, and its bytes; (0, 0) if unknown before it is read."""
-    if name == STDIN:
-        return 0, 0
-    try:
-        if not stat.S_ISREG(os.stat(name).st_mode):  # noqa: PTH116  # PATHs are texts as typed
-            return 0, 0
-        with Path(name).open("rb") as file:
-            length = os.fstat(file.fileno()).st_size
-            return (1 if is_packed(file.read(_START_BYTES)) else max(1, length // MIN_BYTES)), length
-    except OSError:
-        return 1, 0  # reading it reports the error
 
 
 def _cores() -> int:
@@ -222,32 +206,40 @@ class _Forwarded(Struct, frozen=True, kw_only=True):
 
 
 def _forward_here(files: Sequence[str], start: Start, kept: ResultSink, runtime: Runtime) -> _Forwarded:
-    """Forwards one file after the other, in this process."""
+    """Indexes all files, then forwards one after the other, in this process."""
     stop, delivery = runtime.stop, runtime.deliver()
     forwarder = runtime.forwarder(delivery, runtime.telemetry, sends_rejected=start.sends_rejected)
     runtime.watch_pending(forwarder.counts)
     stopped_at: dict[str, int | None] = {}
-    problems = []
-    for name in files:
-        if stop.is_requested() or forwarder.broken:
-            break
-        _log.info("reading %s", name)
+    problems: list[str] = []
+    with closing(ExchangeIndex()) as exchanges, ExitStack() as opened:
+        found = []
         try:
-            with InputFile(name, sys.stdin.buffer, stop.interruptible) as file:
-                runtime.progress.opened(name, file.length)
-                forwarder.forward(file, kept, runtime.progress.take)
-                if grown := file.grown_bytes():
-                    _log.warning(
-                        "%s grew by %d bytes that were not read; run it again when it is complete",
-                        file.name,
-                        grown,
-                    )
-            stopped_at[name] = forwarder.stopped_at
-        except InputError as error:
+            for name, file in _opened(files, problems, runtime):
+                found.append((name, opened.enter_context(file)))
+                forwarder.index(file, exchanges)
+                file.release()
+        except InputError as error:  # the index is not writable
             problems.append(str(error))
+            found.clear()
         except Interrupted:
-            break
-    forwarder.finish()
+            pass
+        for name, file in found:
+            if stop.is_requested() or forwarder.broken:
+                break
+            try:
+                forwarder.forward(file, kept, exchanges, progress=runtime.progress.take)
+                stopped_at[name] = forwarder.stopped_at
+            except InputError as error:
+                problems.append(str(error))
+            if grown := file.grown_bytes():
+                _log.warning(
+                    "%s grew by %d bytes that were not read; run it again when it is complete",
+                    file.name,
+                    grown,
+                )
+            file.close()
+        forwarder.finish()
     return _Forwarded(
         counts=forwarder.counts,
         reasons=forwarder.reasons,
@@ -260,6 +252,24 @@ def _forward_here(files: Sequence[str], start: Start, kept: ResultSink, runtime:
     )
 
 
+def _opened(files: Sequence[str], problems: list[str], runtime: Runtime) -> Iterator[tuple[str, InputFile]]:
+    """Yields the files, opened, with their names. Raises Interrupted."""
+    for name in files:
+        if runtime.stop.is_requested():
+            return
+        try:
+            yield name, _open(name, runtime)
+        except InputError as error:
+            problems.append(str(error))
+
+
+def _open(name: str, runtime: Runtime) -> InputFile:
+    _log.info("reading %s", name)
+    file = InputFile(name, sys.stdin.buffer, runtime.stop.interruptible)
+    runtime.progress.opened(name, file.length)
+    return file
+
+
 def _forward_by(
     workers: Workers, files: Sequence[str], whole: Collection[str], kept: ResultSink, runtime: Runtime
 ) -> _Forwarded:
@@ -268,10 +278,7 @@ def _forward_by(
     runtime.watch_pending(workers.counts)
 
     def opened(name: str) -> InputFile:
-        _log.info("reading %s", name)
-        file = InputFile(name, sys.stdin.buffer, runtime.stop.interruptible)
-        runtime.progress.opened(name, file.length)
-        return file
+        return _open(name, runtime)
 
     most = max_open_files(descriptors(), len(workers))
     with closing(WorkQueue(files, opened, workers=len(workers), whole=whole, max_open_files=most)) as queue:

@@ -13,6 +13,7 @@ from faillog_otel.app.summary import RunResult, log_result
 from faillog_otel.clock import HOUR_NS, RETENTION_NS, Clock, SegmentClock, hour_of, time_text
 from faillog_otel.config import Moment, RunConfig
 from faillog_otel.errors import ConfigError, LedgerBroken
+from faillog_otel.inputs.exchange_index import ExchangeIndex
 from faillog_otel.inputs.files import ByteRange
 from faillog_otel.ledger.facts import check_window
 from faillog_otel.ledger.ledger import open_ledger
@@ -46,7 +47,7 @@ def replay_quarantine(config: RunConfig, *, sends_rejected: bool) -> RunResult:
         try:
             size = os.fstat(entries.fileno()).st_size
             whole = ByteRange(entries.fileno(), "quarantine", 0, size)
-            forwarder.forward(whole, sink, lambda _: None)
+            forwarder.forward(whole, sink, ExchangeIndex())  # entries hold what was learned
             forwarder.finish()
         except LedgerBroken as error:
             broken = error

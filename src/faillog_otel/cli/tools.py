@@ -105,13 +105,12 @@ _REDACT_HELP = """Preview what `run` would send of the failure logs in FILE. Sen
 @click.pass_context
 def redact(ctx: click.Context, /, paths: tuple[str, ...], *, for_people: bool, **flags: Any) -> None:
     """Reads the options, previews the files, prints."""
-    import contextlib
     import sys
     import time
 
     from faillog_otel.errors import InputError
     from faillog_otel.events.model import BadRecord
-    from faillog_otel.inputs.files import FoundPaths, InputFile
+    from faillog_otel.inputs.files import FoundPaths
     from faillog_otel.reports.preview import preview
     from faillog_otel.reports.text import explanation_text
     from faillog_otel.sources import resolve_mapping, value_of
@@ -124,21 +123,19 @@ def redact(ctx: click.Context, /, paths: tuple[str, ...], *, for_people: bool, *
     found = FoundPaths(paths, ())
     problems = found.problems
     seen: Counter[str] = Counter()
-    for name in found.files:
-        try:
-            with InputFile(name, sys.stdin.buffer, contextlib.nullcontext) as file:
-                records = preview(file, mapping, time.time_ns(), max_content)
-                for place, explained in records:
-                    seen["not understood" if isinstance(explained, BadRecord) else "records"] += 1
-                    _count(explained, seen)
-                    if for_people:
-                        click.echo("\n".join(explanation_text(place, explained)))
-                    else:
-                        print_json(_as_json(place, explained))
-                    if is_output_closed():
-                        ctx.exit(CLOSED_PIPE)
-        except InputError as error:
-            problems.append(str(error))
+    for each in preview(found.files, sys.stdin.buffer, mapping, time.time_ns(), max_content):
+        if isinstance(each, InputError):
+            problems.append(str(each))
+            continue
+        place, explained = each
+        seen["not understood" if isinstance(explained, BadRecord) else "records"] += 1
+        _count(explained, seen)
+        if for_people:
+            click.echo("\n".join(explanation_text(place, explained)))
+        else:
+            print_json(_as_json(place, explained))
+        if is_output_closed():
+            ctx.exit(CLOSED_PIPE)
     for problem in problems:
         _log.error("%s", problem)
     for warning in found.warnings:

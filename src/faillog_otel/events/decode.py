@@ -5,6 +5,8 @@ field of a wrong type) is decoded leniently: fields that fit are typed, all othe
 give the same Event for a record that both can decode.
 """
 
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache, lru_cache, reduce
 from operator import or_
 from typing import Any, Literal, TypeVar
@@ -20,6 +22,7 @@ from faillog_otel.events.model import (
     BadRecord,
     Event,
     ExchangeAnswer,
+    Kind,
     Properties,
     Request,
     Response,
@@ -280,13 +283,49 @@ def _are_texts(headers: Any) -> bool:
     return isinstance(headers, dict) and all(isinstance(value, str) for value in headers.values())
 
 
-EXCHANGE_MARKS = (b"Exchange Logged", b"\\u")
-"""An exchange's bytes contain one of these: the end of its name, or an escape sequence."""
+class Head(msgspec.Struct, frozen=True, gc=False):
+    """What says which event a record is, and of an attempt its exchange; the other fields are skipped."""
+
+    event: str | None = None
+    version: str | int | float | None = None
+    properties: "_Ids | None" = None
+
+    @property
+    def kind(self) -> Kind:
+        """The kind that `decode` finds, unless it refuses the record."""
+        kind = OTHER if self.event is None else _KIND_NAMED.get(self.event, OTHER)
+        return kind if self.version == "v1" or is_version_1(self.version) else OTHER
+
+    @property
+    def exchange_id(self) -> str | None:
+        """Its `destinationExchangeId`."""
+        return None if self.properties is None else self.properties.destination_exchange_id
 
 
-def may_be_exchange(raw: bytes) -> bool:
-    """Returns False only for a record that is certainly not an exchange, without decoding it."""
-    return any(mark in raw for mark in EXCHANGE_MARKS)
+class _Ids(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+    destination_exchange_id: str | None = None
+
+
+_head = msgspec.json.Decoder(Head)
+
+
+def read_heads(raws: Sequence[bytes]) -> Sequence[Head | None]:
+    """Returns the heads of these records; None for one whose kind only `decode` can tell."""
+    lines = b"\n".join(raws)
+    # msgspec also reads values that are not one a line; then an object begins or ends elsewhere.
+    if lines.count(b"}\n{") == len(raws) - 1:
+        with suppress(ValueError, RecursionError):  # one of them is unusual
+            found = _head.decode_lines(lines)
+            if len(found) == len(raws):
+                return found
+    return [_head_of(raw) for raw in raws]
+
+
+def _head_of(raw: bytes) -> Head | None:
+    try:
+        return _head.decode(raw)
+    except (ValueError, RecursionError):
+        return None
 
 
 def answer_of(event: Event) -> tuple[str, ExchangeAnswer] | None:

@@ -315,6 +315,8 @@ class RecordContext(Struct, frozen=True, gc=False):
     answer: ExchangeAnswer | None = None
     traceparent: str | None = None
     """The application's context, if the exchange's request names it next to the attempt's messageId."""
+    message_count: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+    """Of an exchange: how many attempts of it the same index has."""
 
 
 class Form(Struct, frozen=True):
@@ -329,8 +331,10 @@ JSON_LINES = Form("lines")
 
 
 class Survey(Struct, frozen=True):
-    """The properties of a file's content that determine its number of records."""
+    """What is known of a downloaded object: the form and the limit determine its number of records."""
 
     form: Form
     max_content_bytes: int | None
     """The bytes to which a compressed file may unpack; None for any number."""
+    is_indexed: bool = False
+    """Whether the index of its exchanges was saved."""

@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 
-from faillog_otel.events.decode import EXCHANGE_MARKS, may_be_exchange
 from faillog_otel.events.model import BadRecord, Form
 from faillog_otel.inputs.files import GZIP_MAGIC, PIECE_BYTES, ZSTD_MAGIC, DamagedFile, StopAtCorruption
 from faillog_otel.inputs.json_stream import (
@@ -55,48 +54,6 @@ def group_lines(
     yield from splitter.end()
     if source.damage:
         yield damaged(splitter.number + 1, splitter.offset, source.damage)
-
-
-def lines_with(
-    mark: bytes, escape: bytes, chunks: Iterable[bytes], start: ReadPosition = FROM_THE_START
-) -> Iterator[bytes]:
-    """Yields the lines that contain a mark or an escape, stripped; other lines are not parsed.
-
-    Lines longer than MAX_RECORD_BYTES are skipped. Damaged content ends it.
-    """
-    begun, is_first = b"", start.offset == 0
-    is_skipping = False  # in a line that is too long
-    for chunk in chain(StopAtCorruption(chunks), [b"\n"]):
-        end = chunk.rfind(b"\n") + 1
-        lines, rest = begun + chunk[:end], chunk[end:]
-        if not end:
-            begun += rest
-            if len(begun) > MAX_RECORD_BYTES:
-                begun, is_skipping = b"", True
-            continue
-        if is_skipping:
-            lines, is_skipping = lines[lines.index(b"\n") + 1 :], False
-        elif is_first:
-            lines = lines.removeprefix(BYTE_ORDER_MARK)
-        begun, is_first = rest, False
-        yield from _marked_lines(mark, escape, lines)
-
-
-def _marked_lines(mark: bytes, escape: bytes, lines: bytes) -> Iterator[bytes]:
-    at, marked = 0, -1
-    while at < len(lines):
-        if marked < at and (marked := lines.find(mark, at)) < 0:
-            marked = len(lines)
-        # One byte is found many times faster than two, and few lines without the mark have an escape.
-        place = lines.find(escape[:1], at, marked)
-        if place >= 0:
-            place = lines.find(escape, place, marked)
-        if place < 0 and (place := marked) == len(lines):
-            return
-        start, end = max(at, lines.rfind(b"\n", at, place) + 1), lines.index(b"\n", place)
-        if end - start <= MAX_RECORD_BYTES:
-            yield lines[start:end].strip(WHITE_SPACE)
-        at = end + 1
 
 
 class _Splitter:
@@ -312,16 +269,6 @@ def read_groups(
 ) -> Iterator[Group | Record | Blank]:
     """Yields the same records; ordinary lines come in groups."""
     return group_lines(chunks, start) if form.kind == "lines" else read_records(form, chunks)
-
-
-def read_exchanges(
-    form: Form, chunks: Iterable[bytes], start: ReadPosition = FROM_THE_START
-) -> Iterator[bytes]:
-    """Yields the records that can be exchanges, in order; most others are not parsed."""
-    if form.kind == "lines":
-        return lines_with(*EXCHANGE_MARKS, chunks, start)
-    records = (each for each in read_records(form, chunks) if isinstance(each, Record))
-    return (record.raw for record in records if may_be_exchange(record.raw))
 
 
 def _is_complete(line: Record) -> bool:

@@ -1,13 +1,13 @@
 """A hash table for millions of small values: sorted strings of bytes, in memory or in a file.
 
-An entry takes one byte less than its key and its value. Beyond a limit of memory, entries move to a file.
+An entry takes one byte less than its key and its value. Beyond a limit of memory, entries move to the file.
 """
 
 import os
 import tempfile
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import accumulate, repeat
 from typing import BinaryIO
@@ -24,43 +24,91 @@ _SORT_FACTOR = 2.5
 """Memory while entries are sorted into buckets, as a multiple of their bytes."""
 
 
-class _Table(Struct, frozen=True, gc=False):
-    """Buckets in order: their start offsets in the file, and their bytes if they are in memory."""
+class TemporaryFileError(InputError):
+    """A temporary file is not writable."""
 
+
+class Store:
+    """A file to which tables append their buckets: one of the caller, or a temporary one from the first use.
+
+    Errors of the caller's file are OSErrors.
+    """
+
+    def __init__(self, file: BinaryIO | None = None) -> None:
+        self.file = file
+        """None until a temporary one is needed."""
+        self._is_temporary = file is None
+
+    def append(self, pieces: Iterable[bytes | bytearray]) -> int:
+        """Appends the pieces; returns where the first one begins. Raises OSError or TemporaryFileError."""
+        try:
+            if self.file is None:
+                self.file = tempfile.TemporaryFile(prefix="faillog-")  # noqa: SIM115  # until close()
+            at = self.file.seek(0, 2)
+            self.file.writelines(pieces)
+            self.file.flush()
+        except OSError as error:
+            if not self._is_temporary:
+                raise
+            where = f" in {tempfile.tempdir}" if tempfile.tempdir else ""
+            remedy = "make space, or name another folder in TMPDIR"
+            raise TemporaryFileError(
+                f"a temporary file{where} cannot be written: {error.strerror}; {remedy}"
+            ) from None
+        return at
+
+    def read(self, start: int, length: int) -> bytes:
+        """Reads by position, so several processes can share the file. Raises OSError."""
+        return os.pread(self.file.fileno(), length, start) if self.file else b""
+
+    def close(self) -> None:
+        """Closes the file; a temporary one disappears."""
+        if self.file:
+            with suppress(OSError):  # a failed flush: its content is no longer needed
+                self.file.close()
+
+
+class Table(Struct, frozen=True, gc=False):
+    """Buckets in order: where they begin (an array of 8-byte numbers), and their bytes if not in a file."""
+
+    starts: bytes
+    held: bytes | None
+
+
+class _Buckets(Struct, frozen=True, gc=False):
     starts: "array[int]"
     held: bytes | bytearray | None = None
 
-    def bucket(self, number: int, file: BinaryIO | None) -> bytes | bytearray:
-        """Returns a bucket; reads the file by position, so several processes can share it."""
+    @property
+    def size(self) -> int:
+        return self.starts[-1] - self.starts[0]
+
+    def read(self, number: int, store: Store) -> bytes | bytearray:
         start, end = self.starts[number], self.starts[number + 1]
         if self.held is not None:
             return self.held[start - self.starts[0] : end - self.starts[0]]
-        return os.pread(file.fileno(), end - start, start) if file else b""
+        return store.read(start, end - start)
 
 
 class HashTable:
-    """Maps the first `HASH_BYTES` of a hash to `value_bytes` bytes; the first value of a hash counts.
+    """Maps the first `HASH_BYTES` of a hash to values of `value_bytes` bytes, in the order of adding.
 
-    The first `find` freezes it: the entries are sorted into buckets by the first bits of their hash, in one
+    The first look-up freezes it: the entries are sorted into buckets by the first bits of their hash, in one
     string of bytes, without the first byte of the hash, which the bucket implies. Beyond `memory_bytes`,
-    buckets move to a temporary file.
+    buckets move to the store.
     """
 
-    def __init__(
-        self, value_bytes: int, memory_bytes: int = MEMORY_BYTES, file: BinaryIO | None = None
-    ) -> None:
-        """`file`: entries are appended to it; by default a temporary file. Errors of `file` are OSErrors."""
+    def __init__(self, value_bytes: int, memory_bytes: int, store: Store) -> None:
         self._entry_bytes = HASH_BYTES + value_bytes
         self._ordered_bytes = self._entry_bytes - 1
         self._memory_bytes = memory_bytes
-        self._file = file
-        self._is_temporary = file is None
-        self._tables: list[_Table] = []  # the oldest one first
+        self._store = store
+        self._tables: list[_Buckets] = []  # the oldest one first
         self._added = bytearray()  # unsorted entries
         self._is_frozen = False
 
     def add(self, digest: bytes, value: bytes) -> None:
-        """Adds a value. Raises InputError if the temporary file is not writable, ValueError once frozen."""
+        """Adds a value. Raises TemporaryFileError, and ValueError once frozen."""
         self.add_entries(digest[:HASH_BYTES] + value)
 
     def add_entries(self, entries: bytes) -> None:
@@ -74,55 +122,86 @@ class HashTable:
     @property
     def size(self) -> int:
         """The bytes of all entries, in memory and in the file."""
-        return len(self._added) + sum(table.starts[-1] - table.starts[0] for table in self._tables)
+        return len(self._added) + sum(table.size for table in self._tables)
 
     def find(self, digest: bytes) -> bytes | None:
         """Returns the first value of this hash; None if there is none."""
-        if not self._is_frozen:
-            self._is_frozen = True
-            if self._added:
-                self._tables.append(self._sorted_into_buckets())
+        return next(self.find_all(digest), None)
+
+    def find_all(self, digest: bytes) -> Iterator[bytes]:
+        """Yields all values of this hash, the first one first."""
+        self._freeze()
         key, number = digest[1:HASH_BYTES], _bucket(digest[0], digest[1])
         for table in self._tables:
-            bucket = table.bucket(number, self._file)
+            bucket = table.read(number, self._store)
             at = bucket.find(key)
-            while at % self._ordered_bytes and at >= 0:  # a match across two entries
+            while at >= 0:
+                if at % self._ordered_bytes == 0:  # else a match across two entries
+                    yield bytes(bucket[at + len(key) : at + self._ordered_bytes])
                 at = bucket.find(key, at + 1)
-            if at >= 0:
-                return bytes(bucket[at + len(key) : at + self._ordered_bytes])
-        return None
 
     def entries(self) -> bytes:
         """Returns the unsorted entries in memory: hash and value, one after the other."""
         return bytes(self._added)
 
-    def move_all(self) -> list[bytes]:
-        """Moves all entries to the file; returns their offsets for `open_tables`. Raises like `add`."""
+    def move_all(self) -> None:
+        """Moves all entries to the store. Raises like `add`."""
         if self._is_frozen:
             raise ValueError("the index is frozen")
         if self._added:
             self._move()
-        return [table.starts.tobytes() for table in self._tables]
 
-    def open_tables(self, file: BinaryIO, tables: Sequence[bytes]) -> None:
-        """Reads what another table moved to this file; loads it if it fits into the memory."""
-        self._file = file
+    def tables(self) -> list[Table]:
+        """Returns the entries in memory, and where those in the store are, for another process."""
+        self._freeze()
+        return [
+            Table(each.starts.tobytes(), None if each.held is None else bytes(each.held))
+            for each in self._tables
+        ]
+
+    def open_tables(self, tables: Sequence[Table]) -> None:
+        """Takes what `tables` returned for the same store; loads the entries if they fit into the memory."""
         self._is_frozen = True
-        self._tables = [_Table(array("Q", table)) for table in tables]
-        sizes = [table.starts[-1] - table.starts[0] for table in self._tables]
-        if sum(sizes) <= self._memory_bytes:
+        self._tables = [_Buckets(array("Q", table.starts), table.held) for table in tables]
+        if self.size <= self._memory_bytes:
             self._tables = [
-                _Table(table.starts, os.pread(file.fileno(), size, table.starts[0]))
-                for table, size in zip(self._tables, sizes, strict=True)
+                _Buckets(each.starts, self._store.read(each.starts[0], each.size))
+                if each.held is None
+                else each
+                for each in self._tables
             ]
 
-    def close(self) -> None:
-        """Removes the temporary file, if there is one."""
-        if self._file:
-            with suppress(OSError):  # a failed flush: its content is no longer needed
-                self._file.close()
+    def join(self, others: Sequence["HashTable"]) -> None:
+        """Takes over the entries of other tables, in their order; this one must be empty.
 
-    def _sorted_into_buckets(self) -> _Table:
+        The others can be closed then. Raises TemporaryFileError.
+        """
+        self._is_frozen = True
+        sizes = [other.bucket_sizes() for other in others if other.size]
+        starts = array("Q", accumulate(map(sum, zip(*sizes, strict=True)), initial=0))
+        buckets = (other.bucket(number) for number in range(_BUCKETS) for other in others)
+        if starts[-1] > self._memory_bytes:
+            at = self._store.append(buckets)
+            self._tables = [_Buckets(array("Q", map(at.__add__, starts)))]
+        elif sizes:
+            self._tables = [_Buckets(starts, b"".join(buckets))]
+
+    def bucket_sizes(self) -> list[int]:
+        """Returns the bytes of each bucket."""
+        self._freeze()
+        return [sum(t.starts[n + 1] - t.starts[n] for t in self._tables) for n in range(_BUCKETS)]
+
+    def bucket(self, number: int) -> bytes | bytearray:
+        """Returns the entries of a bucket, in the order of adding."""
+        return b"".join(table.read(number, self._store) for table in self._tables)
+
+    def _freeze(self) -> None:
+        if not self._is_frozen:
+            self._is_frozen = True
+            if self._added:
+                self._tables.append(self._sorted_into_buckets())
+
+    def _sorted_into_buckets(self) -> _Buckets:
         """Returns the added entries as a table, and starts a new one."""
         added, size, ordered_size = self._added, self._entry_bytes, self._ordered_bytes
         buckets = array("H", map(_bucket, added[::size], added[1::size]))
@@ -135,25 +214,12 @@ class HashTable:
             ordered[place : place + ordered_size] = added[at : at + ordered_size]
             places[number] = place + ordered_size
         self._added = bytearray()
-        return _Table(starts, ordered)
+        return _Buckets(starts, ordered)
 
     def _move(self) -> None:
-        table = self._sorted_into_buckets()
-        try:
-            if self._file is None:
-                self._file = tempfile.TemporaryFile(prefix="faillog-")  # noqa: SIM115  # until close()
-            at = self._file.seek(0, 2)
-            self._file.write(table.held or b"")
-            self._file.flush()
-        except OSError as error:
-            if not self._is_temporary:
-                raise
-            where = f" in {tempfile.tempdir}" if tempfile.tempdir else ""
-            remedy = "make space, or name another folder in TMPDIR"
-            raise InputError(
-                f"a temporary file{where} cannot be written: {error.strerror}; {remedy}"
-            ) from None
-        self._tables.append(_Table(array("Q", map(at.__add__, table.starts))))
+        buckets = self._sorted_into_buckets()
+        at = self._store.append([buckets.held or b""])
+        self._tables.append(_Buckets(array("Q", map(at.__add__, buckets.starts))))
 
 
 def _bucket(first: int, second: int) -> int:

@@ -18,7 +18,7 @@ from faillog_otel.clock import DAY_NS
 from faillog_otel.errors import LedgerBroken
 from faillog_otel.events.model import Survey
 from faillog_otel.ledger.results import BatchResult, Kept
-from faillog_otel.ledger.spool import SeenRecords
+from faillog_otel.ledger.spool import IndexFile, SavedIndex, SeenRecords
 from faillog_otel.segment.quota import Quota, RateLimit, Wait
 from faillog_otel.segment.schedule import HourView, ObjectVersion
 
@@ -26,6 +26,11 @@ CollectionHour = tuple[str, int]
 
 HOURS_KEPT_NS = 60 * DAY_NS
 """After this time only the sums of an hour are kept."""
+INDEX_HOURS = 30
+"""After this time an exchange index is removed, and between hours further apart it does not count: an hour is
+listed for up to 26 hours after its end, except by the last call."""
+MAX_INDEX_BYTES = 128 * 1024 * 1024
+"""Of all exchange indexes of a collection; the oldest ones are removed."""
 
 
 class Hour(HourView, frozen=True):
@@ -205,6 +210,7 @@ class Content(Struct, frozen=True):
     """Of the object's bytes as they were downloaded, in hexadecimal."""
     survey: Survey
     """The form and limits that gave these counts: the forwarder reads the object with them."""
+    index: IndexFile | None = None
 
 
 class Spooled(Struct, frozen=True):
@@ -223,6 +229,8 @@ class Spooled(Struct, frozen=True):
     length: int | None
     sha256: str | None
     survey: Survey | None
+    indexes_to: int | None
+    """Up to which number exchange indexes count for its records; None if that is not decided yet."""
 
 
 class KeptEntry(Struct, frozen=True):
@@ -305,8 +313,23 @@ class Ledger(LedgerReader, Protocol):
 
     # T3 and T4: records
 
-    def next_spooled(self, shown: Collection[int] = ()) -> Spooled | None:
-        """Returns the oldest object in the spool whose id is not in `shown`."""
+    def next_spooled(self, shown: Collection[int] = (), *, soon_ns: int | None = None) -> Spooled | None:
+        """Returns the oldest object in the spool whose id is not in `shown`.
+
+        `soon_ns`: not of an hour with an object whose next download is due by then, so that the exchange
+        index of that one counts, too.
+        """
+
+    def spooled_object(self, number: int) -> Spooled | None:
+        """Returns the object with this id; None if it is not in the spool."""
+
+    def indexes_for(self, spooled: Spooled, *, stores: bool = True) -> list[SavedIndex]:
+        """Returns the exchange indexes that count for an object's records, the newest first.
+
+        They are those of its collection, of hours up to `INDEX_HOURS` from its own, that exist at the first
+        call. That is stored for all spooled objects of its hour: a re-send after a crash finds the same
+        answers. `stores`: else nothing is stored.
+        """
 
     def seen_records(self, spooled: Spooled) -> SeenRecords:
         """Opens the digests of the records of an object's collection-hour."""
@@ -351,6 +374,9 @@ class Ledger(LedgerReader, Protocol):
 
     def sweep(self) -> None:
         """Removes files from the spool and the digests that the ledger does not name."""
+
+    def drop_indexes(self, now_ns: int) -> None:
+        """Removes exchange indexes that are old or too many, and that no spooled object needs."""
 
     def wipe_urls(self, now_ns: int) -> None:
         """Wipes expired URLs; their objects need another listing."""

@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from faillog_otel.clock import hour_text
 from faillog_otel.events.kept_record import is_intact
@@ -33,7 +34,7 @@ class Problem(Struct, frozen=True):
     """A check that failed."""
 
     check: str
-    """`object`, `hour`, `overall`, `kept`, `spool`, `digests` or `sqlite`."""
+    """`object`, `hour`, `overall`, `kept`, `spool`, `indexes`, `digests` or `sqlite`."""
     where: str
     what: str
 
@@ -61,6 +62,7 @@ class Audit(Struct, frozen=True):
     problems: list[Problem]
     sums: Sums | None
     spooled_files: int
+    index_files: int
     digests_files: int
 
 
@@ -75,7 +77,7 @@ def audit(folder: StateFolder) -> Audit:
         first = {(each.check, each.where) for each in found.problems}
         found = _check(folder)
         problems = [each for each in found.problems if (each.check, each.where) in first]
-        found = Audit(not problems, problems, found.sums, found.spooled_files, found.digests_files)
+        found = replace(found, holds=not problems, problems=problems)
     return found
 
 
@@ -92,6 +94,7 @@ def _check(folder: StateFolder) -> Audit:
         problems += _counts(copy)
         problems += _kept(copy)
         problems += _spool(copy, folder.spool_path, spool, spool_after)
+        problems += _indexes(copy, folder.spool_path, spool, spool_after)
         problems += _digests(copy, folder.digests_path, digests, digests_after)
         [row] = copy.execute(_SUMS).fetchall()
         sums = Sums(**dict(row))
@@ -99,8 +102,8 @@ def _check(folder: StateFolder) -> Audit:
         problems.append(Problem("sqlite", folder.ledger.name, str(error)))
     finally:
         copy.close()
-    spooled = [name for name in spool_after if not name.removesuffix(PART).endswith(INDEX)]
-    return Audit(not problems, problems, sums, len(spooled), len(digests_after))
+    indexes = sum(name.removesuffix(PART).endswith(INDEX) for name in spool_after)
+    return Audit(not problems, problems, sums, len(spool_after) - indexes, indexes, len(digests_after))
 
 
 def _integrity(copy: sqlite3.Connection) -> list[str]:
@@ -150,6 +153,19 @@ def _spool(
         number = name.removesuffix(PART)
         if OBJECT_NAME.fullmatch(number) and number not in known:
             yield Problem("spool", f"spool/{name}", "no object has this id")
+
+
+def _indexes(
+    copy: sqlite3.Connection, folder: Path, before: dict[str, int], after: dict[str, int]
+) -> Iterator[Problem]:
+    """Checks the exchange indexes, whose files stay in the spool when their objects are done."""
+    for row in copy.execute("SELECT * FROM exchange_indexes"):
+        name = f"{row['object']}{INDEX}"
+        where = f"spool/{name}"
+        if name not in before and name not in after:
+            yield Problem("indexes", where, "is missing")
+        elif _sha256(folder / name) not in (None, row["sha256"]):
+            yield Problem("indexes", where, "was changed after it was written")
 
 
 def _sha256(path: Path) -> str | None:

@@ -30,7 +30,7 @@ from faillog_otel.segment.quota import Granted, Quota, RateLimit, RequestRecord
 
 MIGRATIONS = tuple(
     Path(__file__).with_name("migrations").joinpath(f"{version}.sql").read_text("utf-8")
-    for version in (1, 2, 3)
+    for version in (1, 2, 3, 4)
 )
 """Migration n makes schema version n (`PRAGMA user_version`). A released migration is never changed."""
 

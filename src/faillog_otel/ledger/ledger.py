@@ -4,9 +4,13 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TypeVar
 
-from faillog_otel.clock import DAY_NS
+import msgspec
+
+from faillog_otel.clock import DAY_NS, HOUR_NS
 from faillog_otel.errors import Busy, LedgerBroken, NoRoom
 from faillog_otel.ledger import (
+    INDEX_HOURS,
+    MAX_INDEX_BYTES,
     Cause,
     Content,
     KeptEntry,
@@ -21,6 +25,7 @@ from faillog_otel.ledger.database import SqliteReader
 from faillog_otel.ledger.facts import NEWEST
 from faillog_otel.ledger.results import BatchResult
 from faillog_otel.ledger.spool import (
+    SavedIndex,
     SeenRecords,
     Spool,
     clean_digests,
@@ -164,8 +169,18 @@ class SqliteLedger(SqliteReader):
     def download_failed(self, listed: Listed, why: str, now_ns: int, cause: Cause = "other") -> None:
         self.transact(lambda db: objects.fail_download(db, listed, why, now_ns, cause))
 
-    def next_spooled(self, shown: Collection[int] = ()) -> Spooled | None:
-        return objects.next_spooled(self, shown)
+    def next_spooled(self, shown: Collection[int] = (), *, soon_ns: int | None = None) -> Spooled | None:
+        return objects.next_spooled(self, shown, soon_ns)
+
+    def spooled_object(self, number: int) -> Spooled | None:
+        return objects.spooled_object(self, number)
+
+    def indexes_for(self, spooled: Spooled, *, stores: bool = True) -> list[SavedIndex]:
+        if stores and spooled.indexes_to is None:
+            key = {"collection": spooled.collection, "hour": spooled.hour}
+            self.transact(lambda db: db.execute(_DECIDE_INDEXES, key))
+        rows = self.rows(_INDEXES_FOR, spooled.id, INDEX_HOURS, MAX_INDEX_BYTES)
+        return [msgspec.convert(dict(row), SavedIndex) for row in rows]
 
     def seen_records(self, spooled: Spooled) -> SeenRecords:
         [row] = self.rows(
@@ -267,9 +282,17 @@ class SqliteLedger(SqliteReader):
     def recover(self) -> None:
         self.transact(objects.recover)
 
+    def drop_indexes(self, now_ns: int) -> None:
+        values = now_ns - INDEX_HOURS * HOUR_NS, MAX_INDEX_BYTES
+        if self.rows(f"SELECT 1 {_UNWANTED_INDEXES} LIMIT 1", *values):  # else take no write lock
+            dropped = f"DELETE {_UNWANTED_INDEXES} RETURNING object"
+            for row in self.transact(lambda db: db.execute(dropped, values).fetchall()):
+                self._spool.drop_index(row["object"])
+
     def sweep(self) -> None:
         spooled = self.rows("SELECT id FROM objects WHERE state = 'spooled'")
-        self._spool.clean({row["id"] for row in spooled})
+        indexes = self.rows("SELECT object FROM exchange_indexes")
+        self._spool.clean((row["id"] for row in spooled), (row["object"] for row in indexes))
         hours = self.rows("SELECT collection, hour FROM hours UNION SELECT collection, hour FROM objects")
         clean_digests(self.folder.digests, [(row["collection"], row["hour"]) for row in hours])
 
@@ -297,6 +320,28 @@ WHERE id = :id AND state = 'spooled' AND position = :position
 _DONE = """
 UPDATE objects SET state = 'done', records = position, lines = iif(lines > 0, position + blank, 0)
 WHERE id = :id AND state = 'spooled' AND position = :position
+"""
+_DECIDE_INDEXES = """
+UPDATE objects SET indexes_to =
+    (SELECT coalesce(max(number), 0) FROM exchange_indexes WHERE collection = :collection)
+WHERE collection = :collection AND hour = :hour AND state = 'spooled' AND indexes_to IS NULL
+"""
+# Of the versions of an object, which have the same path, only the newest one counts.
+_INDEXES_FOR = """
+SELECT object, bytes, sha256 FROM (
+    SELECT i.*, sum(i.bytes) OVER (ORDER BY i.number DESC) AS sum FROM exchange_indexes i
+    JOIN objects o ON o.id = ? AND o.collection = i.collection AND abs(o.hour - i.hour) <= ?
+    WHERE (o.indexes_to IS NULL OR i.number <= o.indexes_to) AND NOT EXISTS (
+        SELECT 1 FROM exchange_indexes newer WHERE newer.collection = i.collection AND newer.hour = i.hour
+        AND newer.path = i.path AND newer.number > i.number
+        AND (o.indexes_to IS NULL OR newer.number <= o.indexes_to)))
+WHERE sum <= ? ORDER BY number DESC
+"""
+_UNWANTED_INDEXES = """
+FROM exchange_indexes AS i WHERE (written_ns < ? OR ? <
+    (SELECT sum(bytes) FROM exchange_indexes WHERE collection = i.collection AND number >= i.number))
+AND NOT EXISTS (SELECT 1 FROM objects WHERE state != 'done' AND state = 'spooled'
+    AND collection = i.collection AND indexes_to >= i.number)
 """
 _OUTCOMES_CHANGE = """
 SET exported = exported + :exported, rejected = rejected + :rejected,

@@ -153,13 +153,29 @@ def next_listed(database: Database, now_ns: int) -> Listed | None:
     )
 
 
-def next_spooled(database: Database, shown: Collection[int]) -> Spooled | None:
-    """Returns the oldest object in the spool whose id is not in `shown`."""
+def next_spooled(database: Database, shown: Collection[int], soon_ns: int | None) -> Spooled | None:
+    """Returns the oldest object in the spool whose id is not in `shown`.
+
+    `soon_ns`: not of an hour with an object whose next download is due by then.
+    """
     rows = database.rows(
-        "SELECT * FROM objects WHERE state = 'spooled'"
-        " AND id NOT IN (SELECT value FROM json_each(?)) ORDER BY id LIMIT 1",
+        "SELECT * FROM objects o WHERE state = 'spooled'"
+        " AND id NOT IN (SELECT value FROM json_each(?)) AND (indexes_to IS NOT NULL OR NOT EXISTS"
+        " (SELECT 1 FROM objects WHERE state != 'done' AND state = 'listed' AND due_ns <= ?"
+        " AND collection = o.collection AND hour = o.hour)) ORDER BY id LIMIT 1",
         msgspec.json.encode(sorted(shown)).decode(),
+        -1 if soon_ns is None else soon_ns,
     )
+    return _spooled(database, rows)
+
+
+def spooled_object(database: Database, number: int) -> Spooled | None:
+    """Returns the object with this id; None if it is not in the spool."""
+    rows = database.rows("SELECT * FROM objects WHERE id = ? AND state = 'spooled'", number)
+    return _spooled(database, rows)
+
+
+def _spooled(database: Database, rows: Sequence[sqlite3.Row]) -> Spooled | None:
     if not rows:
         return None
     values = dict(rows[0])
@@ -195,6 +211,12 @@ def mark_spooled(
             listed.id,
         ),
     )
+    if content.index is not None:
+        db.execute(
+            "INSERT INTO exchange_indexes (object, collection, hour, path, bytes, sha256, written_ns)"
+            " SELECT id, collection, hour, path, ?, ?, ? FROM objects WHERE id = ?",
+            (content.index.bytes, content.index.sha256, now_ns, listed.id),
+        )
     complete_listing(db, listed.collection, listed.hour)
     return spooled.rowcount
 
@@ -327,6 +349,7 @@ _MEND_FUTURE = (
     "UPDATE hours SET last_listed_ns = first_listed_ns, same_since_ns = NULL WHERE last_listed_ns > :agrees",
     "UPDATE objects SET listed_ns = :now WHERE listed_ns > :now",
     "UPDATE objects SET spooled_ns = :now WHERE spooled_ns > :now",
+    "UPDATE exchange_indexes SET written_ns = :now WHERE written_ns > :now",
     "UPDATE objects SET due_ns = :now, failed_ns = :now WHERE failed_ns > :now",
 )
 

@@ -2,7 +2,8 @@
 
 A download goes into a `.part` file that is renamed when it is whole and durable; the object's id is its name.
 Its length and SHA-256 go into the ledger, and are checked before anything of it is forwarded. Beside it lies
-the index of its exchanges (`.exchanges`); if that is missing or damaged, the object is indexed again.
+the index of its exchanges (`.exchanges`), which stays when the object is done: attempts in later objects of
+its collection need it.
 
 The digests of a collection-hour say which of its records are committed: 8 bytes a record, in one sorted file.
 New digests are kept in memory, above a limit in temporary sorted runs, and merged into the file when their
@@ -17,11 +18,13 @@ import os
 import re
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import compress, groupby, islice
 from mmap import ACCESS_READ, mmap
 from typing import BinaryIO
+
+from msgspec import Struct
 
 from faillog_otel.clock import hour_text
 from faillog_otel.errors import LedgerBroken, NoRoom
@@ -65,11 +68,24 @@ class NotWhole(Exception):
 class Download:
     """An object that is being downloaded, and the index of its exchanges. The caller sets `is_whole`."""
 
-    def __init__(self, content: ChecksummedFile, exchanges: BinaryIO) -> None:
+    def __init__(self, content: ChecksummedFile, exchanges: ChecksummedFile) -> None:
         self.content = content
         self.exchanges = exchanges
-        """If it stays empty, the object gets no index."""
-        self.is_whole = False
+        """Its index, if the caller sets `has_index`."""
+        self.is_whole = self.has_index = False
+
+
+class IndexFile(Struct, frozen=True):
+    """The file of an object's exchange index: its bytes, and their SHA-256 in hexadecimal."""
+
+    bytes: int
+    sha256: str
+
+
+class SavedIndex(IndexFile, frozen=True):
+    """An exchange index that counts for an object; `object` is the id of the one that it was made from."""
+
+    object: int
 
 
 class Spool:
@@ -88,12 +104,12 @@ class Spool:
         parts = [f"{name}{PART}" for name in names]
         try:
             with (
-                os.fdopen(self._folder.create(parts[0]), "wb") as exchanges,
+                ChecksummedFile(self._folder.create(parts[0])) as exchanges,
                 ChecksummedFile(self._folder.create(parts[1])) as content,
             ):
                 download = Download(content, exchanges)
                 yield download
-                is_wanted = download.is_whole and exchanges.tell() > 0, download.is_whole
+                is_wanted = download.is_whole and download.has_index, download.is_whole
                 for file in compress((exchanges, content), is_wanted):
                     file.flush()
                     make_durable(file.fileno())
@@ -127,6 +143,17 @@ class Spool:
         except (OSError, StrangeEntry):
             return None
 
+    @contextmanager
+    def rebuilt_index(self, number: int) -> Iterator[ChecksummedFile]:
+        """Yields a file that replaces an object's index on leaving. Raises NoRoom, LedgerBroken."""
+        try:
+            with self._folder.replacement(f"{number}{INDEX}") as file:
+                yield file
+        except OSError as error:
+            if is_disk_full(error):
+                raise NoRoom(f"{self._folder.path}: disk full") from None
+            raise LedgerBroken(f"{self._folder.path / str(number)}: {error.strerror}") from None
+
     def check(
         self, file: BinaryIO, length: int | None, sha256: str | None, goes_on: Callable[[], bool]
     ) -> bool:
@@ -150,15 +177,19 @@ class Spool:
         return True
 
     def drop(self, number: int) -> None:
-        """Removes an object that is done, and its index."""
-        self._drop(f"{number}{INDEX}", str(number))
+        """Removes an object that is done."""
+        self._drop(str(number))
 
-    def clean(self, wanted: Collection[int]) -> None:
-        """Removes our files except those of the objects in `wanted`. Raises LedgerBroken.
+    def drop_index(self, number: int) -> None:
+        """Removes the index of an object."""
+        self._drop(f"{number}{INDEX}")
+
+    def clean(self, objects: Iterable[int], indexes: Iterable[int]) -> None:
+        """Removes our files except these objects, and the indexes of these objects. Raises LedgerBroken.
 
         Warns of all other entries, and leaves them alone.
         """
-        kept = {f"{number}{end}" for number in wanted for end in ("", INDEX)}
+        kept = {str(number) for number in objects} | {f"{number}{INDEX}" for number in indexes}
         try:
             for name in self._folder.our_files(_SPOOL_NAMES):
                 if name not in kept:

@@ -120,6 +120,8 @@ class WireEncoder:
             shared.append(encoded_reason.attributes)
         if is_shifted:
             shared.append(SHIFTED)
+        if context.message_count is not None:
+            shared.append(self._parts.batch(context.message_count))
         own = own_values(event)
         encoded = _encoded(own)
         trace_id, span_id = rules.ids(event, origin, destination.route)

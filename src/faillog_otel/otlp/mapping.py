@@ -43,6 +43,7 @@ from faillog_otel.otlp.rules import (
     KindRules,
     Origin,
     ReasonFields,
+    batch_attributes,
     destination_fields,
     link_flags,
     occurred_suffix,
@@ -221,6 +222,7 @@ def map_event(event: Event, context: RecordContext, config: MappingConfig) -> Ma
         *outcome.after_url,
         *of_reason.attributes,
         *(TIME_SHIFTED if is_shifted else ()),
+        *batch_attributes(context.message_count),
         *present(*zip(OWN, own, strict=True)),
     ]
     trace_id, span_id = rules.ids(event, origin, destination.route)

@@ -19,6 +19,7 @@ from faillog_otel.otlp.rules import (
     TIME_SHIFTED,
     KindRules,
     Varying,
+    batch_attributes,
     destination_fields,
     outcome_fields,
     reason_fields,
@@ -113,6 +114,8 @@ class SharedParts:
         self._remembered_outcome = lru_cache(MAX_OUTCOMES)(self._outcome)
         self._remembered_reason = lru_cache(MAX_REASONS)(self._reason)
         self._remembered_url = lru_cache(MAX_REASONS)(self._url)
+        self.batch = lru_cache(MAX_REASONS)(_batch)
+        """Returns the attribute for the number of messages of an exchange."""
 
     def destination(
         self, rules: KindRules, verb: str, routing: Routing, *, is_short: bool
@@ -176,6 +179,10 @@ class SharedParts:
 
     def _url(self, url: str) -> EncodedAttributes:
         return _encode(url_attributes(url, self._config))
+
+
+def _batch(message_count: int) -> EncodedAttributes:
+    return _encode(batch_attributes(message_count))
 
 
 def _length(values: Iterable[object]) -> int:

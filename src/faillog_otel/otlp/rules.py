@@ -272,6 +272,11 @@ def url_attributes(url: str, config: MappingConfig) -> Attributes:
 TIME_SHIFTED: Attributes = [("segment.time_shifted", True)]
 
 
+def batch_attributes(message_count: int | None) -> Attributes:
+    """Returns the attribute of an exchange whose number of attempts is known."""
+    return [] if message_count is None else [("messaging.batch.message_count", message_count)]
+
+
 # -- fields that depend on the kind ----------------------------------------------------------------------
 
 _METHODS = frozenset(

@@ -43,7 +43,8 @@ FAILURES_IN_A_ROW = 3
 FIRST_PAUSE_NS, MAX_PAUSE_NS = 60 * SECOND_NS, HOUR_NS
 """After failures in a row. An API that never answers costs about 30 requests on the first day, then 24."""
 SOON_NS = 75 * SECOND_NS
-"""How long a run with `--once` waits for a retry: a rate limit's window of a minute, and the jitter."""
+"""How long a run with `--once` waits for a retry, and an object for others of its hour: a rate limit's window
+of a minute, and the jitter."""
 NO_ROOM_NS = 10 * SECOND_NS
 TOKEN_NS = 10 * SECOND_NS
 """The pause before an unreadable token file is read again."""
@@ -379,6 +380,7 @@ class Fetcher:
         if 0 <= now_ns - self._tidied_ns < HOUR_NS:
             return
         self._tidied_ns = now_ns
+        self._ledger.drop_indexes(now_ns)
         if self._clock.is_agreed:
             self._ledger.note(AGREED, str(now_ns))
         if self._clock.is_checked:

@@ -5,17 +5,19 @@ This module reads records and puts them into batches; `batch` counts and commits
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from msgspec.structs import replace
 
 from faillog_otel.config import DeliveryConfig, Signal
-from faillog_otel.errors import LedgerBroken
+from faillog_otel.errors import InputError, LedgerBroken
 from faillog_otel.events.decode import decode
 from faillog_otel.events.kept_record import Entry, KeptContext, read_entry, write_entry
 from faillog_otel.events.model import JSON_LINES, BadRecord, Event, Form, Place, Survey
 from faillog_otel.inputs.exchange_index import ExchangeIndex
 from faillog_otel.inputs.files import ByteRange, InputFile, unpack
-from faillog_otel.inputs.formats import form_of, read_exchanges, read_groups
+from faillog_otel.inputs.formats import form_of, read_groups
+from faillog_otel.inputs.hash_table import TemporaryFileError
 from faillog_otel.inputs.json_stream import FROM_THE_START, Blank, Group, ReadPosition, Record
 from faillog_otel.ledger.results import Accounted, Kept, ResultSink
 from faillog_otel.ledger.spool import digest_of
@@ -81,22 +83,51 @@ class Forwarder:
         """Why results can no longer be committed, which ends reading; None while they can."""
         return self._batches.broken
 
+    def index(
+        self,
+        file: InputFile | ByteRange,
+        exchanges: ExchangeIndex,
+        *,
+        start: ReadPosition | None = None,
+        survey: Survey | None = None,
+    ) -> int:
+        """Adds a file's records to the index, for `forward`; returns the number of newlines.
+
+        `start` and `survey` are as for `forward`. Ends early if the run ends, or if the file cannot be read,
+        which `forward` reports. Raises TemporaryFileError if the index is not writable.
+        """
+        lines = 0
+
+        def counted() -> Iterator[bytes]:
+            nonlocal lines
+            for chunk in self._content(file, is_bare=start is not None):
+                lines += chunk.count(b"\n")
+                yield chunk
+
+        try:
+            form = self._form(file, start, survey)
+            exchanges.add_content(form, counted(), start or FROM_THE_START)
+        except TemporaryFileError:
+            raise
+        except (InputError, _Stopped):
+            pass
+        return lines
+
     def forward(
         self,
         file: InputFile | ByteRange,
         sink: ResultSink,
-        progress: Progress,
+        exchanges: ExchangeIndex,
         *,
+        progress: Progress = lambda _: None,
         start: ReadPosition | None = None,
         survey: Survey | None = None,
-        exchanges: ExchangeIndex | None = None,
     ) -> None:
         """Reads a file and sends its records; commits their results to `sink`.
 
-        `exchanges` is the index of the file's exchanges; without it, the file is read once more before, to be
-        indexed. With `start`, the file is a passage of uncompressed JSON Lines that begins there. With
-        `survey`, the file is read in the way in which its records were counted. `progress` receives the bytes
-        that are accounted for from now on. Several files can share a sink.
+        With `start`, the file is a passage of uncompressed JSON Lines that begins there. With `survey`, the
+        file is read in the way in which its records were counted. `progress` receives the bytes that are
+        accounted for from now on. Several files can share a sink.
 
         Raises InputError if the file cannot be read to its end; the records before are sent.
         """
@@ -105,24 +136,14 @@ class Forwarder:
         if self._sink is not sink:
             self._flush()
             self._sink, self._start, self._number = sink, sink.position, 0
-        index = exchanges or ExchangeIndex()
-        try:
-            self._file_max_content = survey.max_content_bytes if survey else self._max_content
-            form = survey.form if survey else JSON_LINES if start else form_of(self._content(file))
-            if exchanges is None:
-                for raw in read_exchanges(form, self._content(file)):
-                    index.add_record(raw)
+        with suppress(_Stopped):
+            form = self._form(file, start, survey)
             for group in self._groups(form, file, start):
                 if isinstance(group, Group):
-                    self._take_group(file.name, group, sink, index)
+                    self._take_group(file.name, group, sink, exchanges)
                 else:
-                    self._take(file.name, group, sink, index, is_line=form.kind == "lines")
+                    self._take(file.name, group, sink, exchanges, is_line=form.kind == "lines")
             self.stopped_at = None
-        except _Stopped:
-            pass
-        finally:
-            if exchanges is None:
-                index.close()
 
     def end(self, sink: ResultSink) -> None:
         """Ends a sink: its last result, which can be empty, has `is_last`."""
@@ -137,6 +158,11 @@ class Forwarder:
         self._batches.finish()
 
     # -- reading ---------------------------------------------------------------------------------------
+
+    def _form(self, file: InputFile | ByteRange, start: ReadPosition | None, survey: Survey | None) -> Form:
+        """Returns the form of the file that is read from now on."""
+        self._file_max_content = survey.max_content_bytes if survey else self._max_content
+        return survey.form if survey else JSON_LINES if start else form_of(self._content(file))
 
     def _content(self, file: InputFile | ByteRange, *, is_bare: bool = False) -> Iterator[bytes]:
         chunks = file.chunks()

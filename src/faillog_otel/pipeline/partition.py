@@ -1,22 +1,24 @@
 """Divides a run's files into partitions, and queues them for workers in the order of the files.
 
 A large file of JSON Lines is partitioned at newlines, so that a crash of a worker costs little and all
-workers end at about the same time. All of it is indexed before its first partition is forwarded: an attempt
-and its exchange can be in different ranges. Small files together are one partition. A file is open until its
-last partition is assigned, and is opened again if a worker crashes.
+workers end at about the same time. Small files together are one partition. All partitions are indexed before
+the first one is forwarded: an attempt and its exchange can be in different files. A file is closed while no
+worker needs it, and opened again.
 """
 
-import tempfile
-from collections import deque
+import os
+import stat
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import suppress
+from pathlib import Path
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from faillog_otel.errors import InputError
 from faillog_otel.events.model import JSON_LINES
 from faillog_otel.inputs.exchange_index import ExchangeIndex, Index, IndexPart
-from faillog_otel.inputs.files import InputFile, is_packed
+from faillog_otel.inputs.files import STDIN, InputFile, is_packed
 from faillog_otel.inputs.formats import form_of
 from faillog_otel.ledger.results import BatchResult
 
@@ -30,10 +32,13 @@ PARTS_PER_WORKER = 16
 MAX_FILES = 16
 """Small files in one partition: all of them are open at once."""
 
+_START_BYTES = 16
+"""Of a file: enough to tell whether it is compressed."""
+
 RESERVED_DESCRIPTORS = 40
 """File descriptors for everything but workers and input files: libraries, connections, kept files."""
-DESCRIPTORS_PER_WORKER = 3
-"""In the parent process: the socket, and the indexes of two partitioned files."""
+DESCRIPTORS_PER_WORKER = 1
+"""In the parent process: the socket."""
 MIN_OPEN_FILES = 4
 MAX_OPEN_FILES = 256
 """Pipes are copied, and the copies stay open until they are read."""
@@ -53,6 +58,20 @@ def max_open_files(descriptors: int, workers: int) -> int:
 def part_bytes(length: int, workers: int) -> int:
     """Returns the size of the partitions of a file, in bytes."""
     return min(max(length // (workers * PARTS_PER_WORKER), MIN_BYTES), MAX_BYTES)
+
+
+def number_of_parts(path: str) -> tuple[int, int]:
+    """Returns the maximum number of partitions of a file, and its bytes; (0, 0) if they are unknown."""
+    if path == STDIN:
+        return 0, 0
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116  # PATHs are texts as typed
+            return 0, 0
+        with Path(path).open("rb") as file:
+            length = os.fstat(file.fileno()).st_size
+            return (1 if is_packed(file.read(_START_BYTES)) else max(1, length // MIN_BYTES)), length
+    except OSError:
+        return 1, 0  # reading it reports the error
 
 
 def cuts(length: int, size: int, line_after: Callable[[int], int]) -> Iterator[tuple[int, int]]:
@@ -86,10 +105,8 @@ class Source:
     def __init__(self, path: str, file: InputFile) -> None:
         self.path = path
         self.file = file
-        self.undone = self.unassigned = self.unread = 1
-        """Partitions that are not done, not assigned to a worker, and not read to their end by a worker."""
-        self.index: tuple[Index, int] | None = None
-        """The index of its exchanges, and the descriptor of the file with its hash tables."""
+        self.undone = self.unassigned = 0
+        """Partitions that are not done, and not assigned to a worker."""
 
 
 class Partition(Struct, kw_only=True, eq=False):
@@ -120,65 +137,51 @@ class Partition(Struct, kw_only=True, eq=False):
 
 
 class IndexTask(Struct, eq=False):
-    """The index of a range of a partitioned file, which a worker builds."""
+    """The index of one or more pieces, which a worker builds; they are a partition afterwards."""
 
-    partitioned: "PartitionedFile"
     number: int
+    pieces: list[Piece]
+    sources: list[Source]
+    lines: list[int] = field(default_factory=list)
+    """The number of lines of each piece, once they are indexed."""
     crashes: int = 0
 
     def name(self) -> str:
         """Returns its name for messages."""
-        return self.partitioned.source.file.name
-
-    def piece(self) -> Piece:
-        """Returns the range."""
-        return self.partitioned.range(self.number)
+        return self.pieces[0].name
 
 
-class PartitionedFile:
-    """A file in ranges: first each of them is indexed, then each is forwarded as a partition."""
+class RunIndex:
+    """The exchange index of all files of a run."""
 
-    def __init__(self, source: Source, ranges: list[tuple[int, int]]) -> None:
-        self.source = source
-        self._ranges = ranges
+    def __init__(self) -> None:
+        self._exchanges = ExchangeIndex()
+        self._early: dict[int, IndexPart | None] = {}
         self._merged = 0
-        self._early: dict[int, tuple[int, IndexPart]] = {}
-        self._lines = [0]
-        self._file = tempfile.TemporaryFile(prefix="faillog-")  # noqa: SIM115  # until close()
-        self._exchanges = ExchangeIndex(file=self._file)
-        self.tasks = deque(IndexTask(self, number) for number in range(len(ranges)))
 
-    def add_index(self, number: int, lines: int, index: IndexPart) -> bool:
-        """Adds the index of a range and its number of lines; returns whether the file's index is complete.
+    def add(self, number: int, part: IndexPart | None) -> None:
+        """Adds a part; None if its files could not be read. Raises TemporaryFileError.
 
-        Merges in the order of the file, because the first exchange with an id counts. Raises OSError.
+        Merges the parts in the order of their numbers, because the first answer of an exchange counts.
         """
-        self._early[number] = lines, index
-        while (found := self._early.pop(self._merged, None)) is not None:
-            self._exchanges.merge(found[1])
-            self._lines.append(self._lines[-1] + found[0])
+        self._early[number] = part
+        while self._merged in self._early:
+            if found := self._early.pop(self._merged):
+                self._exchanges.merge(found)
             self._merged += 1
-        if self._merged < len(self._ranges):
-            return False
-        self.source.index = self._exchanges.write_out(), self._file.fileno()
-        return True
 
-    def pieces(self) -> list[Piece]:
-        """Returns the ranges, once the index is complete."""
-        name = self.source.file.name
-        return [Piece(name, *each, lines) for each, lines in zip(self._ranges, self._lines, strict=False)]
-
-    def range(self, number: int) -> Piece:
-        """Returns a range that is to be indexed."""
-        return Piece(self.source.file.name, *self._ranges[number], 0)
+    def shared(self) -> tuple[Index, list[int]]:
+        """Returns the index, and the descriptor of its file if it has one."""
+        index, file = self._exchanges.shared(), self._exchanges.file
+        return index, [file.fileno()] if file else []
 
     def close(self) -> None:
-        """Removes the index."""
+        """Removes the file."""
         self._exchanges.close()
 
 
 class WorkQueue:
-    """The tasks of a run, in the order of the files."""
+    """The tasks of a run, in the order of the files: first its index, then its partitions."""
 
     def __init__(
         self,
@@ -195,76 +198,74 @@ class WorkQueue:
         """Why files could not be read, for people."""
         self.is_exhausted = False
         """Whether only tasks that were put back are left."""
+        self.index: tuple[Index, list[int]] | None = None
+        """The index of all files, and the descriptor of its file if it has one; None until it is complete."""
         self._open_file = open_file
         self._workers = workers
         self._whole = whole
         self._size = size
-        self._max_open_files = max_open_files
-        self._max_group = min(MAX_FILES, max_open_files - 1)  # the next file is open, too
+        self._max_group = max(1, min(MAX_FILES, max_open_files - 1))  # the next file is open, too
         self._tasks: deque[Partition | IndexTask] = deque()
-        self._indexing: PartitionedFile | None = None
-        self._partitioned: dict[Source, PartitionedFile] = {}
+        self._has_partitions = False
+        """Whether all files are indexed, or given up."""
+        self._planned: list[IndexTask] = []
         self._open: set[Source] = set()
-        self._number = 0
+        self._run_index = RunIndex()
+        self._indexed = 0
+        """Index tasks that are done or given up."""
         self._groups = self._grouped(iter(paths))
 
     def next(self) -> Partition | IndexTask | None:
         """Returns the next task; None while there is none. Raises Interrupted."""
-        while not self._tasks:
-            if self._indexing is not None:  # not all ranges are indexed
-                return None
-            if self._open_files() + self._max_group > self._max_open_files:  # copies of pipes
-                return None
+        while not self._tasks and not self._has_partitions:
             group = next(self._groups, None)
-            if group is None:
-                self.is_exhausted = True
+            if group is not None:
+                self._plan(group)
+            elif self._indexed == len(self._planned):
+                self._add_partitions()
+            else:  # workers still index
                 return None
-            self._plan(group)
-        return self._tasks.popleft()
+        self.is_exhausted = self._has_partitions and not self._tasks
+        return self._tasks.popleft() if self._tasks else None
 
-    def add_index(self, task: IndexTask, lines: int, index: IndexPart) -> None:
-        """Adds the index that a worker built; the last one of a file makes its partitions available."""
-        partitioned = task.partitioned
-        if partitioned is not self._indexing:
-            return
+    def add_index(self, task: IndexTask, lines: list[int], part: IndexPart) -> None:
+        """Adds the index that a worker built, and the number of lines of each piece."""
+        task.lines = lines
+        self._add_part(task, part)
+
+    def _add_part(self, task: IndexTask, part: IndexPart | None) -> None:
+        self._indexed += 1
         try:
-            if not partitioned.add_index(task.number, lines, index):
-                return
-            pieces = partitioned.pieces()
-        except OSError:  # the disk is full: one worker indexes and forwards the whole file
-            self._drop_index(partitioned)
-            pieces = [Piece(partitioned.source.file.name, 0, partitioned.source.file.length)]
-        self._indexing = None
-        source = partitioned.source
-        source.undone = source.unassigned = source.unread = len(pieces)
-        for piece in pieces:
-            self._add_partition([piece], [source])
+            self._run_index.add(task.number, part)
+        except InputError as error:
+            self._abandon(error)
+
+    def _abandon(self, error: InputError) -> None:
+        """Reads nothing of all files: the index cannot be written."""
+        self.problems.append(str(error))
+        self.close()
+        self._tasks.clear()
+        self._planned.clear()
+        self._groups = iter(())
+        self._has_partitions = True
 
     def put_back(self, task: Partition | IndexTask) -> None:
         """Makes a task the next one."""
         self._tasks.appendleft(task)
 
     def give_up(self, task: IndexTask, why: str) -> None:
-        """Reads nothing of a file that could not be indexed."""
-        if task.partitioned is self._indexing:
-            self.problems.append(why)
-            self._drop_index(task.partitioned)
-            self._indexing = None
-            self.mark_done(task.partitioned.source)
+        """Reads nothing of files that could not be indexed."""
+        self.problems.append(why)
+        for source in task.sources:
+            self._close(source)
+        self._add_part(task, None)
 
-    def mark_assigned(self, partition: Partition) -> None:
-        """Notes that a worker has the partition, with descriptors of its own."""
-        for source in partition.sources:
-            source.unassigned -= 1
-            if source.unassigned <= 0:
+    def mark_assigned(self, task: Partition | IndexTask) -> None:
+        """Notes that a worker has the task, with descriptors of its own."""
+        for source in task.sources:
+            source.unassigned -= isinstance(task, Partition)
+            if isinstance(task, IndexTask) or source.unassigned <= 0:
                 source.file.release()
-
-    def mark_read(self, partition: Partition) -> None:
-        """Notes that a worker has read the partition to its end: it is not assigned again."""
-        for source in partition.sources:
-            source.unread -= 1
-            if source.unread <= 0 and (partitioned := self._partitioned.pop(source, None)):
-                partitioned.close()
 
     def mark_done(self, source: Source) -> None:
         """Notes that a partition of this file is done."""
@@ -276,20 +277,11 @@ class WorkQueue:
         """Closes all files."""
         for source in tuple(self._open):
             self._close(source)
-
-    def _open_files(self) -> int:
-        return sum(source.file.is_open for source in self._open)
+        self._run_index.close()
 
     def _close(self, source: Source) -> None:
         self._open.discard(source)
         source.file.close()
-        if partitioned := self._partitioned.pop(source, None):
-            partitioned.close()
-
-    def _drop_index(self, partitioned: PartitionedFile) -> None:
-        self._tasks = deque(task for task in self._tasks if isinstance(task, Partition))
-        del self._partitioned[partitioned.source]
-        partitioned.close()
 
     def _grouped(self, paths: Iterator[str]) -> Iterator[list[Source]]:
         """Yields the files that are one partition together, or one large file."""
@@ -318,20 +310,26 @@ class WorkQueue:
             yield group
 
     def _plan(self, group: list[Source]) -> None:
+        """Adds the tasks that index these files."""
         source, file = group[0], group[0].file
+        ranges: list[tuple[int, int]] = []
         if len(group) == 1 and source.path not in self._whole:
             try:
                 ranges = self._ranges(file)
             except InputError as error:
                 self.problems.append(str(error))
-                self.mark_done(source)
+                self._close(source)
                 return
-            if len(ranges) > 1:
-                with suppress(OSError):  # there is no temporary file for the index
-                    self._indexing = self._partitioned[source] = PartitionedFile(source, ranges)
-                    self._tasks += self._indexing.tasks
-                    return
-        self._add_partition([Piece(each.file.name, 0, each.file.length) for each in group], group)
+        if len(ranges) > 1:
+            for start, end in ranges:
+                self._add_index_task([Piece(file.name, start, end, 0)], group)
+        else:
+            self._add_index_task([Piece(each.file.name, 0, each.file.length) for each in group], group)
+
+    def _add_index_task(self, pieces: list[Piece], sources: list[Source]) -> None:
+        task = IndexTask(len(self._planned), pieces, sources)
+        self._planned.append(task)
+        self._tasks.append(task)
 
     def _ranges(self, file: InputFile) -> list[tuple[int, int]]:
         size = self._size or part_bytes(file.length, self._workers)
@@ -339,6 +337,22 @@ class WorkQueue:
             return []
         return list(cuts(file.length, size, file.line_after))
 
-    def _add_partition(self, pieces: list[Piece], sources: list[Source]) -> None:
-        self._tasks.append(Partition(number=self._number, pieces=pieces, sources=sources))
-        self._number += 1
+    def _add_partitions(self) -> None:
+        """Makes the partitions available: the pieces that were indexed, with the lines before each."""
+        self._has_partitions = True
+        self.index = self._run_index.shared()
+        lines: Counter[Source] = Counter()
+        for task in self._planned:
+            if not self._open.issuperset(task.sources):  # given up
+                continue
+            first = task.sources[0]
+            pieces = [
+                piece if piece.lines is None else replace(piece, lines=lines[first]) for piece in task.pieces
+            ]
+            lines[first] += sum(task.lines)
+            for source in task.sources:
+                source.undone += 1
+                source.unassigned += 1
+            number = len(self._tasks)
+            self._tasks.append(Partition(number=number, pieces=pieces, sources=task.sources))
+        self._planned.clear()

@@ -11,15 +11,14 @@ from msgspec.structs import replace
 
 from faillog_otel.clock import HOUR_NS, SECOND_NS, Clock, hour_text
 from faillog_otel.errors import InputError
-from faillog_otel.events.decode import may_be_exchange
 from faillog_otel.events.model import Survey
 from faillog_otel.files import StrangeEntry
 from faillog_otel.inputs.exchange_index import ExchangeIndex
 from faillog_otel.inputs.files import ByteRange, unpack
 from faillog_otel.inputs.formats import form_and_content, read_groups
 from faillog_otel.inputs.json_stream import Blank, Group
-from faillog_otel.ledger import Cause, Content, Ledger, Listed
-from faillog_otel.ledger.spool import Download, NotWhole, Spool
+from faillog_otel.ledger import MAX_INDEX_BYTES, Cause, Content, Ledger, Listed
+from faillog_otel.ledger.spool import Download, IndexFile, NotWhole, Spool
 from faillog_otel.segment import api
 from faillog_otel.segment.api import SegmentApi
 from faillog_otel.segment.download import (
@@ -137,8 +136,6 @@ def _rate_limit(answered: api.ApiAnswer, quota: Quota, now_ns: int) -> RateLimit
 
 INDEX_MEMORY_BYTES = 16 * 1024 * 1024
 """Of an exchange index that is built while another thread forwards."""
-MAX_INDEX_BYTES = 128 * 1024 * 1024
-"""An object with a larger index (more than ten million exchanges) is indexed when it is forwarded."""
 
 
 class Downloads:
@@ -211,7 +208,11 @@ class Downloads:
         self.failed_in_a_row += not listed.has_failed  # retries of one object say nothing about the others
 
     def _survey(self, download: Download, length: int) -> Content:
-        """Counts the records of an object and indexes its exchanges in one pass. Raises NotWhole, OSError."""
+        """Counts the records of an object and indexes its exchanges in one pass. Raises NotWhole, OSError.
+
+        An index of more than `MAX_INDEX_BYTES` (five million exchanges) is not saved: the object is indexed
+        again when it is forwarded, and other objects do not find its answers.
+        """
         file, saved = download.content, download.exchanges
         file.flush()
         raw = ByteRange(file.fileno(), "its spool file", 0, length)
@@ -226,17 +227,17 @@ class Downloads:
                 raws = group.raws if isinstance(group, Group) else [] if group.bad else [group.raw]
                 records += len(raws) or 1
                 if exchanges is not None:
-                    for record in filter(may_be_exchange, raws):
-                        exchanges.add_record(record)
+                    exchanges.add_records(raws)
                     if exchanges.size > MAX_INDEX_BYTES:
                         exchanges = None
         except InputError as error:
             raise NotWhole(str(error)) from None
-        if exchanges is None:
-            saved.seek(0)
-            saved.truncate()
-        else:
-            exchanges.save(saved, file.sha256, length)
+        index = None
+        if exchanges is not None and not exchanges.is_empty:
+            exchanges.save(saved)
+            index = IndexFile(saved.tell(), saved.sha256)
+        download.has_index = index is not None
         if form.kind == "lines":
             lines = records + blank
-        return Content(lines, blank, records, file.sha256, Survey(form, self._max_content))
+        survey = Survey(form, self._max_content, is_indexed=exchanges is not None)
+        return Content(lines, blank, records, file.sha256, survey, index)

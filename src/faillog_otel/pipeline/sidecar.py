@@ -15,12 +15,13 @@ from typing import BinaryIO, Protocol
 
 from faillog_otel.clock import RETENTION_NS, SECOND_NS, Clock, hour_of, hour_text
 from faillog_otel.errors import InputError, Interrupted, LedgerBroken, NoRoom
-from faillog_otel.inputs.exchange_index import ExchangeIndex, UnusableIndex
+from faillog_otel.inputs.exchange_index import ExchangeIndex
 from faillog_otel.inputs.files import ByteRange, Interruptible
 from faillog_otel.ledger import Ledger, Spooled
 from faillog_otel.ledger.sinks import ObjectSink, ShownObjectSink
 from faillog_otel.ledger.spool import NotWhole, Spool
 from faillog_otel.ledger.state_dir import RoomWait, with_remedy
+from faillog_otel.pipeline.collection_index import CollectionIndexes
 from faillog_otel.pipeline.fetcher import SOON_NS, Fetcher
 from faillog_otel.pipeline.forwarder import Forwarder, Progress
 from faillog_otel.telemetry import NO_HEARTBEAT, Heartbeat
@@ -86,6 +87,7 @@ class Sidecar:
         self._spool = spool
         self._fetcher = fetcher
         self._forwarder = forwarder
+        self._indexes = CollectionIndexes(ledger, spool, self._index)
         self._clock = clock
         self._interruptible = interruptible
         self._is_stopping = is_stopping
@@ -114,7 +116,7 @@ class Sidecar:
                 if self._is_over() and not self._once:
                     break
                 try:
-                    spooled = None if self._is_over() else self._ledger.next_spooled(self.shown)
+                    spooled = None if self._is_over() else self._next_spooled(fetched=fetched)
                     if spooled is not None:
                         self._forward(spooled)
                         continue
@@ -132,6 +134,12 @@ class Sidecar:
             raise self._bug
 
     # -- forwarding ----------------------------------------------------------------------------------------
+
+    def _next_spooled(self, *, fetched: bool) -> Spooled | None:
+        """Returns the next object; waits for objects of its hour that can be downloaded soon."""
+        is_downloading = not fetched and self._fetcher.lacks_room is None
+        soon_ns = self._clock.now_ns() + SOON_NS if is_downloading else None
+        return self._ledger.next_spooled(self.shown, soon_ns=soon_ns)
 
     def _forward(self, spooled: Spooled) -> None:
         name = f"{spooled.collection}/{hour_text(spooled.hour)}{spooled.path}"
@@ -168,20 +176,18 @@ class Sidecar:
             has_room=self._room.succeeded,
         )
         is_done = is_read = False
-        exchanges = self._open_index(spooled, name)
         try:
+            exchanges = self._indexes.of(spooled, stores=not self.shows_only)
             size = os.fstat(file.fileno()).st_size
             with self._progress(size) as progress:
                 whole = ByteRange(file.fileno(), name, 0, size)
-                self._forwarder.forward(whole, sink, progress, survey=spooled.survey, exchanges=exchanges)
+                self._forwarder.forward(whole, sink, exchanges, progress=progress, survey=spooled.survey)
                 is_read = self._forwarder.stopped_at is None
                 self._forwarder.finish()
         except InputError as error:
             raise LedgerBroken(str(error)) from None
         finally:
             self.broken = self.broken or self._forwarder.broken
-            if exchanges is not None:
-                exchanges.close()
             is_done = sink.close(is_read=is_read and self.broken is None)
         if is_done and sink.position != spooled.records:
             self.has_unaccounted = True
@@ -193,18 +199,12 @@ class Sidecar:
             )
         return is_done
 
-    def _open_index(self, spooled: Spooled, name: str) -> ExchangeIndex | None:
-        """Returns the index of an object's exchanges; None if the object must be indexed again."""
-        if spooled.sha256 is None or spooled.length is None:  # version 0.1.0 downloaded it
-            return None
-        if (file := self._spool.open_index(spooled.id)) is None:
-            return None
-        try:
-            return ExchangeIndex.open(file, spooled.sha256, spooled.length)
-        except UnusableIndex as error:
-            file.close()
-            _log.info("%s: its exchange index %s; the object is indexed again", name, error)
-            return None
+    def _index(self, spooled: Spooled, exchanges: ExchangeIndex) -> None:
+        """Adds the exchanges of a spooled object to an index. Raises NotWhole, LedgerBroken."""
+        with self._spool.open(spooled.id) as file:
+            if self._spool.check(file, spooled.length, spooled.sha256, self._goes_on):
+                whole = ByteRange(file.fileno(), str(spooled.id), 0, os.fstat(file.fileno()).st_size)
+                self._forwarder.index(whole, exchanges, survey=spooled.survey)
 
     def _goes_on(self) -> bool:
         self._heartbeat.beat("forwarding")

@@ -10,7 +10,6 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -18,10 +17,8 @@ from msgspec import Struct, field
 
 from faillog_otel.config import FailOn, RunConfig, Secret
 from faillog_otel.errors import InputError
-from faillog_otel.events.model import JSON_LINES
 from faillog_otel.inputs.exchange_index import ExchangeIndex, Index, IndexPart
 from faillog_otel.inputs.files import ByteRange
-from faillog_otel.inputs.formats import read_exchanges
 from faillog_otel.inputs.json_stream import ReadPosition
 from faillog_otel.ledger.results import Accounted, BatchResult, Counts, Kept, Met
 from faillog_otel.otlp.delivery import Delivery
@@ -42,13 +39,13 @@ class Start(Struct, frozen=True, tag=True):
 
 
 class BuildIndex(Struct, frozen=True, tag=True):
-    """Index the exchanges in these lines, and count the lines."""
+    """Index the exchanges in these pieces, and count their lines; their files come with the message."""
 
-    piece: Piece
+    pieces: list[Piece]
 
 
 class UseIndex(Struct, frozen=True, tag=True):
-    """The index of a file's exchanges, for the following partitions; its file comes with the message."""
+    """The index of the run's exchanges, with its file if it has one. It precedes the first partition."""
 
     index: Index
 
@@ -87,9 +84,9 @@ class Ready(Struct, frozen=True, tag=True):
 
 
 class IndexBuilt(Struct, frozen=True, tag=True):
-    """The answer to BuildIndex: the number of lines, and the index of their exchanges."""
+    """The answer to BuildIndex: the number of lines of each piece, and the index of all."""
 
-    lines: int
+    lines: list[int]
     index: IndexPart
 
 
@@ -297,7 +294,7 @@ class Worker:
         self._delivery = delivery
         self._requests = requests
         self._stop = stop
-        self._exchanges: ExchangeIndex | None = None
+        self._exchanges = ExchangeIndex()
         self._orders: queue.SimpleQueue[tuple[Order, list[int]]] = queue.SimpleQueue()
 
     def run(self) -> None:
@@ -325,9 +322,8 @@ class Worker:
         while True:
             order, descriptors = self._orders.get()
             if isinstance(order, UseIndex):
-                if self._exchanges is not None:
-                    self._exchanges.close()
-                self._exchanges = ExchangeIndex.of(order.index, os.fdopen(descriptors[0], "rb"))
+                file = os.fdopen(descriptors[0], "rb") if descriptors else None
+                self._exchanges = ExchangeIndex.of(order.index, file)
             elif isinstance(order, Drain | Stop):
                 self._forwarder.finish()
                 self._careful.finish()
@@ -337,27 +333,19 @@ class Worker:
     def _carry_out(self, order: Order, descriptors: Sequence[int]) -> None:
         try:
             if isinstance(order, BuildIndex):
-                self._build_index(order.piece, descriptors[0])
+                self._build_index(order.pieces, descriptors)
             elif isinstance(order, Forward):
                 self._forward(order, descriptors)
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
 
-    def _build_index(self, piece: Piece, descriptor: int) -> None:
-        passage = ByteRange(descriptor, piece.name, piece.start, piece.end)
-        lines = 0
+    def _build_index(self, pieces: Sequence[Piece], descriptors: Sequence[int]) -> None:
         exchanges = ExchangeIndex(is_part=True)
-
-        def counted(chunk: bytes) -> bytes:
-            nonlocal lines
-            lines += chunk.count(b"\n")
-            return chunk
-
-        start = ReadPosition(offset=piece.start)
-        with suppress(InputError):  # reported when the partition is read
-            for raw in read_exchanges(JSON_LINES, map(counted, passage.chunks()), start):
-                exchanges.add_record(raw)
+        lines = []
+        for piece, descriptor in zip(pieces, descriptors, strict=True):
+            passage = ByteRange(descriptor, piece.name, piece.start, piece.end)
+            lines.append(self._forwarder.index(passage, exchanges, start=_start_of(piece)))
         self._send(IndexBuilt(lines, exchanges.part()))
 
     def _forward(self, order: Forward, descriptors: Sequence[int]) -> None:
@@ -365,11 +353,9 @@ class Worker:
         forwarder = self._careful if order.carefully else self._forwarder
         before = forwarder.counts.bytes_in
         for piece, descriptor in zip(order.pieces, descriptors, strict=True):
-            start = None if piece.lines is None else ReadPosition(piece.lines, piece.start)
-            exchanges = None if start is None else self._exchanges
             passage = ByteRange(descriptor, piece.name, piece.start, piece.end)
             try:
-                forwarder.forward(passage, sink, lambda _: None, start=start, exchanges=exchanges)
+                forwarder.forward(passage, sink, self._exchanges, start=_start_of(piece))
             except InputError as error:
                 sink.problems.append(str(error))
             sink.stopped_at.append(forwarder.stopped_at)
@@ -398,3 +384,8 @@ class Worker:
 
     def _send(self, report: Report) -> None:
         self._channel.send(encode(report))
+
+
+def _start_of(piece: Piece) -> ReadPosition | None:
+    """Returns where the lines of a piece begin; None for a whole file in any form."""
+    return None if piece.lines is None else ReadPosition(piece.lines, piece.start)

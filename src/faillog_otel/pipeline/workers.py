@@ -62,7 +62,7 @@ class _Worker:
         self.sent = Sent()
         self.parts: deque[Partition] = deque()
         self.index_task: IndexTask | None = None
-        self.source: Source | None = None
+        self.has_index = False
         self.has_reported = False
         self.is_ready = False
         self.is_draining = True
@@ -211,9 +211,7 @@ class Workers:
     def _assign(self, worker: _Worker, task: Partition | IndexTask) -> None:
         if isinstance(task, IndexTask):
             worker.index_task = task
-            worker.order(BuildIndex(task.piece()), [task.partitioned.source.file.fileno()])
-            return
-        if task.number >= self._next_number:
+        elif task.number >= self._next_number:
             self._next_number = task.number + 1
             self._parts.append(task)
         try:
@@ -222,14 +220,17 @@ class Workers:
             worker.is_ready = True
             self._give_up(task, str(error))
             return
+        if isinstance(task, IndexTask):
+            worker.order(BuildIndex(task.pieces), descriptors)
+            self._work.mark_assigned(task)
+            return
         worker.parts.append(task)
         for piece, each in zip(task.pieces, task.sources, strict=True):
             self._lengths[each.path] = each.file.length
             self._read_pieces.setdefault(each.path, {})[piece.start] = (piece.end, piece.start)
-        source = task.sources[0]
-        if source.index is not None and worker.source is not source:
-            worker.source = source
-            worker.order(UseIndex(source.index[0]), [source.index[1]])
+        if not worker.has_index and self._work.index is not None:
+            worker.has_index = True
+            worker.order(UseIndex(self._work.index[0]), self._work.index[1])
         order = Forward(task.number, task.pieces, task.position, carefully=task.crashes > 0)
         worker.order(order, descriptors)
         self._work.mark_assigned(task)
@@ -292,7 +293,6 @@ class Workers:
         if report.is_last:
             part.is_done = True
             worker.parts.remove(part)
-            self._work.mark_read(part)
             self.problems += report.problems
             for piece, source, stopped_at in zip(part.pieces, part.sources, report.stopped_at, strict=False):
                 self._read_pieces[source.path][piece.start] = (piece.end, stopped_at)

@@ -3,18 +3,21 @@
 Events are mapped as in a run. An explanation never contains a value that was redacted.
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, nullcontext
+from typing import Any, BinaryIO
 
 from msgspec import Struct
 
 from faillog_otel.config import Bodies, MappingConfig
+from faillog_otel.errors import InputError
 from faillog_otel.events.decode import decode
 from faillog_otel.events.kept_record import read_entry
 from faillog_otel.events.model import BadRecord, Event, Place, RecordContext
 from faillog_otel.inputs.exchange_index import ExchangeIndex
 from faillog_otel.inputs.files import InputFile, unpack
 from faillog_otel.inputs.formats import form_of, read_records
+from faillog_otel.inputs.hash_table import TemporaryFileError
 from faillog_otel.inputs.json_stream import Record
 from faillog_otel.otlp.attributes import (
     MAX_EXTRAS,
@@ -147,34 +150,54 @@ def _is_longer(body: Any, max_bytes: int) -> bool:
 
 
 def preview(
-    file: InputFile, config: MappingConfig, reference_ns: int, max_content_bytes: int
-) -> Iterator[tuple[Place, Explanation | BadRecord]]:
-    """Yields each record of a file with its place, explained; or why it would be quarantined.
+    paths: Sequence[str],
+    stdin: BinaryIO,
+    config: MappingConfig,
+    reference_ns: int,
+    max_content_bytes: int,
+) -> Iterator[tuple[Place, Explanation | BadRecord] | InputError]:
+    """Yields each record of the files with its place, explained; or why it would be quarantined.
 
     Reads and maps as a run does, without effects. An entry of a kept file is explained as the record in it.
-    Raises InputError.
+    Also yields the errors of files that cannot be read to their ends.
     """
 
-    def content() -> Iterator[bytes]:
+    def content(file: InputFile) -> Iterator[bytes]:
         return unpack(file.chunks(), max_content_bytes)
 
-    exchanges = ExchangeIndex()
-    try:
-        form = form_of(content())
-        for each in read_records(form, content()):
-            if isinstance(each, Record):
-                exchanges.add_record(each.raw)
-        for each in read_records(form, content()):
-            if not isinstance(each, Record):
+    with ExitStack() as stack:
+        exchanges = stack.enter_context(closing(ExchangeIndex()))
+        files = []
+        for path in paths:
+            try:
+                files.append(stack.enter_context(InputFile(path, stdin, nullcontext)))
+            except InputError as error:
+                yield error
                 continue
-            place = Place(file.name, each.line, each.offset)
-            entry = read_entry(each.raw)
-            raw = each.raw if entry is None else entry.record() or b""
-            event = each.bad or decode(raw)
-            if isinstance(event, BadRecord):
-                yield place, event
-            else:
-                learned = exchanges.context_of(event, reference_ns)
-                yield place, explain(event, entry.context if entry and entry.context else learned, config)
-    finally:
-        exchanges.close()
+            try:
+                exchanges.add_content(form_of(content(files[-1])), content(files[-1]))
+            except TemporaryFileError as error:
+                yield error
+                return
+            except InputError:  # the second pass yields it
+                pass
+        for file in files:
+            try:
+                for each in read_records(form_of(content(file)), content(file)):
+                    if isinstance(each, Record):
+                        yield _previewed(file.name, each, exchanges, config, reference_ns)
+            except InputError as error:
+                yield error
+
+
+def _previewed(
+    name: str, record: Record, exchanges: ExchangeIndex, config: MappingConfig, reference_ns: int
+) -> tuple[Place, Explanation | BadRecord]:
+    entry = read_entry(record.raw)
+    raw = record.raw if entry is None else entry.record() or b""
+    event = record.bad or decode(raw)
+    place = Place(name, record.line, record.offset)
+    if isinstance(event, BadRecord):
+        return place, event
+    learned = exchanges.context_of(event, reference_ns)
+    return place, explain(event, entry.context if entry and entry.context else learned, config)

@@ -12,8 +12,10 @@ from msgspec import Struct
 from faillog_otel.clock import HOUR_NS, RETENTION_NS, SECOND_NS, hour_of, hour_text, time_text
 from faillog_otel.config import SegmentConfig
 from faillog_otel.errors import ConfigError
+from faillog_otel.files import PART
 from faillog_otel.ledger import HOURS_KEPT_NS, Hour, LedgerReader, MissingObject, Totals
 from faillog_otel.ledger.facts import as_last_run, asked_since_ns, refused_until_ns, wanted_since_ns
+from faillog_otel.ledger.spool import INDEX
 from faillog_otel.ledger.state_dir import StateFolder
 from faillog_otel.segment.quota import Quota
 from faillog_otel.segment.schedule import LAST_CALL_NS, ScheduleConfig, collection_created_ns, plan
@@ -210,6 +212,8 @@ class Sizes(Struct, frozen=True):
 
     ledger: int
     spool: int
+    indexes: int
+    """Of exchanges; they are files of the spool, and not counted in `spool`."""
     digests: int
 
 
@@ -280,6 +284,8 @@ def status(
         collections=polled, since_ns=since_ns, until_ns=until_ns, created_ns=born, asked_since_ns=asked_ns
     )
     names = only or list(dict.fromkeys((*polled, *seen)))
+    spooled = {path.name: _size(path) for path in folder.spool_path.glob("*")}
+    indexes = sum(size for name, size in spooled.items() if name.removesuffix(PART).endswith(INDEX))
     return Status(
         state_dir=str(folder.path),
         now=time_text(now_ns),
@@ -310,7 +316,8 @@ def status(
         lost=sum(each.lost for known in seen.values() for each in known.values()),
         bytes=Sizes(
             ledger=sum(map(_size, folder.path.glob(f"{folder.ledger.name}*"))),
-            spool=sum(map(_size, folder.spool_path.glob("*"))),
+            spool=sum(spooled.values()) - indexes,
+            indexes=indexes,
             digests=sum(map(_size, folder.digests_path.glob("*"))),
         ),
         missed_per_day=plan(now_ns, kept, quota, schedule).missed_per_day,

@@ -80,7 +80,8 @@ def status_text(found: Status) -> Iterator[str]:
     sizes = found.bytes
     yield line(
         "on disk",
-        f"ledger {_bytes(sizes.ledger)}, spool {_bytes(sizes.spool)}, digests {_bytes(sizes.digests)}",
+        f"ledger {_bytes(sizes.ledger)}, spool {_bytes(sizes.spool)}, exchange indexes"
+        f" {_bytes(sizes.indexes)}, digests {_bytes(sizes.digests)}",
     )
     yield from missed_text(found.missed_per_day)
     for name, covered in found.collections.items():
@@ -222,6 +223,7 @@ def audit_text(found: Audit) -> Iterator[str]:
         yield line("lines", f"{sums.lines} = {of_lines} records of JSON Lines + {sums.blank} blank")
         yield line("objects", f"{sums.objects}; {counted(found.spooled_files, 'file')} in the spool")
         yield line("quarantine", "1 entry" if sums.kept == 1 else f"{sums.kept} entries")
+        yield line("indexes", counted(found.index_files, "file"))
         yield line("digests", counted(found.digests_files, "file"))
     if found.holds:
         yield line("result", "no problems found", "green")

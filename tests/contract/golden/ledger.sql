@@ -1,7 +1,21 @@
--- version 3
+-- version 4
 -- migration 1: SHA-256 1d9f2fcacc98863dde39cd9992f7c6f9919fab042f63d1aee01017bbfe803197
 -- migration 2: SHA-256 efb6868e07730383ad440a2c6494e4e16dab1744054d6bf112c3ebbe3809f082
 -- migration 3: SHA-256 23663e6b465c0a93ee08d32c6f9c40df07501a76594991c5efaacab999c622c7
+-- migration 4: SHA-256 9453b8ddc8218250301a336354851faa20ae61a1b67752e17f6b752058f3269c
+
+CREATE TABLE exchange_indexes (  -- one for each object with exchanges or attempts, also after it is done
+    number INTEGER PRIMARY KEY AUTOINCREMENT,  -- in the order in which they were written
+    object INTEGER NOT NULL UNIQUE,  -- the name of its file is that of the object with `.exchanges`
+    collection TEXT NOT NULL,
+    hour INTEGER NOT NULL CHECK (hour BETWEEN 0 AND 70000000),
+    path TEXT NOT NULL,  -- of the object: a later version of it replaces this index
+    bytes INTEGER NOT NULL CHECK (bytes > 0),
+    sha256 TEXT NOT NULL,
+    written_ns INTEGER NOT NULL
+) STRICT
+
+CREATE INDEX exchange_indexes_by_collection ON exchange_indexes (collection, number)
 
 CREATE TABLE facts (  -- what is known of Segment besides, and since when hours are wanted
     name TEXT PRIMARY KEY,
@@ -66,7 +80,7 @@ CREATE TABLE "objects" (
     rejected INTEGER NOT NULL DEFAULT 0,
     quarantined INTEGER NOT NULL DEFAULT 0,
     duplicate INTEGER NOT NULL DEFAULT 0,
-    time_shifted INTEGER NOT NULL DEFAULT 0,
+    time_shifted INTEGER NOT NULL DEFAULT 0, indexes_to INTEGER,
     CHECK (min(lines, blank, records, exported, rejected, quarantined, duplicate, time_shifted) >= 0),
     CHECK (position = exported + rejected + quarantined + duplicate),
     CHECK (lines = records + blank OR (lines = 0 AND blank = 0))

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.events import ABSENT, ROUTED, TIMES, attempt, error, event, exchange
 
-from faillog_otel.events.decode import answer_of, decode, may_be_exchange
+from faillog_otel.events.decode import answer_of, decode, read_heads
 from faillog_otel.events.model import (
+    ATTEMPT,
     AttemptProperties,
     BadRecord,
     ErrorProperties,
@@ -224,13 +225,40 @@ def test_a_reason_inside_the_response_is_found_and_stays_where_it_is() -> None:
     assert found.extras == {"responseFromDestination": {"error": "ETIMEDOUT"}}
 
 
-@pytest.mark.parametrize("name", ["Destination Exchange Logged", "Delivery Exchange Logged"])
-def test_the_survey_finds_every_spelling_of_an_exchange(name: str) -> None:
-    """The survey searches raw bytes for exchanges, and JSON may escape any letter of their name."""
-    raw = exchange().replace(b"Destination Exchange Logged", name.encode())
-    assert may_be_exchange(raw)
-    assert may_be_exchange(raw.replace(b"Logged", b"\\u004cogged"))
-    assert not may_be_exchange(attempt())
+ORDINARY = (
+    attempt(destinationExchangeId="x"),
+    attempt(),
+    exchange(),
+    exchange().replace(b"Destination Exchange Logged", b"Delivery Exchange Logged"),
+    exchange().replace(b"Logged", b"\\u004cogged"),
+    error(),
+    attempt().replace(b'"v1"', b'"v2"'),
+    b'{"reason":"invalid_json","raw":"Delivery Attempt Logged"}',
+)
+UNUSUAL = (
+    attempt(destinationExchangeId=5),
+    attempt().replace(b'"properties":{', b'"properties":[],"x":{'),
+    b'{"event":5}',
+    b"5",
+    b"{}{}",
+    b'{"event":',
+    b'"Delivery Attempt Logged"}',
+    b'{"event":"Delivery Attempt Logged","x":"\xff"}',
+    b"[" * 2000,
+    b"",
+)
+
+
+@given(st.lists(st.sampled_from(ORDINARY) | st.sampled_from(UNUSUAL), max_size=6))
+def test_the_head_of_a_record_tells_its_kind_and_its_exchange(raws: list[bytes]) -> None:
+    """Of an unusual record it tells nothing; what `decode` refuses has no kind to compare."""
+    for raw, head in zip(raws, read_heads(raws), strict=True):
+        event = decode(raw)
+        if head is not None and isinstance(event, Event):
+            assert head.kind is event.kind
+            if event.kind is ATTEMPT:
+                assert head.exchange_id == event.properties.destination_exchange_id
+        assert head is not None or raw in UNUSUAL
 
 
 JSON = st.recursive(

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import random
 import resource
 import tempfile
 import tracemalloc
@@ -17,9 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.events import attempt, exchange
 
+from faillog_otel import propagation
 from faillog_otel.errors import InputError
 from faillog_otel.events.decode import decode
 from faillog_otel.events.model import ExchangeAnswer, Reason
+from faillog_otel.files import ChecksummedFile
 from faillog_otel.inputs.exchange_index import MAX_REASONS_BYTES, ExchangeIndex, UnusableIndex
 
 ANSWERS = st.builds(
@@ -64,8 +65,7 @@ def test_what_is_learned_in_parts_and_asked_elsewhere_is_the_same(
                 whole.add(digest(key), answer)
                 partial.add(digest(key), answer)
             learned.merge(partial.part())
-        index = learned.write_out()
-        there = ExchangeIndex.of(index, os.fdopen(os.dup(file.fileno()), "rb"), memory_bytes_there)
+        there = ExchangeIndex.of(learned.shared(), os.fdopen(os.dup(file.fileno()), "rb"), memory_bytes_there)
         for key in range(60):
             assert there.find(digest(key)) == whole.find(digest(key))
         there.close()
@@ -96,20 +96,25 @@ def test_a_key_across_two_entries_is_not_found() -> None:
     assert exchanges.find(bytes(32)) == ExchangeAnswer(500, None)
 
 
-def test_an_exchange_takes_at_most_14_bytes_and_32_while_they_are_put_in_order() -> None:
-    keys = random.Random(1)
+def test_an_exchange_takes_24_bytes_and_60_while_they_are_put_in_order() -> None:
+    """With its number of attempts; and some KiB for the places of the buckets."""
+    number = 50_000
     exchanges, answer = ExchangeIndex(), ExchangeAnswer(500, Reason("Internal Server Error"))
+    keys = [propagation.exchange_digest(str(each)) for each in range(number)]
+    heads = [attempt(destinationExchangeId=str(each)) for each in range(number)]
     tracemalloc.start()
     try:
-        for _ in range(200_000):
-            exchanges.add(keys.randbytes(32), answer)
-        added, _ = tracemalloc.get_traced_memory()
+        for key, head in zip(keys, heads, strict=True):
+            exchanges.add(key, answer)
+            exchanges.add_records([head])
         assert exchanges.find(bytes(32)) is None
+        assert exchanges.count(bytes(32)) == 0
         held, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert max(added, held) / 200_000 <= 14
-    assert most / 200_000 <= 32
+    assert exchanges.size == number * 24
+    assert held / number <= 30
+    assert most / number <= 60
 
 
 def test_past_its_memory_it_goes_on_in_a_file() -> None:
@@ -133,8 +138,6 @@ def test_an_index_that_was_searched_refuses_additions() -> None:
     assert exchanges.find(digest(2)) is None
     with pytest.raises(ValueError, match="frozen"):
         exchanges.add(digest(2), ExchangeAnswer(500, None))
-    with pytest.raises(ValueError, match="frozen"):
-        exchanges.write_out()
 
 
 def test_without_a_folder_for_its_file_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,14 +170,19 @@ def test_more_distinct_reasons_than_there_is_room_for_leave_the_status(size: int
 
 # -- saved indexes ---------------------------------------------------------------------------------------
 
-SHA256, LENGTH = "ab" * 32, 1234
+
+def checksummed(file: BinaryIO) -> ChecksummedFile:
+    """The same file, to be written from its start."""
+    return ChecksummedFile(os.dup(file.fileno()))
 
 
-def saved(file: BinaryIO, added: Iterable[tuple[int, ExchangeAnswer]], memory_bytes: int = 10**6) -> None:
-    exchanges = ExchangeIndex(memory_bytes, file=file)
-    for key, answer in added:
-        exchanges.add(digest(key), answer)
-    exchanges.save(file, SHA256, LENGTH)
+def saved(file: BinaryIO, added: Iterable[tuple[int, ExchangeAnswer]], memory_bytes: int = 10**6) -> str:
+    with checksummed(file) as there:
+        exchanges = ExchangeIndex(memory_bytes, file=there)
+        for key, answer in added:
+            exchanges.add(digest(key), answer)
+        exchanges.save(there)
+        return there.sha256
 
 
 def reopened(file: BinaryIO) -> BinaryIO:
@@ -194,8 +202,8 @@ def test_a_saved_index_finds_the_same_answers(
     for key, answer in added:
         whole.add(digest(key), answer)
     with tempfile.TemporaryFile() as file:
-        saved(file, added, memory_bytes)
-        opened = ExchangeIndex.open(reopened(file), SHA256, LENGTH, memory_bytes_there)
+        sha256 = saved(file, added, memory_bytes)
+        opened = ExchangeIndex.open(reopened(file), sha256, memory_bytes_there)
         for key in range(60):
             assert opened.find(digest(key)) == whole.find(digest(key))
         opened.close()
@@ -206,10 +214,11 @@ def test_a_saved_index_finds_the_trace_contexts_in_request_bodies() -> None:
     raw = exchange(destinationExchangeId="x", requestToDestination={"body": json.dumps(body)})
     event = decode(attempt(destinationExchangeId="x", messageId="m"))
     with tempfile.TemporaryFile() as file:
-        exchanges = ExchangeIndex(file=file)
-        exchanges.add_record(raw)
-        exchanges.save(file, SHA256, LENGTH)
-        with closing(ExchangeIndex.open(reopened(file), SHA256, LENGTH)) as opened:
+        with checksummed(file) as there:
+            exchanges = ExchangeIndex(file=there)
+            exchanges.add_records([raw])
+            exchanges.save(there)
+        with closing(ExchangeIndex.open(reopened(file), there.sha256)) as opened:
             assert opened.context_of(event, 0).traceparent == f"00-{'1' * 32}-{'2' * 16}-01"
 
 
@@ -217,7 +226,7 @@ def test_a_saved_index_finds_the_trace_contexts_in_request_bodies() -> None:
 def test_a_damaged_index_is_refused(data: st.DataObject) -> None:
     """A changed byte at any place, or any number of bytes missing at the end, or more of them."""
     with tempfile.TemporaryFile() as file:
-        saved(file, [(n, ExchangeAnswer(500, Reason(f"reason {n % 7}"))) for n in range(30)])
+        sha256 = saved(file, [(n, ExchangeAnswer(500, Reason(f"reason {n % 7}"))) for n in range(30)])
         file.seek(0)
         content = bytearray(file.read())
         way = data.draw(st.sampled_from(["change", "cut", "append"]))
@@ -233,24 +242,86 @@ def test_a_damaged_index_is_refused(data: st.DataObject) -> None:
         file.write(content)
         file.flush()
         with reopened(file) as there, pytest.raises(UnusableIndex):
-            ExchangeIndex.open(there, SHA256, LENGTH)
-
-
-@pytest.mark.parametrize("other", [("cd" * 32, LENGTH), (SHA256, LENGTH + 1)])
-def test_the_index_of_another_object_is_refused(other: tuple[str, int]) -> None:
-    with tempfile.TemporaryFile() as file:
-        saved(file, [(1, ExchangeAnswer(500, None))])
-        with reopened(file) as there, pytest.raises(UnusableIndex, match="another object"):
-            ExchangeIndex.open(there, *other)
+            ExchangeIndex.open(there, sha256)
 
 
 def test_an_index_of_another_version_is_refused() -> None:
     with tempfile.TemporaryFile() as file:
         saved(file, [(1, ExchangeAnswer(500, None))])
         file.seek(0)
-        content = file.read().replace(b"exchange index 1", b"exchange index 2")
+        content = file.read().replace(b"exchange index 2", b"exchange index 3")
         file.seek(0)
         file.write(content)
         file.flush()
         with reopened(file) as there, pytest.raises(UnusableIndex, match="another version"):
-            ExchangeIndex.open(there, SHA256, LENGTH)
+            ExchangeIndex.open(there, hashlib.sha256(content).hexdigest())
+
+
+# -- joined indexes --------------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.integers(0, 50), ANSWERS)), max_size=5),
+    st.sampled_from([20, 200, 10**6]),
+    st.sampled_from([20, 10**6]),
+)
+def test_joined_indexes_find_the_first_answer_of_all(
+    parts: list[list[tuple[int, ExchangeAnswer]]], memory_bytes: int, memory_bytes_there: int
+) -> None:
+    whole, each = ExchangeIndex(), [ExchangeIndex(memory_bytes) for _ in parts]
+    for part, index in zip(parts, each, strict=True):
+        for key, answer in part:
+            whole.add(digest(key), answer)
+            index.add(digest(key), answer)
+    joined = ExchangeIndex.joined(each, memory_bytes_there)
+    for index in each:
+        index.close()
+    for key in range(60):
+        assert joined.find(digest(key)) == whole.find(digest(key))
+    joined.close()
+
+
+# -- numbers of attempts ---------------------------------------------------------------------------------
+
+IDS = st.sampled_from(["a", "b", "c", None])
+
+
+@given(st.lists(st.lists(IDS, max_size=10), min_size=1, max_size=4), st.sampled_from([20, 10**6]))
+def test_the_attempts_of_an_exchange_are_counted_wherever_they_are(
+    parts: list[list[str | None]], memory_bytes: int
+) -> None:
+    """In one index, in the parts that workers built, and in joined indexes."""
+    whole, merged, alone = ExchangeIndex(memory_bytes), ExchangeIndex(memory_bytes), list[ExchangeIndex]()
+    for part in parts:
+        records = [attempt(destinationExchangeId=each) if each else attempt() for each in part]
+        whole.add_records(records)
+        partial = ExchangeIndex(is_part=True)
+        partial.add_records(records)
+        merged.merge(partial.part())
+        alone.append(ExchangeIndex(memory_bytes))
+        alone[-1].add_records(records)
+    joined = ExchangeIndex.joined(alone)
+    for index in alone:
+        index.close()
+    for index in (whole, merged, joined):
+        for name in ("a", "b", "c", "d"):
+            event = decode(exchange(destinationExchangeId=name))
+            number = sum(part.count(name) for part in parts)
+            assert index.context_of(event, 0).message_count == (number or None)
+        index.close()
+
+
+def test_an_attempt_counts_however_its_json_is_written() -> None:
+    plain = attempt(destinationExchangeId="x")
+    records = [
+        plain,
+        plain.replace(b"Logged", b"\\u004cogged"),
+        plain.replace(b'"destinationExchangeId"', b'"destinationExchange\\u0049d"'),
+        json.dumps(json.loads(plain), indent=1).encode(),
+        plain.replace(b'"v1"', b'"v2"'),  # an event of an unknown version is no attempt
+        plain.replace(b'"x"', b'["x"]'),
+        plain[:-1],
+    ]
+    index = ExchangeIndex()
+    index.add_records(records)
+    assert index.context_of(decode(exchange(destinationExchangeId="x")), 0).message_count == 4

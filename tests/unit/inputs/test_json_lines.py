@@ -10,9 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from support.file_formats import zstd
 
-from faillog_otel.events.decode import EXCHANGE_MARKS, may_be_exchange
 from faillog_otel.inputs.files import PIECE_BYTES, unpack
-from faillog_otel.inputs.formats import lines_with, split_lines
+from faillog_otel.inputs.formats import split_lines
 from faillog_otel.inputs.json_stream import MAX_KEPT_BYTES, MAX_RECORD_BYTES, Blank, Record
 
 CHUNKS = st.lists(st.sampled_from([b"a", b"\n", b"bc", b"\r\n", b" ", b"", b"\n\n"]))
@@ -181,24 +180,3 @@ def test_lines_before_a_cut_are_all_there() -> None:
 def test_a_file_that_unpacks_to_much_comes_in_pieces() -> None:
     for packed in (gzip.compress(bytes(8 * 1024 * 1024)), zstd.compress(bytes(8 * 1024 * 1024))):
         assert max(map(len, unpack([packed]))) <= PIECE_BYTES
-
-
-PIECES = st.sampled_from(
-    (b"\n", b"\r\n", b" ", b"\xef\xbb\xbf", b"Exchange Logged", b"\\u", b"\\", b"Exchange", b"a", b"\\\\")
-)
-
-
-@given(st.lists(PIECES, max_size=40).map(b"".join), st.integers(1, 50))
-def test_the_lines_that_hold_a_mark_are_found_however_the_content_is_cut(content: bytes, size: int) -> None:
-    chunks = [content[at : at + size] for at in range(0, len(content), size)]
-    expected = [
-        line.raw for line in split_lines([content]) if isinstance(line, Record) and may_be_exchange(line.raw)
-    ]
-    assert list(lines_with(*EXCHANGE_MARKS, chunks)) == expected
-
-
-def test_a_line_that_is_too_long_is_passed_over_and_the_next_one_is_found() -> None:
-    long = [b"Exchange Logged", *[b"x" * (1024 * 1024)] * 17, b"Exchange Logged"]
-    for lines in (long, [b"".join(long)]):
-        content = [b"Exchange Logged 1\n", *lines, b"\nExchange Logged 2"]
-        assert list(lines_with(*EXCHANGE_MARKS, content)) == [b"Exchange Logged 1", b"Exchange Logged 2"]

@@ -27,7 +27,7 @@ def test_a_ledger_of_version_1_keeps_its_counts(tmp_path: Path) -> None:
             old.execute("INSERT INTO past VALUES ('c', -1, 1, 0, 0, 7, 6, 0, 1, 0)")
             old.execute("PRAGMA user_version = 1")
         ledger = open_ledger(folder)
-        assert ledger.schema_versions() == (3, 3)
+        assert ledger.schema_versions() == (4, 4)
         assert ledger.totals() == Totals(12, 11, 0, 1, 0, 0)
         assert ledger.time_shifted() == 0
         ledger.close()

@@ -64,7 +64,7 @@ def object_(tmp_path: Path) -> Iterator[CountedRange]:
 
 
 def forwarded(
-    object_: CountedRange, folder: Path, exchanges: ExchangeIndex | None = None, position: int = 0
+    object_: CountedRange, folder: Path, exchanges: ExchangeIndex, position: int = 0
 ) -> tuple[list[bytes], Sink]:
     """The log records and spans, and the sink with the results."""
     with (
@@ -80,7 +80,7 @@ def forwarded(
             is_stopping=lambda: False,
         )
         sink = Sink(seen, position)
-        forwarder.forward(object_, sink, lambda _: None, survey=SURVEY, exchanges=exchanges)
+        forwarder.forward(object_, sink, exchanges, survey=SURVEY)
         forwarder.finish()
         sent = [each.SerializeToString(deterministic=True) for each in [*receiver.logs(), *receiver.spans()]]
     return sent, sink
@@ -88,18 +88,15 @@ def forwarded(
 
 def index() -> ExchangeIndex:
     exchanges = ExchangeIndex()
-    exchanges.add_record(EXCHANGE)
+    exchanges.add_records([EXCHANGE])
     return exchanges
 
 
 def test_an_object_with_an_index_is_read_once(object_: CountedRange, tmp_path: Path) -> None:
     """The survey has read it before: it is unpacked twice in all."""
-    with_index, _ = forwarded(object_, tmp_path, index())
+    sent, _ = forwarded(object_, tmp_path, index())
     assert object_.passes == 1
-    without, _ = forwarded(object_, tmp_path)
-    assert object_.passes == 3
-    assert with_index == without
-    assert len(with_index) > 4
+    assert len(sent) > 4
 
 
 def test_a_resumed_object_is_read_once_and_knows_the_records_before(tmp_path: Path) -> None:
