@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import pytest
 from support.collector import ROOT
+from support.demo_answers import demo_share
 from support.program import run_program
 
 from faillog_otel import __version__
@@ -44,6 +45,15 @@ def test_the_demo_polls_through_trouble_and_shows_traces_status_and_audit(tmp_pa
     assert f"{quarantined} are in the quarantine" in shown
     assert f"The records form {trees} trees" in shown
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nearly_all_attempts_of_the_demo_carry_the_status_of_their_exchange(tmp_path: Path) -> None:
+    found = demo_share(run_program("demo", "--all", cwd=tmp_path).stdout.decode())
+    assert found.shown.keys() == found.true.keys()
+    wrong = {attempt: status for attempt, status in found.shown.items() if status != found.true[attempt]}
+    assert set(wrong.values()) <= {None}
+    assert len(found.due) > 300
+    assert found.share >= 0.99
 
 
 def test_the_demo_shows_some_traces(tmp_path: Path) -> None:

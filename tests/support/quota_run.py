@@ -67,7 +67,7 @@ class QuotaRun:
     def readable(self, since_ns: int, until_ns: int) -> set[str]:
         """The records that could be downloaded, of hours that began in between, by their ids."""
         return {
-            _uid(record.raw)
+            record_uid(record.raw)
             for hour in range(hour_of(since_ns) + 1, hour_of(until_ns))
             for stored in self.segment.world.objects(
                 self.collection, hour, (hour + COMPLETE_AFTER_HOURS) * HOUR_NS
@@ -135,6 +135,7 @@ def ago(hours: float) -> str:
     return time_text(START_NS - int(hours * HOUR_NS))
 
 
-def _uid(raw: bytes) -> str:
+def record_uid(raw: bytes) -> str:
+    """The `log.record.uid` of a record, by the formula of docs/concepts/ids.md."""
     name = EVENT_NAMES[json.loads(raw)["event"]]
     return hashlib.sha256(name.encode() + b"\n" + raw).hexdigest()[:32]
