@@ -434,6 +434,7 @@ FAST_UNITS = (
                 "dXNlcjpwYXNz",
                 "1.2.3.4-",
                 "AKIA" * 5,
+                "sk-",
             ),
         ],
         FAST_UNITS,
