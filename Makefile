@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadgroup
 
 .PHONY: demo help test test-slow test-all lint format docs requirements collector backends e2e-backends \
-  e2e-backends-quick screenshot matrix coverage bench bench-quick memory fuzz redaction-figures crashes campaign \
+  e2e-backends-quick screenshot matrix coverage bench bench-quick bench-page memory fuzz redaction-figures crashes campaign \
   slow clean
 
 demo: .venv/package ## Poll a simulated Segment for a day, and show what arrived
@@ -76,12 +76,15 @@ screenshot: .venv/installed .venv/browser ## The README's picture: a trace in ot
 docs: .venv/installed .venv/docs ## Build the documentation site into build/site; a broken link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-bench: .venv/installed ## Compare with the Collector and the SDK on the same file; memory, lengths, start-up
+bench: .venv/installed ## Compare with the Collector and the SDK, by shape and length of the file
 	PYTHONPATH=tests $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
-bench-quick: .venv/installed ## The same with small files, once: a minute or two
+bench-quick: .venv/installed ## The same with small files, once: three minutes
 	PYTHONPATH=tests $(BIN)/python -m benchmarks --events 20000 --shape-events 20000 --rounds 1 --lengths 20000 60000 --requests 200 \
 	  $(BENCH_ARGS)
+
+bench-page: .venv/installed ## Put the figures of the last `make bench` into the documentation
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.page build/bench/bench.json
 
 memory: .venv/installed ## Peak memory for files of different lengths
 	PYTHONPATH=tests $(BIN)/python -m benchmarks --parts lengths --lengths 20000 200000 1000000

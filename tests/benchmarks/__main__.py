@@ -1,13 +1,14 @@
 """`make bench`: shapes of files, the contest, the sink's own limit, stages, long files, start-up.
 
-Prints what was found; writes `bench.json` and, of a contest, `bench.svg` into a folder after each part. The
-machine should have nothing else to do: its load is written down with each run, and a warning says so.
+Prints tables; writes `bench.json` and, with shapes, `bench.svg` into a folder. `python -m benchmarks.page`
+puts them into the documentation. The machine should do nothing else: its load is recorded with each run, and
+a warning says if it is high.
 """
 
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -16,15 +17,14 @@ from support.building import CannotBuild
 from support.program import PROGRAM
 
 from benchmarks import contestants as field
-from benchmarks.contest import SHORT_EVENTS, Lost, Score, compete, measure
+from benchmarks.contest import SHORT_EVENTS, Course, Lost, compete, measure
 from benchmarks.counting_sink import build_sink, limit_of
 from benchmarks.in_process import Stages, ready_request
 from benchmarks.length import lengths
-from benchmarks.make_file import Made, make_mix
 from benchmarks.picture import picture
-from benchmarks.ratios import median_ratio
-from benchmarks.results import ROUTES, Results, ShapeScore, lines, this_machine, write
-from benchmarks.shapes import SHAPES, Shape, make_shape
+from benchmarks.results import Results, ShapeResult, this_machine, write
+from benchmarks.shapes import ROUTES, SHAPES, Shape, make_shape
+from benchmarks.tables import lines
 
 PARTS = ("shapes", "contest", "sink", "stages", "lengths", "start")
 _BUSY = 0.5
@@ -37,14 +37,14 @@ def main() -> None:
     chosen.folder.mkdir(parents=True, exist_ok=True)
     results = Results(this_machine())
     if results.machine.load > _BUSY:
-        _say(f"the machine is at work already (load {results.machine.load:.1f}): numbers will be rough")
+        _say(f"other programs are running (load {results.machine.load:.1f}): the figures will be rough")
     try:
         for part in chosen.parts:
             _PARTS[part](results, chosen)
             write(results, chosen.folder / "bench.json")
     except (Lost, CannotBuild) as error:
         sys.exit(str(error))
-    if results.scores:
+    if results.shapes:
         (chosen.folder / "bench.svg").write_text(picture(results), "utf-8")
     print("\n".join(lines(results)))
 
@@ -53,8 +53,9 @@ def _read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     add = parser.add_argument
     add("--events", type=_whole_batches, default=200_000, help="of the contestants' file")
-    add("--rounds", type=int, default=5)
+    add("--rounds", type=int, default=3)
     add("--shape-events", type=_whole_batches, default=100_000, help="of the file of each shape")
+    add("--shapes", nargs="+", choices=SHAPES, default=[*SHAPES], metavar="SHAPE", help="%(choices)s")
     add("--only", nargs="+", metavar="NAME", help="of the contestants: collector, 1-worker, sdk, ...")
     add("--parts", nargs="+", choices=PARTS, default=PARTS)
     add(
@@ -72,53 +73,42 @@ def _whole_batches(text: str) -> int:
     return number
 
 
+def _shapes(results: Results, chosen: argparse.Namespace) -> None:
+    everyone = {each.name: each for each in field.contestants()}
+    taking_part = [everyone[name] for name in (field.TUNED, field.ONE_WORKER, field.TWO_WORKERS)]
+    shapes = [SHAPES[name] for name in chosen.shapes]
+    with tempfile.TemporaryDirectory() as folder:
+        courses = [_course(Path(folder), shape, chosen.shape_events) for shape in shapes]
+        found = compete(taking_part, courses, sink=build_sink(), rounds=chosen.rounds, say=_say)
+    for shape, course, scores in zip(shapes, courses, found, strict=True):
+        made = course.made
+        results.shapes.append(ShapeResult(shape.name, shape.about, made.events, made.bytes, *scores))
+    results.shapes.sort(key=lambda each: -each.one.cpu_us_per_event)
+
+
 def _contest(results: Results, chosen: argparse.Namespace) -> None:
-    with_workers = field.has_workers()
-    if not with_workers:
-        _say("this version has no --workers: two workers do not take part")
-    everyone = field.contestants(with_workers=with_workers)
+    everyone = field.contestants()
     names = chosen.only or [each.name for each in everyone]
     if unknown := set(names) - {each.name for each in everyone}:
         sys.exit(f"no such contestant: {', '.join(sorted(unknown))}")
     taking_part = [each for each in everyone if each.name in names]
     with tempfile.TemporaryDirectory() as folder:
-        made = make_mix(Path(folder, "events"), chosen.events)
-        short = make_mix(Path(folder, "short"), SHORT_EVENTS)
-        results.events, results.bytes = made.events, made.bytes
-        results.scores = compete(taking_part, made, short, sink=build_sink(), rounds=chosen.rounds, say=_say)
+        course = _course(Path(folder), SHAPES[ROUTES], chosen.events)
+        results.events, results.bytes = course.made.events, course.made.bytes
+        (results.scores,) = compete(taking_part, [course], sink=build_sink(), rounds=chosen.rounds, say=_say)
 
 
-def _shapes(results: Results, chosen: argparse.Namespace) -> None:
-    names = {field.TUNED, field.ONE_WORKER, field.TWO_WORKERS}
-    taking_part = [each for each in field.contestants(with_workers=True) if each.name in names]
-    for shape in SHAPES.values():
-        _say(f"shape {shape.name}")
-        with tempfile.TemporaryDirectory() as folder:
-            made = make_shape(Path(folder, "events"), shape, chosen.shape_events)
-            short = make_shape(Path(folder, "short"), shape, SHORT_EVENTS)
-            scores = compete(taking_part, made, short, sink=build_sink(), rounds=chosen.rounds, say=_say)
-        results.shapes.append(_shape_score(shape, made, {each.name: each for each in scores}))
-    results.shapes.sort(key=lambda each: -each.cpu_us_per_event)
-
-
-def _shape_score(shape: Shape, made: Made, scores: Mapping[str, Score]) -> ShapeScore:
-    collector, one, two = (scores[name] for name in (field.TUNED, field.ONE_WORKER, field.TWO_WORKERS))
-    return ShapeScore(
-        shape.name,
-        shape.about,
-        one.events_per_second,
-        one.cpu_us_per_event,
-        one.cpu_us_per_event * made.events / (made.events + made.spans),
-        one.peak_bytes,
-        median_ratio(collector.seconds, one.seconds),
-        median_ratio(collector.seconds, two.seconds),
-        collector.cpu_us_per_event,
+def _course(folder: Path, shape: Shape, events: int) -> Course:
+    _say(f"making the file {shape.name}")
+    return Course(
+        make_shape(folder / shape.name, shape, events),
+        make_shape(folder / f"{shape.name}-short", shape, SHORT_EVENTS),
     )
 
 
 def _sink(results: Results, chosen: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        request = ready_request(make_mix(Path(folder, "events"), _BLASTED_RECORDS).path)
+        request = ready_request(make_shape(Path(folder, "events"), SHAPES[ROUTES], _BLASTED_RECORDS).path)
     for protocol in ("http/protobuf", "grpc"):
         _say(f"the sink alone, {protocol}")
         limit = limit_of(build_sink(), protocol, request, _BLASTED_RECORDS, chosen.requests)
@@ -136,8 +126,7 @@ def _stages(results: Results, chosen: argparse.Namespace) -> None:
 
 
 def _lengths(results: Results, chosen: argparse.Namespace) -> None:
-    one = field.one_worker(with_workers=field.has_workers())
-    for each in lengths(one, sorted(chosen.lengths), build_sink()):
+    for each in lengths(field.one_worker(), sorted(chosen.lengths), build_sink()):
         _say(f"{each.events:,} events: {each.seconds:.1f} s")
         results.lengths.append(each)
 

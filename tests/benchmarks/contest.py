@@ -1,15 +1,16 @@
-"""Contestants in turns over the same file, each into a fresh sink; medians, and ratios pair by pair.
+"""Contestants take turns over the same files, each into a fresh sink; the results are medians.
 
-How a run is measured. The clock starts with the process. For a program that ends it stops when that has
-ended; for the Collector, which goes on waiting for more, when the sink has acknowledged the last request:
-the sink is asked once, and answers when nothing has come for a while, so nobody asks while others work.
-CPU seconds are user and system time of the whole process and those it waited for. In each round each
-contestant also runs over a short file; the median of these runs is taken off both figures before they are
-compared. So starting and ending, and the Collector's waits for a file to be found and for a batch to be full,
-count for nobody, and a rate is that of the events by which the file is longer than the short one. Both hold
-whole batches of the Collector's, so that it waits for none at the end.
-A run that does not deliver what the file holds ends the benchmark, except that the SDK's processors may
-drop: how much is a part of the result.
+How a run is measured. The clock starts with the process. For a program that ends, it stops when that has
+ended; for the Collector, which waits for more, when the sink has acknowledged the last request: the sink is
+asked once, and answers when all records have come, or nothing for a while, so nobody asks while others work.
+CPU seconds are user and system time of the process and of the children that it waited for. In each round each
+contestant also runs over a short file; the median of these runs is subtracted from both figures. So starting
+and ending, and the Collector's waits for a file to be found and for a batch to be full, do not count, and a
+rate is that of the events by which the file is longer than the short one. Both hold whole batches of the
+Collector's, so that it waits for none at the end.
+
+A run that does not deliver what the file holds ends the benchmark; but the SDK's processors may drop: how
+much is a part of the result.
 """
 
 import os
@@ -17,6 +18,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -26,18 +28,25 @@ from support.program import environment
 
 from benchmarks.contestants import HERE, Contestant
 from benchmarks.counting_sink import Counts, Sink
-from benchmarks.make_file import Made
+from benchmarks.shapes import Made
 
 SHORT_EVENTS = 2_000
 """Events of the short file; files hold a multiple of it."""
-_QUIET_SECONDS = 1.5
-"""Longer than anybody pauses between two requests; who did would be found to have lost records."""
+_QUIET_SECONDS = 5
+"""Longer than the Collector pauses between two requests, also on a busy machine."""
 _LEAST_SECONDS = 1e-3
 """What is left of a run at least: a file that is hardly longer than the short one may seem to take less."""
 
 
 class Lost(Exception):
     """A contestant ended badly, or did not deliver what it had to; the message says what."""
+
+
+class Course(Struct, frozen=True):
+    """A file, and a short file of the same shape."""
+
+    made: Made
+    short: Made
 
 
 class Took(Struct, frozen=True):
@@ -75,6 +84,8 @@ class Score(Struct, frozen=True):
     """The median."""
     cpu_us_per_event: float
     """The median."""
+    cpu_us_per_record: float
+    """The median; a record is a log record or a span that was delivered."""
     peak_bytes: int
     """Of its largest process, in the worst run."""
     delivered: float
@@ -87,27 +98,30 @@ class Score(Struct, frozen=True):
 
 def compete(
     contestants: Sequence[Contestant],
-    made: Made,
-    short: Made,
+    courses: Sequence[Course],
     *,
     sink: Path,
     rounds: int,
     say: Callable[[str], object],
-) -> list[Score]:
-    """So many rounds; in each, every contestant over both files."""
-    shorts: dict[str, list[Run]] = {each.name: [] for each in contestants}
-    runs: dict[str, list[Run]] = {each.name: [] for each in contestants}
+) -> list[list[Score]]:
+    """Runs every contestant over every course in each round; returns the scores of each course."""
+    pairs = list(product(courses, contestants))
+    shorts: list[list[Run]] = [[] for _ in pairs]
+    runs: list[list[Run]] = [[] for _ in pairs]
     for number in range(1, rounds + 1):
-        for each in contestants:
-            shorts[each.name].append(run_once(each, short, sink))
-            run = run_once(each, made, sink)
-            runs[each.name].append(run)
+        for (course, each), own_shorts, own_runs in zip(pairs, shorts, runs, strict=True):
+            own_shorts.append(run_once(each, course.short, sink))
+            own_runs.append(run := run_once(each, course.made, sink))
             say(
-                f"round {number}: {each.title}: {run.seconds:.2f} s, CPU {run.cpu_seconds:.2f} s,"
-                f" load {run.load:.1f}"
+                f"round {number}: {course.made.path.name}: {each.title}: {run.seconds:.2f} s,"
+                f" CPU {run.cpu_seconds:.2f} s, load {run.load:.1f}"
             )
-    extra = made.events - short.events
-    return [score(each, made, extra, shorts[each.name], runs[each.name]) for each in contestants]
+    scores = [
+        score(each, course, own_shorts, own_runs)
+        for (course, each), own_shorts, own_runs in zip(pairs, shorts, runs, strict=True)
+    ]
+    size = len(contestants)
+    return [scores[start : start + size] for start in range(0, len(scores), size)]
 
 
 def run_once(contestant: Contestant, made: Made, sink: Path) -> Run:
@@ -119,33 +133,35 @@ def run_once(contestant: Contestant, made: Made, sink: Path) -> Run:
             took = measure(command, made.path.parent, env)
             seconds, counts = took.seconds, counting.counts()
         else:
-            took, counts = _until_quiet(command, made.path.parent, env, counting)
+            took, counts = _until_quiet(command, made, env, counting)
             seconds = counts.last - took.started
     if wrong := contestant.wrong(made, counts):
         raise Lost(wrong)
     return Run(seconds, took.cpu_seconds, took.peak_bytes, counts, load)
 
 
-def score(
-    contestant: Contestant, made: Made, extra_events: int, shorts: Sequence[Run], runs: Sequence[Run]
-) -> Score:
-    """Takes off the runs what the short file took; `extra_events` are left."""
-    short = median(each.seconds for each in shorts)
-    short_cpu = median(each.cpu_seconds for each in shorts)
-    seconds = without(short, (each.seconds for each in runs))
-    cpu_seconds = without(short_cpu, (each.cpu_seconds for each in runs))
-    wanted = made.events + (made.spans if contestant.sends_spans else 0)
+def score(contestant: Contestant, course: Course, shorts: Sequence[Run], runs: Sequence[Run]) -> Score:
+    """Returns the medians of the runs, without what the short file took."""
+    made, short = course.made, course.short
+    short_seconds = median(each.seconds for each in shorts)
+    short_cpu_seconds = median(each.cpu_seconds for each in shorts)
+    seconds = without(short_seconds, (each.seconds for each in runs))
+    cpu_seconds = without(short_cpu_seconds, (each.cpu_seconds for each in runs))
+    events = made.events - short.events
+    delivered = min(each.counts.records for each in runs) / contestant.records_of(made)
+    records = (contestant.records_of(made) - contestant.records_of(short)) * delivered
     return Score(
         name=contestant.name,
         title=contestant.title,
-        short_seconds=short,
-        short_cpu_seconds=short_cpu,
+        short_seconds=short_seconds,
+        short_cpu_seconds=short_cpu_seconds,
         seconds=seconds,
         cpu_seconds=cpu_seconds,
-        events_per_second=extra_events / median(seconds),
-        cpu_us_per_event=median(cpu_seconds) / extra_events * 1e6,
+        events_per_second=events / median(seconds),
+        cpu_us_per_event=median(cpu_seconds) / events * 1e6,
+        cpu_us_per_record=median(cpu_seconds) / records * 1e6,
         peak_bytes=max(each.peak_bytes for each in runs),
-        delivered=min((each.counts.logs + each.counts.spans) / wanted for each in runs),
+        delivered=delivered,
         bytes_per_event=median(each.counts.bytes for each in runs) / made.events,
         sink_cpu_seconds=median(each.counts.cpu_seconds for each in runs),
         load=median(each.load for each in runs),
@@ -160,11 +176,11 @@ def measure(command: Sequence[str], folder: Path, env: dict[str, str]) -> Took:
 
 
 def _until_quiet(
-    command: Sequence[str], folder: Path, env: dict[str, str], counting: Sink
+    command: Sequence[str], made: Made, env: dict[str, str], counting: Sink
 ) -> tuple[Took, Counts]:
-    process, result, said = _start(command, folder, env)
+    process, result, said = _start(command, made.path.parent, env)
     try:
-        counts = counting.counts(_QUIET_SECONDS)
+        counts = counting.counts(_QUIET_SECONDS, made.events)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()

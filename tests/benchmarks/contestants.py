@@ -1,10 +1,9 @@
-"""Who is compared: the command of each, and what it must deliver of a file.
+"""The contestants: the command of each, and what it must deliver of a file.
 
 All read the same file and send to the same sink, without compression unless the name says otherwise. The
 Collector sends log records only; everyone else logs, spans and links.
 """
 
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,13 +13,13 @@ from msgspec import Struct
 from support.program import PROGRAM
 
 from benchmarks.counting_sink import Counts
-from benchmarks.make_file import Made
+from benchmarks.shapes import Made
 
 HERE = Path(__file__).parent
 COLLECTOR, COLLECTOR_GZIP = "collector", "collector-gzip"
 SDK, SDK_WHOLE = "sdk", "sdk-whole"
 TUNED, TUNED_GZIP = "collector-tuned", "collector-tuned-gzip"
-ONE_WORKER, ONE_WORKER_GZIP, TWO_WORKERS = "1-worker", "1-worker-gzip", "2-workers"
+ONE_WORKER, TWO_WORKERS = "1-worker", "2-workers"
 PROGRAM_TITLE = "faillog-otel"
 
 
@@ -44,6 +43,10 @@ class Contestant(Struct, frozen=True):
             {name: value.format(file=file, endpoint=endpoint) for name, value in self.env.items()},
         )
 
+    def records_of(self, made: Made) -> int:
+        """The number of log records and spans that a file gives."""
+        return made.events + (made.spans if self.sends_spans else 0)
+
     def wrong(self, made: Made, counts: Counts) -> str:
         """What is wrong with what came of the file; empty if nothing is."""
         wanted = (made.events, made.spans if self.sends_spans else 0)
@@ -53,43 +56,34 @@ class Contestant(Struct, frozen=True):
         return f"{self.name}: {came} log records and spans came instead of {wanted}"
 
 
-def has_workers() -> bool:
-    """Whether this version of the program has `--workers` yet."""
-    shown = subprocess.run([PROGRAM, "run", "--help"], capture_output=True, text=True, check=True)
-    return "--workers" in shown.stdout
-
-
-def contestants(*, with_workers: bool) -> list[Contestant]:
-    """All of them, the Collector first: the others are compared with it. Raises CannotBuild."""
+def contestants() -> list[Contestant]:
+    """Returns all of them, the tuned Collector first: the others are compared with it. Raises CannotBuild."""
     collector = str(build())
-    found = [_collector(collector, COLLECTOR), one_worker(with_workers=with_workers)]
-    if with_workers:
-        found.append(_ours(TWO_WORKERS, "2 workers"))
-    found += [
-        _ours("1-worker-grpc", "1 worker, gRPC", "--protocol", "grpc", with_workers=with_workers),
+    return [
         _collector(collector, TUNED),
-        _collector(collector, COLLECTOR_GZIP, "gzip"),
+        one_worker(),
+        _ours(TWO_WORKERS, "2 workers"),
+        _ours("1-worker-grpc", "1 worker, gRPC", "--protocol", "grpc"),
+        _collector(collector, COLLECTOR),
         _collector(collector, TUNED_GZIP, "gzip"),
-        _ours(ONE_WORKER_GZIP, "1 worker, gzip", compression="gzip", with_workers=with_workers),
+        _collector(collector, COLLECTOR_GZIP, "gzip"),
+        _ours("1-worker-gzip", "1 worker, gzip", compression="gzip"),
+        _ours("2-workers-gzip", "2 workers, gzip", compression="gzip"),
+        _sdk(),
+        _sdk_whole(),
     ]
-    if with_workers:
-        found.append(_ours("2-workers-gzip", "2 workers, gzip", compression="gzip"))
-    return [*found, _sdk(), _sdk_whole()]
 
 
-def one_worker(*, with_workers: bool) -> Contestant:
+def one_worker() -> Contestant:
     """The program as a sidecar has it, without compression."""
-    return _ours(ONE_WORKER, "1 worker", with_workers=with_workers)
+    return _ours(ONE_WORKER, "1 worker")
 
 
-def _ours(
-    name: str, title: str, *flags: str, compression: str = "none", with_workers: bool = True
-) -> Contestant:
-    workers = ("--workers", name[0]) if with_workers else ()
+def _ours(name: str, title: str, *flags: str, compression: str = "none") -> Contestant:
     return Contestant(
         name,
         f"{PROGRAM_TITLE}, {title}",
-        (PROGRAM, "run", "{file}", "--endpoint", "{endpoint}", "-q", *workers, *flags),
+        (PROGRAM, "run", "{file}", "--endpoint", "{endpoint}", "-q", "--workers", name[0], *flags),
         {"OTEL_EXPORTER_OTLP_COMPRESSION": compression},
     )
 
@@ -107,14 +101,15 @@ def _collector(program: str, name: str, compression: str = "none") -> Contestant
     )
 
 
+_SDK_TITLE = "OpenTelemetry SDK for Python"
 _SDK_COMMAND = (sys.executable, str(HERE / "sdk_pipeline.py"), "{file}", "{endpoint}")
 
 
 def _sdk() -> Contestant:
-    return Contestant(SDK, "OpenTelemetry SDK for Python", _SDK_COMMAND, may_drop=True)
+    return Contestant(SDK, _SDK_TITLE, _SDK_COMMAND, may_drop=True)
 
 
 def _sdk_whole() -> Contestant:
     """With queues that hold all of the file: nothing is dropped, and memory pays for it."""
     queues = dict.fromkeys(("OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BLRP_MAX_QUEUE_SIZE"), str(2**20))
-    return Contestant(SDK_WHOLE, "the same, with queues for everything", _SDK_COMMAND, queues)
+    return Contestant(SDK_WHOLE, f"{_SDK_TITLE}, queues for everything", _SDK_COMMAND, queues)

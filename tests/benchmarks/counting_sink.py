@@ -38,6 +38,11 @@ class Counts(Struct, frozen=True):
     cpu_seconds: float
     last: float
 
+    @property
+    def records(self) -> int:
+        """Log records and spans."""
+        return self.logs + self.spans
+
 
 def build_sink() -> Path:
     """The path of the built program; builds it first where needed (seconds). Raises CannotBuild."""
@@ -63,11 +68,17 @@ class Sink(Server):
         (address,) = (line.removeprefix(_READY) for line in self.said if line.startswith(_READY))
         return f"http://{address.strip()}"
 
-    def counts(self, quiet_seconds: float = 0) -> Counts:
-        """What came so far; first waits until nothing has come for so long. Raises OSError if it ended."""
+    def counts(self, quiet_seconds: float = 0, logs: int = 0) -> Counts:
+        """Returns what came so far. Raises OSError if the sink has ended.
+
+        With `quiet_seconds`, first waits until nothing has come for so long, or until so many log records
+        have come that are not compressed.
+        """
         connection = http.client.HTTPConnection(urlsplit(self.endpoint).netloc, timeout=_MAX_SECONDS)
         try:
-            connection.request("GET", f"/counts?quiet={quiet_seconds}" if quiet_seconds else "/counts")
+            connection.request(
+                "GET", f"/counts?quiet={quiet_seconds}&logs={logs}" if quiet_seconds else "/counts"
+            )
             return msgspec.json.decode(connection.getresponse().read(), type=Counts)
         finally:
             connection.close()

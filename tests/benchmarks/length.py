@@ -1,25 +1,25 @@
-"""Files of different lengths through one contestant: memory and time an event stay the same.
+"""Files of different lengths, all of 400 routes, through one contestant: memory, and time per event.
 
-The machine's weather changes while a file of gigabytes is made and read, so each file stands between two runs
-of the shortest one, and is compared with these.
+The speed of the machine changes while a file of gigabytes is made and read, so each file runs between two
+runs of the shortest one, and is compared with these.
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import mean, median
 
 from msgspec import Struct
 
-from benchmarks.contest import SHORT_EVENTS, run_once, without
+from benchmarks.contest import SHORT_EVENTS, Run, run_once, without
 from benchmarks.contestants import Contestant
-from benchmarks.shapes import SHAPES, make_shape
+from benchmarks.shapes import ROUTES, SHAPES, Made, make_shape
 
 _START_RUNS = 3
 
 
 class Length(Struct, frozen=True):
-    """A file of so many events. Time an event is without what starting and ending take."""
+    """A file of so many events. Time per event is without what starting and ending take."""
 
     events: int
     file_bytes: int
@@ -28,36 +28,47 @@ class Length(Struct, frozen=True):
     cpu_us_per_event: float
     peak_bytes: int
     to_shortest: float
-    """Time an event, divided by that of the shortest file just before and just after."""
+    """Time per event, divided by that of the shortest file just before and just after."""
+    cpu_to_shortest: float
+    """The same for CPU time."""
 
 
 def lengths(contestant: Contestant, events: Sequence[int], sink: Path) -> Iterator[Length]:
-    """Makes the files one after the other, and each is gone before the next: the largest takes 4 GB.
+    """Makes one file after the other, and removes each before it makes the next: the largest has 2.5 GB.
 
     All are longer than the contest's short file.
     """
-    shape = SHAPES["400-routes"]
-    with tempfile.TemporaryDirectory() as folder:
-        start = make_shape(Path(folder, "start"), shape, SHORT_EVENTS)
-        starts = [run_once(contestant, start, sink) for _ in range(_START_RUNS)]
-        start_seconds = median(each.seconds for each in starts)
-        start_cpu_seconds = median(each.cpu_seconds for each in starts)
-        shortest = make_shape(Path(folder, "shortest"), shape, events[0])
+    shape = SHAPES[ROUTES]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        short = make_shape(folder / "short", shape, SHORT_EVENTS)
+        starts = [run_once(contestant, short, sink) for _ in range(_START_RUNS)]
+        shortest = make_shape(folder / "shortest", shape, events[0])
         for number in events:
-            made = make_shape(Path(folder, "events"), shape, number)
+            made = make_shape(folder / "events", shape, number)
             before, run, after = (run_once(contestant, each, sink) for each in (shortest, made, shortest))
             made.path.unlink()
-            seconds_before, seconds, seconds_after = without(
-                start_seconds, (each.seconds for each in (before, run, after))
-            )
-            (cpu_seconds,) = without(start_cpu_seconds, [run.cpu_seconds])
-            extra, extra_of_shortest = number - SHORT_EVENTS, shortest.events - SHORT_EVENTS
+            seconds = _per_event(starts, run, made, lambda each: each.seconds)
+            cpu_seconds = _per_event(starts, run, made, lambda each: each.cpu_seconds)
             yield Length(
                 events=number,
                 file_bytes=made.bytes,
                 seconds=run.seconds,
-                us_per_event=seconds / extra * 1e6,
-                cpu_us_per_event=cpu_seconds / extra * 1e6,
+                us_per_event=seconds * 1e6,
+                cpu_us_per_event=cpu_seconds * 1e6,
                 peak_bytes=run.peak_bytes,
-                to_shortest=(seconds / extra) / (mean((seconds_before, seconds_after)) / extra_of_shortest),
+                to_shortest=seconds
+                / mean(
+                    _per_event(starts, each, shortest, lambda each: each.seconds) for each in (before, after)
+                ),
+                cpu_to_shortest=cpu_seconds
+                / mean(
+                    _per_event(starts, each, shortest, lambda each: each.cpu_seconds)
+                    for each in (before, after)
+                ),
             )
+
+
+def _per_event(starts: Sequence[Run], run: Run, made: Made, seconds_of: Callable[[Run], float]) -> float:
+    (left,) = without(median(map(seconds_of, starts)), [seconds_of(run)])
+    return left / (made.events - SHORT_EVENTS)

@@ -9,7 +9,7 @@ of more than 17 KiB: longer ones are cut before.
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from statistics import mean
 
@@ -73,7 +73,7 @@ def _word(rng: random.Random) -> str:
     return "".join(rng.choices("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", k=16)) + " "
 
 
-_ORDINARY = {
+_ORDINARY: dict[str, Callable[[random.Random], str]] = {
     "sentences": _sentence,
     "JSON with an email address in each record": _record,
     "words that look random": _word,

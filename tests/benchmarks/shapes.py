@@ -1,4 +1,4 @@
-"""Files of different shapes: `PYTHONPATH=tests python -m benchmarks.shapes 400-routes --events 9000 > FILE`.
+"""Files of different shapes: `PYTHONPATH=tests python -m benchmarks.shapes 400-routes FILE --events 9000`.
 
 A figure from one friendly file says little: caches serve a file with three routes, and no file in which every
 event has a reason of its own. Of 14 events, about 10 are attempts, 3 errors and 1 an exchange, except in the
@@ -6,8 +6,8 @@ shape with an exchange for each attempt.
 """
 
 import argparse
+import gzip
 import random
-import sys
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -18,8 +18,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from benchmarks.make_file import Made
-
+ROUTES = "400-routes"
+"""The shape that the targets are about."""
 _START = datetime(2026, 5, 7, 23, tzinfo=UTC)
 _ERRORS_PER_ATTEMPT = 0.3
 _WORDS = (
@@ -45,13 +45,15 @@ class Shape(Struct, frozen=True):
     """Whether no two exchanges have the same answer."""
     reason_length: int = 0
     """Of a reason that no other attempt or error has; 0 for none."""
+    is_gzip: bool = False
 
 
 SHAPES = {
     shape.name: shape
     for shape in (
         Shape("1-route", "one route", routes=1),
-        Shape("400-routes", "400 routes, attempts 1 to 9, new header values, some text that is not ASCII"),
+        Shape(ROUTES, "400 routes"),
+        Shape("gzip", "400 routes, compressed by gzip", is_gzip=True),
         Shape("10000-routes", "10,000 routes", routes=10_000),
         Shape("exchanges", "an exchange for each attempt", attempts_per_exchange=1),
         Shape("extras", "two unknown fields in each event", extras=2),
@@ -62,12 +64,21 @@ SHAPES = {
 }
 
 
+class Made(Struct, frozen=True):
+    """A file of failure logs. It gives a log record for each event, and so many spans."""
+
+    path: Path
+    events: int
+    spans: int
+    bytes: int
+
+
 class _Writer:
     """Writes events of one shape."""
 
     def __init__(self, shape: Shape, seed: int) -> None:
         self._shape = shape
-        self._rng = rng = random.Random(f"{shape.name} {seed}")
+        self._rng = rng = random.Random(seed)
         destinations = [f"{rng.getrandbits(96):024x}" for _ in range(max(1, min(50, shape.routes)))]
         sources = [_short_id(rng) for _ in range(max(1, min(200, shape.routes)))]
         pairs = [(to, source) for to in destinations for source in sources]
@@ -152,12 +163,12 @@ def events_of(shape: Shape, events: int, seed: int = 1) -> Iterator[bytes]:
 
 def make_shape(path: Path, shape: Shape, events: int, seed: int = 1) -> Made:
     """Writes a file of so many events of a shape, one a line."""
-    spans = size = 0
-    with path.open("wb") as file:
+    spans = 0
+    with gzip.open(path, "wb", compresslevel=6) if shape.is_gzip else path.open("wb") as file:
         for event in events_of(shape, events, seed):
             spans += b'"event":"Error Logged"' not in event
-            size += file.write(event + b"\n")
-    return Made(path, events, spans, size)
+            file.write(event + b"\n")
+    return Made(path, events, spans, path.stat().st_size)
 
 
 def _rfc3339(at: datetime) -> str:
@@ -171,11 +182,11 @@ def _short_id(rng: random.Random) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("file", type=Path)
     parser.add_argument("--events", type=int, required=True)
     parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args()
-    for event in events_of(SHAPES[chosen.shape], chosen.events, chosen.seed):
-        sys.stdout.buffer.write(event + b"\n")
+    make_shape(chosen.file, SHAPES[chosen.shape], chosen.events, chosen.seed)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@
 // unpacking would take the CPU from those who are measured. A request that cannot be counted makes the
 // process say so and exit with 1: a benchmark that lost count has no result.
 //
-// GET /counts?quiet=SECONDS answers when something came and then nothing for so long, or when nothing came at
-// all: for senders that do not end by themselves, so that nobody asks again and again while they work.
+// GET /counts?quiet=SECONDS&logs=NUMBER answers soon after so many log records came, or when something came and
+// then nothing for so long, or when nothing came at all: for senders that do not end by themselves, so that
+// nobody asks again and again while they work. Without `logs`, and for compressed bodies, only the time counts.
 package main
 
 import (
@@ -33,6 +34,13 @@ import (
 
 // Who waits for quiet waits no longer than this for the first request: its sender may have died.
 const longestStart = 30 * time.Second
+
+// How often the counts are looked at while somebody waits for them, and how long a sender of all records that were
+// wanted has to send one too many.
+const (
+	lookEvery = 50 * time.Millisecond
+	settle    = 300 * time.Millisecond
+)
 
 // A compressed body is kept for later as long as all of them take no more than this.
 const mostKeptBytes = 1 << 30
@@ -188,7 +196,8 @@ func (s *sink) answerCounts(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		s.waitUntilQuiet(r.Context(), time.Duration(seconds*float64(time.Second)))
+		wanted, _ := strconv.Atoi(r.URL.Query().Get("logs")) // 0 without it: then no number is waited for
+		s.waitUntilQuiet(r.Context(), time.Duration(seconds*float64(time.Second)), wanted)
 	}
 	s.lock.Lock()
 	defer s.lock.Unlock()
@@ -201,15 +210,18 @@ func (s *sink) answerCounts(w http.ResponseWriter, r *http.Request) {
 	json.NewEncoder(w).Encode(answer)
 }
 
-func (s *sink) waitUntilQuiet(asked context.Context, quiet time.Duration) {
+func (s *sink) waitUntilQuiet(asked context.Context, quiet time.Duration, wanted int) {
 	latestFirst := time.Now().Add(longestStart)
 	for left := quiet; left > 0 && asked.Err() == nil; {
-		time.Sleep(left)
+		time.Sleep(min(left, lookEvery))
 		s.lock.Lock()
-		if s.counts.Requests > 0 {
+		switch {
+		case wanted > 0 && s.counts.Logs >= wanted:
+			left = min(quiet, settle) - time.Since(s.last)
+		case s.counts.Requests > 0:
 			left = quiet - time.Since(s.last)
-		} else {
-			left = min(quiet, time.Until(latestFirst))
+		default:
+			left = time.Until(latestFirst)
 		}
 		s.lock.Unlock()
 	}
