@@ -22,12 +22,11 @@ from benchmarks.counting_sink import build_sink, limit_of
 from benchmarks.in_process import Stages, ready_request
 from benchmarks.length import lengths
 from benchmarks.picture import picture
-from benchmarks.results import Results, ShapeResult, this_machine, write
+from benchmarks.results import MAX_LOAD, Results, ShapeResult, this_machine, write
 from benchmarks.shapes import ROUTES, SHAPES, Shape, make_shape
 from benchmarks.tables import lines
 
 PARTS = ("shapes", "contest", "sink", "stages", "lengths", "start")
-_BUSY = 0.5
 _BLASTED_RECORDS = 512
 _HELP_RUNS = 5
 
@@ -36,7 +35,7 @@ def main() -> None:
     chosen = _read_options()
     chosen.folder.mkdir(parents=True, exist_ok=True)
     results = Results(this_machine())
-    if results.machine.load > _BUSY:
+    if results.machine.load > MAX_LOAD:
         _say(f"other programs are running (load {results.machine.load:.1f}): the figures will be rough")
     try:
         for part in chosen.parts:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from benchmarks.picture import picture
-from benchmarks.results import MIB, Results, ShapeResult, bars, read
+from benchmarks.ratios import median_ratio
+from benchmarks.results import MAX_LOAD, MIB, Results, ShapeResult, bars, read
 
 ROOT = Path(__file__).parents[2]
 FIGURES = Path(__file__).with_name("figures.json")
@@ -63,18 +64,23 @@ def _machine(results: Results) -> str:
         f"Measured on {machine.date} on {machine.cores} cores ({machine.processor}, Python {machine.python})."
         f" The programs take turns; the figures are medians of {rounds} round{'s' if rounds > 1 else ''}, and"
         f" each ratio is formed within a round."
+        + (
+            f" Other programs were running: load average {machine.load:.0f}."
+            if machine.load > MAX_LOAD
+            else ""
+        )
     )
 
 
 def _shapes(results: Results) -> str:
     return _table(
-        f"{results.shapes[0].events:,} events | events/s: 1 worker | 2 workers | Collector"
+        f"{results.shapes[0].events:,} events | events/s: 1 worker (to the Collector) | 2 workers | Collector"
         " | CPU µs per event | per record | Collector, per event and record | peak MiB",
         (
             (
                 each.about,
-                _thousand(each.one.events_per_second),
-                _thousand(each.two.events_per_second),
+                f"{_thousand(each.one.events_per_second)} ({each.one_to_collector:.2f})",
+                f"{_thousand(each.two.events_per_second)} ({each.two_to_collector:.2f})",
                 _thousand(each.collector.events_per_second),
                 f"{each.one.cpu_us_per_event:.1f}",
                 f"{each.one.cpu_us_per_record:.1f}",
@@ -88,11 +94,13 @@ def _shapes(results: Results) -> str:
 
 def _contest(results: Results) -> str:
     return _table(
-        f"400 routes, {results.events:,} events | events/s | CPU µs per event | per record | peak MiB",
+        f"400 routes, {results.events:,} events | events/s | to the first | CPU µs per event | per record"
+        " | peak MiB",
         (
             (
                 each.title + (f": {1 - each.delivered:.0%} lost" if each.delivered < 1 else ""),
                 _thousand(each.events_per_second),
+                f"{median_ratio(results.scores[0].seconds, each.seconds):.2f}",
                 f"{each.cpu_us_per_event:.1f}",
                 f"{each.cpu_us_per_record:.1f}",
                 f"{each.peak_bytes / MIB:.0f}",

@@ -19,6 +19,8 @@ from benchmarks.ratios import median_ratio
 from benchmarks.shapes import ROUTES
 
 MIB = 1024 * 1024
+MAX_LOAD = 0.5
+"""A higher load average before the start means that other programs were running."""
 MAX_MIB = 62
 """Peak memory of a process, for every file."""
 
