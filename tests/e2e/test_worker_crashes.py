@@ -66,6 +66,46 @@ serve(Channel(socket.socket(fileno=int(descriptor))), work)
 """The first worker receives a part, sends most of a message, and gets a signal; the others are real ones."""
 
 
+DIES_OF_A_FILE = [
+    *(sys.executable, "-P", "-c"),
+    """
+import os, signal, socket, sys
+from faillog_otel.app import run_files
+from faillog_otel.pipeline.fork_server import serve
+from faillog_otel.pipeline.worker import Channel, Worker
+
+build_index = Worker._build_index
+
+def die_of_a_file(worker, pieces, descriptors):
+    if pieces[0].name == "deadly":
+        os.kill(os.getpid(), signal.SIGKILL)
+    build_index(worker, pieces, descriptors)
+
+Worker._build_index = die_of_a_file
+serve(Channel(socket.socket(fileno=int(sys.argv[1]))), run_files.work)
+""",
+]
+"""A real worker, except that it dies when it begins to index one of the files."""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_file_that_no_worker_survives_is_left_out_and_the_others_are_sent(
+    tmp_path: Path, workers: int
+) -> None:
+    paths = [tmp_path / name for name in ("first", "deadly", "last")]
+    for path in paths:
+        path.write_bytes(lines(*[error(messageId=f"{path.name}{n}") for n in range(90)]))
+    size = paths[0].stat().st_size // 3
+    with Receiver() as receiver:
+        done = run_with_workers(
+            paths, receiver.http_endpoint, tmp_path, workers=workers, size=size, command=DIES_OF_A_FILE
+        )
+        assert done.problems == [
+            "deadly: 3 workers crashed at the same records (signal 9); nothing of it was read"
+        ]
+        assert len(receiver.logs()) == done.counts.exported == 180
+
+
 def test_a_worker_that_dies_in_the_middle_of_a_message_is_replaced(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

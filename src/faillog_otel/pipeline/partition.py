@@ -234,6 +234,8 @@ class WorkQueue:
         self._add_part(task, part)
 
     def _add_part(self, task: IndexTask, part: IndexPart | None) -> None:
+        if self._has_partitions:  # abandoned
+            return
         self._indexed += 1
         try:
             self._run_index.add(task.number, part)
@@ -258,7 +260,12 @@ class WorkQueue:
         self.problems.append(why)
         for source in task.sources:
             self._close(source)
-        self._add_part(task, None)
+        others = [
+            each for each in self._tasks if isinstance(each, IndexTask) and each.sources == task.sources
+        ]
+        for each in (task, *others):
+            self._add_part(each, None)
+        self._tasks = deque(each for each in self._tasks if each not in others)
 
     def mark_assigned(self, task: Partition | IndexTask) -> None:
         """Notes that a worker has the task, with descriptors of its own."""
