@@ -4,6 +4,7 @@ import itertools
 import os
 import select
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,33 +79,38 @@ def test_ten_crashes_of_workers_lose_nothing(tmp_path: Path) -> None:
 
 
 def test_worker_processes_have_no_file_of_the_run_but_what_they_are_given(tmp_path: Path) -> None:
-    """The first workers, a replacement, and the process that forks them all."""
+    """The first workers, a replacement, and the process that forks them all.
+
+    While a worker starts, the run still has the worker's end of their socket: then it is looked at again.
+    """
     first: list[int] = []
-    seen: list[set[int]] = []
-    found: list[tuple[dict[int, str], ...]] = []
+    looks: list[tuple[dict[int, str], ...]] = []
+    looking = threading.Lock()
 
     def look(request: int, pid: int) -> None:
-        [server] = child_processes(pid)
-        workers = worker_processes(pid)
-        if request == 3:
-            first.extend(workers)
-            os.kill(workers[0], signal.SIGKILL)
-        elif first and not found and len(replaced := set(workers) - set(first)) == 1:
-            seen.append(replaced)
-            if len(seen) < 2:  # the run may still hold the other end of the new worker's socket
-                return
-            [other] = set(workers) & set(first)
-            found.append((opened(pid), opened(server), opened(other), opened(*replaced)))
+        with looking:
+            [server] = child_processes(pid)
+            workers = worker_processes(pid)
+            if request == 3:
+                first.extend(workers)
+                os.kill(workers[0], signal.SIGKILL)
+            elif first and len(replaced := set(workers) - set(first)) == 1:
+                [other] = set(workers) & set(first)
+                looks.append((opened(pid), opened(server), opened(other), opened(*replaced)))
 
     done = run_two_workers(tmp_path, look)
     assert done.code == 0, done.stderr
-    [(run, server, *workers)] = found
-    assert len(server) == 4
-    for each in (server, *workers):
-        assert (each[0], each[1], each[2]) == (os.devnull, os.devnull, run[2])
-    inherited = set(run.values()) - {os.devnull, run[2], str(tmp_path / "events")}
-    for each in (server, *workers):
-        assert {name for name in each.values() if "deleted" not in name} & inherited == set()
+    for run, server, *workers in looks:
+        assert len(server) == 4
+        for each in (server, *workers):
+            assert (each[0], each[1], each[2]) == (os.devnull, os.devnull, run[2])
+    assert set() in [inherited(run, *others, given=str(tmp_path / "events")) for run, *others in looks]
+
+
+def inherited(run: dict[int, str], *others: dict[int, str], given: str) -> set[str]:
+    """The files that others have in common with the run, beside standard streams and the input file."""
+    own = set(run.values()) - {os.devnull, run[2], given}
+    return {name for each in others for name in each.values() if name in own and "deleted" not in name}
 
 
 def test_a_run_that_is_killed_leaves_no_process(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ import os
 import select
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from faillog_otel.config import DeliveryConfig, MappingConfig, RunConfig
@@ -51,7 +51,7 @@ def run_with_workers(
     kept = FileSink(quarantine, pending, reference_ns=0)
 
     def opened(path: str) -> InputFile:
-        return InputFile(path, io.BytesIO(), nullcontext, Path(path).name)
+        return InputFile(path, io.BytesIO(), until_readable, Path(path).name)
 
     with (
         ForkServer(command) as server,
@@ -73,6 +73,12 @@ def run_with_workers(
         running.run(work, kept, progress)
         kept.close()
         return running
+
+
+@contextmanager
+def until_readable() -> Iterator[Callable[[int], object]]:
+    """Waits for the first writer of a pipe: before, it reads as empty."""
+    yield lambda descriptor: select.select([descriptor], [], [])
 
 
 def child_processes(process: int) -> list[int]:
