@@ -6,14 +6,14 @@ event's own values are encoded each time. The bytes are exactly those that the o
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Protocol
 
 from faillog_otel.config import MappingConfig
 from faillog_otel.events.model import Event, RecordContext, exchange_of
 from faillog_otel.otlp import wire
-from faillog_otel.otlp.attributes import apply_limits
+from faillog_otel.otlp.attributes import size_of
 from faillog_otel.otlp.mapping import (
     RULES_OF,
     SAMPLED_LOCAL,
@@ -21,10 +21,18 @@ from faillog_otel.otlp.mapping import (
     link_to_exchange,
     link_to_message,
     log_attributes,
+    map_event,
     record_uid,
     shifted,
 )
-from faillog_otel.otlp.parts import MAX_REMEMBERED, NO_REASON, SHIFTED, EncodedAttributes, SharedParts
+from faillog_otel.otlp.parts import (
+    MAX_REMEMBERED,
+    NO_ATTRIBUTES,
+    NO_REASON,
+    SHIFTED,
+    EncodedAttributes,
+    SharedParts,
+)
 from faillog_otel.otlp.rules import (
     OWN,
     REMOTE,
@@ -33,36 +41,35 @@ from faillog_otel.otlp.rules import (
     occurred_suffix,
     origin_of,
     own_values,
-    present,
     status_and_reason,
     varying_of,
 )
 from faillog_otel.otlp.wire import (
     FIXED64,
     VARINT,
+    Attributes,
     EncodedEvent,
     Heads,
     attribute_fields,
     fixed64,
     flags_field,
     int64,
-    int_attribute_heads,
+    int_heads,
     link_field,
     tag,
-    text_attribute_heads,
+    text_heads,
     varint,
 )
 from faillog_otel.propagation import SAMPLED
 from faillog_otel.text import printable
-
-_OwnParts = tuple[bytes | None, ...]
 
 _LOG_TIME = tag(wire.LOG_TIME, FIXED64)
 _LOG_OBSERVED_TIME = tag(wire.LOG_OBSERVED_TIME, FIXED64)
 _SPAN_START_TIME = tag(wire.SPAN_START_TIME, FIXED64)
 _SPAN_END_TIME = tag(wire.SPAN_END_TIME, FIXED64)
 _LOG_BODY = Heads(tag(wire.LOG_BODY), tag(wire.ANY_STRING))
-_LOG_UID = text_attribute_heads(wire.LOG_ATTRIBUTES, UID)[32]
+_LOG_UID = text_heads(UID, tag(wire.LOG_ATTRIBUTES))[32]
+_LOG_DROPPED_ATTRIBUTES = tag(wire.LOG_DROPPED_ATTRIBUTES, VARINT)
 _LOG_TRACE_ID = tag(wire.LOG_TRACE_ID) + varint(16)
 _LOG_SPAN_ID = tag(wire.LOG_SPAN_ID) + varint(8)
 _SPAN_TRACE_ID = tag(wire.SPAN_TRACE_ID) + varint(16)
@@ -92,40 +99,29 @@ class WireEncoder:
 
     def encode(self, event: Event, context: RecordContext) -> EncodedEvent:
         """Returns the event's records in this context."""
-        config, properties = self._config, event.properties
+        config, parts, properties = self._config, self._parts, event.properties
         rules = RULES_OF[type(properties)]
         time_ns = event.occurred_ns
         if self._shifts:
             time_ns = shifted(time_ns, context.reference_ns, config.time_policy)
         is_shifted = time_ns != event.occurred_ns
-        message_id = properties.message_id
+        message_id, request = properties.message_id, properties.request_to_destination
         origin = None if message_id is None else origin_of(message_id, context.traceparent, config.join)
         status, reason = status_and_reason(event, rules, context, config.bodies)
         is_short = len(event.raw) <= 2 * MAX_REMEMBERED
         varying = varying_of(event, rules, status, reason, origin)
-        outcome = self._parts.outcome(rules, varying, is_short=is_short)
-        encoded_reason = NO_REASON if reason is None else self._parts.reason(reason)
-        destination = self._parts.destination(rules, outcome.verb, event.routing, is_short=is_short)
-        request = properties.request_to_destination
-        if request is None or not request.url:
-            shared = [destination.attributes, outcome.attributes]
-        else:
-            shared = [
-                destination.attributes,
-                outcome.before_url,
-                self._parts.url(request.url),
-                outcome.after_url,
-            ]
-        if reason is not None:
-            shared.append(encoded_reason.attributes)
-        if is_shifted:
-            shared.append(SHIFTED)
-        if context.message_count is not None:
-            shared.append(self._parts.batch(context.message_count))
+        outcome = parts.outcome(rules, varying, is_short=is_short)
+        destination = parts.destination(rules, outcome.verb, event.routing, is_short=is_short)
+        of_reason = NO_REASON if reason is None else parts.reason(reason)
+        url = NO_ATTRIBUTES if request is None or not request.url else parts.url(request.url)
+        shift = SHIFTED if is_shifted else NO_ATTRIBUTES
+        count = context.message_count
+        batch = NO_ATTRIBUTES if count is None else parts.batch(count)
         own = own_values(event)
-        encoded = _encoded(own)
+        key_values = _key_values(own)
         trace_id, span_id = rules.ids(event, origin, destination.route)
         time = fixed64(time_ns) if time_ns else b""
+        # Long tuples without `*`, which takes 0.2 us each time.
         span = b""
         if span_id:
             parent = b"" if origin is None else origin.parent_span_id
@@ -142,30 +138,64 @@ class WireEncoder:
                     time,
                     _SPAN_END_TIME if time else b"",
                     time,
-                    *[each.span for each in shared],
-                    *_own_fields(_SPAN_OWN, encoded),
+                    destination.attributes.span,
+                    outcome.before_url.span,
+                    url.span,
+                    outcome.after_url.span,
+                    of_reason.attributes.span,
+                    shift.span,
+                    batch.span,
+                    _SPAN_ATTRIBUTE.join(key_values),
                     _link_fields(exchange_of(properties), origin),
-                    (encoded_reason.status or outcome.status) if outcome.failed else outcome.status,
+                    (of_reason.status or outcome.status) if outcome.failed else outcome.status,
                     _LOCAL_SPAN_FLAGS if origin is None else _SPAN_FLAGS[origin.span_flags],
                 )
             )
         elif origin is not None:
             span_id = origin.log_span_id
-        about, about_bytes = own[rules.body_id], encoded[rules.body_id] or b""
-        if about and not about.isprintable():
-            about_bytes = printable(about).encode()
-        when = occurred_suffix(event).encode() if is_shifted else b""
         body = b"".join(
             (
                 destination.topic,
                 outcome.sentence,
-                encoded_reason.short,
+                of_reason.short,
                 outcome.before_id,
-                about_bytes,
+                printable(own[rules.body_id] or "").encode(),
                 outcome.after_id,
-                when,
+                occurred_suffix(event).encode() if is_shifted else b"",
             )
         )
+        log_only, dropped = log_attributes(event, config)
+        if self._is_limited and not self._has_room(
+            (
+                destination.attributes,
+                outcome.before_url,
+                url,
+                outcome.after_url,
+                of_reason.attributes,
+                shift,
+                batch,
+            ),
+            key_values,
+            log_only,
+        ):
+            limited = map_event(event, context, config).log
+            attributes, dropped = _log_fields(limited.attributes), limited.dropped_attributes
+        else:
+            attributes = b"".join(
+                (
+                    destination.attributes.log,
+                    outcome.before_url.log,
+                    url.log,
+                    outcome.after_url.log,
+                    of_reason.attributes.log,
+                    shift.log,
+                    batch.log,
+                    _LOG_ATTRIBUTE.join(key_values),
+                    _LOG_UID,
+                    record_uid(rules.kind, event.raw).encode(),
+                    _log_fields(log_only) if log_only else b"",
+                )
+            )
         log = b"".join(
             (
                 _LOG_TIME if time else b"",
@@ -173,7 +203,8 @@ class WireEncoder:
                 outcome.severity,
                 _LOG_BODY[len(body)],
                 body,
-                *self._log_attributes(event, shared, own, encoded),
+                attributes,
+                _LOG_DROPPED_ATTRIBUTES + varint(dropped) if dropped else b"",
                 _SAMPLED_LOG_FLAGS if origin is None else _LOG_FLAGS[origin.log_flags],
                 _LOG_TRACE_ID if trace_id else b"",
                 trace_id,
@@ -186,73 +217,54 @@ class WireEncoder:
         )
         return EncodedEvent(log, span, is_shifted)
 
-    def _log_attributes(
-        self, event: Event, shared: list[EncodedAttributes], own: Own, own_parts: _OwnParts
-    ) -> list[bytes]:
-        """Returns a log record's attributes, and the number of those that do not fit."""
-        uid = record_uid(event.kind, event.raw)
-        log_only, dropped = log_attributes(event, self._config)
-        if self._is_limited and (log_only or not self._has_room(shared, own_parts)):
-            common = [pair for each in shared for pair in each.plain] + present(*zip(OWN, own, strict=True))
-            kept, more = apply_limits([*common, (UID, uid), *log_only], self._config.limits)
-            fields = [attribute_fields(wire.LOG_ATTRIBUTES, kept)]
-            dropped += more
-        else:
-            fields = [each.log for each in shared]
-            fields += _own_fields(_LOG_OWN, own_parts)
-            fields += (_LOG_UID, uid.encode())
-            if log_only:
-                fields.append(attribute_fields(wire.LOG_ATTRIBUTES, log_only))
-        if dropped:
-            fields.append(tag(wire.LOG_DROPPED_ATTRIBUTES, VARINT) + varint(dropped))
-        return fields
-
-    def _has_room(self, shared: list[EncodedAttributes], own_parts: _OwnParts) -> bool:
-        """Returns True if the attributes that every log record has are within the limits for certain."""
+    def _has_room(
+        self, shared: Iterable[EncodedAttributes], key_values: list[bytes], log_only: Attributes
+    ) -> bool:
+        """Returns True if a log record's attributes are within the limits for certain."""
         limits = self._config.limits
-        size = (
-            sum(each.size for each in shared)
-            + sum(len(part) for part in own_parts if part is not None)
-            + _OWN_NAMES_SIZE
-        )
-        count = sum(len(each.plain) for each in shared) + len(OWN) + 1
-        return size <= limits.attribute_bytes and count <= limits.attributes
+        size = sum(each.size for each in shared) + sum(map(len, key_values)) + sum(map(size_of, log_only))
+        count = sum(each.count for each in shared) + len(OWN) + 1 + len(log_only)
+        return size + _MAX_OTHER_SIZE <= limits.attribute_bytes and count <= limits.attributes
+
+
+_MAX_OTHER_SIZE = len(UID) + 32 + 20
+"""What limits count besides: the record's uid, and the longest number in the own values."""
+
+
+def _log_fields(attributes: Attributes) -> bytes:
+    return attribute_fields(wire.LOG_ATTRIBUTES, attributes)
 
 
 # -- own values --------------------------------------------------------------------------------------------
 
-
-def _own_heads(field_number: int) -> tuple[Heads, ...]:
-    """Returns the bytes before each own value, by its length. The last is a number, the others are texts."""
-    texts = [text_attribute_heads(field_number, key) for key in OWN[:-1]]
-    return (*texts, int_attribute_heads(field_number, OWN[-1]))
+_LOG_ATTRIBUTE, _SPAN_ATTRIBUTE = tag(wire.LOG_ATTRIBUTES), tag(wire.SPAN_ATTRIBUTES)
+_OF_MESSAGE, _OF_EXCHANGE, _OF_OCCURRED, _OF_LOGGED = (text_heads(key) for key in OWN[:-1])
+_OF_LAG = int_heads(OWN[-1])
 
 
-_OWN_NAMES_SIZE = sum(map(len, OWN)) + len(UID) + 32 + 20
-"""What limits count of own values besides the texts: names, the record's uid, and the longest number."""
-_LOG_OWN = _own_heads(wire.LOG_ATTRIBUTES)
-_SPAN_OWN = _own_heads(wire.SPAN_ATTRIBUTES)
+def _key_values(own: Own) -> list[bytes]:
+    """Returns the own values as KeyValue messages with their lengths, after an empty one.
 
-
-def _encoded(own: Own) -> _OwnParts:
+    Joined with the tag of a field, they are its values: logs and spans have different tags.
+    """
     message_id, exchange_id, occurred_at, logged_at, lag_ms = own
-    return (
-        None if message_id is None else message_id.encode(),
-        None if exchange_id is None else exchange_id.encode(),
-        None if occurred_at is None else occurred_at.encode(),
-        None if logged_at is None else logged_at.encode(),
-        None if lag_ms is None else int64(lag_ms),
-    )
-
-
-def _own_fields(heads: tuple[Heads, ...], own: _OwnParts) -> Sequence[bytes]:
-    """Returns the fields of own values. Most events have all five of them."""
-    a, b, c, d, e = own
-    if a is None or b is None or c is None or d is None or e is None:
-        pairs = [(head, value) for head, value in zip(heads, own, strict=True) if value is not None]
-        return [part for head, value in pairs for part in (head[len(value)], value)]
-    of_a, of_b, of_c, of_d, of_e = heads
-    return (of_a[len(a)], a, of_b[len(b)], b, of_c[len(c)], c, of_d[len(d)], d, of_e[len(e)], e)
+    found = [b""]
+    if message_id is not None:  # without a loop, which takes 0.6 us
+        value = message_id.encode()
+        found.append(_OF_MESSAGE[len(value)] + value)
+    if exchange_id is not None:
+        value = exchange_id.encode()
+        found.append(_OF_EXCHANGE[len(value)] + value)
+    if occurred_at is not None:
+        value = occurred_at.encode()
+        found.append(_OF_OCCURRED[len(value)] + value)
+    if logged_at is not None:
+        value = logged_at.encode()
+        found.append(_OF_LOGGED[len(value)] + value)
+    if lag_ms is not None:
+        value = int64(lag_ms)
+        found.append(_OF_LAG[len(value)] + value)
+    return found
 
 
 _MAX_LINKED = 512

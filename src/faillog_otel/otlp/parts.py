@@ -47,11 +47,11 @@ MAX_REMEMBERED = 512
 
 
 class EncodedAttributes(Struct, frozen=True, gc=False):
-    """Attributes as plain data, as fields of a log record and as fields of a span."""
+    """Attributes as fields of a log record and as fields of a span."""
 
-    plain: Attributes
     log: bytes
     span: bytes
+    count: int
     size: int
     """What limits count: the bytes of names and values."""
 
@@ -68,9 +68,8 @@ class EncodedDestination(Struct, frozen=True, gc=False):
 
 
 class EncodedOutcome(Struct, frozen=True, gc=False):
-    """`OutcomeFields`, encoded. `attributes` are those before the URL's and those after them."""
+    """`OutcomeFields`, encoded."""
 
-    attributes: EncodedAttributes
     before_url: EncodedAttributes
     after_url: EncodedAttributes
     failed: bool
@@ -94,14 +93,15 @@ class EncodedReason(Struct, frozen=True, gc=False):
 
 def _encode(attributes: Attributes) -> EncodedAttributes:
     return EncodedAttributes(
-        attributes,
         attribute_fields(wire.LOG_ATTRIBUTES, attributes),
         attribute_fields(wire.SPAN_ATTRIBUTES, attributes),
+        len(attributes),
         sum(map(size_of, attributes)),
     )
 
 
-NO_REASON = EncodedReason(_encode([]), b"", b"")
+NO_ATTRIBUTES = _encode([])
+NO_REASON = EncodedReason(NO_ATTRIBUTES, b"", b"")
 SHIFTED = _encode(TIME_SHIFTED)
 
 
@@ -121,10 +121,11 @@ class SharedParts:
         self, rules: KindRules, verb: str, routing: Routing, *, is_short: bool
     ) -> EncodedDestination:
         """Returns what the routing decides. `verb`: the outcome's. `is_short`: the ids are surely short."""
-        if len(routing.destination_ids) <= 1 and routing.leftover is None:
-            texts = (routing.destination_id, routing.from_id, routing.subscription_id, routing.to_id)
-            if is_short or _length(texts) <= MAX_REMEMBERED:
-                return self._remembered_destination(rules, verb, routing)
+        if routing.leftover is None and (
+            is_short
+            or _length((*routing.destination_ids, routing.from_id, routing.subscription_id)) <= MAX_REMEMBERED
+        ):
+            return self._remembered_destination(rules, verb, routing)
         return self._destination(rules, verb, routing)
 
     def outcome(self, rules: KindRules, varying: Varying, *, is_short: bool) -> EncodedOutcome:
@@ -159,7 +160,6 @@ class SharedParts:
         fields = outcome_fields(varying, rules, self._config)
         number = tag(wire.LOG_SEVERITY_NUMBER, VARINT) + varint(fields.severity)
         return EncodedOutcome(
-            attributes=_encode(fields.before_url + fields.after_url),
             before_url=_encode(fields.before_url),
             after_url=_encode(fields.after_url),
             failed=fields.failed,

@@ -6,11 +6,11 @@ are in `mapping`. All texts except ids are redacted, and all are truncated.
 """
 
 from operator import attrgetter
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from msgspec import UNSET, Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from faillog_otel import propagation
 from faillog_otel.config import Bodies, Join, MappingConfig
@@ -123,7 +123,7 @@ def destination_fields(rules: "KindRules", routing: Routing, names: dict[str, st
 # -- fields that depend on the outcome -------------------------------------------------------------------
 
 
-class Varying(NamedTuple):
+class Varying(Struct, frozen=True, gc=False):
     """What the fields of an outcome depend on: short values, no text for people. Hashed for each event."""
 
     own: tuple[Any, ...]
@@ -204,7 +204,7 @@ def outcome_fields(varying: Varying, rules: "KindRules", config: MappingConfig) 
     def redacted(text: str | None) -> str | None:
         return redact_and_truncate(text, config.redaction_key)[0] if text else None
 
-    by_name: dict[str, Any] = varying._asdict()
+    by_name = asdict(varying)
     facts = DeliveryFacts(**dict(zip(rules.own_facts, by_name.pop("own"), strict=True)), **by_name)
     failed, method, outcome = rules.has_failed(facts), rules.method(facts.method), redacted(facts.outcome)
     other_name = truncate(redacted(facts.other_name) or "", _MAX_SHORT_BYTES)

@@ -242,36 +242,36 @@ def attribute_field(field_number: int, key: str, value: Value) -> bytes:
     """Encodes one KeyValue of a repeated field of this number."""
     if isinstance(value, str) and len(key) <= _MAX_REMEMBERED_KEY:
         text = value.encode()
-        return _heads(field_number, key)[len(text)] + text
+        return _heads(key, tag(field_number))[len(text)] + text
     if isinstance(value, tuple) and len(value) == 1 and len(key) <= _MAX_REMEMBERED_KEY:
         text = value[0].encode()
-        return _array_heads(field_number, key)[len(text)] + text
+        return _array_heads(key, tag(field_number))[len(text)] + text
     inside = text_field(KEY_VALUE_KEY, key) + message_field(KEY_VALUE_VALUE, any_value(value))
     return message_field(field_number, inside)
 
 
-def text_attribute_heads(field_number: int, key: str) -> Heads:
-    """Returns the heads of a text that is an attribute with this key."""
+def text_heads(key: str, before: bytes = b"") -> Heads:
+    """Returns the heads of a text in a KeyValue with this key. `before`: the tag before the KeyValue."""
     inside = text_field(KEY_VALUE_KEY, key) + tag(KEY_VALUE_VALUE)
-    return Heads(tag(field_number), inside, tag(ANY_STRING))
+    return Heads(before, inside, tag(ANY_STRING))
 
 
-def _text_array_heads(field_number: int, key: str) -> Heads:
-    """Returns the heads of the only text of an array that is an attribute with this key."""
+def int_heads(key: str) -> Heads:
+    """Returns the heads of a varint in a KeyValue with this key."""
+    # A varint has no length: the head ends with its tag.
     inside = text_field(KEY_VALUE_KEY, key) + tag(KEY_VALUE_VALUE)
-    return Heads(tag(field_number), inside, tag(ANY_ARRAY), tag(ARRAY_VALUES), tag(ANY_STRING))
+    return Heads(b"", inside, behind=tag(ANY_INT, VARINT))
+
+
+def _text_array_heads(key: str, before: bytes) -> Heads:
+    """Returns the heads of the only text of an array in a KeyValue with this key."""
+    inside = text_field(KEY_VALUE_KEY, key) + tag(KEY_VALUE_VALUE)
+    return Heads(before, inside, tag(ANY_ARRAY), tag(ARRAY_VALUES), tag(ANY_STRING))
 
 
 _MAX_REMEMBERED_KEY = 64
-_heads = lru_cache(maxsize=128)(text_attribute_heads)
+_heads = lru_cache(maxsize=128)(text_heads)
 _array_heads = lru_cache(maxsize=128)(_text_array_heads)
-
-
-def int_attribute_heads(field_number: int, key: str) -> Heads:
-    """Returns the heads of a varint that is an attribute with this key."""
-    # A varint has no length: the head ends with its tag.
-    inside = text_field(KEY_VALUE_KEY, key) + tag(KEY_VALUE_VALUE)
-    return Heads(tag(field_number), inside, behind=tag(ANY_INT, VARINT))
 
 
 def flags_field(field_number: int, flags: int) -> bytes:
