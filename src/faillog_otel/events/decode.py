@@ -12,7 +12,6 @@ from operator import or_
 from typing import Any, Literal, TypeVar
 
 import msgspec
-from msgspec.structs import replace
 
 from faillog_otel.clock import parse_rfc3339
 from faillog_otel.events.model import (
@@ -148,6 +147,12 @@ def decode_lenient(value: dict[str, Any]) -> tuple[Properties, dict[str, Any]]:
 def _fit(of_type: type[Fitting], value: dict[str, Any]) -> tuple[Fitting, dict[str, Any]]:
     """Returns a struct with the fields that fit it, and all other fields."""
     fields = _fields(of_type)
+    known = {key: item for key, item in value.items() if item is not None and key in fields}
+    if "routed" in known:
+        known["routed"] = msgspec.Raw(msgspec.json.encode(known["routed"]))
+    with suppress(msgspec.ValidationError):  # one by one they take several times as long
+        whole = msgspec.convert(known, of_type)
+        return whole, {key: item for key, item in value.items() if item is not None and key not in fields}
     fitting: dict[str, Any] = {}
     rest: dict[str, Any] = {}
     for key, item in value.items():
@@ -162,11 +167,9 @@ def _fit(of_type: type[Fitting], value: dict[str, Any]) -> tuple[Fitting, dict[s
             fitting[field.name], inner_rest = _fit(nested, item if isinstance(item, dict) else {"body": item})
             if inner_rest:
                 rest[key] = inner_rest
-        elif key == "routed":
-            fitting[field.name] = msgspec.Raw(msgspec.json.encode(item))
         else:
             try:
-                fitting[field.name] = msgspec.convert(item, field.type)
+                fitting[field.name] = msgspec.convert(known[key], field.type)
             except msgspec.ValidationError:
                 rest[key] = item
     return of_type(**fitting), rest
@@ -188,34 +191,13 @@ _NESTED: dict[str, type[Request] | type[Response]] = {
 
 # -- decoding --------------------------------------------------------------------------------------------
 
-MAX_PLAIN_BYTES = 2048
-_BACKSLASH, _DELETE = b"\\\x7f"  # as integers: `in` finds an integer many times faster than a byte string
-
 
 def decode(raw: bytes) -> Event | BadRecord:
     """Decodes one record. Never raises."""
-    if len(raw) <= MAX_PLAIN_BYTES and raw.isascii() and _BACKSLASH not in raw and _DELETE not in raw:
-        try:
-            known = _known.decode(raw)
-            properties = known.properties
-            is_known = known.version == "v1" or is_version_1(known.version)
-            routing = shallow_routing(bytes(properties.routed)) if is_known else None
-        except (ValueError, RecursionError):
-            routing = None  # see `_read_closely`
-        if (
-            routing is not None
-            and properties.request_to_destination is None
-            and properties.response_from_destination is None
-        ):
-            return _complete(raw, properties, {}, routing, is_plain=True)
-    return _read_closely(raw)
-
-
-def _read_closely(raw: bytes) -> Event | BadRecord:
     try:
         # msgspec accepts invalid UTF-8 and deep nesting in fields that it skips.
         raw.isascii() or raw.decode()
-        if holds_too_much(raw):
+        if len(raw) > MAX_VALUES and holds_too_much(raw):
             detail = f"the record holds more than {MAX_VALUES} values"
             return _too_deep(raw) or BadRecord("too_many_values", detail, raw)
         read = _read_strictly(raw) or _too_deep(raw) or _read_loosely(raw)
@@ -223,11 +205,9 @@ def _read_closely(raw: bytes) -> Event | BadRecord:
         return BadRecord("invalid_utf8", f"not UTF-8 at byte {error.start}", raw)
     except (ValueError, RecursionError) as error:  # msgspec.DecodeError is a ValueError
         return _too_deep(raw) or BadRecord("invalid_json", why_not_json(raw, str(error)), raw)
-    found = read if isinstance(read, BadRecord) else _complete(raw, *read)
-    if isinstance(found, BadRecord) or found.reason is not None:
-        return found
-    reason = reason_of_results(found.extras, found.properties.response_from_destination)
-    return found if reason is None else replace(found, reason=reason)
+    if isinstance(read, BadRecord):
+        return read
+    return _complete(raw, *read)
 
 
 _Read = tuple[Properties, dict[str, Any], Routing]
@@ -270,13 +250,17 @@ def _too_deep(raw: bytes) -> BadRecord | None:
 
 def _is_flat(properties: Properties) -> bool:
     """Whether headers and bodies, which may be any JSON, are not nested; a text counts as flat."""
-    for part in (properties.request_to_destination, properties.response_from_destination):
-        if part is not None and not (
+    request, response = properties.request_to_destination, properties.response_from_destination
+    if request is None and response is None:
+        return True
+    return all(
+        part is None
+        or (
             (part.body is None or isinstance(part.body, str))
             and (part.headers is None or _are_texts(part.headers))
-        ):
-            return False
-    return True
+        )
+        for part in (request, response)
+    )
 
 
 def _are_texts(headers: Any) -> bool:
@@ -339,7 +323,7 @@ def answer_of(event: Event) -> tuple[str, ExchangeAnswer] | None:
 
 
 def _complete(
-    raw: bytes, properties: Properties, extras: dict[str, Any], routing: Routing, *, is_plain: bool = False
+    raw: bytes, properties: Properties, extras: dict[str, Any], routing: Routing
 ) -> Event | BadRecord:
     for name in KIND_OF[type(properties)].required:
         if getattr(properties, name) is None:
@@ -362,7 +346,9 @@ def _complete(
         reason, extras = plain_reason(text), {}
     elif extras:
         reason = take_reason(extras)
-    return Event(properties, raw, occurred_ns, logged_ns, routing, reason, extras, is_plain and not extras)
+    if reason is None and (extras or properties.response_from_destination is not None):
+        reason = reason_of_results(extras, properties.response_from_destination)
+    return Event(properties, raw, occurred_ns, logged_ns, routing, reason, extras)
 
 
 def _missing(name: str, raw: bytes) -> BadRecord:

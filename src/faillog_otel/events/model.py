@@ -237,8 +237,7 @@ class Event(Struct, frozen=True, gc=False):
 
     `raw` holds its own JSON bytes unchanged, without outer white space. Times are nanoseconds since 1970;
     `logged_ns` equals `occurred_ns` if there is no `loggedAt`. `extras` holds unknown fields unchanged; their
-    paths start inside `properties`. `is_plain`: the event is short, all its texts are printable ASCII without
-    quotes and backslashes, and it has no extras, request or response.
+    paths start inside `properties`.
     """
 
     properties: Properties
@@ -248,7 +247,6 @@ class Event(Struct, frozen=True, gc=False):
     routing: Routing
     reason: Reason | None
     extras: dict[str, Any]
-    is_plain: bool = False
 
     @property
     def kind(self) -> Kind:

