@@ -134,20 +134,22 @@ _WORD_AS_A = bytes(
 )
 _OTHER_SCRIPT = re.compile(r"[^\x00-\x7f\u00c0-\u012f\u0132-\u017e]")
 """Neither ASCII nor a Latin letter: other digits and blanks, look-alikes, letters that fold to ASCII ones."""
+_ADDRESSES = ("0.0.0", "0.00.0", "0.000.0")
 _NUMBERS = (
-    *("0.0.0", "0.00.0", "0.000.0"),  # IPv4 addresses
     "000-00-0000",  # social security numbers
     "0000000000000",
     *("0000 0000 0000 0", "0000-0000-0000-0", "0000+0000+0000+0"),  # card numbers
     *("0000 000000 0000", "0000-000000-0000", "0000+000000+0000"),
-    *("(000)", "000 000 0000", "000.000.0000", "000-000-0000"),  # phone numbers
+    *("000 000 0000", "000.000.0000", "000-000-0000"),  # phone numbers
 )
-"""Each match of a pattern for numbers contains one of these, or is a phone number with + or 00."""
+"""Each match of a pattern for numbers contains one of these, or is a phone number with +, 00 or brackets.
+Those of `_NUMBERS` follow no letter or digit there."""
 _PLUS, _WITH_PLUS = "+0", re.compile(rb"\+0(?:[ .()/+-]{0,2}0){7}")
 _INTERNATIONAL = re.compile(rb"00[1-9](?:[ .()/+-]{0,2}\d){7}")
 """A phone number with 00, in a text that is not folded."""
-_GROUPS, _IBAN_START = (b"0000 0000", b"0000-0000"), re.compile(rb"[a-z]{2}00[ -]")
-"""An account number that is written in groups has both, in a folded text."""
+_GROUPS, _IBAN_STARTS = (b"0000 0000", b"0000-0000"), (b"aa00 ", b"aa00-")
+"""An account number in groups has one of each: in a folded text, and in that with `a` for each letter."""
+_LETTER_AS_A = bytes(ord("a") if 0x61 <= byte <= 0x7A else byte for byte in range(256))
 _NUMBER_CHARACTERS = re.compile(r"[0 .()+-]*")
 _MAX_COLONS = 5
 """An IPv6 address has more, or `::`."""
@@ -177,9 +179,9 @@ class FirstLook:
         """
         hints, literals = sorted(set(hints)), set(literals) | {"[redacted:", "::"}
         literals = {each for each in literals if each.isascii() and not _NUMBER_CHARACTERS.fullmatch(each)}
-        signs = sorted(literals | {_PLUS, *_NUMBERS})
+        signs = sorted(literals | {_PLUS, "(000)", *_ADDRESSES, *_NUMBERS})
         self._hints_end = len(hints)
-        at_start = {fold(each) for each in starts} - {fold(each) for each in inner}
+        at_start = {fold(each) for each in starts} - {fold(each) for each in inner} | {*_NUMBERS}
         self._is_start = [False] * len(hints) + [sign in at_start for sign in signs]
         self._plus = len(hints) + signs.index(_PLUS)
         automaton = BytesAhoCorasick(
@@ -226,7 +228,10 @@ def _has_number(plain: bytes, folded: bytes) -> bool:
     if _INTERNATIONAL.search(plain):
         return True
     first, second = _GROUPS
-    return (first in folded or second in folded) and _IBAN_START.search(folded) is not None
+    if first not in folded and second not in folded:
+        return False
+    letters = folded.translate(_LETTER_AS_A)  # a quarter of the time of a regular expression
+    return any(start in letters for start in _IBAN_STARTS)
 
 
 _IMPLIED = {
@@ -288,8 +293,18 @@ def mark(kind: Kind, value: str, key: Secret | None = None) -> str:
     return f"[redacted:{kind}:{digest.hexdigest()[:16]}]"
 
 
+_CLEAN_HEADER = re.compile(
+    r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+    r"|(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d (?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) \d{4}"
+    r" \d\d:\d\d:\d\d GMT"
+)
+"""A UUID or an HTTP date, which most responses have in their headers: ten times as fast as a first look."""
+
+
 def finds_nothing(text: str) -> bool:
     """Returns True only if no rule matches the text, after a first look; False if a rule may match."""
+    if _CLEAN_HEADER.fullmatch(text):
+        return True
     plain = UnescapedText(text)
     has_lines = "\n" in plain.text  # then there may be a table
 

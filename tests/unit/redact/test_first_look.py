@@ -78,3 +78,12 @@ def test_ordinary_texts_are_clean_at_first_sight() -> None:
     ):
         assert finds_nothing(text)
         assert redact_text(text) == text
+
+
+def test_a_uuid_holds_nothing_to_redact() -> None:
+    rng = random.Random(2)
+    digits = "0123456789" * 4 + "abcdef"
+    for _ in range(5_000):
+        uuid = "-".join("".join(rng.choices(digits, k=length)) for length in (8, 4, 4, 4, 12))
+        assert finds_nothing(uuid)
+        assert findings(uuid) == []
