@@ -63,10 +63,13 @@ def reason_of_results(extras: dict[str, Any], response: Response | None) -> Reas
     Looks in all extras except the request's, then in the response's body: a JSON value, or a text that may be
     JSON. None if results give different reasons. The case of names does not matter.
     """
-    if extras:
-        held = [item for name, item in extras.items() if name != "requestToDestination"]
-        if reason := _agreed_reason(held):
-            return reason
+    held = [
+        item
+        for name, item in extras.items()
+        if isinstance(item, dict | list) and name != "requestToDestination"
+    ]
+    if held and (reason := _agreed_reason(held)):
+        return reason
     if response is None or response.body is None:
         return None
     body = response.body

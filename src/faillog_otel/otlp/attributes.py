@@ -225,10 +225,10 @@ def header_attributes(headers: Any, allowed: Iterable[str], key: Secret | None) 
         if (rule := rule_of(header, allowed)) is None:
             continue
         attribute, name, kind = rule
-        values = [item for item in value if item is not None] if isinstance(value, list) else [value]
-        if values:
-            shown = tuple([_header_value(name, as_text(item), kind, key) for item in values])
-            found[attribute] = (*found[attribute], *shown) if attribute in found else shown
+        values = value if isinstance(value, list) else (value,)
+        shown = [_header_value(name, as_text(item), kind, key) for item in values if item is not None]
+        if shown:
+            found[attribute] = (*found.get(attribute, ()), *shown)
     return list(found.items())
 
 
@@ -313,6 +313,8 @@ def _named_value(
     leaf: Any, kind: Kind | None, name: str, key: Secret | None, max_bytes: int = MAX_VALUE_BYTES
 ) -> Value:
     """Returns the leaf as an attribute's value, redacted for its kind and name."""
+    if kind is None and isinstance(leaf, str):  # nearly all of them
+        return redact_and_truncate(leaf, key, max_bytes)[0]
     if (
         kind
         and not isinstance(leaf, bool)

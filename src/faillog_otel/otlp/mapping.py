@@ -131,6 +131,9 @@ class _AttemptRules(KindRules):
         return origin.trace_id if origin else b"", propagation.part(digest, 0, 8)
 
 
+_NO_RESPONSE = Response()
+
+
 class _ExchangeRules(KindRules):
     """`segment.exchange`: a span in a trace of its own."""
 
@@ -143,7 +146,8 @@ class _ExchangeRules(KindRules):
 
     def own_values_of(self, event: Event) -> tuple[Any, ...]:
         response = event.properties.response_from_destination
-        is_unanswered = response in (None, Response()) and "responseFromDestination" not in event.extras
+        is_unanswered = response is None or response == _NO_RESPONSE
+        is_unanswered = is_unanswered and "responseFromDestination" not in event.extras
         return (*super().own_values_of(event), is_unanswered)
 
     def has_failed(self, facts: DeliveryFacts) -> bool:

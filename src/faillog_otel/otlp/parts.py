@@ -30,8 +30,9 @@ from faillog_otel.otlp.wire import (
     Attributes,
     SpanKind,
     StatusCode,
-    attribute_fields,
+    key_value,
     message_field,
+    repeated_field,
     tag,
     text_field,
     varint,
@@ -92,9 +93,10 @@ class EncodedReason(Struct, frozen=True, gc=False):
 
 
 def _encode(attributes: Attributes) -> EncodedAttributes:
+    key_values = [key_value(key, value) for key, value in attributes]
     return EncodedAttributes(
-        attribute_fields(wire.LOG_ATTRIBUTES, attributes),
-        attribute_fields(wire.SPAN_ATTRIBUTES, attributes),
+        repeated_field(wire.LOG_ATTRIBUTES, key_values),
+        repeated_field(wire.SPAN_ATTRIBUTES, key_values),
         len(attributes),
         sum(map(size_of, attributes)),
     )

@@ -235,43 +235,49 @@ def any_value(value: Value) -> bytes:
 
 def attribute_fields(field_number: int, attributes: Attributes) -> bytes:
     """Encodes KeyValues as a repeated field of this number."""
-    return b"".join([attribute_field(field_number, key, value) for key, value in attributes])
+    return repeated_field(field_number, [key_value(key, value) for key, value in attributes])
 
 
-def attribute_field(field_number: int, key: str, value: Value) -> bytes:
-    """Encodes one KeyValue of a repeated field of this number."""
+def repeated_field(field_number: int, key_values: Iterable[bytes]) -> bytes:
+    """Encodes what `key_value` returned as a repeated field of this number."""
+    return tag(field_number).join((b"", *key_values))
+
+
+def key_value(key: str, value: Value) -> bytes:
+    """Encodes a KeyValue message, after its length."""
     if isinstance(value, str) and len(key) <= _MAX_REMEMBERED_KEY:
         text = value.encode()
-        return _heads(key, tag(field_number))[len(text)] + text
+        return text_heads(key)[len(text)] + text
     if isinstance(value, tuple) and len(value) == 1 and len(key) <= _MAX_REMEMBERED_KEY:
         text = value[0].encode()
-        return _array_heads(key, tag(field_number))[len(text)] + text
+        return _array_heads(key)[len(text)] + text
     inside = text_field(KEY_VALUE_KEY, key) + message_field(KEY_VALUE_VALUE, any_value(value))
-    return message_field(field_number, inside)
-
-
-def text_heads(key: str, before: bytes = b"") -> Heads:
-    """Returns the heads of a text in a KeyValue with this key. `before`: the tag before the KeyValue."""
-    inside = text_field(KEY_VALUE_KEY, key) + tag(KEY_VALUE_VALUE)
-    return Heads(before, inside, tag(ANY_STRING))
-
-
-def int_heads(key: str) -> Heads:
-    """Returns the heads of a varint in a KeyValue with this key."""
-    # A varint has no length: the head ends with its tag.
-    inside = text_field(KEY_VALUE_KEY, key) + tag(KEY_VALUE_VALUE)
-    return Heads(b"", inside, behind=tag(ANY_INT, VARINT))
-
-
-def _text_array_heads(key: str, before: bytes) -> Heads:
-    """Returns the heads of the only text of an array in a KeyValue with this key."""
-    inside = text_field(KEY_VALUE_KEY, key) + tag(KEY_VALUE_VALUE)
-    return Heads(before, inside, tag(ANY_ARRAY), tag(ARRAY_VALUES), tag(ANY_STRING))
+    return varint(len(inside)) + inside
 
 
 _MAX_REMEMBERED_KEY = 64
-_heads = lru_cache(maxsize=128)(text_heads)
-_array_heads = lru_cache(maxsize=128)(_text_array_heads)
+
+
+@lru_cache(maxsize=128)
+def text_heads(key: str) -> Heads:
+    """Returns the heads of a text that is a KeyValue with this key."""
+    return _heads(key, tag(ANY_STRING))
+
+
+@lru_cache(maxsize=128)
+def _array_heads(key: str) -> Heads:
+    """Returns the heads of the only text of an array that is a KeyValue with this key."""
+    return _heads(key, tag(ANY_ARRAY), tag(ARRAY_VALUES), tag(ANY_STRING))
+
+
+def int_heads(key: str) -> Heads:
+    """Returns the heads of a varint that is a KeyValue with this key."""
+    return _heads(key, behind=tag(ANY_INT, VARINT))  # a varint has no length
+
+
+def _heads(key: str, *path: bytes, behind: bytes = b"") -> Heads:
+    inside = text_field(KEY_VALUE_KEY, key) + tag(KEY_VALUE_VALUE)
+    return Heads(b"", inside, *path, behind=behind)
 
 
 def flags_field(field_number: int, flags: int) -> bytes:

@@ -215,14 +215,17 @@ class Forwarder:
     def _take_group(self, file: str, group: Group, sink: ResultSink, exchanges: ExchangeIndex) -> None:
         """Takes ordinary lines, one record each: nearly all records of a file."""
         encode, context_of, reference_ns = self._encoder.encode, exchanges.context_of, sink.reference_ns
-        offset = group.offset
+        offset, takes_all = group.offset, sink.seen is None and not sink.holds_entries
         for line, raw in enumerate(group.raws, group.line):
             number, self._number = self._number, self._number + 1
             end = offset + len(raw)
             if number >= self._start:
                 batch = self._batch or self._current(sink)
-                batch.result.counts.lines += 1
-                if not self._is_taken(batch, number, raw):
+                counts = batch.result.counts
+                counts.lines += 1
+                if takes_all:
+                    counts.records += 1
+                if takes_all or not self._is_taken(batch, number, raw):
                     event = decode(raw)
                     context = context_of(event, reference_ns)
                     if isinstance(event, Event):
