@@ -39,8 +39,8 @@ from faillog_otel.otlp.wire import (
 )
 from faillog_otel.text import printable
 
-MAX_ROUTES = 8192
-"""Entries in the cache of routings, of about 2 KiB each; the next two are those of the other caches."""
+MAX_ROUTES = 7168
+"""Entries in the cache of routings, of about 1 KiB each; the next two are those of the other caches."""
 MAX_OUTCOMES = 4096
 MAX_REASONS = 1024
 MAX_REMEMBERED = 512
@@ -92,11 +92,11 @@ class EncodedReason(Struct, frozen=True, gc=False):
     """Of a span that has failed."""
 
 
-def _encode(attributes: Attributes) -> EncodedAttributes:
+def _encode(attributes: Attributes, *, has_span: bool = True) -> EncodedAttributes:
     key_values = [key_value(key, value) for key, value in attributes]
     return EncodedAttributes(
         repeated_field(wire.LOG_ATTRIBUTES, key_values),
-        repeated_field(wire.SPAN_ATTRIBUTES, key_values),
+        repeated_field(wire.SPAN_ATTRIBUTES, key_values) if has_span else b"",
         len(attributes),
         sum(map(size_of, attributes)),
     )
@@ -151,7 +151,7 @@ class SharedParts:
         fields, kind = destination_fields(rules, routing, self._config.destination_names), rules.kind
         span_kind = tag(wire.SPAN_KIND, VARINT) + varint(SpanKind[kind.span]) if kind.span else b""
         return EncodedDestination(
-            _encode(fields.attributes),
+            _encode(fields.attributes, has_span=kind.span is not None),
             text_field(wire.SPAN_NAME, span_name(verb, fields.name)) + span_kind,
             text_field(wire.LOG_EVENT_NAME, kind.event_name),
             fields.topic.encode(),
