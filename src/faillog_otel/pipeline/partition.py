@@ -256,8 +256,9 @@ class WorkQueue:
         self._tasks.appendleft(task)
 
     def give_up(self, task: IndexTask, why: str) -> None:
-        """Reads nothing of files that could not be indexed."""
-        self.problems.append(why)
+        """Reads nothing of files that could not be indexed; says so once for each file."""
+        if self._open.issuperset(task.sources):
+            self.problems.append(why)
         for source in task.sources:
             self._close(source)
         others = [
