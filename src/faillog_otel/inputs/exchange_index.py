@@ -130,12 +130,15 @@ class ExchangeIndex:
     def open(cls, file: BinaryIO, sha256: str, memory_bytes: int = MEMORY_BYTES) -> Self:
         """Returns the index that `save` wrote, whose file has this checksum.
 
-        Takes over the file. Raises UnusableIndex.
+        Takes over the file, and closes it if all entries fit into the memory. Raises UnusableIndex.
         """
         try:
-            return cls.of(_read_saved(file.fileno(), sha256), file, memory_bytes)
+            found = cls.of(_read_saved(file.fileno(), sha256), file, memory_bytes)
         except OSError as error:
             raise UnusableIndex(f"cannot be read: {error.strerror}") from None
+        if all(table.is_in_memory for table in found.tables):
+            file.close()
+        return found
 
     @classmethod
     def joined(cls, indexes: Sequence[Self], memory_bytes: int = MEMORY_BYTES) -> Self:

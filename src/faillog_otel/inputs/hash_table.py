@@ -20,6 +20,8 @@ MEMORY_BYTES = 32 * 1024 * 1024
 HASH_BYTES = 8
 """The probability of a collision among ten million entries is one in 370,000."""
 _BUCKETS = 4096
+MAX_UNSORTED_BYTES = 64 * 1024
+"""Of entries that are saved, shared and joined as they were added: a run joins hundreds of small tables."""
 _SORT_FACTOR = 2.5
 """Memory while entries are sorted into buckets, as a multiple of their bytes."""
 
@@ -69,7 +71,10 @@ class Store:
 
 
 class Table(Struct, frozen=True, gc=False):
-    """Buckets in order: where they begin (an array of 8-byte numbers), and their bytes if not in a file."""
+    """Buckets in order: where they begin (an array of 8-byte numbers), and their bytes if not in a file.
+
+    Without `starts`, a few entries as they were added.
+    """
 
     starts: bytes
     held: bytes | None
@@ -144,15 +149,27 @@ class HashTable:
         """Returns the unsorted entries in memory: hash and value, one after the other."""
         return bytes(self._added)
 
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether no entries are in the store."""
+        return all(each.held is not None for each in self._tables)
+
+    @property
+    def has_few(self) -> bool:
+        """Whether all entries are in memory, unsorted, and at most `MAX_UNSORTED_BYTES`."""
+        return not self._tables and len(self._added) <= MAX_UNSORTED_BYTES
+
     def move_all(self) -> None:
-        """Moves all entries to the store. Raises like `add`."""
+        """Moves all entries to the store, unless they are few. Raises like `add`."""
         if self._is_frozen:
             raise ValueError("the index is frozen")
-        if self._added:
+        if self._added and not self.has_few:
             self._move()
 
     def tables(self) -> list[Table]:
         """Returns the entries in memory, and where those in the store are, for another process."""
+        if self.has_few:
+            return [Table(b"", bytes(self._added))] if self._added else []
         self._freeze()
         return [
             Table(each.starts.tobytes(), None if each.held is None else bytes(each.held))
@@ -161,8 +178,9 @@ class HashTable:
 
     def open_tables(self, tables: Sequence[Table]) -> None:
         """Takes what `tables` returned for the same store; loads the entries if they fit into the memory."""
-        self._is_frozen = True
-        self._tables = [_Buckets(array("Q", table.starts), table.held) for table in tables]
+        self._added += b"".join(table.held or b"" for table in tables if not table.starts)
+        self._is_frozen = not self._added
+        self._tables = [_Buckets(array("Q", table.starts), table.held) for table in tables if table.starts]
         if self.size <= self._memory_bytes:
             self._tables = [
                 _Buckets(each.starts, self._store.read(each.starts[0], each.size))
@@ -176,6 +194,10 @@ class HashTable:
 
         The others can be closed then. Raises TemporaryFileError.
         """
+        if all(other.has_few for other in others):
+            for other in others:
+                self.add_entries(other.entries())
+            return
         self._is_frozen = True
         sizes = [other.bucket_sizes() for other in others if other.size]
         starts = array("Q", accumulate(map(sum, zip(*sizes, strict=True)), initial=0))

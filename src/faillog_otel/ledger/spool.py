@@ -11,6 +11,7 @@ object is done: the file never names a record whose result was not stored. Two o
 digest with a probability of about one in a million.
 """
 
+import errno
 import hashlib
 import heapq
 import logging
@@ -137,10 +138,16 @@ class Spool:
             raise LedgerBroken(f"{self._folder.path / str(number)}: {error.strerror}") from None
 
     def open_index(self, number: int) -> BinaryIO | None:
-        """Opens the index of an object's exchanges, unbuffered; None if there is none that can be opened."""
+        """Opens the index of an object's exchanges, unbuffered; None if there is none that can be opened.
+
+        Raises LedgerBroken if too many files are open.
+        """
         try:
             return self._folder.read_file(f"{number}{INDEX}")
-        except (OSError, StrangeEntry):
+        except (OSError, StrangeEntry) as error:
+            if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+                why = f"{error.strerror}; raise the limit (ulimit -n)"
+                raise LedgerBroken(f"{self._folder.path / str(number)}{INDEX}: {why}") from None
             return None
 
     @contextmanager

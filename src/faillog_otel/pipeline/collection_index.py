@@ -17,6 +17,9 @@ from faillog_otel.pipeline.requests import INDEX_MEMORY_BYTES
 
 _log = logging.getLogger(__name__)
 
+MAX_LOADED_BYTES = 1024 * 1024
+"""If all indexes together exceed the memory, the files of larger ones stay open while they are joined."""
+
 Fill = Callable[[Spooled, ExchangeIndex], object]
 """Adds the exchanges of a spooled object to an index. Raises NotWhole, LedgerBroken, InputError."""
 
@@ -47,7 +50,8 @@ class CollectionIndexes:
             return self._joined
         self.close()
         self._joined = ExchangeIndex()
-        memory_bytes = MEMORY_BYTES if sum(each.bytes for each in saved) <= MEMORY_BYTES else 0
+        is_small = sum(each.bytes for each in saved) <= MEMORY_BYTES
+        memory_bytes = MEMORY_BYTES if is_small else MAX_LOADED_BYTES
         with ExitStack() as stack:
             parts = []
             if len(joined_from) > len(saved):
