@@ -71,12 +71,11 @@ class CollectionIndexes:
     def _open(self, saved: SavedIndex, memory_bytes: int) -> ExchangeIndex | None:
         """Returns a saved index, built again if need be; None if its object is no longer in the spool."""
         why = "is missing"
-        if (file := self._spool.open_index(saved.object)) is not None:
-            try:
-                return ExchangeIndex.open(file, saved.sha256, memory_bytes)
-            except UnusableIndex as error:
-                file.close()
-                why = str(error)
+        try:
+            if (found := self._opened(saved.object, saved.sha256, memory_bytes)) is not None:
+                return found
+        except UnusableIndex as error:
+            why = str(error)
         name = f"spool/{saved.object}{INDEX}"
         if (spooled := self._ledger.spooled_object(saved.object)) is not None:
             _log.info("%s %s; the object is indexed again", name, why)
@@ -99,5 +98,18 @@ class CollectionIndexes:
             index = ExchangeIndex()
             self._fill(spooled, index)
             return index
-        written = self._spool.open_index(spooled.id)
-        return None if written is None else ExchangeIndex.open(written, file.sha256)
+        try:
+            return self._opened(spooled.id, file.sha256, MEMORY_BYTES)
+        except UnusableIndex as error:
+            _log.warning("spool/%d%s %s", spooled.id, INDEX, error)
+            return None
+
+    def _opened(self, number: int, sha256: str, memory_bytes: int) -> ExchangeIndex | None:
+        """Returns the index of an object; None if its file is missing. Raises UnusableIndex, LedgerBroken."""
+        if (file := self._spool.open_index(number)) is None:
+            return None
+        try:
+            return ExchangeIndex.open(file, sha256, memory_bytes)
+        except UnusableIndex:
+            file.close()
+            raise
