@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
+from functools import partial
 from pathlib import Path
 
 from msgspec import Struct
@@ -141,12 +142,8 @@ def _only_forwarding(config: RunConfig) -> RunConfig:
 
 def _fork_server(runtime: Runtime) -> ForkServer:
     """Forks the process from which workers are forked."""
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "faillog_otel.app.run_files",
-    ]  # -P: nothing of the working directory
+    # -P: imports nothing from the working directory.
+    command = [sys.executable, "-P", "-m", "faillog_otel.app.run_files"]
     return runtime.stack.enter_context(ForkServer(command, work))
 
 
@@ -277,9 +274,7 @@ def _forward_by(
     runtime.watch_retries(workers)
     runtime.watch_pending(workers.counts)
 
-    def opened(name: str) -> InputFile:
-        return _open(name, runtime)
-
+    opened = partial(_open, runtime=runtime)
     most = max_open_files(descriptors(), len(workers))
     with closing(WorkQueue(files, opened, workers=len(workers), whole=whole, max_open_files=most)) as queue:
         workers.run(queue, kept, runtime.progress.take, runtime.telemetry)

@@ -79,7 +79,6 @@ _FORMAT = f"exchange index 2, {sys.byteorder}\n".encode()
 """The version of saved indexes. Offsets and lengths are in this machine's byte order."""
 _END = struct.Struct(f"=Q{len(_FORMAT)}s")
 """The end of a saved index: length of the compressed `Index`, version."""
-_READ_BYTES = 1024 * 1024
 
 
 class ExchangeIndex:
@@ -133,7 +132,7 @@ class ExchangeIndex:
         Takes over the file, and closes it if all entries fit into the memory. Raises UnusableIndex.
         """
         try:
-            found = cls.of(_read_saved(file.fileno(), sha256), file, memory_bytes)
+            found = cls.of(_read_saved(file, sha256), file, memory_bytes)
         except OSError as error:
             raise UnusableIndex(f"cannot be read: {error.strerror}") from None
         if all(table.is_in_memory for table in found.tables):
@@ -339,14 +338,17 @@ class ExchangeIndex:
         return f"00-{trace_id.hex()}-{span_id.hex()}-{flags:02x}"
 
 
-def _read_saved(descriptor: int, sha256: str) -> Index:
+def _read_saved(file: BinaryIO, sha256: str) -> Index:
     """Returns an intact index. Raises UnusableIndex, OSError."""
+    descriptor = file.fileno()
     end = os.fstat(descriptor).st_size - _END.size
     found = os.pread(descriptor, _END.size, max(0, end))
     if end < 0 or len(found) < _END.size:
         raise UnusableIndex("is truncated")
     length, version = _END.unpack(found)
-    if _sha256(descriptor) != sha256:
+    file.seek(0)
+    found_sha256 = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]  # BinaryIO lacks readinto
+    if found_sha256.hexdigest() != sha256:
         raise UnusableIndex("is damaged: its checksum differs")
     if version != _FORMAT or length > end:
         raise UnusableIndex("was written by another version")
@@ -355,15 +357,6 @@ def _read_saved(descriptor: int, sha256: str) -> Index:
         return msgspec.msgpack.decode(packed, type=Index)
     except (zlib.error, msgspec.MsgspecError) as error:
         raise UnusableIndex(f"is damaged: {error}") from None
-
-
-def _sha256(descriptor: int) -> str:
-    """Returns the SHA-256 of a file, in hexadecimal. Raises OSError."""
-    found, at = hashlib.sha256(), 0
-    while piece := os.pread(descriptor, _READ_BYTES, at):
-        found.update(piece)
-        at += len(piece)
-    return found.hexdigest()
 
 
 def _ids(event: Event | BadRecord) -> tuple[str | None, str | None]:

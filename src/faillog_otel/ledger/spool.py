@@ -138,7 +138,7 @@ class Spool:
             raise LedgerBroken(f"{self._folder.path / str(number)}: {error.strerror}") from None
 
     def open_index(self, number: int) -> BinaryIO | None:
-        """Opens the index of an object's exchanges, unbuffered; None if there is none that can be opened.
+        """Opens the index of an object's exchanges, unbuffered. Returns None if it cannot be opened.
 
         Raises LedgerBroken if too many files are open.
         """
