@@ -24,6 +24,7 @@ from faillog_otel.errors import ConfigError
 from faillog_otel.sandbox.bookkeeping import Inbox, JournalEntry, ManifestEntry, Served, SimulatorState
 from faillog_otel.sandbox.config import Scripted, SimulatedClock, SimulatorConfig
 from faillog_otel.sandbox.downloads import Downloads
+from faillog_otel.sandbox.failures import FailingMessage, Failures, FailureTruth, failure_truth
 from faillog_otel.sandbox.http import HttpServer, Request, Response, json_response
 from faillog_otel.sandbox.listing_api import ListingApi
 from faillog_otel.sandbox.world import TrackedMessage
@@ -76,7 +77,7 @@ class Simulator:
         self._listings = ListingApi(self._state)
         self._downloads = Downloads(self._state)
         self._tracking = _TrackingApi(self._state.inbox)
-        self._control = _Control(self._state)
+        self._control = _Control(self._state, self.rename)
 
     @property
     def url(self) -> str:
@@ -97,6 +98,14 @@ class Simulator:
         """The records of all objects that were listed or sent so far."""
         return self._state.manifest.entries()
 
+    def failures(self) -> FailureTruth:
+        """The failing messages, attempts and exchanges: of the listed records, and of all incidents."""
+        return _failures(self._state)
+
+    def failing_messages(self) -> list[FailingMessage]:
+        """The messages that failed, as far as their records were listed; each once for each destination."""
+        return self._state.manifest.failures().messages()
+
     def requests(self) -> list[JournalEntry]:
         """All requests so far, except those to the control API."""
         return self._state.journal.entries()
@@ -104,6 +113,10 @@ class Simulator:
     def tracked(self) -> list[TrackedMessage]:
         """All messages that applications sent so far."""
         return self._state.inbox.messages()
+
+    def rename(self, id_: str, name: str) -> None:
+        """Gives a destination, a source or a subscription another name. Raises ConfigError."""
+        self._listings.names.rename(id_, name)
 
     def __enter__(self) -> Self:
         self._api_server.__enter__()
@@ -148,18 +161,22 @@ class _Control:
 
     `GET clock`; `POST clock` (`{"now": "2025-05-07T23:00:00Z"}` or `{"forward_seconds": 3600}`);
     `POST faults` (a list of `{"fault", "nth"?, "collection"?, "hour"?, "object"?, "times"?}`); `GET faults`
-    (the number left); `GET quota` (the most requests in 24 hours, the requests that came too early, how long
-    the server asked to wait); `GET manifest`, `GET requests` and `GET tracked` (JSON Lines).
+    (the number left); `POST names` (`{"65f0c2ab9d3e4b0012ab34cd": "Teapot"}`: renames); `GET quota` (the
+    most requests in 24 hours, the requests that came too early, how long the server asked to wait); `GET
+    failures` (a `FailureTruth`); `GET manifest`, `GET requests` and `GET tracked` (JSON Lines).
     """
 
-    def __init__(self, state: SimulatorState) -> None:
+    def __init__(self, state: SimulatorState, rename: Callable[[str, str], None]) -> None:
         self._state = state
+        self._rename = rename
         self._routes: dict[tuple[str, str], Callable[[bytes], Response]] = {
             ("GET", "clock"): lambda _: self._time(),
             ("POST", "clock"): self._move_clock,
             ("POST", "faults"): self._script_faults,
             ("GET", "faults"): lambda _: self._faults_left(),
+            ("POST", "names"): self._change_names,
             ("GET", "quota"): lambda _: self._quota(),
+            ("GET", "failures"): lambda _: json_response(200, _failures(state)),
             ("GET", "manifest"): lambda _: _json_lines(state.manifest.entries()),
             ("GET", "requests"): lambda _: _json_lines(state.journal.entries()),
             ("GET", "tracked"): lambda _: _json_lines(message.event for message in state.inbox.messages()),
@@ -202,6 +219,12 @@ class _Control:
     def _faults_left(self) -> Response:
         return json_response(200, {"left": self._state.faults.left()})
 
+    def _change_names(self, body: bytes) -> Response:
+        names = msgspec.json.decode(body, type=dict[str, str])
+        for id_, name in names.items():
+            self._rename(id_, name)
+        return json_response(200, names)
+
     def _quota(self) -> Response:
         quota = self._state.quota
         statistics = {
@@ -210,6 +233,13 @@ class _Control:
             "asked_to_wait_seconds": quota.asked_to_wait_seconds,
         }
         return json_response(200, statistics)
+
+
+def _failures(state: SimulatorState) -> FailureTruth:
+    now_ns = state.clock.now_ns()
+    of_incidents = Failures()
+    of_incidents.add(state.world.incident_records(now_ns))
+    return failure_truth(state.manifest.failures(), of_incidents, now_ns)
 
 
 def _json_lines(items: Iterable[object]) -> Response:

@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, hour_of, hour_text, time_text
 from faillog_otel.sandbox.config import Faults, QuotaConfig, SimulatedClock, SimulatorConfig
+from faillog_otel.sandbox.failures import Failures
 from faillog_otel.sandbox.http import Request, Response
 from faillog_otel.sandbox.objects import StoredObject
 from faillog_otel.sandbox.world import TrackedMessage, World
@@ -251,6 +252,16 @@ class Manifest:
         """Notes that this version was sent."""
         with self._lock:
             self._served.setdefault((stored.key, stored.etag), now_ns)
+
+    def failures(self) -> Failures:
+        """What the records say that were listed."""
+        with self._lock:
+            listed = dict(self._listed)
+        failures = Failures()
+        for (key, _), listed_ns in sorted(listed.items()):
+            stored = self._world.find(key, listed_ns)
+            failures.add(stored.records if stored else ())
+        return failures
 
     def entries(self) -> Iterator[ManifestEntry]:
         """All entries, sorted by the object's key."""

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from faillog_otel.clock import SECOND_NS
 from faillog_otel.errors import ConfigError
 from faillog_otel.sandbox.generator import Dialect
+from faillog_otel.sandbox.incidents import Incident
 
 Growth = Literal["append", "rewrite", "repack"]
 """How an hour grows: each later portion is a new object; one object is rewritten; all records are repacked
@@ -73,6 +74,10 @@ class WorldConfig(Struct, frozen=True, kw_only=True):
     """Objects a day whose download always fails: 404, 500, 503, a reset, half of it, an HTML page."""
     exchange_hour: ExchangeHour = "message"
     """Of generated failures; the exchanges of a tracked message are always in its hour."""
+    incidents: tuple[Incident, ...] = ()
+    """Injected failures, beside those of `messages`: with `messages=0` nothing else fails."""
+    incident_messages: float = 20.0
+    """Failing messages in an hour of each of them."""
 
     def __post_init__(self) -> None:
         if not self.collections or len(set(self.collections)) != len(self.collections):
@@ -91,6 +96,17 @@ class WorldConfig(Struct, frozen=True, kw_only=True):
         for name, rate in (("damage", self.damage), ("duplicates", self.duplicates)):
             if not 0 <= rate <= 1:
                 raise ConfigError(f"{name} must be a rate from 0 to 1")
+        self._check_incidents()
+
+    def _check_incidents(self) -> None:
+        if not 1 <= self.incident_messages <= 100_000:
+            raise ConfigError("incident_messages must be from 1 to 100,000")
+        for incident in self.incidents:
+            if incident.collection not in self.collections:
+                known = ", ".join(self.collections)
+                raise ConfigError(f"incident {incident}: unknown collection; use one of: {known}")
+            if incident.end_ns is not None and incident.end_ns <= incident.start_ns:
+                raise ConfigError(f"incident {incident} ends before it starts; give a later end")
 
 
 class QuotaConfig(Struct, frozen=True, kw_only=True):
@@ -139,9 +155,14 @@ class SimulatorConfig(Struct, frozen=True, kw_only=True):
     """The status for a listing in a form that is not accepted."""
     slow_seconds: float = 1.0
     """How long a slow response takes, in real time."""
+    names_per_minute: int = 200
+    """The rate limit of requests for names, which is not the quota of listings."""
+    names_per_page: int = 1000
+    """The most names in one page."""
 
 
-Kind = Literal["listing", "download"]
+Kind = Literal["listing", "download", "names"]
+KINDS: tuple[Kind, ...] = ("listing", "download", "names")
 
 CATALOGUE: dict[str, str] = {
     "listing:429-body": "429 with Segment's body (remainingPoints, msBeforeNext, consumedPoints)",
@@ -183,6 +204,16 @@ CATALOGUE: dict[str, str] = {
     "download:307": "307 to the API server",
     "download:no-etag": "the object without ETag and Last-Modified",
     "download:changed": "the same records in another order, with another ETag",
+    "names:401": "401, with a credential in the message",
+    "names:403": "403 as for a token without permission, with a credential in the message",
+    "names:404": "404 as for a workspace without the feature, with a credential in the message",
+    "names:429": "429 with Retry-After: 30",
+    "names:500": "500 with a credential in the message",
+    "names:reset": "the connection is reset",
+    "names:slow": "the response takes `slow_seconds`",
+    "names:html": "200 with an HTML page",
+    "names:truncated": "200 with JSON that ends too early",
+    "names:wrong-shape": "200 with JSON of another shape, full of credentials",
 }
 """All faults: name → what it does."""
 
@@ -210,7 +241,7 @@ class Faults:
     def __init__(self, rates: Mapping[str, float], seed: int) -> None:
         """Raises ConfigError for an unknown name, a rate outside 0 to 1, or a sum of rates above 1."""
         check_names(rates)
-        for kind in ("listing", "download"):
+        for kind in KINDS:
             own = [rate for name, rate in rates.items() if name.startswith(kind)]
             if not (min(own, default=0) >= 0 and sum(own) <= 1):
                 raise ConfigError(f"{kind} faults must have rates from 0 to 1, and a sum of at most 1")
@@ -218,7 +249,7 @@ class Faults:
         self._seed = seed
         self._lock = threading.Lock()
         self._script: list[Scripted] = []
-        self._counts: dict[Kind, int] = {"listing": 0, "download": 0}
+        self._counts: dict[Kind, int] = dict.fromkeys(KINDS, 0)
 
     def script(self, *faults: Scripted) -> None:
         """Adds faults to the script. A request meets the first that matches it."""

@@ -8,7 +8,7 @@ logged them. Source of the format: Segment's page "Failure Log Collection".
 import heapq
 import random
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Literal
@@ -20,6 +20,8 @@ SOURCE_ID = "qL9vTgNcd3xW2b5Yp8RkZm"
 RETRY_SECONDS = (30, 90, 300, 900, 2700, 5400, 9000)
 """Delays between attempts: about four and a half hours in all, then the message is discarded."""
 _MAX_RETRY_AGE_SECONDS = 4 * 3600
+_MAX_SENT = 25
+"""Messages in a request's body: these exceed the 4 KB of it that Segment logs."""
 
 Dialect = Literal["draft", "page", "mixed"]
 """How records are written: `draft`, as in the first draft of Segment's page (a numeric version, a
@@ -130,7 +132,7 @@ DESTINATIONS: tuple[Destination, ...] = (
 )
 
 
-class Logged(Struct, frozen=True):
+class Logged(Struct, frozen=True, gc=False):
     """One event, and when Segment logged it, in nanoseconds since 1970."""
 
     at_ns: int
@@ -197,7 +199,8 @@ def logged_events(
             at = batch[0].occurred
         else:
             at, _, batch = heapq.heappop(queue)
-        again, logged = _deliver(rng, at, batch, retries=len(retry_seconds), dialect=dialect)
+        answer = _any_answer(rng, batch[0].destination)
+        again, logged = _deliver(rng, at, batch, answer, retries=len(retry_seconds), dialect=dialect)
         yield from logged
         for message in again:  # retries are not batched again
             delay = retry_seconds[message.attempt - 2] * rng.uniform(0.8, 1.2)
@@ -219,18 +222,53 @@ def logged_story(
     rng = random.Random(seed)
     at, left = start, [_Message(message_id, destination, start, tracked=tracked)]
     while left:
-        left, logged = _deliver(rng, at, left, retries=len(retry_seconds), dialect=dialect)
+        answer = _any_answer(rng, destination)
+        left, logged = _deliver(rng, at, left, answer, retries=len(retry_seconds), dialect=dialect)
         yield from logged
         for message in left:
             at += timedelta(seconds=retry_seconds[message.attempt - 2] * rng.uniform(0.8, 1.2))
 
 
+def logged_batches(
+    rng: random.Random,
+    sizes_at: Sequence[tuple[datetime, int]],
+    answer_at: Callable[[datetime, int], DestinationAnswer],
+    *,
+    destination: Destination,
+    retry_seconds: Sequence[int] = RETRY_SECONDS,
+    dialect: Dialect = "mixed",
+) -> Iterator[Logged]:
+    """Yields the events of batches that stay together when they are retried, a batch at a time.
+
+    `sizes_at`: when each batch is first sent, and its number of messages. `answer_at` returns the answer to
+    an attempt, from its time and its number.
+    """
+    for start, size in sizes_at:
+        at = start
+        left = [_Message(_uuid(rng), destination, start) for _ in range(size)]
+        while left:
+            answer = answer_at(at, left[0].attempt)
+            left, logged = _deliver(rng, at, left, answer, retries=len(retry_seconds), dialect=dialect)
+            yield from logged
+            if left:
+                at += timedelta(seconds=retry_seconds[left[0].attempt - 2] * rng.uniform(0.8, 1.2))
+
+
+def _any_answer(rng: random.Random, destination: Destination) -> DestinationAnswer:
+    return rng.choices(destination.answers, [each.weight for each in destination.answers])[0]
+
+
 def _deliver(
-    rng: random.Random, at: datetime, batch: list[_Message], *, retries: int, dialect: Dialect
+    rng: random.Random,
+    at: datetime,
+    batch: list[_Message],
+    answer: DestinationAnswer,
+    *,
+    retries: int,
+    dialect: Dialect,
 ) -> tuple[list[_Message], list[Logged]]:
     """Delivers a batch in one exchange. Returns the messages to retry, and the events."""
     destination = batch[0].destination
-    answer = rng.choices(destination.answers, [each.weight for each in destination.answers])[0]
     exchange_id, lag = _uuid(rng), rng.uniform(0.2, 4.0)
     is_draft = dialect == "draft" or (dialect == "mixed" and int(exchange_id[0], 16) % 2 == 0)
     write = partial(_logged, at=at, lag=lag, destination=destination, is_draft=is_draft)
@@ -301,7 +339,7 @@ def _sent(rng: random.Random, batch: list[_Message]) -> dict[str, Any]:
             "userId": f"user-{rng.randrange(10_000)}",
             "context": {"ip": "203.0.113.7", "traits": {"email": "jane@shop.example"}},
         }
-        for message in batch
+        for message in batch[:_MAX_SENT]
     ]
     return {"batch": sent}
 

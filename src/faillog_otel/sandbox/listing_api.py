@@ -18,8 +18,8 @@ from faillog_otel.clock import HOUR_NS, SECOND_NS, hour_text
 from faillog_otel.sandbox.bookkeeping import QuotaState, Served, SimulatorState
 from faillog_otel.sandbox.config import Refusal
 from faillog_otel.sandbox.downloads import presigned_url
-from faillog_otel.sandbox.generator import DESTINATIONS
 from faillog_otel.sandbox.http import Request, Response, html_page, json_response
+from faillog_otel.sandbox.names import NamesApi
 from faillog_otel.sandbox.world import parse_hour
 
 LISTING_PATH = "/customer-insights/download"
@@ -38,6 +38,7 @@ class ListingApi:
     """Answers the requests to the API server that concern neither tracking nor control."""
 
     def __init__(self, state: SimulatorState) -> None:
+        self.names = NamesApi(state, _segment_error)
         self._state = state
         self._refused = 0
 
@@ -49,7 +50,7 @@ class ListingApi:
         elif request.path == LISTING_PATH:
             served = self._list(request, named, now_ns)
         else:
-            served = Served(_free_request(request))
+            served = self.names.answer(request, now_ns) or Served(_free_request(request))
         return replace(served, collection=named.collection, hour=named.hour)
 
     def _is_authorized(self, request: Request) -> bool:
@@ -177,19 +178,10 @@ def _named_arguments(request: Request) -> _Arguments:
 
 
 def _free_request(request: Request) -> Response:
-    """The requests that cost nothing: the workspace and its destinations."""
-    if request.method != "GET":
-        return _segment_error(404, "Not found")
-    if request.path == "/":
+    """The request that costs nothing and names nothing: the workspace, which proves a token."""
+    if request.method == "GET" and request.path == "/":
         workspace = {"id": "9aQ1Lj62S4bomZKLF4DPqW", "slug": "simulated", "name": "Simulated"}
         return json_response(200, {"data": {"workspace": workspace}})
-    parent, _, found_id = request.path.rpartition("/")
-    for destination in DESTINATIONS:
-        if parent == "/destinations" and destination.id == found_id:
-            slug = destination.name.partition(" ")[0].lower()
-            metadata = {"id": destination.id, "name": destination.name, "slug": slug}
-            found = {"id": found_id, "name": destination.name, "enabled": True, "metadata": metadata}
-            return json_response(200, {"data": {"destination": found}})
     return _segment_error(404, "Not found")
 
 

@@ -9,6 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from faillog_otel.sandbox.config import Format
+from faillog_otel.sandbox.incidents import Incident
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -19,7 +20,7 @@ SUFFIXES: dict[Format, str] = {"gzip": "jsonl.gz", "zstd": "jsonl.zst", "jsonl":
 """The ends of keys."""
 
 
-class TrueRecord(Struct, frozen=True):
+class TrueRecord(Struct, frozen=True, gc=False):
     """One record of an hour: its bytes without surrounding white space, and when it becomes available."""
 
     raw: bytes
@@ -28,6 +29,8 @@ class TrueRecord(Struct, frozen=True):
     """The id of an exchange, or of an attempt's exchange; a damaged record may lack it."""
     is_exchange: bool
     damaged: bool = False
+    incident: Incident | None = None
+    """The injected incident that its message failed in."""
 
     @property
     def sha256(self) -> str:

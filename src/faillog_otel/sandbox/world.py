@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
-from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, hour_of, hour_text
+from faillog_otel.clock import DAY_NS, HOUR_NS, MAX_NS, SECOND_NS, hour_of, hour_text
 from faillog_otel.sandbox.config import Growth, WorldConfig
 from faillog_otel.sandbox.generator import (
     DESTINATIONS,
@@ -30,6 +30,7 @@ from faillog_otel.sandbox.generator import (
     logged_events,
     logged_story,
 )
+from faillog_otel.sandbox.incidents import Incident, incident_events
 from faillog_otel.sandbox.objects import SUFFIXES, StoredObject, TrueRecord, packed, thirds
 
 RETENTION_NS = 28 * DAY_NS
@@ -60,6 +61,8 @@ _OUTAGE = (
 _DOWN = _OUTAGE[:1]
 _DEATHS = ("404", "500", "503", "html", "reset", "truncated", "expired", "302")
 _CACHED_HOURS, _CACHED_GENERATIONS = 32, 16
+_CACHED_MESSAGES, _MIN_CACHED_HOURS = 40_000, 4
+"""Bounds on the memory where incidents have many messages."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -93,8 +96,9 @@ class World:
     def __init__(self, config: WorldConfig, tracked: TrackedMessages) -> None:
         self.config = config
         self._tracked = tracked
-        self._records_of = lru_cache(_CACHED_HOURS)(self._records)
-        self._begun_in = lru_cache(_CACHED_HOURS)(self._begun)
+        cached = min(_CACHED_HOURS, max(_MIN_CACHED_HOURS, int(_CACHED_MESSAGES / config.incident_messages)))
+        self._records_of = lru_cache(cached)(self._records)
+        self._begun_in = lru_cache(cached)(self._begun)
         self._objects_of = lru_cache(_CACHED_GENERATIONS)(self._packed_objects)
 
     def death(self, stored: StoredObject) -> str | None:
@@ -116,6 +120,15 @@ class World:
     def records(self, collection: str, hour: int) -> tuple[TrueRecord, ...]:
         """All records of an hour, future ones included, in the order in which they become available."""
         return self._records_of(collection, hour, self._tracked.count(hour))
+
+    def incident_records(self, now_ns: int) -> Iterator[TrueRecord]:
+        """All records of the messages that began to fail in incidents so far, future records included."""
+        for incident in dict.fromkeys(self.config.incidents):
+            end_ns = min(incident.end_ns or MAX_NS, now_ns)
+            for hour in range(hour_of(incident.start_ns), -(-end_ns // HOUR_NS)):
+                for _, record in self._begun_in(incident.collection, hour):
+                    if record.incident == incident:
+                        yield record
 
     def growth(self, collection: str) -> Growth:
         """How the collection's hours grow."""
@@ -237,13 +250,32 @@ class World:
             none_later=True,
         )
         moves_exchanges = self.config.exchange_hour == "logged"
+        tagged = chain(((each, None) for each in logged), self._of_incidents(collection, hour))
         return [
             (
                 hour_of(each.at_ns) if each.is_exchange and moves_exchanges else hour,
-                _record(each, _ready_ns(each, rng)),
+                _record(each, _ready_ns(each, rng), incident),
             )
-            for each in logged
+            for each, incident in tagged
         ]
+
+    def _of_incidents(self, collection: str, hour: int) -> Iterator[tuple[Logged, Incident]]:
+        """The events of messages that begin to fail in this hour of an incident."""
+        for incident in self.config.incidents:
+            from_ns = max(incident.start_ns, hour * HOUR_NS)
+            to_ns = min(incident.end_ns or MAX_NS, (hour + 1) * HOUR_NS)
+            if incident.collection == collection and from_ns < to_ns:
+                for logged in incident_events(
+                    _number(self.config.seed, str(incident), hour, "incident"),
+                    incident,
+                    self.config.incident_messages,
+                    from_ns=from_ns,
+                    to_ns=to_ns,
+                    destination=self.destination(collection),
+                    retry_seconds=_RETRY_SECONDS,
+                    dialect=self.config.dialect,
+                ):
+                    yield logged, incident
 
     def _damaged(self, records: list[TrueRecord], collection: str, hour: int) -> list[TrueRecord]:
         """Truncates some records, but never the first of a portion and never two in a row.
@@ -326,8 +358,8 @@ def parse_hour(text: str) -> int | None:
     return hour if hour >= 0 and hour_text(hour) == text else None
 
 
-def _record(logged: Logged, available_ns: int) -> TrueRecord:
-    return TrueRecord(logged.event, available_ns, logged.exchange_id, logged.is_exchange)
+def _record(logged: Logged, available_ns: int, incident: Incident | None = None) -> TrueRecord:
+    return TrueRecord(logged.event, available_ns, logged.exchange_id, logged.is_exchange, incident=incident)
 
 
 def _ready_ns(logged: Logged, rng: random.Random) -> int:
