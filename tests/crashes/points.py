@@ -4,7 +4,9 @@ What is done before and after each kill is the same for the same seed; so one nu
 """
 
 import shutil
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Self
 
@@ -65,6 +67,8 @@ class Steps:
         self._before = folder / "before"
         self._received: list[Received] = []
         self._log = folder / "watched.log"
+        self._failures: list[tuple[object, ...]] = []
+        """What a step that nobody disturbs counts, as `counted_failures` reads it."""
 
     def __enter__(self) -> Self:
         self.scene.__enter__()
@@ -82,6 +86,10 @@ class Steps:
             shutil.rmtree(self._before, ignore_errors=True)
             shutil.copytree(self.scene.state, self._before)
         self._received = list(self.scene.collector.received)
+        self._restore()
+        assert {self._run(step), self._run_again(step)} <= {0, 3}, self.scene.said()
+        self._failures = counted_failures(self.scene.state)
+        assert self._failures
 
     def calls(self, step: int) -> list[Call]:
         """All calls of a step that nobody disturbs."""
@@ -101,13 +109,18 @@ class Steps:
         if code != KILLED:
             return None, [] if code in (0, 3) else [f"{point}: exit code {code}: {self.scene.said()}"]
         label = next(each.label for each in read_log(self._log) if each.fired)
-        self.scene.segment.clock.move_to(LATER_NS if point.step == 3 else NOW_NS)
-        again = self._launch(self.scene.once_options("--once"))
+        again = self._run_again(point.step)
         self.scene.write_evidence()
         wrong = problems(self.scene.folder, per_day=10**9) + audited(self.scene)
         if again not in (0, 3):
             wrong.append(f"the next run ended with {again}: {self.scene.said()}")
+        different = set(self._failures) ^ set(counted_failures(self.scene.state))
+        wrong += [f"failures are counted differently: {each}" for each in sorted(map(str, different))]
         return label, [f"{point} ({label}): {each}" for each in wrong]
+
+    def _run_again(self, step: int) -> int:
+        self.scene.segment.clock.move_to(LATER_NS if step == 3 else NOW_NS)
+        return self._launch(self.scene.once_options("--once"))
 
     def _restore(self) -> None:
         shutil.rmtree(self.scene.state, ignore_errors=True)
@@ -131,6 +144,24 @@ class Steps:
     def _launch(self, arguments: Sequence[str], watch: Watch | None = None) -> int:
         process = self.scene.launch(arguments, watch=watch, cpu_seconds=HANGS_AFTER_CPU_SECONDS)
         return process.wait(HANGS_AFTER_SECONDS)
+
+
+def counted_failures(state: Path) -> list[tuple[object, ...]]:
+    """Which messages failed, and the sums of all counts by hour and by group.
+
+    Not the counts by group: an attempt's own group depends on the exchanges that were read before it.
+    """
+    with closing(sqlite3.connect(state / "ledger.sqlite3")) as ledger:
+        return [row for query in _FAILURES for row in ledger.execute(query)]
+
+
+_FAILURES = (
+    "SELECT message_id, state, grp, attempts, first_s, last_s, success_s, discarded FROM messages",
+    "SELECT 'sums', hour, grp, code_grp, state, messages, attempts FROM message_sums",
+    "SELECT 'counts', hour, sum(records), sum(attempts), sum(requests) FROM failure_counts GROUP BY hour",
+    "SELECT 'messages', value FROM facts WHERE name = 'messages'",
+    "SELECT 'notes that are not merged', count(*) FROM message_notes",
+)
 
 
 def all_points(steps: Steps, journal: Journal, step: int) -> list[Point]:

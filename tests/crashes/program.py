@@ -38,6 +38,8 @@ PHASES = (
     ("hours wanted", r"wanted = 1"),
     ("T2 unchanged", r"DELETE FROM objects"),
     ("indexes dropped", r"DELETE\s+FROM exchange_indexes"),
+    ("messages expired", r"UPDATE messages SET state"),
+    ("failures counted", r"INSERT INTO message_notes"),  # by a build that does not do it in T3
     ("other change", r"\A\s*(?:INSERT|UPDATE|DELETE)"),
 )
 """What a transaction of the ledger is for, by its statements: the first of these that any of them matches."""

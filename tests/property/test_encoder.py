@@ -45,6 +45,7 @@ CONTEXTS = st.builds(
         st.none() | st.builds(Reason, st.text(min_size=1), st.none() | st.text(min_size=1, max_size=64)),
     ),
     st.sampled_from((None, TRACEPARENT, TRACEPARENT[:-1] + "0", "odd")),
+    destination_name=st.sampled_from((None, "Mixpanel (prod)", "a\u202eb", "é" * 2000)),
 )
 LONG = st.sampled_from((60, 127, 128, 255, 256, 2047, 2048, 2049, 4097, 17_000)).map("é".__mul__)
 TEXT = st.text() | LONG | st.sampled_from(("", "a\u202eb\x1b[0m", "\U0001f600" * 600))

@@ -315,6 +315,8 @@ class RecordContext(Struct, frozen=True, gc=False):
     """The application's context, if the exchange's request names it next to the attempt's messageId."""
     message_count: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
     """Of an exchange: how many attempts of it the same index has."""
+    destination_name: str | None = None
+    """The name of the event's destination, as Segment had it when the event was downloaded."""
 
 
 class Form(Struct, frozen=True):

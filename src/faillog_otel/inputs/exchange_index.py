@@ -11,7 +11,7 @@ import re
 import struct
 import sys
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import BinaryIO, Self
 
 import msgspec
@@ -28,11 +28,12 @@ from faillog_otel.events.model import (
     ExchangeAnswer,
     Form,
     Reason,
+    Routing,
     exchange_of,
 )
 from faillog_otel.files import ChecksummedFile
+from faillog_otel.hash_table import MEMORY_BYTES, HashTable, Store, Table
 from faillog_otel.inputs.formats import read_groups
-from faillog_otel.inputs.hash_table import MEMORY_BYTES, HashTable, Store, Table
 from faillog_otel.inputs.json_stream import FROM_THE_START, Group, ReadPosition, Record
 
 MAX_REASONS_BYTES = 4 * 1024 * 1024
@@ -111,7 +112,9 @@ class ExchangeIndex:
         self._count = 0
         self._last_exchange: str | None = None
         self._last_answer: ExchangeAnswer | None = None
-        self._shared_contexts: dict[tuple[ExchangeAnswer | None, int | None], KeptContext] = {}
+        self.name_of: Callable[[Routing], str | None] | None = None
+        """Returns the name of an event's destination; None: no names are known."""
+        self._shared_contexts: dict[tuple[ExchangeAnswer | None, int | None, str | None], KeptContext] = {}
         self._shared_answers: dict[bytes, ExchangeAnswer] = {}
 
     @classmethod
@@ -280,16 +283,18 @@ class ExchangeIndex:
     def context_of(self, event: Event | BadRecord, reference_ns: int) -> KeptContext:
         """Returns the context of an event, which is kept with it; events with equal contexts share it."""
         exchange_id, message_id = _ids(event)
-        answer = self._answer_of(exchange_id)
+        answer, name = self._answer_of(exchange_id), None
+        if self.name_of is not None and isinstance(event, Event):
+            name = self.name_of(event.routing)
         if self._has_contexts and (traceparent := self._traceparent_of(exchange_id, message_id)):
-            return KeptContext(reference_ns, answer, traceparent)
+            return KeptContext(reference_ns, answer, traceparent, destination_name=name)
         attempts = None if message_id is not None else self._attempts_of(event)
-        context = self._shared_contexts.get((answer, attempts))
+        context = self._shared_contexts.get((answer, attempts, name))
         if context is None or context.reference_ns != reference_ns:
             if len(self._shared_contexts) >= _MAX_SHARED:
                 self._shared_contexts.clear()
-            context = KeptContext(reference_ns, answer, message_count=attempts)
-            self._shared_contexts[answer, attempts] = context
+            context = KeptContext(reference_ns, answer, message_count=attempts, destination_name=name)
+            self._shared_contexts[answer, attempts, name] = context
         return context
 
     def find(self, digest: bytes) -> ExchangeAnswer | None:

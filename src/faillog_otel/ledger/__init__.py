@@ -17,6 +17,8 @@ from msgspec import Struct
 from faillog_otel.clock import DAY_NS
 from faillog_otel.errors import LedgerBroken
 from faillog_otel.events.model import Survey
+from faillog_otel.ledger.failures import Changes, FailureReader
+from faillog_otel.ledger.names import NamesLedger, NamesReader
 from faillog_otel.ledger.results import BatchResult, Kept
 from faillog_otel.ledger.spool import IndexFile, SavedIndex, SeenRecords
 from faillog_otel.segment.quota import Quota, RateLimit, Wait
@@ -109,7 +111,7 @@ class Totals(Struct, frozen=True):
     duplicate: int
 
 
-class LedgerReader(Protocol):
+class LedgerReader(FailureReader, NamesReader, Protocol):
     """Reads for reports and read-only commands.
 
     All methods raise LedgerBroken, and Busy while another process locks the ledger.
@@ -231,6 +233,8 @@ class Spooled(Struct, frozen=True):
     survey: Survey | None
     indexes_to: int | None
     """Up to which number exchange indexes count for its records; None if that is not decided yet."""
+    names_to: int | None = None
+    """Up to which number names count for its records; None: none."""
 
 
 class KeptEntry(Struct, frozen=True):
@@ -250,7 +254,7 @@ class ReplayedEntry(Struct, frozen=True):
     """Whether it was exported with a time that the time policy changed."""
 
 
-class Ledger(LedgerReader, Protocol):
+class Ledger(LedgerReader, NamesLedger, Protocol):
     """The single writer. Each method that changes something is one transaction, and also raises NoRoom."""
 
     def check_room(self) -> None:
@@ -334,21 +338,23 @@ class Ledger(LedgerReader, Protocol):
     def seen_records(self, spooled: Spooled) -> SeenRecords:
         """Opens the digests of the records of an object's collection-hour."""
 
-    def advance(self, spooled: Spooled, position: int, result: BatchResult, now_ns: int) -> None:
+    def advance(self, spooled: Spooled, position: int, result: BatchResult, now_ns: int) -> Changes:
         """T3: commits the results of an object's next records, from `position` on, with the kept ones.
 
         Raises LedgerBroken if the object is at another position: then another process works on it.
         """
 
-    def done(self, spooled: Spooled, position: int, seen: SeenRecords) -> None:
+    def done(self, spooled: Spooled, position: int, seen: SeenRecords) -> Changes:
         """T4: ends an object that was read to its end. `position` is its number of records.
 
-        Saves the digests before, for the next object of the hour, and removes the object from the spool
-        after. Raises LedgerBroken as `advance` does.
+        Saves its digests before, and removes it from the spool after. Raises LedgerBroken as `advance` does.
         """
 
     def not_whole(self, spooled: Spooled, why: str, now_ns: int) -> None:
         """Ends an object whose spool file is missing or changed: its hour is listed and downloaded again."""
+
+    def expire_messages(self, now_ns: int) -> Changes:
+        """Stores which messages are lost because their last attempt failed too long ago."""
 
     # the quarantine
 

@@ -34,7 +34,7 @@ class Problem(Struct, frozen=True):
     """A check that failed."""
 
     check: str
-    """`object`, `hour`, `overall`, `kept`, `spool`, `indexes`, `digests` or `sqlite`."""
+    """`object`, `hour`, `overall`, `kept`, `failures`, `spool`, `indexes`, `digests` or `sqlite`."""
     where: str
     what: str
 
@@ -93,6 +93,7 @@ def _check(folder: StateFolder) -> Audit:
         copy.execute(_COUNTED)
         problems += _counts(copy)
         problems += _kept(copy)
+        problems += _failures(copy)
         problems += _spool(copy, folder.spool_path, spool, spool_after)
         problems += _indexes(copy, folder.spool_path, spool, spool_after)
         problems += _digests(copy, folder.digests_path, digests, digests_after)
@@ -133,6 +134,30 @@ def _kept(copy: sqlite3.Connection) -> Iterator[Problem]:
     for row in copy.execute("SELECT id, collection, hour, entry FROM kept"):
         if not is_intact(row["entry"]):
             yield Problem("kept", f"{_where(row)}, entry {row['id']}", "was changed after it was stored")
+
+
+def _failures(copy: sqlite3.Connection) -> Iterator[Problem]:
+    """Checks that the sums over groups and hours equal the records that were counted."""
+    for row in copy.execute(_BROKEN_FAILURES):
+        what = f"{row['failures']} failing records, but its groups have {row['counted']}"
+        yield Problem("failures", f"{_where(row)}, object {row['id']}", what)
+    for row in copy.execute(_IMPOSSIBLE_COUNTS):
+        what = f"{row['records']} records cannot be {row['parts']} attempts, requests and discards"
+        yield Problem("failures", f"object {row['object']}, {_hour(row['hour'])}", what)
+    for row in copy.execute(_UNKNOWN_GROUPS):
+        group = row["grp"].to_bytes(8, "big", signed=True).hex()
+        yield Problem("failures", f"group {group}", f"is not known, but {row['users']} refer to it")
+    for row in copy.execute(_BROKEN_MESSAGES):
+        what = f"is in state {row['state']}, which its attempts contradict"
+        yield Problem("failures", f"message {row['message_id']}", what)
+    for row in copy.execute(_BROKEN_MESSAGE_SUMS):
+        group = row["grp"].to_bytes(8, "big", signed=True).hex()
+        what = (
+            f"{row['messages']} messages in state {row['state']} are summed up, but {row['counted']} are kept"
+        )
+        yield Problem("failures", f"group {group}, {_hour(row['hour'])}", what)
+    for row in copy.execute(_BROKEN_NUMBER):
+        yield Problem("failures", "messages", f"{row['counted']} are counted, but {row['kept']} are kept")
 
 
 def _spool(
@@ -287,6 +312,46 @@ SELECT * FROM (
         FROM kept k LEFT JOIN hours h ON h.collection = k.collection AND h.hour = k.hour)
     GROUP BY collection, hour)
 WHERE counted != held
+"""
+
+_BROKEN_FAILURES = """
+SELECT o.*, coalesce(c.counted, 0) AS counted FROM objects o
+LEFT JOIN (SELECT object, sum(records) AS counted FROM failure_counts GROUP BY object) c ON c.object = o.id
+WHERE o.failures != coalesce(c.counted, 0)
+"""
+_IMPOSSIBLE_COUNTS = """
+SELECT *, attempts + requests + discarded AS parts FROM failure_counts
+WHERE attempts + requests + discarded > records LIMIT 100
+"""
+_UNKNOWN_GROUPS = """
+SELECT grp, count(*) || ' ' || kind AS users FROM (SELECT grp, 'counts' AS kind FROM failure_counts
+    UNION ALL SELECT grp, 'messages' FROM messages WHERE grp IS NOT NULL
+    UNION ALL SELECT code_grp, 'messages' FROM messages WHERE code_grp IS NOT NULL
+    UNION ALL SELECT grp, 'sums' FROM message_sums)
+WHERE grp NOT IN (SELECT id FROM failure_groups) GROUP BY grp, kind
+"""
+_BROKEN_MESSAGES = """
+SELECT * FROM messages WHERE (state = 0) != (grp IS NULL)
+    OR (state = 3) != (grp IS NOT NULL AND success_s > 0 AND success_s >= last_s)
+    OR (discarded AND state NOT IN (2, 3)) OR (grp IS NOT NULL AND NOT first_s <= last_s)
+LIMIT 100
+"""
+_BROKEN_NUMBER = """
+SELECT counted, kept FROM (SELECT (SELECT count(*) FROM messages) AS kept,
+    coalesce((SELECT CAST(value AS INTEGER) FROM facts WHERE name = 'messages'), 0) AS counted)
+WHERE counted != kept
+"""
+# Messages are forgotten by slots of six hours; a message is in the slot of its first failure or the next one.
+_BROKEN_MESSAGE_SUMS = """
+SELECT hour, grp, state, sum(messages) AS messages, sum(counted) AS counted FROM (
+    SELECT hour, grp, code_grp, state, messages, 0 AS counted, attempts, 0 AS counted_attempts
+    FROM message_sums
+    UNION ALL SELECT first_s / 3600, grp, coalesce(code_grp, 0), state, 0, count(*), 0, sum(attempts)
+    FROM messages WHERE grp IS NOT NULL GROUP BY 1, 2, 3, 4)
+WHERE hour >= coalesce((SELECT (CAST(value AS INTEGER) + 2) * 6 FROM facts
+    WHERE name = 'messages forgotten to'), 0)
+GROUP BY hour, grp, code_grp, state
+HAVING sum(messages) != sum(counted) OR sum(attempts) != sum(counted_attempts) LIMIT 100
 """
 
 # A record of which only the start is known has no digest. An object that was lost from the spool has none at

@@ -16,6 +16,7 @@ from typing import TypeVar
 import msgspec
 
 from faillog_otel.errors import Busy, LedgerBroken, NoRoom
+from faillog_otel.events.failure import FailedMessage, FailureSums
 from faillog_otel.ledger import (
     CollectionHour,
     Hour,
@@ -24,13 +25,18 @@ from faillog_otel.ledger import (
     MissingObject,
     Totals,
     UnfinishedObjects,
+    failure_queries,
+    name_rows,
 )
+from faillog_otel.ledger.failures import FailureSizes
+from faillog_otel.ledger.names import Rename
 from faillog_otel.ledger.state_dir import StateFolder
+from faillog_otel.segment.answers import Name
 from faillog_otel.segment.quota import Granted, Quota, RateLimit, RequestRecord
 
 MIGRATIONS = tuple(
     Path(__file__).with_name("migrations").joinpath(f"{version}.sql").read_text("utf-8")
-    for version in (1, 2, 3, 4)
+    for version in (1, 2, 3, 4, 5)
 )
 """Migration n makes schema version n (`PRAGMA user_version`). A released migration is never changed."""
 
@@ -219,6 +225,21 @@ def open_reader(folder: StateFolder, *, may_be_older: bool = False) -> LedgerRea
 class SqliteReader(Database):
     """Reads a ledger. Implements `LedgerReader`, which documents these methods."""
 
+    def failure_sums(self, since_ns: int, until_ns: int, now_ns: int) -> FailureSums:
+        return failure_queries.failure_sums(self, since_ns, until_ns, now_ns)
+
+    def failed_messages(self, since_ns: int, until_ns: int, now_ns: int) -> Iterator[FailedMessage]:
+        return failure_queries.failed_messages(self, since_ns, until_ns, now_ns)
+
+    def pending_messages(self, now_ns: int) -> dict[tuple[str, str], int]:
+        return failure_queries.pending_messages(self, now_ns)
+
+    def attempts_until_success(self, since_ns: int, until_ns: int) -> dict[int, int]:
+        return failure_queries.attempts_until_success(self, since_ns, until_ns)
+
+    def failure_sizes(self) -> FailureSizes:
+        return failure_queries.failure_sizes(self)
+
     def schema_versions(self) -> tuple[int, int]:
         return self.version(), len(MIGRATIONS)
 
@@ -320,6 +341,15 @@ class SqliteReader(Database):
             "SELECT coalesce(sum(records - position), 0) AS pending FROM objects WHERE lines > 0"
         )
         return int(row["pending"])
+
+    def names(self) -> dict[str, Name]:
+        return name_rows.newest(self.rows)
+
+    def shown_names(self, names_to: int) -> dict[str, str]:
+        return name_rows.shown(self.rows, names_to)
+
+    def renames(self, since_ns: int) -> list[Rename]:
+        return name_rows.renames(self.rows, since_ns)
 
     def kept_by_reason(self) -> dict[str, int]:
         rows = self.rows(

@@ -31,6 +31,19 @@ REFUSED_NS = 6 * HOUR_NS
 """The pause after Segment refused a collection: each attempt costs a request."""
 NEWEST = "newest "
 """Prefix of facts, before a collection's id: the time when Segment logged its newest exported record."""
+NAMES = "names"
+"""Name of a fact: when names were read, and when they are read next, as JSON."""
+
+
+class NamesState(Struct, frozen=True):
+    """The last reading of names from Segment. Times are nanoseconds since 1970."""
+
+    read_ns: int = 0
+    """The last complete reading; 0 if there was none."""
+    next_ns: int = 0
+    """When they are read again."""
+    problem: str = ""
+    """Why the last reading failed, and what to do; empty if it did not."""
 
 
 class Polled(Struct, frozen=True):
@@ -68,6 +81,20 @@ def _last_polled(ledger: LedgerReader) -> Polled:
         return msgspec.json.decode(text, type=Polled)
     except msgspec.DecodeError:
         raise ledger.damaged(f"the fact {POLLED!r} is {text[:40]!r}") from None
+
+
+def names_state(ledger: LedgerReader) -> NamesState:
+    """Returns the last reading of names. Raises LedgerBroken."""
+    text = ledger.fact(NAMES) or "{}"
+    try:
+        return msgspec.json.decode(text, type=NamesState)
+    except msgspec.DecodeError:
+        raise ledger.damaged(f"the fact {NAMES!r} is {text[:40]!r}") from None
+
+
+def note_names_state(ledger: Ledger, state: NamesState) -> None:
+    """Stores the last reading of names. Raises NoRoom, LedgerBroken."""
+    ledger.note(NAMES, msgspec.json.encode(state).decode())
 
 
 def unchecked_since_ns(ledger: LedgerReader, machine_ns: int) -> int | None:

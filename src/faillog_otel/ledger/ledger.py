@@ -1,17 +1,19 @@
 """The one writer of the SQLite ledger: `SqliteLedger` implements `Ledger`."""
 
 import sqlite3
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import msgspec
 
-from faillog_otel.clock import DAY_NS, HOUR_NS
+from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS
 from faillog_otel.errors import Busy, LedgerBroken, NoRoom
+from faillog_otel.events.failure import PENDING_SECONDS
 from faillog_otel.ledger import (
     INDEX_HOURS,
     MAX_INDEX_BYTES,
     Cause,
+    CollectionHour,
     Content,
     KeptEntry,
     Ledger,
@@ -19,10 +21,15 @@ from faillog_otel.ledger import (
     LostObject,
     ReplayedEntry,
     Spooled,
+    name_rows,
     objects,
 )
 from faillog_otel.ledger.database import SqliteReader
 from faillog_otel.ledger.facts import NEWEST
+from faillog_otel.ledger.failure_store import HAS_EXPIRED, FailureStore, forget_counts
+from faillog_otel.ledger.failures import Changes
+from faillog_otel.ledger.quarantine import replay_entry
+from faillog_otel.ledger.requests import note_answer, note_rate_limit
 from faillog_otel.ledger.results import BatchResult
 from faillog_otel.ledger.spool import (
     SavedIndex,
@@ -33,6 +40,7 @@ from faillog_otel.ledger.spool import (
     open_seen_records,
 )
 from faillog_otel.ledger.state_dir import StateFolder
+from faillog_otel.segment.answers import Name
 from faillog_otel.segment.quota import RateLimit, Wait
 from faillog_otel.segment.schedule import ObjectVersion
 
@@ -65,6 +73,7 @@ class SqliteLedger(SqliteReader):
                 raise
             super().__init__(folder.ledger)
         self._spool = Spool(folder.spool)
+        self._failures: FailureStore | None = None
 
     def check_room(self) -> None:
         if not self.folder.has_room():
@@ -73,11 +82,20 @@ class SqliteLedger(SqliteReader):
     def transact(self, steps: Callable[[sqlite3.Connection], Result]) -> Result:
         """Makes one durable transaction; if the disk is full, it removes the ballast and tries once more."""
         try:
-            return super().transact(steps)
+            return self._transact_once(steps)
         except NoRoom as error:
             if isinstance(error, Busy) or not self.folder.give_up_ballast():
                 raise
-        return super().transact(steps)
+        return self._transact_once(steps)
+
+    def _transact_once(self, steps: Callable[[sqlite3.Connection], Result]) -> Result:
+        """Makes one transaction; after an undone one, the store of failures is made anew."""
+        with self._lock:
+            try:
+                return super().transact(steps)
+            except BaseException:
+                self._failures = None
+                raise
 
     def debit(self, collection: str, hour: int, why: str, now_ns: int) -> int:
         def steps(db: sqlite3.Connection) -> int:
@@ -102,8 +120,8 @@ class SqliteLedger(SqliteReader):
         wait: Wait | None = None,
     ) -> None:
         def steps(db: sqlite3.Connection) -> None:
-            _note_answer(db, request, "listed")
-            _note_rate_limit(db, now_ns, rate_limit, wait)
+            note_answer(db, request, "listed")
+            note_rate_limit(db, now_ns, rate_limit, wait)
             objects.add_listed(db, collection, hour, urls, now_ns)
 
         self.transact(steps)
@@ -118,8 +136,8 @@ class SqliteLedger(SqliteReader):
         wait: Wait | None = None,
     ) -> None:
         def steps(db: sqlite3.Connection) -> None:
-            _note_answer(db, request, outcome)
-            _note_rate_limit(db, now_ns, rate_limit, wait)
+            note_answer(db, request, outcome)
+            note_rate_limit(db, now_ns, rate_limit, wait)
 
         self.transact(steps)
 
@@ -143,6 +161,7 @@ class SqliteLedger(SqliteReader):
                     " ON CONFLICT DO UPDATE SET wanted = 1, failures = 0, listing_ns = NULL",
                     (collection, hour),
                 )
+                forget_counts(db, collection, hour)
                 db.execute(
                     "UPDATE objects SET etag = NULL, last_modified = NULL, length = NULL"
                     " WHERE collection = ? AND hour = ? AND state = 'done'",
@@ -190,10 +209,10 @@ class SqliteLedger(SqliteReader):
         )
         return open_seen_records(self.folder.digests, spooled.collection, spooled.hour, row["recorded"])
 
-    def advance(self, spooled: Spooled, position: int, result: BatchResult, now_ns: int) -> None:
+    def advance(self, spooled: Spooled, position: int, result: BatchResult, now_ns: int) -> Changes:
         counts = result.counts
 
-        def steps(db: sqlite3.Connection) -> None:
+        def steps(db: sqlite3.Connection) -> Changes:
             advanced = db.execute(
                 _ADVANCE,
                 {
@@ -222,16 +241,35 @@ class SqliteLedger(SqliteReader):
                     " WHERE CAST(excluded.value AS INTEGER) > CAST(value AS INTEGER)",
                     (NEWEST + spooled.collection, str(result.newest_ns)),
                 )
+            return self._failure_store(db).add(db, spooled.id, result.failures, now_ns)
 
-        self.transact(steps)
+        return self.transact(steps)
 
-    def done(self, spooled: Spooled, position: int, seen: SeenRecords) -> None:
+    def _failure_store(self, db: sqlite3.Connection) -> FailureStore:
+        if self._failures is None:
+            self._failures = FailureStore(db)
+        return self._failures
+
+    def expire_messages(self, now_ns: int) -> Changes:
+        if not self.rows(HAS_EXPIRED, now_ns // SECOND_NS - PENDING_SECONDS):  # else take no write lock
+            return Changes()
+        return self.transact(lambda db: self._failure_store(db).expire(db, now_ns))
+
+    def done(self, spooled: Spooled, position: int, seen: SeenRecords) -> Changes:
         # In this order, so that a crash in between costs duplicates or a file that `sweep` removes, and never
         # a record.
         seen.save()
         values = {"id": spooled.id, "position": position}
-        self.transact(lambda db: self._expect_change(db.execute(_DONE, values), spooled, position))
+
+        def steps(db: sqlite3.Connection) -> Changes:
+            self._expect_change(db.execute(_DONE, values), spooled, position)
+            changes = Changes()
+            self._failure_store(db).merge(db, changes)
+            return changes
+
+        changes = self.transact(steps)
         self._spool.drop(spooled.id)
+        return changes
 
     def not_whole(self, spooled: Spooled, why: str, now_ns: int) -> None:
         self.transact(lambda db: objects.give_up_spooled(db, spooled.id, why, now_ns))
@@ -258,12 +296,17 @@ class SqliteLedger(SqliteReader):
     def replayed(self, entries: Sequence[ReplayedEntry]) -> None:
         def steps(db: sqlite3.Connection) -> None:
             for each in entries:
-                _replay(db, each)
+                replay_entry(db, each)
 
         self.transact(steps)
 
     def note(self, name: str, value: str) -> None:
         self.transact(lambda db: db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value)))
+
+    def note_names(self, names: Iterable[Name], now_ns: int) -> int:
+        if changed := name_rows.changed(self.rows, names):  # else take no write lock
+            self.transact(lambda db: name_rows.add(db, changed, now_ns))
+        return len(changed)
 
     def move_requests(self, since_ns: int, by_ns: int) -> None:
         def steps(db: sqlite3.Connection) -> None:
@@ -305,8 +348,14 @@ class SqliteLedger(SqliteReader):
         return self.transact(lambda db: objects.lose(db, now_ns))
 
     def prune(self, now_ns: int) -> None:
-        for collection, hour in self.transact(lambda db: objects.prune(db, now_ns)):
+        def steps(db: sqlite3.Connection) -> list[CollectionHour]:
+            pruned = objects.prune(db, now_ns)
+            self._failure_store(db).prune(db, now_ns)
+            return pruned
+
+        for collection, hour in self.transact(steps):
             forget_digests(self.folder.digests, collection, hour)
+        self.transact(lambda db: name_rows.prune(db, now_ns))
 
 
 _ADVANCE = """
@@ -343,48 +392,3 @@ FROM exchange_indexes AS i WHERE (written_ns < ? OR ? <
 AND NOT EXISTS (SELECT 1 FROM objects WHERE state != 'done' AND state = 'spooled'
     AND collection = i.collection AND indexes_to >= i.number)
 """
-_OUTCOMES_CHANGE = """
-SET exported = exported + :exported, rejected = rejected + :rejected,
-    quarantined = quarantined + :quarantined, time_shifted = time_shifted + :time_shifted
-"""
-
-
-def _note_answer(db: sqlite3.Connection, request: int, outcome: str) -> None:
-    db.execute("UPDATE requests SET outcome = ? WHERE id = ?", (outcome, request))
-
-
-def _note_rate_limit(db: sqlite3.Connection, now_ns: int, limit: RateLimit | None, wait: Wait | None) -> None:
-    wait = wait or Wait(0, "")
-    db.execute(
-        "INSERT INTO said (id, at_ns, not_before_ns, not_before_why) VALUES (1, ?, ?, ?)"
-        " ON CONFLICT DO UPDATE SET not_before_ns = excluded.not_before_ns,"
-        " not_before_why = excluded.not_before_why",
-        (now_ns, wait.until_ns, wait.why),
-    )
-    if limit is not None:
-        db.execute(
-            "UPDATE said SET at_ns = ?, remaining = ?, reset_ns = ?, quota = ?, window_ns = ?, refusal = ?",
-            (limit.at_ns, limit.remaining, limit.reset_ns, limit.limit, limit.window_ns, limit.is_refusal),
-        )
-
-
-def _replay(db: sqlite3.Connection, entry: ReplayedEntry) -> None:
-    [row] = db.execute("SELECT * FROM kept WHERE id = ?", (entry.id,)).fetchall()
-    change = {"rejected": 0, "quarantined": 0, "exported": 0, "time_shifted": 0}
-    change["rejected" if row["reason"] == "rejected" else "quarantined"] -= 1
-    if entry.kept is None:
-        change["exported"] += 1
-        change["time_shifted"] += entry.is_shifted
-        db.execute("DELETE FROM kept WHERE id = ?", (entry.id,))
-    else:
-        change["rejected" if entry.kept.reason == "rejected" else "quarantined"] += 1
-        db.execute(
-            "UPDATE kept SET reason = ?, entry = ? WHERE id = ?",
-            (entry.kept.reason, entry.kept.entry, entry.id),
-        )
-    key = {**change, "id": row["object"], "collection": row["collection"], "hour": row["hour"]}
-    of_hour = f"UPDATE past {_OUTCOMES_CHANGE} WHERE collection = :collection AND hour = :hour"
-    if db.execute(f"UPDATE objects {_OUTCOMES_CHANGE} WHERE id = :id", key).rowcount:
-        return
-    if not db.execute(of_hour, key).rowcount:  # the hour was summed up long ago
-        db.execute(of_hour, {**key, "hour": -1})

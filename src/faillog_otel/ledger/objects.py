@@ -197,7 +197,7 @@ def mark_spooled(
     spooled = db.execute(
         "UPDATE objects SET state = 'spooled', url = NULL, etag = ?, last_modified = ?, length = ?,"
         " spooled_ns = ?, lines = ?, blank = ?, records = ?, sha256 = ?, survey = ?, due_ns = 0,"
-        " failed_why = '' WHERE id = ? AND state = 'listed'",
+        " failed_why = '', names_to = (SELECT max(number) FROM names) WHERE id = ? AND state = 'listed'",
         (
             identity.etag,
             identity.last_modified,

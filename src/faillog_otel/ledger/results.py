@@ -12,8 +12,10 @@ from msgspec import Struct, field
 
 from faillog_otel.config import FailOn
 from faillog_otel.events.decode import decode
+from faillog_otel.events.failure_counts import BatchFailures
 from faillog_otel.events.kept_record import KeptContext, read_entry
 from faillog_otel.events.model import KINDS, BadRecord, Event, Kind
+from faillog_otel.ledger.failures import Changes
 from faillog_otel.ledger.spool import SeenRecords
 from faillog_otel.redact import redact_text
 from faillog_otel.text import peer_text
@@ -117,6 +119,9 @@ class BatchResult(Struct):
     """When Segment logged the newest exported record, nanoseconds since 1970."""
     accounted: Accounted = Accounted()
     """The bytes of input that end with this batch."""
+    failures: BatchFailures = field(default_factory=BatchFailures)
+    changes: Changes | None = None
+    """What the commit changed about failing messages; the sink sets it."""
     is_last: bool = False
     """Whether this is the last result of its sink; only `Forwarder.end` sets it."""
 
@@ -129,6 +134,7 @@ class BatchResult(Struct):
         self.met = more.met | self.met
         self.newest_ns = max(self.newest_ns, more.newest_ns)
         self.accounted = self.accounted.plus(more.accounted)
+        self.failures.add(more.failures)
         self.is_last = more.is_last
 
     def reasons(self) -> Counter[str]:

@@ -11,6 +11,7 @@ from faillog_otel.errors import LedgerBroken, NoRoom
 from faillog_otel.events.kept_record import is_intact
 from faillog_otel.files import PrivateFolder
 from faillog_otel.ledger import Ledger, ReplayedEntry, Spooled
+from faillog_otel.ledger.failures import Changes
 from faillog_otel.ledger.results import BatchResult
 
 _log = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class ObjectSink:
         self.is_over = self.is_over or result.counts.pending > 0
         while not self.is_over:
             try:
-                self._ledger.advance(self._spooled, self.position, result, self._now_ns())
+                result.changes = self._ledger.advance(self._spooled, self.position, result, self._now_ns())
             except NoRoom as error:
                 self.is_over = self._wait_for_room(error)
             else:
@@ -59,17 +60,16 @@ class ObjectSink:
                 return True
         return False
 
-    def close(self, *, is_read: bool) -> bool:
-        """T4, if the object was read to its end and all of it is committed; returns whether it is done."""
+    def close(self, *, is_read: bool) -> Changes | None:
+        """T4, if the object was read to its end and all of it is committed; None if it is not done."""
         try:
             while is_read and not self.is_over:
                 try:
-                    self._ledger.done(self._spooled, self.position, self.seen)
-                    return True
+                    return self._ledger.done(self._spooled, self.position, self.seen)
                 except NoRoom as error:
                     if self._wait_for_room(error):
                         break
-            return False
+            return None
         finally:
             self.seen.close()
 
@@ -82,10 +82,10 @@ class ShownObjectSink(ObjectSink):
         self.position += result.counts.records
         return True
 
-    def close(self, *, is_read: bool) -> bool:
-        """Returns whether the object was read to its end."""
+    def close(self, *, is_read: bool) -> Changes | None:
+        """Returns no changes; None if the object was not read to its end."""
         self.seen.close()
-        return is_read
+        return Changes() if is_read else None
 
 
 class QuarantineSink:

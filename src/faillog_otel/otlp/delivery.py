@@ -9,7 +9,8 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import IO, TextIO
+from copy import copy
+from typing import IO, Protocol, TextIO
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -22,6 +23,7 @@ from faillog_otel.otlp.outcome import (
     Acknowledged,
     Outcome,
     PartlyRejected,
+    Refused,
     SendResult,
     Suspected,
 )
@@ -36,6 +38,17 @@ MIN_CONNECT_SECONDS = 1.0
 """Time to connect in a run whose `--wait` is shorter."""
 
 Resource = tuple[tuple[str, str], ...]
+
+Flush = Callable[[], Acknowledged | Refused]
+"""Writes what a client keeps. If that is refused, the records since the last flush are not written."""
+
+
+class Writer(Client, Protocol):
+    """A client that writes, and may keep what it acknowledged until it can write all of it."""
+
+    @property
+    def flush(self) -> Flush | None:
+        """None if it keeps nothing."""
 
 
 class PerSignal:
@@ -71,15 +84,26 @@ def writing_client(
     file: IO[bytes],
     terminal: TextIO,
     on_closed: Callable[[], object],
-) -> Client:
-    """Returns the client that writes OTLP JSON Lines to a file, or trees to a terminal.
+    *,
+    has_colours: bool,
+) -> Writer:
+    """Returns the client that writes OTLP JSON Lines to a file, or shows what failed on the terminal.
 
-    `on_closed` is called when the reader of the output has closed it.
+    `on_closed` is called when the reader of the output has closed it. `has_colours`: on the terminal.
     """
-    from faillog_otel.otlp.writers import ConsoleClient, FileClient, JsonEnvelope  # imports protobuf
-
     if config.writes == "console":
-        return ConsoleClient(terminal, on_closed, has_logs="logs" in config.signals)
+        from faillog_otel.otlp.console import ConsoleClient  # imports protobuf
+
+        return ConsoleClient(
+            file,
+            terminal,
+            on_closed,
+            has_logs="logs" in config.signals,
+            shows_all=config.shows_all,
+            has_colours=has_colours,
+        )
+    from faillog_otel.otlp.writers import FileClient, JsonEnvelope  # imports protobuf
+
     return FileClient(
         file,
         JsonEnvelope(resource),
@@ -156,8 +180,12 @@ class Delivery:
         signals: Sequence[Signal],
         in_flight: int,
         waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
+        flush: Flush | None = None,
     ) -> None:
-        """`waiting` is the context of each wait for a result; it can end the wait by raising Interrupted."""
+        """`waiting` is the context of each wait for a result; it can end the wait by raising Interrupted.
+
+        `flush` is that of a client that writes.
+        """
         self.max_batches = 2 * (in_flight - 1)
         """Batches that may be in delivery: enough that a paused batch does not stop the others."""
         self._client = client
@@ -165,6 +193,8 @@ class Delivery:
         self._sender = Sender(client, backoff)
         self._signals = tuple(signals)
         self._waiting = waiting
+        self._flush = flush
+        self._written = Sent()  # what was sent before the last flush
         self._queue: queue.SimpleQueue[_Part | None] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(in_flight)]
         for thread in self._threads:
@@ -238,6 +268,26 @@ class Delivery:
                     self._backoff.end("interrupted")
                     settled[signal] = UNSENT
         return settled
+
+    def flush(self) -> bool:
+        """Writes what the client keeps, if it keeps anything; no batch may be in delivery.
+
+        Returns False if that fails, or is interrupted: then nothing was sent since the last flush.
+        """
+        if self._flush is None:
+            return True
+        try:
+            with self._waiting():
+                outcome = self._flush()
+        except Interrupted:
+            outcome = Refused("interrupted")
+        sent = self._sender.sent
+        if isinstance(outcome, Acknowledged):
+            self._written = copy(sent)
+            return True
+        sent.logs, sent.traces = self._written.logs, self._written.traces
+        self._backoff.end(outcome.why)
+        return False
 
     def close(self) -> None:
         """Closes the client and ends the threads; does not wait for requests in flight after giving up."""

@@ -25,9 +25,11 @@ from faillog_otel.otlp.mapping import (
     record_uid,
     shifted,
 )
+from faillog_otel.otlp.origin import REMOTE, Origin, origin_of
 from faillog_otel.otlp.parts import (
     MAX_REMEMBERED,
     NO_ATTRIBUTES,
+    NO_GROUP,
     NO_REASON,
     SHIFTED,
     EncodedAttributes,
@@ -35,11 +37,8 @@ from faillog_otel.otlp.parts import (
 )
 from faillog_otel.otlp.rules import (
     OWN,
-    REMOTE,
-    Origin,
     Own,
     occurred_suffix,
-    origin_of,
     own_values,
     status_and_reason,
     varying_of,
@@ -111,8 +110,15 @@ class WireEncoder:
         is_short = len(event.raw) <= 2 * MAX_REMEMBERED
         varying = varying_of(event, rules, status, reason, origin)
         outcome = parts.outcome(rules, varying, is_short=is_short)
-        destination = parts.destination(rules, outcome.verb, event.routing, is_short=is_short)
+        name = context.destination_name
+        destination = parts.destination(rules, outcome.verb, event.routing, name, is_short=is_short)
         of_reason = NO_REASON if reason is None else parts.reason(reason)
+        group = NO_GROUP
+        if outcome.failed:
+            to = event.routing
+            group = parts.group(
+                to.destination_id, to.subscription_id, outcome.code, status, of_reason.group_text
+            )
         url = NO_ATTRIBUTES if request is None or not request.url else parts.url(request.url)
         shift = SHIFTED if is_shifted else NO_ATTRIBUTES
         count = context.message_count
@@ -143,6 +149,7 @@ class WireEncoder:
                     url.span,
                     outcome.after_url.span,
                     of_reason.attributes.span,
+                    group.attributes.span,
                     shift.span,
                     batch.span,
                     _SPAN_ATTRIBUTE.join(key_values),
@@ -172,6 +179,7 @@ class WireEncoder:
                 url,
                 outcome.after_url,
                 of_reason.attributes,
+                group.attributes,
                 shift,
                 batch,
             ),
@@ -188,6 +196,7 @@ class WireEncoder:
                     url.log,
                     outcome.after_url.log,
                     of_reason.attributes.log,
+                    group.attributes.log,
                     shift.log,
                     batch.log,
                     _LOG_ATTRIBUTE.join(key_values),
@@ -215,7 +224,7 @@ class WireEncoder:
                 destination.event_name,
             )
         )
-        return EncodedEvent(log, span, is_shifted)
+        return EncodedEvent(log, span, is_shifted, group.number)
 
     def _has_room(
         self, shared: Iterable[EncodedAttributes], key_values: list[bytes], log_only: Attributes

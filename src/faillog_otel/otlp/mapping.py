@@ -10,6 +10,7 @@ from hashlib import sha256
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from faillog_otel import propagation
 from faillog_otel.config import MappingConfig, TimePolicy
@@ -25,6 +26,7 @@ from faillog_otel.events.model import (
     Reason,
     RecordContext,
     Response,
+    Routing,
     exchange_of,
 )
 from faillog_otel.otlp.attributes import (
@@ -34,20 +36,21 @@ from faillog_otel.otlp.attributes import (
     extra_attributes,
     header_attributes,
     redact_and_truncate,
+    truncate,
 )
+from faillog_otel.otlp.origin import LOCAL, Origin, link_flags, origin_of
 from faillog_otel.otlp.rules import (
-    LOCAL,
+    NO_REASON,
     OWN,
     TIME_SHIFTED,
     DeliveryFacts,
+    DestinationFields,
     KindRules,
-    Origin,
-    ReasonFields,
     batch_attributes,
     destination_fields,
-    link_flags,
+    failure_group,
+    group_attributes,
     occurred_suffix,
-    origin_of,
     outcome_fields,
     own_values,
     present,
@@ -215,9 +218,10 @@ def map_event(event: Event, context: RecordContext, config: MappingConfig) -> Ma
     own = own_values(event)
     origin = message_origin(event, context, config)
     status, reason = status_and_reason(event, rules, context, config.bodies)
-    destination = destination_fields(rules, event.routing, config.destination_names)
+    destination = named_destination(rules, event.routing, config, context.destination_name)
     outcome = outcome_fields(varying_of(event, rules, status, reason, origin), rules, config)
-    of_reason = reason_fields(reason, config) if reason is not None else ReasonFields([], "")
+    of_reason = reason_fields(reason, config) if reason is not None else NO_REASON
+    group = failure_group(event.routing, outcome.code, status, of_reason.group_text)
     request = event.properties.request_to_destination
     common = [
         *destination.attributes,
@@ -225,6 +229,7 @@ def map_event(event: Event, context: RecordContext, config: MappingConfig) -> Ma
         *(url_attributes(request.url, config) if request and request.url else ()),
         *outcome.after_url,
         *of_reason.attributes,
+        *(group_attributes(group) if outcome.failed else ()),
         *(TIME_SHIFTED if is_shifted else ()),
         *batch_attributes(context.message_count),
         *present(*zip(OWN, own, strict=True)),
@@ -273,6 +278,21 @@ def shifted(occurred_ns: int, reference_ns: int, policy: TimePolicy) -> int:
     if policy.kind == "arrival":
         return reference_ns
     return max(occurred_ns, reference_ns - int(policy.age_seconds * 1_000_000_000), 0)
+
+
+def named_destination(
+    rules: KindRules, routing: Routing, config: MappingConfig, read_name: str | None
+) -> DestinationFields:
+    """Returns the fields of all events with this kind and routing.
+
+    The span's name and the log's body show `read_name`, which Segment has, unless the settings name the
+    destination.
+    """
+    fields = destination_fields(rules, routing, config.destination_names)
+    if not read_name or not fields.name or routing.destination_id in config.destination_names:
+        return fields
+    shown = truncate(read_name)
+    return replace(fields, name=shown, topic=printable(f"{rules.topic} to {shown}"))
 
 
 def span_name(verb: str, destination: str) -> str:

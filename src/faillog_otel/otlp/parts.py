@@ -11,16 +11,18 @@ from functools import lru_cache
 from msgspec import Struct
 
 from faillog_otel.config import MappingConfig
+from faillog_otel.events.failure import group_number
 from faillog_otel.events.model import Reason, Routing
 from faillog_otel.otlp import wire
 from faillog_otel.otlp.attributes import size_of
-from faillog_otel.otlp.mapping import span_name
+from faillog_otel.otlp.mapping import named_destination, span_name
 from faillog_otel.otlp.rules import (
     TIME_SHIFTED,
     KindRules,
     Varying,
     batch_attributes,
-    destination_fields,
+    failure_group,
+    group_attributes,
     outcome_fields,
     reason_fields,
     url_attributes,
@@ -81,6 +83,7 @@ class EncodedOutcome(Struct, frozen=True, gc=False):
     before_id: bytes
     after_id: bytes
     verb: str
+    code: str | None
 
 
 class EncodedReason(Struct, frozen=True, gc=False):
@@ -90,6 +93,15 @@ class EncodedReason(Struct, frozen=True, gc=False):
     short: bytes
     status: bytes
     """Of a span that has failed."""
+    group_text: str | None
+
+
+class EncodedGroup(Struct, frozen=True, gc=False):
+    """The attribute of a failure group, encoded."""
+
+    attributes: EncodedAttributes
+    number: int
+    """Its id as a signed 64-bit number; 0 for an event that is no failure."""
 
 
 def _encode(attributes: Attributes, *, has_span: bool = True) -> EncodedAttributes:
@@ -103,7 +115,8 @@ def _encode(attributes: Attributes, *, has_span: bool = True) -> EncodedAttribut
 
 
 NO_ATTRIBUTES = _encode([])
-NO_REASON = EncodedReason(NO_ATTRIBUTES, b"", b"")
+NO_REASON = EncodedReason(NO_ATTRIBUTES, b"", b"", None)
+NO_GROUP = EncodedGroup(NO_ATTRIBUTES, 0)
 SHIFTED = _encode(TIME_SHIFTED)
 
 
@@ -116,19 +129,21 @@ class SharedParts:
         self._remembered_outcome = lru_cache(MAX_OUTCOMES)(self._outcome)
         self._remembered_reason = lru_cache(MAX_REASONS)(self._reason)
         self._remembered_url = lru_cache(MAX_REASONS)(self._url)
+        self.group = lru_cache(MAX_OUTCOMES)(_group)
+        """Returns a failure group: of destination, subscription, code, status and text of the reason."""
         self.batch = lru_cache(MAX_REASONS)(_batch)
         """Returns the attribute for the number of messages of an exchange."""
 
     def destination(
-        self, rules: KindRules, verb: str, routing: Routing, *, is_short: bool
+        self, rules: KindRules, verb: str, routing: Routing, read_name: str | None, *, is_short: bool
     ) -> EncodedDestination:
-        """Returns what the routing decides. `verb`: the outcome's. `is_short`: the ids are surely short."""
-        if routing.leftover is None and (
-            is_short
-            or _length((*routing.destination_ids, routing.from_id, routing.subscription_id)) <= MAX_REMEMBERED
-        ):
-            return self._remembered_destination(rules, verb, routing)
-        return self._destination(rules, verb, routing)
+        """Returns what they decide. `verb`: the outcome's. `is_short`: ids are surely short."""
+        is_short = is_short or (
+            _length((*routing.destination_ids, routing.from_id, routing.subscription_id)) <= MAX_REMEMBERED
+        )
+        if routing.leftover is None and is_short and len(read_name or "") <= MAX_REMEMBERED:
+            return self._remembered_destination(rules, verb, routing, read_name)
+        return self._destination(rules, verb, routing, read_name)
 
     def outcome(self, rules: KindRules, varying: Varying, *, is_short: bool) -> EncodedOutcome:
         """Returns what the outcome decides. `is_short`: the event's own texts are surely short."""
@@ -147,8 +162,11 @@ class SharedParts:
         """Returns the attributes of a request's URL."""
         return self._remembered_url(url) if len(url) <= MAX_REMEMBERED else self._url(url)
 
-    def _destination(self, rules: KindRules, verb: str, routing: Routing) -> EncodedDestination:
-        fields, kind = destination_fields(rules, routing, self._config.destination_names), rules.kind
+    def _destination(
+        self, rules: KindRules, verb: str, routing: Routing, read_name: str | None
+    ) -> EncodedDestination:
+        fields = named_destination(rules, routing, self._config, read_name)
+        kind = rules.kind
         span_kind = tag(wire.SPAN_KIND, VARINT) + varint(SpanKind[kind.span]) if kind.span else b""
         return EncodedDestination(
             _encode(fields.attributes, has_span=kind.span is not None),
@@ -171,16 +189,28 @@ class SharedParts:
             before_id=fields.before_id.encode(),
             after_id=fields.after_id.encode(),
             verb=fields.verb,
+            code=fields.code,
         )
 
     def _reason(self, reason: Reason) -> EncodedReason:
         fields = reason_fields(reason, self._config)
         return EncodedReason(
-            _encode(fields.attributes), printable(fields.short).encode(), _status(fields.short, failed=True)
+            _encode(fields.attributes),
+            printable(fields.short).encode(),
+            _status(fields.short, failed=True),
+            fields.group_text,
         )
 
     def _url(self, url: str) -> EncodedAttributes:
         return _encode(url_attributes(url, self._config))
+
+
+def _group(
+    destination: str | None, subscription: str | None, code: str | None, status: int | None, text: str | None
+) -> EncodedGroup:
+    routing = Routing(destination_id=destination, subscription_id=subscription)
+    group = failure_group(routing, code, status, text)
+    return EncodedGroup(_encode(group_attributes(group)), group_number(group))
 
 
 def _batch(message_count: int) -> EncodedAttributes:

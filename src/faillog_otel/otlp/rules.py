@@ -13,74 +13,14 @@ from msgspec import UNSET, Struct
 from msgspec.structs import asdict, replace
 
 from faillog_otel import propagation
-from faillog_otel.config import Bodies, Join, MappingConfig
+from faillog_otel.config import Bodies, MappingConfig
 from faillog_otel.events.model import Event, ExchangeAnswer, Kind, Reason, RecordContext, Routing
 from faillog_otel.otlp.attributes import MAX_VALUE_BYTES, redact_and_truncate, truncate
+from faillog_otel.otlp.origin import Origin, TraceOrigin
 from faillog_otel.otlp.wire import Attributes, Severity, Value
-from faillog_otel.propagation import SAMPLED, TraceContext
+from faillog_otel.reason_text import normalise
+from faillog_otel.reasons import ReasonClass, classify, code_of_text
 from faillog_otel.text import printable
-
-TraceOrigin = Literal["message_id", "message_id_compact", "body", "derived"]
-
-LOCAL = 0x100
-"""SpanFlags: the parent, or the target of a link, is known not to be remote."""
-REMOTE = 0x300
-"""SpanFlags: the parent, or the target of a link, is known to be remote."""
-
-
-class Origin(Struct, frozen=True, gc=False):
-    """The trace of a message's records, and how they join the application's own trace."""
-
-    name: TraceOrigin
-    trace_id: bytes
-    parent_span_id: bytes = b""
-    """The application's span that is the parent of an attempt's span."""
-    log_span_id: bytes = b""
-    """The span of a log record whose event does not become a span."""
-    span_flags: int = LOCAL | SAMPLED
-    log_flags: int = SAMPLED
-    linked: TraceContext | None = None
-    """The application's context that an attempt's span links to."""
-
-
-def origin_of(message_id: str, traceparent: str | None, join: Join) -> Origin:
-    """Returns the trace of a message's records.
-
-    The first of these that exists is used (docs/guides/join-traces.md): the context in the messageId, full or
-    compact; `traceparent`, the context in the exchange's request; a trace id computed from the messageId. A
-    span that was not sampled is not a parent, because no backend receives it.
-    """
-    carried = propagation.context_in(message_id) if join != "off" else None
-    if carried and join == "parent":
-        return _within(carried)
-    linked = carried
-    name: TraceOrigin = "message_id"
-    if carried is None and traceparent and join != "off":
-        linked, name = propagation.parse_traceparent(traceparent), "body"
-    derived = propagation.derived_trace_id(message_id)
-    if linked is None or not linked.span_id:  # no link without a span id
-        return Origin("derived", derived)
-    return Origin(name, derived, linked=linked)
-
-
-def _within(app: TraceContext) -> Origin:
-    """Returns the application's own trace."""
-    is_child = bool(app.span_id) and app.is_sampled
-    return Origin(
-        "message_id" if app.span_id else "message_id_compact",
-        app.trace_id,
-        parent_span_id=app.span_id if is_child else b"",
-        log_span_id=app.span_id,
-        span_flags=(REMOTE if is_child else LOCAL) | SAMPLED,
-        log_flags=app.flags & SAMPLED,
-        linked=app if app.span_id else None,
-    )
-
-
-def link_flags(context: TraceContext) -> int:
-    """Returns the flags of a link to the application's context, which keep only its sampled bit."""
-    return REMOTE | context.flags & SAMPLED
-
 
 # -- fields that depend on the routing -------------------------------------------------------------------
 
@@ -123,6 +63,10 @@ def destination_fields(rules: "KindRules", routing: Routing, names: dict[str, st
 # -- fields that depend on the outcome -------------------------------------------------------------------
 
 
+MIN_FAILING_STATUS = 400
+"""A smaller status code says nothing about the cause of a failure."""
+
+
 class Varying(Struct, frozen=True, gc=False):
     """What the fields of an outcome depend on: short values, no text for people. Hashed for each event."""
 
@@ -130,6 +74,8 @@ class Varying(Struct, frozen=True, gc=False):
     """The values of `KindRules.own_facts`."""
     status: int | None
     code: str | None
+    text_code: str | None
+    """The code that the reason means, where the status says nothing."""
     has_reason: bool
     origin: TraceOrigin | None
     method: str | None
@@ -141,6 +87,7 @@ class DeliveryFacts(Struct, frozen=True, kw_only=True, gc=False):
     status: int | None
     code: str | None
     """The code of the reason."""
+    text_code: str | None
     has_reason: bool
     origin: TraceOrigin | None
     """The origin of the message's trace; None for an event that is not about a message."""
@@ -171,10 +118,12 @@ def varying_of(
 ) -> Varying:
     """Returns what an event's outcome depends on. `status` and `reason`: from `status_and_reason`."""
     request = event.properties.request_to_destination
+    says_nothing = reason is not None and (status is None or status < MIN_FAILING_STATUS)
     return Varying(
         rules.own_values_of(event),
         status,
         None if reason is None else reason.code,
+        code_of_text(reason.text) if reason is not None and says_nothing else None,
         reason is not None,
         None if origin is None else origin.name,
         None if request is None else request.method,
@@ -196,6 +145,10 @@ class OutcomeFields(Struct, frozen=True):
     sentence: str
     before_id: str
     after_id: str
+    code: str | None
+    """The canonical code of a failure (`reasons`), or the one it gives; None if it has none."""
+    reason_class: ReasonClass
+    retryable: bool | None
 
 
 def outcome_fields(varying: Varying, rules: "KindRules", config: MappingConfig) -> OutcomeFields:
@@ -213,10 +166,14 @@ def outcome_fields(varying: Varying, rules: "KindRules", config: MappingConfig) 
     id_name = rules.body_id_name(facts)
     attempt = "" if facts.attempt is None else f", attempt {facts.attempt}"
     status = f"HTTP {facts.status}" if facts.status is not None else rules.without_status
+    found = classify(facts.code, facts.status, facts.text_code, facts.feature)
+    code = redacted(found.code or facts.code)
     return OutcomeFields(
         before_url=present(("http.request.method", method), ("http.response.status_code", facts.status)),
         after_url=present(
-            ("error.type", redacted(_error_type(facts)) if failed else None),
+            ("error.type", (code or "_OTHER") if failed else None),
+            ("segment.reason.class", found.reason_class if failed else None),
+            ("segment.reason.retryable", found.retryable if failed else None),
             ("segment.delivery.attempt", facts.attempt),
             ("segment.delivery.outcome", outcome),
             ("segment.discarded", facts.discarded),
@@ -230,13 +187,10 @@ def outcome_fields(varying: Varying, rules: "KindRules", config: MappingConfig) 
         sentence=printable(sentence + (", " if details else ": ") if facts.has_reason else sentence),
         before_id=f" ({id_name} " if id_name else "",
         after_id=f"{attempt})" if id_name else "",
+        code=code,
+        reason_class=found.reason_class,
+        retryable=found.retryable,
     )
-
-
-def _error_type(facts: DeliveryFacts) -> str:
-    if facts.status is not None and facts.status >= 400:
-        return str(facts.status)
-    return facts.code or "_OTHER"
 
 
 # -- fields that depend on a text ------------------------------------------------------------------------
@@ -247,6 +201,8 @@ class ReasonFields(Struct, frozen=True):
 
     attributes: Attributes
     short: str
+    group_text: str | None
+    """What all reasons of a failure group have in common (`reasons.normalise`)."""
 
 
 def reason_fields(reason: Reason, config: MappingConfig) -> ReasonFields:
@@ -254,7 +210,10 @@ def reason_fields(reason: Reason, config: MappingConfig) -> ReasonFields:
     text, _ = redact_and_truncate(reason.text, config.redaction_key)
     reporter = None if reason.reporter is UNSET else reason.reporter
     attributes = present(("segment.reason", text or None), ("segment.error.reporter", reporter))
-    return ReasonFields(attributes, truncate(text, _MAX_SHORT_BYTES))
+    return ReasonFields(attributes, truncate(text, _MAX_SHORT_BYTES), normalise(text) or None)
+
+
+NO_REASON = ReasonFields([], "", None)
 
 
 def url_attributes(url: str, config: MappingConfig) -> Attributes:
@@ -267,6 +226,17 @@ def url_attributes(url: str, config: MappingConfig) -> Attributes:
     full, _ = redact_and_truncate(url, config.redaction_key)
     address = redact_and_truncate(host, config.redaction_key)[0] if host else None
     return present(("url.full", full), ("server.address", address), ("server.port", port))
+
+
+def failure_group(routing: Routing, code: str | None, status: int | None, text: str | None) -> str:
+    """Returns `segment.failure.group`: 16 hex characters. `text`: `ReasonFields.group_text`."""
+    key = routing.destination_id, routing.subscription_id, code, status, text
+    return propagation.digest("segment.failure", *key)[:8].hex()
+
+
+def group_attributes(group: str) -> Attributes:
+    """Returns the attribute of a failure."""
+    return [("segment.failure.group", group)]
 
 
 TIME_SHIFTED: Attributes = [("segment.time_shifted", True)]

@@ -165,6 +165,8 @@ class EncodedEvent(Struct, frozen=True, gc=False):
     span: bytes
     is_shifted: bool = False
     """Whether the time policy changed their time."""
+    group: int = 0
+    """The id of its failure group as a signed 64-bit number; 0 if the event is no failure."""
 
     def record(self, signal: Signal) -> bytes:
         """Returns the record of this signal."""
@@ -173,7 +175,8 @@ class EncodedEvent(Struct, frozen=True, gc=False):
     def only(self, signals: Sequence[Signal]) -> "EncodedEvent":
         """Returns the records of these signals only."""
         log = self.log if "logs" in signals else b""
-        return EncodedEvent(log, self.span if "traces" in signals else b"", self.is_shifted)
+        span = self.span if "traces" in signals else b""
+        return EncodedEvent(log, span, self.is_shifted, self.group)
 
 
 # common.proto: KeyValue, AnyValue, ArrayValue

@@ -1,113 +1,22 @@
-"""Clients that write to a file or a terminal: OTLP JSON Lines, or one tree for each trace.
+"""Requests as JSON, and a client that writes them to a file: OTLP JSON Lines.
 
 OTLP's JSON differs from protobuf's own: ids are hexadecimal, enums are numbers, 64-bit integers are texts
 (opentelemetry.io/docs/specs/otlp, "JSON Protobuf Encoding"). It is made from the records' protobuf bytes, so
 both have the same content.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
 from typing import IO, Any
 
 import msgspec
-from msgspec import Struct
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
-from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from faillog_otel.config import Signal
 from faillog_otel.otlp.outcome import READER_GONE, Acknowledged, Outcome, Refused
 from faillog_otel.otlp.wire import SCHEMA_URL, SCOPE_NAME
-from faillog_otel.text import printable, printable_json
-
-
-class TraceTree(Struct, frozen=True):
-    """One trace as lines of text, and the name of its destination if it has one."""
-
-    destination: str | None
-    lines: tuple[str, ...]
-
-
-def trace_trees(spans: Iterable[Span], logs: Iterable[LogRecord]) -> list[TraceTree]:
-    """Returns one tree for each message in each trace, in the order of their first times.
-
-    A tree shows the spans of a trace, and the log records without a span. An exchange is shown below the
-    attempts that link to it; an exchange without links is a tree of its own.
-    """
-    by_id = {(span.trace_id, span.span_id): span for span in spans}
-    linked = {(link.trace_id, link.span_id) for span in by_id.values() for link in span.links}
-    trees: dict[tuple[bytes, str], list[Span | LogRecord]] = defaultdict(list)
-    for key, span in by_id.items():
-        if key not in linked:
-            trees[span.trace_id, _message(span)].append(span)
-    for log in logs:
-        if (log.trace_id, log.span_id) not in by_id:
-            trees[log.trace_id, _message(log)].append(log)
-    ordered = sorted(trees.items(), key=lambda tree: min(map(_time_ns, tree[1])))
-    return [_tree(trace_id, sorted(nodes, key=_time_ns), by_id) for (trace_id, _), nodes in ordered]
-
-
-def _tree(
-    trace_id: bytes, nodes: Sequence[Span | LogRecord], spans: dict[tuple[bytes, bytes], Span]
-) -> TraceTree:
-    title = f"{_message(nodes[0]) or 'without a message'}  trace {trace_id.hex() or '-'}"
-    parents = {node.parent_span_id.hex() for node in nodes if isinstance(node, Span) and node.parent_span_id}
-    under = f"  under the application's span {', '.join(sorted(parents))}" if parents else ""
-    lines = (title + under, *_branches(nodes, spans))
-    return TraceTree(_attributes(nodes[0].attributes).get("messaging.destination.name"), lines)
-
-
-def _message(node: Span | LogRecord) -> str:
-    message = _attributes(node.attributes).get("messaging.message.id")
-    return f"message {message}" if message is not None else ""
-
-
-def _branches(nodes: Sequence[Span | LogRecord], spans: dict[tuple[bytes, bytes], Span]) -> Iterable[str]:
-    for node in nodes:
-        is_last = node is nodes[-1]
-        yield f"{'└─' if is_last else '├─'} {_clock(node)}  {_line(node)}"
-        for link in node.links if isinstance(node, Span) else ():
-            if link.span_id != getattr(node, "parent_span_id", b""):  # it is shown in the title
-                shown = _linked(link, spans.get((link.trace_id, link.span_id)))
-                yield f"{'  ' if is_last else '│ '}   ↳ link: {shown}  trace {link.trace_id.hex()}"
-
-
-def _linked(link: Span.Link, target: Span | None) -> str:
-    if target is not None:
-        return _line(target)
-    if _attributes(link.attributes).get("segment.link.type") == "message":
-        return f"the application's span {link.span_id.hex()}"
-    return f"exchange {link.span_id.hex()} (in another file)"
-
-
-def _line(node: Span | LogRecord) -> str:
-    if isinstance(node, LogRecord):
-        return f"log {node.severity_text}  {node.body.string_value}"
-    attributes = _attributes(node.attributes)
-    parts = [node.name]
-    if "segment.delivery.attempt" in attributes:
-        parts.append(f"attempt {attributes['segment.delivery.attempt']}")
-        parts.append(attributes.get("segment.delivery.outcome", ""))
-    if "http.response.status_code" in attributes:
-        parts.append(f"HTTP {attributes['http.response.status_code']}")
-    if node.status.code == Status.STATUS_CODE_ERROR and node.status.message not in " ".join(parts):
-        parts.append(node.status.message)
-    return "  ".join(filter(None, parts))
-
-
-def _clock(node: Span | LogRecord) -> str:
-    return datetime.fromtimestamp(_time_ns(node) / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _time_ns(node: Span | LogRecord) -> int:
-    return node.start_time_unix_nano if isinstance(node, Span) else node.time_unix_nano
-
-
-def _attributes(pairs: Iterable[KeyValue]) -> dict[str, str]:
-    return {
-        pair.key: str(getattr(pair.value, pair.value.WhichOneof("value") or "string_value")) for pair in pairs
-    }
+from faillog_otel.text import printable_json
 
 
 class JsonEnvelope:
@@ -211,6 +120,9 @@ class FileClient:
     would damage the next line. One request at a time.
     """
 
+    flush = None
+    """It keeps nothing."""
+
     def __init__(
         self,
         file: IO[bytes],
@@ -269,46 +181,3 @@ class FileClient:
 
     def close(self) -> None:
         """Does nothing: the caller closes the file."""
-
-
-class ConsoleClient:
-    """Prints the trees of each batch. One request at a time, a batch's spans before its logs.
-
-    Every event has a log record, so an event that cannot be printed is not acknowledged. A trace that
-    continues in a later batch is printed in two parts, so that memory stays bounded.
-    """
-
-    def __init__(self, file: IO[str], on_closed: Callable[[], object], *, has_logs: bool) -> None:
-        """`on_closed` is called when the reader of the output has closed it.
-
-        `has_logs`: whether log records are sent, too.
-        """
-        self._file = file
-        self._on_closed = on_closed
-        self._has_logs = has_logs
-        self._spans: list[Span] = []
-
-    def send(self, signal: Signal, records: Sequence[bytes]) -> Outcome:
-        """Prints the records; spans wait for the log records of their batch."""
-        if signal == "logs":
-            return self._print([LogRecord.FromString(record) for record in records])
-        outcome = self._print([])
-        self._spans = [Span.FromString(record) for record in records]
-        return outcome if self._has_logs else self._print([])
-
-    def close(self) -> None:
-        """Prints the spans that still wait for log records."""
-        self._print([])
-
-    def _print(self, logs: Sequence[LogRecord]) -> Outcome:
-        spans, self._spans = self._spans, []
-        try:
-            for tree in trace_trees(spans, logs):
-                self._file.write("\n".join(map(printable, tree.lines)) + "\n\n")
-            self._file.flush()
-        except ConnectionError:
-            self._on_closed()
-            return Refused(READER_GONE)
-        except OSError as error:
-            return Refused(f"the output cannot be written: {error.strerror}")
-        return Acknowledged()

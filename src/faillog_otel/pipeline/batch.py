@@ -12,9 +12,11 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from faillog_otel.config import Signal
-from faillog_otel.errors import LedgerBroken
+from faillog_otel.errors import InputError, LedgerBroken
+from faillog_otel.events.failure_counts import BatchFailures
 from faillog_otel.events.kept_record import KeptContext, Rejection, write_entry
 from faillog_otel.events.model import KIND_OF, OTHER, Event, Kind, Place
+from faillog_otel.ledger.failures import Changes
 from faillog_otel.ledger.results import (
     Accounted,
     BatchResult,
@@ -28,7 +30,7 @@ from faillog_otel.ledger.results import (
 from faillog_otel.otlp.delivery import Delivery, SendResults, Ticket
 from faillog_otel.otlp.outcome import Suspected, Unacceptable, Unsent
 from faillog_otel.otlp.wire import EncodedEvent
-from faillog_otel.telemetry import Telemetry
+from faillog_otel.telemetry import FailureChanges, NewGroup, Telemetry
 
 _log = logging.getLogger(__name__)
 
@@ -144,6 +146,8 @@ class InFlightBatches:
         """Why results can no longer be committed; None while they can."""
         self.progress: Callable[[Accounted], object] = lambda _: None
         """Receives the further bytes of input that are accounted for."""
+        self.take_failures: Callable[[BatchFailures], object] = lambda _: None
+        """Receives the failures among committed records."""
         self._delivery = delivery
         self._telemetry = telemetry
         self._in_flight: deque[Batch] = deque()
@@ -157,6 +161,7 @@ class InFlightBatches:
         self._covered = 0  # bytes of input before the next batch
         self._records = self._pending = 0  # since the last batch with which bytes of input ended
         self._share = (0, 1)  # pending records and all records before that
+        self._shown = 0  # records that were exported before the last `show`
 
     def cover(self, read: int) -> None:
         """Adds bytes of input that are accounted for together with all batches so far."""
@@ -202,6 +207,16 @@ class InFlightBatches:
         self._commit_accounted()
         self.progress(self._accounted_for(self._covered))
         self._covered = 0
+
+    def show(self) -> int:
+        """Writes what the client keeps; returns how many records it could not, which are pending then."""
+        if self._delivery.flush():
+            self._shown = self.counts.exported
+            return 0
+        not_shown = self.counts.exported - self._shown
+        self.counts.exported -= not_shown
+        self.counts.pending += not_shown
+        return not_shown
 
     def _account_oldest(self) -> None:
         """Waits for the results of the oldest batch, and counts them."""
@@ -306,11 +321,20 @@ class InFlightBatches:
             except LedgerBroken as error:
                 self.broken = self.broken or error
             if is_committed:
+                self._count_failures(batch.result)
                 self.counts.add(batch.result.counts)
                 self.progress(batch.result.accounted)
                 note_first(self.first_met, batch.result)
                 shifted = len(batch.result.shifted)
                 self._telemetry.record_outcomes(batch.result.outcomes, batch.result.reasons(), shifted)
+
+    def _count_failures(self, result: BatchResult) -> None:
+        if result.changes is not None:
+            self._telemetry.record_failures(failure_changes(result.changes))
+        try:
+            self.take_failures(result.failures)
+        except InputError as error:  # a temporary file is not writable
+            self.broken = self.broken or LedgerBroken(str(error))
 
     def _accounted_for(self, read: int) -> Accounted:
         """Divides bytes of input into delivered and pending ones, in proportion to their records.
@@ -332,4 +356,24 @@ def _rejections_text(rejections: Sequence[Rejection]) -> str:
     return "; ".join(
         f"{each.rejected} of {each.records} {each.signal}" + (f": {each.message}" if each.message else "")
         for each in rejections
+    )
+
+
+def failure_changes(changes: Changes) -> FailureChanges:
+    """Returns what a commit changed, as metrics take it."""
+    return FailureChanges(
+        messages=changes.messages,
+        attempts=changes.attempts,
+        new_groups=[
+            NewGroup(
+                id=group.id,
+                destination=group.destination,
+                code=group.code,
+                status=group.status,
+                reason_class=group.reason_class,
+                reason=group.reason,
+                first_ns=first_ns,
+            )
+            for group, first_ns in changes.new_groups
+        ],
     )

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 
 from faillog_otel.files import StrangeEntry
+from faillog_otel.hash_table import MEMORY_BYTES
 from faillog_otel.inputs.exchange_index import ExchangeIndex, UnusableIndex
-from faillog_otel.inputs.hash_table import MEMORY_BYTES
 from faillog_otel.ledger import Ledger, Spooled
 from faillog_otel.ledger.spool import INDEX, NotWhole, SavedIndex, Spool
 from faillog_otel.pipeline.requests import INDEX_MEMORY_BYTES

@@ -26,9 +26,10 @@ from faillog_otel.errors import NoRoom
 from faillog_otel.ledger import Hour, Ledger, Listed, MissingObject
 from faillog_otel.ledger.facts import REFUSED, REFUSED_NS, refused_until_ns
 from faillog_otel.ledger.spool import Spool
+from faillog_otel.pipeline.names import NameRefresh
 from faillog_otel.pipeline.requests import Downloads, Requests
 from faillog_otel.pipeline.segment_time import AGREED, SegmentTime, WantedHours
-from faillog_otel.segment import api
+from faillog_otel.segment import answers, api
 from faillog_otel.segment.api import SegmentApi
 from faillog_otel.segment.download import Downloader
 from faillog_otel.segment.quota import Wait, without_figures
@@ -71,6 +72,7 @@ class Fetcher:
         max_requests: int | None = None,
         to_download: Callable[[int], object] = lambda _: None,
         wait_seconds: float = math.inf,
+        names: NameRefresh | None = None,
     ) -> None:
         """`schedule` returns what is wanted at a time, in nanoseconds since 1970.
 
@@ -91,6 +93,7 @@ class Fetcher:
         self._wanted = WantedHours(ledger, schedule, clock)
         self._clock = clock
         self._is_stopping = is_stopping
+        self._names = names
         self._to_download = to_download
         self._max_requests = max_requests
         self._failures = 0
@@ -124,12 +127,16 @@ class Fetcher:
             self._tidy(now_ns)
             self._ledger.check_room()
             self.lacks_room = None
+            if self._names and self._time.is_known and not self.troubles.keys() & {"token", "network"}:
+                self._names.read_if_due(now_ns)
             under_way = self._ledger.unfinished_objects()
             self._to_download(under_way.untried)
             if listed := self._ledger.next_listed(now_ns):
                 self._download(listed)
                 return None
             back_ns, try_ns = self._list_next(now_ns), under_way.next_try_ns
+            if back_ns is not None and self._names:
+                self._names.go_on()
             return back_ns if back_ns is None or try_ns is None else min(back_ns, try_ns)
         except NoRoom as error:
             self.lacks_room = error
@@ -280,11 +287,11 @@ class Fetcher:
         """Checks Segment's time and the token, which costs nothing of the quota."""
         was_known = self._time.is_known
         outcome = self._time.check().outcome
-        if isinstance(outcome, api.Denied) and outcome.is_token_wrong:
+        if isinstance(outcome, answers.Denied) and outcome.is_token_wrong:
             self._note_trouble("token", outcome.why)
             self._pause(HOUR_NS, outcome.why)
             self.is_denied = self.is_denied or not was_known
-        elif isinstance(outcome, api.Failed) and outcome.is_permanent:
+        elif isinstance(outcome, answers.Failed) and outcome.is_permanent:
             self._note_trouble("network", outcome.why)
             self.is_denied = self.is_denied or not was_known
         else:
@@ -295,24 +302,24 @@ class Fetcher:
     def _list(self, ask: ListingRequest) -> None:
         form: api.Form = "body" if self._ledger.fact(FORM) == "body" else "both"
         answered = self._requests.list_hour(ask, form)
-        if isinstance(answered.outcome, api.FormRejected) and self._has_request_left():
+        if isinstance(answered.outcome, answers.FormRejected) and self._has_request_left():
             form = "body" if form == "both" else "both"
             answered = self._requests.list_hour(ask, form)
-            if isinstance(answered.outcome, api.Listing):
+            if isinstance(answered.outcome, answers.Listing):
                 self._ledger.note(FORM, form)
         self._take_answer(ask, answered)
 
     def _has_request_left(self) -> bool:
         return self._requests.quota().left(self._clock.now_ns(), with_reserve=True) > 0
 
-    def _take_answer(self, ask: ListingRequest, answered: api.ApiAnswer) -> None:
+    def _take_answer(self, ask: ListingRequest, answered: answers.ApiAnswer) -> None:
         now_ns, outcome = self._clock.now_ns(), answered.outcome
         where = f"{ask.collection}, {hour_text(ask.hour)}"
-        if isinstance(outcome, api.Listing):
+        if isinstance(outcome, answers.Listing):
             _log.info("%s (%s): %d objects", where, ask.why, len(outcome.urls))
             self._failures = 0
             self.troubles.pop("token", None)
-        elif isinstance(outcome, api.RateLimited):
+        elif isinstance(outcome, answers.RateLimited):
             wait = self._requests.quota().mended(now_ns).wait(now_ns)
             until_ns = now_ns if wait is None else wait.until_ns
             _log.warning(
@@ -321,16 +328,16 @@ class Fetcher:
                 duration_text(max(1, round((until_ns - now_ns) / SECOND_NS))),
             )
             self._logged_waits[without_figures(outcome.why)] = now_ns
-        elif isinstance(outcome, api.Denied) and outcome.is_token_wrong:
+        elif isinstance(outcome, answers.Denied) and outcome.is_token_wrong:
             self._note_trouble("token", outcome.why)
             self._pause(HOUR_NS, outcome.why)
-        elif isinstance(outcome, api.Denied | api.UnknownCollection):
+        elif isinstance(outcome, answers.Denied | answers.UnknownCollection):
             again = time_text(now_ns + REFUSED_NS)
             self._note_trouble("collection", f"{ask.collection}: {outcome.why}; next attempt at {again}")
             self._ledger.listing_failed(ask.collection, ask.hour, outcome.why, now_ns)
             self._ledger.note(REFUSED + ask.collection, str(now_ns + REFUSED_NS))
         else:
-            self._fail(ask.collection, ask.hour, outcome.why)
+            self._fail(ask.collection, ask.hour, getattr(outcome, "why", ""))
 
     def _fail(self, collection: str, hour: int, why: str) -> None:
         """Notes that an hour could not be listed; pauses all listings after some failures in a row."""

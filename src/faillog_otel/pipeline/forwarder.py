@@ -12,17 +12,19 @@ from msgspec.structs import replace
 from faillog_otel.config import DeliveryConfig, Signal
 from faillog_otel.errors import InputError, LedgerBroken
 from faillog_otel.events.decode import decode
+from faillog_otel.events.failure_counts import BatchFailures
 from faillog_otel.events.kept_record import Entry, KeptContext, read_entry, write_entry
 from faillog_otel.events.model import JSON_LINES, BadRecord, Event, Form, Place, Survey
+from faillog_otel.hash_table import TemporaryFileError
 from faillog_otel.inputs.exchange_index import ExchangeIndex
 from faillog_otel.inputs.files import ByteRange, InputFile, unpack
 from faillog_otel.inputs.formats import form_of, read_groups
-from faillog_otel.inputs.hash_table import TemporaryFileError
 from faillog_otel.inputs.json_stream import FROM_THE_START, Blank, Group, ReadPosition, Record
 from faillog_otel.ledger.results import Accounted, Kept, ResultSink
 from faillog_otel.ledger.spool import digest_of
 from faillog_otel.otlp.delivery import Delivery
 from faillog_otel.otlp.encoder import Encoder
+from faillog_otel.otlp.failure_notes import NO_NOTES, FailureNotes
 from faillog_otel.pipeline.batch import Batch, InFlightBatches, PendingRecord, classify
 from faillog_otel.telemetry import NO_TELEMETRY, Telemetry
 
@@ -52,10 +54,13 @@ class Forwarder:
         sends_rejected: bool = False,
         max_content_bytes: int | None = None,
         telemetry: Telemetry = NO_TELEMETRY,
+        notes: FailureNotes = NO_NOTES,
+        take_failures: Callable[[BatchFailures], object] = lambda _: None,
     ) -> None:
         """`sends_rejected`: replayed records that a collector rejected are sent again, too.
 
-        `max_content_bytes`: the size to which a compressed file may decompress.
+        `notes` notes failures, by default none; `take_failures` receives those of each batch that
+        is committed. `max_content_bytes`: the size to which a compressed file may decompress.
         """
         self._batches = InFlightBatches(delivery, telemetry)
         self.counts = self._batches.counts
@@ -64,7 +69,9 @@ class Forwarder:
         self.first_met = self._batches.first_met
         self.stopped_at: int | None = 0
         """Where reading the last file stopped, in bytes of its content; None if it was read to its end."""
+        self._batches.take_failures = take_failures
         self._encoder = encoder
+        self._notes = notes
         self._signals = config.signals
         self._max_records = config.batch_records
         self._max_bytes = config.batch_bytes
@@ -157,6 +164,13 @@ class Forwarder:
         self._flush()
         self._batches.finish()
 
+    def show(self) -> int:
+        """Shows the finished records that a terminal shows later than it gets them.
+
+        Returns how many could not be shown; they count as pending then.
+        """
+        return self._batches.show()
+
     # -- reading ---------------------------------------------------------------------------------------
 
     def _form(self, file: InputFile | ByteRange, start: ReadPosition | None, survey: Survey | None) -> Form:
@@ -215,6 +229,7 @@ class Forwarder:
     def _take_group(self, file: str, group: Group, sink: ResultSink, exchanges: ExchangeIndex) -> None:
         """Takes ordinary lines, one record each: nearly all records of a file."""
         encode, context_of, reference_ns = self._encoder.encode, exchanges.context_of, sink.reference_ns
+        note = self._notes.note
         offset, takes_all = group.offset, sink.seen is None and not sink.holds_entries
         for line, raw in enumerate(group.raws, group.line):
             number, self._number = self._number, self._number + 1
@@ -229,12 +244,13 @@ class Forwarder:
                     event = decode(raw)
                     context = context_of(event, reference_ns)
                     if isinstance(event, Event):
-                        item, kind = encode(event, context), classify(event)
+                        item, event_class = encode(event, context), classify(event)
                         batch.add(
                             PendingRecord(
-                                number, file, line, offset, raw, context, item, kind, event.logged_ns
+                                number, file, line, offset, raw, context, item, event_class, event.logged_ns
                             )
                         )
+                        note(batch.result.failures, event, event_class[0], context, item.group)
                     else:
                         self._quarantine(batch, number, event, Place(file, line, offset), context)
                 self.stopped_at = end
@@ -333,7 +349,8 @@ class Forwarder:
     # -- sending ---------------------------------------------------------------------------------------
 
     def _add(self, batch: Batch, number: int, place: Place, event: Event, context: KeptContext) -> None:
-        item = self._encoder.encode(event, context)
+        item, event_class = self._encoder.encode(event, context), classify(event)
+        self._notes.note(batch.result.failures, event, event_class[0], context, item.group)
         unsendable: tuple[Signal, ...] = ()
         if context.signals:
             missing = item.only(context.signals)
@@ -347,7 +364,7 @@ class Forwarder:
             event.raw,
             context,
             item,
-            classify(event),
+            event_class,
             event.logged_ns,
             unsendable,
         )

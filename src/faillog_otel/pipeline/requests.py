@@ -19,7 +19,7 @@ from faillog_otel.inputs.formats import form_and_content, read_groups
 from faillog_otel.inputs.json_stream import Blank, Group
 from faillog_otel.ledger import MAX_INDEX_BYTES, Cause, Content, Ledger, Listed
 from faillog_otel.ledger.spool import Download, IndexFile, NotWhole, Spool
-from faillog_otel.segment import api
+from faillog_otel.segment import answers, api
 from faillog_otel.segment.api import SegmentApi
 from faillog_otel.segment.download import (
     Downloaded,
@@ -53,7 +53,7 @@ class Requests:
         ledger: Ledger,
         segment: SegmentApi,
         clock: Clock,
-        take_date: Callable[[api.ApiAnswer, int], bool],
+        take_date: Callable[[answers.ApiAnswer, int], bool],
         per_day: int,
     ) -> None:
         """`take_date` sets the clock by an answer, whose request was sent at this time.
@@ -75,7 +75,7 @@ class Requests:
         """Returns the requests that were made, and Segment's last rate limit."""
         return self._ledger.quota(self._per_day)
 
-    def list_hour(self, request: ListingRequest, form: api.Form) -> api.ApiAnswer:
+    def list_hour(self, request: ListingRequest, form: api.Form) -> answers.ApiAnswer:
         """Debits the request (T0), makes it, and stores its answer (T1)."""
         number = self._ledger.debit(request.collection, request.hour, request.why, self._clock.now_ns())
         quota = self.quota()
@@ -86,32 +86,32 @@ class Requests:
             quota = self.quota()
         now_ns, outcome = self._clock.now_ns(), answered.outcome
         granted: Granted = "none"
-        if isinstance(outcome, api.Listing):
+        if isinstance(outcome, answers.Listing):
             granted, self._refusals = "granted", 0
-        elif isinstance(outcome, api.RateLimited):
+        elif isinstance(outcome, answers.RateLimited):
             granted = "refused"
             self._refusals += 1
         pause_ns = self._pause_after(answered)
         limit = _rate_limit(answered, quota.with_answer(granted), now_ns)
         wait = Wait(now_ns + pause_ns, getattr(outcome, "why", "")) if pause_ns else None
-        if isinstance(outcome, api.Listing):
+        if isinstance(outcome, answers.Listing):
             self._ledger.listed(
                 number, request.collection, request.hour, outcome.urls, now_ns, rate_limit=limit, wait=wait
             )
         else:
             self._ledger.answered(
-                number, api.LEDGER_NAMES[type(outcome)], now_ns, rate_limit=limit, wait=wait
+                number, answers.LEDGER_NAMES[type(outcome)], now_ns, rate_limit=limit, wait=wait
             )
         return answered
 
-    def _pause_after(self, answered: api.ApiAnswer) -> int:
+    def _pause_after(self, answered: answers.ApiAnswer) -> int:
         """Returns how long to make no request: the pause that Segment requests, with a jitter.
 
         A server whose pauses are too short again and again must not cost the whole quota: after consecutive
         429s there is a minimum, which doubles.
         """
         requested_ns = answered.pause_ns
-        if not isinstance(answered.outcome, api.RateLimited):
+        if not isinstance(answered.outcome, answers.RateLimited):
             min_ns = 0
         elif requested_ns is None and (answered.rate_limit is None or answered.rate_limit.remaining):
             min_ns = FIRST_BACKOFF_NS << min(self._refusals - 1, 12)
@@ -122,7 +122,7 @@ class Requests:
         return max((requested_ns or 0) + int(jitter * SECOND_NS), min(min_ns, MAX_BACKOFF_NS))
 
 
-def _rate_limit(answered: api.ApiAnswer, quota: Quota, now_ns: int) -> RateLimit | None:
+def _rate_limit(answered: answers.ApiAnswer, quota: Quota, now_ns: int) -> RateLimit | None:
     """Returns an answer's rate limit by our clock: the server's periods count from when the answer came."""
     if (limit := answered.rate_limit) is None:
         return None

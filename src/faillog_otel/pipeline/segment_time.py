@@ -13,7 +13,8 @@ from msgspec.structs import replace
 from faillog_otel.clock import AGREES_NS, SECOND_NS, SegmentClock, duration_text, time_text
 from faillog_otel.ledger import Ledger
 from faillog_otel.ledger.facts import ASKED_SINCE, NOBODY, SINCE, UNCHECKED_SINCE, unchecked_since_ns
-from faillog_otel.segment.api import ApiAnswer, SegmentApi
+from faillog_otel.segment.answers import ApiAnswer
+from faillog_otel.segment.api import SegmentApi
 from faillog_otel.segment.schedule import ScheduleConfig
 
 _log = logging.getLogger(__name__)

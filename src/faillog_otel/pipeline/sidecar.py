@@ -21,10 +21,12 @@ from faillog_otel.ledger import Ledger, Spooled
 from faillog_otel.ledger.sinks import ObjectSink, ShownObjectSink
 from faillog_otel.ledger.spool import NotWhole, Spool
 from faillog_otel.ledger.state_dir import RoomWait, with_remedy
+from faillog_otel.pipeline.batch import failure_changes
 from faillog_otel.pipeline.collection_index import CollectionIndexes
 from faillog_otel.pipeline.fetcher import SOON_NS, Fetcher
 from faillog_otel.pipeline.forwarder import Forwarder, Progress
-from faillog_otel.telemetry import NO_HEARTBEAT, Heartbeat
+from faillog_otel.pipeline.names import ObjectNames
+from faillog_otel.telemetry import NO_HEARTBEAT, NO_TELEMETRY, Heartbeat, Telemetry
 
 _log = logging.getLogger(__name__)
 
@@ -66,9 +68,11 @@ class Sidecar:
         progress: OfObject,
         hourly: Periodic,
         heartbeat: Heartbeat = NO_HEARTBEAT,
+        telemetry: Telemetry = NO_TELEMETRY,
         shows_only: bool = False,
         wait_seconds: float = math.inf,
         monotonic: Callable[[], float] = time.monotonic,
+        names: ObjectNames | None = None,
     ) -> None:
         """`shows_only`: records are only shown, and every object stays in the spool.
 
@@ -88,6 +92,7 @@ class Sidecar:
         self._fetcher = fetcher
         self._forwarder = forwarder
         self._indexes = CollectionIndexes(ledger, spool, self._index)
+        self._names = names
         self._clock = clock
         self._interruptible = interruptible
         self._is_stopping = is_stopping
@@ -97,9 +102,11 @@ class Sidecar:
         self._progress = progress
         self._hourly = hourly
         self._heartbeat = heartbeat
+        self._telemetry = telemetry
         self._bug: BaseException | None = None
         self._changed = threading.Event()
         self._ended = threading.Event()
+        self._rests = False  # whether all that is due was downloaded
         self._must_end = threading.Event()
         self.shows_only = shows_only
         self._room = RoomWait(wait_seconds, monotonic)
@@ -112,7 +119,7 @@ class Sidecar:
         try:
             while not self._is_stopping() and self.broken is None:
                 self._heartbeat.beat("forwarding")
-                fetched = self._ended.is_set()
+                fetched, rests = self._ended.is_set(), self._rests
                 if self._is_over() and not self._once:
                     break
                 try:
@@ -121,14 +128,20 @@ class Sidecar:
                         self._forward(spooled)
                         continue
                     self._room.succeeded()
+                    if not self.shows_only:
+                        changes = self._ledger.expire_messages(self._clock.now_ns())
+                        self._telemetry.record_failures(failure_changes(changes))
                     if fetched:
                         break
+                    if rests and not self._once:
+                        self._forwarder.show()
                     self._wait_for_change()
                 except NoRoom as error:
                     self._wait_for_room(error)
         except LedgerBroken as error:
             self.broken = self.broken or error
         self._must_end.set()
+        self._forwarder.show()
         thread.join(GRACE_SECONDS)
         if self._bug is not None:
             raise self._bug
@@ -175,9 +188,11 @@ class Sidecar:
             wait_for_room=self._wait_for_room,
             has_room=self._room.succeeded,
         )
-        is_done = is_read = False
+        is_read = False
+        changes = None
         try:
             exchanges = self._indexes.of(spooled, stores=not self.shows_only)
+            exchanges.name_of = None if self._names is None else self._names.of(spooled)
             size = os.fstat(file.fileno()).st_size
             with self._progress(size) as progress:
                 whole = ByteRange(file.fileno(), name, 0, size)
@@ -188,7 +203,10 @@ class Sidecar:
             raise LedgerBroken(str(error)) from None
         finally:
             self.broken = self.broken or self._forwarder.broken
-            is_done = sink.close(is_read=is_read and self.broken is None)
+            changes = sink.close(is_read=is_read and self.broken is None)
+        is_done = changes is not None
+        if changes is not None:
+            self._telemetry.record_failures(failure_changes(changes))
         if is_done and sink.position != spooled.records:
             self.has_unaccounted = True
             _log.error(
@@ -241,6 +259,7 @@ class Sidecar:
                 self._heartbeat.beat("fetching")
                 self._hourly.say_if_due()
                 back_ns = self._fetcher.step()
+                self._rests = back_ns is not None or self._fetcher.lacks_room is not None
                 if (error := self._fetcher.lacks_room) is not None:
                     seconds = self._room_to_fetch.pause(error)
                     if seconds is None:

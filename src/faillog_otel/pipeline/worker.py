@@ -17,11 +17,13 @@ from msgspec import Struct, field
 
 from faillog_otel.config import FailOn, RunConfig, Secret
 from faillog_otel.errors import InputError
+from faillog_otel.events.failure_counts import BatchFailures
 from faillog_otel.inputs.exchange_index import ExchangeIndex, Index, IndexPart
 from faillog_otel.inputs.files import ByteRange
 from faillog_otel.inputs.json_stream import ReadPosition
 from faillog_otel.ledger.results import Accounted, BatchResult, Counts, Kept, Met
 from faillog_otel.otlp.delivery import Delivery
+from faillog_otel.otlp.failure_notes import PackedNotes
 from faillog_otel.otlp.sender import Sent
 from faillog_otel.pipeline.forwarder import Forwarder
 from faillog_otel.pipeline.partition import Piece
@@ -73,7 +75,7 @@ class EndSending(Struct, frozen=True, tag=True):
 
 
 class Stop(Struct, frozen=True, tag=True):
-    """The run ends: read nothing more, and wait for the outcomes of all records that were read."""
+    """The run ends: read nothing more, and wait for all outcomes."""
 
 
 Order = Start | BuildIndex | UseIndex | Forward | Drain | EndSending | Stop
@@ -107,13 +109,13 @@ class PartitionResult(Struct, frozen=True, tag=True, kw_only=True):
     bytes_in: int = 0
     """In the last report: bytes of the partition's content."""
     accounted: Accounted
-    """The bytes of files that end with these records."""
     sent: Sent
     """Sums over everything that this worker sent."""
     over: str = ""
     """Why this worker sends nothing more; empty while it sends."""
     answers: list[tuple[str, str, float]] = field(default_factory=list)
     """Requests since the last report: signal, outcome, seconds."""
+    failures: BatchFailures = field(default_factory=BatchFailures)
 
     def result(self) -> BatchResult:
         """Returns it as a sink takes it."""
@@ -126,6 +128,7 @@ class PartitionResult(Struct, frozen=True, tag=True, kw_only=True):
             accounted=self.accounted,
             met=self.met,
             is_last=self.is_last,
+            failures=self.failures,
         )
 
 
@@ -284,6 +287,7 @@ class Worker:
         careful: Forwarder,
         delivery: Delivery,
         requests: RequestLog,
+        notes: PackedNotes,
         stop: Callable[[], None],
     ) -> None:
         """`careful`: a forwarder with small batches. `stop`: makes this process stop reading."""
@@ -293,6 +297,7 @@ class Worker:
         self._careful = careful
         self._delivery = delivery
         self._requests = requests
+        self._notes = notes
         self._stop = stop
         self._exchanges = ExchangeIndex()
         self._orders: queue.SimpleQueue[tuple[Order, list[int]]] = queue.SimpleQueue()
@@ -363,6 +368,9 @@ class Worker:
         forwarder.end(sink)
 
     def _report(self, sink: PartitionSink, result: BatchResult) -> None:
+        if result.is_last:
+            result.failures.times = self._notes.times()
+        result.failures.packed = [b"".join(result.failures.packed)]  # it takes less time than many texts
         self._send(
             PartitionResult(
                 part=sink.part,
@@ -379,6 +387,7 @@ class Worker:
                 sent=self._delivery.sent,
                 over=self._delivery.gave_up_because,
                 answers=self._requests.drain(),
+                failures=result.failures,
             )
         )
 

@@ -14,6 +14,7 @@ from typing import Self
 from msgspec.structs import astuple
 
 from faillog_otel.errors import InputError, Interrupted, LedgerBroken
+from faillog_otel.events.failure_counts import BatchFailures
 from faillog_otel.ledger.results import Accounted, BatchResult, Counts, FirstMet, ResultSink, note_first
 from faillog_otel.otlp.sender import Say, Sent
 from faillog_otel.pipeline.fork_server import ForkServer, kill
@@ -147,8 +148,10 @@ class Workers:
         sink: ResultSink,
         progress: Callable[[Accounted], object],
         telemetry: Telemetry = NO_TELEMETRY,
+        take_failures: Callable[[BatchFailures], object] = lambda _: None,
     ) -> None:
         """Does all of the work; commits the results of records to `sink`."""
+        self._take_failures = take_failures
         self._work, self._sink = work, sink
         self._progress, self._telemetry = progress, telemetry
         while True:
@@ -285,6 +288,11 @@ class Workers:
         part.position += report.counts.records
         part.crashes = 0
         result = report.result()
+        result.failures, failures = BatchFailures(), result.failures
+        try:
+            self._take_failures(failures)
+        except InputError as error:  # a temporary file is not writable
+            self.broken = self.broken or LedgerBroken(str(error))
         accounted = report.accounted.at_most(part.bytes_left)  # a crash repeats bytes
         part.bytes_left -= accounted.delivered + accounted.pending
         part.held.add(result)

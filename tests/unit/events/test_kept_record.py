@@ -41,6 +41,7 @@ def test_a_record_context_reads_back_and_is_written_unchanged() -> None:
     for learned in (
         plain,
         KeptContext(7, ExchangeAnswer(400, Reason("no", None, "DESTINATION", in_body=True))),
+        KeptContext(7, destination_name="Mixpanel (prod)"),
     ):
         found = read_entry(json.dumps(written(learned)).encode())
         assert found is not None

@@ -4,9 +4,12 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from faillog_otel.clock import DAY_NS, HOUR_NS, hour_of
 from faillog_otel.events.model import JSON_LINES, Survey
 from faillog_otel.ledger import Content, Totals
+from faillog_otel.ledger.audit import audit
 from faillog_otel.ledger.database import MIGRATIONS, open_reader
 from faillog_otel.ledger.ledger import SqliteLedger, open_ledger
 from faillog_otel.ledger.results import BatchResult
@@ -16,21 +19,31 @@ from faillog_otel.segment.schedule import ObjectVersion
 NOW_NS = 20_000 * DAY_NS
 
 
-def test_a_ledger_of_version_1_keeps_its_counts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2, 4])
+def test_a_ledger_of_an_older_version_keeps_its_counts(version: int, tmp_path: Path) -> None:
+    """Failures are counted from now on: the audit holds for objects that were read before."""
     with StateFolder(str(tmp_path / "state")) as folder:
         with closing(sqlite3.connect(folder.ledger)) as old, old:
-            old.executescript(MIGRATIONS[0])
+            for script in MIGRATIONS[:version]:
+                old.executescript(script)
             old.execute(
-                "INSERT INTO objects (collection, hour, path, state, listed_ns, records, position, exported)"
+                "INSERT INTO objects (collection, hour, path, state, listed_ns, records, position, duplicate)"
                 " VALUES ('c', 1, '/p', 'done', 1, 5, 5, 5)"
             )
-            old.execute("INSERT INTO past VALUES ('c', -1, 1, 0, 0, 7, 6, 0, 1, 0)")
-            old.execute("PRAGMA user_version = 1")
+            old.execute(
+                "INSERT INTO past (collection, hour, objects, lines, blank, records, exported, rejected,"
+                " quarantined, duplicate) VALUES ('c', -1, 1, 0, 0, 7, 7, 0, 0, 0)"
+            )
+            old.execute(f"PRAGMA user_version = {version}")
         ledger = open_ledger(folder)
-        assert ledger.schema_versions() == (4, 4)
-        assert ledger.totals() == Totals(12, 11, 0, 1, 0, 0)
+        assert ledger.schema_versions() == (5, 5)
+        assert ledger.totals() == Totals(12, 7, 0, 0, 0, 5)
         assert ledger.time_shifted() == 0
+        assert ledger.failure_sums(0, NOW_NS, NOW_NS).groups == []
+        assert ledger.expire_messages(NOW_NS).new_groups == []
+        ledger.prune(NOW_NS)
         ledger.close()
+        assert audit(folder).problems == []
 
 
 def test_shifted_records_are_summed_up_with_the_objects_that_are_pruned(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from faillog_otel.events.decode import answer_of, decode
 from faillog_otel.events.model import Event, ExchangeAnswer, Reason, RecordContext
 from faillog_otel.otlp.mapping import Mapped, map_event
 from faillog_otel.otlp.wire import Link, Log, Severity, Span, SpanKind, StatusCode
+from faillog_otel.propagation import digest
 
 AT = 1742760000 * 1_000_000_000
 NOW = AT + 3600 * 1_000_000_000
@@ -120,6 +121,23 @@ def test_span_name_and_kind(raw: bytes, name: str, kind: SpanKind) -> None:
     assert (span_of(raw).name, span_of(raw).kind) == (name, kind)
 
 
+def test_a_name_that_segment_has_is_in_the_span_and_the_body_only() -> None:
+    found = decode(attempt())
+    assert isinstance(found, Event)
+    context = RecordContext(NOW, destination_name="Mixpanel (prod)")
+    both = map_event(found, context, MappingConfig())
+    assert both.span
+    assert both.span.name == "deliver Mixpanel (prod)"
+    assert both.log.body.startswith("Delivery to Mixpanel (prod) ")
+    plain = mapped(attempt())
+    assert plain.span
+    assert both.span.attributes == plain.span.attributes
+    assert both.log.attributes == plain.log.attributes
+    assert attributes(both.log)["messaging.destination.name"] == "abc"
+    named = map_event(found, context, MappingConfig(destination_names={"abc": "Mine"}))
+    assert named == mapped(attempt(), destination_names={"abc": "Mine"})
+
+
 def test_a_known_name_of_a_destination_stands_in_names_and_never_in_ids() -> None:
     span = span_of(attempt(), destination_names={"abc": "Mixpanel (Actions)"})
     assert span.name == "deliver Mixpanel (Actions)"
@@ -207,6 +225,7 @@ def test_a_success_has_a_status_code_and_no_error_type() -> None:
 
 def test_all_attributes_of_an_attempt_in_their_order() -> None:
     span = span_of(attempt(loggedAt="2025-03-23T20:00:01.5Z"), ExchangeAnswer(418, Reason("I'm a teapot")))
+    group = digest("segment.failure", "abc", None, "418", 418, "i'm a teapot")
     assert span.attributes == [
         ("messaging.system", "segment"),
         ("messaging.operation.name", "deliver"),
@@ -217,10 +236,13 @@ def test_all_attributes_of_an_attempt_in_their_order() -> None:
         ("segment.destination.id", "abc"),
         ("http.response.status_code", 418),
         ("error.type", "418"),
+        ("segment.reason.class", "unknown"),
+        ("segment.reason.retryable", False),
         ("segment.delivery.attempt", 4),
         ("segment.delivery.outcome", "failure"),
         ("segment.trace.origin", "derived"),
         ("segment.reason", "I'm a teapot"),
+        ("segment.failure.group", group[:8].hex()),
         ("messaging.message.id", "m"),
         ("segment.destination_exchange.id", "x"),
         ("segment.occurred_at", "2025-03-23T20:00:00Z"),
