@@ -1,4 +1,4 @@
-"""Our own metrics, as an operator's backend gets them from the real program."""
+"""Our own metrics and log events, as an operator's backend gets them from the real program."""
 
 import json
 import socket
@@ -16,6 +16,7 @@ from support.events import attempt, error, exchange, lines
 from support.metrics import MetricsReceiver
 from support.program import environment, run_program
 from support.sidecar import TOKEN, segment_simulator, sidecar, sidecar_options
+from support.tiers import slow_case
 
 from faillog_otel.sandbox.collector import Receiver, Reply
 
@@ -57,6 +58,8 @@ def test_a_run_over_paths_sends_the_outcomes_of_its_records_when_it_ends(
             "faillog.exported": "{record}",
             "faillog.quarantined": "{record}",
             "faillog.time_shifted": "{record}",
+            "faillog.messages": "{message}",
+            "faillog.failures": "{attempt}",
             "faillog.pending": "{record}",
             "faillog.export.duration": "s",
             "faillog.export.retries": "{request}",
@@ -71,6 +74,7 @@ def test_a_run_over_paths_sends_the_outcomes_of_its_records_when_it_ends(
             ("", "duplicate", ""): 0,
         }
         assert by(metrics.numbers("faillog.time_shifted")) == {(): 0}, "nothing is a 0, not a gap"
+        assert by(metrics.numbers("faillog.messages"), "state") == {("lost",): 1, ("recovered",): 0}
         assert by(metrics.numbers("faillog.exported")) == {(): 4}
         assert by(metrics.numbers("faillog.quarantined"), "reason") == {("invalid_json",): 1}
         assert by(metrics.numbers("faillog.pending")) == {(): 0}
@@ -287,6 +291,37 @@ def test_metrics_of_polling_include_gaps_and_lag(tmp_path: Path, receiver: Recei
         assert secret.encode() not in whole
         assert secret not in done.stderr
     assert "metrics" not in done.stderr
+
+
+@pytest.mark.xfail(strict=True, reason="runs do not report failures to their telemetry yet")
+@pytest.mark.parametrize("protocol", ["http/protobuf", slow_case("grpc")])
+def test_failures_are_counted_as_the_command_shows_them_and_groups_are_new_once(
+    tmp_path: Path, receiver: Receiver, protocol: str
+) -> None:
+    with MetricsReceiver() as metrics, segment_simulator("a", "b") as segment:
+        args = [*sidecar_options(segment, receiver, since="-20h"), "--until", "-3h", "--once"]
+        done = run_program(*args, cwd=tmp_path, SEGMENT_TOKEN=TOKEN, **own(metrics, protocol))
+        shown = json.loads(run_program("failures", "--json", "--state-dir", "state", cwd=tmp_path).stdout)
+        messages, groups = shown["totals"]["messages"], {group["group"] for group in shown["groups"]}
+        assert by(metrics.numbers("faillog.messages"), "state") == {
+            ("lost",): messages["lost"],
+            ("recovered",): messages["recovered"],
+        }
+        assert min(messages["lost"], messages["recovered"]) > 0
+        pending = metrics.numbers("faillog.messages.pending") if messages["pending"] else {}
+        assert sum(pending.values()) == messages["pending"]
+        assert by(metrics.numbers("faillog.failures")) == {(): shown["totals"]["attempts"]}
+        assert by(metrics.numbers("faillog.failure_groups.new")) == {(): len(groups)}
+        classes = {group["class"] for group in shown["groups"]}
+        for name in ("faillog.messages", "faillog.failures", "faillog.failure_groups.new"):
+            found = {each for (each,) in by(metrics.numbers(name), "reason_class")} - {""}
+            assert found <= classes, name
+        new = {pair.value.string_value for event in metrics.events() for pair in event.attributes} & groups
+        assert (len(metrics.events()), len(new)) == (min(50, len(groups)),) * 2
+        assert done.stderr.count("new failure group ") == len(new)
+        again = run_program(*args, cwd=tmp_path, SEGMENT_TOKEN=TOKEN, **own(metrics, protocol))
+        assert again.stderr.count("new failure group ") == 0, "a restart makes no group new"
+        assert len(metrics.events()) == len(new)
 
 
 def test_hours_that_were_not_read_are_a_gap(tmp_path: Path, receiver: Receiver) -> None:

@@ -9,13 +9,19 @@ for them.
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal, Protocol
 
 from msgspec import Struct
 
+from faillog_otel.clock import time_text
 from faillog_otel.errors import ConfigError
+from faillog_otel.redact import redact_text
+from faillog_otel.text import MAX_SEARCHED_BYTES, printable
 
 _log = logging.getLogger(__name__)
 
@@ -29,12 +35,103 @@ class Gauge(Struct, frozen=True):
     name: str
     unit: str
     description: str
-    read: Callable[[], Mapping[str, float]]
-    """Returns value of the attribute → number. Called from the export thread; an error skips the gauge."""
-    attribute: str = ""
-    """Name of the attribute; without one, `read` returns a single key, which is ignored."""
+    read: Callable[[], Mapping[tuple[str, ...], float]]
+    """Returns values of the attributes → number. Called from the export thread; an error skips the gauge."""
+    attributes: tuple[str, ...] = ()
+    """Names of the attributes, in the order of the values."""
     is_counter: bool = False
     """Whether it is exported as an observable counter."""
+
+
+MAX_VALUE = 100
+"""Characters of an id, a name or a code from outside."""
+MAX_REASON = 200
+
+
+def shown(text: str) -> str:
+    """Returns the start of a name or an id from outside. It is not redacted, as nowhere."""
+    return printable(text[:MAX_VALUE])
+
+
+def one_line(text: str, max_chars: int = MAX_REASON) -> str:
+    """Returns the start of a text from outside, redacted once more: some callers' codes are free text."""
+    return printable(redact_text(text[:MAX_SEARCHED_BYTES]))[:max_chars]
+
+
+class NewGroup(Struct, frozen=True):
+    """A failure group that is seen for the first time."""
+
+    id: str
+    destination: str
+    """The id; empty if unknown."""
+    code: str | None
+    """The canonical code."""
+    status: int | None
+    reason_class: str
+    reason: str | None
+    """Redacted and normalised."""
+    first_ns: int
+    """Its first occurrence, nanoseconds since 1970."""
+
+    def sentence(self, names: Mapping[str, str]) -> str:
+        """Returns what is new, for people. `names`: destination id → name."""
+        destination = shown(names.get(self.destination, self.destination)) or "an unknown destination"
+        cause = " ".join(one_line(str(each)) for each in (self.status, self.code) if each is not None)
+        reason = f', "{one_line(self.reason)}"' if self.reason else ""
+        return (
+            f"new failure group {shown(self.id)}: {destination} fails with {cause or 'no code'}"
+            f" ({shown(self.reason_class)}){reason}; first at {time_text(self.first_ns)}"
+        )
+
+
+class FailureChanges(Struct, frozen=True):
+    """What a commit, or the passing of time, changed about failing messages."""
+
+    messages: Mapping[tuple[str, str, str], int] = {}
+    """Destination id, state (`lost` or `recovered`), reason class → messages that entered the state."""
+    attempts: Mapping[tuple[str, str, str], int] = {}
+    """Destination id, canonical code, reason class → failed attempts. Ids and codes are empty if unknown."""
+    new_groups: Sequence[NewGroup] = ()
+
+
+class NewGroupLog:
+    """Names new groups in the program's log, at most `MAX_GROUPS` an hour.
+
+    A change of ids or of a vendor's wording can make any number of groups at once. Safe for use from several
+    threads.
+    """
+
+    MAX_GROUPS = 50
+    SECONDS = 3600.0
+
+    def __init__(self, names: Mapping[str, str], monotonic: Callable[[], float] = time.monotonic) -> None:
+        """`names`: destination id → name."""
+        self._names = names
+        self._monotonic = monotonic
+        self._named: deque[float] = deque(maxlen=self.MAX_GROUPS)  # when each of the last ones was
+        self._lock = threading.Lock()
+        self._has_said = False
+
+    def write(self, groups: Sequence[NewGroup]) -> Sequence[NewGroup]:
+        """Logs the groups; returns those that were not too many."""
+        return [group for group in groups if self._write(group)]
+
+    def _write(self, group: NewGroup) -> bool:
+        with self._lock:
+            now = self._monotonic()
+            is_full = len(self._named) == self.MAX_GROUPS and now - self._named[0] < self.SECONDS
+            says_so, self._has_said = is_full and not self._has_said, is_full
+            if not is_full:
+                self._named.append(now)
+        if says_so:
+            _log.info(
+                "more than %d new failure groups in an hour: more of them are only counted; "
+                "`faillog-otel failures` lists all",
+                self.MAX_GROUPS,
+            )
+        if not is_full:
+            _log.info("%s", group.sentence(self._names))
+        return not is_full
 
 
 class Telemetry(Protocol):
@@ -51,6 +148,9 @@ class Telemetry(Protocol):
     def record_request(self, signal: str, outcome: str, seconds: float) -> None:
         """Records the outcome and the duration of a request with forwarded data."""
 
+    def record_failures(self, failures: FailureChanges) -> None:
+        """Counts failed attempts and changes of messages, and names new groups."""
+
     def observe(self, gauge: Gauge) -> None:
         """Exports the gauge from now on."""
 
@@ -59,7 +159,11 @@ class Telemetry(Protocol):
 
 
 class NoTelemetry:
-    """No-op implementation."""
+    """Sends nothing. New groups are named in the program's log nevertheless."""
+
+    def __init__(self, names: Mapping[str, str] | None = None) -> None:
+        """`names`: destination id → name."""
+        self._new_groups = NewGroupLog(names or {})
 
     def record_outcomes(
         self, outcomes: Mapping[OutcomeKey, int], reasons: Mapping[str, int], shifted: int
@@ -68,6 +172,10 @@ class NoTelemetry:
 
     def record_request(self, signal: str, outcome: str, seconds: float) -> None:
         """Does nothing."""
+
+    def record_failures(self, failures: FailureChanges) -> None:
+        """Names new groups in the program's log."""
+        self._new_groups.write(failures.new_groups)
 
     def observe(self, gauge: Gauge) -> None:
         """Does nothing."""

@@ -5,20 +5,14 @@ A run does not depend on them: a dead endpoint causes one warning, and the end o
 `cli` removes them from the environment. A proxy is used if the setting names one; redirects are not followed.
 """
 
-import logging
-import math
-import os
-import re
 import threading
+import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
-from http.client import HTTPException
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import grpc
-import requests
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
-from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpExporter
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, MeterProvider
@@ -29,41 +23,28 @@ from opentelemetry.sdk.metrics.export import (
     PeriodicExportingMetricReader,
 )
 from opentelemetry.sdk.resources import Resource
-from requests.adapters import BaseAdapter
 
 from faillog_otel.config import Target, TelemetryConfig
-from faillog_otel.connections import Connections
-from faillog_otel.network import channel_address, channel_options, proxy_to
-from faillog_otel.redact import redact_text
-from faillog_otel.telemetry import Gauge, OutcomeKey
-from faillog_otel.text import MAX_SEARCHED_BYTES, peer_text, printable, truncate
-from faillog_otel.tls import channel_credentials, client_context
-
-_log = logging.getLogger(__name__)
+from faillog_otel.telemetry import MAX_VALUE, FailureChanges, Gauge, NewGroupLog, OutcomeKey, one_line, shown
+from faillog_otel.telemetry.exporters import (
+    ExplainFailure,
+    Exports,
+    SdkMessages,
+    grpc_arguments,
+    http_arguments,
+    timeout_of,
+)
+from faillog_otel.telemetry.logs import GroupEvents
 
 FLUSH_SECONDS = 2.0
 """Of the ten seconds that a run may take to end after a signal."""
-PORT_CHECK_SECONDS = 0.25
-"""For each of the four probes of the endpoint's port, before the one warning."""
-SETTINGS = "FAILLOG_SELF_OTLP_ENDPOINT={url} FAILLOG_SELF_OTLP_PROTOCOL={protocol}"
-MAX_TIMEOUT_SECONDS = 60.0
 OUTCOMES = ("exported", "rejected", "quarantined", "duplicate")
 """Outcomes of records."""
+STATES = ("lost", "recovered")
+"""States that a message enters for good, as far as is known."""
 MAX_VALUES = 50
-"""Distinct destinations, and distinct reasons; all others are `other`."""
-MAX_VALUE = 100
+"""Distinct values of an attribute from outside; all others are `other`."""
 LATENCY_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-
-_FRAME = re.compile(
-    r"^Transient error |^Failed to export metrics (batch |to [^ ]*, )| encountered while exporting .*",
-    re.DOTALL,
-)
-
-ExplainFailure = Callable[[Target, float, str], str | None]
-"""Returns what a target's port speaks and what to set instead; None if unknown.
-
-Its arguments are the target, the seconds for each probe, and the format of the remedy.
-"""
 
 
 class OtelTelemetry:
@@ -78,23 +59,27 @@ class OtelTelemetry:
         explain: ExplainFailure,
     ) -> None:
         """`explain` is called once, after the first failed export."""
-        sdk_message = _LastSdkMessage(target.masked)
-        self._exporter = _Exporter(_exporter_to(target), target, sdk_message, explain)
+        messages = SdkMessages(explain)
+        self._exports = Exports("metrics", target, messages)
         reader = PeriodicExportingMetricReader(
-            self._exporter,
+            _Exporter(target, self._exports),
             export_interval_millis=config.interval_seconds * 1000,
-            export_timeout_millis=_timeout(target) * 1000,
+            export_timeout_millis=timeout_of(target) * 1000,
         )
         instance = {"service.instance.id": str(uuid.uuid4())}
         service = {"service.name": "faillog-otel", "service.version": version}
+        resource = Resource({**service, **instance, **dict(config.resource)})
         self._provider = MeterProvider(
             [reader],
-            resource=Resource({**service, **instance, **dict(config.resource)}),
+            resource=resource,
             exemplar_filter=AlwaysOffExemplarFilter(),
             shutdown_on_exit=False,
         )
-        self._names = names
-        self._destinations, self._reasons = _Bounded(), _Bounded()
+        self._new_group_log = NewGroupLog(names)
+        self._events = None
+        if config.logs_target is not None:
+            self._events = GroupEvents(config.logs_target, messages, resource, names, version)
+        self._values = _AttributeValues(names)
         self._meter = meter = self._provider.get_meter("faillog-otel", version)
         self._records = meter.create_counter("faillog.records", "{record}", "Records by outcome")
         self._exported = meter.create_counter(
@@ -106,6 +91,15 @@ class OtelTelemetry:
         self._shifted = meter.create_counter(
             "faillog.time_shifted", "{record}", "Exported records with a time that the time policy changed"
         )
+        self._messages = meter.create_counter(
+            "faillog.messages", "{message}", "Messages that a destination lost, or got by a later attempt"
+        )
+        self._failures = meter.create_counter(
+            "faillog.failures", "{attempt}", "Failed attempts by code and class of the reason"
+        )
+        self._new_groups = meter.create_counter(
+            "faillog.failure_groups.new", "{group}", "Failure groups that were seen for the first time"
+        )
         self._latency = meter.create_histogram(
             "faillog.export.duration",
             "s",
@@ -115,6 +109,8 @@ class OtelTelemetry:
         # Known series start with 0, so that the first export has all of them.
         for outcome in OUTCOMES:
             self._records.add(0, {"outcome": outcome})
+        for state in STATES:
+            self._messages.add(0, {"state": state})
         self._exported.add(0)
         self._shifted.add(0)
 
@@ -123,18 +119,14 @@ class OtelTelemetry:
     ) -> None:
         """Counts committed records."""
         for (event, outcome, destination), count in outcomes.items():
-            attributes = {"outcome": outcome}
+            attributes = self._values.of(destination=destination)
             if event:
                 attributes["event"] = event
-            if destination:
-                attributes["destination"] = self._destinations.bound(
-                    self._names.get(destination, destination)
-                )
-            self._records.add(count, attributes)
+            self._records.add(count, {"outcome": outcome, **attributes})
             if outcome == "exported":
                 self._exported.add(count)
         for reason, count in reasons.items():
-            self._quarantined.add(count, {"reason": self._reasons.bound(reason)})
+            self._quarantined.add(count, self._values.of(reason=reason))
         if shifted:
             self._shifted.add(shifted)
 
@@ -142,12 +134,32 @@ class OtelTelemetry:
         """Records the duration of a request."""
         self._latency.record(seconds, {"signal": signal, "outcome": outcome})
 
+    def record_failures(self, failures: FailureChanges) -> None:
+        """Counts failed attempts and changes of messages; logs new groups and sends an event for each."""
+        for (destination, code, reason_class), count in failures.attempts.items():
+            attributes = self._values.of(destination=destination, reason_class=reason_class)
+            for state in STATES:  # the series is 0 before the first message is lost: an alert sees it grow
+                self._messages.add(0, {"state": state, **attributes})
+            self._failures.add(count, {**attributes, **self._values.of(code=code)})
+        for (destination, state, reason_class), count in failures.messages.items():
+            attributes = self._values.of(destination=destination, reason_class=reason_class)
+            self._messages.add(count, {"state": state, **attributes})
+        for group in failures.new_groups:
+            attributes = self._values.of(destination=group.destination, reason_class=group.reason_class)
+            self._new_groups.add(1, attributes)
+        named = self._new_group_log.write(failures.new_groups)
+        if self._events is not None:
+            self._events.send(named)
+
     def observe(self, gauge: Gauge) -> None:
         """Reads the gauge for each export."""
 
         def observe(_options: CallbackOptions) -> Iterable[Observation]:
-            for value, number in gauge.read().items():
-                yield Observation(number, {gauge.attribute: value} if gauge.attribute else {})
+            sums: dict[tuple[tuple[str, str], ...], float] = defaultdict(float)
+            for values, number in gauge.read().items():
+                attributes = self._values.of(**dict(zip(gauge.attributes, values, strict=True)))
+                sums[tuple(attributes.items())] += number
+            return [Observation(number, dict(attributes)) for attributes, number in sums.items()]
 
         create = (
             self._meter.create_observable_counter if gauge.is_counter else self._meter.create_observable_gauge
@@ -156,161 +168,65 @@ class OtelTelemetry:
 
     def close(self) -> None:
         """Exports once more; gives up after `FLUSH_SECONDS`."""
+        late = f"no answer within {FLUSH_SECONDS:g} s"
+        end = time.monotonic() + FLUSH_SECONDS
+        wait_for_events = None if self._events is None else self._events.end()
         try:
             self._provider.shutdown(timeout_millis=FLUSH_SECONDS * 1000)
         except Exception as error:  # noqa: BLE001  # the SDK raises Exception itself; a run must not end by it
-            self._exporter.warn(str(error))
-        if not self._exporter.is_delivered:
-            self._exporter.warn(self._exporter.why() or f"no answer within {FLUSH_SECONDS:g} s")
+            self._exports.warn(str(error))
+        self._exports.close(late)
+        if wait_for_events is not None:
+            wait_for_events(max(0.0, end - time.monotonic()), late)
 
 
-class _Bounded:
-    """Bounds the number and the length of attribute values from outside."""
+class _AttributeValues:
+    """Bounds number and length of attribute values from outside. Safe for use from several threads."""
 
-    def __init__(self) -> None:
-        self._known: set[str] = set()
+    def __init__(self, names: Mapping[str, str]) -> None:
+        """`names`: destination id → name."""
+        self._names = names
+        self._known: dict[str, dict[str, str]] = defaultdict(dict)  # attribute → value → as shown
+        self._lock = threading.Lock()
 
-    def bound(self, text: str) -> str:
-        text = printable(text[:MAX_VALUE])
-        if text not in self._known:
-            if len(self._known) >= MAX_VALUES:
-                return "other"
-            self._known.add(text)
-        return text
+    def of(self, **values: str) -> dict[str, str]:
+        """Returns attribute → value to show, without empty ones. A destination's id becomes its name."""
+        return {name: self._shown(name, value) for name, value in values.items() if value}
 
-
-class _LastSdkMessage(logging.Handler):
-    """Keeps the SDK's log messages out of our log: they can quote a header, and repeat every minute."""
-
-    def __init__(self, mask: Callable[[str], str]) -> None:
-        """`mask` replaces our header values."""
-        super().__init__()
-        self._mask = mask
-        self.first = ""
-        """The first message of the last export: it says why, later ones how often."""
-        logger = logging.getLogger("opentelemetry")
-        logger.handlers = [self]
-        logger.propagate = False
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.first = self.first or truncate(self._mask(record.getMessage()), MAX_SEARCHED_BYTES)
+    def _shown(self, attribute: str, value: str) -> str:
+        if attribute == "destination":
+            value = self._names.get(value, value)
+        with self._lock:
+            known = self._known[attribute]
+            if value not in known:
+                if len(known) >= MAX_VALUES:
+                    return "other"
+                known[value] = one_line(value, MAX_VALUE) if attribute == "code" else shown(value)
+            return known[value]
 
 
 class _Exporter(MetricExporter):
-    """The SDK's exporter with our own warning, logged once."""
+    """The SDK's exporter with our own warning."""
 
-    def __init__(
-        self, inner: MetricExporter, target: Target, sdk_message: _LastSdkMessage, explain: ExplainFailure
-    ) -> None:
+    def __init__(self, target: Target, exports: Exports) -> None:
         super().__init__()
-        self._explain = explain
-        self.is_delivered = True
-        """Whether the last export succeeded; False during an export."""
-        self._inner = inner
-        self._target = target
-        self._sdk_message = sdk_message
-        self._lock = threading.Lock()
-        self._has_warned = False
+        self._exports = exports
+        self._inner: MetricExporter = (
+            GrpcExporter(**grpc_arguments(target))
+            if target.protocol == "grpc"
+            else HttpExporter(**http_arguments(target))
+        )
 
     def export(
         self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any
     ) -> MetricExportResult:
-        self.is_delivered = False
-        self._sdk_message.first = ""
+        self._exports.begin()
         result = self._inner.export(metrics_data, timeout_millis, **kwargs)
-        self.is_delivered = result is MetricExportResult.SUCCESS
-        if not self.is_delivered:
-            self.warn(self.why() or "no reason given")
+        self._exports.end(is_delivered=result is MetricExportResult.SUCCESS)
         return result
-
-    def why(self) -> str:
-        """Returns the SDK's message about the last export, redacted, without its prefix."""
-        return peer_text(_FRAME.sub("", self._sdk_message.first), redact_text)
-
-    def warn(self, why: str) -> None:
-        with self._lock:  # held while logging: the end of the run must not precede the first warning
-            has_warned, self._has_warned = self._has_warned, True
-            if not has_warned and not self._target.proxy:  # a proxy's port is not probed
-                why = self._explain(self._target, PORT_CHECK_SECONDS, SETTINGS) or why
-            level = logging.DEBUG if has_warned else logging.WARNING
-            _log.log(
-                level,
-                "cannot send our own metrics to %s: %s; the run goes on without them",
-                *(self._target.shown_url, why),
-            )
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:
         return self._inner.force_flush(timeout_millis)
 
     def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
         self._inner.shutdown(timeout_millis, **kwargs)
-
-
-def _timeout(target: Target) -> float:
-    seconds = target.timeout_seconds
-    return min(seconds, MAX_TIMEOUT_SECONDS) if math.isfinite(seconds) else MAX_TIMEOUT_SECONDS
-
-
-def _exporter_to(target: Target) -> MetricExporter:
-    """Returns the SDK's exporter with every argument: it reads missing ones from the environment."""
-    headers = {name: value.reveal() for name, value in target.headers}
-    if target.protocol == "grpc":
-        return _grpc_exporter(target, headers)
-    session = requests.Session()
-    session.trust_env = False
-    session.mount(target.url, _Adapter(target))
-    return HttpExporter(
-        target.url,
-        headers=headers,
-        timeout=_timeout(target),
-        compression=Compression.Gzip if target.compression == "gzip" else Compression.NoCompression,
-        session=session,
-    )
-
-
-class _Adapter(BaseAdapter):
-    """Sends the exporter's requests over our connections: one deadline for each, and bounded answers."""
-
-    def __init__(self, target: Target) -> None:
-        super().__init__()
-        files = (target.certificate, target.client_certificate, target.client_key)
-        self._connections = Connections(
-            target.url,
-            timeout_seconds=_timeout(target),
-            context=lambda: client_context(*files),  # read each time: files can change
-            proxy=proxy_to(target.url, target.proxy, os.environ),
-            proxy_context=lambda: client_context(target.certificate),
-        )
-
-    def send(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> requests.Response:
-        body = request.body if isinstance(request.body, bytes) else b""
-        headers = {name: value for name, value in request.headers.items() if isinstance(value, str)}
-        try:
-            answer = self._connections.post(body, headers)
-        except (OSError, HTTPException, ValueError) as error:
-            raise requests.ConnectionError(str(error) or type(error).__name__) from None
-        if 300 <= answer.status < 400:  # a success to the exporter
-            raise requests.RequestException(f"HTTP {answer.status}: redirects are not followed")
-        response = requests.Response()
-        response.status_code = answer.status
-        response.headers.update(answer.headers)
-        response._content = answer.body or b""  # noqa: SLF001  # as other adapters without urllib3 do
-        response.url, response.request = request.url or "", request
-        return response
-
-    def close(self) -> None:
-        self._connections.close()
-
-
-def _grpc_exporter(target: Target, headers: dict[str, str]) -> MetricExporter:
-    is_tls = target.url.startswith("https:")
-    options: Any = channel_options(target)
-    return GrpcExporter(
-        f"{'https' if is_tls else 'http'}://{channel_address(target.url)}",
-        insecure=not is_tls,
-        credentials=channel_credentials(target),
-        headers=headers,
-        timeout=_timeout(target),
-        compression=grpc.Compression.Gzip if target.compression == "gzip" else grpc.Compression.NoCompression,
-        channel_options=options,
-    )
