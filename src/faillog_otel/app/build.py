@@ -7,7 +7,7 @@ import random
 import resource
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from types import TracebackType
@@ -19,15 +19,25 @@ from faillog_otel.app.readiness import InstrumentedClient, Readiness, collector,
 from faillog_otel.app.signals import GRACE_SECONDS, Shutdown
 from faillog_otel.config import DeliveryConfig, RunConfig
 from faillog_otel.errors import ConfigError
+from faillog_otel.events.failure_counts import BatchFailures
 from faillog_otel.ledger.results import Counts
-from faillog_otel.otlp.delivery import Delivery, in_flight, network_client, writing_client
+from faillog_otel.otlp.delivery import Delivery, Flush, Writer, in_flight, network_client, writing_client
 from faillog_otel.otlp.encoder import WireEncoder
+from faillog_otel.otlp.failure_notes import NO_NOTES, FailureNotes
 from faillog_otel.otlp.http import wrong_port
 from faillog_otel.otlp.sender import Backoff, Client, Say
 from faillog_otel.pipeline.forwarder import Forwarder
 from faillog_otel.pipeline.workers import Workers
-from faillog_otel.telemetry import NO_HEARTBEAT, NO_TELEMETRY, FileHeartbeat, Gauge, Heartbeat, Telemetry
-from faillog_otel.telemetry.output import results_stream
+from faillog_otel.telemetry import (
+    NO_HEARTBEAT,
+    NO_TELEMETRY,
+    FileHeartbeat,
+    Gauge,
+    Heartbeat,
+    NoTelemetry,
+    Telemetry,
+)
+from faillog_otel.telemetry.output import results_stream, takes_escapes
 from faillog_otel.tls import tls_context
 
 _log = logging.getLogger(__name__)
@@ -81,8 +91,9 @@ class Runtime:
 
     def start_telemetry(self) -> None:
         """Sends our own metrics if an endpoint is set. Raises ConfigError."""
-        target = self.config.telemetry.target
+        target, names = self.config.telemetry.target, self.config.mapping.destination_names
         if target is None:
+            self.telemetry = NoTelemetry(names)
             return
         if target.url.startswith("https:"):
             tls_context(target)  # raises ConfigError if a file is not usable
@@ -91,7 +102,6 @@ class Runtime:
             del os.environ[name]
         from faillog_otel.telemetry.metrics import OtelTelemetry
 
-        names = self.config.mapping.destination_names
         telemetry = OtelTelemetry(self.config.telemetry, target, names, __version__, wrong_port)
         self.stack.callback(telemetry.close)
         self.telemetry = telemetry
@@ -108,28 +118,34 @@ class Runtime:
         `say` receives the reason of each wait; by default it is logged.
         """
         delivery_config = self.config.delivery
-        client = self._network if self._network is not None else self._writer()
+        client = self._network
+        flush: Flush | None = None
+        if client is None:
+            client = writer = self._writer()
+            flush = writer.flush
         self.collector = InstrumentedClient(client, self.telemetry, self.stop)
         # A write that failed will fail again; a collector may recover.
         wait_seconds = 0.0 if delivery_config.writes else delivery_config.wait_seconds
-        signals = delivery_config.signals
-        if delivery_config.writes == "console":  # prints a batch's spans before its logs
-            signals = tuple(sorted(signals, reverse=True))
         delivery = Delivery(
             self.collector,
             Backoff(wait_seconds, self.stop, random.Random(), say),
-            signals=signals,
+            signals=delivery_config.signals,
             in_flight=in_flight(delivery_config),
             waiting=self._waiting,
+            flush=flush,
         )
         self.stack.callback(delivery.close)
         self.watch_retries(delivery)
         return delivery
 
-    def serve_health(self, readiness: Readiness) -> None:
-        """Answers `/healthz` and `/readyz` until the run ends, if an address is set. Raises ConfigError."""
+    def serve_health(self, readiness: Readiness, now_ns: Callable[[], int]) -> None:
+        """Answers `/healthz`, `/readyz` and `/` until the run ends, if an address is set. Raises ConfigError.
+
+        `now_ns`: the time of the page at `/`, which is made on a thread of its own.
+        """
         if self.config.health.address is None:
             return
+        from faillog_otel.app.page import live_page
         from faillog_otel.telemetry.health import MAX_CONNECTIONS, HealthServer
 
         host, port = self.config.health.address
@@ -144,11 +160,13 @@ class Runtime:
                     "collector": collector(self.collector),
                     "hours": readiness.hours(),
                 },
+                page=lambda: live_page(self.config, now_ns()),
                 max_connections=max(1, min(MAX_CONNECTIONS, descriptors() // 4)),
             )
         )
         shown = f"[{host}]" if ":" in host else host
-        _log.info("health: http://%s:%d/healthz and /readyz", shown, server.port)
+        url = f"http://{shown}:{server.port}"
+        _log.info("health: %s/healthz and /readyz; the page of failures: %s/", url, url)
 
     def watch_retries(self, delivery: Delivery | Workers) -> None:
         """Adds the gauge of every run."""
@@ -157,7 +175,7 @@ class Runtime:
                 "faillog.export.retries",
                 "{request}",
                 "Requests with forwarded data that were not the first one of their batch: retries, probes",
-                lambda: {"": delivery.sent.retries},
+                lambda: {(): delivery.sent.retries},
                 is_counter=True,
             )
         )
@@ -169,7 +187,7 @@ class Runtime:
                 "faillog.pending",
                 "{record}",
                 "Records that this run did not deliver",
-                lambda: {"": counts.pending},
+                lambda: {(): counts.pending},
             )
         )
 
@@ -180,11 +198,13 @@ class Runtime:
         *,
         config: DeliveryConfig | None = None,
         sends_rejected: bool = False,
+        notes: FailureNotes = NO_NOTES,
+        take_failures: Callable[[BatchFailures], object] = lambda _: None,
     ) -> Forwarder:
         """Returns a forwarder to `delivery`.
 
         `config` replaces the run's batch sizes. `sends_rejected`: also send records of partly rejected
-        requests.
+        requests. `notes` and `take_failures`: as for `Forwarder`.
         """
         return Forwarder(
             encoder=self._encoder,
@@ -194,6 +214,8 @@ class Runtime:
             sends_rejected=sends_rejected,
             max_content_bytes=self.config.max_content_bytes,
             telemetry=telemetry,
+            notes=notes,
+            take_failures=take_failures,
         )
 
     @cached_property
@@ -206,7 +228,7 @@ class Runtime:
         with self.heartbeat.paused("forwarding"), self.stop.interruptible(GRACE_SECONDS):
             yield
 
-    def _writer(self) -> Client:
+    def _writer(self) -> Writer:
         """Returns the client that writes to a file or the terminal. Raises ConfigError.
 
         If the reader of standard output closes it, the run ends as with SIGPIPE.
@@ -227,6 +249,7 @@ class Runtime:
             file,
             results_stream(),
             on_closed=lambda: self.stop.request(signal.SIGPIPE),
+            has_colours=takes_escapes(sys.stdout),
         )
 
 

@@ -133,39 +133,39 @@ class Readiness:
                 "faillog.pending",
                 "{record}",
                 "Records that were downloaded and not delivered yet",
-                lambda: {"": self._ledger.totals().pending},
+                lambda: {(): self._ledger.totals().pending},
             ),
             Gauge(
                 "faillog.budget.remaining",
                 "{request}",
                 "Requests that may be made of Segment now",
-                lambda: {"": self._requests_left()},
+                lambda: {(): self._requests_left()},
             ),
             Gauge(
                 "faillog.coverage.gap.hours",
                 "h",
                 "Hours that are due and were not read",
-                lambda: {name: len(hours) for name, hours in self.unread().items()},
-                attribute="collection",
+                lambda: {(name,): len(hours) for name, hours in self.unread().items()},
+                attributes=("collection",),
             ),
             Gauge(
                 "faillog.lag.seconds",
                 "s",
                 "How long ago the newest exported record was logged by Segment",
                 lambda: {
-                    name: (self._clock.now_ns() - newest_ns) / SECOND_NS
+                    (name,): (self._clock.now_ns() - newest_ns) / SECOND_NS
                     for name, newest_ns in newest_logged(self._ledger).items()
                 },
-                attribute="collection",
+                attributes=("collection",),
             ),
             Gauge(
                 "faillog.last_logged_at",
                 "s",
                 "When the newest exported record was logged by Segment, seconds since 1970",
                 lambda: {
-                    name: newest_ns / SECOND_NS for name, newest_ns in newest_logged(self._ledger).items()
+                    (name,): newest_ns / SECOND_NS for name, newest_ns in newest_logged(self._ledger).items()
                 },
-                attribute="collection",
+                attributes=("collection",),
             ),
         )
 
@@ -200,6 +200,22 @@ class Readiness:
     def _requests_left(self) -> int:
         now_ns = self._clock.now_ns()
         return self._ledger.quota(self._requests_per_day).mended(now_ns).left(now_ns, with_reserve=True)
+
+
+def failure_gauges(pending_messages: Callable[[], Mapping[tuple[str, str], int]]) -> tuple[Gauge, ...]:
+    """Returns the gauges of failing messages. `pending_messages`: destination id, reason class → messages."""
+    return (
+        Gauge(
+            "faillog.messages.pending",
+            "{message}",
+            "Messages that failed and may still be delivered",
+            lambda: {
+                (destination, reason_class): number
+                for (destination, reason_class), number in pending_messages().items()
+            },
+            attributes=("destination", "reason_class"),
+        ),
+    )
 
 
 def collector(answers: InstrumentedClient) -> Check:

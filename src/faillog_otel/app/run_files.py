@@ -1,17 +1,13 @@
-"""Runs over PATHs: in this process, or shared among worker processes.
-
-`python -m faillog_otel.app.run_files DESCRIPTOR` is a fork server; DESCRIPTOR is its socket to the run.
-"""
+"""Runs over PATHs: in this process, or shared among worker processes."""
 
 import logging
 import os
 import signal
-import socket
 import sys
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
@@ -20,27 +16,32 @@ from msgspec.structs import replace
 
 from faillog_otel.app.build import Runtime, descriptors
 from faillog_otel.app.summary import Files, RunResult, log_result, reasons_text
+from faillog_otel.app.worker_process import work
+from faillog_otel.clock import DAY_NS
 from faillog_otel.config import RunConfig, SegmentConfig, TelemetryConfig
 from faillog_otel.errors import ConfigError, InputError, Interrupted, LedgerBroken
+from faillog_otel.events.failure_counts import LOST, RECOVERED, BatchFailures
 from faillog_otel.inputs.exchange_index import ExchangeIndex
 from faillog_otel.inputs.files import STDIN, FoundPaths, InputFile
+from faillog_otel.ledger.failures import Changes
 from faillog_otel.ledger.kept_files import SET_ASIDE, FileSink, NothingKept, Replayed, is_kept_file
 from faillog_otel.ledger.results import Counts, FirstMet, ResultSink
+from faillog_otel.otlp.failure_notes import PackedNotes
 from faillog_otel.otlp.sender import Sent, WaitNotices
-from faillog_otel.pipeline.fork_server import ForkServer, serve
+from faillog_otel.pipeline.batch import failure_changes
+from faillog_otel.pipeline.failure_tally import FailureTally
+from faillog_otel.pipeline.fork_server import ForkServer
 from faillog_otel.pipeline.partition import MIN_BYTES, WorkQueue, max_open_files, max_workers, number_of_parts
-from faillog_otel.pipeline.worker import Channel, RequestLog, Start, Waits, Worker, encode, read_order
+from faillog_otel.pipeline.worker import Start
 from faillog_otel.pipeline.workers import Workers
-from faillog_otel.telemetry.output import protect_standard_streams, set_up_streams, start_logging
+from faillog_otel.reports.failures import Failures, Names, View, Window, failures_report
+from faillog_otel.telemetry import Telemetry
 from faillog_otel.text import counted
 
 _log = logging.getLogger(__name__)
 
 LARGE_BYTES = 8 * MIN_BYTES
 """Smaller input is forwarded before a second process has started."""
-
-CAREFUL_RECORDS = 16
-"""Records per batch after a worker crashed: few are sent again if it crashes once more."""
 
 
 def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool = False) -> RunResult:
@@ -67,12 +68,14 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
         kept = _sink(runtime, start.reference_ns, shows_kept=bool(shown))
         kept.check()
         runtime.progress.expect(found.files)
+        tally = runtime.stack.enter_context(closing(FailureTally()))
         if workers is None:
-            forwarded = _forward_here(found.files, start, kept, runtime)
+            forwarded = _forward_here(found.files, start, kept, tally, runtime)
         else:
             runtime.drop_client()
             aside = {each.aside for each in replayed.values()}
-            forwarded = _forward_by(workers, found.files, aside, kept, runtime)
+            forwarded = _forward_by(workers, found.files, aside, kept, tally, runtime)
+        failures = _failures(tally, start.reference_ns, config, runtime.telemetry)
         broken = _close(kept, forwarded.broken)
         if broken is None:
             for each in replayed.values():
@@ -80,7 +83,7 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
         problems = found.problems + forwarded.problems
         for problem in [*problems, *filter(None, [broken])]:
             _log.error("%s", problem)
-        not_kept = kept.lost
+        not_kept = kept.lost + Counter(pending=forwarded.not_shown)
         if broken is not None and len(replayed) == len(found.files):
             not_kept = Counter()  # all of it goes back into the file that was replayed
         if stop.requested != signal.SIGPIPE:
@@ -95,6 +98,7 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
         files=Files(len(found.files), sum(each is None for each in forwarded.stopped_at.values())),
         fail_on=config.fail_on,
         first_met=forwarded.first_met,
+        failures=failures,
         unreadable=bool(problems),
         ledger_broken=broken is not None,
         signal=stop.requested,
@@ -103,11 +107,30 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
     return result
 
 
+def _failures(tally: FailureTally, now_ns: int, config: RunConfig, telemetry: Telemetry) -> Failures | None:
+    """Returns and records what failed; None if the temporary file of the counts cannot be read."""
+    try:
+        sums = tally.sums(now_ns)
+    except OSError as error:
+        _log.warning("failures cannot be counted: a temporary file: %s", error.strerror)
+        return None
+    changes = Changes()
+    for each in sums.groups:
+        changes.add_attempts(each.group, each.attempts)
+        changes.add_messages(each.group, LOST, each.lost)
+        changes.add_messages(each.group, RECOVERED, each.recovered)
+    telemetry.record_failures(failure_changes(changes))
+    first_ns = min((each.first_ns for each in sums.groups), default=now_ns)
+    window = Window(since_ns=first_ns, until_ns=now_ns, now_ns=now_ns, new_within_ns=DAY_NS)
+    names = Names(config.mapping.destination_names)
+    return failures_report(sums, View(names=names, links=config.links, join=config.mapping.join), window)
+
+
 def number_of_workers(paths: Sequence[str], config: RunConfig) -> int:
     """Returns how many processes share the work; 1: this process does it.
 
-    At most one per part: a compressed file, an array and a small file are one part each. Output to a file or
-    the terminal keeps the order of the records, in one process.
+    At most one per part: a compressed file, an array and a small file are one part each. Output to a file
+    keeps the order of the records, and the terminal shows all of them together: in one process.
     """
     if config.delivery.writes or config.workers == 1:
         return 1
@@ -143,7 +166,7 @@ def _only_forwarding(config: RunConfig) -> RunConfig:
 def _fork_server(runtime: Runtime) -> ForkServer:
     """Forks the process from which workers are forked."""
     # -P: imports nothing from the working directory.
-    command = [sys.executable, "-P", "-m", "faillog_otel.app.run_files"]
+    command = [sys.executable, "-P", "-m", "faillog_otel.app.worker_process"]
     return runtime.stack.enter_context(ForkServer(command, work))
 
 
@@ -200,12 +223,23 @@ class _Forwarded(Struct, frozen=True, kw_only=True):
     """How far each file was read."""
     problems: list[str]
     """Why files could not be read."""
+    not_shown: int = 0
+    """Records that were to be shown, and could not be."""
 
 
-def _forward_here(files: Sequence[str], start: Start, kept: ResultSink, runtime: Runtime) -> _Forwarded:
+def _forward_here(
+    files: Sequence[str], start: Start, kept: ResultSink, tally: FailureTally, runtime: Runtime
+) -> _Forwarded:
     """Indexes all files, then forwards one after the other, in this process."""
     stop, delivery = runtime.stop, runtime.deliver()
-    forwarder = runtime.forwarder(delivery, runtime.telemetry, sends_rejected=start.sends_rejected)
+    notes = PackedNotes(runtime.config.mapping)
+    forwarder = runtime.forwarder(
+        delivery,
+        runtime.telemetry,
+        sends_rejected=start.sends_rejected,
+        notes=notes,
+        take_failures=tally.add,
+    )
     runtime.watch_pending(forwarder.counts)
     stopped_at: dict[str, int | None] = {}
     problems: list[str] = []
@@ -237,6 +271,8 @@ def _forward_here(files: Sequence[str], start: Start, kept: ResultSink, runtime:
                 )
             file.close()
         forwarder.finish()
+    tally.add(BatchFailures(times=notes.times()))
+    not_shown = forwarder.show()
     return _Forwarded(
         counts=forwarder.counts,
         reasons=forwarder.reasons,
@@ -246,6 +282,7 @@ def _forward_here(files: Sequence[str], start: Start, kept: ResultSink, runtime:
         broken=forwarder.broken,
         stopped_at=stopped_at,
         problems=problems,
+        not_shown=not_shown,
     )
 
 
@@ -267,8 +304,13 @@ def _open(name: str, runtime: Runtime) -> InputFile:
     return file
 
 
-def _forward_by(
-    workers: Workers, files: Sequence[str], whole: Collection[str], kept: ResultSink, runtime: Runtime
+def _forward_by(  # noqa: PLR0917  # called once
+    workers: Workers,
+    files: Sequence[str],
+    whole: Collection[str],
+    kept: ResultSink,
+    tally: FailureTally,
+    runtime: Runtime,
 ) -> _Forwarded:
     """Lets workers forward partitions of the files; those in `whole` are not split."""
     runtime.watch_retries(workers)
@@ -277,7 +319,7 @@ def _forward_by(
     opened = partial(_open, runtime=runtime)
     most = max_open_files(descriptors(), len(workers))
     with closing(WorkQueue(files, opened, workers=len(workers), whole=whole, max_open_files=most)) as queue:
-        workers.run(queue, kept, runtime.progress.take, runtime.telemetry)
+        workers.run(queue, kept, runtime.progress.take, runtime.telemetry, tally.add)
     return _Forwarded(
         counts=workers.counts,
         reasons=workers.reasons,
@@ -350,43 +392,3 @@ def _found(
             if Path(output).samefile("/dev/stdin" if file == STDIN else file):
                 raise ConfigError(f"--output {output} is one of the files to read; name another file")
     return found
-
-
-def work(channel: Channel) -> None:
-    """Is a worker: forwards partitions until the run closes the channel, or ends."""
-    received = channel.receive()
-    start = read_order(received[0]) if received else None
-    if not isinstance(start, Start):
-        return
-    config = start.config
-    start_logging(config.verbosity, config.log_format)
-    requests = RequestLog()
-    # SIGINT and SIGTERM are blocked here: the run receives them, and passes them on as SIGUSR1.
-    with Runtime(config, (signal.SIGUSR1,), requests) as runtime:
-        runtime.prepare_client()
-
-        def say(what: str, seconds: float) -> None:
-            with suppress(OSError):  # the run is gone; the loop below notices
-                channel.send(encode(Waits(what, seconds)))
-
-        delivery = runtime.deliver(say)
-        careful = replace(config.delivery, batch_records=CAREFUL_RECORDS)
-        worker = Worker(
-            channel=channel,
-            start=start,
-            forwarder=runtime.forwarder(delivery, sends_rejected=start.sends_rejected),
-            careful=runtime.forwarder(delivery, config=careful, sends_rejected=start.sends_rejected),
-            delivery=delivery,
-            requests=requests,
-            stop=lambda: os.kill(os.getpid(), signal.SIGUSR1),
-        )
-        try:
-            worker.run()
-        except ConnectionError:
-            os._exit(0)  # the run is gone
-
-
-if __name__ == "__main__":
-    set_up_streams()
-    protect_standard_streams()
-    serve(Channel(socket.socket(fileno=int(sys.argv[1]))), work)

@@ -49,6 +49,7 @@ def replay_quarantine(config: RunConfig, *, sends_rejected: bool) -> RunResult:
             whole = ByteRange(entries.fileno(), "quarantine", 0, size)
             forwarder.forward(whole, sink, ExchangeIndex())  # entries hold what was learned
             forwarder.finish()
+            forwarder.show()
         except LedgerBroken as error:
             broken = error
         broken = broken or forwarder.broken

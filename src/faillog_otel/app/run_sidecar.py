@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from faillog_otel.app.build import USER_AGENT, Runtime, descriptors
 from faillog_otel.app.progress import NoProgressLine
-from faillog_otel.app.readiness import Readiness
+from faillog_otel.app.readiness import Readiness, failure_gauges
 from faillog_otel.app.summary import RunResult, log_result, reasons_text
 from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, Clock, SegmentClock, hour_of, hour_text, time_text
 from faillog_otel.config import RunConfig, SegmentConfig
@@ -26,11 +26,15 @@ from faillog_otel.ledger.results import Counts
 from faillog_otel.ledger.spool import Spool
 from faillog_otel.ledger.state_dir import RoomWait, StateFolder, with_remedy
 from faillog_otel.otlp.delivery import Delivery
+from faillog_otel.otlp.failure_notes import NO_NOTES, MessageNotes
 from faillog_otel.pipeline.fetcher import Fetcher
 from faillog_otel.pipeline.forwarder import Forwarder
+from faillog_otel.pipeline.names import READ_SECONDS, NameRefresh, ObjectNames, UnknownIds
 from faillog_otel.pipeline.segment_time import AGREED
 from faillog_otel.pipeline.sidecar import Sidecar
+from faillog_otel.reports.failures import Failures
 from faillog_otel.reports.hours import HourlyReport, Judged, Judging
+from faillog_otel.reports.recent import failures_of_run
 from faillog_otel.segment.api import TIMEOUT_SECONDS, SegmentApi, token_source
 from faillog_otel.segment.download import Downloader, Limits
 from faillog_otel.segment.http_client import Network, network_of, timeout_within
@@ -81,7 +85,7 @@ def poll(
         _log_start(config, runtime.progress, once=once)
         polling.sidecar.run()
         polling.hourly.say()
-        ended = _ended(polling, once=once, asked=config.segment if only_wanted else None)
+        ended = _ended(polling, config, once=once, only_wanted=only_wanted)
         _log_ending(ended, polling, runtime)
     forwarder = polling.forwarder
     result = RunResult(
@@ -92,6 +96,7 @@ def poll(
         hours=ended.hours,
         fail_on=config.fail_on,
         first_met=forwarder.first_met,
+        failures=ended.failures,
         ledger_broken=bool(ended.broken) or polling.sidecar.has_unaccounted,
         segment_refused=bool(ended.refused),
         signal=runtime.stop.requested,
@@ -120,6 +125,18 @@ def _build(runtime: Runtime, *, once: bool, clock: Clock | None, only_wanted: bo
     runtime.start_heartbeat()
     segment, downloader = _segment_clients(config)
     runtime.start_progress()
+    unknown, names = UnknownIds(), None
+    is_stopping = runtime.heartbeat.beat_on_call("fetching", stop.is_requested)
+    if config.segment.names:
+        names = NameRefresh(
+            ledger=ledger,
+            segment=segment,
+            clock=segment_clock,
+            unknown=unknown,
+            is_stopping=is_stopping,
+            redaction_key=config.mapping.redaction_key,
+            read_seconds=timeout_within(config.delivery.wait_seconds, READ_SECONDS),
+        )
     fetcher = Fetcher(
         ledger=ledger,
         spool=spool,
@@ -127,19 +144,25 @@ def _build(runtime: Runtime, *, once: bool, clock: Clock | None, only_wanted: bo
         downloader=downloader,
         schedule=partial(_schedule_at, ledger, config.segment, once=once, only_wanted=only_wanted),
         clock=segment_clock,
-        is_stopping=runtime.heartbeat.beat_on_call("fetching", stop.is_requested),
+        is_stopping=is_stopping,
         max_content_bytes=config.max_content_bytes,
         requests_per_day=config.segment.requests_per_day,
         max_requests=config.segment.max_requests,
         to_download=runtime.progress.to_download,
         wait_seconds=wait_seconds,
+        names=names,
     )
     readiness = Readiness(ledger, lambda: fetcher.schedule, segment_clock, config.segment.requests_per_day)
     delivery = runtime.deliver()
-    for gauge in readiness.gauges():
+    pending = failure_gauges(lambda: ledger.pending_messages(segment_clock.now_ns()))
+    for gauge in (*readiness.gauges(), *pending):
         runtime.telemetry.observe(gauge)
-    runtime.serve_health(readiness)
-    forwarder = runtime.forwarder(delivery, NO_TELEMETRY if shows_only else runtime.telemetry)
+    runtime.serve_health(readiness, segment_clock.now_ns)
+    forwarder = runtime.forwarder(
+        delivery,
+        NO_TELEMETRY if shows_only else runtime.telemetry,
+        notes=NO_NOTES if shows_only else MessageNotes(config.mapping),
+    )
     hourly = HourlyReport(
         ledger=ledger,
         counts=forwarder.counts,
@@ -164,9 +187,11 @@ def _build(runtime: Runtime, *, once: bool, clock: Clock | None, only_wanted: bo
         progress=runtime.progress.forwarding,
         hourly=hourly,
         heartbeat=runtime.heartbeat,
+        telemetry=runtime.telemetry,
         shows_only=shows_only,
         wait_seconds=wait_seconds,
         monotonic=stop.monotonic,
+        names=ObjectNames(ledger, unknown) if config.segment.names else None,
     )
     return Polling(ledger, segment_clock, fetcher, forwarder, delivery, readiness, hourly, judging, sidecar)
 
@@ -232,18 +257,17 @@ class _Ended(Struct, frozen=True, kw_only=True):
     """Text: why hours that were due were not read; empty if all were."""
     is_refusal_said: bool
     broken: str
+    failures: Failures | None
+    """None if the ledger cannot be read, or the run only shows records."""
 
 
-def _ended(polling: Polling, *, once: bool, asked: SegmentConfig | None) -> _Ended:
-    """Returns the outcome of the run, from the ledger. Names a ledger that cannot be read.
-
-    `asked`: the window of a replay; None: all that is due.
-    """
+def _ended(polling: Polling, config: RunConfig, *, once: bool, only_wanted: bool) -> _Ended:
+    """Returns the outcome of the run, from the ledger. Names a ledger that cannot be read."""
     sidecar, fetcher, now_ns = polling.sidecar, polling.fetcher, polling.clock.now_ns()
     broken = str(sidecar.broken or "")
     if not broken and sidecar.unfetched is not None:
         broken = with_remedy(sidecar.unfetched)
-    counts, hours, left, refused = copy(polling.forwarder.counts), None, "", ""
+    counts, hours, left, refused, failures = copy(polling.forwarder.counts), None, "", "", None
     if sidecar.shows_only:
         counts = Counts(
             events=counts.events,
@@ -260,7 +284,9 @@ def _ended(polling: Polling, *, once: bool, asked: SegmentConfig | None) -> _End
         hours = polling.judging.judge(sidecar.shown)
         left = _hours_text(polling.readiness.unread())
         if not sidecar.broken:
+            asked = config.segment if only_wanted else None
             refused = _refusal(fetcher, now_ns, asked) if once or fetcher.is_denied else ""
+        failures = None if sidecar.shows_only else failures_of_run(polling.ledger, config, now_ns)
     except NoRoom as error:
         broken = broken or with_remedy(error)
     except LedgerBroken as error:
@@ -272,6 +298,7 @@ def _ended(polling: Polling, *, once: bool, asked: SegmentConfig | None) -> _End
         refused=refused,
         is_refusal_said=bool(fetcher.troubles),
         broken=broken,
+        failures=failures,
     )
 
 
@@ -301,13 +328,9 @@ def _log_ignored(config: RunConfig) -> None:
 
 
 def _log_ending(ended: _Ended, polling: Polling, runtime: Runtime) -> None:
-    config, stop, forwarder, over = (
-        runtime.config,
-        runtime.stop,
-        polling.forwarder,
-        polling.delivery.gave_up_because,
-    )
-    counts, folder = forwarder.counts, config.state_dir
+    config, stop, over = runtime.config, runtime.stop, polling.delivery.gave_up_because
+    forwarder, folder = polling.forwarder, config.state_dir
+    counts = forwarder.counts
     if stop.requested == signal.SIGPIPE:
         return
     for problem in filter(None, (ended.broken, "" if ended.is_refusal_said else ended.refused)):
@@ -333,7 +356,10 @@ def _log_ending(ended: _Ended, polling: Polling, runtime: Runtime) -> None:
 
 
 def _refusal(fetcher: Fetcher, now_ns: int, asked: SegmentConfig | None) -> str:
-    """Returns what was due and was not read, why, and when to run again; empty if all was read."""
+    """Returns what was due and was not read, why, and when to run again; empty if all was read.
+
+    `asked`: the window of a replay; None: all that is due.
+    """
     if refusals := fetcher.refusals:
         return "; ".join(refusals)
     if why := fetcher.why_time_unknown:

@@ -14,6 +14,8 @@ from faillog_otel.backends import BACKENDS
 from faillog_otel.config import FailOn, RunConfig
 from faillog_otel.ledger.results import Counts, FirstMet, Met
 from faillog_otel.otlp.sender import Sent
+from faillog_otel.reports.failures import Failures
+from faillog_otel.reports.failures_text import summary_groups, summary_lines
 from faillog_otel.reports.hours import Judged
 from faillog_otel.telemetry.output import CLOSED_PIPE, announce
 from faillog_otel.text import counted
@@ -61,6 +63,8 @@ class RunResult(Struct, frozen=True, kw_only=True):
     """None: not a polling run, or the ledger could not be read."""
     fail_on: Sequence[FailOn] = ()
     first_met: FirstMet
+    failures: Failures | None = None
+    """The failures among the records of files, or in the window of a polling run; None if unknown."""
     unreadable: bool = False
     ledger_broken: bool = False
     segment_refused: bool = False
@@ -141,6 +145,7 @@ class RunResult(Struct, frozen=True, kw_only=True):
             "retries": self.sent.retries,
             "bytes_in": counts.bytes_in,
             "unknown_version": counts.unknown_version,
+            "groups": summary_groups(self.failures) if self.failures else [],
             "seconds": round(self.seconds, 3),
             "exit": self.exit_code,
         }
@@ -317,3 +322,6 @@ def print_summary(result: RunResult, config: RunConfig) -> None:
         is_known = found["hours"] is not None or found["files"] is not None
         shows_judged = bool(config.fail_on) and is_known and not was_said
         click.echo(summary_text(found, verb=verb, shows_judged=shows_judged), err=True)
+        if result.failures and writes != "console":  # which groups its trees by failure
+            for line in summary_lines(result.failures, is_of_paths=is_of_paths):
+                click.echo(line, err=True)

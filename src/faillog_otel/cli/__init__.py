@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from faillog_otel import __version__
+from faillog_otel.cli.failures import failures
 from faillog_otel.cli.inspect import audit, doctor, plan, status
 from faillog_otel.cli.options import (
     EXIT_CODES,
@@ -22,9 +23,12 @@ from faillog_otel.cli.options import (
     paths_options,
     polling_options,
     print_and_code,
+    show_all_option,
 )
-from faillog_otel.cli.sandbox import demo, simulate
-from faillog_otel.cli.tools import ids, redact
+from faillog_otel.cli.report import report
+from faillog_otel.cli.sandbox import demo
+from faillog_otel.cli.simulator import simulate
+from faillog_otel.cli.tools import explain, ids, redact
 from faillog_otel.clock import Clock
 from faillog_otel.errors import Busy, ConfigError, InputError, Interrupted, LedgerBroken, NoRoom
 from faillog_otel.telemetry.output import (
@@ -57,6 +61,7 @@ _RUN_HELP = f"""Forward failure logs to a collector.
 @polling_options
 @click.option("--once", is_flag=True, help="Poll until nothing is due, and exit.")
 @health_options
+@show_all_option
 @forwarding_options
 @paths_options
 @click.pass_context
@@ -98,6 +103,7 @@ _REPLAY_HELP = f"""Send kept records, or whole hours, again.
 @click.argument("file", required=False)
 @click.option("--rejected", is_flag=True, help="Also send records of partly rejected requests.")
 @polling_options
+@show_all_option
 @forwarding_options
 @click.pass_context
 def replay(ctx: click.Context, /, file: str | None, *, rejected: bool, **flags: Any) -> None:
@@ -149,7 +155,10 @@ def cli() -> None:
     """
 
 
-for _command in (run, status, plan, audit, doctor, replay, redact, demo, simulate, ids):
+for _command in (
+    *(run, failures, report, explain, status, plan, audit, doctor),
+    *(replay, redact, demo, simulate, ids),
+):
     cli.add_command(_command)
 
 

@@ -156,7 +156,7 @@ def show_status(config: "RunConfig", at_ns: int, only: Sequence[str] = (), *, as
 
     with opened(config) as (folder, ledger):
         warn_of_clock(ledger)
-        found = seen(folder, ledger, config.segment, only, at_ns)
+        found = seen(folder, ledger, config, only, at_ns)
     if as_json:
         print_json(found)
     else:
@@ -223,8 +223,11 @@ def audit(ctx: click.Context, /, *, as_json: bool, **flags: Any) -> None:
     ctx.exit(show_audit(start(flags), as_json=as_json))
 
 
-def show_audit(config: "RunConfig", *, as_json: bool = False) -> int:
-    """Prints the problems found; returns the exit code. Raises LedgerBroken."""
+def show_audit(config: "RunConfig", *, as_json: bool = False, brief: bool = False) -> int:
+    """Prints the problems found; returns the exit code. Raises LedgerBroken.
+
+    `brief`: only the result if there are none.
+    """
     from faillog_otel.ledger.audit import audit as checked
     from faillog_otel.reports.text import audit_text
 
@@ -233,7 +236,8 @@ def show_audit(config: "RunConfig", *, as_json: bool = False) -> int:
     if as_json:
         print_json(found)
     else:
-        print_lines(audit_text(found))
+        lines = list(audit_text(found))
+        print_lines(lines[-1:] if brief and found.holds else lines)
     return 0 if found.holds else 1
 
 

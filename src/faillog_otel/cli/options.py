@@ -71,6 +71,14 @@ def forwarding_options(command: Command) -> Command:
     return setting_options(*parameters_of("forwarding"))(command)
 
 
+show_all_option = click.option(
+    "--all",
+    "show_all",
+    is_flag=True,
+    help="With --protocol console: show every message, not only one of each of the worst failure groups.",
+)
+
+
 def _option(row: Setting) -> Callable[[Command], Command]:
     kind, default = row.kind, row.default_text or show_default(row)
     type_: click.ParamType[Any] | None = None
@@ -83,6 +91,8 @@ def _option(row: Setting) -> Callable[[Command], Command]:
         row.flag,
         metavar=row.metavar,
         type=type_,
+        is_flag=kind.form == "boolean",
+        default=None,
         multiple=row.is_repeatable,
         help=help_text + (f"  [default: {default}]" if default else ""),
     )
@@ -90,7 +100,7 @@ def _option(row: Setting) -> Callable[[Command], Command]:
 
 def show_default(row: Setting) -> str:
     """Returns the default of a setting as an option would be given; empty if there is none."""
-    if row.default is None:
+    if row.default is None or row.kind.form == "boolean":
         return ""
     shown = row.kind.show(row.default)
     return ",".join(shown) if isinstance(shown, list | dict) else str(shown)
@@ -111,13 +121,15 @@ def print_and_code(config: "RunConfig", run: "Callable[[], RunResult]") -> int:
 
 def config_of(flags: dict[str, Any], *, polls_forever: bool = False) -> "RunConfig":
     """Returns the settings of options, environment and config file. Raises ConfigError, click.UsageError."""
+    from msgspec.structs import replace
+
     from faillog_otel.sources import resolve, value_of
     from faillog_otel.telemetry.output import start_logging
 
     layers, warnings, file = read_layers(flags)
     verbosity = -1 if flags.get("quiet") else flags.get("verbose", 0)
     start_logging(verbosity, value_of(layers, "run.log_format"))  # for errors in the other settings
-    return resolve(
+    config = resolve(
         layers,
         verbosity=verbosity,
         config_file=file,
@@ -125,6 +137,11 @@ def config_of(flags: dict[str, Any], *, polls_forever: bool = False) -> "RunConf
         polls_forever=polls_forever,
         home=os.environ.get("XDG_STATE_HOME") or _state_home(),
     )
+    if not flags.get("show_all"):
+        return config
+    if config.delivery.writes != "console":
+        raise click.UsageError("--all needs --protocol console; set it, or remove --all")
+    return replace(config, delivery=replace(config.delivery, shows_all=True))
 
 
 def _state_home() -> str:

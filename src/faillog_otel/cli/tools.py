@@ -1,20 +1,22 @@
-"""The commands `ids` and `redact`, for one message and for files."""
+"""The commands `ids`, `redact` and `explain`: for one message, for files, for one code."""
 
 import json
 import logging
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from faillog_otel import propagation
-from faillog_otel.cli.inspect import print_json
+from faillog_otel.cli.inspect import json_option, print_json, print_lines
 from faillog_otel.cli.options import read_layers, setting_options
-from faillog_otel.otlp.rules import origin_of
+from faillog_otel.otlp.origin import origin_of
 from faillog_otel.telemetry.output import say_error
 
 if TYPE_CHECKING:
     from faillog_otel.events.model import BadRecord, Place
+    from faillog_otel.reasons import ReasonRow
     from faillog_otel.reports.preview import Explanation
 
 _log = logging.getLogger(__name__)
@@ -168,3 +170,72 @@ def _as_json(place: "Place", explained: "Explanation | BadRecord") -> dict[str, 
     if isinstance(explained, BadRecord):
         return {**where, "reason": explained.reason, "detail": explained.detail}
     return {**where, **msgspec.to_builtins(explained)}
+
+
+_EXPLAIN_HELP = """Explain a failure: what its code or HTTP status means, and what to do.
+
+    CODE is a code of Segment or of a destination, in any case, or an HTTP status. Without CODE, prints the
+    whole table, by class: a class says who can mend a failure.
+
+    \b
+    Exit codes:
+      0  done
+      2  wrong usage, or the table has no such CODE
+    """
+
+
+@click.command(short_help="Explain a failure code or HTTP status.", help=_EXPLAIN_HELP)
+@click.argument("code", required=False)
+@json_option
+def explain(code: str | None, *, as_json: bool) -> None:
+    """Finds the rows and prints them."""
+    from faillog_otel.reasons import all_rows, find_rows
+    from faillog_otel.text import did_you_mean, quoted
+
+    rows = all_rows() if code is None else find_rows(code)
+    if code is not None and not rows:
+        names = [name for row in all_rows() for name in (row.code, *row.names) if not name.isdigit()]
+        near = did_you_mean(code, names) or did_you_mean(code.upper(), names)
+        raise click.UsageError(
+            f"{quoted(code)} is not in the table of failure codes"
+            f"{near or '; `faillog-otel explain` lists all'}"
+        )
+    if as_json:
+        print_json({"reasons": rows})
+    elif code is None:
+        print_lines(_table(rows))
+    else:
+        for row in rows:
+            print_lines(_explained(row))
+
+
+def _table(rows: "Iterable[ReasonRow]") -> Iterator[str]:
+    from faillog_otel.reasons import CLASSES
+
+    for reason_class in CLASSES:
+        yield click.style(reason_class, bold=True)
+        for row in rows:
+            if row.reason_class == reason_class:
+                yield from _wrapped(", ".join((row.code, *row.names)), "  ")
+                yield from _wrapped(row.meaning, "      ")
+                yield from _wrapped(row.remedy, "      ")
+        yield ""
+
+
+def _explained(row: "ReasonRow") -> Iterator[str]:
+    retries = "Segment retries" if row.retryable else "Segment does not retry"
+    also = f" (also {', '.join(row.names)})" if row.names else ""
+    yield click.style(f"{row.code}{also}", bold=True)
+    for label, text in (
+        ("class", f"{row.reason_class}; {retries}"),
+        ("from", row.where),
+        ("meaning", row.meaning),
+        ("do", row.remedy),
+    ):
+        yield from _wrapped(text, f"  {label:<9}", " " * 11)
+
+
+def _wrapped(text: str, first: str, rest: str | None = None) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, 100, initial_indent=first, subsequent_indent=rest or first)

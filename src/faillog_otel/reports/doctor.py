@@ -25,7 +25,7 @@ from faillog_otel.ledger.state_dir import StateFolder
 from faillog_otel.network import OTLP, origin_of, proxy_to, variable_unused
 from faillog_otel.otlp.delivery import network_client
 from faillog_otel.otlp.outcome import Acknowledged, PartlyRejected, RetryLater
-from faillog_otel.segment import api
+from faillog_otel.segment import answers, api
 from faillog_otel.segment.http_client import Network, network_of, timeout_within
 from faillog_otel.segment.quota import Quota
 from faillog_otel.segment.schedule import reads_per_hour
@@ -251,15 +251,15 @@ def _segment_proxy(config: SegmentConfig, network: Network, *, is_answered: bool
         yield Finding("proxy", "ok", says) if is_answered else Finding("proxy", "warn", says, do)
 
 
-def _token(outcome: api.Outcome, config: SegmentConfig) -> Finding:
-    if isinstance(outcome, api.Listing):
+def _token(outcome: answers.Outcome, config: SegmentConfig) -> Finding:
+    if isinstance(outcome, answers.Listing | answers.NamesPage):
         return Finding("token", "ok", f"{config.url}: accepted")
     says = outcome.why if config.url in outcome.why else f"{config.url}: {outcome.why}"
-    if isinstance(outcome, api.Denied):
+    if isinstance(outcome, answers.Denied):
         do = "create a Public API token in the workspace, and set SEGMENT_TOKEN"
         # A token that is forbidden here may still be good for the failure logs.
         return Finding("token", "fail" if outcome.is_token_wrong else "warn", says, do)
-    if isinstance(outcome, api.RateLimited):
+    if isinstance(outcome, answers.RateLimited):
         return Finding("token", "warn", says, "run `doctor` again later")
     return Finding("token", "fail", says, "check --segment-url (us or eu) and the network")
 

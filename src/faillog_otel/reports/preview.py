@@ -4,21 +4,13 @@ Events are mapped as in a run. An explanation never contains a value that was re
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, nullcontext
 from typing import Any, BinaryIO
 
 from msgspec import Struct
 
 from faillog_otel.config import Bodies, MappingConfig
 from faillog_otel.errors import InputError
-from faillog_otel.events.decode import decode
-from faillog_otel.events.kept_record import read_entry
 from faillog_otel.events.model import BadRecord, Event, Place, RecordContext
-from faillog_otel.inputs.exchange_index import ExchangeIndex
-from faillog_otel.inputs.files import InputFile, unpack
-from faillog_otel.inputs.formats import form_of, read_records
-from faillog_otel.inputs.hash_table import TemporaryFileError
-from faillog_otel.inputs.json_stream import Record
 from faillog_otel.otlp.attributes import (
     MAX_EXTRAS,
     allowed_extras,
@@ -32,6 +24,7 @@ from faillog_otel.otlp.mapping import map_event
 from faillog_otel.otlp.wire import Value
 from faillog_otel.redact import findings, redact_text
 from faillog_otel.redact.vocabulary import MARK
+from faillog_otel.reports.records import read_events
 
 _KEYS = "its values, except those of some keys; --bodies is keys"
 
@@ -158,46 +151,13 @@ def preview(
 ) -> Iterator[tuple[Place, Explanation | BadRecord] | InputError]:
     """Yields each record of the files with its place, explained; or why it would be quarantined.
 
-    Reads and maps as a run does, without effects. An entry of a kept file is explained as the record in it.
-    Also yields the errors of files that cannot be read to their ends.
+    Reads and maps as a run does, without effects. Also yields the errors of files that cannot be read to
+    their ends.
     """
-
-    def content(file: InputFile) -> Iterator[bytes]:
-        return unpack(file.chunks(), max_content_bytes)
-
-    with ExitStack() as stack:
-        exchanges = stack.enter_context(closing(ExchangeIndex()))
-        files = []
-        for path in paths:
-            try:
-                files.append(stack.enter_context(InputFile(path, stdin, nullcontext)))
-            except InputError as error:
-                yield error
-                continue
-            try:
-                exchanges.add_content(form_of(content(files[-1])), content(files[-1]))
-            except TemporaryFileError as error:
-                yield error
-                return
-            except InputError:  # the second pass yields it
-                pass
-        for file in files:
-            try:
-                for each in read_records(form_of(content(file)), content(file)):
-                    if isinstance(each, Record):
-                        yield _previewed(file.name, each, exchanges, config, reference_ns)
-            except InputError as error:
-                yield error
-
-
-def _previewed(
-    name: str, record: Record, exchanges: ExchangeIndex, config: MappingConfig, reference_ns: int
-) -> tuple[Place, Explanation | BadRecord]:
-    entry = read_entry(record.raw)
-    raw = record.raw if entry is None else entry.record() or b""
-    event = record.bad or decode(raw)
-    place = Place(name, record.line, record.offset)
-    if isinstance(event, BadRecord):
-        return place, event
-    learned = exchanges.context_of(event, reference_ns)
-    return place, explain(event, entry.context if entry and entry.context else learned, config)
+    for each in read_events(paths, stdin, reference_ns, max_content_bytes):
+        if isinstance(each, InputError):
+            yield each
+        elif isinstance(each.event, BadRecord):
+            yield each.place, each.event
+        else:
+            yield each.place, explain(each.event, each.context, config)

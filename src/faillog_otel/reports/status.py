@@ -10,13 +10,15 @@ from typing import Literal
 from msgspec import Struct
 
 from faillog_otel.clock import HOUR_NS, RETENTION_NS, SECOND_NS, hour_of, hour_text, time_text
-from faillog_otel.config import SegmentConfig
+from faillog_otel.config import RunConfig
 from faillog_otel.errors import ConfigError
 from faillog_otel.files import PART
 from faillog_otel.ledger import HOURS_KEPT_NS, Hour, LedgerReader, MissingObject, Totals
 from faillog_otel.ledger.facts import as_last_run, asked_since_ns, refused_until_ns, wanted_since_ns
 from faillog_otel.ledger.spool import INDEX
 from faillog_otel.ledger.state_dir import StateFolder
+from faillog_otel.reports.names import Names, names_report
+from faillog_otel.reports.recent import RecentFailures, recent_failures
 from faillog_otel.segment.quota import Quota
 from faillog_otel.segment.schedule import LAST_CALL_NS, ScheduleConfig, collection_created_ns, plan
 
@@ -247,19 +249,21 @@ class Status(Struct, frozen=True):
     lost: int
     """Objects that Segment deleted before they could be downloaded, of the last 60 days."""
     bytes: Sizes
+    names: Names
+    failures: RecentFailures
     missed_per_day: dict[str, float]
     """Collection → hours that will be missed each day, where the quota is too small for all."""
 
 
 def status(
-    folder: StateFolder, ledger: LedgerReader, config: SegmentConfig, only: Sequence[str], now_ns: int
+    folder: StateFolder, ledger: LedgerReader, settings: RunConfig, only: Sequence[str], now_ns: int
 ) -> Status:
     """Returns the status now, of the collections in `only`; empty: of all. Raises LedgerBroken, ConfigError.
 
     If no collections are set, they are those of the last run. Its `--until` does not apply, so that hours
     that are no longer read show as waiting.
     """
-    holder = folder.holder()
+    config, holder = settings.segment, folder.holder()
     with ledger.at_one_moment():
         collections = as_last_run(ledger, config).collections
         since_ns = wanted_since_ns(ledger, now_ns)
@@ -271,6 +275,8 @@ def status(
         under_way, missing = ledger.unfinished_objects(), ledger.missing_objects()
         refused = {name: refused_until_ns(ledger, name, now_ns) for name in (*config.collections, *seen)}
         sent = ledger.newest_sent_hour()
+        named = names_report(ledger, now_ns, are_read=config.names)
+        failures = recent_failures(ledger, settings, now_ns)
     read = [hour for known in seen.values() for hour, each in known.items() if each.listed_ns is not None]
     gone = hour_of(now_ns - RETENTION_NS)
     kept = {name: {hour: each for hour, each in known.items() if hour > gone} for name, known in seen.items()}
@@ -320,6 +326,8 @@ def status(
             indexes=indexes,
             digests=sum(map(_size, folder.digests_path.glob("*"))),
         ),
+        names=named,
+        failures=failures,
         missed_per_day=plan(now_ns, kept, quota, schedule).missed_per_day,
     )
 

@@ -10,7 +10,9 @@ import click
 from faillog_otel.clock import duration_text
 from faillog_otel.events.model import BadRecord, Place
 from faillog_otel.ledger.audit import Audit
+from faillog_otel.reports.names import names_lines
 from faillog_otel.reports.plan import REASONS, PlanReport
+from faillog_otel.reports.recent import recent_lines
 from faillog_otel.reports.status import Coverage, QuotaSeen, State, Status
 from faillog_otel.text import counted, printable
 
@@ -32,7 +34,7 @@ STATE_COLOURS: dict[State, str] = {
     "failed": "red",
     "expired": "magenta",
 }
-_MEANS: dict[State, str] = {
+MEANINGS: dict[State, str] = {
     "waiting": "not read yet",
     "partial": "some of its objects are not downloaded, or not forwarded yet",
     "read": "read; may still grow",
@@ -77,6 +79,8 @@ def status_text(found: Status) -> Iterator[str]:
     yield line("objects", waiting, "yellow" if found.objects.to_forward else None)
     yield from _missing_text(found)
     yield from _lag_text(found)
+    for label, text, colour in (*recent_lines(found.failures), *names_lines(found.names)):
+        yield line(label, text, colour)
     sizes = found.bytes
     yield line(
         "on disk",
@@ -141,7 +145,7 @@ def _calendar(name: str, covered: Coverage, found: Status) -> Iterator[str]:
     for state, number in covered.hours.items():
         if number:
             mark = click.style(found.marks[state], fg=STATE_COLOURS[state])
-            yield f"  {mark} {number:>5} {state:<8} {_MEANS[state]}"
+            yield f"  {mark} {number:>5} {state:<8} {MEANINGS[state]}"
     for failed in covered.failed[-3:]:
         times = f"{counted(failed.times, 'attempt')}, the last at {failed.at}"
         yield printable(f"  failed: {failed.hour}: {failed.why} ({times})")
