@@ -27,13 +27,16 @@ help: ## List the targets
 #   slow: what is marked so (tests/support/tiers.py): kills and power loss, mixed faults, memory, the image,
 #         benchmarks, other machines (mounts, users, networks), and the rest of each sweep of parameters whose
 #         main cases are fast.
-test: .venv/installed collector ## Run the fast tier of the tests
+# Locally, tests with a browser are skipped until `make .venv/browser` has brought what drives it.
+IN_CI := $(if $(CI),.venv/browser)
+
+test: .venv/installed collector $(IN_CI) ## Run the fast tier of the tests
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
-test-slow: .venv/installed collector ## Run the slow tier
+test-slow: .venv/installed collector $(IN_CI) ## Run the slow tier
 	$(PYTEST) -m slow $(PYTEST_ARGS)
 
-test-all: .venv/installed collector ## Run all tests
+test-all: .venv/installed collector $(IN_CI) ## Run all tests
 	$(PYTEST) $(PYTEST_ARGS)
 
 matrix: .venv/installed ## Run the tests on each Python from 3.11 on that is installed; MATRIX_ARGS="-s tests-3.13 -- tests/unit"
@@ -69,7 +72,8 @@ e2e-backends-quick: .venv/installed ## The same with the backends that build in 
 	@PYTHONPATH=tests $(BIN)/python -m backends.build victorialogs prometheus
 	$(BIN)/python -m pytest tests/backends/test_victorialogs.py tests/backends/test_prometheus.py $(PYTEST_ARGS)
 
-screenshot: .venv/installed .venv/browser ## The README's picture: a trace in otel-desktop-viewer (needs Chromium)
+screenshot: .venv/installed .venv/browser ## The README's pictures: the page of failures, a trace in otel-desktop-viewer (needs Chromium)
+	PYTHONPATH=tests $(BIN)/python -m support.page_picture docs/report.png
 	@PYTHONPATH=tests $(BIN)/python -m backends.build desktop-viewer
 	$(BIN)/python -m pytest tests/backends/test_browser.py --screenshot docs/trace.png $(PYTEST_ARGS)
 

@@ -152,6 +152,8 @@ class DeliveryConfig(Struct, frozen=True, kw_only=True):
     targets: dict[Signal, Target] = field(default_factory=dict)
     output: str | None = None
     """The file that is written; None is standard output."""
+    shows_all: bool = False
+    """Whether the console shows all messages, not only one of each of the worst failure groups."""
     batch_records: int = 512
     batch_bytes: int = 1024 * 1024
     wait_seconds: float = 30.0
@@ -194,13 +196,19 @@ class SegmentConfig(Struct, frozen=True, kw_only=True):
     """The quota, if Segment's headers report none."""
     max_requests: int | None = None
     """The requests that one run may spend."""
+    names: bool = True
+    """Whether names of destinations, sources and subscriptions are read from Segment."""
 
 
 class TelemetryConfig(Struct, frozen=True, kw_only=True):
-    """The program's own metrics. `OTEL_*` variables and the targets of forwarded data do not affect them."""
+    """The program's own metrics and log events. `OTEL_*` variables and the targets of forwarded data do not
+    affect them.
+    """
 
     target: Target | None = None
     """None: no metrics are sent."""
+    logs_target: Target | None = None
+    """The same endpoint, for log events; None: none are sent."""
     interval_seconds: float = 60.0
     resource: tuple[tuple[str, str], ...] = ()
     """Besides `service.*`, which it may replace."""
@@ -210,9 +218,22 @@ class HealthConfig(Struct, frozen=True, kw_only=True):
     """How a polling run reports that it is alive."""
 
     address: tuple[str, int] | None = None
-    """Host and port of `/healthz` and `/readyz`; port 0 is any free one."""
+    """Host and port of `/healthz`, `/readyz` and the page; port 0 is any free one."""
     file: str | None = None
     """Touched while both loops beat."""
+    page_messages: bool = False
+    """Whether the page of failures shows message ids."""
+
+
+class LinksConfig(Struct, frozen=True, kw_only=True):
+    """What reports link to: URL templates, with placeholders that `links` replaces."""
+
+    trace: str | None = None
+    """The trace of a message, in a backend."""
+    segment: str | None = None
+    """A destination, in Segment's app."""
+    workspace: str | None = None
+    """The slug of the workspace."""
 
 
 class RunConfig(Struct, frozen=True, kw_only=True):
@@ -225,6 +246,7 @@ class RunConfig(Struct, frozen=True, kw_only=True):
     segment: SegmentConfig = SegmentConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     health: HealthConfig = HealthConfig()
+    links: LinksConfig = LinksConfig()
     state_dir: str
     """The folder that keeps the state of polling."""
     fail_on: tuple[FailOn, ...] = ()

@@ -64,6 +64,30 @@ def _kind(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "a device")
 
 
+def replace_file(name: str, content: bytes) -> None:
+    """Writes a file of results; a reader sees the old content or the new one, never a part. Raises OSError.
+
+    The mode follows the umask. A symbolic link stays one. Pipes and devices are written to as they are.
+    """
+    path = Path(name)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
+    path = path.resolve()
+    part = path.with_name(f".{token_hex(8)}{PART}")  # of a length that fits
+    try:
+        with part.open("xb") as file:
+            file.write(content)
+            file.flush()
+            make_durable(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
 def make_durable(descriptor: int) -> None:
     """Flushes a file or folder to the disk, so that it survives a power cut. Raises OSError."""
     if hasattr(fcntl, "F_FULLFSYNC"):  # macOS: fsync leaves the data in the disk's own cache

@@ -8,19 +8,16 @@ To add a setting, add a row, and a field in `config` for its value. Then run
 `PYTHONPATH=tests python -m support.reference_pages`.
 """
 
-import re
-from collections.abc import Callable, Iterable, Iterator
-from difflib import get_close_matches
+from collections.abc import Callable
 from typing import Any, Literal
 
 from msgspec import NODEFAULT, Struct
 from msgspec.structs import fields, replace
 
-from faillog_otel import config
+from faillog_otel import config, links
 from faillog_otel import setting_values as values
 from faillog_otel.errors import ConfigError
-from faillog_otel.setting_values import MAX_QUOTED, Kind, choice, number
-from faillog_otel.text import did_you_mean, truncate
+from faillog_otel.setting_values import Kind, choice, number
 
 Group = Literal["polling", "health", "forwarding", "paths"]
 """Which commands have an option; see `cli.options`."""
@@ -108,6 +105,7 @@ _OWNERS: dict[str, type[Struct]] = {
     "segment": config.SegmentConfig,
     "telemetry": config.TelemetryConfig,
     "health": config.HealthConfig,
+    "links": config.LinksConfig,
     "target": config.Target,
 }
 
@@ -118,7 +116,8 @@ TABLES = {
     "otlp.traces": "For spans only.",
     "mapping": "What records contain.",
     "run": "How a run proceeds and ends.",
-    "self": "The program's own metrics. Without an endpoint, none are sent.",
+    "links": "What reports link to.",
+    "self": "The program's own metrics and log events. Without an endpoint, none are sent.",
 }
 """Table of the config file → its subject."""
 
@@ -165,6 +164,9 @@ _ROWS = (
             "Quota of requests a day, if Segment's headers report none.",
             variables=("FAILLOG_REQUESTS_PER_DAY",),
             details="See [the quota](../concepts/quota-and-late-data.md#the-quota)."),
+    Setting("segment.names", "segment.names", values.BOOLEAN,
+            "Read the names of destinations, sources and subscriptions from Segment when polling.",
+            variables=("FAILLOG_SEGMENT_NAMES",), details="See [names](../guides/polling.md#names)."),
     Setting("segment.certificate", "segment.certificate", values.STRING,
             "PEM file of authorities to trust, besides the system's, such as a company's own.",
             variables=("FAILLOG_SEGMENT_CERTIFICATE",)),
@@ -172,13 +174,18 @@ _ROWS = (
             "`environment`, or the URL of a proxy to Segment and S3.", default_text="none",
             variables=("FAILLOG_SEGMENT_PROXY",), details="See [proxies](#proxies)."),
     Setting("run.health_addr", "health.address", values.HEALTH_ADDRESS,
-            "When polling: address of `/healthz` and `/readyz`. A port alone means 127.0.0.1.",
+            "When polling: address of `/healthz`, `/readyz` and, at `/`, the page of failures. A port alone "
+            "means 127.0.0.1.",
             option="--health-addr HOST:PORT", group="health", variables=("FAILLOG_HEALTH_ADDR",),
             example='"127.0.0.1:8080"', details="`[::]:8080` listens on all addresses, IPv6 and IPv4; "
             "`0.0.0.0:8080` on IPv4 only. See [monitoring](../guides/monitor.md)."),
     Setting("run.health_file", "health.file", values.STRING, "When polling: file to touch every few seconds "
             "while the program is healthy.", option="--health-file FILE", group="health",
             variables=("FAILLOG_HEALTH_FILE",)),
+    Setting("run.page_messages", "health.page_messages", values.BOOLEAN, "Show message ids on the page of "
+            "failures.", option="--page-messages", group="health", variables=("FAILLOG_PAGE_MESSAGES",),
+            details="Applies to `report`, and to the page at `/` of `--health-addr`. See "
+            "[the page](../guides/report.md)."),
     Setting("otlp.endpoint", "", values.STRING, "Base URL of the collector.", option="--endpoint URL",
             variables=("OTEL_EXPORTER_OTLP_ENDPOINT",),
             default_text=f"{config.DEFAULT_HTTP_ENDPOINT}, gRPC {config.DEFAULT_GRPC_ENDPOINT}",
@@ -271,6 +278,26 @@ _ROWS = (
     Setting("run.max_content", "max_content_bytes", values.SIZE,
             "Size to which one compressed file may decompress.", variables=("FAILLOG_MAX_CONTENT",)),
 )
+_LINK_ROWS = (
+    Setting("links.trace", "links.trace", Kind(parse=links.parse_trace), "Link to the trace of a message: a "
+            "preset (`honeycomb`, `datadog`, `grafana`, `jaeger`), or a URL with `{trace_id}`.",
+            variables=("FAILLOG_LINKS_TRACE",), example='"https://tempo.example/trace/{trace_id}"',
+            details="See [links](../guides/failures.md#links)."),
+    Setting("links.segment", "links.segment", Kind(parse=links.parse_segment), "Link to a destination in "
+            "Segment's app: a URL with `{destination_id}`.", variables=("FAILLOG_LINKS_SEGMENT",),
+            example='"https://app.segment.com/{workspace}/destinations/{destination_id}"'),
+    *(Setting(f"links.{key}", "", values.STRING, text, variables=(f"FAILLOG_LINKS_{key.upper()}",),
+              example=example) for key, text, example in (
+        ("workspace", "Slug of the workspace in Segment, for `{workspace}`.", '"shop"'),
+        ("team", "Slug of the team, for `honeycomb`.", '"shop"'),
+        ("environment", "Slug of the environment, for `honeycomb`.", '"prod"'),
+        ("dataset", "Slug of the dataset, for `honeycomb`; it can do without.", '"segment"'),
+        ("site", "Site, for `datadog`.", '"datadoghq.eu"'),
+        ("url", "URL of the web app, for `grafana`, `jaeger`, and `honeycomb` in the EU.",
+         '"https://grafana.example"'),
+        ("datasource", "Uid of the Tempo data source, for `grafana`.", '"tempo"'),
+    )),
+)
 _SELF_ROWS = (
     Setting("self.interval", "telemetry.interval_seconds", values.INTERVAL, "Time between two exports.",
             variables=("FAILLOG_SELF_OTLP_INTERVAL",), details="At least 0.1 s. A plain number in the "
@@ -321,6 +348,7 @@ _OF_TARGETS = [row for row in _ROWS if row.table == "otlp" and not row.field.sta
 
 SETTINGS: tuple[Setting, ...] = (
     *_ROWS,
+    *_LINK_ROWS,
     *(_for_signal(row, signal) for signal in config.SIGNALS for row in _OF_TARGETS),
     *map(_for_self, _OF_TARGETS),
     *_SELF_ROWS,
@@ -328,63 +356,3 @@ SETTINGS: tuple[Setting, ...] = (
 BY_PATH = {row.path: row for row in SETTINGS}
 BY_PARAMETER = {row.parameter: row for row in SETTINGS if row.option}
 VARIABLES = {name: row for row in SETTINGS for name in row.variables}
-
-
-def unknown_key(key: str, value: object, table: str) -> str:
-    """Returns a message about an unknown key or table, with a similar known one."""
-    known = [row.key for row in SETTINGS if row.table == table]
-    tables = {each.removeprefix(f"{table}."): each for each in TABLES if each.rpartition(".")[0] == table}
-    near = get_close_matches(key, [*known, *tables], n=1)
-    if isinstance(value, dict | list) and (near[0] in tables if near else not table):
-        hint = (
-            f"did you mean [{tables[near[0]]}]?" if near else f"the tables are {_bracketed(tables.values())}"
-        )
-        return f"unknown table [{truncate(f'{table}.{key}'.lstrip('.'), MAX_QUOTED)}]; {hint}"
-    problem = (
-        f'{f"[{table}]" if table else "outside of any table:"} unknown key "{truncate(key, MAX_QUOTED)}"'
-    )
-    if near and near[0] in known:
-        return f'{problem}; did you mean "{near[0]}"?'
-    if others := [
-        each for each in TABLES if "." not in each and f"{each}.{key}" in BY_PATH and each != table
-    ]:
-        return f"{problem}; write it under {_bracketed(others, ' or ')}"
-    return f"{problem}; the keys are {', '.join(known)}" if table else f"{problem}; write it under a table"
-
-
-def _bracketed(tables: Iterable[str], between: str = ", ") -> str:
-    return between.join(f"[{each}]" for each in tables)
-
-
-NEAR = 0.9
-"""Similarity, from 0 to 1, from which another program's variable counts as a misspelt one of ours."""
-_OF_KUBERNETES = re.compile(
-    r"\w+_(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
-)
-"""Variables that Kubernetes sets for a Service: for one named faillog, FAILLOG_SERVICE_HOST and others."""
-_MAY_BE_OURS = re.compile(r"(FAIL|OTEL|OTLP|SEGMENT)", re.IGNORECASE)
-_OUR_PREFIX = re.compile(r"^(FAILLOG|OTEL_EXPORTER)_")
-_OF_OTHERS = re.compile(r"OTEL_EXPORTER_OTLP_(METRICS?|PROFILES|SPAN)_|FAILLOG_COLLECTOR_")
-"""Signals that are not sent, and variables of the shipped Collector configurations."""
-
-
-def unknown_variables(names: Iterable[str]) -> Iterator[str]:
-    """Yields a warning for each unknown name that begins with FAILLOG_ or resembles a known one."""
-    for name in sorted(names):
-        if name in VARIABLES or not _MAY_BE_OURS.match(name):
-            continue
-        if _OF_KUBERNETES.fullmatch(name) or _OF_OTHERS.match(name):
-            continue
-        is_ours = name.startswith("FAILLOG_")
-        hint = _our_variable(name) if is_ours else did_you_mean(name.upper(), VARIABLES, cutoff=NEAR)
-        if hint or is_ours:
-            yield f"{truncate(name, MAX_QUOTED)}: unknown variable, ignored{hint or '; unset it'}"
-
-
-def _our_variable(name: str) -> str:
-    """Returns a hint. Compares names without their prefix, which would outweigh the rest."""
-    words = {_OUR_PREFIX.sub("", each): each for each in sorted(VARIABLES)}
-    rest = _OUR_PREFIX.sub("", name)
-    near = get_close_matches(rest, words, n=1, cutoff=0.7)
-    ending = sorted((each for each in words if each.endswith(f"_{rest}")), key=len)
-    return f'; did you mean "{words[found[0]]}"?' if (found := near or ending) else ""

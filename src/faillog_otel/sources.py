@@ -24,6 +24,7 @@ from faillog_otel.config import (
     DEFAULT_HTTP_ENDPOINT,
     DeliveryConfig,
     HealthConfig,
+    LinksConfig,
     MappingConfig,
     NetworkProtocol,
     RunConfig,
@@ -33,6 +34,7 @@ from faillog_otel.config import (
     TelemetryConfig,
 )
 from faillog_otel.errors import ConfigError
+from faillog_otel.links import links_config
 from faillog_otel.network import is_loopback, parse_setting
 from faillog_otel.setting_values import MAX_QUOTED, describe, parse_encoded_pairs, parse_pairs
 from faillog_otel.settings import (
@@ -41,10 +43,9 @@ from faillog_otel.settings import (
     SETTINGS,
     TABLES,
     Setting,
-    unknown_key,
-    unknown_variables,
 )
 from faillog_otel.text import truncate
+from faillog_otel.unknown_settings import unknown_key, unknown_variables
 
 MIN_KEY = 16
 """Characters of the redaction key: who guesses a shorter one can guess the redacted values."""
@@ -221,6 +222,7 @@ def resolve(
         segment=_segment(layers),
         telemetry=telemetry,
         health=HealthConfig(**_fields_set(layers, "health")),
+        links=resolve_links(layers),
         verbosity=verbosity,
         config_file=config_file,
         warnings=(*warnings, *ignored, *(f"{url}: sent without encryption" for url in unencrypted)),
@@ -234,6 +236,12 @@ def resolve_mapping(layers: Sequence[Layer]) -> MappingConfig:
     profile = BACKENDS[backend] if backend else NO_BACKEND
     values = {"time_policy": profile.time_policy, **_fields_set(layers, "mapping")}
     return MappingConfig(limits=profile.limits, **values)
+
+
+def resolve_links(layers: Sequence[Layer]) -> LinksConfig:
+    """Returns the settings of links; earlier layers win. Raises ConfigError."""
+    found = {row.key: _first(layers, row.path) for row in SETTINGS if row.table == "links"}
+    return links_config(found.pop("trace"), found.pop("segment"), {k: v for k, v in found.items() if v})
 
 
 def value_of(layers: Sequence[Layer], path: str) -> Any:
@@ -277,10 +285,10 @@ def _telemetry(layers: Sequence[Layer]) -> tuple[TelemetryConfig, list[str]]:
     if not _is_set(layers, "self.proxy"):
         found["proxy"] = (_first(layers, "otlp.proxy"), False)
     try:
-        target = _target(found, "metrics")
+        metrics, logs = _target(found, "metrics"), _target(found, "logs")
     except ConfigError as error:
         raise ConfigError(f"[self], FAILLOG_SELF_OTLP_*: {error}") from None
-    return TelemetryConfig(target=target, **_fields_set(layers, "telemetry")), []
+    return TelemetryConfig(target=metrics, logs_target=logs, **_fields_set(layers, "telemetry")), []
 
 
 _Found = Mapping[str, tuple[Any, bool]]

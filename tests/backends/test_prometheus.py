@@ -14,6 +14,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, N
 from support.backends import Prometheus
 from support.collector import CONFIGS, ROOT
 from support.events import error, lines
+from support.own_failures import report_failures
 from support.program import run_program
 
 from faillog_otel.clock import SECOND_NS
@@ -33,8 +34,14 @@ PANELS = {
 (ALERT,) = re.findall(
     r"^sum by \(reason\).* > 0$", (ROOT / "docs" / "guides" / "monitor.md").read_text("utf-8"), re.MULTILINE
 )
+(LOST_ALERT,) = re.findall(
+    r"^sum by \(destination, reason_class\).* > 0$",
+    (ROOT / "docs" / "guides" / "monitor.md").read_text("utf-8"),
+    re.MULTILINE,
+)
 BEFORE_NOW = 1800
 """Seconds. Samples may be so old, and none is newer than now."""
+FAILURE_PANELS = {"Lost messages", "Pending messages", "Failed attempts by reason", "New failure groups"}
 
 
 @pytest.fixture
@@ -96,6 +103,27 @@ def test_what_is_counted_later_is_shown_when_it_is_and_then_no_more(prometheus: 
         (number,) = prometheus.numbers(QUARANTINED, at_seconds).values()
         assert least <= number <= most, minute
         assert bool(prometheus.numbers(ALERT, at_seconds)) == (minute < 19)
+
+
+def test_an_alert_on_lost_messages_is_one_line(prometheus: Prometheus) -> None:
+    assert prometheus.numbers(LOST_ALERT) == {}
+    for runs in (1, 2):
+        report_failures(prometheus.otlp_endpoint)
+        assert prometheus.numbers(LOST_ALERT) == {("Mixpanel", "credentials"): 3 * runs}
+    panels = {
+        title: prometheus.numbers(query)
+        for title, query in PANELS.items()
+        if title.partition(" A")[0] in FAILURE_PANELS
+    }
+    assert panels == {
+        "Lost messages A": {("Mixpanel", "credentials"): 6, ("Mixpanel", "destination_down"): 0},
+        "Pending messages A": {("Mixpanel", "destination_down"): 2},
+        "Failed attempts by reason A": {
+            ("INVALID_API_KEY", "credentials"): 54,
+            ("503", "destination_down"): 10,
+        },
+        "New failure groups A": {("Mixpanel", "credentials"): 2},
+    }
 
 
 @pytest.mark.parametrize("panel", PANELS)

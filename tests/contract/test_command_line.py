@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from contract.collector import AWAY, Collector
 from contract.events import COMPACT, SPAN, UNSAMPLED, attempt, error
-from contract.golden import FOLDER, check
+from contract.golden import FOLDER, check, sorted_keys
 from support.program import PROGRAM, environment, run_program, start_program
 
 from faillog_otel import propagation
@@ -146,6 +146,15 @@ def test_the_protocol_has_two_variables(tmp_path: Path) -> None:
     conflict = {"SEGMENT_TOKEN": "a", "SEGMENT_TOKEN_FILE": "b"}
     found = origins(tmp_path, OTEL_EXPORTER_OTLP_PROTOCOL="grpc", **conflict)
     assert found["otlp.protocol"] == "OTEL_EXPORTER_OTLP_PROTOCOL"
+
+
+def test_failure_codes(tmp_path: Path) -> None:
+    """What `error.type`, `segment.reason.class` and `segment.reason.retryable` can be."""
+    found = json.loads(run_program("explain", "--json", cwd=tmp_path).stdout)
+    check("json/explain.txt", sorted_keys(found))
+    kinds = (f"{row['class']}{', retried' if row['retryable'] else ''}" for row in found["reasons"])
+    codes = (" = ".join([row["code"], *row["names"]]) for row in found["reasons"])
+    check("failure_codes.txt", map("{}: {}".format, codes, kinds))
 
 
 # -- ids -------------------------------------------------------------------------------------------------

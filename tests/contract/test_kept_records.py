@@ -89,6 +89,9 @@ def test_json_of_a_run_over_paths(tmp_path: Path) -> None:
         "run", "events", "--endpoint", AWAY, "--wait", "1ms", "--log-format", "json", cwd=tmp_path
     )
     check("json/log.txt", sorted_keys(*map(json.loads, log.stderr.splitlines())))
+    for name, args in {"failures": (), "failures_message": ("--messages",)}.items():
+        failed = run_program("failures", "events", "--json", *args, cwd=tmp_path)
+        check(f"json/{name}.txt", sorted_keys(*map(json.loads, failed.stdout.splitlines())))
     (tmp_path / "events").write_bytes(
         b"\n".join([exchange("a", body='{"password": "x"}'), event("a", "b"), b"{"])
     )

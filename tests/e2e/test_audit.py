@@ -51,11 +51,16 @@ def test_the_counts_add_up_after_runs(original: PolledFolder) -> None:
 
 
 ONE = "(SELECT min(id) FROM objects WHERE state = 'done' AND exported > 1)"
+COUNTED = "(SELECT max(object) FROM failure_counts)"
+MESSAGE = "(SELECT min(key) FROM messages WHERE state IN (1, 2))"
+SUM = "(SELECT min(key) FROM message_sums)"
 SPOOLED = "(SELECT min(id) FROM objects WHERE state = 'spooled')"
 
 
 def sql(statement: str) -> Callable[[PolledFolder], object]:
-    statement = statement.replace("= ONE", f"= {ONE}").replace("= SPOOLED", f"= {SPOOLED}")
+    words = {"ONE": ONE, "SPOOLED": SPOOLED, "COUNTED": COUNTED, "MESSAGE": MESSAGE, "SUM": SUM}
+    for word, query in words.items():
+        statement = statement.replace(f"= {word}", f"= {query}")
     return lambda polled: polled.sql(statement)
 
 
@@ -148,6 +153,22 @@ def overwritten(polled: PolledFolder) -> None:
         (added, {"digests"}),
         (pruned, {"hour", "overall"}),
         (overwritten, {"sqlite"}),
+        (sql("UPDATE failure_counts SET records = records + 1 WHERE object = COUNTED"), {"failures"}),
+        (sql("UPDATE failure_counts SET attempts = records + 1 WHERE object = COUNTED"), {"failures"}),
+        (sql("DELETE FROM failure_counts WHERE object = COUNTED"), {"failures"}),
+        (sql("UPDATE objects SET failures = failures + 1 WHERE id = ONE"), {"failures"}),
+        (sql("DELETE FROM failure_groups WHERE id = (SELECT max(grp) FROM messages)"), {"failures"}),
+        (sql("UPDATE messages SET state = 3 WHERE key = MESSAGE"), {"failures"}),
+        (sql("UPDATE messages SET state = 3 - state WHERE key = MESSAGE"), {"failures"}),
+        (sql("UPDATE messages SET grp = (SELECT min(id) FROM failure_groups)"), {"failures"}),
+        (sql("UPDATE messages SET attempts = attempts + 1 WHERE key = MESSAGE"), {"failures"}),
+        (sql("UPDATE messages SET first_s = first_s - 3600 WHERE key = MESSAGE"), {"failures"}),
+        (sql("DELETE FROM messages WHERE key = MESSAGE"), {"failures"}),
+        (sql("DELETE FROM messages WHERE state = 0"), {"failures"}),
+        (sql("UPDATE message_sums SET messages = messages + 1 WHERE key = SUM"), {"failures"}),
+        (sql("UPDATE message_sums SET attempts = attempts + 1 WHERE key = SUM"), {"failures"}),
+        (sql("DELETE FROM message_sums WHERE key = SUM"), {"failures"}),
+        (sql("UPDATE facts SET value = value + 1 WHERE name = 'messages'"), {"failures"}),
     ],
 )
 def test_damage_is_found(

@@ -11,6 +11,7 @@ from support.collector import ROOT, Arrived, Collector, attributes_of
 from support.events import attempt, error, event, exchange, lines
 from support.program import environment, run_program
 
+from faillog_otel.propagation import digest
 from faillog_otel.sandbox.generator import failure_events
 
 SEGMENT_PAGE = lines(error(), attempt(), exchange())
@@ -36,6 +37,9 @@ OF_MESSAGE = {"messaging.message.id": "m", "segment.trace.origin": "derived"}
 OF_EXCHANGE = {
     "http.response.status_code": "418",
     "error.type": "418",
+    "segment.reason.class": "unknown",
+    "segment.reason.retryable": False,
+    "segment.failure.group": "52e69c89d25b589e",
     "segment.destination_exchange.id": "x",
 }
 OF_ATTEMPT = {
@@ -57,6 +61,11 @@ def forward(collector: Collector, content: bytes, folder: Path, *args: str) -> d
     )
     assert done.code == 0, done.stderr
     return done.summary
+
+
+def group(code: str | None, status: int | None) -> str:
+    """The failure group of these events, by the formula of docs/concepts/ids.md."""
+    return digest("segment.failure", "abc", None, code, status, None)[:8].hex()
 
 
 def without_attributes(record: dict[str, Any]) -> dict[str, Any]:
@@ -86,6 +95,8 @@ def test_every_field_of_the_three_events_of_segments_page(collector: Collector, 
         "segment.event": "segment.error",
         "segment.discarded": True,
         "error.type": "_OTHER",
+        "segment.reason.class": "unknown",
+        "segment.failure.group": group(None, None),
     }
     assert without_attributes(attempt_log) == {
         "timeUnixNano": TIME,
@@ -98,7 +109,12 @@ def test_every_field_of_the_three_events_of_segments_page(collector: Collector, 
         "traceId": MESSAGE_TRACE,
         "spanId": ATTEMPT_SPAN,
     }
-    of_attempt = {**COMMON, **OF_MESSAGE, **OF_EXCHANGE, **OF_ATTEMPT}
+    of_failure = {
+        "segment.reason.class": "unknown",
+        "segment.reason.retryable": False,
+        "segment.failure.group": group("418", 418),
+    }
+    of_attempt = {**COMMON, **OF_MESSAGE, **OF_EXCHANGE, **OF_ATTEMPT, **of_failure}
     assert attributes_of(attempt_log) == {**of_attempt, **uid("segment.attempt", attempt())}
     assert without_attributes(exchange_log) == {
         "timeUnixNano": TIME,
@@ -114,6 +130,7 @@ def test_every_field_of_the_three_events_of_segments_page(collector: Collector, 
     of_exchange = {
         **COMMON,
         **OF_EXCHANGE,
+        **of_failure,
         "segment.event": "segment.exchange",
         "http.request.method": "_OTHER",
         "messaging.batch.message_count": "1",
@@ -184,7 +201,11 @@ def test_the_fields_of_the_pages_first_draft(collector: Collector, tmp_path: Pat
     assert (error_log["severityText"], error_log["eventName"]) == ("ERROR", "segment.error")
     of_error = attributes_of(error_log)
     assert (of_error["segment.delivery.attempt"], of_error["segment.discarded"]) == ("2", True)
-    assert (of_error["segment.reason"], of_error["error.type"]) == ("failed insert function", "_OTHER")
+    assert (of_error["segment.reason"], of_error["error.type"]) == (
+        "failed insert function",
+        "failed_insert_function",
+    )
+    assert of_error["segment.reason.class"] == "function"
     for record in (attempt_log, attempt_span):
         assert attributes_of(record)["segment.reason"] == "some description for why"
         assert attributes_of(record)["error.type"] == "418"

@@ -18,6 +18,7 @@ from msgspec import Struct, field
 from support.collector import ANY_PORTS, CONFIGS, READY, ROOT, endpoint_in
 from support.events import attempt, error, exchange, lines
 from support.node import run_node
+from support.own_failures import report_failures
 from support.polled_folder import COLLECTION
 from support.program import run_program
 from support.server import Server, unused_port
@@ -123,6 +124,7 @@ def scraped(program: Path, folder: Path) -> str:
             FAILLOG_SELF_OTLP_ENDPOINT=endpoint_in(server.said, "HTTP"),
         )
         assert done.code == 3, done.stderr  # some lines are damaged
+        report_failures(endpoint_in(server.said, "HTTP"))
         return httpx.get(f"http://{address}/metrics").text
 
 

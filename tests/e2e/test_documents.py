@@ -32,7 +32,7 @@ def test_a_console_of_the_documentation_shows_what_is_printed(tmp_path: Path, co
     lines = console.splitlines(keepends=True)
     commands = "".join(line.removeprefix("$ ") for line in lines if line.startswith("$ "))
     shown = "".join(line for line in lines if not line.startswith("$ "))
-    env = environment(PATH=f"{Path(PROGRAM).parent}:/usr/bin:/bin")
+    env = environment(PATH=f"{Path(PROGRAM).parent}:/usr/bin:/bin", TZ="UTC")
     printed = subprocess.run(
         ["bash", "-c", f"exec 2>&1\n{commands}"], cwd=tmp_path, env=env, stdout=subprocess.PIPE, check=False
     ).stdout.decode()
@@ -47,4 +47,4 @@ def test_the_front_page_shows_what_the_demo_prints(tmp_path: Path) -> None:
         [PROGRAM, "demo"], cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, check=True
     )
     printed = done.stdout.decode().splitlines()
-    assert [line for line in tree.splitlines() if line not in printed] == ["│  ..."]
+    assert [line for line in tree.splitlines() if line not in printed] == []

@@ -34,7 +34,7 @@ def test_a_sidecar_says_that_it_is_alive_and_ready_and_nothing_secret(
                 "collector": True,
                 "hours": True,
             }
-            assert httpx.get(f"{url}/").status_code == 404
+            assert httpx.get(f"{url}/nowhere").status_code == 404
             assert httpx.head(f"{url}/readyz").status_code == 200
             assert httpx.post(f"{url}/healthz").status_code == 501
             answered = "".join(f"{each.headers}{each.text}" for each in (alive, ready))

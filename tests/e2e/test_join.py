@@ -174,7 +174,7 @@ def test_trees_show_the_apps_span_and_keep_messages_apart(tmp_path: Path) -> Non
     joined = [attempt(messageId=f"{TRACEPARENT}-{name}") for name in "ab"]
     beside = exchange(requestToDestination=passed_through("m"))
     tmp_path.joinpath("events").write_bytes(lines(*joined, attempt(), beside))
-    shown = run_program("run", "events", "--protocol", "console", cwd=tmp_path).stdout.decode()
+    shown = run_program("run", "events", "--protocol", "console", "--all", cwd=tmp_path).stdout.decode()
     for name in "ab":
         assert f"message {TRACEPARENT}-{name}  trace {TRACE}  under the application's span {SPAN}" in shown
     assert f"↳ link: the application's span {1:016x}  trace {TRACE}" in shown

@@ -261,7 +261,9 @@ def test_console_and_file_output_show_and_forward_nothing(sidecar: Sidecar) -> N
     assert (sidecar.folder / "out.jsonl").read_bytes() == written
     assert again.summary["pending"] == first.summary["pending"] == first.summary["records"]
     assert len([each for each in sidecar.segment.requests() if each.counted]) == asked > 0
-    look = sidecar.run("--since", "-30h", "--until", "-26h", "--protocol", "console", "--summary", "text")
+    look = sidecar.run(
+        "--since", "-30h", "--until", "-26h", "--protocol", "console", "--all", "--summary", "text"
+    )
     assert look.stdout.count(b"  log ") == first.summary["events"]["error"]
     assert f"nothing was sent: {first.summary['pending']} records stay in state" in look.stderr
     assert (

@@ -52,6 +52,7 @@ def test_three_events_become_three_logs_and_two_spans_with_a_link(
     assert done.code == 0
     summary = done.summary
     assert summary.pop("seconds") >= 0
+    assert [(each["code"], each["messages"]["lost"]) for each in summary.pop("groups")] == [("418", 1)]
     assert summary == {
         "lines": 3,
         "blank": 0,

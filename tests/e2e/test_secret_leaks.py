@@ -2,14 +2,23 @@
 
 import gzip
 import json
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from support.canaries import CANARIES
 from support.events import attempt, error, exchange, lines
+from support.polled_folder import PolledFolder
 from support.program import run_program
+from support.sidecar import segment_simulator, sidecar, sidecar_options
+from support.tiers import slow, swept
 
+from faillog_otel.sandbox import Simulator
 from faillog_otel.sandbox.collector import Receiver, Reply
+from faillog_otel.sandbox.config import CATALOGUE, SimulatedClock, SimulatorConfig, WorldConfig
+from faillog_otel.sandbox.names import CREDENTIALS
 
 
 def planted(text: str) -> bytes:
@@ -128,3 +137,72 @@ def test_ids_are_never_touched(tmp_path: Path) -> None:
     ):
         assert found[name] == id_
     assert id_ in log.body.string_value
+
+
+def everything_in(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Each file below a folder, with what a compressed one holds."""
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            content = path.read_bytes()
+            yield path.name, content
+            if content.startswith(b"\x1f\x8b"):
+                yield path.name, gzip.decompress(content)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    swept(
+        [None, *(name for name in CATALOGUE if name.startswith("names:"))],
+        {None, "names:500", "names:truncated"},
+    ),
+)
+def test_no_credential_of_segments_answers_is_kept_or_shown(tmp_path: Path, fault: str | None) -> None:
+    """Segment answers a request for names with the API keys of all destinations, and with write keys."""
+    world = WorldConfig(messages=2.0)
+    config = SimulatorConfig(world=world, faults={fault: 0.5} if fault else {}, slow_seconds=0.1)
+    said: list[bytes] = []
+    with Simulator(config, SimulatedClock(standing=True)) as segment, Receiver() as receiver:
+        polled = PolledFolder(segment, tmp_path, ("--since", "-4h"))
+        own: dict[str, Any] = {
+            "SEGMENT_TOKEN": segment.token,
+            "FAILLOG_SELF_OTLP_ENDPOINT": receiver.http_endpoint,
+        }
+        state = ("--state-dir", str(polled.state))
+        for command in (
+            ("run", "--once", *polled.options, "-vv", "--protocol", "console"),
+            ("run", "--once", *polled.options, "-vv", "--endpoint", receiver.http_endpoint),
+            ("run", "--once", *polled.options, "-vv", "--log-format", "json", "--summary", "json"),
+            ("status", "--json", *state),
+            ("status", *state),
+            ("audit", "--json", *state),
+            ("doctor", *state),
+        ):
+            done = run_program(*command, cwd=tmp_path, **own)
+            said += [done.stdout, done.stderr.encode()]
+        got = [each.body for each in receiver.received]
+        asked = [each for each in segment.requests() if each.path == "/destinations"]
+    assert asked
+    assert len(got) > 2
+    kept = list(everything_in(polled.state))
+    assert {name for name, _ in kept} >= {"ledger.sqlite3"}
+    if fault is None:
+        assert any(b"Mixpanel (prod)" in content for _, content in kept)
+        assert any(b"Mixpanel (prod)" in content for content in got)
+    for credential in CREDENTIALS:
+        assert not any(credential.encode() in each for each in (*said, *got))
+        assert [name for name, content in kept if credential.encode() in content] == []
+
+
+@slow
+def test_no_credential_is_in_the_ledger_while_it_is_written(tmp_path: Path) -> None:
+    """Killed while it runs: a write-ahead log or a journal is there still."""
+    with segment_simulator("shop") as segment, Receiver(lambda _name, _body: Reply(503)) as receiver:
+        with sidecar(sidecar_options(segment, receiver), tmp_path) as found:
+            found.wait_for("names: read")
+            found.process.send_signal(signal.SIGKILL)
+            found.process.wait()
+        said = "".join(found.said)
+    kept = list(everything_in(tmp_path / "state"))
+    for credential in CREDENTIALS:
+        assert credential not in said
+        assert [name for name, content in kept if credential.encode() in content] == []

@@ -120,6 +120,25 @@ def test_a_message_that_is_tracked_is_forwarded_hours_later(tmp_path: Path) -> N
     assert tmp_path.joinpath("out.jsonl").read_text().count("order-4711") > 8
 
 
+def test_an_incident_is_all_that_fails_and_the_simulator_says_what_it_was(tmp_path: Path) -> None:
+    given = "shop-braze=wrong-key:2024-10-03T12:00:00Z.."
+    options = ("--start", START, "--messages", "0", "--incident", given, "--incident-messages", "30")
+    with simulate(tmp_path, *options) as (_, ready):
+        for collection in ready["collections"]:
+            for hour in range(10, 15):
+                ask(ready, collection, f"2024-10-03T{hour:02}:00:00Z")
+        found = httpx.get(ready["control"] + "/failures").json()
+        promised = httpx.get(ready["control"] + "/manifest").text.splitlines()
+    assert {json.loads(each)["collection"] for each in promised} == {"shop-braze"}
+    [listed], [all_of_it] = found["listed"], found["incidents"]
+    assert listed.keys() == all_of_it.keys()
+    assert (listed["incident"], listed["kind"]) == (given, "wrong-key")
+    assert 0 < listed["lost"] <= listed["messages"] <= all_of_it["messages"]
+    assert listed["recovered"] == all_of_it["recovered"] == 0
+    assert listed["first_failure"] >= all_of_it["first_failure"] > "2024-10-03T12:00"
+    assert listed["messages"] >= listed["exchanges"] > 0
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -135,6 +154,12 @@ def test_a_message_that_is_tracked_is_forwarded_hours_later(tmp_path: Path) -> N
         (("--port", "70000"), "--port"),
         (("--manifest", "missing/truth.jsonl"), "missing/truth.jsonl"),
         (("--nothing",), "--nothing"),
+        (("--incident", "shop-braze=down"), "ID=KIND:START..END"),
+        (("--incident", "shop-braze=fire:-6h.."), "down, wrong-key, bad-mapping, rate-limit, slow-network"),
+        (("--incident", "shop-braze=down:monday.."), "--incident shop-braze=down:monday..: 'monday' is not"),
+        (("--incident", "shop=down:-6h.."), "unknown collection; use one of: shop-mixpanel"),
+        (("--incident", "shop-braze=down:-3h..-6h"), "ends before it starts"),
+        (("--incident-messages", "0"), "incident_messages"),
     ],
 )
 def test_wrong_options_are_exit_2(tmp_path: Path, options: tuple[str, ...], says: str) -> None:

@@ -85,6 +85,7 @@ def test_redact_ends_quietly_when_its_reader_does(folder: Path) -> None:
     ("command", "code"),
     [
         ("status --state-dir state", 0),
+        ("explain", 0),
         ("audit --state-dir state", 0),
         ("plan --collection shop-mixpanel --state-dir state", 0),
         ("doctor --state-dir state --endpoint http://127.0.0.1:9", 1),

@@ -115,6 +115,8 @@ def test_the_output_is_the_same_with_workers(tmp_path: Path) -> None:
             summary = done.summary
             for name in ("requests", "seconds"):
                 del summary[name]
+            for group in summary["groups"]:
+                del group["sample"]  # one of those that a process met first
             found.append((done.code, summary, records(receiver)))
         (tmp_path / "faillog-quarantine.jsonl").rename(tmp_path / f"kept-{number}")
     assert found[0] == found[1]

@@ -21,7 +21,8 @@ from faillog_otel.events.kept_record import Entry
 from faillog_otel.otlp.delivery import network_client
 from faillog_otel.otlp.outcome import Outcome, Refused
 from faillog_otel.sandbox.collector import Receiver, Reply
-from faillog_otel.segment.api import MAX_URL_CHARS, Failed, SegmentApi, read_answer
+from faillog_otel.segment.answers import LISTING, MAX_URL_CHARS, Failed, read_answer
+from faillog_otel.segment.api import SegmentApi
 from faillog_otel.segment.download import Downloaded, Downloader, DownloadFailed, DownloadOutcome, NotModified
 from faillog_otel.segment.schedule import ObjectVersion
 from faillog_otel.text import MAX_PEER_BYTES
@@ -107,7 +108,7 @@ def test_a_long_content_type_is_cut() -> None:
 
 def test_segments_errors_are_cut() -> None:
     body = json.dumps({"errors": [{"message": LONG}]}).encode()
-    found = read_answer(500, {}, body, 0, is_listing=True).outcome
+    found = read_answer(500, {}, body, 0, expected=LISTING).outcome
     assert isinstance(found, Failed)
     assert len(found.why.encode()) < MAX_PEER_BYTES + 100
 
@@ -128,7 +129,7 @@ def test_a_status_line_without_an_end_is_cut() -> None:
 def test_a_url_that_no_server_takes_is_a_failure_of_the_listing() -> None:
     url = "https://b.s3.amazonaws.com/" + "x" * MAX_URL_CHARS
     body = json.dumps({"data": {"download": {"urls": [url]}}}).encode()
-    found = read_answer(200, {}, body, 0, is_listing=True).outcome
+    found = read_answer(200, {}, body, 0, expected=LISTING).outcome
     assert found == Failed(f"the answer lists a URL of {len(url)} characters, more than {MAX_URL_CHARS}")
 
 

@@ -14,7 +14,8 @@ from support.raw_server import RawServer, raw_server, read_request
 from faillog_otel.clock import HOUR_NS
 from faillog_otel.config import Secret
 from faillog_otel.connections import Connections
-from faillog_otel.segment.api import Listing, SegmentApi
+from faillog_otel.segment.answers import Listing
+from faillog_otel.segment.api import SegmentApi
 from faillog_otel.segment.download import (
     Downloaded,
     Downloader,

@@ -17,7 +17,8 @@ from support.raw_server import RawServer, identity_for_tls, raw_server, read_req
 from faillog_otel.clock import HOUR_NS
 from faillog_otel.config import Secret, SegmentConfig
 from faillog_otel.errors import ConfigError
-from faillog_otel.segment.api import Failed, Listing, SegmentApi
+from faillog_otel.segment.answers import Failed, Listing
+from faillog_otel.segment.api import SegmentApi
 from faillog_otel.segment.download import Downloaded, Downloader, DownloadFailed, DownloadRefused
 from faillog_otel.segment.http_client import Network, network_of
 

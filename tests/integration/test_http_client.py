@@ -19,7 +19,8 @@ from support.raw_server import RawServer, identity_for_tls, raw_server, read_req
 
 from faillog_otel.clock import HOUR_NS
 from faillog_otel.config import Secret
-from faillog_otel.segment.api import MAX_ANSWER_BYTES, Failed, Listing, Outcome, SegmentApi
+from faillog_otel.segment.answers import Failed, Listing, Outcome
+from faillog_otel.segment.api import MAX_ANSWER_BYTES, SegmentApi
 from faillog_otel.segment.download import (
     Downloaded,
     Downloader,

@@ -13,7 +13,8 @@ from support.raw_server import identity_for_tls, raw_server, read_request
 from faillog_otel.clock import HOUR_NS
 from faillog_otel.config import SEGMENT_URLS, Secret, SegmentConfig, token_problem
 from faillog_otel.errors import ConfigError
-from faillog_otel.segment.api import Denied, Failed, SegmentApi
+from faillog_otel.segment.answers import Denied, Failed
+from faillog_otel.segment.api import SegmentApi
 from faillog_otel.segment.http_client import network_of
 from faillog_otel.sources import read_environment, read_flags, resolve
 

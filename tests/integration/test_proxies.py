@@ -18,7 +18,8 @@ from support.raw_server import RawServer, raw_server, read_request
 
 from faillog_otel.clock import HOUR_NS
 from faillog_otel.config import Secret, SegmentConfig
-from faillog_otel.segment.api import Failed, Listing, SegmentApi
+from faillog_otel.segment.answers import Failed, Listing
+from faillog_otel.segment.api import SegmentApi
 from faillog_otel.segment.download import (
     Downloaded,
     Downloader,

@@ -25,7 +25,8 @@ from faillog_otel.sandbox.config import (
     SimulatorConfig,
     WorldConfig,
 )
-from faillog_otel.sandbox.generator import DESTINATIONS
+from faillog_otel.sandbox.generator import DESTINATIONS, SOURCE_ID
+from faillog_otel.sandbox.names import CREDENTIALS
 
 NOW = 480_000 * HOUR_NS + 17 * 60 * SECOND_NS  # 2024-10-04T00:17:00Z
 LISTING = "/customer-insights/download"
@@ -167,10 +168,99 @@ def test_requests_other_than_listings_cost_nothing(segment: Simulator) -> None:
     with httpx.Client(base_url=segment.url, headers={"Authorization": f"Bearer {segment.token}"}) as client:
         assert client.get("/").json()["data"]["workspace"]["slug"] == "simulated"
         found = client.get(f"/destinations/{DESTINATIONS[0].id}").json()["data"]["destination"]
-        assert found["name"] == DESTINATIONS[0].name
+        assert found["metadata"]["name"] == DESTINATIONS[0].name
         assert client.get("/destinations/none").status_code == 404
         assert client.get(LISTING).status_code == 405
     assert segment.quota.max_in_24_hours == 0
+
+
+# -- names ---------------------------------------------------------------------------------------------
+
+
+def names(segment: Simulator, path: str, kind: str = "v1", **page: str) -> httpx.Response:
+    headers = {
+        "Authorization": f"Bearer {segment.token}",
+        "Accept": f"application/vnd.segment.{kind}+json",
+    }
+    query = {f"pagination.{key}": value for key, value in {"count": "1000", **page}.items()}
+    return get(segment.url + path, params=query, headers=headers)
+
+
+def test_names_are_listed_in_pages() -> None:
+    with simulator(names_per_page=3) as segment:
+        first = names(segment, "/destinations").json()["data"]
+        assert first["pagination"] == {"current": "0", "next": "3", "totalEntries": len(DESTINATIONS)}
+        second = names(segment, "/destinations", cursor="3").json()["data"]
+        assert "next" not in second["pagination"]
+        found = [each["id"] for each in (*first["destinations"], *second["destinations"])]
+        assert found == [each.id for each in DESTINATIONS]
+        assert names(segment, "/destinations", count="1001").status_code == 422
+
+
+def test_destinations_belong_to_a_source_and_have_subscriptions(segment: Simulator) -> None:
+    [source] = names(segment, "/sources").json()["data"]["sources"]
+    connected = names(segment, f"/sources/{source['id']}/connected-destinations").json()["data"][
+        "destinations"
+    ]
+    assert {each["sourceId"] for each in connected} == {source["id"]}
+    path = f"/destinations/{DESTINATIONS[0].id}/subscriptions"
+    [subscription] = names(segment, path, "v1alpha").json()["data"]["subscriptions"]
+    assert subscription["id"] == DESTINATIONS[0].subscription_id
+    assert names(segment, path).status_code == 406
+
+
+def test_answers_with_names_have_credentials(segment: Simulator) -> None:
+    segment.faults.script(Scripted(fault="names:403", nth=4))
+    answers = [
+        names(segment, "/destinations").text,
+        names(segment, "/sources").text,
+        names(segment, f"/destinations/{DESTINATIONS[0].id}/subscriptions", "v1alpha").text,
+        names(segment, "/sources").text,
+    ]
+    assert all(any(each in answer for answer in answers) for each in CREDENTIALS)
+
+
+def test_names_have_a_rate_limit_of_their_own() -> None:
+    with simulator(names_per_minute=2) as segment:
+        codes = [names(segment, "/sources").status_code for _ in range(3)]
+        assert codes == [200, 200, 429]
+        segment.clock.forward(20)
+        assert names(segment, "/sources").headers["Retry-After"] == "40"
+        assert ask(segment).status_code == 200
+        segment.clock.forward(40)
+        assert names(segment, "/sources").status_code == 200
+
+
+def test_a_person_can_rename_while_it_runs(segment: Simulator) -> None:
+    for id_ in (DESTINATIONS[0].id, SOURCE_ID):
+        assert post(f"{segment.control_url}names", json={id_: "New"}).status_code == 200
+    assert names(segment, "/destinations").json()["data"]["destinations"][0]["name"] == "New"
+    assert names(segment, "/sources").json()["data"]["sources"][0]["name"] == "New"
+    refused = post(f"{segment.control_url}names", json={"none": "New"})
+    assert (refused.status_code, "no destination" in refused.json()["error"]) == (400, True)
+
+
+NAMES_FAULTS: dict[str, object] = {
+    "401": 401,
+    "403": 403,
+    "404": 404,
+    "429": 429,
+    "500": 500,
+    "reset": NOTHING,
+    "slow": 200,
+    "html": 200,
+    "truncated": 200,
+    "wrong-shape": 200,
+}
+
+
+@pytest.mark.parametrize("name", NAMES_FAULTS)
+def test_each_fault_of_names_happens_once(segment: Simulator, name: str) -> None:
+    segment.faults.script(Scripted(fault=f"names:{name}"))
+    assert status_of(lambda: names(segment, "/sources")) == NAMES_FAULTS[name]
+    (asked,) = segment.requests()
+    assert (asked.fault, asked.counted) == (f"names:{name}", False)
+    assert names(segment, "/sources").json()["data"]["sources"]
 
 
 # -- the quota -----------------------------------------------------------------------------------------
@@ -275,6 +365,21 @@ def test_the_manifest_says_of_an_attempt_when_its_exchange_was_first_listed() ->
     assert all(each.exchange_listed_at == first_listed[each.exchange_id] for each in attempts)
     for early, late in (("exchange_listed_at", "listed_at"), ("listed_at", "exchange_listed_at")):
         assert any(getattr(each, early) < getattr(each, late) for each in attempts)
+
+
+def test_the_failing_messages_are_those_of_the_records_that_were_listed(segment: Simulator) -> None:
+    assert segment.failing_messages() == []
+    lines = [json.loads(line) for url in urls(ask(segment)) for line in get(url).content.splitlines()]
+    listed = [line["properties"] for line in lines if "messageId" in line["properties"]]
+    assert {(each.id, number) for each in segment.failing_messages() for number in each.failed} == {
+        (each["messageId"], each["attempt"]) for each in listed if each.get("outcome") == "failure"
+    }
+    assert {each.id for each in segment.failing_messages() if each.discarded} == {
+        each["messageId"] for each in listed if each.get("discarded")
+    }
+    (sums,) = segment.failures().listed
+    assert sums.messages == len(segment.failing_messages()) > 0
+    assert segment.failures().incidents == []
 
 
 @pytest.mark.parametrize(
@@ -397,8 +502,8 @@ def status_of(call: Any) -> object:
 
 
 def test_the_tables_have_every_fault() -> None:
-    names = {f"listing:{name}" for name in LISTING_FAULTS} | {f"download:{name}" for name in DOWNLOAD_FAULTS}
-    assert names == CATALOGUE.keys()
+    tables: dict[str, Any] = {"listing": LISTING_FAULTS, "download": DOWNLOAD_FAULTS, "names": NAMES_FAULTS}
+    assert {f"{kind}:{name}" for kind, table in tables.items() for name in table} == CATALOGUE.keys()
 
 
 @pytest.mark.parametrize("name", LISTING_FAULTS)

@@ -29,7 +29,8 @@ from faillog_otel.network import Deadline
 from faillog_otel.otlp.delivery import network_client
 from faillog_otel.otlp.outcome import Acknowledged, RetryLater
 from faillog_otel.sandbox.collector import Receiver
-from faillog_otel.segment.api import Failed, Listing, SegmentApi
+from faillog_otel.segment.answers import Failed, Listing
+from faillog_otel.segment.api import SegmentApi
 from faillog_otel.segment.download import Downloaded, Downloader, DownloadFailed, Limits
 from faillog_otel.segment.http_client import http_client
 from faillog_otel.tls import client_context

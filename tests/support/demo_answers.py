@@ -69,11 +69,11 @@ def demo_share(printed: str) -> DemoShare:
 
 def _records(segment: Simulator) -> Iterator[TrueRecord]:
     """The records of the hours that the demo polls, except the damaged ones."""
-    [collection] = segment.config.world.collections
-    for text in ("2025-05-07T22:00:00Z", "2025-05-07T23:00:00Z"):
-        for record in segment.world.records(collection, (parse_rfc3339(text) or 0) // (3600 * 10**9)):
-            if not record.damaged:
-                yield record
+    for collection in segment.config.world.collections:
+        for text in ("2025-05-07T22:00:00Z", "2025-05-07T23:00:00Z"):
+            for record in segment.world.records(collection, (parse_rfc3339(text) or 0) // (3600 * 10**9)):
+                if not record.damaged:
+                    yield record
 
 
 def _shown(printed: str) -> Iterator[tuple[Attempt, int | None]]:

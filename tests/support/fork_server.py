@@ -24,7 +24,17 @@ from pathlib import Path
 
 import faillog_otel
 
-NOT_IMPORTED = ("worker_process", "grpc", "grpc_channels", "collector", "demo", "metrics", "__main__")
+NOT_IMPORTED = (
+    "worker_process",
+    "grpc",
+    "grpc_channels",
+    "collector",
+    "demo",
+    "metrics",
+    "exporters",
+    "logs",
+    "__main__",
+)
 """Modules that import gRPC or the OpenTelemetry SDK, which read the environment when they are loaded."""
 
 

@@ -15,6 +15,7 @@ from faillog_otel.propagation import message_id_for
 from faillog_otel.sandbox import Simulator
 from faillog_otel.sandbox.collector import Receiver, Reply
 from faillog_otel.sandbox.config import Scripted, SimulatedClock, SimulatorConfig, WorldConfig
+from faillog_otel.sandbox.generator import DESTINATIONS
 from support.events import attempt, error, exchange, lines
 from support.polled_folder import AWAY, COLLECTION, PolledFolder
 from support.program import Done, run_program, run_script, start_program
@@ -112,6 +113,10 @@ def of_trouble(folder: Path) -> Iterator[Output]:
         segment.faults.script(Scripted(fault="listing:429-absurd", times=1000))
         yield poll(polled, "Segment asks for a pause", AWAY, "--since", "-14h", *now, code=6)
         yield from look(polled, "Segment asks for a pause", "status")
+        segment.rename(DESTINATIONS[0].id, "Mixpanel (new)")
+        clock.forward(86_400)
+        yield poll(polled, "a renamed destination", AWAY, *now, code=6)
+        yield from look(polled, "a renamed destination", "status")
 
 
 def of_sidecar(folder: Path) -> Iterator[Output]:
@@ -122,7 +127,7 @@ def of_sidecar(folder: Path) -> Iterator[Output]:
             found = re.search(r"http://[^/]+", running.wait_for("/healthz"))
             assert found
             running.wait_for("objects")
-            for path in ("/healthz", "/readyz", "/"):
+            for path in ("/healthz", "/readyz", "/nowhere"):
                 yield Output("health", f"a sidecar: {path}", httpx.get(found[0] + path).json())
             for command in ("status", "doctor"):
                 to = ("--endpoint", receiver.http_endpoint) if command == "doctor" else ()
@@ -154,7 +159,7 @@ ANSWERED = {
 
 
 def of_files(folder: Path) -> Iterator[Output]:
-    """Runs over PATHs with each exit code, their logs and kept records; `replay`, `redact` and `ids`."""
+    """Runs over PATHs with each exit code, their logs and kept records; commands that need no run."""
     (folder / "events").write_bytes(lines(error(reason="jane@shop.example"), attempt(), exchange(**ANSWERED)))
     (folder / "broken").write_bytes(lines(error(), b"{", b"\xff\x00"))
     (folder / "archive").write_bytes(b"PK\x03\x04" + bytes(1000))
@@ -196,6 +201,43 @@ def of_files(folder: Path) -> Iterator[Output]:
     for message_id in (message_id_for(TRACEPARENT), "m"):
         done = run_program("ids", message_id, cwd=folder)
         yield Output("ids", message_id, json.loads(done.stdout))
+    for code in ((), ("bad_request",), ("599",)):
+        done = run_program("explain", *code, "--json", cwd=folder)
+        yield Output("explain", " ".join(code) or "the whole table", json.loads(done.stdout))
+
+
+FAILURES_CONFIG = """
+[links]
+trace = "jaeger"
+url = "http://localhost:16686"
+segment = "https://app.segment.com/{workspace}/destinations/{destination_id}"
+workspace = "shop"
+
+[mapping]
+destination_names = { abc = "Mixpanel (prod)", sub = "Order Completed" }
+"""
+MAPPED = {"to": [{"type": "destination", "id": "abc"}, {"type": "subscription", "id": "sub"}]}
+REFUSED = {
+    "responseFromDestination": {"status": 401, "headers": {}, "body": '{"message": "Invalid API key"}'}
+}
+
+
+def of_failures(folder: Path) -> Iterator[Output]:
+    """The groups and the messages of a file, and of one without failures."""
+    (folder / "faillog-otel.toml").write_text(FAILURES_CONFIG)
+    discarded = error(routed=MAPPED, reason="INVALID_SETTINGS")
+    failed = attempt(routed=MAPPED, destinationExchangeId="x")
+    answered = exchange(routed=MAPPED, destinationExchangeId="x", **REFUSED)
+    (folder / "events").write_bytes(lines(discarded, failed, answered))
+    (folder / "delivered").write_bytes(lines(attempt(outcome="success")))
+    for file in ("events", "delivered"):
+        done = run_program("failures", file, "--json", cwd=folder)
+        assert done.code == 0, done.stderr
+        yield Output("failures", f"a file: {file}", json.loads(done.stdout))
+    done = run_program("failures", "events", "--messages", "--json", cwd=folder)
+    assert done.code == 0, done.stderr
+    for line in done.stdout.splitlines():
+        yield Output("failures-message", "a file", json.loads(line))
 
 
 def of_doctor(folder: Path) -> Iterator[Output]:
@@ -268,6 +310,7 @@ SITUATIONS: dict[str, Callable[[Path], Iterator[Output]]] = {
     "trouble": of_trouble,
     "sidecar": of_sidecar,
     "files": of_files,
+    "failures": of_failures,
     "doctor": of_doctor,
     "simulator": of_simulator,
 }

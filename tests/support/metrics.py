@@ -1,4 +1,4 @@
-"""A receiver of our own metrics: HTTP and gRPC on loopback, what came in as plain numbers."""
+"""A receiver of our own metrics and log events: HTTP and gRPC on loopback; metrics as plain numbers."""
 
 import gzip
 import threading
@@ -8,10 +8,13 @@ from typing import Any, Self
 
 import grpc
 from msgspec import Struct
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 
-METHOD = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
+METRICS = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
+LOGS = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
 
 Attributes = frozenset[tuple[str, str]]
 
@@ -27,10 +30,16 @@ class Sent(Struct, frozen=True):
 
 
 class MetricsReceiver:
-    """A context manager; every request is answered with `status` (gRPC: UNAVAILABLE where it is no 200)."""
+    """A context manager; every request is answered with `status` (gRPC: UNAVAILABLE where it is no 200).
 
-    def __init__(self, status: int = 200) -> None:
+    Without `takes_logs`, it is a backend for metrics alone, as Prometheus is.
+    """
+
+    def __init__(self, status: int = 200, *, takes_logs: bool = True) -> None:
         self.sent: list[Sent] = []
+        """Requests with metrics."""
+        self.logs_sent: list[Sent] = []
+        self.takes_logs = takes_logs
         self.status = status
         self.headers: dict[str, str] = {}
         self.came = threading.Condition()
@@ -60,19 +69,27 @@ class MetricsReceiver:
         self._thread.join()
         self._grpc.stop(None).wait()
 
-    def take(self, sent: Sent) -> None:
+    def take(self, sent: Sent, *, is_logs: bool) -> None:
         with self.came:
-            self.sent.append(sent)
+            (self.logs_sent if is_logs else self.sent).append(sent)
             self.came.notify_all()
 
-    def wait_for(self, requests: int) -> None:
+    def wait_for(self, requests: int = 0, *, log_requests: int = 0) -> None:
         with self.came:
-            assert self.came.wait_for(lambda: len(self.sent) >= requests, 60)
+            assert self.came.wait_for(
+                lambda: len(self.sent) >= requests and len(self.logs_sent) >= log_requests, 60
+            )
 
     def resource(self) -> dict[str, str]:
         """Of the last request."""
         (found,) = self.sent[-1].request().resource_metrics
         return {pair.key: pair.value.string_value for pair in found.resource.attributes}
+
+    def events(self) -> list[LogRecord]:
+        """The log events of all requests."""
+        requests = [ExportLogsServiceRequest.FromString(each.body) for each in self.logs_sent]
+        resources = [resource for request in requests for resource in request.resource_logs]
+        return [log for each in resources for scope in each.scope_logs for log in scope.log_records]
 
     def metrics(self) -> dict[str, Metric]:
         """Of the last request: all are cumulative."""
@@ -99,8 +116,10 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("content-encoding") == "gzip":
             body = gzip.decompress(body)
         headers = {name.lower(): value for name, value in self.headers.items()} | {"path": self.path}
-        self.receiver.take(Sent(body, headers))
-        self.send_response(self.receiver.status, self.receiver.headers.get("reason"))
+        is_logs = self.path == "/v1/logs"
+        self.receiver.take(Sent(body, headers), is_logs=is_logs)
+        is_known = self.receiver.takes_logs or not is_logs
+        self.send_response(self.receiver.status if is_known else 404, self.receiver.headers.get("reason"))
         for name, value in self.receiver.headers.items():
             self.send_header(name, value)
         self.send_header("content-length", "0")
@@ -115,11 +134,13 @@ class _GrpcHandler(grpc.GenericRpcHandler):
         self._receiver = receiver
 
     def service(self, handler_call_details: Any) -> Any:
-        if handler_call_details.method != METHOD:
+        method = handler_call_details.method
+        if method not in ([METRICS, LOGS] if self._receiver.takes_logs else [METRICS]):
             return None
 
         def export(body: bytes, context: Any) -> bytes:
-            self._receiver.take(Sent(body, dict(handler_call_details.invocation_metadata)))
+            sent = Sent(body, dict(handler_call_details.invocation_metadata))
+            self._receiver.take(sent, is_logs=method == LOGS)
             if self._receiver.status != 200:
                 context.abort(grpc.StatusCode.UNAVAILABLE, "away")
             return b""

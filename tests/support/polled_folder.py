@@ -94,11 +94,27 @@ def polled_folder(folder: Path, *, standing: bool = False) -> Iterator[PolledFol
         yield PolledFolder(segment, folder)
 
 
+_NEWER_TABLES = (
+    *(
+        "exchange_indexes",
+        "failure_groups",
+        "failure_counts",
+        "message_notes",
+        "messages",
+        "unanswered_attempts",
+        "message_sums",
+        "names",
+    ),
+)
+
+
 def to_version_2(path: Path) -> None:
     """Makes a ledger one of version 0.1.0."""
     with closing(sqlite3.connect(path)) as ledger, ledger:
         tables = ("requests", "said", "facts", "hours", "objects", "kept", "past")
-        ledger.execute("DROP TABLE exchange_indexes")
+        for table in _NEWER_TABLES:
+            ledger.execute(f"DROP TABLE {table}")
+        ledger.execute("DELETE FROM facts WHERE name GLOB 'messages*'")  # how many are kept and forgotten
         for table in tables:
             ledger.execute(f"ALTER TABLE {table} RENAME TO new_{table}")
         for index in ("requests_by_time", "objects_by_hour", "objects_under_way"):
@@ -111,4 +127,5 @@ def to_version_2(path: Path) -> None:
             columns = ", ".join({row[1] for row in ledger.execute(f"PRAGMA table_info({table})")} & kept)
             ledger.execute(f"INSERT INTO {table} ({columns}) SELECT {columns} FROM new_{table}")  # noqa: S608  # our own words
             ledger.execute(f"DROP TABLE new_{table}")
+        ledger.execute("DELETE FROM facts WHERE name GLOB 'messages*' OR name = 'names'")
         ledger.execute("PRAGMA user_version = 2")

@@ -6,6 +6,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from faillog_otel.config import MappingConfig
+from faillog_otel.events.failure import group_number
 from faillog_otel.events.model import Event, RecordContext
 from faillog_otel.otlp.mapping import map_event
 from faillog_otel.otlp.wire import Attributes, EncodedEvent, Log, Span, Value
@@ -21,7 +22,9 @@ class ProtobufEncoder:
         """The event's records in this context."""
         mapped = map_event(event, context, self._config)
         span = encode_span(mapped.span) if mapped.span else b""
-        return EncodedEvent(encode_log(mapped.log), span, mapped.is_shifted)
+        group = dict((mapped.span or mapped.log).attributes).get("segment.failure.group")
+        number = group_number(str(group)) if group else 0
+        return EncodedEvent(encode_log(mapped.log), span, mapped.is_shifted, number)
 
 
 def encode_log(log: Log) -> bytes:

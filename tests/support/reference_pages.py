@@ -24,6 +24,7 @@ import faillog_otel
 from faillog_otel.cli import cli
 from faillog_otel.events.kept_record import REASONS
 from faillog_otel.ledger.database import MIGRATIONS
+from faillog_otel.reasons import all_rows
 from faillog_otel.settings import SETTINGS, TABLES, Setting
 
 ROOT = Path(__file__).parents[2]
@@ -74,12 +75,19 @@ def help_of(name: str) -> str:
 
 
 def rows(name: str) -> Rows:
-    """Returns what the code says: `modules`, `metrics`, `settings:PATH`, `ledger:TABLE`, `reasons:ABOUT`."""
+    """Returns what the code says.
+
+    Names: `modules`, `metrics`, `event`, `settings:PATH`, `ledger:TABLE`, `reasons:ABOUT`, `failures:CLASS`.
+    """
     kind, _, what = name.partition(":")
     if kind == "modules":
         return _modules()
+    if kind == "event":
+        return {f"`{name}`": {} for name in _event_attributes()}
     if kind == "reasons":
         return _reasons(what)
+    if kind == "failures":
+        return _failures(what)
     if kind == "settings":
         return _settings(what)
     return _ledger(what) if kind == "ledger" else _metrics()
@@ -96,7 +104,7 @@ def _merged(found: re.Match[str]) -> str:
     wanted = rows(found["name"])
     prose = {row[0]: dict(zip(header, row, strict=True)) for row in old}
     order = [key for key in prose if key in wanted] + [key for key in wanted if key not in prose]
-    if found["name"].startswith(("settings:", "modules")):
+    if found["name"].startswith(("settings:", "failures:", "modules")):
         order = [*wanted]
     lines = [header, ["---"] * len(header)]
     for key in order:
@@ -203,6 +211,19 @@ def _reasons(about: str) -> Rows:
     }
 
 
+def _failures(reason_class: str) -> Rows:
+    return {
+        "<br>".join(f"`{name}`" for name in (row.code, *row.names)): {
+            "From": row.where,
+            "Retried": "yes" if row.retryable else "no",
+            "Meaning": row.meaning,
+            "What to do": row.remedy,
+        }
+        for row in all_rows()
+        if row.reason_class == reason_class
+    }
+
+
 def _modules() -> Rows:
     """Module → the first sentence of its docstring; packages and modules at the top first."""
     found: Rows = {}
@@ -229,6 +250,14 @@ def _instruments() -> Iterator[tuple[str, str, str]]:
             if kind and isinstance(name, ast.Constant) and isinstance(unit, ast.Constant):
                 grows = any(each.arg == "is_counter" for each in node.keywords)
                 yield str(name.value), "counter" if grows else kind, str(unit.value)
+
+
+def _event_attributes() -> Iterator[str]:
+    """The attributes of the log event of a new failure group."""
+    for node in ast.walk(ast.parse(SOURCES.joinpath("telemetry", "logs.py").read_text("utf-8"))):
+        if isinstance(node, ast.Yield) and isinstance(node.value, ast.Tuple):
+            name = node.value.elts[0]
+            yield str(name.value) if isinstance(name, ast.Constant) else ""
 
 
 def main() -> None:

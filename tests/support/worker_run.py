@@ -19,7 +19,7 @@ from faillog_otel.pipeline.worker import Start
 from faillog_otel.pipeline.workers import Workers
 from support.delivery import targets
 
-COMMAND = [sys.executable, "-P", "-m", "faillog_otel.app.run_files"]
+COMMAND = [sys.executable, "-P", "-m", "faillog_otel.app.worker_process"]
 """Starts a fork server as a new interpreter: the process of the tests has threads."""
 
 

@@ -7,7 +7,9 @@ from jsonschema import Draft202012Validator
 from support.json_schemas import SCHEMAS, all_keys, resolve
 
 from faillog_otel.config import Signal
-from faillog_otel.otlp.rules import TraceOrigin
+from faillog_otel.events.failure import MessageState
+from faillog_otel.otlp.origin import TraceOrigin
+from faillog_otel.reasons import ReasonClass
 from faillog_otel.reports.doctor import Health
 from faillog_otel.reports.status import State
 from faillog_otel.segment.quota import Why
@@ -32,6 +34,8 @@ def choices(schema: Any) -> set[str]:
     [
         ("plan", "/$defs/why", Why),
         ("doctor", "/properties/findings/items/properties/state", Health),
+        ("failures", "/$defs/group/properties/class", ReasonClass),
+        ("failures-message", "/properties/state", MessageState),
         ("kept-record", "/$defs/context/properties/signals/items", Signal),
     ],
 )

@@ -473,7 +473,7 @@ def other_value(row: Setting) -> object:
     if row.example:
         return row.kind.convert(tomllib.loads(f"value = {row.example}")["value"])
     if row.kind.form == "boolean":
-        return True
+        return not row.default
     words = (*row.kind.choices, "http://127.0.0.1:1", "7s", "-7h", "7KiB", "a-token-or-a-file")
     for candidate in (row.kind.low + 7, *words, ["logs"]):
         try:
@@ -485,9 +485,21 @@ def other_value(row: Setting) -> object:
     raise AssertionError(row.path)
 
 
+HONEYCOMB = {"links.trace": "honeycomb", "links.team": "t", "links.environment": "e"}
+GRAFANA = {"links.trace": "grafana", "links.url": "https://g.example", "links.datasource": "d"}
+OF_LINKS = {
+    "links.segment": {"links.workspace": "w"},
+    **dict.fromkeys(("links.team", "links.environment", "links.dataset"), HONEYCOMB),
+    "links.site": {"links.trace": "datadog"},
+    **dict.fromkeys(("links.url", "links.datasource"), GRAFANA),
+}
+"""Setting of a preset → what the preset needs besides."""
+
+
 @pytest.mark.parametrize("row", ROWS, ids=IDS)
 def test_every_setting_has_an_effect(row: Setting) -> None:
     around: dict[str, object] = {"otlp.endpoint": "http://c:1", "self.endpoint": "http://m:1"}
+    around |= OF_LINKS.get(row.path, {})
     if row.key == "insecure":  # it decides for gRPC if the endpoint has no scheme
         table = row.table.partition(".")[0]
         around |= {f"{table}.endpoint": "c:1", f"{table}.protocol": "grpc"}
@@ -501,7 +513,7 @@ def test_every_option_of_the_table_is_one_of_run() -> None:
     parameters = {parameter.name: parameter for parameter in cli.commands["run"].params}
     rows = {row.parameter: row for row in SETTINGS if row.option}
     assert rows.keys() <= parameters.keys()
-    others = {"paths", "once", "verbose", "quiet"}
+    others = {"paths", "once", "verbose", "quiet", "show_all"}
     assert parameters.keys() - rows.keys() == others
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from faillog_otel.config import Secret, Target
 from faillog_otel.otlp.outcome import Doubtful, read_http_answer
-from faillog_otel.segment.api import Denied, read_answer
+from faillog_otel.segment.answers import LISTING, Denied, read_answer
 from faillog_otel.text import MAX_PEER_BYTES, quoted, truncate
 
 
@@ -51,7 +51,7 @@ def test_a_token_that_a_gateway_echoes_is_removed(times: int) -> None:
     """Even if it is repeated so often that the rest of the text is short."""
     token = "kQ7zXv93mLpT5wRb8sYc" * 10
     body = ('{"errors":[{"message":"' + "." * 470 + token * times + '"}]}').encode()
-    found = read_answer(401, {}, body, 0, is_listing=True, mask=lambda text: text.replace(token, "***"))
+    found = read_answer(401, {}, body, 0, expected=LISTING, mask=lambda text: text.replace(token, "***"))
     assert isinstance(found.outcome, Denied)
     assert "kQ7z" not in found.outcome.why
 

@@ -196,7 +196,10 @@ def toml(value: object) -> str:
         ("[run]\nproxy = 'x'", "write it under [segment] or [otlp] or [self]"),
         ("[otpl]", "unknown table [otpl]; did you mean [otlp]?"),
         ("[otlp.log]", "unknown table [otlp.log]; did you mean [otlp.logs]?"),
-        ("[xyzzy]", "unknown table [xyzzy]; the tables are [segment], [otlp], [mapping], [run], [self]"),
+        (
+            "[xyzzy]",
+            "unknown table [xyzzy]; the tables are [segment], [otlp], [mapping], [run], [links], [self]",
+        ),
         ("[segment]\ncollections = 5", "[segment] collections: must be a list of strings; found a number"),
         (
             "[segment]\ncollections = 'a'",

@@ -1,8 +1,9 @@
--- version 4
+-- version 5
 -- migration 1: SHA-256 1d9f2fcacc98863dde39cd9992f7c6f9919fab042f63d1aee01017bbfe803197
 -- migration 2: SHA-256 efb6868e07730383ad440a2c6494e4e16dab1744054d6bf112c3ebbe3809f082
 -- migration 3: SHA-256 23663e6b465c0a93ee08d32c6f9c40df07501a76594991c5efaacab999c622c7
 -- migration 4: SHA-256 9453b8ddc8218250301a336354851faa20ae61a1b67752e17f6b752058f3269c
+-- migration 5: SHA-256 30e84cc351746c60b195cce7e5b61c97b1b0c2c3983493fe67e1c90561b71e0a
 
 CREATE TABLE exchange_indexes (  -- one for each object with exchanges or attempts, also after it is done
     number INTEGER PRIMARY KEY AUTOINCREMENT,  -- in the order in which they were written
@@ -21,6 +22,34 @@ CREATE TABLE facts (  -- what is known of Segment besides, and since when hours 
     name TEXT PRIMARY KEY,
     value TEXT NOT NULL
 ) STRICT, WITHOUT ROWID
+
+CREATE TABLE failure_counts (  -- of one object, by group and hour of occurrence
+    object INTEGER NOT NULL,
+    grp INTEGER NOT NULL,
+    hour INTEGER NOT NULL,
+    records INTEGER NOT NULL CHECK (records > 0),
+    attempts INTEGER NOT NULL CHECK (attempts >= 0),
+    requests INTEGER NOT NULL CHECK (requests >= 0),
+    discarded INTEGER NOT NULL CHECK (discarded >= 0),
+    PRIMARY KEY (object, grp, hour)
+) STRICT, WITHOUT ROWID
+
+CREATE TABLE failure_groups (
+    id INTEGER PRIMARY KEY,  -- segment.failure.group as a signed number
+    destination TEXT NOT NULL,
+    subscription TEXT,
+    code TEXT,
+    status INTEGER,
+    reason TEXT,  -- of one record, redacted
+    class TEXT NOT NULL,
+    retryable INTEGER,
+    day INTEGER NOT NULL,  -- of its first failure, since 1970
+    first_ns INTEGER NOT NULL,  -- occurrence
+    last_ns INTEGER NOT NULL,
+    seen_ns INTEGER NOT NULL  -- when it was stored
+) STRICT
+
+CREATE INDEX failure_groups_by_day ON failure_groups (destination, day)
 
 CREATE TABLE "hours" (
     collection TEXT NOT NULL,
@@ -49,6 +78,61 @@ CREATE TABLE kept (  -- the quarantine
     kept_ns INTEGER NOT NULL,
     entry BLOB NOT NULL
 ) STRICT
+
+CREATE TABLE message_notes (  -- what T3 stored about messages and is not merged into `messages` yet
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    number INTEGER NOT NULL,
+    notes BLOB NOT NULL
+) STRICT
+
+CREATE TABLE message_sums (  -- of messages, also of those that are no longer kept
+    hour INTEGER NOT NULL,  -- of their first failure
+    grp INTEGER NOT NULL,
+    code_grp INTEGER NOT NULL,  -- 0: none
+    state INTEGER NOT NULL,
+    messages INTEGER NOT NULL CHECK (messages >= 0),
+    attempts INTEGER NOT NULL,
+    first_s INTEGER NOT NULL,
+    last_s INTEGER NOT NULL,
+    slot INTEGER NOT NULL,  -- one of them
+    key INTEGER NOT NULL,
+    PRIMARY KEY (hour, grp, code_grp, state)
+) STRICT, WITHOUT ROWID
+
+CREATE TABLE messages (  -- one for each destination and message, also if it only succeeded
+    slot INTEGER NOT NULL,  -- of six hours, since 1970, near its first failure
+    key INTEGER NOT NULL,  -- the first 8 bytes of a hash of destination and message
+    message_id TEXT NOT NULL,
+    state INTEGER NOT NULL CHECK (state BETWEEN 0 AND 3),  -- 0 no failure known, 1 pending, 2 lost, 3 recovered
+    grp INTEGER,  -- the most specific group of its records; NULL: no failure known
+    grp_s INTEGER NOT NULL,  -- of the record with this group
+    grp_rank INTEGER NOT NULL,
+    code_grp INTEGER,  -- the group with the most specific code of its own, or else reason; NULL: none
+    code_rank INTEGER NOT NULL,
+    attempts INTEGER NOT NULL,  -- the number of the last failed one
+    first_s INTEGER NOT NULL,  -- the first and the last failure, in seconds since 1970; 0: none
+    last_s INTEGER NOT NULL,
+    success_s INTEGER NOT NULL,
+    discarded INTEGER NOT NULL,
+    PRIMARY KEY (slot, key)
+) STRICT, WITHOUT ROWID
+
+CREATE INDEX messages_pending ON messages (last_s) WHERE state = 1
+
+CREATE TABLE names (  -- of destinations, sources and subscriptions, a row for each change
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind TEXT NOT NULL CHECK (kind IN ('destination', 'source', 'subscription')),
+    id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    slug TEXT NOT NULL,
+    enabled INTEGER NOT NULL,
+    source TEXT NOT NULL,  -- of a destination: the id of its source; of a subscription: its destination
+    metadata_name TEXT NOT NULL,  -- the product, such as Mixpanel (Actions)
+    metadata_slug TEXT NOT NULL,
+    read_ns INTEGER NOT NULL
+) STRICT
+
+CREATE INDEX names_by_id ON names (kind, id, number)
 
 CREATE TABLE "objects" (
     id INTEGER PRIMARY KEY AUTOINCREMENT,  -- also the name of its spool file: never used again
@@ -80,7 +164,7 @@ CREATE TABLE "objects" (
     rejected INTEGER NOT NULL DEFAULT 0,
     quarantined INTEGER NOT NULL DEFAULT 0,
     duplicate INTEGER NOT NULL DEFAULT 0,
-    time_shifted INTEGER NOT NULL DEFAULT 0, indexes_to INTEGER,
+    time_shifted INTEGER NOT NULL DEFAULT 0, indexes_to INTEGER, failures INTEGER NOT NULL DEFAULT 0 CHECK (failures >= 0), names_to INTEGER,
     CHECK (min(lines, blank, records, exported, rejected, quarantined, duplicate, time_shifted) >= 0),
     CHECK (position = exported + rejected + quarantined + duplicate),
     CHECK (lines = records + blank OR (lines = 0 AND blank = 0))
@@ -128,3 +212,11 @@ CREATE TABLE said (  -- what Segment said last about the quota: one row
 , quota INTEGER, window_ns INTEGER, refusal INTEGER NOT NULL DEFAULT 0, not_before_why TEXT NOT NULL DEFAULT '', pause_ns INTEGER NOT NULL DEFAULT 0, pause_why TEXT NOT NULL DEFAULT '') STRICT
 
 CREATE TABLE sqlite_sequence(name,seq)
+
+CREATE TABLE unanswered_attempts (  -- failed ones: the exchange, which is read later, may say their group
+    exchange INTEGER NOT NULL,  -- the first 8 bytes of the hash of its id
+    slot INTEGER NOT NULL,  -- the message
+    key INTEGER NOT NULL,
+    second INTEGER NOT NULL,  -- of the attempt
+    PRIMARY KEY (exchange, slot, key, second)
+) STRICT, WITHOUT ROWID
