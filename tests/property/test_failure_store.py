@@ -36,6 +36,7 @@ from faillog_otel.events.failure_counts import (
 from faillog_otel.events.model import JSON_LINES, Survey
 from faillog_otel.ledger import Content, Spooled, failure_store
 from faillog_otel.ledger.audit import audit
+from faillog_otel.ledger.failures import Changes
 from faillog_otel.ledger.ledger import SqliteLedger
 from faillog_otel.ledger.results import BatchResult
 from faillog_otel.ledger.state_dir import StateFolder
@@ -60,7 +61,7 @@ class Ledger:
         self.ledger.close()
         self.ledger = SqliteLedger(self.folder)
 
-    def read(self, which: int, notes: Sequence[Note], groups: dict[int, FailureGroup] = GROUPS) -> None:
+    def read(self, which: int, notes: Sequence[Note], groups: dict[int, FailureGroup] = GROUPS) -> Changes:
         """T3 of one of the objects that are read at once."""
         spooled, position = self.objects.get(which) or (self._spool(), 0)
         result = BatchResult()
@@ -68,8 +69,9 @@ class Ledger:
         facts = {note[1]: groups[note[1]] for note in notes if note[1]}
         result.failures = BatchFailures(notes=list(notes), groups=facts)
         self.objects[which] = spooled, position
-        self.ledger.advance(spooled, position, result, NOW_NS)
+        changes = self.ledger.advance(spooled, position, result, NOW_NS)
         self.objects[which] = spooled, position + len(notes)
+        return changes
 
     def finish(self, which: int) -> None:
         """T4."""
@@ -266,6 +268,28 @@ def test_groups_beyond_the_maximum_of_a_day_are_counted_as_one(ledger: Ledger) -
     ledger.finish_all()
     assert ledger.sums()[many[698].id].lost == 1
     assert ledger.problems() == []
+
+
+def test_only_a_group_that_no_known_failure_explains_is_new(ledger: Ledger) -> None:
+    """An error says less than the exchange of the same failure; the ledger is opened anew in between."""
+    groups = numbered(
+        [
+            group(1, code="401"),
+            group(2, code="401", status=401, reason="Invalid API key"),
+            group(3, code="401", status=401),
+            group(4, code="401", status=401, subscription="s", reason="Invalid API key"),
+            group(5, code="401", status=401, reason="The account is closed"),
+            group(6, code="401", reason="The account is closed"),
+            group(7, code="503", status=503),
+            group(8, "e", code="401"),
+        ]
+    )
+    new = []
+    for number in groups:
+        new += ledger.read(0, [failed(f"m{number}", 0, number)], groups).new_groups
+        ledger.finish(0)
+        ledger.reopen()
+    assert [facts.id for facts, _ in new] == [groups[number].id for number in (1, 5, 7, 8)]
 
 
 def test_messages_beyond_the_maximum_are_forgotten_but_stay_counted(

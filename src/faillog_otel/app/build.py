@@ -7,6 +7,7 @@ import random
 import resource
 import signal
 import sys
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
@@ -89,9 +90,13 @@ class Runtime:
         """Shows the progress line if there is a terminal."""
         self.progress = progress_line(self.config, self.stop.monotonic, self.stack)
 
-    def start_telemetry(self) -> None:
-        """Sends our own metrics if an endpoint is set. Raises ConfigError."""
-        target, names = self.config.telemetry.target, self.config.mapping.destination_names
+    def start_telemetry(self, *read_names: dict[str, str]) -> None:
+        """Sends our own metrics if an endpoint is set. Raises ConfigError.
+
+        `read_names`: destination id → the name that Segment says; the names of the settings come first.
+        """
+        target = self.config.telemetry.target
+        names = ChainMap(self.config.mapping.destination_names, *read_names)
         if target is None:
             self.telemetry = NoTelemetry(names)
             return

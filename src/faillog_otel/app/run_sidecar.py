@@ -121,7 +121,8 @@ def _build(runtime: Runtime, *, once: bool, clock: Clock | None, only_wanted: bo
     room.retry(ledger.recover, stop.wait)
     judging = room.retry(lambda: Judging(ledger, config.segment, segment_clock), stop.wait)
     ledger.sweep()
-    runtime.start_telemetry()
+    read_names = {number: each.shown for number, each in ledger.names().items() if each.shown}
+    runtime.start_telemetry(read_names)
     runtime.start_heartbeat()
     segment, downloader = _segment_clients(config)
     runtime.start_progress()
@@ -191,7 +192,7 @@ def _build(runtime: Runtime, *, once: bool, clock: Clock | None, only_wanted: bo
         shows_only=shows_only,
         wait_seconds=wait_seconds,
         monotonic=stop.monotonic,
-        names=ObjectNames(ledger, unknown) if config.segment.names else None,
+        names=ObjectNames(ledger, unknown, read_names) if config.segment.names else None,
     )
     return Polling(ledger, segment_clock, fetcher, forwarder, delivery, readiness, hourly, judging, sidecar)
 
@@ -212,9 +213,8 @@ def segment_api(config: RunConfig, network: Network) -> SegmentApi:
 def _segment_clients(config: RunConfig) -> tuple[SegmentApi, Downloader]:
     limits = Limits(stall_seconds=timeout_within(config.delivery.wait_seconds, Limits().stall_seconds))
     network = network_of(config.segment, os.environ)
-    return segment_api(config, network), Downloader(
-        config.segment.download_hosts, USER_AGENT, limits, network
-    )
+    downloader = Downloader(config.segment.download_hosts, USER_AGENT, limits, network)
+    return segment_api(config, network), downloader
 
 
 def _check_window(config: RunConfig, ledger: Ledger, clock: Clock) -> None:

@@ -4,10 +4,12 @@ A failure group is all failures with one cause: the same destination, subscripti
 normalised reason. Its id is `segment.failure.group` of the records (docs/reference/attributes.md).
 """
 
+from collections import defaultdict
 from typing import Literal
 
 from msgspec import Struct
 
+from faillog_otel.reason_text import normalise
 from faillog_otel.reasons import ReasonClass
 
 MessageState = Literal["lost", "pending", "recovered"]
@@ -100,3 +102,41 @@ def group_number(group: str) -> int:
 def group_id(number: int) -> str:
     """Returns the id of this number: 16 hex characters."""
     return number.to_bytes(8, "big", signed=True).hex()
+
+
+_Facts = tuple[str | None, int | None, str | None]
+"""Subscription, status and normalised reason of a group."""
+
+
+class KnownFailures:
+    """Tells a group of a new failure from one more group of a known failure.
+
+    A failure can have several groups, because an error says less than the exchange of the same failure.
+    """
+
+    def __init__(self) -> None:
+        self._known: defaultdict[tuple[str, str | None], list[_Facts]] = defaultdict(list)
+        """Destination and code → the other facts of each known group."""
+
+    def add(self, group: FailureGroup) -> None:
+        """Adds a known group."""
+        self._known[group.destination, group.code].append(_facts(group))
+
+    def explain(self, group: FailureGroup) -> bool:
+        """Returns whether a group can be of the same failure as a known one.
+
+        A known group that can also be of a different failure explains nothing.
+        """
+        facts, known = _facts(group), self._known[group.destination, group.code]
+        others = [each for each in known if not _agree(each, facts)]
+        alike = [each for each in known if _agree(each, facts)]
+        return any(not any(_agree(each, other) for other in others) for each in alike)
+
+
+def _facts(group: FailureGroup) -> _Facts:
+    return group.subscription, group.status, None if group.reason is None else normalise(group.reason)
+
+
+def _agree(some: _Facts, others: _Facts) -> bool:
+    """Returns whether no fact differs where both are known."""
+    return all(None in pair or pair[0] == pair[1] for pair in zip(some, others, strict=True))

@@ -19,6 +19,7 @@ from faillog_otel.events.failure import (
     MAX_MESSAGES,
     PENDING_SECONDS,
     FailureGroup,
+    KnownFailures,
     group_number,
 )
 from faillog_otel.events.failure_counts import (
@@ -73,6 +74,7 @@ class FailureStore:
         self._ranks: dict[int, Rank] = {}
         self._by_day: Counter[tuple[str, int]] = Counter()
         """Destination and day → groups that began on it."""
+        self._failures = KnownFailures()
         for row in db.execute("SELECT * FROM failure_groups"):
             self._remember(group_of(row), row["day"])
         [[self._unmerged]] = db.execute("SELECT coalesce(sum(number), 0) FROM message_notes")
@@ -83,6 +85,7 @@ class FailureStore:
         number = group_number(group.id)
         self._groups[number], self._ranks[number] = group, rank_of(group)
         self._by_day[group.destination, day] += 1
+        self._failures.add(group)
 
     # -- T3 --------------------------------------------------------------------------------------------
 
@@ -138,8 +141,9 @@ class FailureStore:
                 *(times[0] * SECOND_NS, times[1] * SECOND_NS, now_ns),
             ),
         )
+        if not self._failures.explain(facts):
+            changes.new_groups.append((facts, times[0] * SECOND_NS))
         self._remember(facts, day)
-        changes.new_groups.append((facts, times[0] * SECOND_NS))
         return group_number(facts.id)
 
     # -- messages --------------------------------------------------------------------------------------

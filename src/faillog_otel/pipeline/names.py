@@ -63,9 +63,11 @@ class UnknownIds:
 class ObjectNames:
     """The names that count for the records of an object: those that were known when it was spooled."""
 
-    def __init__(self, ledger: Ledger, unknown: UnknownIds) -> None:
+    def __init__(self, ledger: Ledger, unknown: UnknownIds, used: dict[str, str]) -> None:
+        """`used` gets the names of each object: metrics and log lines show them too."""
         self._ledger = ledger
         self._unknown = unknown
+        self._used = used
         self._number: int | None = None
         self._names: dict[str, str] = {}
 
@@ -78,6 +80,7 @@ class ObjectNames:
             return None
         if spooled.names_to != self._number:
             self._names, self._number = self._ledger.shown_names(spooled.names_to), spooled.names_to
+            self._used.update(self._names)
         return self._name_of
 
     def _name_of(self, routing: Routing) -> str | None:

@@ -76,10 +76,12 @@ class NewGroup(Struct, frozen=True):
     def sentence(self, names: Mapping[str, str]) -> str:
         """Returns what is new, for people. `names`: destination id → name."""
         destination = shown(names.get(self.destination, self.destination)) or "an unknown destination"
-        cause = " ".join(one_line(str(each)) for each in (self.status, self.code) if each is not None)
+        status = "" if self.status is None else f"HTTP {self.status}"
+        code = "" if self.code in (None, str(self.status)) else one_line(self.code or "")
+        cause = f"{status} {code}".strip() or "no code"
         reason = f', "{one_line(self.reason)}"' if self.reason else ""
         return (
-            f"new failure group {shown(self.id)}: {destination} fails with {cause or 'no code'}"
+            f"new failure group {shown(self.id)}: {destination} fails with {cause}"
             f" ({shown(self.reason_class)}){reason}; first at {time_text(self.first_ns)}"
         )
 

@@ -25,7 +25,7 @@ from faillog_otel.telemetry import FailureChanges, NewGroup, NewGroupLog, NoTele
 PROTOCOLS = pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 NAMES = {GROUP.destination: "Mixpanel (prod)"}
 SENTENCE = (
-    "new failure group 3fe2a81c0d4b5e6f: Mixpanel (prod) fails with 401 INVALID_API_KEY (credentials), "
+    "new failure group 3fe2a81c0d4b5e6f: Mixpanel (prod) fails with HTTP 401 INVALID_API_KEY (credentials), "
     '"Key <id> is not valid"; first at 2026-09-21T14:13:20Z'
 )
 
