@@ -39,8 +39,8 @@ REJECTED = ExportTraceServiceResponse(
 
 
 @pytest.fixture(autouse=True)
-def _silence() -> None:
-    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
+def _silence(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, "opentelemetry")
 
 
 def finished_spans(count: int) -> list[ReadableSpan]:
