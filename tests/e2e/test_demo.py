@@ -25,9 +25,9 @@ def test_the_demo_polls_through_trouble_and_shows_traces_and_audit(tmp_path: Pat
         "HTTP 503; retrying",
     ):
         assert len(re.findall(trouble, shown)) == 1
-    assert re.search(r"attempt 7  success  HTTP 200\n +↳ link: POST Mixpanel \(Actions\)  HTTP 200", shown)
-    for name, status in {"Mixpanel": 503, "Braze Cloud Mode": 401, "Webhooks": 400}.items():
-        assert f"↳ link: POST {name} (Actions)  HTTP {status}" in shown
+    assert re.search(r"attempt 7  success  HTTP 200\n +↳ link: POST Mixpanel \(prod\)  HTTP 200", shown)
+    for name, status in {"Mixpanel": 503, "Braze": 401, "Webhooks": 400}.items():
+        assert f"↳ link: POST {name} (prod)  HTTP {status}" in shown
     assert len(re.findall(r"log ERROR  .*message discarded", shown)) > 30
     runs = re.findall(r"^(\d+) records: (\d+) exported(?:, (\d+) quarantined)?$", shown, re.MULTILINE)
     records, exported, quarantined = (sum(int(run[n] or 0) for run in runs) for n in range(3))

@@ -162,13 +162,11 @@ def _demo_segment() -> "Simulator":
 
 def _demo_config(segment: "Simulator", endpoint: str, *, state: str) -> "RunConfig":
     """Returns the settings of the demo's runs. `state` is the state folder."""
-    from faillog_otel.sandbox.generator import DESTINATIONS
     from faillog_otel.settings import BY_PATH
     from faillog_otel.sources import Layer, resolve
 
     values = {
         "otlp.endpoint": endpoint,
-        "mapping.destination_names": {destination.id: destination.name for destination in DESTINATIONS},
         "segment.url": segment.url,
         "segment.token": segment.token,
         "segment.requests_per_day": REQUESTS_PER_DAY,
