@@ -194,6 +194,11 @@ def test_a_path_that_cannot_be_read_is_exit_code_2(folder: Path) -> None:
     assert len(json.loads(done.stdout)["groups"]) == 2
 
 
+def test_without_a_file_nothing_is_said_of_failures(tmp_path: Path) -> None:
+    done = run_program("failures", "missing", cwd=tmp_path)
+    assert (done.code, done.stdout) == (2, b"No failures were read\nRead 0 records in 0 files.\n")
+
+
 def test_what_is_no_event_is_a_warning(folder: Path) -> None:
     """A file that is not of the failure logs must not look like one without failures."""
     (folder / "other").write_text("GET / 200\n")

@@ -58,7 +58,9 @@ def failures_text(found: Failures, covers: str, style: Style) -> Iterator[str]:
     times = _Times(found, style.zone)
     window = f"from {times.full(found.since)} to {times.full(found.until)} ({times.zone_name})"
     if not found.groups:
-        yield from _wrapped(f"No failures {window}", style.width, "")
+        # Files without a failure have no first one, where their window could begin.
+        nothing = f"No failures {window}" if found.since != found.until else "No failures were read"
+        yield from _wrapped(nothing, style.width, "")
         yield from _wrapped(covers, style.width, "")
         return
     counts = found.totals.messages
