@@ -292,10 +292,10 @@ def _causes() -> tuple[list[_Cause], AhoCorasick]:
         _cause("504", "gateway", "gateway time-?out"),
         _cause(
             "ETIMEDOUT",
-            "timed, timeout, time-out, deadline",
+            "timed, timeout, time-out, deadline, in time",
             "timed[ -]?out|time-?out (?:of|after|exceeded|awaiting)"
             "|(?:connection|request|read|response|network|socket) time-?out"
-            "|deadline exceeded",
+            "|deadline exceeded|(?:did not|didn't|no) (?:answer|respon[ds]e?|reply) in time",
         ),
         _cause(
             "503",

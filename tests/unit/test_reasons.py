@@ -297,6 +297,7 @@ def test_find_rows_gives_both_variants() -> None:
         ("Connection refused by peer", "ECONNREFUSED"),
         ("timeout of 10000ms exceeded", "ETIMEDOUT"),
         ("The request timed out", "ETIMEDOUT"),
+        ("the destination did not answer in time", "ETIMEDOUT"),
         ("Service Unavailable", "503"),
         ("upstream said Bad Gateway", "502"),
         ("Gateway Time-out", "504"),

@@ -104,6 +104,11 @@ def group_id(number: int) -> str:
     return number.to_bytes(8, "big", signed=True).hex()
 
 
+def known_reason(group: FailureGroup) -> str | None:
+    """Returns the normalised reason; None if it says no more than the code."""
+    return None if group.reason in (None, group.code) else normalise(group.reason or "")
+
+
 _Facts = tuple[str | None, int | None, str | None]
 """Subscription, status and normalised reason of a group."""
 
@@ -134,7 +139,7 @@ class KnownFailures:
 
 
 def _facts(group: FailureGroup) -> _Facts:
-    return group.subscription, group.status, None if group.reason is None else normalise(group.reason)
+    return group.subscription, group.status, known_reason(group)
 
 
 def _agree(some: _Facts, others: _Facts) -> bool:

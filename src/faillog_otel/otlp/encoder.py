@@ -108,7 +108,7 @@ class WireEncoder:
         origin = None if message_id is None else origin_of(message_id, context.traceparent, config.join)
         status, reason = status_and_reason(event, rules, context, config.bodies)
         is_short = len(event.raw) <= 2 * MAX_REMEMBERED
-        varying = varying_of(event, rules, status, reason, origin)
+        varying = varying_of(event, rules, context, status, reason, origin=origin)
         outcome = parts.outcome(rules, varying, is_short=is_short)
         name = context.destination_name
         destination = parts.destination(rules, outcome.verb, event.routing, name, is_short=is_short)

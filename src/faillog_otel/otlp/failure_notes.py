@@ -176,7 +176,7 @@ def failure_group_of(event: Event, context: RecordContext, config: MappingConfig
     rules, routing = RULES[event.kind], event.routing
     origin = message_origin(event, context, config)
     status, reason = status_and_reason(event, rules, context, config.bodies)
-    outcome = outcome_fields(varying_of(event, rules, status, reason, origin), rules, config)
+    outcome = outcome_fields(varying_of(event, rules, context, status, reason, origin=origin), rules, config)
     of_reason = reason_fields(reason, config) if reason is not None else NO_REASON
     return FailureGroup(
         id=failure_group(routing, outcome.code, status, of_reason.group_text),

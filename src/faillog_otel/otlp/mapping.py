@@ -219,7 +219,7 @@ def map_event(event: Event, context: RecordContext, config: MappingConfig) -> Ma
     origin = message_origin(event, context, config)
     status, reason = status_and_reason(event, rules, context, config.bodies)
     destination = named_destination(rules, event.routing, config, context.destination_name)
-    outcome = outcome_fields(varying_of(event, rules, status, reason, origin), rules, config)
+    outcome = outcome_fields(varying_of(event, rules, context, status, reason, origin=origin), rules, config)
     of_reason = reason_fields(reason, config) if reason is not None else NO_REASON
     group = failure_group(event.routing, outcome.code, status, of_reason.group_text)
     request = event.properties.request_to_destination

@@ -114,7 +114,13 @@ def status_and_reason(
 
 
 def varying_of(
-    event: Event, rules: "KindRules", status: int | None, reason: Reason | None, origin: Origin | None
+    event: Event,
+    rules: "KindRules",
+    context: RecordContext,
+    status: int | None,
+    reason: Reason | None,
+    *,
+    origin: Origin | None,
 ) -> Varying:
     """Returns what an event's outcome depends on. `status` and `reason`: from `status_and_reason`."""
     request = event.properties.request_to_destination
@@ -123,11 +129,19 @@ def varying_of(
         rules.own_values_of(event),
         status,
         None if reason is None else reason.code,
-        code_of_text(reason.text) if reason is not None and says_nothing else None,
+        _text_code(reason, context) if reason is not None and says_nothing else None,
         reason is not None,
         None if origin is None else origin.name,
         None if request is None else request.method,
     )
+
+
+def _text_code(reason: Reason, context: RecordContext) -> str | None:
+    """Returns the code that the reason means, or else the one that the exchange says."""
+    code, answer = code_of_text(reason.text), context.answer
+    if code or answer is None or answer.reason is None or answer.reason.in_body is True:
+        return code
+    return code_of_text(answer.reason.code or answer.reason.text)
 
 
 class OutcomeFields(Struct, frozen=True):

@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from faillog_otel.events.failure import GroupSums
-from faillog_otel.reason_text import normalise
+from faillog_otel.events.failure import GroupSums, known_reason
 
 
 def code_of(sums: GroupSums) -> str | None:
@@ -48,9 +47,9 @@ def merge(groups: Sequence[GroupSums]) -> Iterator[tuple[GroupSums, list[str]]]:
         group = each.group
         answered = codes.get((group.destination, group.code), set())
         [code] = answered if len(answered) == 1 else [group.code]
-        reason = None if group.reason is None else normalise(group.reason)
         failure = failures.setdefault((group.destination, code), {})
-        failure.setdefault(_Facts(group.subscription, group.status, reason), []).append(each)
+        facts = _Facts(group.subscription, group.status, known_reason(group))
+        failure.setdefault(facts, []).append(each)
     for same in failures.values():
         numbers = {facts: sum(map(_number, each)) for facts, each in same.items()}
         for into, added in _plan(numbers).items():
