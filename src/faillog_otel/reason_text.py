@@ -56,7 +56,7 @@ def normalise(reason: str) -> str:
     but its messages. Looks at the first 1,000 characters.
     """
     text = reason[:_MAX_READ_CHARACTERS]
-    if len(reason) > _MAX_READ_CHARACTERS:
+    if len(text) == _MAX_READ_CHARACTERS:  # it was cut, here or before
         text = _without_last_word(text)
     if text.startswith('"') and text.endswith('"') and text.count('"') == 2:
         text = text[1:-1]  # the reason as a JSON string, and not a value in it
