@@ -122,10 +122,10 @@ BROKEN_BUILDS: dict[str, tuple[str, str, str]] = {
     "is done with an object before it is sent": (
         "pipeline/sidecar.py",
         """
-        is_done = is_read = False
+        is_read = False
 """,
         """
-        is_done = is_read = False
+        is_read = False
         self._ledger.transact(
             lambda db: db.execute(
                 "UPDATE objects SET state = 'done', exported = records - rejected - quarantined - duplicate,"

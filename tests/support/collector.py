@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,8 @@ class Collector(Server):
         """Ends the collector, which writes out what it holds, and reads that."""
         self.__exit__()
         arrived = Arrived([], [], [])
-        for line in self._output.read_text("utf-8").splitlines():
+        written = sorted(self._output.parent.glob(f"{self._output.stem}*"))  # it begins a new file at 100 MB
+        for line in chain.from_iterable(each.read_text("utf-8").splitlines() for each in written):
             request = json.loads(line)
             for whole, scopes, records, found in (
                 ("resourceLogs", "scopeLogs", "logRecords", arrived.logs),

@@ -189,7 +189,6 @@ class Sidecar:
             has_room=self._room.succeeded,
         )
         is_read = False
-        changes = None
         try:
             exchanges = self._indexes.of(spooled, stores=not self.shows_only)
             exchanges.name_of = None if self._names is None else self._names.of(spooled)
@@ -204,10 +203,10 @@ class Sidecar:
         finally:
             self.broken = self.broken or self._forwarder.broken
             changes = sink.close(is_read=is_read and self.broken is None)
-        is_done = changes is not None
-        if changes is not None:
-            self._telemetry.record_failures(failure_changes(changes))
-        if is_done and sink.position != spooled.records:
+        if changes is None:
+            return False
+        self._telemetry.record_failures(failure_changes(changes))
+        if sink.position != spooled.records:
             self.has_unaccounted = True
             _log.error(
                 "%s: %d records were counted at the download, but %d were forwarded; to read the hour again:"
@@ -215,7 +214,7 @@ class Sidecar:
                 *(name, spooled.records, sink.position, spooled.collection),
                 *(hour_text(spooled.hour), hour_text(spooled.hour + 1)),
             )
-        return is_done
+        return True
 
     def _index(self, spooled: Spooled, exchanges: ExchangeIndex) -> None:
         """Adds the exchanges of a spooled object to an index. Raises NotWhole, LedgerBroken."""
