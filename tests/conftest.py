@@ -1,5 +1,6 @@
 """Fixtures: real parts, made for one test and taken down after it."""
 
+import signal
 import ssl
 from collections import Counter
 from collections.abc import Iterator
@@ -22,6 +23,9 @@ hypothesis.settings.register_profile(  # timings are never asserted
     "here", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("here")
+
+# A shell's background job ignores SIGINT, and its programs inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
