@@ -19,7 +19,7 @@ from faillog_otel.text import is_unicode, printable_json
 
 if TYPE_CHECKING:
     from faillog_otel.config import RunConfig
-    from faillog_otel.reports.failures import Failures, View, Window
+    from faillog_otel.reports.failures import View, Window
     from faillog_otel.reports.failures_text import Style
     from faillog_otel.reports.load import Loaded
 
@@ -140,17 +140,18 @@ def asked_for(paths: Sequence[str], own: dict[str, Any], flags: dict[str, Any], 
         raise click.UsageError("PATHs and --state-dir exclude each other; remove one of them")
     since_ns = _moment_ns("--since", own["since"], at_ns)
     until_ns = _moment_ns("--until", own["until"], at_ns)
-    if since_ns is not None and since_ns >= (at_ns if until_ns is None else until_ns):
+    until_ns = at_ns if until_ns is None else until_ns
+    if since_ns is not None and since_ns >= until_ns:
         raise click.UsageError("--since is not before --until; nothing lies between them")
     new_within_ns = _new_within_ns(own["new_within"])
     config = start(flags)
     from faillog_otel.reports.failures import Window
     from faillog_otel.reports.load import load
 
-    loaded = load(config, paths, since_ns, at_ns if until_ns is None else until_ns, at_ns)
+    loaded = load(config, paths, since_ns, until_ns, at_ns)
     window = Window(
         since_ns=loaded.since_ns,
-        until_ns=at_ns if until_ns is None else until_ns,
+        until_ns=until_ns,
         now_ns=at_ns,
         new_within_ns=new_within_ns,
     )
@@ -218,7 +219,8 @@ def _show(asked: Asked, own: dict[str, Any]) -> None:
         print_json(found)
     elif own["as_csv"]:
         _print(text.csv_lines(found.groups, text.GROUP_COLUMNS), end="")
-        _warn_left_out(found)
+        if found.left_out:
+            _log.warning("%s more groups left out; --all lists them", found.left_out)
     elif own["replay_request"]:
         _print(text.replay_request(found, view.names, view.links.workspace))
         for each in text.replay_notes(found):
@@ -227,11 +229,6 @@ def _show(asked: Asked, own: dict[str, Any]) -> None:
         is_filtered = bool(own["destinations"] or own["classes"])
         chosen = " Only the chosen destinations and classes are shown." if is_filtered else ""
         _print(text.failures_text(found, loaded.covers + chosen, _style()))
-
-
-def _warn_left_out(found: "Failures") -> None:
-    if found.left_out:
-        _log.warning("%s more groups left out; --all lists them", found.left_out)
 
 
 def _json_line(message: object) -> str:

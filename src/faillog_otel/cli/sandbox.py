@@ -115,12 +115,12 @@ def show_failures(config: "RunConfig", now_ns: int) -> None:
     click.secho("— failures", bold=True)
     loaded = load(config, (), None, now_ns, now_ns)
     window = Window(since_ns=loaded.since_ns, until_ns=now_ns, now_ns=now_ns, new_within_ns=DAY_NS)
-    found = failures_report(loaded.sums, View(names=loaded.names, links=config.links), window)
+    view = View(names=loaded.names, links=config.links)
+    found = failures_report(loaded.sums, view, window)
     style = Style(width=WIDTH, is_ascii=not is_unicode(sys.stdout.encoding), hyperlinks=False)
     for line in failures_text(found, loaded.covers, style):
         click.echo(line)
     file = str(Path(tempfile.gettempdir(), f"faillog-otel-demo-{os.getuid()}.html"))
-    view = View(names=loaded.names, links=config.links)
     replace_file(file, report_page(config, loaded, view, window, is_of_files=False).encode())
     click.echo(f"the same as a page: {file}\n")
 

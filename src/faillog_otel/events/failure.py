@@ -5,7 +5,7 @@ normalised reason. Its id is `segment.failure.group` of the records (docs/refere
 """
 
 from collections import defaultdict
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -104,13 +104,19 @@ def group_id(number: int) -> str:
     return number.to_bytes(8, "big", signed=True).hex()
 
 
-def known_reason(group: FailureGroup) -> str | None:
-    """Returns the normalised reason; None if it says no more than the code."""
-    return None if group.reason in (None, group.code) else normalise(group.reason or "")
+class GroupFacts(NamedTuple):
+    """What one of several groups of a failure can lack."""
+
+    subscription: str | None
+    status: int | None
+    reason: str | None
+    """Normalised; None if it says no more than the code."""
 
 
-_Facts = tuple[str | None, int | None, str | None]
-"""Subscription, status and normalised reason of a group."""
+def group_facts(group: FailureGroup) -> GroupFacts:
+    """Returns these facts of a group."""
+    reason = None if group.reason in (None, group.code) else normalise(group.reason or "")
+    return GroupFacts(group.subscription, group.status, reason)
 
 
 class KnownFailures:
@@ -120,28 +126,24 @@ class KnownFailures:
     """
 
     def __init__(self) -> None:
-        self._known: defaultdict[tuple[str, str | None], list[_Facts]] = defaultdict(list)
+        self._known: defaultdict[tuple[str, str | None], list[GroupFacts]] = defaultdict(list)
         """Destination and code → the other facts of each known group."""
 
     def add(self, group: FailureGroup) -> None:
         """Adds a known group."""
-        self._known[group.destination, group.code].append(_facts(group))
+        self._known[group.destination, group.code].append(group_facts(group))
 
     def explain(self, group: FailureGroup) -> bool:
         """Returns whether a group can be of the same failure as a known one.
 
         A known group that can also be of a different failure explains nothing.
         """
-        facts, known = _facts(group), self._known[group.destination, group.code]
+        facts, known = group_facts(group), self._known[group.destination, group.code]
         others = [each for each in known if not _agree(each, facts)]
         alike = [each for each in known if _agree(each, facts)]
         return any(not any(_agree(each, other) for other in others) for each in alike)
 
 
-def _facts(group: FailureGroup) -> _Facts:
-    return group.subscription, group.status, known_reason(group)
-
-
-def _agree(some: _Facts, others: _Facts) -> bool:
+def _agree(some: GroupFacts, others: GroupFacts) -> bool:
     """Returns whether no fact differs where both are known."""
     return all(None in pair or pair[0] == pair[1] for pair in zip(some, others, strict=True))

@@ -3,30 +3,15 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
-from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from faillog_otel.events.failure import GroupSums, known_reason
+from faillog_otel.events.failure import GroupFacts, GroupSums, group_facts
 
 
 def code_of(sums: GroupSums) -> str | None:
     """Returns the most specific code that is known of a group."""
     return sums.code or sums.group.code
-
-
-class _Facts(NamedTuple):
-    """What one of several groups of a failure can lack."""
-
-    subscription: str | None
-    status: int | None
-    reason: str | None
-
-    @property
-    def parts(self) -> "set[_Facts]":
-        """All facts that say less."""
-        some = product({self.subscription, None}, {self.status, None}, {self.reason, None})
-        return {_Facts(*each) for each in some} - {self}
 
 
 def merged(groups: Sequence[GroupSums]) -> list[GroupSums]:
@@ -41,15 +26,14 @@ def merged(groups: Sequence[GroupSums]) -> list[GroupSums]:
 
 def merge(groups: Sequence[GroupSums]) -> Iterator[tuple[GroupSums, list[str]]]:
     """Yields the rows, each with the ids of its groups."""
-    failures: dict[tuple[str, str | None], dict[_Facts, list[GroupSums]]] = {}
+    failures: dict[tuple[str, str | None], dict[GroupFacts, list[GroupSums]]] = {}
     codes = _codes_of_answers(groups)
     for each in sorted(groups, key=lambda each: each.group.id):
         group = each.group
         answered = codes.get((group.destination, group.code), set())
         [code] = answered if len(answered) == 1 else [group.code]
         failure = failures.setdefault((group.destination, code), {})
-        facts = _Facts(group.subscription, group.status, known_reason(group))
-        failure.setdefault(facts, []).append(each)
+        failure.setdefault(group_facts(group), []).append(each)
     for same in failures.values():
         numbers = {facts: sum(map(_number, each)) for facts, each in same.items()}
         for into, added in _plan(numbers).items():
@@ -66,23 +50,29 @@ def _codes_of_answers(groups: Iterable[GroupSums]) -> dict[tuple[str, str | None
     return found
 
 
-def _plan(known: Mapping[_Facts, int]) -> dict[_Facts, list[_Facts]]:
+def _plan(known: Mapping[GroupFacts, int]) -> dict[GroupFacts, list[GroupFacts]]:
     """Returns the facts of each row → the facts that say less, and can be of this row.
 
     `known`: facts → messages. Requests without messages that can be of several rows are counted with the row
     of most messages.
     """
-    plan: dict[_Facts, list[_Facts]] = {}
-    rows_of: dict[_Facts, list[_Facts]] = {}
+    plan: dict[GroupFacts, list[GroupFacts]] = {}
+    rows_of: dict[GroupFacts, list[GroupFacts]] = {}
     for facts in sorted(known, key=lambda each: each.count(None)):
         rows = rows_of.get(facts, [])
         if len(rows) == 1 or (rows and not known[facts]):
             plan[max(rows, key=lambda row: known[row])].append(facts)
             continue
         plan[facts] = []
-        for part in facts.parts:
+        for part in _parts(facts):
             rows_of.setdefault(part, []).append(facts)
     return plan
+
+
+def _parts(facts: GroupFacts) -> set[GroupFacts]:
+    """Returns all facts that say less."""
+    some = product({facts.subscription, None}, {facts.status, None}, {facts.reason, None})
+    return {GroupFacts(*each) for each in some} - {facts}
 
 
 def _certainty(sums: GroupSums) -> tuple[bool, int]:
