@@ -162,7 +162,7 @@ def test_no_credential_of_segments_answers_is_kept_or_shown(tmp_path: Path, faul
     config = SimulatorConfig(world=world, faults={fault: 0.5} if fault else {}, slow_seconds=0.1)
     said: list[bytes] = []
     with Simulator(config, SimulatedClock(standing=True)) as segment, Receiver() as receiver:
-        polled = PolledFolder(segment, tmp_path, ("--since", "-4h"))
+        polled = PolledFolder(segment, tmp_path, ("--since", "-24h"))
         own: dict[str, Any] = {
             "SEGMENT_TOKEN": segment.token,
             "FAILLOG_SELF_OTLP_ENDPOINT": receiver.http_endpoint,
