@@ -91,7 +91,6 @@ BOUNDARIES = {
     "telemetry.logs": "one of the two signals that the OpenTelemetry SDK sends",
     "telemetry.metrics": "with `logs` and `exporters` the only user of the SDK, imported where it is wanted",
     "sandbox.names": "one of the simulated services",
-    "segment.names": "names, whose answers are full of credentials",
     "unknown_settings": "hints for wrong names, apart from the table of settings",
 }
 """Modules that only one other module imports, and why they are modules nevertheless."""

@@ -36,7 +36,7 @@ from faillog_otel.segment.quota import Granted, Quota, RateLimit, RequestRecord
 
 MIGRATIONS = tuple(
     Path(__file__).with_name("migrations").joinpath(f"{version}.sql").read_text("utf-8")
-    for version in (1, 2, 3, 4, 5)
+    for version in range(1, 7)
 )
 """Migration n makes schema version n (`PRAGMA user_version`). A released migration is never changed."""
 

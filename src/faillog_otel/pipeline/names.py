@@ -19,7 +19,7 @@ from faillog_otel.ledger.facts import NamesState, names_state, note_names_state
 from faillog_otel.redact import redact_text
 from faillog_otel.segment.answers import ApiAnswer, Denied, Name, NamesPage, NotFound, RateLimited
 from faillog_otel.segment.api import SegmentApi
-from faillog_otel.segment.names import MAX_ID_CHARS, PLURALS, PageRequest, get_page
+from faillog_otel.segment.workspace import MAX_ID_CHARS, PLURALS, PageRequest, get_page
 from faillog_otel.text import counted
 
 _log = logging.getLogger(__name__)

@@ -252,7 +252,7 @@ def _segment_proxy(config: SegmentConfig, network: Network, *, is_answered: bool
 
 
 def _token(outcome: answers.Outcome, config: SegmentConfig) -> Finding:
-    if isinstance(outcome, answers.Listing | answers.NamesPage):
+    if isinstance(outcome, answers.Success):
         return Finding("token", "ok", f"{config.url}: accepted")
     says = outcome.why if config.url in outcome.why else f"{config.url}: {outcome.why}"
     if isinstance(outcome, answers.Denied):

@@ -24,7 +24,11 @@ MIN_EPOCH_SECONDS = 1e9
 """A larger X-RateLimit-Reset counts from 1970, a smaller one from now."""
 
 
-class Listing(Struct, frozen=True):
+class Success(Struct, frozen=True):
+    """What a request asked for."""
+
+
+class Listing(Success, frozen=True):
     """The presigned URLs of an hour's objects, possibly none."""
 
     urls: tuple[str, ...]
@@ -54,7 +58,7 @@ class Name(Struct, frozen=True, gc=False):
         return self.name or self.product
 
 
-class NamesPage(Struct, frozen=True):
+class NamesPage(Success, frozen=True):
     """A page of names, and the cursor of the next page; empty after the last one."""
 
     names: tuple[Name, ...]
@@ -87,7 +91,7 @@ class UnknownCollection(Struct, frozen=True):
 
 
 class NotFound(Struct, frozen=True):
-    """404 for names: the workspace does not have such things, or the token may not see them."""
+    """404 for what is not a listing: the workspace does not have it, or the token may not see it."""
 
     why: str
 
@@ -100,7 +104,7 @@ class Failed(Struct, frozen=True):
     """No request can succeed before a setting changes."""
 
 
-Outcome = Listing | NamesPage | RateLimited | FormRejected | Denied | UnknownCollection | NotFound | Failed
+Outcome = Success | RateLimited | FormRejected | Denied | UnknownCollection | NotFound | Failed
 LEDGER_NAMES: Mapping[type[Outcome], str] = {
     Listing: "listed",
     RateLimited: "toomany",

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from faillog_otel.segment.answers import Failed, Name, NamesPage
-from faillog_otel.segment.names import MAX_NAME_CHARS, read_page
+from faillog_otel.segment.workspace import MAX_NAME_CHARS, read_page
 
 SECRET = "c4n4ry5Xq9ZtK2mW"  # noqa: S105  # made up
 
