@@ -104,6 +104,10 @@ _NEWER_TABLES = (
         "unanswered_attempts",
         "message_sums",
         "names",
+        "connections",
+        "event_counts",
+        "counted_hours",
+        "changes",
     ),
 )
 

@@ -107,6 +107,8 @@ class Sidecar:
         self._changed = threading.Event()
         self._ended = threading.Event()
         self._rests = False  # whether all that is due was downloaded
+        self._forwarded = threading.Event()
+        """Set while no spooled object waits: one that the disk changed makes its hour due again."""
         self._must_end = threading.Event()
         self.shows_only = shows_only
         self._room = RoomWait(wait_seconds, monotonic)
@@ -125,8 +127,10 @@ class Sidecar:
                 try:
                     spooled = None if self._is_over() else self._next_spooled(fetched=fetched)
                     if spooled is not None:
+                        self._forwarded.clear()
                         self._forward(spooled)
                         continue
+                    self._forwarded.set()
                     self._room.succeeded()
                     if not self.shows_only:
                         changes = self._ledger.expire_messages(self._clock.now_ns())
@@ -270,7 +274,10 @@ class Sidecar:
                 self._room_to_fetch.succeeded()
                 if back_ns is None:
                     self._changed.set()
-                elif (self._once and not self._is_retry_soon(back_ns)) or self._clock.wait(
+                elif self._once and not self._is_retry_soon(back_ns):
+                    if self._forwarded.wait(POLL_INTERVAL_SECONDS):
+                        break
+                elif self._clock.wait(
                     min(
                         (back_ns - self._clock.now_ns()) / SECOND_NS,
                         MAX_WAIT_SECONDS,

@@ -1,9 +1,48 @@
--- version 5
+-- version 6
 -- migration 1: SHA-256 1d9f2fcacc98863dde39cd9992f7c6f9919fab042f63d1aee01017bbfe803197
 -- migration 2: SHA-256 efb6868e07730383ad440a2c6494e4e16dab1744054d6bf112c3ebbe3809f082
 -- migration 3: SHA-256 23663e6b465c0a93ee08d32c6f9c40df07501a76594991c5efaacab999c622c7
 -- migration 4: SHA-256 9453b8ddc8218250301a336354851faa20ae61a1b67752e17f6b752058f3269c
 -- migration 5: SHA-256 30e84cc351746c60b195cce7e5b61c97b1b0c2c3983493fe67e1c90561b71e0a
+-- migration 6: SHA-256 3589caa942d69ce23ce5e002e9df67aa64670444a91ded63867e3df50ff9633a
+
+CREATE TABLE changes (  -- audit events: who changed what in the workspace
+    id TEXT PRIMARY KEY,
+    at_ns INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    resource_id TEXT NOT NULL,
+    resource_type TEXT NOT NULL,
+    resource_name TEXT NOT NULL,
+    actor TEXT NOT NULL,
+    actor_email TEXT NOT NULL
+) STRICT, WITHOUT ROWID
+
+CREATE INDEX changes_by_time ON changes (at_ns)
+
+CREATE TABLE connections (  -- which sources send to which destinations, as Segment says
+    source TEXT NOT NULL,
+    destination TEXT NOT NULL,
+    PRIMARY KEY (source, destination)
+) STRICT, WITHOUT ROWID
+
+CREATE TABLE counted_hours (  -- hours whose counts were read, also those without events
+    hour INTEGER NOT NULL,
+    source TEXT NOT NULL,
+    destination TEXT NOT NULL,
+    read_ns INTEGER NOT NULL,
+    PRIMARY KEY (hour, source, destination)
+) STRICT, WITHOUT ROWID
+
+CREATE TABLE event_counts (  -- Segment's own counts of events, by hour
+    hour INTEGER NOT NULL,
+    source TEXT NOT NULL,
+    destination TEXT NOT NULL,  -- empty: counted before any destination
+    stage TEXT NOT NULL,  -- received, failed_on_ingest, filtered_at_source, filtered, failed or delivered
+    reason TEXT NOT NULL,  -- of the discard, or successes.attempt.N; empty: none
+    events INTEGER NOT NULL CHECK (events > 0),
+    retried INTEGER NOT NULL CHECK (retried >= 0),  -- of the delivered ones: after the first attempt
+    PRIMARY KEY (hour, source, destination, stage, reason)
+) STRICT, WITHOUT ROWID
 
 CREATE TABLE exchange_indexes (  -- one for each object with exchanges or attempts, also after it is done
     number INTEGER PRIMARY KEY AUTOINCREMENT,  -- in the order in which they were written
