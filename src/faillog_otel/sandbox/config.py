@@ -4,6 +4,7 @@ A fault has a name, such as `listing:503`; CATALOGUE describes each. Faults happ
 By rate, the outcome of the n-th listing or download depends on the seed and n only.
 """
 
+import math
 import random
 import re
 import threading
@@ -334,11 +335,16 @@ class SimulatedClock:
             return (self._forward_ns + self._passed_ns()) / SECOND_NS
 
     def wait(self, seconds: float) -> bool:
-        """Waits, or moves a standing clock on by the time. Returns True at once after `stop`."""
+        """Waits, or moves a standing clock on by the time. Returns True at once after `stop`.
+
+        A standing clock moves by whole nanoseconds, rounded up: less than one must not be waited for again
+        and again.
+        """
         if not self._standing:
             return self._stop.wait(max(seconds, 0.0))
         if not self._stop.is_set():
-            self.forward(max(seconds, 0.0))
+            with self._lock:
+                self._move(math.ceil(max(seconds, 0.0) * SECOND_NS))
         return self._stop.is_set()
 
     def stop(self) -> None:

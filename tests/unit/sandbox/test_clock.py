@@ -3,8 +3,20 @@
 import threading
 import time
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from faillog_otel.clock import HOUR_NS, SECOND_NS, Clock
 from faillog_otel.sandbox.config import SimulatedClock
+
+
+@given(st.floats(5e-324, 1e6))
+def test_the_shortest_wait_moves_a_standing_clock(seconds: float) -> None:
+    """A loop that waits for the rest of a time would not end otherwise."""
+    clock = SimulatedClock(5 * HOUR_NS, standing=True)
+    clock.wait(seconds)
+    assert seconds * 1e9 <= clock.now_ns() - 5 * HOUR_NS < seconds * 1e9 + 1
+    assert clock.now_ns() > 5 * HOUR_NS
 
 
 def test_waiting_moves_a_standing_clock() -> None:
