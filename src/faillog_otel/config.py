@@ -198,6 +198,10 @@ class SegmentConfig(Struct, frozen=True, kw_only=True):
     """The requests that one run may spend."""
     names: bool = True
     """Whether names of destinations, sources and subscriptions are read from Segment."""
+    audit: bool = False
+    """Whether changes of the workspace are read from Segment."""
+    audit_actors: bool = False
+    """Whether people who made them are kept and shown."""
 
 
 class TelemetryConfig(Struct, frozen=True, kw_only=True):

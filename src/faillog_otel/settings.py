@@ -167,6 +167,15 @@ _ROWS = (
     Setting("segment.names", "segment.names", values.BOOLEAN,
             "Read the names of destinations, sources and subscriptions from Segment when polling.",
             variables=("FAILLOG_SEGMENT_NAMES",), details="See [names](../guides/polling.md#names)."),
+    Setting("segment.audit", "segment.audit", values.BOOLEAN,
+            "Read from Segment who changed what in the workspace, once an hour when polling.",
+            variables=("FAILLOG_SEGMENT_AUDIT",),
+            details="Changes are log events, and reports name the one that failures followed. See "
+            "[who changed what](../guides/failures.md#who-changed-what)."),
+    Setting("segment.audit_actors", "segment.audit_actors", values.BOOLEAN,
+            "Keep and show who made a change: the id and the mail address of a person.",
+            variables=("FAILLOG_SEGMENT_AUDIT_ACTORS",), details="Otherwise both are redacted before they "
+            "are stored."),
     Setting("segment.certificate", "segment.certificate", values.STRING,
             "PEM file of authorities to trust, besides the system's, such as a company's own.",
             variables=("FAILLOG_SEGMENT_CERTIFICATE",)),

@@ -3,9 +3,8 @@
 `LedgerReader` reads, `Ledger` also writes. Each write is one durable transaction. Five of them have names, in
 their order: T0 debits a request before it is made, T1 stores the objects that it listed, T2 stores that an
 object is in the spool, T3 commits the results of a batch, T4 ends an object. Nothing counts as done before it
-is durable here. State is per object: there is no high-water mark.
-
-Times are nanoseconds since 1970, hours are whole hours since 1970.
+is durable here. State is per object: there is no high-water mark. Times are nanoseconds since 1970, hours are
+whole hours since 1970.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -17,6 +16,7 @@ from msgspec import Struct
 from faillog_otel.clock import DAY_NS
 from faillog_otel.errors import LedgerBroken
 from faillog_otel.events.model import Survey
+from faillog_otel.ledger.changes import ChangesLedger, ChangesReader
 from faillog_otel.ledger.failures import Changes, FailureReader
 from faillog_otel.ledger.names import NamesLedger, NamesReader
 from faillog_otel.ledger.results import BatchResult, Kept
@@ -111,7 +111,7 @@ class Totals(Struct, frozen=True):
     duplicate: int
 
 
-class LedgerReader(FailureReader, NamesReader, Protocol):
+class LedgerReader(FailureReader, NamesReader, ChangesReader, Protocol):
     """Reads for reports and read-only commands.
 
     All methods raise LedgerBroken, and Busy while another process locks the ledger.
@@ -254,7 +254,7 @@ class ReplayedEntry(Struct, frozen=True):
     """Whether it was exported with a time that the time policy changed."""
 
 
-class Ledger(LedgerReader, NamesLedger, Protocol):
+class Ledger(LedgerReader, NamesLedger, ChangesLedger, Protocol):
     """The single writer. Each method that changes something is one transaction, and also raises NoRoom."""
 
     def check_room(self) -> None:

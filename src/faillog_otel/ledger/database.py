@@ -25,13 +25,14 @@ from faillog_otel.ledger import (
     MissingObject,
     Totals,
     UnfinishedObjects,
+    change_rows,
     failure_queries,
     name_rows,
 )
 from faillog_otel.ledger.failures import FailureSizes
 from faillog_otel.ledger.names import Rename
 from faillog_otel.ledger.state_dir import StateFolder
-from faillog_otel.segment.answers import Name
+from faillog_otel.segment.answers import Change, Name
 from faillog_otel.segment.quota import Granted, Quota, RateLimit, RequestRecord
 
 MIGRATIONS = tuple(
@@ -202,10 +203,8 @@ class Database:
 
 def durability() -> str:
     """Returns SQLite's version, and the settings that keep commits when power is cut, as text."""
-    if has_sound_wal(sqlite3.sqlite_version_info):
-        settings = "WAL, synchronous FULL"
-    else:
-        settings = "DELETE, synchronous EXTRA (this version can corrupt a WAL)"
+    wal, delete = "WAL, synchronous FULL", "DELETE, synchronous EXTRA (this version can corrupt a WAL)"
+    settings = wal if has_sound_wal(sqlite3.sqlite_version_info) else delete
     return f"{sqlite3.sqlite_version}: journal {settings}"
 
 
@@ -350,6 +349,9 @@ class SqliteReader(Database):
 
     def renames(self, since_ns: int) -> list[Rename]:
         return name_rows.renames(self.rows, since_ns)
+
+    def changes(self, since_ns: int, until_ns: int) -> list[Change]:
+        return change_rows.between(self.rows, since_ns, until_ns)
 
     def kept_by_reason(self) -> dict[str, int]:
         rows = self.rows(

@@ -35,11 +35,26 @@ NAMES = "names"
 """Name of a fact: when names were read, and when they are read next, as JSON."""
 
 
+CHANGES = "changes"
+"""Name of a fact: up to when changes were read, and when they are read next, as JSON."""
+
+
 class NamesState(Struct, frozen=True):
     """The last reading of names from Segment. Times are nanoseconds since 1970."""
 
     read_ns: int = 0
     """The last complete reading; 0 if there was none."""
+    next_ns: int = 0
+    """When they are read again."""
+    problem: str = ""
+    """Why the last reading failed, and what to do; empty if it did not."""
+
+
+class ChangesState(Struct, frozen=True):
+    """The last reading of changes of the workspace. Times are nanoseconds since 1970."""
+
+    read_to_ns: int = 0
+    """The changes before this time were read; 0: none were."""
     next_ns: int = 0
     """When they are read again."""
     problem: str = ""
@@ -95,6 +110,20 @@ def names_state(ledger: LedgerReader) -> NamesState:
 def note_names_state(ledger: Ledger, state: NamesState) -> None:
     """Stores the last reading of names. Raises NoRoom, LedgerBroken."""
     ledger.note(NAMES, msgspec.json.encode(state).decode())
+
+
+def changes_state(ledger: LedgerReader) -> ChangesState:
+    """Returns the last reading of changes. Raises LedgerBroken."""
+    text = ledger.fact(CHANGES) or "{}"
+    try:
+        return msgspec.json.decode(text, type=ChangesState)
+    except msgspec.DecodeError:
+        raise ledger.damaged(f"the fact {CHANGES!r} is {text[:40]!r}") from None
+
+
+def note_changes_state(ledger: Ledger, state: ChangesState) -> None:
+    """Stores the last reading of changes. Raises NoRoom, LedgerBroken."""
+    ledger.note(CHANGES, msgspec.json.encode(state).decode())
 
 
 def unchecked_since_ns(ledger: LedgerReader, machine_ns: int) -> int | None:

@@ -21,6 +21,7 @@ from faillog_otel.ledger import (
     LostObject,
     ReplayedEntry,
     Spooled,
+    change_rows,
     name_rows,
     objects,
 )
@@ -40,7 +41,7 @@ from faillog_otel.ledger.spool import (
     open_seen_records,
 )
 from faillog_otel.ledger.state_dir import StateFolder
-from faillog_otel.segment.answers import Name
+from faillog_otel.segment.answers import Change, Name
 from faillog_otel.segment.quota import RateLimit, Wait
 from faillog_otel.segment.schedule import ObjectVersion
 
@@ -308,6 +309,9 @@ class SqliteLedger(SqliteReader):
             self.transact(lambda db: name_rows.add(db, changed, now_ns))
         return len(changed)
 
+    def note_changes(self, changes: Sequence[Change]) -> list[Change]:
+        return self.transact(lambda db: change_rows.add(db, changes)) if changes else []
+
     def move_requests(self, since_ns: int, by_ns: int) -> None:
         def steps(db: sqlite3.Connection) -> None:
             db.execute("UPDATE requests SET at_ns = at_ns + ? WHERE at_ns >= ?", (by_ns, since_ns))
@@ -351,6 +355,7 @@ class SqliteLedger(SqliteReader):
         def steps(db: sqlite3.Connection) -> list[CollectionHour]:
             pruned = objects.prune(db, now_ns)
             self._failure_store(db).prune(db, now_ns)
+            change_rows.prune(db, now_ns)
             return pruned
 
         for collection, hour in self.transact(steps):

@@ -65,6 +65,29 @@ class NamesPage(Success, frozen=True):
     cursor: str = ""
 
 
+class Change(Struct, frozen=True, gc=False):
+    """One audit event: who changed what."""
+
+    id: str
+    at_ns: int
+    kind: str
+    """Such as `Destination Modified`."""
+    resource_id: str
+    resource_type: str
+    resource_name: str
+    actor: str
+    """Id of the user or token."""
+    actor_email: str
+    """Personal data: shown only if a person asks for it."""
+
+
+class ChangesPage(Success, frozen=True):
+    """A page of changes, and the cursor of the next page; empty after the last one."""
+
+    changes: tuple[Change, ...]
+    cursor: str = ""
+
+
 class RateLimited(Struct, frozen=True):
     """429: the request was not counted; no request is allowed before the time in the answer."""
 

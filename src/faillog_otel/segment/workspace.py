@@ -15,6 +15,8 @@ from faillog_otel.clock import parse_rfc3339, time_text
 from faillog_otel.segment.answers import (
     CHECK_URL,
     ApiAnswer,
+    Change,
+    ChangesPage,
     Expected,
     Failed,
     Name,
@@ -22,7 +24,6 @@ from faillog_otel.segment.answers import (
     NamesPage,
     NotFound,
     Outcome,
-    Success,
 )
 from faillog_otel.segment.api import SegmentApi
 from faillog_otel.text import read_as
@@ -190,29 +191,6 @@ def _name(kind: NameKind, item: _Item, parent: str) -> Name:
 
 
 # -- changes: audit events ---
-
-
-class Change(Struct, frozen=True):
-    """One audit event: who changed what."""
-
-    id: str
-    at_ns: int
-    kind: str
-    """Such as `Destination Modified`."""
-    resource_id: str
-    resource_type: str
-    resource_name: str
-    actor: str
-    """Id of the user or token."""
-    actor_email: str
-    """Personal data: shown only if a person asks for it."""
-
-
-class ChangesPage(Success, frozen=True):
-    """A page of changes, and the cursor of the next page; empty after the last one."""
-
-    changes: tuple[Change, ...]
-    cursor: str = ""
 
 
 def get_changes(

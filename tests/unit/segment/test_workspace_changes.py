@@ -3,8 +3,8 @@
 import json
 
 from faillog_otel.clock import SECOND_NS
-from faillog_otel.segment.answers import Failed
-from faillog_otel.segment.workspace import Change, ChangesPage, read_changes
+from faillog_otel.segment.answers import Change, ChangesPage, Failed
+from faillog_otel.segment.workspace import read_changes
 
 AT = "2025-05-08T00:00:00.000Z"
 AT_NS = 1_746_662_400 * SECOND_NS
