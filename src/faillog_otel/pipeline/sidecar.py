@@ -274,16 +274,7 @@ class Sidecar:
                 self._room_to_fetch.succeeded()
                 if back_ns is None:
                     self._changed.set()
-                elif self._once and not self._is_retry_soon(back_ns):
-                    if self._forwarded.wait(POLL_INTERVAL_SECONDS):
-                        break
-                elif self._clock.wait(
-                    min(
-                        (back_ns - self._clock.now_ns()) / SECOND_NS,
-                        MAX_WAIT_SECONDS,
-                        self._hourly.seconds_left(),
-                    )
-                ):
+                elif self._pause(back_ns):
                     break
         except LedgerBroken as error:
             self.broken = error
@@ -297,6 +288,13 @@ class Sidecar:
             self._heartbeat.ended("fetching")
             self._ended.set()
             self._changed.set()
+
+    def _pause(self, back_ns: int) -> bool:
+        """Waits until the next listing or download is due; returns whether the fetching ends."""
+        if self._once and not self._is_retry_soon(back_ns):
+            return self._forwarded.wait(POLL_INTERVAL_SECONDS)
+        seconds = (back_ns - self._clock.now_ns()) / SECOND_NS
+        return self._clock.wait(min(seconds, MAX_WAIT_SECONDS, self._hourly.seconds_left()))
 
     def _stops(self) -> bool:
         return self._is_stopping() or self._must_end.is_set()
