@@ -17,9 +17,10 @@ from faillog_otel.clock import DAY_NS
 from faillog_otel.errors import LedgerBroken
 from faillog_otel.events.model import Survey
 from faillog_otel.ledger.changes import ChangesLedger, ChangesReader
+from faillog_otel.ledger.counts import CountsLedger, CountsReader
 from faillog_otel.ledger.failures import Changes, FailureReader
 from faillog_otel.ledger.names import NamesLedger, NamesReader
-from faillog_otel.ledger.results import BatchResult, Kept
+from faillog_otel.ledger.results import BatchResult, KeptEntry, ReplayedEntry
 from faillog_otel.ledger.spool import IndexFile, SavedIndex, SeenRecords
 from faillog_otel.segment.quota import Quota, RateLimit, Wait
 from faillog_otel.segment.schedule import HourView, ObjectVersion
@@ -111,7 +112,7 @@ class Totals(Struct, frozen=True):
     duplicate: int
 
 
-class LedgerReader(FailureReader, NamesReader, ChangesReader, Protocol):
+class LedgerReader(FailureReader, NamesReader, ChangesReader, CountsReader, Protocol):
     """Reads for reports and read-only commands.
 
     All methods raise LedgerBroken, and Busy while another process locks the ledger.
@@ -237,24 +238,7 @@ class Spooled(Struct, frozen=True):
     """Up to which number names count for its records; None: none."""
 
 
-class KeptEntry(Struct, frozen=True):
-    """An entry of the quarantine, as `events.kept_record` writes it."""
-
-    id: int
-    collection: str
-    entry: bytes
-
-
-class ReplayedEntry(Struct, frozen=True):
-    """The result of an entry of the quarantine that was sent again: exported, or `kept` again."""
-
-    id: int
-    kept: Kept | None
-    is_shifted: bool
-    """Whether it was exported with a time that the time policy changed."""
-
-
-class Ledger(LedgerReader, NamesLedger, ChangesLedger, Protocol):
+class Ledger(LedgerReader, NamesLedger, ChangesLedger, CountsLedger, Protocol):
     """The single writer. Each method that changes something is one transaction, and also raises NoRoom."""
 
     def check_room(self) -> None:

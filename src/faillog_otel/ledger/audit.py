@@ -34,7 +34,8 @@ class Problem(Struct, frozen=True):
     """A check that failed."""
 
     check: str
-    """`object`, `hour`, `overall`, `kept`, `failures`, `spool`, `indexes`, `digests` or `sqlite`."""
+    """`object`, `hour`, `overall`, `kept`, `failures`, `counts`, `spool`, `indexes`, `digests` or `sqlite`:
+    what it checks."""
     where: str
     what: str
 
@@ -94,6 +95,7 @@ def _check(folder: StateFolder) -> Audit:
         problems += _counts(copy)
         problems += _kept(copy)
         problems += _failures(copy)
+        problems += _event_counts(copy)
         problems += _spool(copy, folder.spool_path, spool, spool_after)
         problems += _indexes(copy, folder.spool_path, spool, spool_after)
         problems += _digests(copy, folder.digests_path, digests, digests_after)
@@ -158,6 +160,13 @@ def _failures(copy: sqlite3.Connection) -> Iterator[Problem]:
         yield Problem("failures", f"group {group}, {_hour(row['hour'])}", what)
     for row in copy.execute(_BROKEN_NUMBER):
         yield Problem("failures", "messages", f"{row['counted']} are counted, but {row['kept']} are kept")
+
+
+def _event_counts(copy: sqlite3.Connection) -> Iterator[Problem]:
+    """Checks that Segment's own counts are possible."""
+    for row in copy.execute(_IMPOSSIBLE_EVENTS):
+        where = f"{row['source']}, {row['destination'] or 'no destination'}, {_hour(row['hour'])}"
+        yield Problem("counts", where, row["what"])
 
 
 def _spool(
@@ -322,6 +331,17 @@ WHERE o.failures != coalesce(c.counted, 0)
 _IMPOSSIBLE_COUNTS = """
 SELECT *, attempts + requests + discarded AS parts FROM failure_counts
 WHERE attempts + requests + discarded > records LIMIT 100
+"""
+_IMPOSSIBLE_EVENTS = """
+SELECT * FROM (SELECT e.*, CASE
+    WHEN stage NOT IN ('received', 'failed_on_ingest', 'filtered_at_source', 'filtered', 'failed',
+        'delivered') THEN format('has the unknown stage %Q', stage)
+    WHEN (destination = '') != (stage IN ('received', 'failed_on_ingest', 'filtered_at_source'))
+        THEN format('has the stage %Q, which is not counted there', stage)
+    WHEN retried > events THEN format('has %d events, of which %d were retried', events, retried)
+    WHEN c.read_ns IS NULL THEN 'is counted, but not noted as read' END AS what
+    FROM event_counts e LEFT JOIN counted_hours c USING (hour, source, destination))
+WHERE what IS NOT NULL LIMIT 100
 """
 _UNKNOWN_GROUPS = """
 SELECT grp, count(*) || ' ' || kind AS users FROM (SELECT grp, 'counts' AS kind FROM failure_counts

@@ -26,6 +26,7 @@ from faillog_otel.ledger import (
     Totals,
     UnfinishedObjects,
     change_rows,
+    count_rows,
     failure_queries,
     name_rows,
 )
@@ -221,7 +222,7 @@ def open_reader(folder: StateFolder, *, may_be_older: bool = False) -> LedgerRea
     return SqliteReader(folder.ledger, read_only=True, may_be_older=may_be_older)
 
 
-class SqliteReader(Database):
+class SqliteReader(Database, count_rows.CountReads):
     """Reads a ledger. Implements `LedgerReader`, which documents these methods."""
 
     def failure_sums(self, since_ns: int, until_ns: int, now_ns: int) -> FailureSums:
@@ -354,9 +355,7 @@ class SqliteReader(Database):
         return change_rows.between(self.rows, since_ns, until_ns)
 
     def kept_by_reason(self) -> dict[str, int]:
-        rows = self.rows(
-            "SELECT reason, count(*) AS kept FROM kept GROUP BY reason ORDER BY kept DESC, reason"
-        )
+        rows = self.rows("SELECT reason, count(*) AS kept FROM kept GROUP BY 1 ORDER BY 2 DESC, 1")
         return {row["reason"]: row["kept"] for row in rows}
 
 

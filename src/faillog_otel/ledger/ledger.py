@@ -15,13 +15,12 @@ from faillog_otel.ledger import (
     Cause,
     CollectionHour,
     Content,
-    KeptEntry,
     Ledger,
     Listed,
     LostObject,
-    ReplayedEntry,
     Spooled,
     change_rows,
+    count_rows,
     name_rows,
     objects,
 )
@@ -31,7 +30,7 @@ from faillog_otel.ledger.failure_store import HAS_EXPIRED, FailureStore, forget_
 from faillog_otel.ledger.failures import Changes
 from faillog_otel.ledger.quarantine import replay_entry
 from faillog_otel.ledger.requests import note_answer, note_rate_limit
-from faillog_otel.ledger.results import BatchResult
+from faillog_otel.ledger.results import BatchResult, KeptEntry, ReplayedEntry
 from faillog_otel.ledger.spool import (
     SavedIndex,
     SeenRecords,
@@ -59,7 +58,7 @@ def open_ledger(folder: StateFolder) -> Ledger:
     return SqliteLedger(folder)
 
 
-class SqliteLedger(SqliteReader):
+class SqliteLedger(SqliteReader, count_rows.CountWrites):
     """Writes to the ledger. Implements `Ledger`, which documents these methods.
 
     If the disk is full, a transaction uses the space of the ballast.
@@ -356,6 +355,7 @@ class SqliteLedger(SqliteReader):
             pruned = objects.prune(db, now_ns)
             self._failure_store(db).prune(db, now_ns)
             change_rows.prune(db, now_ns)
+            count_rows.prune(db, now_ns)
             return pruned
 
         for collection, hour in self.transact(steps):

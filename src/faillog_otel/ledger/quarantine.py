@@ -2,7 +2,7 @@
 
 import sqlite3
 
-from faillog_otel.ledger import ReplayedEntry
+from faillog_otel.ledger.results import ReplayedEntry
 
 _OUTCOMES_CHANGE = """
 SET exported = exported + :exported, rejected = rejected + :rejected,

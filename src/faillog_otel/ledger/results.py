@@ -76,6 +76,23 @@ class Kept(Struct, frozen=True):
     entry: bytes
 
 
+class KeptEntry(Struct, frozen=True):
+    """An entry of the quarantine, as `events.kept_record` writes it."""
+
+    id: int
+    collection: str
+    entry: bytes
+
+
+class ReplayedEntry(Struct, frozen=True):
+    """The result of an entry of the quarantine that was sent again: exported, or `kept` again."""
+
+    id: int
+    kept: Kept | None
+    is_shifted: bool
+    """Whether it was exported with a time that the time policy changed."""
+
+
 class Accounted(Struct, frozen=True):
     """Bytes of input files (compressed or not) whose records need no more work in this run."""
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from faillog_otel.errors import LedgerBroken, NoRoom
 from faillog_otel.events.kept_record import is_intact
 from faillog_otel.files import PrivateFolder
-from faillog_otel.ledger import Ledger, ReplayedEntry, Spooled
+from faillog_otel.ledger import Ledger, Spooled
 from faillog_otel.ledger.failures import Changes
-from faillog_otel.ledger.results import BatchResult
+from faillog_otel.ledger.results import BatchResult, ReplayedEntry
 
 _log = logging.getLogger(__name__)
 

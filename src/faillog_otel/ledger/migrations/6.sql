@@ -35,4 +35,6 @@ CREATE TABLE changes (  -- audit events: who changed what in the workspace
     actor_email TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX changes_by_time ON changes (at_ns)
+CREATE INDEX changes_by_time ON changes (at_ns);
+
+CREATE INDEX discards_by_hour ON failure_counts (hour) WHERE discarded > 0
