@@ -18,7 +18,8 @@ from support.tiers import slow, swept
 from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS
 from faillog_otel.config import Secret
 from faillog_otel.ledger.ledger import SqliteLedger
-from faillog_otel.pipeline.names import READ_SECONDS, RETRY_NS, UNKNOWN_PAUSE_NS, NameRefresh, UnknownIds
+from faillog_otel.pipeline.names import RETRY_NS, UNKNOWN_PAUSE_NS, NameRefresh, UnknownIds
+from faillog_otel.pipeline.readings import READ_SECONDS
 from faillog_otel.sandbox import Simulator
 from faillog_otel.sandbox.collector import Receiver, Reply
 from faillog_otel.sandbox.config import CATALOGUE, Scripted, SimulatedClock, SimulatorConfig, WorldConfig

@@ -77,13 +77,14 @@ def help_of(name: str) -> str:
 def rows(name: str) -> Rows:
     """Returns what the code says.
 
-    Names: `modules`, `metrics`, `event`, `settings:PATH`, `ledger:TABLE`, `reasons:ABOUT`, `failures:CLASS`.
+    Names: `modules`, `metrics`, `event:KIND`, `settings:PATH`,
+    `ledger:TABLE`, `reasons:ABOUT`, `failures:CLASS`.
     """
     kind, _, what = name.partition(":")
     if kind == "modules":
         return _modules()
     if kind == "event":
-        return {f"`{name}`": {} for name in _event_attributes()}
+        return {f"`{name}`": {} for name in _event_attributes(what)}
     if kind == "reasons":
         return _reasons(what)
     if kind == "failures":
@@ -252,9 +253,11 @@ def _instruments() -> Iterator[tuple[str, str, str]]:
                 yield str(name.value), "counter" if grows else kind, str(unit.value)
 
 
-def _event_attributes() -> Iterator[str]:
-    """The attributes of the log event of a new failure group."""
-    for node in ast.walk(ast.parse(SOURCES.joinpath("telemetry", "logs.py").read_text("utf-8"))):
+def _event_attributes(kind: str) -> Iterator[str]:
+    """The attributes of the log events of a kind: `group` or `change`."""
+    module = ast.parse(SOURCES.joinpath("telemetry", "logs.py").read_text("utf-8"))
+    [function] = [each for each in module.body if getattr(each, "name", "") == f"_{kind}_attributes"]
+    for node in ast.walk(function):
         if isinstance(node, ast.Yield) and isinstance(node.value, ast.Tuple):
             name = node.value.elts[0]
             yield str(name.value) if isinstance(name, ast.Constant) else ""

@@ -15,6 +15,7 @@ from msgspec import Struct
 from faillog_otel.app.build import USER_AGENT, Runtime, descriptors
 from faillog_otel.app.progress import NoProgressLine
 from faillog_otel.app.readiness import Readiness, failure_gauges
+from faillog_otel.app.readings import readings_of
 from faillog_otel.app.summary import RunResult, log_result, reasons_text
 from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, Clock, SegmentClock, hour_of, hour_text, time_text
 from faillog_otel.config import RunConfig, SegmentConfig
@@ -29,7 +30,7 @@ from faillog_otel.otlp.delivery import Delivery
 from faillog_otel.otlp.failure_notes import NO_NOTES, MessageNotes
 from faillog_otel.pipeline.fetcher import Fetcher
 from faillog_otel.pipeline.forwarder import Forwarder
-from faillog_otel.pipeline.names import READ_SECONDS, NameRefresh, ObjectNames, UnknownIds
+from faillog_otel.pipeline.names import ObjectNames, UnknownIds
 from faillog_otel.pipeline.segment_time import AGREED
 from faillog_otel.pipeline.sidecar import Sidecar
 from faillog_otel.reports.failures import Failures
@@ -126,18 +127,17 @@ def _build(runtime: Runtime, *, once: bool, clock: Clock | None, only_wanted: bo
     runtime.start_heartbeat()
     segment, downloader = _segment_clients(config)
     runtime.start_progress()
-    unknown, names = UnknownIds(), None
+    unknown = UnknownIds()
     is_stopping = runtime.heartbeat.beat_on_call("fetching", stop.is_requested)
-    if config.segment.names:
-        names = NameRefresh(
-            ledger=ledger,
-            segment=segment,
-            clock=segment_clock,
-            unknown=unknown,
-            is_stopping=is_stopping,
-            redaction_key=config.mapping.redaction_key,
-            read_seconds=timeout_within(config.delivery.wait_seconds, READ_SECONDS),
-        )
+    readings = readings_of(
+        config,
+        ledger=ledger,
+        segment=segment,
+        clock=segment_clock,
+        unknown=unknown,
+        is_stopping=is_stopping,
+        telemetry=runtime.telemetry,
+    )
     fetcher = Fetcher(
         ledger=ledger,
         spool=spool,
@@ -151,7 +151,7 @@ def _build(runtime: Runtime, *, once: bool, clock: Clock | None, only_wanted: bo
         max_requests=config.segment.max_requests,
         to_download=runtime.progress.to_download,
         wait_seconds=wait_seconds,
-        names=names,
+        readings=readings,
     )
     readiness = Readiness(ledger, lambda: fetcher.schedule, segment_clock, config.segment.requests_per_day)
     delivery = runtime.deliver()

@@ -26,7 +26,7 @@ from faillog_otel.errors import NoRoom
 from faillog_otel.ledger import Hour, Ledger, Listed, MissingObject
 from faillog_otel.ledger.facts import REFUSED, REFUSED_NS, refused_until_ns
 from faillog_otel.ledger.spool import Spool
-from faillog_otel.pipeline.names import NameRefresh
+from faillog_otel.pipeline.readings import NO_READINGS, Readings
 from faillog_otel.pipeline.requests import Downloads, Requests
 from faillog_otel.pipeline.segment_time import AGREED, SegmentTime, WantedHours
 from faillog_otel.segment import answers, api
@@ -72,7 +72,7 @@ class Fetcher:
         max_requests: int | None = None,
         to_download: Callable[[int], object] = lambda _: None,
         wait_seconds: float = math.inf,
-        names: NameRefresh | None = None,
+        readings: Readings = NO_READINGS,
     ) -> None:
         """`schedule` returns what is wanted at a time, in nanoseconds since 1970.
 
@@ -93,7 +93,7 @@ class Fetcher:
         self._wanted = WantedHours(ledger, schedule, clock)
         self._clock = clock
         self._is_stopping = is_stopping
-        self._names = names
+        self._readings = readings
         self._to_download = to_download
         self._max_requests = max_requests
         self._failures = 0
@@ -127,16 +127,16 @@ class Fetcher:
             self._tidy(now_ns)
             self._ledger.check_room()
             self.lacks_room = None
-            if self._names and self._time.is_known and not self.troubles.keys() & {"token", "network"}:
-                self._names.read_if_due(now_ns)
+            if self._time.is_known and not self.troubles.keys() & {"token", "network"}:
+                self._readings.read_if_due(now_ns)
             under_way = self._ledger.unfinished_objects()
             self._to_download(under_way.untried)
             if listed := self._ledger.next_listed(now_ns):
                 self._download(listed)
                 return None
             back_ns, try_ns = self._list_next(now_ns), under_way.next_try_ns
-            if back_ns is not None and self._names:
-                self._names.go_on()
+            if back_ns is not None:
+                self._readings.go_on()
             return back_ns if back_ns is None or try_ns is None else min(back_ns, try_ns)
         except NoRoom as error:
             self.lacks_room = error

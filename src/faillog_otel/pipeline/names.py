@@ -16,6 +16,7 @@ from faillog_otel.config import Secret
 from faillog_otel.events.model import Routing
 from faillog_otel.ledger import Ledger, Spooled
 from faillog_otel.ledger.facts import NamesState, names_state, note_names_state
+from faillog_otel.pipeline.readings import READ_SECONDS
 from faillog_otel.redact import redact_text
 from faillog_otel.segment.answers import ApiAnswer, Denied, Name, NamesPage, NotFound, RateLimited
 from faillog_otel.segment.api import SegmentApi
@@ -24,8 +25,6 @@ from faillog_otel.text import counted
 
 _log = logging.getLogger(__name__)
 
-READ_SECONDS = 10.0
-"""A reading delays a due listing by at most this time; what is left is read while nothing is due."""
 READ_AGAIN_NS = DAY_NS
 RETRY_NS = HOUR_NS
 """The pause after a failure, and before the same unknown ids lead to a reading again."""

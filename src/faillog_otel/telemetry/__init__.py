@@ -21,6 +21,7 @@ from msgspec import Struct
 from faillog_otel.clock import time_text
 from faillog_otel.errors import ConfigError
 from faillog_otel.redact import redact_text
+from faillog_otel.segment.answers import Change
 from faillog_otel.text import MAX_SEARCHED_BYTES, printable
 
 _log = logging.getLogger(__name__)
@@ -153,6 +154,9 @@ class Telemetry(Protocol):
     def record_failures(self, failures: FailureChanges) -> None:
         """Counts failed attempts and changes of messages, and names new groups."""
 
+    def record_changes(self, changes: Sequence[Change]) -> None:
+        """Sends a log event for each change of the workspace."""
+
     def observe(self, gauge: Gauge) -> None:
         """Exports the gauge from now on."""
 
@@ -178,6 +182,9 @@ class NoTelemetry:
     def record_failures(self, failures: FailureChanges) -> None:
         """Names new groups in the program's log."""
         self._new_groups.write(failures.new_groups)
+
+    def record_changes(self, changes: Sequence[Change]) -> None:
+        """Does nothing: the reading of changes is logged."""
 
     def observe(self, gauge: Gauge) -> None:
         """Does nothing."""

@@ -1,7 +1,7 @@
-"""A log event for each new failure group, with OpenTelemetry's SDK, from its own thread and a bounded queue.
+"""Log events for new failure groups and for changes of the workspace, with OpenTelemetry's SDK.
 
-The same rules hold as for metrics: a run does not depend on the events. An endpoint for metrics alone gets
-none of them.
+They are sent from a thread of their own, and from a bounded queue. The same rules hold as for metrics: a run
+does not depend on the events. An endpoint for metrics alone gets none of them.
 """
 
 import logging
@@ -19,13 +19,17 @@ from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExp
 from opentelemetry.sdk.resources import Resource
 
 from faillog_otel.config import Target
+from faillog_otel.segment.answers import Change
 from faillog_otel.telemetry import NewGroup, one_line, shown
 from faillog_otel.telemetry.exporters import Exports, SdkMessages, grpc_arguments, http_arguments, timeout_of
 
 _log = logging.getLogger(__name__)
 
-NAME = "faillog.failure_group.new"
-MAX_QUEUED = 100
+NEW_GROUP = "faillog.failure_group.new"
+CHANGE = "faillog.workspace.change"
+MAX_SENT = 100
+"""Events in one request."""
+MAX_QUEUED = 2000
 """Events; a full queue loses the oldest ones."""
 DELAY_SECONDS = 1.0
 """How long an event waits for others."""
@@ -35,8 +39,8 @@ _TAKES_NO_LOGS = re.compile(
 )
 
 
-class GroupEvents:
-    """Sends an event for each new group."""
+class LogEvents:
+    """Sends an event for each new group, and for each change."""
 
     def __init__(
         self,
@@ -61,7 +65,7 @@ class GroupEvents:
             BatchLogRecordProcessor(
                 self._exporter,
                 schedule_delay_millis=DELAY_SECONDS * 1000,
-                max_export_batch_size=MAX_QUEUED,
+                max_export_batch_size=MAX_SENT,
                 export_timeout_millis=timeout_of(target) * 1000,
                 max_queue_size=MAX_QUEUED,
                 meter_provider=nothing,
@@ -69,7 +73,7 @@ class GroupEvents:
         )
         self._logger = self._provider.get_logger("faillog-otel", version)
 
-    def send(self, groups: Sequence[NewGroup]) -> None:
+    def send_groups(self, groups: Sequence[NewGroup]) -> None:
         """Queues an event for each group, with the current time: it is an event of this program."""
         for group in groups:
             now_ns = time.time_ns()
@@ -78,9 +82,22 @@ class GroupEvents:
                 observed_timestamp=now_ns,
                 severity_number=SeverityNumber.WARN,
                 severity_text="WARN",
-                event_name=NAME,
+                event_name=NEW_GROUP,
                 body=group.sentence(self._names),
-                attributes=dict(_attributes(group, self._names)),
+                attributes=dict(_group_attributes(group, self._names)),
+            )
+
+    def send_changes(self, changes: Sequence[Change]) -> None:
+        """Queues an event for each change, with the time of the change."""
+        for change in changes:
+            self._logger.emit(
+                timestamp=change.at_ns,
+                observed_timestamp=time.time_ns(),
+                severity_number=SeverityNumber.INFO,
+                severity_text="INFO",
+                event_name=CHANGE,
+                body=one_line(f"{change.kind}: {change.resource_name or change.resource_id}"),
+                attributes={name: value for name, value in _change_attributes(change) if value},
             )
 
     def end(self) -> Callable[[float, str], None]:
@@ -100,7 +117,7 @@ class GroupEvents:
         return wait
 
 
-def _attributes(group: NewGroup, names: Mapping[str, str]) -> Iterator[tuple[str, str | int]]:
+def _group_attributes(group: NewGroup, names: Mapping[str, str]) -> Iterator[tuple[str, str | int]]:
     """Yields what is known of a group, by the names that its records have."""
     yield "segment.failure.group", shown(group.id)
     yield "segment.reason.class", shown(group.reason_class)
@@ -113,6 +130,17 @@ def _attributes(group: NewGroup, names: Mapping[str, str]) -> Iterator[tuple[str
         yield "http.response.status_code", group.status
     if group.reason is not None:
         yield "segment.reason", one_line(group.reason)
+
+
+def _change_attributes(change: Change) -> Iterator[tuple[str, str]]:
+    """Yields what is known of a change. Its texts were redacted before they were stored."""
+    yield "log.record.uid", change.id
+    yield "segment.change.kind", shown(change.kind)
+    yield "segment.resource.id", shown(change.resource_id)
+    yield "segment.resource.type", shown(change.resource_type)
+    yield "segment.resource.name", shown(change.resource_name)
+    yield "user.id", shown(change.actor)
+    yield "user.email", shown(change.actor_email)
 
 
 class _Exporter(LogRecordExporter):
@@ -137,7 +165,7 @@ class _Exporter(LogRecordExporter):
         if not is_delivered and _TAKES_NO_LOGS.match(self._exports.message):
             self._takes_logs, is_delivered = False, True
             _log.info(
-                "%s takes no logs, only metrics: new failure groups are not sent as log events",
+                "%s takes no logs, only metrics: new failure groups and changes are not sent as log events",
                 self._target.shown_url,
             )
         self._exports.end(is_delivered=is_delivered)

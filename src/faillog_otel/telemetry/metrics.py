@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
@@ -25,6 +25,7 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.resources import Resource
 
 from faillog_otel.config import Target, TelemetryConfig
+from faillog_otel.segment.answers import Change
 from faillog_otel.telemetry import MAX_VALUE, FailureChanges, Gauge, NewGroupLog, OutcomeKey, one_line, shown
 from faillog_otel.telemetry.exporters import (
     ExplainFailure,
@@ -34,7 +35,7 @@ from faillog_otel.telemetry.exporters import (
     http_arguments,
     timeout_of,
 )
-from faillog_otel.telemetry.logs import GroupEvents
+from faillog_otel.telemetry.logs import LogEvents
 
 FLUSH_SECONDS = 2.0
 """Of the ten seconds that a run may take to end after a signal."""
@@ -78,7 +79,7 @@ class OtelTelemetry:
         self._new_group_log = NewGroupLog(names)
         self._events = None
         if config.logs_target is not None:
-            self._events = GroupEvents(config.logs_target, messages, resource, names, version)
+            self._events = LogEvents(config.logs_target, messages, resource, names, version)
         self._values = _AttributeValues(names)
         self._meter = meter = self._provider.get_meter("faillog-otel", version)
         self._records = meter.create_counter("faillog.records", "{record}", "Records by outcome")
@@ -149,7 +150,12 @@ class OtelTelemetry:
             self._new_groups.add(1, attributes)
         named = self._new_group_log.write(failures.new_groups)
         if self._events is not None:
-            self._events.send(named)
+            self._events.send_groups(named)
+
+    def record_changes(self, changes: Sequence[Change]) -> None:
+        """Sends a log event for each change of the workspace."""
+        if self._events is not None:
+            self._events.send_changes(changes)
 
     def observe(self, gauge: Gauge) -> None:
         """Reads the gauge for each export."""

@@ -1,0 +1,40 @@
+"""What a polling run reads from Segment besides listings: names, changes of the workspace.
+
+These requests have rate limits of their own, and cost nothing of the listings' quota.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+READ_SECONDS = 10.0
+"""A reading delays a due listing by at most this time; what is left is read while nothing is due."""
+
+
+class Reading(Protocol):
+    """One of them. Used by one thread. Its methods raise NoRoom and LedgerBroken."""
+
+    def read_if_due(self, now_ns: int) -> None:
+        """Reads if it is time; takes `READ_SECONDS` at most."""
+
+    def go_on(self) -> None:
+        """Continues a reading; takes `READ_SECONDS` at most."""
+
+
+class Readings:
+    """Several readings, in their order."""
+
+    def __init__(self, readings: Sequence[Reading] = ()) -> None:
+        self._readings = readings
+
+    def read_if_due(self, now_ns: int) -> None:
+        """Reads what is due."""
+        for each in self._readings:
+            each.read_if_due(now_ns)
+
+    def go_on(self) -> None:
+        """Continues the readings, while no listing is due."""
+        for each in self._readings:
+            each.go_on()
+
+
+NO_READINGS = Readings()
