@@ -18,7 +18,7 @@ from support.tiers import slow, swept
 from faillog_otel.sandbox import Simulator
 from faillog_otel.sandbox.collector import Receiver, Reply
 from faillog_otel.sandbox.config import CATALOGUE, SimulatedClock, SimulatorConfig, WorldConfig
-from faillog_otel.sandbox.names import CREDENTIALS
+from faillog_otel.sandbox.free_requests import CREDENTIALS
 
 
 def planted(text: str) -> bytes:

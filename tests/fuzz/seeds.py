@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from faillog_otel.events.kept_record import KeptContext, write_entry
 from faillog_otel.events.model import Place
 from faillog_otel.inputs.files import GZIP_MAGIC, ZSTD_MAGIC
-from faillog_otel.sandbox.generator import DESTINATIONS, failure_events
+from faillog_otel.sandbox.destinations import DESTINATIONS
+from faillog_otel.sandbox.generator import failure_events
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -23,7 +23,7 @@ from faillog_otel.pipeline.readings import READ_SECONDS
 from faillog_otel.sandbox import Simulator
 from faillog_otel.sandbox.collector import Receiver, Reply
 from faillog_otel.sandbox.config import CATALOGUE, Scripted, SimulatedClock, SimulatorConfig, WorldConfig
-from faillog_otel.sandbox.generator import DESTINATIONS, SOURCE_ID
+from faillog_otel.sandbox.destinations import DESTINATIONS, SOURCE_ID
 from faillog_otel.segment.api import SegmentApi
 
 MIXPANEL = DESTINATIONS[0]

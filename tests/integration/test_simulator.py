@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import parse_qsl
 
 import httpx
 import pytest
@@ -25,8 +26,8 @@ from faillog_otel.sandbox.config import (
     SimulatorConfig,
     WorldConfig,
 )
-from faillog_otel.sandbox.generator import DESTINATIONS, SOURCE_ID
-from faillog_otel.sandbox.names import CREDENTIALS
+from faillog_otel.sandbox.destinations import DESTINATIONS, SOURCE_ID
+from faillog_otel.sandbox.free_requests import CREDENTIALS
 
 NOW = 480_000 * HOUR_NS + 17 * 60 * SECOND_NS  # 2024-10-04T00:17:00Z
 LISTING = "/customer-insights/download"
@@ -178,12 +179,15 @@ def test_requests_other_than_listings_cost_nothing(segment: Simulator) -> None:
 
 
 def names(segment: Simulator, path: str, kind: str = "v1", **page: str) -> httpx.Response:
+    return free(segment, path, kind, **{f"pagination.{key}": value for key, value in page.items()})
+
+
+def free(segment: Simulator, path: str, kind: str, **query: str) -> httpx.Response:
     headers = {
         "Authorization": f"Bearer {segment.token}",
         "Accept": f"application/vnd.segment.{kind}+json",
     }
-    query = {f"pagination.{key}": value for key, value in {"count": "1000", **page}.items()}
-    return get(segment.url + path, params=query, headers=headers)
+    return get(segment.url + path, params={"pagination.count": "1000", **query}, headers=headers)
 
 
 def test_names_are_listed_in_pages() -> None:
@@ -240,7 +244,7 @@ def test_a_person_can_rename_while_it_runs(segment: Simulator) -> None:
     assert (refused.status_code, "no destination" in refused.json()["error"]) == (400, True)
 
 
-NAMES_FAULTS: dict[str, object] = {
+FREE_FAULTS: dict[str, object] = {
     "401": 401,
     "403": 403,
     "404": 404,
@@ -254,13 +258,28 @@ NAMES_FAULTS: dict[str, object] = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES_FAULTS)
-def test_each_fault_of_names_happens_once(segment: Simulator, name: str) -> None:
-    segment.faults.script(Scripted(fault=f"names:{name}"))
-    assert status_of(lambda: names(segment, "/sources")) == NAMES_FAULTS[name]
+FREE_REQUESTS = {
+    "names": ("/sources", "v1"),
+    "counts": (f"/delivery-overview/successfully-received?sourceId={SOURCE_ID}&granularity=HOUR", "v1beta"),
+    "changes": ("/audit-events", "v1"),
+}
+
+
+@pytest.mark.parametrize("name", FREE_FAULTS)
+@pytest.mark.parametrize("kind", FREE_REQUESTS)
+def test_each_fault_of_a_free_request_happens_once(segment: Simulator, kind: str, name: str) -> None:
+    path, media_type = FREE_REQUESTS[kind]
+    path, _, query = path.partition("?")
+
+    def request() -> httpx.Response:
+        day = {"startTime": "2024-10-03T00:00:00Z", "endTime": "2024-10-03T23:00:00Z"}
+        return free(segment, path, media_type, **day, **dict(parse_qsl(query)))
+
+    segment.faults.script(Scripted(fault=f"{kind}:{name}"))
+    assert status_of(request) == FREE_FAULTS[name]
     (asked,) = segment.requests()
-    assert (asked.fault, asked.counted) == (f"names:{name}", False)
-    assert names(segment, "/sources").json()["data"]["sources"]
+    assert (asked.fault, asked.counted) == (f"{kind}:{name}", False)
+    assert request().status_code == 200
 
 
 # -- the quota -----------------------------------------------------------------------------------------
@@ -502,7 +521,11 @@ def status_of(call: Any) -> object:
 
 
 def test_the_tables_have_every_fault() -> None:
-    tables: dict[str, Any] = {"listing": LISTING_FAULTS, "download": DOWNLOAD_FAULTS, "names": NAMES_FAULTS}
+    tables: dict[str, Any] = {
+        "listing": LISTING_FAULTS,
+        "download": DOWNLOAD_FAULTS,
+        **dict.fromkeys(FREE_REQUESTS, FREE_FAULTS),
+    }
     assert {f"{kind}:{name}" for kind, table in tables.items() for name in table} == CATALOGUE.keys()
 
 

@@ -15,7 +15,7 @@ from faillog_otel.propagation import message_id_for
 from faillog_otel.sandbox import Simulator
 from faillog_otel.sandbox.collector import Receiver, Reply
 from faillog_otel.sandbox.config import Scripted, SimulatedClock, SimulatorConfig, WorldConfig
-from faillog_otel.sandbox.generator import DESTINATIONS
+from faillog_otel.sandbox.destinations import DESTINATIONS
 from support.events import attempt, error, exchange, lines
 from support.polled_folder import AWAY, COLLECTION, PolledFolder
 from support.program import Done, run_program, run_script, start_program

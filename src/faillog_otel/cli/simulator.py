@@ -45,6 +45,14 @@ _SIMULATE_HELP = """Simulate Segment's failure-log API, to try a setup or to tes
       curl $control/manifest; curl $control/requests; curl $control/quota; curl $control/tracked
       curl $control/failures    # the messages that failed, by incident and destination
 
+    It also serves names, Segment's own counts of events, and audit events. Say how messages end that arrive
+    later (deliver, filter, lose, discard:STATUS, recover:ATTEMPTS), and add changes of the workspace:
+
+    \b
+      curl $control/outcomes -d '[{"outcome": "recover:3", "event": "Order Completed"}]'
+      curl $control/changes -d '[{"id": "1", "timestamp": "2025-05-07T23:00:00Z", "resourceId": "…",
+        "type": "Destination Modified"}]'
+
     Inject failures of your own with --incident; --messages 0 leaves out all others:
 
     \b
@@ -129,6 +137,32 @@ _SIMULATE_HELP = """Simulate Segment's failure-log API, to try a setup or to tes
     default=0,
     metavar="N",
     help="Objects a day whose download always fails.  [default: 0]",
+)
+@click.option(
+    "--sources",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Sources of the workspace; collections belong to them in turns.",
+)
+@click.option(
+    "--traffic",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Messages in an hour of each source that are delivered everywhere, beside those that fail.",
+)
+@click.option(
+    "--lacks",
+    type=click.Choice(["counts", "changes", "subscriptions"]),
+    multiple=True,
+    help="What the workspace does not have (repeatable): counts of events, audit events, subscriptions.",
+)
+@click.option(
+    "--lies",
+    metavar="ID",
+    multiple=True,
+    help="Destination whose failed and retried deliveries are counted as none (repeatable).",
 )
 @click.option("--quota", type=int, default=120, show_default=True, help="Requests a day, or in a window.")
 @click.option(
@@ -235,7 +269,7 @@ def _simulator_config(flags: dict[str, Any], now_ns: int) -> "SimulatorConfig":
 
     world = WorldConfig(
         **{name: flags[name] for name in ("seed", "messages", "incident_messages", "dialect")},
-        **{name: flags[name] for name in ("damage", "duplicates", "dead")},
+        **{name: flags[name] for name in ("damage", "duplicates", "dead", "sources", "traffic")},
         incidents=tuple(_incident(text, now_ns) for text in flags["incidents"]),
         collections=flags["collections"] or COLLECTIONS,
         growth=tuple(_chosen("--growth", flags["growth"], GROWTHS)),
@@ -250,7 +284,7 @@ def _simulator_config(flags: dict[str, Any], now_ns: int) -> "SimulatorConfig":
         retry_after=flags["retry_after"],
     )
     return SimulatorConfig(
-        **{name: flags[name] for name in ("token", "port", "download_port", "form")},
+        **{name: flags[name] for name in ("token", "port", "download_port", "form", "lacks", "lies")},
         world=world,
         quota=quota,
         faults=dict(map(_fault, flags["faults"])),

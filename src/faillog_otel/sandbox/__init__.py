@@ -27,6 +27,8 @@ from faillog_otel.sandbox.downloads import Downloads
 from faillog_otel.sandbox.failures import FailingMessage, Failures, FailureTruth, failure_truth
 from faillog_otel.sandbox.http import HttpServer, Request, Response, json_response
 from faillog_otel.sandbox.listing_api import ListingApi
+from faillog_otel.sandbox.outcomes import Outcome
+from faillog_otel.sandbox.overview import AuditEvent
 from faillog_otel.sandbox.world import TrackedMessage
 
 CONTROL_PREFIX = "/_simulator/"
@@ -77,7 +79,7 @@ class Simulator:
         self._listings = ListingApi(self._state)
         self._downloads = Downloads(self._state)
         self._tracking = _TrackingApi(self._state.inbox)
-        self._control = _Control(self._state, self.rename)
+        self._control = _Control(self._state, self._listings)
 
     @property
     def url(self) -> str:
@@ -117,6 +119,14 @@ class Simulator:
     def rename(self, id_: str, name: str) -> None:
         """Gives a destination, a source or a subscription another name. Raises ConfigError."""
         self._listings.names.rename(id_, name)
+
+    def set_outcomes(self, *rules: Outcome) -> None:
+        """Sets how messages end that applications send from now on."""
+        self._state.inbox.add_rules(*rules)
+
+    def add_change(self, event: AuditEvent) -> None:
+        """Adds an audit event."""
+        self._listings.overview.add_change(event)
 
     def __enter__(self) -> Self:
         self._api_server.__enter__()
@@ -161,20 +171,24 @@ class _Control:
 
     `GET clock`; `POST clock` (`{"now": "2025-05-07T23:00:00Z"}` or `{"forward_seconds": 3600}`);
     `POST faults` (a list of `{"fault", "nth"?, "collection"?, "hour"?, "object"?, "times"?}`); `GET faults`
-    (the number left); `POST names` (`{"65f0c2ab9d3e4b0012ab34cd": "Teapot"}`: renames); `GET quota` (the
+    (the number left); `POST names` (`{"65f0c2ab9d3e4b0012ab34cd": "Teapot"}`: renames);
+    `POST outcomes` (a list of `Outcome`, for messages that arrive later); `POST changes` (a list of audit
+    events); `GET quota` (the
     most requests in 24 hours, the requests that came too early, how long the server asked to wait); `GET
     failures` (a `FailureTruth`); `GET manifest`, `GET requests` and `GET tracked` (JSON Lines).
     """
 
-    def __init__(self, state: SimulatorState, rename: Callable[[str, str], None]) -> None:
+    def __init__(self, state: SimulatorState, listings: ListingApi) -> None:
         self._state = state
-        self._rename = rename
+        self._listings = listings
         self._routes: dict[tuple[str, str], Callable[[bytes], Response]] = {
             ("GET", "clock"): lambda _: self._time(),
             ("POST", "clock"): self._move_clock,
             ("POST", "faults"): self._script_faults,
             ("GET", "faults"): lambda _: self._faults_left(),
             ("POST", "names"): self._change_names,
+            ("POST", "outcomes"): self._set_outcomes,
+            ("POST", "changes"): self._add_changes,
             ("GET", "quota"): lambda _: self._quota(),
             ("GET", "failures"): lambda _: json_response(200, _failures(state)),
             ("GET", "manifest"): lambda _: _json_lines(state.manifest.entries()),
@@ -222,8 +236,19 @@ class _Control:
     def _change_names(self, body: bytes) -> Response:
         names = msgspec.json.decode(body, type=dict[str, str])
         for id_, name in names.items():
-            self._rename(id_, name)
+            self._listings.names.rename(id_, name)
         return json_response(200, names)
+
+    def _set_outcomes(self, body: bytes) -> Response:
+        rules = msgspec.json.decode(body, type=list[Outcome])
+        self._state.inbox.add_rules(*rules)
+        return json_response(200, rules)
+
+    def _add_changes(self, body: bytes) -> Response:
+        changes = msgspec.json.decode(body, type=list[AuditEvent])
+        for each in changes:
+            self._listings.overview.add_change(each)
+        return json_response(200, changes)
 
     def _quota(self) -> Response:
         quota = self._state.quota

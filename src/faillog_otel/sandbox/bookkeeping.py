@@ -24,6 +24,7 @@ from faillog_otel.sandbox.config import Faults, QuotaConfig, SimulatedClock, Sim
 from faillog_otel.sandbox.failures import Failures
 from faillog_otel.sandbox.http import Request, Response
 from faillog_otel.sandbox.objects import StoredObject
+from faillog_otel.sandbox.outcomes import Outcome
 from faillog_otel.sandbox.world import TrackedMessage, World
 
 _log = logging.getLogger(__name__)
@@ -309,6 +310,7 @@ class Inbox:
         """`seed` determines the messageIds that are generated."""
         self._seed = seed
         self._lock = threading.Lock()
+        self._rules: tuple[Outcome, ...] = ()
         self._messages: dict[str, TrackedMessage] = {}
         self._by_hour: defaultdict[int, list[TrackedMessage]] = defaultdict(list)
         self._listed_until_ns = 0
@@ -320,10 +322,15 @@ class Inbox:
             if message_id not in self._messages:
                 now = time_text(now_ns)
                 event = {"timestamp": now} | event | {"messageId": message_id, "receivedAt": now}
-                message = TrackedMessage(message_id, now_ns, self._listed_until_ns, event)
+                message = TrackedMessage(message_id, now_ns, self._listed_until_ns, event, self._rules)
                 self._messages[message_id] = message
                 self._by_hour[hour_of(now_ns)].append(message)
             return self._messages[message_id]
+
+    def add_rules(self, *rules: Outcome) -> None:
+        """Adds rules for messages that arrive later."""
+        with self._lock:
+            self._rules += rules
 
     def note_listed(self, now_ns: int) -> None:
         """Notes that objects are read as they are at this time."""

@@ -48,6 +48,10 @@ FORMS: tuple[Form, ...] = ("either", "query", "body", "body-only")
 
 COLLECTIONS = ("shop-mixpanel", "shop-braze", "shop-webhooks")
 
+Feature = Literal["counts", "changes", "subscriptions"]
+FEATURES: tuple[Feature, ...] = ("counts", "changes", "subscriptions")
+"""What some workspaces, or tokens, lack: then the requests for it are answered with 403."""
+
 _COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", re.ASCII)
 
 
@@ -79,6 +83,10 @@ class WorldConfig(Struct, frozen=True, kw_only=True):
     """Injected failures, beside those of `messages`: with `messages=0` nothing else fails."""
     incident_messages: float = 20.0
     """Failing messages in an hour of each of them."""
+    sources: int = 1
+    """Collections belong to them in turns."""
+    traffic: int = 0
+    """Other messages in an hour of each source: delivered everywhere at the first attempt."""
 
     def __post_init__(self) -> None:
         if not self.collections or len(set(self.collections)) != len(self.collections):
@@ -94,10 +102,17 @@ class WorldConfig(Struct, frozen=True, kw_only=True):
             raise ConfigError("growth and formats must have at least one item")
         if not 0 <= self.dead <= 24:
             raise ConfigError("dead must be from 0 to 24 objects a day")
+        self._check_rates()
+        self._check_incidents()
+
+    def _check_rates(self) -> None:
+        if not 1 <= self.sources <= len(self.collections):
+            raise ConfigError("sources must be from 1 to the number of collections")
+        if not 0 <= self.traffic <= 100_000_000:
+            raise ConfigError("traffic must be from 0 to 100,000,000")
         for name, rate in (("damage", self.damage), ("duplicates", self.duplicates)):
             if not 0 <= rate <= 1:
                 raise ConfigError(f"{name} must be a rate from 0 to 1")
-        self._check_incidents()
 
     def _check_incidents(self) -> None:
         if not 1 <= self.incident_messages <= 100_000:
@@ -160,10 +175,18 @@ class SimulatorConfig(Struct, frozen=True, kw_only=True):
     """The rate limit of requests for names, which is not the quota of listings."""
     names_per_page: int = 1000
     """The most names in one page."""
+    counts_per_minute: int = 200
+    """The rate limit of requests for counts and for changes, each."""
+    lacks: tuple[Feature, ...] = ()
+    """What the workspace does not have."""
+    lies: tuple[str, ...] = ()
+    """Ids of destinations whose failed and retried deliveries are counted as none."""
 
 
-Kind = Literal["listing", "download", "names"]
-KINDS: tuple[Kind, ...] = ("listing", "download", "names")
+FreeKind = Literal["names", "counts", "changes"]
+"""The requests that cost nothing of the quota, each with a rate limit of its own."""
+Kind = Literal["listing", "download", "names", "counts", "changes"]
+KINDS: tuple[Kind, ...] = ("listing", "download", "names", "counts", "changes")
 
 CATALOGUE: dict[str, str] = {
     "listing:429-body": "429 with Segment's body (remainingPoints, msBeforeNext, consumedPoints)",
@@ -205,16 +228,22 @@ CATALOGUE: dict[str, str] = {
     "download:307": "307 to the API server",
     "download:no-etag": "the object without ETag and Last-Modified",
     "download:changed": "the same records in another order, with another ETag",
-    "names:401": "401, with a credential in the message",
-    "names:403": "403 as for a token without permission, with a credential in the message",
-    "names:404": "404 as for a workspace without the feature, with a credential in the message",
-    "names:429": "429 with Retry-After: 30",
-    "names:500": "500 with a credential in the message",
-    "names:reset": "the connection is reset",
-    "names:slow": "the response takes `slow_seconds`",
-    "names:html": "200 with an HTML page",
-    "names:truncated": "200 with JSON that ends too early",
-    "names:wrong-shape": "200 with JSON of another shape, full of credentials",
+    **{
+        f"{kind}:{name}": text
+        for kind in ("names", "counts", "changes")
+        for name, text in {
+            "401": "401, with a credential in the message",
+            "403": "403 as for a token without permission, with a credential in the message",
+            "404": "404 as for a workspace without the feature, with a credential in the message",
+            "429": "429 with Retry-After: 30",
+            "500": "500 with a credential in the message",
+            "reset": "the connection is reset",
+            "slow": "the response takes `slow_seconds`",
+            "html": "200 with an HTML page",
+            "truncated": "200 with JSON that ends too early",
+            "wrong-shape": "200 with JSON of another shape, full of credentials",
+        }.items()
+    },
 }
 """All faults: name → what it does."""
 

@@ -11,12 +11,14 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import chain, repeat
 from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
 
-SOURCE_ID = "qL9vTgNcd3xW2b5Yp8RkZm"
+from faillog_otel.sandbox.destinations import DESTINATIONS, Destination, DestinationAnswer
+
 RETRY_SECONDS = (30, 90, 300, 900, 2700, 5400, 9000)
 """Delays between attempts: about four and a half hours in all, then the message is discarded."""
 _MAX_RETRY_AGE_SECONDS = 4 * 3600
@@ -29,107 +31,6 @@ subscription beside the destination, `featureName`, a reason in words, an error'
 page now; or `mixed`, some deliveries in each. It is not documented which of them Segment writes."""
 DIALECTS: tuple[Dialect, ...] = ("draft", "page", "mixed")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-class DestinationAnswer(Struct, frozen=True):
-    """One response of a destination. `weight`: its relative frequency; `retried`: whether Segment retries.
-
-    A status of None is a timeout.
-    """
-
-    weight: int
-    status: int | None
-    body: dict[str, Any]
-    retried: bool = False
-    headers: dict[str, str] = {}
-    reason: str | None = None
-
-
-class Destination(Struct, frozen=True):
-    """One destination, and how it fails."""
-
-    id: str
-    name: str
-    url: str
-    answers: tuple[DestinationAnswer, ...]
-    batch: int = 1
-    """The maximum number of messages in one exchange."""
-    passes_through: bool = False
-    """Whether it receives a tracked event unchanged, instead of a mapping of it."""
-    subscription_id: str | None = None
-    """The mapping of an Actions destination."""
-    feature: str = "delivery"
-    """The draft's `featureName`."""
-
-
-_OK = {"status": "ok"}
-DESTINATIONS: tuple[Destination, ...] = (
-    Destination(
-        "5f7dd6d21ad74f3842b1fc47",
-        "Mixpanel (Actions)",
-        "https://api.mixpanel.com/import?strict=1",
-        (
-            DestinationAnswer(3, 200, _OK),
-            DestinationAnswer(
-                6, 400, {"code": 400, "error": "some data points in the request failed validation"}
-            ),
-            DestinationAnswer(
-                3,
-                429,
-                {"error": "rate limit exceeded"},
-                retried=True,
-                headers={"Retry-After": "30", "X-RateLimit-Remaining": "0"},
-            ),
-        ),
-        batch=8,
-        subscription_id="gMkWhSqGUyqGTV7BSZXHUu",
-    ),
-    Destination(
-        "60f9d0d048950c356be2e4da",
-        "Braze Cloud Mode (Actions)",
-        "https://rest.iad-01.braze.com/users/track",
-        (DestinationAnswer(1, 401, {"message": "Invalid API key"}, reason="INVALID_SETTINGS"),),
-        batch=5,
-        subscription_id="4GvPnyVm2LxcBe6Tq8RkZa",
-    ),
-    Destination(
-        "614a3c7d791c91c41bae7599",
-        "Webhooks (Actions)",
-        "https://hooks.shop.example/segment",
-        (
-            DestinationAnswer(4, 200, _OK),
-            DestinationAnswer(5, 500, {"error": "Internal Server Error"}, retried=True),
-            DestinationAnswer(4, None, {}, retried=True, reason="ETIMEDOUT"),
-        ),
-        passes_through=True,
-        subscription_id="nD3uWpRr7TbYs5KfJx9QeC",
-    ),
-    Destination(
-        "62e184d4fa0e3c4a1f0d4b11",
-        "Amplitude (Actions)",
-        "https://api2.amplitude.com/2/httpapi",
-        (
-            DestinationAnswer(3, 200, _OK),
-            DestinationAnswer(
-                5,
-                429,
-                {"code": 429, "error": "Too many requests for some devices and users", "eps_threshold": 30},
-                retried=True,
-                headers={"Retry-After": "60"},
-            ),
-        ),
-        batch=10,
-        subscription_id="aB8hZt2NcvLqX6wPy4MdRk",
-    ),
-    Destination(
-        "65f0c2ab9d3e4b0012ab34cd",
-        "Teapot Function",
-        "https://fn.shop.example/brew",
-        (DestinationAnswer(1, 418, {"error": "I'm a teapot", "contact": "barista@shop.example"}),),
-        passes_through=True,
-        feature="destinationInsertFunction",
-    ),
-)
 
 
 class Logged(Struct, frozen=True, gc=False):
@@ -218,11 +119,16 @@ def logged_story(
     retry_seconds: Sequence[int] = RETRY_SECONDS,
     dialect: Dialect = "mixed",
 ) -> Iterator[Logged]:
-    """Yields the events of one message that was tracked at `start`, in the order of logging."""
+    """Yields the events of one message that was tracked at `start`, in the order of logging.
+
+    The destination gives its answers in turn, and then the last one again and again.
+    """
     rng = random.Random(seed)
     at, left = start, [_Message(message_id, destination, start, tracked=tracked)]
+    answers = chain(destination.answers, repeat(destination.answers[-1]))
     while left:
-        answer = _any_answer(rng, destination)
+        rng.random()  # the ids of earlier versions
+        answer = next(answers)
         left, logged = _deliver(rng, at, left, answer, retries=len(retry_seconds), dialect=dialect)
         yield from logged
         for message in left:
@@ -358,7 +264,7 @@ def _logged(
     to = [{"type": "destination", "id": destination.id}]
     if is_draft and destination.subscription_id:
         to.append({"type": "subscription", "id": destination.subscription_id})
-    routed = {"to": to, "from": [{"type": "source", "id": SOURCE_ID}]}
+    routed = {"to": to, "from": [{"type": "source", "id": destination.source}]}
     times = {"occurredAt": _rfc3339(at), "loggedAt": _rfc3339(at + timedelta(seconds=lag))}
     properties = {"routed": routed, **own, **times}
     version = 1 if is_draft else "v1"

@@ -13,13 +13,8 @@ from typing import Literal
 from msgspec import Struct
 
 from faillog_otel.clock import SECOND_NS, time_text
-from faillog_otel.sandbox.generator import (
-    Destination,
-    DestinationAnswer,
-    Dialect,
-    Logged,
-    logged_batches,
-)
+from faillog_otel.sandbox.destinations import Destination, DestinationAnswer
+from faillog_otel.sandbox.generator import Dialect, Logged, logged_batches
 
 IncidentKind = Literal["down", "wrong-key", "bad-mapping", "rate-limit", "slow-network"]
 """`down`: 503 to all attempts; `wrong-key`: 401, discarded at once; `bad-mapping`: 400 that names a field,

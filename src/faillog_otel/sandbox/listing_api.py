@@ -20,6 +20,7 @@ from faillog_otel.sandbox.config import Refusal
 from faillog_otel.sandbox.downloads import presigned_url
 from faillog_otel.sandbox.http import Request, Response, html_page, json_response
 from faillog_otel.sandbox.names import NamesApi
+from faillog_otel.sandbox.overview import OverviewApi
 from faillog_otel.sandbox.world import parse_hour
 
 LISTING_PATH = "/customer-insights/download"
@@ -39,6 +40,7 @@ class ListingApi:
 
     def __init__(self, state: SimulatorState) -> None:
         self.names = NamesApi(state, _segment_error)
+        self.overview = OverviewApi(state, _segment_error)
         self._state = state
         self._refused = 0
 
@@ -50,7 +52,11 @@ class ListingApi:
         elif request.path == LISTING_PATH:
             served = self._list(request, named, now_ns)
         else:
-            served = self.names.answer(request, now_ns) or Served(_free_request(request))
+            served = (
+                self.names.answer(request, now_ns)
+                or self.overview.answer(request, now_ns)
+                or Served(_free_request(request))
+            )
         return replace(served, collection=named.collection, hour=named.hour)
 
     def _is_authorized(self, request: Request) -> bool:

@@ -22,16 +22,11 @@ from msgspec.structs import replace
 
 from faillog_otel.clock import DAY_NS, HOUR_NS, MAX_NS, SECOND_NS, hour_of, hour_text
 from faillog_otel.sandbox.config import Growth, WorldConfig
-from faillog_otel.sandbox.generator import (
-    DESTINATIONS,
-    Destination,
-    DestinationAnswer,
-    Logged,
-    logged_events,
-    logged_story,
-)
+from faillog_otel.sandbox.destinations import Destination, DestinationAnswer, destination_of
+from faillog_otel.sandbox.generator import Logged, logged_events, logged_story
 from faillog_otel.sandbox.incidents import Incident, incident_events
 from faillog_otel.sandbox.objects import SUFFIXES, StoredObject, TrueRecord, packed, thirds
+from faillog_otel.sandbox.outcomes import DOWN, Outcome, outcome_of
 
 RETENTION_NS = 28 * DAY_NS
 """How long an hour is kept, from its start. [Segment's page]"""
@@ -52,13 +47,7 @@ _RATES = (1.0, 0.25, 1.75)
 _QUIET = 0.1
 """The fraction of hours without failures."""
 _INCIDENT_A_DAY, _INCIDENT_HOURS, _INCIDENT_FACTOR = 1 / 7, (2, 5), 12
-_OUTAGE = (
-    DestinationAnswer(
-        19, 503, {"error": "Service Unavailable"}, retried=True, headers={"Retry-After": "120"}
-    ),
-    DestinationAnswer(1, 200, {"status": "ok"}),
-)
-_DOWN = _OUTAGE[:1]
+_OUTAGE = (DOWN, DestinationAnswer(1, 200, {"status": "ok"}))
 _DEATHS = ("404", "500", "503", "html", "reset", "truncated", "expired", "302")
 _CACHED_HOURS, _CACHED_GENERATIONS = 32, 16
 _CACHED_MESSAGES, _MIN_CACHED_HOURS = 40_000, 4
@@ -75,6 +64,8 @@ class TrackedMessage(Struct, frozen=True):
     """The latest time for which objects had been read when the message arrived."""
     event: dict[str, Any]
     """As it was sent, plus what Segment adds: receivedAt, and messageId and timestamp if they are missing."""
+    rules: tuple[Outcome, ...] = ()
+    """The rules of the time when it arrived."""
 
 
 class TrackedMessages(Protocol):
@@ -96,6 +87,9 @@ class World:
     def __init__(self, config: WorldConfig, tracked: TrackedMessages) -> None:
         self.config = config
         self._tracked = tracked
+        self._destinations = {
+            each: destination_of(number, config.sources) for number, each in enumerate(config.collections)
+        }
         cached = min(_CACHED_HOURS, max(_MIN_CACHED_HOURS, int(_CACHED_MESSAGES / config.incident_messages)))
         self._records_of = lru_cache(cached)(self._records)
         self._begun_in = lru_cache(cached)(self._begun)
@@ -121,6 +115,14 @@ class World:
         """All records of an hour, future ones included, in the order in which they become available."""
         return self._records_of(collection, hour, self._tracked.count(hour))
 
+    def begun(self, collection: str, hour: int) -> list[TrueRecord]:
+        """All records of the generated messages that began to fail in an hour, undamaged, each once."""
+        return [record for _, record in self._begun_in(collection, hour)]
+
+    def tracked(self, hour: int) -> list[TrackedMessage]:
+        """The messages that arrived in an hour so far."""
+        return self._tracked.messages_of(hour, self._tracked.count(hour))
+
     def incident_records(self, now_ns: int) -> Iterator[TrueRecord]:
         """All records of the messages that began to fail in incidents so far, future records included."""
         for incident in dict.fromkeys(self.config.incidents):
@@ -137,7 +139,7 @@ class World:
 
     def destination(self, collection: str) -> Destination:
         """The destination whose failures the collection has."""
-        return DESTINATIONS[self.config.collections.index(collection) % len(DESTINATIONS)]
+        return self._destinations[collection]
 
     def is_incident(self, collection: str, hour: int) -> bool:
         """Whether the collection's destination is down in this hour: about once a week, for 2-5 hours."""
@@ -204,23 +206,32 @@ class World:
         return tuple(sorted(chain(generated, *stories), key=_available))
 
     def _story(self, collection: str, message: TrackedMessage) -> Iterator[TrueRecord]:
-        """A tracked message's records: all its attempts fail, then Segment discards it.
+        """A tracked message's records, by its outcome.
 
         They are never damaged or repeated, because its sender looks for them.
         """
-        name = f"{collection}/{message.id}"
-        logged = logged_story(
-            _number(self.config.seed, name, 0, "story"),
+        rng = self._random(f"{collection}/{message.id}", 0, "lateness")
+        not_before_ns = (message.listed_until_ns // PORTION_NS + 1) * PORTION_NS
+        return (
+            _record(each, max(_ready_ns(each, rng), not_before_ns))
+            for each in self.story(collection, message)
+        )
+
+    def story(self, collection: str, message: TrackedMessage) -> Iterator[Logged]:
+        """What Segment logs of a tracked message; nothing if it is delivered at once, or filtered."""
+        destination = self.destination(collection)
+        answers = outcome_of(message.rules, message.event, destination).answers()
+        if not answers:
+            return iter(())
+        return logged_story(
+            _number(self.config.seed, f"{collection}/{message.id}", 0, "story"),
             message.id,
             message.event,
             start=_EPOCH + timedelta(microseconds=message.received_ns // 1000),
-            destination=replace(self.destination(collection), answers=_DOWN),
+            destination=replace(destination, answers=answers),
             retry_seconds=_RETRY_SECONDS,
             dialect=self.config.dialect,
         )
-        rng = self._random(name, 0, "lateness")
-        not_before_ns = (message.listed_until_ns // PORTION_NS + 1) * PORTION_NS
-        return (_record(each, max(_ready_ns(each, rng), not_before_ns)) for each in logged)
 
     def _failures(self, collection: str, hour: int) -> list[TrueRecord]:
         """The generated records of an hour, in the order in which they become available."""

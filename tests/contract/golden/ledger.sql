@@ -4,7 +4,7 @@
 -- migration 3: SHA-256 23663e6b465c0a93ee08d32c6f9c40df07501a76594991c5efaacab999c622c7
 -- migration 4: SHA-256 9453b8ddc8218250301a336354851faa20ae61a1b67752e17f6b752058f3269c
 -- migration 5: SHA-256 30e84cc351746c60b195cce7e5b61c97b1b0c2c3983493fe67e1c90561b71e0a
--- migration 6: SHA-256 3589caa942d69ce23ce5e002e9df67aa64670444a91ded63867e3df50ff9633a
+-- migration 6: SHA-256 c49d728017dfe1bf8a079b371e35c50cb653e57b3eb7cbeda798e957a3ddcb72
 
 CREATE TABLE changes (  -- audit events: who changed what in the workspace
     id TEXT PRIMARY KEY,
@@ -32,6 +32,8 @@ CREATE TABLE counted_hours (  -- hours whose counts were read, also those withou
     read_ns INTEGER NOT NULL,
     PRIMARY KEY (hour, source, destination)
 ) STRICT, WITHOUT ROWID
+
+CREATE INDEX discards_by_hour ON failure_counts (hour) WHERE discarded > 0
 
 CREATE TABLE event_counts (  -- Segment's own counts of events, by hour
     hour INTEGER NOT NULL,

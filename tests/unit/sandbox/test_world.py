@@ -19,7 +19,8 @@ from faillog_otel.inputs.formats import form_of, read_records
 from faillog_otel.inputs.json_stream import Record
 from faillog_otel.sandbox.bookkeeping import Inbox
 from faillog_otel.sandbox.config import FORMATS, GROWTHS, Growth, WorldConfig
-from faillog_otel.sandbox.generator import DESTINATIONS, DIALECTS, Dialect, failure_events, logged_events
+from faillog_otel.sandbox.destinations import DESTINATIONS
+from faillog_otel.sandbox.generator import DIALECTS, Dialect, failure_events, logged_events
 from faillog_otel.sandbox.objects import StoredObject
 from faillog_otel.sandbox.world import RETENTION_NS, World, parse_hour
 
