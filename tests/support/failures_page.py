@@ -8,6 +8,7 @@ from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, hour_of, hour_text, t
 from faillog_otel.ledger import Hour
 from faillog_otel.ledger import Totals as Records
 from faillog_otel.reasons import ReasonClass
+from faillog_otel.reports.changes import AfterChange
 from faillog_otel.reports.failures import Failures, Group, MessageCounts, Named, Sample, Totals
 from faillog_otel.reports.names import Names
 from faillog_otel.reports.page import PageData
@@ -49,6 +50,7 @@ def group(
     new: bool = False,
     link: str | None = None,
     message_id: str | None = None,
+    after_change: AfterChange | None = None,
 ) -> Group:
     """A group. `by_hour`: hours before now → count."""
     hours = by_hour or {5: 1}
@@ -71,6 +73,7 @@ def group(
         last_seen=time_text((now - min(hours)) * HOUR_NS + 3217 * SECOND_NS),
         new=new,
         by_hour={hour_text(now - ago): count for ago, count in sorted(hours.items(), reverse=True)},
+        after_change=after_change,
         meaning=meaning,
         remedy=remedy,
         sample=Sample(message_id, id_ * 2 if link else None, link),

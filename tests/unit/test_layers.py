@@ -48,6 +48,7 @@ PURE = {
     *("reasons", "reason_text"),
     *("settings", "setting_values", "sources"),
     *("settings", "setting_values", "unknown_settings", "sources", "links", "reports.failures"),
+    "reports.changes",
     *("events", "redact"),
     *("segment.answers", "segment.quota", "segment.schedule"),
     *("otlp.mapping", "otlp.rules", "otlp.attributes", "otlp.wire", "otlp.parts", "otlp.encoder"),

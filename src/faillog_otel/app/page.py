@@ -38,7 +38,7 @@ def report_page(
 def live_page(config: RunConfig, now_ns: int) -> str:
     """Returns the page of all failures that the ledger knows. Raises Busy, LedgerBroken."""
     loaded = load(config, (), None, now_ns, now_ns)
-    view = View(names=loaded.names, links=config.links, join=config.mapping.join)
+    view = View(names=loaded.names, links=config.links, join=config.mapping.join, changes=loaded.changes)
     window = Window(since_ns=loaded.since_ns, until_ns=now_ns, now_ns=now_ns, new_within_ns=DAY_NS)
     return report_page(config, loaded, view, window, is_of_files=False, is_live=True)
 

@@ -196,6 +196,7 @@ def _view(loaded: "Loaded", config: "RunConfig", own: dict[str, Any]) -> "View":
         links=config.links,
         join=config.mapping.join,
         filter=Filter(own["destinations"], own["classes"]),
+        changes=loaded.changes,
     )
 
 

@@ -84,6 +84,8 @@ class GroupSums(Struct, frozen=True):
     """One message, a lost one if there is one."""
     reason: str | None = None
     """The most specific reason that the records of its messages say, if the group says none."""
+    began_ns: int = 0
+    """Its first failure that is known, also before the window; 0: `first_ns`."""
 
 
 class FailureSums(Struct, frozen=True):

@@ -210,6 +210,7 @@ def _group_sums(
         seen_ns=row["seen_ns"],
         by_hour=dict(sorted((sums.by_hour or hours).items())),
         sample=sample,
+        began_ns=min(first_ns, row["first_ns"]),
     )
 
 

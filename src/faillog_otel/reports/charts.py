@@ -4,7 +4,7 @@ Pure arithmetic over counts by hour. A chart has few buckets, whatever its windo
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -103,6 +103,15 @@ class Series(Struct, frozen=True):
     path: str
 
 
+class Mark(Struct, frozen=True):
+    """A change of the workspace that failures followed."""
+
+    x: float
+    """On the chart; see `Bars.width`."""
+    at: str
+    text: str
+
+
 class Bars(Struct, frozen=True):
     """Stacked bars over the window."""
 
@@ -118,12 +127,21 @@ class Bars(Struct, frozen=True):
     series: list[Series]
     rows: list[tuple[str, list[int]]]
     """The same as a table: when each bar begins that is not empty, and the count of each series."""
+    marks: list[Mark]
+    """In the order of time."""
 
 
 def stacked_bars(
-    by_destination: Sequence[tuple[str, Mapping[str, int]]], since: str, until: str
+    by_destination: Sequence[tuple[str, Mapping[str, int]]],
+    since: str,
+    until: str,
+    changes: Iterable[tuple[str, str]] = (),
 ) -> Bars | None:
-    """Returns the bars of (destination, hour → count), which may repeat a destination; None if all are 0."""
+    """Returns the bars of (destination, hour → count), which may repeat a destination; None if all are 0.
+
+    `changes`: time and text of marks. One that is up to an hour before the first bar is marked where that
+    begins; others outside the window have no mark.
+    """
     within = buckets(since, until, MAX_BARS)
     counts: dict[str, Counter[int]] = {}
     for name, by_hour in by_destination:
@@ -157,7 +175,15 @@ def stacked_bars(
         ],
         series=series,
         rows=[(within.begin(part), [each[part] for each in shown.values()]) for part in sorted(heights)],
+        marks=[*_marks(changes, within)],
     )
+
+
+def _marks(changes: Iterable[tuple[str, str]], within: Buckets) -> Iterator[Mark]:
+    for at, text in sorted({*changes}):
+        hours = ns_of(at) / HOUR_NS - within.start
+        if -1 <= hours <= within.number * within.hours:
+            yield Mark(round(max(hours, 0.0) / within.hours * BAR_WIDTH, 1), at, text)
 
 
 class Tried(Struct, frozen=True):

@@ -121,5 +121,6 @@ def _sum(main: GroupSums, parts: Sequence[GroupSums]) -> GroupSums:
         last_ns=max(each.last_ns for each in parts),
         seen_ns=min(each.seen_ns for each in parts),
         by_hour=by_hour,
+        began_ns=min(each.began_ns or each.first_ns for each in parts),
         sample=next(iter(lost or samples), None),
     )

@@ -3,7 +3,7 @@
 Pure: the sums come from the ledger, or from the files of a run over PATHs. Times are RFC 3339 (UTC).
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from msgspec import Struct, field
@@ -14,7 +14,9 @@ from faillog_otel.events.failure import FailedMessage, FailureSums, GroupSums, M
 from faillog_otel.links import destination_link, trace_link
 from faillog_otel.propagation import derived_trace_id, trace_id_of
 from faillog_otel.reasons import ReasonClass, classify
+from faillog_otel.reports.changes import AfterChange, ChangeIndex
 from faillog_otel.reports.failure_rows import code_of, is_counted, merge, merged
+from faillog_otel.segment.answers import Change
 
 NO_MEANING = "The table of reasons has no row for this failure."
 NO_REMEDY = "Read the reason, and the destination's answer in the trace of a message."
@@ -78,6 +80,8 @@ class Group(Struct, frozen=True, rename={"reason_class": "class"}):
     meaning: str
     remedy: str
     sample: Sample
+    after_change: AfterChange | None = None
+    """The change of the workspace that its first failure followed within 30 minutes."""
 
 
 class Failures(Struct, frozen=True):
@@ -139,6 +143,8 @@ class View(Struct, frozen=True, kw_only=True):
     join: Join = "parent"
     """By it, the trace of a message is the application's or one of its own."""
     filter: Filter = Filter()
+    changes: Sequence[Change] = ()
+    """Changes of the workspace, also before the window."""
 
     def wants(self, row: GroupSums) -> bool:
         """Returns whether the filter lets a row through."""
@@ -174,12 +180,13 @@ def failures_report(sums: FailureSums, view: View, window: Window, limit: int | 
     rows.sort(key=lambda row: row.group.id)
     rows.sort(key=_badness, reverse=True)
     shown = rows if limit is None else rows[:limit]
+    changes = ChangeIndex(view.changes)
     return Failures(
         since=time_text(window.since_ns),
         until=time_text(window.until_ns),
         generated_at=time_text(window.now_ns),
         totals=Totals(_messages(rows), sum(row.attempts for row in rows), sum(row.requests for row in rows)),
-        groups=[_group(row, view, window) for row in shown],
+        groups=[_group(row, view, window, changes) for row in shown],
         left_out=len(rows) - len(shown),
         forgotten=sums.forgotten,
     )
@@ -239,8 +246,9 @@ def _meaning(sums: GroupSums) -> _Meaning:
     return _Meaning(row.reason_class, row.retryable, row.meaning, row.remedy)
 
 
-def _group(sums: GroupSums, view: View, window: Window) -> Group:
+def _group(sums: GroupSums, view: View, window: Window, changes: ChangeIndex) -> Group:
     group, means = sums.group, _meaning(sums)
+    resources = group.destination, group.subscription, view.names.source_of.get(group.destination)
     return Group(
         group=group.id,
         destination=view.names.named(group.destination, view.links),
@@ -258,6 +266,7 @@ def _group(sums: GroupSums, view: View, window: Window) -> Group:
         last_seen=time_text(sums.last_ns),
         new=sums.seen_ns >= window.now_ns - window.new_within_ns,
         by_hour={hour_text(hour): number for hour, number in sorted(sums.by_hour.items())},
+        after_change=changes.nearest([*filter(None, resources)], sums.began_ns or sums.first_ns),
         meaning=means.meaning,
         remedy=means.remedy,
         sample=view.trace(sums.sample, group.destination) if sums.sample else Sample(None, None, None),

@@ -113,6 +113,7 @@ def _table(found: Failures, times: "_Times", style: Style) -> Iterator[str]:
             yield _row([*cells, drawn] if left >= MIN_BARS else cells, widths, gap)
         yield from _title(group, style.width)
         yield from _wrapped(printable(group.reason or group.meaning), style.width)
+        yield from _wrapped(printable(change_text(group)), style.width)
         if left < MIN_BARS and drawn:
             yield f"{_INDENT}{drawn}" + (f"  by {each} hours" if each > 1 else "  by hour")
         yield from _wrapped(f"→ {printable(group.remedy)}", style.width)
@@ -137,6 +138,15 @@ def failure_title(group: Group) -> str:
     if group.subscription:
         where += f", {group.subscription_name or group.subscription}"
     return f"{where}: {failure_code(group)} ({group.reason_class.replace('_', ' ')})"
+
+
+def change_text(group: Group) -> str:
+    """Returns which change the failures followed, and of what if it is not the destination; or nothing."""
+    change = group.after_change
+    if change is None:
+        return ""
+    name = change.resource_name
+    return change.text if name in ("", group.destination.name) else f"{change.text} ({name})"
 
 
 def failure_code(row: Group | Message) -> str:
@@ -276,7 +286,7 @@ def summary_lines(found: Failures, limit: int = 3, *, is_of_paths: bool = False)
     for group in found.groups[:limit]:
         why = f"; {group.reason}" if group.reason else ""
         lines.append(printable(f"{failure_title(group)}: {_states(group)}{why}"))
-        lines.append(printable(f"{_INDENT}→ {group.remedy}"))
+        lines += [printable(f"{_INDENT}{said}") for said in (change_text(group), f"→ {group.remedy}") if said]
     more = len(found.groups[limit:]) + found.left_out
     if more:
         command = "faillog-otel failures" + (" PATH..." if is_of_paths else "")

@@ -20,9 +20,11 @@ from faillog_otel.ledger.facts import SINCE
 from faillog_otel.ledger.state_dir import StateFolder
 from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.otlp.failure_notes import MessageNotes
+from faillog_otel.reports.changes import changes_of
 from faillog_otel.reports.failures import Names
 from faillog_otel.reports.names import names_of
 from faillog_otel.reports.records import read_events
+from faillog_otel.segment.answers import Change
 from faillog_otel.text import counted
 
 KEPT_NS = KEPT_SECONDS * SECOND_NS
@@ -40,6 +42,8 @@ class Loaded(Struct, frozen=True):
     """The start of the window: the given one, or the first time that is known."""
     covers: str
     """A sentence on what was read."""
+    changes: Sequence[Change]
+    """Changes of the workspace before the end of the window; none for files."""
     attempts_until_success: dict[int, int]
     """The attempt that succeeded → messages that failed before it."""
     problems: Sequence[str] = ()
@@ -63,6 +67,7 @@ def load(config: RunConfig, paths: Sequence[str], since_ns: int | None, until_ns
                 sums=ledger.failure_sums(start_ns, until_ns, now_ns),
                 messages=_messages(config, start_ns, until_ns, now_ns),
                 names=names_of(ledger, config),
+                changes=changes_of(ledger, config, until_ns),
                 since_ns=start_ns,
                 covers=_coverage(ledger, start_ns, min(until_ns, now_ns)),
                 attempts_until_success=ledger.attempts_until_success(start_ns, until_ns),
@@ -127,6 +132,7 @@ def _from_files(
         sums=replace(sums, groups=groups),
         messages=files.failed_messages(start_ns, until_ns, now_ns),
         names=Names(config.mapping.destination_names),
+        changes=(),
         since_ns=first_ns if since_ns is None else since_ns,
         covers=f"Read {counted(records, 'record')} in {counted(len(found.files), 'file')}.",
         attempts_until_success=files.attempts_until_success(start_ns, until_ns),

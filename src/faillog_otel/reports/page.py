@@ -32,6 +32,7 @@ from faillog_otel.reports.charts import (
     tried,
 )
 from faillog_otel.reports.failures import Failures, Group, MessageCounts
+from faillog_otel.reports.failures_text import change_text
 from faillog_otel.reports.status import State, Status
 from faillog_otel.text import counted, printable
 
@@ -83,6 +84,8 @@ class Row(Struct, frozen=True):
     """To the trace of its sample."""
     destination_link: str | None
     """To the destination in Segment."""
+    change: str
+    """Which change the failures followed; empty if none is known."""
 
 
 class Answer(Struct, frozen=True):
@@ -117,11 +120,19 @@ def _rendered(data: PageData, number: int) -> str:
             sparkline(group.by_hour, within),
             safe_link(group.sample.link),
             safe_link(group.destination.link),
+            change_text(group),
         )
         for group in failures.groups[:number]
     ]
     bars = stacked_bars(
-        [(labels[group.destination.id], group.by_hour) for group in failures.groups], since, until
+        [(labels[group.destination.id], group.by_hour) for group in failures.groups],
+        since,
+        until,
+        [
+            (change.at, f"{change.kind}, {change.resource_name}" if change.resource_name else change.kind)
+            for group in failures.groups
+            if (change := group.after_change)
+        ],
     )
     style = _style()
     return (

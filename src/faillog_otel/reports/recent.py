@@ -7,6 +7,7 @@ from msgspec import Struct
 from faillog_otel.clock import DAY_NS
 from faillog_otel.config import RunConfig
 from faillog_otel.ledger import LedgerReader
+from faillog_otel.reports.changes import changes_of
 from faillog_otel.reports.failures import Failures, Group, View, Window, failures_report
 from faillog_otel.reports.failures_text import worst_groups
 from faillog_otel.reports.names import names_of
@@ -49,7 +50,12 @@ def _window(since_ns: int, until_ns: int, now_ns: int) -> Window:
 
 
 def _failures(ledger: LedgerReader, config: RunConfig, window: Window, limit: int | None = None) -> Failures:
-    view = View(names=names_of(ledger, config), links=config.links, join=config.mapping.join)
+    view = View(
+        names=names_of(ledger, config),
+        links=config.links,
+        join=config.mapping.join,
+        changes=changes_of(ledger, config, window.until_ns),
+    )
     sums = ledger.failure_sums(window.since_ns, window.until_ns, window.now_ns)
     return failures_report(sums, view, window, limit)
 

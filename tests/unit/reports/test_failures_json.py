@@ -8,17 +8,29 @@ from hypothesis import strategies as st
 from support.failure_sums import NOW_NS, group, message, sums
 from support.json_schemas import all_keys, keys_in, problems
 
-from faillog_otel.clock import DAY_NS, HOUR_NS
+from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS
 from faillog_otel.config import LinksConfig
 from faillog_otel.events.failure import FailureSums
 from faillog_otel.reports.failures import Names, View, Window, failures_report, messages_report
+from faillog_otel.segment.answers import Change
 
+GROUP = sums(group("a", subscription="sub"), sample=message("m", "a"))
+CHANGE = Change(
+    id="c",
+    at_ns=GROUP.first_ns - 60 * SECOND_NS,
+    kind="Destination Modified",
+    resource_id="mixpanel",
+    resource_type="DESTINATION",
+    resource_name="Mixpanel (prod)",
+    actor="u",
+    actor_email="",
+)
 VIEW = View(
     names=Names({"mixpanel": "Mixpanel (prod)", "sub": "Order Completed"}),
     links=LinksConfig(trace="https://t.example/{trace_id}", segment="https://s.example/{destination_id}"),
+    changes=[CHANGE],
 )
 WINDOW = Window(since_ns=NOW_NS - DAY_NS, until_ns=NOW_NS, now_ns=NOW_NS, new_within_ns=DAY_NS)
-GROUP = sums(group("a", subscription="sub"), sample=message("m", "a"))
 
 
 def as_json(value: object) -> Any:

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from support.failures_page import HOSTILE, failures, group, hostile, incidents, many, realistic, status
 
 from faillog_otel.clock import hour_text
+from faillog_otel.reports.changes import AfterChange
 from faillog_otel.reports.charts import buckets, sparkline, stacked_bars
 from faillog_otel.reports.page import MAX_BYTES, MAX_GROUPS, PageData, page, safe_link
 
@@ -65,6 +66,23 @@ def test_the_headline_names_the_worst_state(lost: int, pending: int, recovered: 
 def test_a_group_without_messages_counts_requests() -> None:
     found = words(page_of(group(("a", None), attempts=0, requests=12)))
     assert "No message is known: only requests. 0 attempts failed, in 12 requests." in found
+
+
+def test_a_change_is_named_by_its_group_and_marked_in_the_chart() -> None:
+    change = AfterChange("Source Modified", "2026-11-28T04:59:00Z", 247, "Shop <web>", None)
+    html = page_of(group(("a", "Mixpanel"), by_hour={5: 3, 4: 1}, lost=4, after_change=change))
+    found = words(html)
+    said = "failures began 4 minutes after 'Source Modified' (Shop <web>)"
+    assert found.count(said) == 2
+    assert "The failures began" in found
+    assert "that failures followed: 2026-11-28 04:59 Source Modified, Shop <web>" in found
+    assert html.count('class="mark"') == 1
+
+
+def test_without_a_change_nothing_is_marked() -> None:
+    html = page_of(group(("a", "Mixpanel"), lost=1))
+    assert 'class="mark"' not in html
+    assert "Dashed lines" not in html
 
 
 def test_message_ids_are_shown_only_if_asked_for() -> None:
