@@ -240,6 +240,22 @@ class LinksConfig(Struct, frozen=True, kw_only=True):
     """The slug of the workspace."""
 
 
+class FailureLimits(Struct, frozen=True, kw_only=True):
+    """How many messages may fail before a run ends with exit code 1; None: any number."""
+
+    destinations: tuple[str, ...] = ()
+    """Ids or names, in any case: only messages to these count. Empty: to all."""
+    discarded: int | None = None
+    """Messages that are lost."""
+    failed: int | None = None
+    """Messages with a failed attempt, also if a later one succeeded."""
+
+    @property
+    def are_set(self) -> bool:
+        """Whether there is a limit."""
+        return self.discarded is not None or self.failed is not None
+
+
 class RunConfig(Struct, frozen=True, kw_only=True):
     """All settings of a run."""
 
@@ -254,6 +270,7 @@ class RunConfig(Struct, frozen=True, kw_only=True):
     state_dir: str
     """The folder that keeps the state of polling."""
     fail_on: tuple[FailOn, ...] = ()
+    failure_limits: FailureLimits = FailureLimits()
     quarantine: str = "faillog-quarantine.jsonl"
     pending: str = "faillog-pending.jsonl"
     max_content_bytes: int = 16 * 1024**3

@@ -388,6 +388,7 @@ TIME_POLICY, HEALTH_ADDRESS = Kind(parse=parse_time_policy, show=str), Kind(pars
 SEGMENT_URL = Kind(parse=parse_segment_url, show={url: name for name, url in SEGMENT_URLS.items()}.get)
 COLLECTIONS, HOSTS = _listed(parse_collections), _listed(parse_hosts)
 SIGNALS = _listed(_parse_signals, Signal)
+TEXTS = _listed(tuple)
 FAIL_ON = _listed(lambda words: tuple(dict.fromkeys(each for each in words if each != "never")), FailOn)
 RESPONSE_HEADERS = _listed(lambda names: (*USUAL_HEADERS, *names), show=lambda _: [])
 HEADERS, RESOURCE, NAMES = _paired(parse_headers), _paired(parse_resource), _paired(dict)

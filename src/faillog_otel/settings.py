@@ -19,7 +19,7 @@ from faillog_otel import setting_values as values
 from faillog_otel.errors import ConfigError
 from faillog_otel.setting_values import Kind, choice, number
 
-Group = Literal["polling", "health", "forwarding", "paths"]
+Group = Literal["polling", "health", "forwarding", "judging", "paths"]
 """Which commands have an option; see `cli.options`."""
 
 
@@ -100,6 +100,7 @@ class Setting(Struct, frozen=True):
 
 _OWNERS: dict[str, type[Struct]] = {
     "": config.RunConfig,
+    "failure_limits": config.FailureLimits,
     "mapping": config.MappingConfig,
     "delivery": config.DeliveryConfig,
     "segment": config.SegmentConfig,
@@ -263,6 +264,17 @@ _ROWS = (
             "Exit with 1 if the run saw such a record; `empty`: no event.", option="--fail-on...",
             variables=("FAILLOG_FAIL_ON",), default_text="never", example='["discarded"]',
             details="See [fail conditions](exit-codes.md#fail-conditions)."),
+    Setting("run.max_discarded", "failure_limits.discarded", number(0),
+            "Exit with 1 if more than N messages are lost.", option="--max-discarded N", group="judging",
+            variables=("FAILLOG_MAX_DISCARDED",), default_text="any number", example="0",
+            details="See [limits of failures](exit-codes.md#limits-of-failures)."),
+    Setting("run.max_failed", "failure_limits.failed", number(0),
+            "Exit with 1 if more than N messages failed at least once.", option="--max-failed N",
+            group="judging", variables=("FAILLOG_MAX_FAILED",), default_text="any number", example="100"),
+    Setting("run.destinations", "failure_limits.destinations", values.TEXTS, "Only failures of this "
+            "destination count for --max-discarded and --max-failed.", option="--destination ID|NAME...",
+            group="judging", variables=("FAILLOG_DESTINATIONS",), default_text="all",
+            example='["Mixpanel (prod)"]'),
     Setting("run.wait", "delivery.wait_seconds", values.DURATION, "How long to continue without an "
             "acknowledgement: 500ms, 30s, 5m, forever.", option="--wait DURATION",
             variables=("FAILLOG_WAIT",), default_text="30s; forever when polling without --once",

@@ -408,3 +408,69 @@ def test_the_count_of_lines_is_for_json_lines_only(tmp_path: Path, receiver: Rec
         assert 0 < found["lines"] - found["blank"] <= found["records"]
     assert away["lines"] - away["blank"] == first["lines"] - first["blank"] == sums["lines"] - sums["blank"]
     assert away["records"] == first["records"] == sums["records"]
+
+
+# -- limits of failures ---
+
+
+def two_destinations(folder: Path) -> None:
+    """Two messages are discarded at `abc` and one at `other`; one recovers at `abc`."""
+    to_other = {"routed": {"to": [{"type": "destination", "id": "other"}]}}
+    (folder / "events").write_bytes(
+        lines(
+            error(messageId="a"),
+            error(messageId="b"),
+            error(messageId="c", **to_other),
+            attempt(messageId="d", attempt=1),
+            attempt(messageId="d", attempt=2, outcome="success", occurredAt="2025-05-07T23:59:59Z"),
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "says"),
+    [
+        (["--max-discarded", "3"], 0, ""),
+        (["--max-discarded", "2"], 1, "--max-discarded 2: 3 messages lost; the worst group: abc"),
+        (["--max-failed", "4"], 0, ""),
+        (["--max-failed", "3"], 1, "--max-failed 3: 4 messages failed; the worst group: abc"),
+        (["--max-discarded", "1", "--destination", "other"], 0, ""),
+        (["--max-discarded", "0", "--destination", "Mixpanel"], 1, "--max-discarded 0: 2 messages lost"),
+        (["--max-failed", "2", "--destination", "abc"], 1, "--max-failed 2: 3 messages failed"),
+        (["--max-failed", "0", "--destination", "none"], 0, "nothing failed at a destination with this id"),
+    ],
+)
+@pytest.mark.parametrize("more", [[], ["--workers", "2"]])
+def test_a_run_with_more_failures_than_its_limits_ends_with_1(
+    receiver: Receiver, tmp_path: Path, options: list[str], code: int, says: str, more: list[str]
+) -> None:
+    two_destinations(tmp_path)
+    (tmp_path / "faillog-otel.toml").write_text('[mapping.destination_names]\nabc = "mixpanel"\n')
+    says = says.replace("group: abc", "group: mixpanel")
+    done = run(tmp_path, receiver, "events", *options, *more)
+    assert done.code == code, done.stderr
+    assert says in done.stderr
+    assert len(receiver.logs()) == 5
+
+
+def test_a_limit_of_a_polling_run_counts_what_earlier_runs_of_the_window_read(tmp_path: Path) -> None:
+    world = WorldConfig(collections=("shop-braze",), messages=5.0)
+    config = SimulatorConfig(world=world, token=TOKEN, quota=QuotaConfig(per_day=1000))
+    with Simulator(config) as segment, Receiver() as receiver:
+        options = ["run", "--once", "--since", "-24h", "--endpoint", receiver.http_endpoint]
+        options += ["--segment-url", segment.url, "--download-host", segment.download_host]
+        options += ["--collection", "shop-braze", "--state-dir", str(tmp_path / "state")]
+        codes = [
+            run_program(*options, *more, cwd=tmp_path, SEGMENT_TOKEN=TOKEN).code
+            for more in ([], ["--max-discarded", "0"], ["--max-discarded", "100000"])
+        ]
+        early = run_program(
+            *options[:2],
+            *["--since", "-1h", *options[4:]],
+            "--max-failed",
+            "0",
+            cwd=tmp_path,
+            SEGMENT_TOKEN=TOKEN,
+        )
+    assert (codes, early.code) == ([0, 1, 0], NOT_KNOWN_YET)
+    assert "the limit of failures is undecided" in early.stderr

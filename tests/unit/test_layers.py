@@ -64,6 +64,7 @@ MAX_MODULES = defaultdict(
 )
 
 BOUNDARIES = {
+    "app.limits": "the limits of failures of a run, for its exit code and its log",
     "app.run_files": "one of the three kinds of run",
     "app.worker_process": "the command of a worker's process",
     "app.readings": "the composition of what is read besides listings",

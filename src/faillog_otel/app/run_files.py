@@ -97,6 +97,7 @@ def run_paths(paths: Sequence[str], config: RunConfig, *, sends_rejected: bool =
         not_kept=not_kept,
         files=Files(len(found.files), sum(each is None for each in forwarded.stopped_at.values())),
         fail_on=config.fail_on,
+        limits=config.failure_limits,
         first_met=forwarded.first_met,
         failures=failures,
         unreadable=bool(problems),

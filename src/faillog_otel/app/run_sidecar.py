@@ -96,6 +96,7 @@ def poll(
         seconds=time.monotonic() - started,
         hours=ended.hours,
         fail_on=config.fail_on,
+        limits=config.failure_limits,
         first_met=forwarder.first_met,
         failures=ended.failures,
         ledger_broken=bool(ended.broken) or polling.sidecar.has_unaccounted,
@@ -329,8 +330,7 @@ def _log_ignored(config: RunConfig) -> None:
 
 def _log_ending(ended: _Ended, polling: Polling, runtime: Runtime) -> None:
     config, stop, over = runtime.config, runtime.stop, polling.delivery.gave_up_because
-    forwarder, folder = polling.forwarder, config.state_dir
-    counts = forwarder.counts
+    forwarder, counts, folder = polling.forwarder, polling.forwarder.counts, config.state_dir
     if stop.requested == signal.SIGPIPE:
         return
     for problem in filter(None, (ended.broken, "" if ended.is_refusal_said else ended.refused)):

@@ -10,8 +10,9 @@ from typing import Any, Literal
 import click
 from msgspec import Struct, to_builtins
 
+from faillog_otel.app.limits import exceeded_limits, unmatched_destinations
 from faillog_otel.backends import BACKENDS
-from faillog_otel.config import FailOn, RunConfig
+from faillog_otel.config import FailOn, FailureLimits, RunConfig
 from faillog_otel.ledger.results import Counts, FirstMet, Met
 from faillog_otel.otlp.sender import Sent
 from faillog_otel.reports.failures import Failures
@@ -62,6 +63,7 @@ class RunResult(Struct, frozen=True, kw_only=True):
     hours: Judged | None = None
     """None: not a polling run, or the ledger could not be read."""
     fail_on: Sequence[FailOn] = ()
+    limits: FailureLimits = FailureLimits()
     first_met: FirstMet
     failures: Failures | None = None
     """The failures among the records of files, or in the window of a polling run; None if unknown."""
@@ -81,11 +83,23 @@ class RunResult(Struct, frozen=True, kw_only=True):
             Exit.LEDGER: self.ledger_broken,
             Exit.SEGMENT: self.segment_refused,
             Exit.PENDING: counts.pending,
-            Exit.CONDITION: self.conditions_met or self.undecided_conditions,
+            Exit.CONDITION: self.conditions_met
+            or self.undecided_conditions
+            or exceeded_limits(self.failures, self.limits),
             Exit.QUARANTINED: counts.quarantined + counts.rejected,
-            Exit.NOT_KNOWN_YET: self.fail_on and self._judged_no_hour,
+            Exit.NOT_KNOWN_YET: (self.is_asked_to_judge and self._judged_no_hour) or self.lacks_failures,
         }
         return next((code for code, is_so in applies.items() if is_so), Exit.DONE)
+
+    @property
+    def is_asked_to_judge(self) -> bool:
+        """Whether there is a condition or a limit."""
+        return bool(self.fail_on) or self.limits.are_set
+
+    @property
+    def lacks_failures(self) -> bool:
+        """Whether limits cannot be judged, because failures were not counted."""
+        return self.limits.are_set and self.failures is None
 
     @property
     def conditions_met(self) -> dict[FailOn, int]:
@@ -229,13 +243,14 @@ def judged_text(found: dict[str, Any]) -> str:
     return f"judged {share}{counted(number, 'record')}; {where}"
 
 
-def _log_judged(found: dict[str, Any], config: RunConfig) -> bool:
+def _log_judged(found: dict[str, Any], result: RunResult) -> bool:
     """Logs how much was judged if that is not everything; returns whether it logged."""
     hours, files = found["hours"], found["files"]
-    if not config.fail_on or (hours is None and files is None):
+    if not result.is_asked_to_judge or (hours is None and files is None):
         return False
     if hours is not None and not hours["judged"]:
-        _log.error("%s; --fail-on is undecided", judged_text(found))
+        asked = "--fail-on" if result.fail_on else "the limit of failures"
+        _log.error("%s; %s is undecided", judged_text(found), asked)
         return True
     is_whole = hours["judged"] == hours["window"] if hours else files["read"] == files["found"]
     if not is_whole:
@@ -250,6 +265,7 @@ def log_result(result: RunResult, config: RunConfig) -> None:
     _warn_time_shifted(result.counts, config)
     _warn_not_judged(result)
     _log_conditions(result, config.mapping.destination_names)
+    _log_limits(result)
 
 
 def _log_conditions(result: RunResult, names: Mapping[str, str]) -> None:
@@ -259,6 +275,16 @@ def _log_conditions(result: RunResult, names: Mapping[str, str]) -> None:
         found = result.first_met.get(condition)
         shown = f"; the first: {_first_text(found, names)}" if found else ""
         _log.error("--fail-on %s: %s%s", condition, what, shown)
+
+
+def _log_limits(result: RunResult) -> None:
+    """Names each limit that was exceeded, and destinations that no failure was of."""
+    if result.lacks_failures:
+        _log.error("failures were not counted; --max-discarded and --max-failed are undecided")
+    for each in exceeded_limits(result.failures, result.limits):
+        _log.error("%s", each)
+    for each in unmatched_destinations(result.failures, result.limits):
+        _log.warning("--destination %s: nothing failed at a destination with this id or name", each)
 
 
 _MET: dict[FailOn, str] = {
@@ -310,7 +336,7 @@ def print_summary(result: RunResult, config: RunConfig) -> None:
     found = result.summary()
     if found["exit"] == CLOSED_PIPE:
         return
-    was_said = _log_judged(found, config)
+    was_said = _log_judged(found, result)
     if config.summary == "json":
         click.echo(json.dumps(found))
     elif config.verbosity >= 0 and config.log_format == "json":
@@ -320,7 +346,7 @@ def print_summary(result: RunResult, config: RunConfig) -> None:
         writes = config.delivery.writes if is_of_paths else None
         verb: Verb = "shown" if writes == "console" else "written" if writes == "file" else "exported"
         is_known = found["hours"] is not None or found["files"] is not None
-        shows_judged = bool(config.fail_on) and is_known and not was_said
+        shows_judged = result.is_asked_to_judge and is_known and not was_said
         click.echo(summary_text(found, verb=verb, shows_judged=shows_judged), err=True)
         if result.failures and writes != "console":  # which groups its trees by failure
             for line in summary_lines(result.failures, is_of_paths=is_of_paths):

@@ -19,6 +19,7 @@ from faillog_otel.cli.options import (
     config_of,
     forwarding_options,
     health_options,
+    judging_options,
     parameters_of,
     paths_options,
     polling_options,
@@ -63,6 +64,7 @@ _RUN_HELP = f"""Forward failure logs to a collector.
 @health_options
 @show_all_option
 @forwarding_options
+@judging_options
 @paths_options
 @click.pass_context
 def run(ctx: click.Context, /, paths: tuple[str, ...], *, once: bool, **flags: Any) -> None:

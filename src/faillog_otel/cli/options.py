@@ -24,14 +24,14 @@ EXIT_CODES = """
     \b
     Exit codes:
       0  done; everything was acknowledged
-      1  a --fail-on condition was met
+      1  a --fail-on condition was met, or more messages failed than --max-discarded or --max-failed allows
       2  wrong usage or configuration, or a PATH could not be read
       3  done, but some records are in the quarantine
       4  the collector refused or was unavailable: records are pending
       5  the state folder, or the quarantine or pending file, could not be read or written
       6  Segment refused the token, a collection or (--once) more requests; or something due could not be
          listed or downloaded
-      7  undecided: with --once and --fail-on, no hour from --since to --until could be judged
+      7  undecided: with --once and a condition, no hour from --since to --until could be judged
       130, 143  interrupted; the run stopped cleanly
       141  the reader of standard output closed it (--protocol console | head)
 
@@ -61,6 +61,7 @@ def parameters_of(group: Group) -> list[str]:
 
 polling_options = setting_options(*parameters_of("polling"))
 health_options = setting_options(*parameters_of("health"))
+judging_options = setting_options(*parameters_of("judging"))
 paths_options = setting_options(*parameters_of("paths"))
 
 
