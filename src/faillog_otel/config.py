@@ -198,6 +198,10 @@ class SegmentConfig(Struct, frozen=True, kw_only=True):
     """The requests that one run may spend."""
     names: bool = True
     """Whether names of destinations, sources and subscriptions are read from Segment."""
+    counts: bool = True
+    """Whether Segment's own counts of events are read."""
+    collection_destinations: dict[str, str] = field(default_factory=dict)
+    """Collection → the id of its destination; it is learned from the records otherwise."""
     audit: bool = False
     """Whether changes of the workspace are read from Segment."""
     audit_actors: bool = False

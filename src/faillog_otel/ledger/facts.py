@@ -3,6 +3,8 @@
 These are functions over a `LedgerReader`, without SQL.
 """
 
+from typing import TypeVar
+
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
@@ -31,12 +33,17 @@ REFUSED_NS = 6 * HOUR_NS
 """The pause after Segment refused a collection: each attempt costs a request."""
 NEWEST = "newest "
 """Prefix of facts, before a collection's id: the time when Segment logged its newest exported record."""
+COUNTS = "counts"
+"""Name of a fact: when Segment's own counts were read, and when they are read next, as JSON."""
 NAMES = "names"
 """Name of a fact: when names were read, and when they are read next, as JSON."""
 
 
 CHANGES = "changes"
 """Name of a fact: up to when changes were read, and when they are read next, as JSON."""
+
+
+State = TypeVar("State", bound=Struct)
 
 
 class NamesState(Struct, frozen=True):
@@ -46,6 +53,19 @@ class NamesState(Struct, frozen=True):
     """The last complete reading; 0 if there was none."""
     next_ns: int = 0
     """When they are read again."""
+    problem: str = ""
+    """Why the last reading failed, and what to do; empty if it did not."""
+
+
+class CountsState(Struct, frozen=True):
+    """The last reading of Segment's own counts. Times are nanoseconds since 1970."""
+
+    read_ns: int = 0
+    """The last complete reading; 0 if there was none."""
+    next_ns: int = 0
+    """When they are read again."""
+    connections_ns: int = 0
+    """When the connections of sources and destinations were read."""
     problem: str = ""
     """Why the last reading failed, and what to do; empty if it did not."""
 
@@ -100,11 +120,7 @@ def _last_polled(ledger: LedgerReader) -> Polled:
 
 def names_state(ledger: LedgerReader) -> NamesState:
     """Returns the last reading of names. Raises LedgerBroken."""
-    text = ledger.fact(NAMES) or "{}"
-    try:
-        return msgspec.json.decode(text, type=NamesState)
-    except msgspec.DecodeError:
-        raise ledger.damaged(f"the fact {NAMES!r} is {text[:40]!r}") from None
+    return _state(ledger, NAMES, NamesState)
 
 
 def note_names_state(ledger: Ledger, state: NamesState) -> None:
@@ -112,13 +128,27 @@ def note_names_state(ledger: Ledger, state: NamesState) -> None:
     ledger.note(NAMES, msgspec.json.encode(state).decode())
 
 
+def counts_state(ledger: LedgerReader) -> CountsState:
+    """Returns the last reading of Segment's counts. Raises LedgerBroken."""
+    return _state(ledger, COUNTS, CountsState)
+
+
+def note_counts_state(ledger: Ledger, state: CountsState) -> None:
+    """Stores the last reading of Segment's counts. Raises NoRoom, LedgerBroken."""
+    ledger.note(COUNTS, msgspec.json.encode(state).decode())
+
+
+def _state(ledger: LedgerReader, name: str, kind: type[State]) -> State:
+    text = ledger.fact(name) or "{}"
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.DecodeError:
+        raise ledger.damaged(f"the fact {name!r} is {text[:40]!r}") from None
+
+
 def changes_state(ledger: LedgerReader) -> ChangesState:
     """Returns the last reading of changes. Raises LedgerBroken."""
-    text = ledger.fact(CHANGES) or "{}"
-    try:
-        return msgspec.json.decode(text, type=ChangesState)
-    except msgspec.DecodeError:
-        raise ledger.damaged(f"the fact {CHANGES!r} is {text[:40]!r}") from None
+    return _state(ledger, CHANGES, ChangesState)
 
 
 def note_changes_state(ledger: Ledger, state: ChangesState) -> None:
