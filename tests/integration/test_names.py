@@ -33,6 +33,14 @@ ALL = len(DESTINATIONS) + 1 + sum(each.subscription_id is not None for each in D
 TRANSIENT = {"names:429", "names:slow"}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def no_counts() -> Iterator[None]:
+    """They ask for sources, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FAILLOG_SEGMENT_COUNTS", "false")
+        yield
+
+
 def paths(segment: Simulator) -> list[str]:
     """The requests for names, in their order."""
     asked = [each.path for each in segment.requests() if (each.origin, each.method) == ("api", "GET")]

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from faillog_otel.clock import Clock
 from faillog_otel.config import RunConfig
 from faillog_otel.ledger import Ledger
+from faillog_otel.ledger.facts import wanted_since_ns
 from faillog_otel.pipeline.changes import ChangesRefresh
+from faillog_otel.pipeline.counts import CountsRefresh, events_counted
 from faillog_otel.pipeline.names import NameRefresh, UnknownIds
 from faillog_otel.pipeline.readings import READ_SECONDS, Reading, Readings
 from faillog_otel.segment.api import SegmentApi
@@ -38,6 +40,18 @@ def readings_of(
             read_seconds=read_seconds,
         )
         readings.append(names)
+    if config.segment.counts:
+        counts = CountsRefresh(
+            ledger=ledger,
+            segment=segment,
+            clock=clock,
+            is_stopping=is_stopping,
+            take=lambda grown: telemetry.record_events(events_counted(grown)),
+            since_ns=lambda now_ns: wanted_since_ns(ledger, config.segment.since.ns(now_ns)),
+            redaction_key=key,
+            read_seconds=read_seconds,
+        )
+        readings.append(counts)
     if config.segment.audit and config.delivery.writes is None:
         changes = ChangesRefresh(
             ledger=ledger,

@@ -6,7 +6,7 @@ Segment counts late events, too.
 """
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 
 from msgspec import Struct
@@ -18,6 +18,7 @@ from faillog_otel.ledger import Ledger
 from faillog_otel.ledger.counts import EventCount, Pair
 from faillog_otel.ledger.facts import CountsState, counts_state, note_counts_state
 from faillog_otel.pipeline.readings import READ_SECONDS
+from faillog_otel.reasons import classify
 from faillog_otel.redact import redact_text
 from faillog_otel.segment.answers import (
     ApiAnswer,
@@ -40,6 +41,7 @@ from faillog_otel.segment.overview import (
     ranges,
 )
 from faillog_otel.segment.workspace import PageRequest, get_connections, get_page
+from faillog_otel.telemetry import EventsCounted
 from faillog_otel.text import counted
 
 _log = logging.getLogger(__name__)
@@ -144,22 +146,21 @@ class CountsRefresh:
             self._begin(self._state, now_ns)
             self.go_on()
 
-    def go_on(self) -> None:
-        """Continues a reading; takes `READ_SECONDS` at most."""
+    def go_on(self) -> int | None:
+        """Continues a reading; takes `READ_SECONDS` at most. Returns when the rest can be read."""
         ends = self._clock.monotonic() + self._read_seconds
         self._went_on_ns = self._clock.now_ns()
         while self._tasks and not self._is_stopping():
             now_ns, left = self._clock.now_ns(), ends - self._clock.monotonic()
-            if left <= 0 or now_ns < self._not_before_ns <= now_ns + DAY_NS:
-                return
+            if now_ns < self._not_before_ns <= now_ns + DAY_NS:
+                return self._not_before_ns
+            if left <= 0:
+                return now_ns + SECOND_NS
             self._requests += 1
             task = self._tasks[0]
             answered = self._ask(task, now_ns, left)
             self._take_answer(task, answered)
-
-    def goes_on_ns(self, now_ns: int) -> int | None:
-        """Returns when the reading that is under way can continue; None if none is."""
-        return max(now_ns + SECOND_NS, self._not_before_ns) if self._tasks else None
+        return None
 
     def _ask(self, task: _Task, now_ns: int, timeout_seconds: float) -> ApiAnswer:
         if isinstance(task, PageRequest):
@@ -366,3 +367,15 @@ def _requests(pair: Pair, start_ns: int, end_ns: int) -> list[CountsRequest]:
         )
         for stage in (DESTINATION_STAGES if destination else SOURCE_STAGES)
     ]
+
+
+def events_counted(grown: Iterable[EventCount]) -> EventsCounted:
+    """Returns what is new, for metrics."""
+    events: Counter[tuple[str, str, str]] = Counter()
+    discards: Counter[tuple[str, str]] = Counter()
+    for each in grown:
+        events[each.source, each.destination, each.stage] += each.events
+        if each.stage == "failed":
+            reason_class = classify(each.reason or None, None, None, None).reason_class
+            discards[each.destination, reason_class] += each.events
+    return EventsCounted(events, discards)

@@ -135,9 +135,9 @@ class Fetcher:
                 self._download(listed)
                 return None
             back_ns, try_ns = self._list_next(now_ns), under_way.next_try_ns
-            if back_ns is not None:
-                self._readings.go_on()
-            return back_ns if back_ns is None or try_ns is None else min(back_ns, try_ns)
+            if back_ns is None:
+                return None
+            return min(filter(None, (back_ns, try_ns, self._readings.go_on())))
         except NoRoom as error:
             self.lacks_room = error
             return now_ns + NO_ROOM_NS

@@ -16,8 +16,11 @@ class Reading(Protocol):
     def read_if_due(self, now_ns: int) -> None:
         """Reads if it is time; takes `READ_SECONDS` at most."""
 
-    def go_on(self) -> None:
-        """Continues a reading; takes `READ_SECONDS` at most."""
+    def go_on(self) -> int | None:
+        """Continues a reading; takes `READ_SECONDS` at most.
+
+        Returns when the rest of it can be read, nanoseconds since 1970; None for a time that does not matter.
+        """
 
 
 class Readings:
@@ -31,10 +34,10 @@ class Readings:
         for each in self._readings:
             each.read_if_due(now_ns)
 
-    def go_on(self) -> None:
-        """Continues the readings, while no listing is due."""
-        for each in self._readings:
-            each.go_on()
+    def go_on(self) -> int | None:
+        """Continues the readings, while no listing is due; returns as `Reading.go_on`."""
+        times = [each.go_on() for each in self._readings]
+        return min((at_ns for at_ns in times if at_ns is not None), default=None)
 
 
 NO_READINGS = Readings()

@@ -97,6 +97,16 @@ class FailureChanges(Struct, frozen=True):
     new_groups: Sequence[NewGroup] = ()
 
 
+class EventsCounted(Struct, frozen=True):
+    """What Segment counted since the last reading of its counts. Ids are empty if there is none."""
+
+    events: Mapping[tuple[str, str, str], int] = {}
+    """Source id, destination id, result → events. The result is `received`, `failed_on_ingest`,
+    `filtered_at_source`, which are counted by source, `filtered`, `failed` or `delivered`."""
+    discards: Mapping[tuple[str, str], int] = {}
+    """Destination id and reason class → failed events."""
+
+
 class NewGroupLog:
     """Names new groups in the program's log, at most `MAX_GROUPS` an hour.
 
@@ -154,6 +164,9 @@ class Telemetry(Protocol):
     def record_failures(self, failures: FailureChanges) -> None:
         """Counts failed attempts and changes of messages, and names new groups."""
 
+    def record_events(self, counted: EventsCounted) -> None:
+        """Counts what Segment counted."""
+
     def record_changes(self, changes: Sequence[Change]) -> None:
         """Sends a log event for each change of the workspace."""
 
@@ -182,6 +195,9 @@ class NoTelemetry:
     def record_failures(self, failures: FailureChanges) -> None:
         """Names new groups in the program's log."""
         self._new_groups.write(failures.new_groups)
+
+    def record_events(self, counted: EventsCounted) -> None:
+        """Does nothing."""
 
     def record_changes(self, changes: Sequence[Change]) -> None:
         """Does nothing: the reading of changes is logged."""

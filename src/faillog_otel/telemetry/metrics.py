@@ -26,7 +26,16 @@ from opentelemetry.sdk.resources import Resource
 
 from faillog_otel.config import Target, TelemetryConfig
 from faillog_otel.segment.answers import Change
-from faillog_otel.telemetry import MAX_VALUE, FailureChanges, Gauge, NewGroupLog, OutcomeKey, one_line, shown
+from faillog_otel.telemetry import (
+    MAX_VALUE,
+    EventsCounted,
+    FailureChanges,
+    Gauge,
+    NewGroupLog,
+    OutcomeKey,
+    one_line,
+    shown,
+)
 from faillog_otel.telemetry.exporters import (
     ExplainFailure,
     Exports,
@@ -101,6 +110,16 @@ class OtelTelemetry:
         self._new_groups = meter.create_counter(
             "faillog.failure_groups.new", "{group}", "Failure groups that were seen for the first time"
         )
+        self._segment_events = meter.create_counter(
+            "faillog.segment.events",
+            "{event}",
+            "Events by result, as Segment counts them, minutes after they arrive",
+        )
+        self._segment_discards = meter.create_counter(
+            "faillog.segment.discards",
+            "{event}",
+            "Events that Segment discarded, as it counts them, by class of the reason",
+        )
         self._latency = meter.create_histogram(
             "faillog.export.duration",
             "s",
@@ -152,6 +171,17 @@ class OtelTelemetry:
         if self._events is not None:
             self._events.send_groups(named)
 
+    def record_events(self, counted: EventsCounted) -> None:
+        """Counts what Segment counted."""
+        for (source, destination, result), count in counted.events.items():
+            attributes = self._values.of(source=source, destination=destination)
+            if destination:  # the series is 0 before the first failure: an alert sees it grow
+                self._segment_events.add(0, {**attributes, "result": "failed"})
+            self._segment_events.add(count, {**attributes, "result": result})
+        for (destination, reason_class), count in counted.discards.items():
+            attributes = self._values.of(destination=destination, reason_class=reason_class)
+            self._segment_discards.add(count, attributes)
+
     def record_changes(self, changes: Sequence[Change]) -> None:
         """Sends a log event for each change of the workspace."""
         if self._events is not None:
@@ -196,11 +226,11 @@ class _AttributeValues:
         self._lock = threading.Lock()
 
     def of(self, **values: str) -> dict[str, str]:
-        """Returns attribute → value to show, without empty ones. A destination's id becomes its name."""
+        """Returns attribute → value to show, without empty ones. Ids become names."""
         return {name: self._shown(name, value) for name, value in values.items() if value}
 
     def _shown(self, attribute: str, value: str) -> str:
-        if attribute == "destination":
+        if attribute in ("destination", "source"):
             value = self._names.get(value, value)
         with self._lock:
             known = self._known[attribute]
