@@ -29,6 +29,11 @@ class Sent(Struct, frozen=True):
         return ExportMetricsServiceRequest.FromString(self.body)
 
 
+def plain_attributes(event: LogRecord) -> dict[str, Any]:
+    """The attributes of a log event."""
+    return {pair.key: getattr(pair.value, pair.value.WhichOneof("value") or "") for pair in event.attributes}
+
+
 class MetricsReceiver:
     """A context manager; every request is answered with `status` (gRPC: UNAVAILABLE where it is no 200).
 

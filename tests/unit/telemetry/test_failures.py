@@ -4,17 +4,15 @@ import logging
 import socket
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from support.canaries import CANARIES, CANARY
 from support.clock import MovedClock
 from support.collector import Collector, attributes_of
-from support.metrics import MetricsReceiver
+from support.metrics import MetricsReceiver, plain_attributes
 from support.own_failures import CHANGES, FIRST_NS, GROUP, own_telemetry
 from support.tiers import slow, slow_case
 
@@ -50,10 +48,6 @@ def new_groups(count: int) -> list[NewGroup]:
 
 def lines(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno == level]
-
-
-def plain_attributes(event: LogRecord) -> dict[str, Any]:
-    return {pair.key: getattr(pair.value, pair.value.WhichOneof("value") or "") for pair in event.attributes}
 
 
 # -- metrics -----------------------------------------------------------------------------------------------
