@@ -10,12 +10,13 @@ from typing import Any
 import httpx
 from msgspec import Struct
 
-from faillog_otel.clock import SECOND_NS
+from faillog_otel.clock import HOUR_NS, SECOND_NS
 from faillog_otel.propagation import message_id_for
 from faillog_otel.sandbox import Simulator
 from faillog_otel.sandbox.collector import Receiver, Reply
 from faillog_otel.sandbox.config import Scripted, SimulatedClock, SimulatorConfig, WorldConfig
 from faillog_otel.sandbox.destinations import DESTINATIONS
+from faillog_otel.sandbox.incidents import Incident
 from support.events import attempt, error, exchange, lines
 from support.polled_folder import AWAY, COLLECTION, PolledFolder
 from support.program import Done, run_program, run_script, start_program
@@ -240,6 +241,18 @@ def of_failures(folder: Path) -> Iterator[Output]:
         yield Output("failures-message", "a file", json.loads(line))
 
 
+def of_changes(folder: Path) -> Iterator[Output]:
+    """Failures that followed a change of the workspace."""
+    (folder / "faillog-otel.toml").write_text("[segment]\naudit = true\naudit_actors = true\n")
+    incident = Incident(COLLECTION, "wrong-key", NOW_NS - 8 * HOUR_NS, NOW_NS - 7 * HOUR_NS)
+    world = WorldConfig(collections=(COLLECTION,), messages=0, incidents=(incident,), incident_messages=300)
+    clock = SimulatedClock(NOW_NS, standing=True)
+    with Simulator(SimulatorConfig(world=world), clock) as segment, Receiver() as receiver:
+        polled = PolledFolder(segment, folder)
+        yield poll(polled, "failures after a change", receiver.http_endpoint, code=0)
+        yield from look(polled, "failures after a change", "failures")
+
+
 def of_doctor(folder: Path) -> Iterator[Output]:
     """Every check passes, a setting is wrong, and nearly every check warns or fails."""
     (folder / "state").mkdir(mode=0o700)
@@ -311,6 +324,7 @@ SITUATIONS: dict[str, Callable[[Path], Iterator[Output]]] = {
     "sidecar": of_sidecar,
     "files": of_files,
     "failures": of_failures,
+    "changes": of_changes,
     "doctor": of_doctor,
     "simulator": of_simulator,
 }

@@ -15,6 +15,7 @@ from faillog_otel.config import (
     Target,
     TelemetryConfig,
 )
+from faillog_otel.segment.answers import Change
 from faillog_otel.telemetry import FailureChanges, NewGroup, Telemetry
 
 FIRST_NS = 1_790_000_000 * SECOND_NS
@@ -37,6 +38,16 @@ CHANGES = FailureChanges(
         (GROUP.destination, "503", "destination_down"): 5,
     },
     new_groups=[GROUP],
+)
+CHANGE = Change(
+    id="change-1",
+    at_ns=FIRST_NS - 240 * SECOND_NS,
+    kind="Destination Modified",
+    resource_id=GROUP.destination,
+    resource_type="DESTINATION",
+    resource_name="Mixpanel (prod)",
+    actor="[redacted:secret]",
+    actor_email="[redacted:email]",
 )
 
 
@@ -65,8 +76,9 @@ def own_telemetry(
 
 
 def report_failures(endpoint: str) -> None:
-    """Sends `CHANGES` and a pending message."""
+    """Sends `CHANGES`, a pending message, and a change of the workspace."""
     with own_telemetry(endpoint, names={GROUP.destination: "Mixpanel"}) as telemetry:
         for gauge in failure_gauges(lambda: {(GROUP.destination, "destination_down"): 1}):
             telemetry.observe(gauge)
         telemetry.record_failures(CHANGES)
+        telemetry.record_changes([CHANGE])
