@@ -166,6 +166,8 @@ def _only_forwarding(config: RunConfig) -> RunConfig:
 
 def _fork_server(runtime: Runtime) -> ForkServer:
     """Forks the process from which workers are forked."""
+    import faillog_otel.reason_text  # noqa: F401  # its patterns: compiled once for all workers
+
     # -P: imports nothing from the working directory.
     command = [sys.executable, "-P", "-m", "faillog_otel.app.worker_process"]
     return runtime.stack.enter_context(ForkServer(command, work))

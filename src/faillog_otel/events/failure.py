@@ -9,7 +9,6 @@ from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
-from faillog_otel.reason_text import normalise
 from faillog_otel.reasons import ReasonClass
 
 MessageState = Literal["lost", "pending", "recovered"]
@@ -117,6 +116,8 @@ class GroupFacts(NamedTuple):
 
 def group_facts(group: FailureGroup) -> GroupFacts:
     """Returns these facts of a group."""
+    from faillog_otel.reason_text import normalise  # its patterns take 15 ms to compile
+
     reason = None if group.reason in (None, group.code) else normalise(group.reason or "")
     return GroupFacts(group.subscription, group.status, reason)
 

@@ -18,7 +18,6 @@ from faillog_otel.events.model import Event, ExchangeAnswer, Kind, Reason, Recor
 from faillog_otel.otlp.attributes import MAX_VALUE_BYTES, redact_and_truncate, truncate
 from faillog_otel.otlp.origin import Origin, TraceOrigin
 from faillog_otel.otlp.wire import Attributes, Severity, Value
-from faillog_otel.reason_text import normalise
 from faillog_otel.reasons import ReasonClass, classify, code_of_text
 from faillog_otel.text import printable
 
@@ -221,6 +220,8 @@ class ReasonFields(Struct, frozen=True):
 
 def reason_fields(reason: Reason, config: MappingConfig) -> ReasonFields:
     """Returns the fields of all events with this reason."""
+    from faillog_otel.reason_text import normalise  # its patterns take 15 ms to compile
+
     text, _ = redact_and_truncate(reason.text, config.redaction_key)
     reporter = None if reason.reporter is UNSET else reason.reporter
     attributes = present(("segment.reason", text or None), ("segment.error.reporter", reporter))
