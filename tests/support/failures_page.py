@@ -130,6 +130,13 @@ def incidents() -> Failures:
             remedy="Enter a valid key in the destination's settings, then ask Segment for a replay",
             link=link("5b8aa5a2d2c872e8321cf37308d69df2"),
             message_id="3f0a9d1e-1f57-4a3b-9f0e-64b1c5f9d7aa",
+            after_change=AfterChange(
+                kind="Destination Modified",
+                at="2026-11-25T09:00:00Z",
+                seconds_before=247,
+                resource_name="Mixpanel (prod)",
+                by=None,
+            ),
         ),
         group(
             ("6091b8d3f7a84b17b0f0a1d2", "HubSpot"),
@@ -286,6 +293,9 @@ def hostile() -> Iterator[Group]:
             subscription=text,
             link="javascript:alert(1)" if number % 2 else f"https://traces.example/?q={number}&x='\"><b>",
             message_id=text,
+            after_change=None
+            if len(text) > 100
+            else AfterChange(text, time_text(NOW_NS - 6 * HOUR_NS), 60, text, text),
         )
 
 

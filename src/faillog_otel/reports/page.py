@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 MAX_BYTES = 1024 * 1024
 MAX_GROUPS = 500
 """In the table; fewer if the page would be longer than `MAX_BYTES`."""
+MAX_CHANGES = 50
+"""Groups whose change is marked in the chart."""
 WORST = 3
 """Groups that are explained in sentences."""
 MAX_CHARACTERS = 400
@@ -128,11 +130,7 @@ def _rendered(data: PageData, number: int) -> str:
         [(labels[group.destination.id], group.by_hour) for group in failures.groups],
         since,
         until,
-        [
-            (change.at, f"{change.kind}, {change.resource_name}" if change.resource_name else change.kind)
-            for group in failures.groups
-            if (change := group.after_change)
-        ],
+        _changes(failures.groups),
     )
     style = _style()
     return (
@@ -313,6 +311,15 @@ def _answer(row: Row, failures: Failures) -> Answer:
     )
     retried = {True: "Segment retries.", False: "Segment does not retry.", None: ""}[group.retryable]
     return Answer(row, since, how_many, retried)
+
+
+def _changes(groups: Sequence[Group]) -> set[tuple[str, str]]:
+    """Returns time and text of the changes that the worst groups followed."""
+    found = [change for group in groups if (change := group.after_change)]
+    return {
+        (each.at, f"{each.kind}, {each.resource_name}" if each.resource_name else each.kind)
+        for each in found[:MAX_CHANGES]
+    }
 
 
 def _bars_text(bars: Bars) -> str:
