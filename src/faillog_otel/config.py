@@ -154,6 +154,8 @@ class DeliveryConfig(Struct, frozen=True, kw_only=True):
     """The file that is written; None is standard output."""
     shows_all: bool = False
     """Whether the console shows all messages, not only one of each of the worst failure groups."""
+    counts_only: bool = False
+    """Whether records are counted as acknowledged without being sent, as `check` does."""
     batch_records: int = 512
     batch_bytes: int = 1024 * 1024
     wait_seconds: float = 30.0

@@ -18,7 +18,7 @@ from faillog_otel import __version__
 from faillog_otel.app.progress import NoProgressLine, progress_line
 from faillog_otel.app.readiness import InstrumentedClient, Readiness, collector, loops
 from faillog_otel.app.signals import GRACE_SECONDS, Shutdown
-from faillog_otel.config import DeliveryConfig, RunConfig
+from faillog_otel.config import DeliveryConfig, RunConfig, Signal
 from faillog_otel.errors import ConfigError
 from faillog_otel.events.failure_counts import BatchFailures
 from faillog_otel.ledger.results import Counts
@@ -26,6 +26,7 @@ from faillog_otel.otlp.delivery import Delivery, Flush, Writer, in_flight, netwo
 from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.otlp.failure_notes import NO_NOTES, FailureNotes
 from faillog_otel.otlp.http import wrong_port
+from faillog_otel.otlp.outcome import Acknowledged, Outcome
 from faillog_otel.otlp.sender import Backoff, Client, Say
 from faillog_otel.pipeline.forwarder import Forwarder
 from faillog_otel.pipeline.workers import Workers
@@ -44,6 +45,17 @@ from faillog_otel.tls import tls_context
 _log = logging.getLogger(__name__)
 
 USER_AGENT = f"faillog-otel/{__version__}"
+
+
+class NoCollector:
+    """Acknowledges all records, and drops them: `check` only counts."""
+
+    def send(self, _signal: Signal, _records: Sequence[bytes]) -> Outcome:
+        """Acknowledges records."""
+        return Acknowledged()
+
+    def close(self) -> None:
+        """Does nothing."""
 
 
 class Runtime:
@@ -78,7 +90,9 @@ class Runtime:
 
     def prepare_client(self) -> None:
         """Creates the network client, which reads the certificates. Raises ConfigError."""
-        if self.config.delivery.writes is None:
+        if self.config.delivery.counts_only:
+            self._network = NoCollector()
+        elif self.config.delivery.writes is None:
             self._network = network_client(self.config.delivery, self.config.mapping.resource, USER_AGENT)
 
     def drop_client(self) -> None:

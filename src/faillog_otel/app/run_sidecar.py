@@ -21,7 +21,7 @@ from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS, Clock, SegmentClock, 
 from faillog_otel.config import RunConfig, SegmentConfig
 from faillog_otel.errors import ConfigError, LedgerBroken, NoRoom
 from faillog_otel.ledger import Ledger
-from faillog_otel.ledger.facts import SINCE, check_window, note_polled, schedule_of
+from faillog_otel.ledger.facts import SINCE, check_window, claim, note_polled, schedule_of
 from faillog_otel.ledger.ledger import open_ledger
 from faillog_otel.ledger.results import Counts
 from faillog_otel.ledger.spool import Spool
@@ -219,12 +219,10 @@ def _segment_clients(config: RunConfig) -> tuple[SegmentApi, Downloader]:
 
 
 def _check_window(config: RunConfig, ledger: Ledger, clock: Clock) -> None:
-    """Warns of an odd window, and records the collections and the window unless the run only shows records.
-
-    Raises ConfigError, NoRoom, LedgerBroken.
-    """
+    """Warns of an odd window; records it unless the run only shows records. Raises ConfigError, NoRoom."""
     for warning in check_window(config.segment, clock.now_ns(), ledger.fact_ns(SINCE)):
         _log.warning("%s", warning)
+    claim(ledger, counts_only=config.delivery.counts_only)
     if config.delivery.writes is None:
         note_polled(ledger, config.segment)
 

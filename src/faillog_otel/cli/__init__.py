@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from faillog_otel import __version__
+from faillog_otel.cli.check import check
 from faillog_otel.cli.failures import failures
 from faillog_otel.cli.inspect import audit, doctor, plan, status
 from faillog_otel.cli.options import (
@@ -158,7 +159,7 @@ def cli() -> None:
 
 
 for _command in (
-    *(run, failures, report, explain, status, plan, audit, doctor),
+    *(run, check, failures, report, explain, status, plan, audit, doctor),
     *(replay, redact, demo, simulate, ids),
 ):
     cli.add_command(_command)

@@ -138,8 +138,8 @@ def asked_for(paths: Sequence[str], own: dict[str, Any], flags: dict[str, Any], 
     """
     if paths and flags["state_dir"]:
         raise click.UsageError("PATHs and --state-dir exclude each other; remove one of them")
-    since_ns = _moment_ns("--since", own["since"], at_ns)
-    until_ns = _moment_ns("--until", own["until"], at_ns)
+    since_ns = moment_ns("--since", own["since"], at_ns)
+    until_ns = moment_ns("--until", own["until"], at_ns)
     until_ns = at_ns if until_ns is None else until_ns
     if since_ns is not None and since_ns >= until_ns:
         raise click.UsageError("--since is not before --until; nothing lies between them")
@@ -158,7 +158,8 @@ def asked_for(paths: Sequence[str], own: dict[str, Any], flags: dict[str, Any], 
     return Asked(config, loaded, _view(loaded, config, own), window)
 
 
-def _moment_ns(option: str, text: str | None, at_ns: int) -> int | None:
+def moment_ns(option: str, text: str | None, at_ns: int) -> int | None:
+    """Returns the time that an option names, in nanoseconds since 1970. Raises click.UsageError."""
     from faillog_otel.setting_values import parse_moment
 
     if text is None:

@@ -24,6 +24,7 @@ from faillog_otel.text import is_unicode, printable_json
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from faillog_otel.clock import Clock
     from faillog_otel.config import RunConfig, SegmentConfig
     from faillog_otel.ledger import LedgerReader
     from faillog_otel.ledger.state_dir import StateFolder
@@ -102,6 +103,11 @@ def say_window(config: "SegmentConfig", at_ns: int, ledger: "LedgerReader | None
     noted_ns = ledger.fact_ns(SINCE) if ledger else None
     for warning in check_window(config, at_ns, noted_ns):
         _log.warning("%s", warning)
+
+
+def system_clock() -> "Clock":
+    """Returns the clock of this machine."""
+    return _SystemClock()
 
 
 def now_ns(ctx: click.Context) -> int:

@@ -42,6 +42,9 @@ NAMES = "names"
 CHANGES = "changes"
 """Name of a fact: up to when changes were read, and when they are read next, as JSON."""
 
+COUNTED_ONLY = "counted only"
+"""Name of a fact: `check` made this ledger, so its records were counted, and never sent."""
+
 
 State = TypeVar("State", bound=Struct)
 
@@ -93,6 +96,20 @@ def note_polled(ledger: Ledger, config: SegmentConfig) -> None:
     """Stores what a run asks for. Raises NoRoom, LedgerBroken."""
     polled = Polled(config.collections, config.since, config.until)
     ledger.note(POLLED, msgspec.json.encode(polled).decode())
+
+
+def claim(ledger: Ledger, *, counts_only: bool) -> None:
+    """Marks a new ledger as `check`'s with `counts_only`. Raises ConfigError if it has another owner."""
+    is_counted = ledger.fact(COUNTED_ONLY) is not None
+    if is_counted and not counts_only:
+        raise ConfigError(
+            "the state folder belongs to `check`, which only counts records: a run would never send "
+            "those that it read; name another --state-dir"
+        )
+    if counts_only and not is_counted:
+        if ledger.fact(POLLED) is not None:
+            raise ConfigError("the state folder belongs to `run`; name another --state-dir")
+        ledger.note(COUNTED_ONLY, "yes")
 
 
 def as_last_run(ledger: LedgerReader, config: SegmentConfig) -> SegmentConfig:

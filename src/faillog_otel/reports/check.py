@@ -73,7 +73,7 @@ _ORDER: tuple[Verdict, ...] = ("failed", "unknown", "passed")
 
 
 def _badness(check: Check) -> tuple[int, int, str]:
-    return _ORDER.index(check.verdict), -check.weight, check.name
+    return _ORDER.index(check.verdict), -check.events, check.name
 
 
 def _final_ns(way: Iterable[Check]) -> int | None:

@@ -93,7 +93,7 @@ def _received(rules: Rules, counts: CountsEvidence) -> Check:
         expected=f"at least {wanted if wanted is not None else 1}",
         found=str(number),
         source="counts",
-        weight=max(0, (wanted or 0) - number),
+        events=max(0, (wanted or 0) - number),
         final_at=final_text(verdict, final_ns),
     )
 
@@ -129,7 +129,7 @@ def _discards(
             source="counts",
             destination=destination.name if destination else None,
             link=destination.link if destination else None,
-            weight=number,
+            events=number,
         )
 
 
@@ -146,7 +146,7 @@ def _filtered(name: str, number: int, destination: Destination | None) -> Check:
         source="counts",
         destination=destination.name if destination else None,
         link=destination.link if destination else None,
-        weight=number,
+        events=number,
     )
 
 

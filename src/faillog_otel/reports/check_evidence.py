@@ -3,16 +3,17 @@
 Pure. Times are nanoseconds since 1970.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Literal
 
+import msgspec
 from msgspec import Struct, field
 
 from faillog_otel.clock import HOUR_NS, SECOND_NS, time_text
-from faillog_otel.events.failure import PENDING_SECONDS, FailedMessage
+from faillog_otel.events.failure import PENDING_SECONDS
 from faillog_otel.reasons import classify, find_rows
-from faillog_otel.reports.failures import Group
+from faillog_otel.reports.failures import Group, Message
 
 Verdict = Literal["passed", "failed", "unknown"]
 Source = Literal["counts", "logs"]
@@ -47,6 +48,16 @@ class Allowance(Struct, frozen=True):
         return str(self.count) if self.percent is None else f"{float(self.percent):g}%"
 
 
+class _Reason(Struct):
+    destination: str
+    code: str
+
+
+class _Baseline(Struct):
+    groups: list[str]
+    reasons: list[_Reason]
+
+
 class Known(Struct, frozen=True):
     """The failures of earlier runs, for `--only-new`."""
 
@@ -54,6 +65,37 @@ class Known(Struct, frozen=True):
     """Ids of failure groups."""
     reasons: frozenset[tuple[str, str]] = frozenset()
     """Destination id and canonical code. Counts know no groups."""
+
+    def and_groups(self, groups: Iterable[Group]) -> "Known":
+        """Returns what is known, and these groups."""
+        found = [*groups]
+        reasons = {(each.destination.id, code) for each in found for code in codes_of(each.code, each.status)}
+        return Known(self.groups | {each.group for each in found}, self.reasons | reasons)
+
+    def and_counts(self, pairs: "Iterable[PairCounts]") -> "Known":
+        """Returns what is known, and the reasons of what these counts discarded."""
+        reasons = {
+            (each.destination.id, code)
+            for each in pairs
+            for reason in each.failed
+            for code in codes_of(reason)
+        }
+        return Known(self.groups, self.reasons | reasons)
+
+    def and_known(self, other: "Known") -> "Known":
+        """Returns what is known of both."""
+        return Known(self.groups | other.groups, self.reasons | other.reasons)
+
+    def to_json(self) -> bytes:
+        """Returns the content of a baseline file."""
+        reasons = [{"destination": id_, "code": code} for id_, code in sorted(self.reasons)]
+        return msgspec.json.format(msgspec.json.encode({"groups": sorted(self.groups), "reasons": reasons}))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Known":
+        """Returns what such a file says. Raises ValueError."""
+        read = msgspec.json.decode(text, type=_Baseline)
+        return cls(frozenset(read.groups), frozenset((each.destination, each.code) for each in read.reasons))
 
 
 class Rules(Struct, frozen=True, kw_only=True):
@@ -157,10 +199,12 @@ class LogsEvidence(Struct, frozen=True, kw_only=True):
 
     groups: Sequence[Group]
     """Also those of `Report`. `lost` has only messages for which no later success can be added."""
-    messages: Sequence[FailedMessage] = ()
+    messages: Sequence[Message] = ()
     """Those of `Rules.messages` that failed."""
+    is_settled: bool = True
+    """Whether all hours of the window were read when nothing could be added to them."""
     settled_ns: int | None = None
-    """When all hours of the window can be read completely; None: they were."""
+    """When that can be so; None: nobody knows."""
     why_unsettled: str = ""
     """What is missing, and until when; a sentence without its end."""
     covers: str = ""
@@ -193,8 +237,8 @@ class Check(Struct, frozen=True, kw_only=True):
     destination: str | None = None
     """The name of the destination, or its id; null if the check is not about one."""
     link: str | None = None
-    weight: int = 0
-    """How many events it is about; the worst check has the most."""
+    events: int = 0
+    """How many events or messages it is about; of the checks that failed, the worst one has the most."""
     final_at: str | None = None
     """When an unknown check can be known; null: nobody knows, or it is known."""
 

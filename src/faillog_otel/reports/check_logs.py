@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from faillog_otel.clock import parse_rfc3339, time_text
-from faillog_otel.events.failure import FailedMessage
 from faillog_otel.reports.check_evidence import (
     FINAL_AFTER_NS,
     Check,
@@ -17,7 +16,7 @@ from faillog_otel.reports.check_evidence import (
     final_text,
     missing_check,
 )
-from faillog_otel.reports.failures import NO_REMEDY, Group
+from faillog_otel.reports.failures import NO_REMEDY, Group, Message
 from faillog_otel.text import counted
 
 
@@ -34,7 +33,7 @@ def logs_checks(
         received = _received_by(counts)
         for id_, groups in _by_destination(logs.groups).items():
             yield from _group_checks(rules, groups, received.get(id_))
-    is_settled = logs.settled_ns is None
+    is_settled = logs.is_settled
     yield Check(
         name="failure logs: hours",
         verdict="passed" if is_settled else "unknown",
@@ -102,16 +101,16 @@ def _group_checks(rules: Rules, groups: Sequence[Group], received: int | None) -
             source="logs",
             destination=_name(each),
             link=each.sample.link or each.destination.link,
-            weight=messages.lost or messages.pending,
+            events=messages.lost or messages.pending,
             final_at=final_text(verdict, final_ns),
         )
 
 
-def _name(group: Group) -> str:
+def _name(group: Group | Message) -> str:
     return group.destination.name or group.destination.id or "an unknown destination"
 
 
-def _what(group: Group) -> str:
+def _what(group: Group | Message) -> str:
     """Returns status and code: `HTTP 401 INVALID_SETTINGS`."""
     status = f"HTTP {group.status}" if group.status else ""
     code = group.code if group.code and group.code != str(group.status) else ""
@@ -129,12 +128,12 @@ def message_checks(
     is_clear: bool,
 ) -> Iterator[Check]:
     """Yields a check for each of the messages. `is_clear`: the counts prove that none failed."""
-    failed: dict[str, list[FailedMessage]] = {}
+    failed: dict[str, list[Message]] = {}
     read = logs if isinstance(logs, LogsEvidence) else None
     for each in read.messages if read else ():
         failed.setdefault(each.message_id, []).append(each)
     groups = {each.group: each for each in read.groups} if read else {}
-    is_settled = read is not None and read.settled_ns is None
+    is_settled = read is not None and read.is_settled
     for id_ in rules.messages:
         verdict, says, do, final_ns, link = _message(
             rules, failed.get(id_, []), groups, is_clear=is_clear, is_settled=is_settled
@@ -149,14 +148,14 @@ def message_checks(
             expected="not lost",
             found=says.partition(":")[0],
             link=link,
-            weight=1,
+            events=1,
             final_at=final_text(verdict, final_ns),
         )
 
 
 def _message(
     rules: Rules,
-    failed: Sequence[FailedMessage],
+    failed: Sequence[Message],
     groups: Mapping[str, Group],
     *,
     is_clear: bool,
@@ -168,17 +167,16 @@ def _message(
             if each.state != state:
                 continue
             group = groups.get(each.group)
-            status, destination = (group.status, group.destination.id) if group else (None, "")
-            why = rules.is_tolerated(destination, each.code, status, each.group)
-            if why:
+            if rules.is_tolerated(each.destination.id, each.code, each.status, each.group):
                 continue
-            where = f"{_name(group)}, {_what(group)}" if group else each.code or "no code"
+            where = f"{_name(each)}, {_what(each)}"
             if state == "lost":
-                link = (group.sample.link or group.destination.link) if group else None
+                link = each.link or each.destination.link
                 return "failed", f"lost: {where}", group.remedy if group else NO_REMEDY, None, link
             if not is_clear:
                 says = f"pending: {where}; Segment may still retry it"
-                return "unknown", says, "", each.last_ns + FINAL_AFTER_NS, None
+                last_ns = parse_rfc3339(each.last_seen) or rules.now_ns
+                return "unknown", says, "", last_ns + FINAL_AFTER_NS, None
     if failed:
         if is_settled or is_clear:
             return "passed", "recovered or tolerated", "", None, None

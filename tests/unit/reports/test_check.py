@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from faillog_otel.clock import HOUR_NS, time_text
-from faillog_otel.events.failure import FailedMessage, MessageState
+from faillog_otel.events.failure import MessageState
 from faillog_otel.reports.check import Report, judge
 from faillog_otel.reports.check_counts import LEAD_NS, Cuts, pair_counts
 from faillog_otel.reports.check_evidence import (
@@ -25,7 +25,7 @@ from faillog_otel.reports.check_evidence import (
     SourceCounts,
     codes_of,
 )
-from faillog_otel.reports.failures import Group, MessageCounts, Named, Sample
+from faillog_otel.reports.failures import Group, Message, MessageCounts, Named, Sample
 from faillog_otel.segment.overview import Counted, CountRow, Stage
 
 MINUTE_NS = 60 * 10**9
@@ -89,19 +89,33 @@ def group(
     )
 
 
-def logged(*groups: Group, is_settled: bool = True, messages: Sequence[FailedMessage] = ()) -> LogsEvidence:
+def logged(*groups: Group, is_settled: bool = True, messages: Sequence[Message] = ()) -> LogsEvidence:
     """What the logs say."""
     return LogsEvidence(
         groups=groups,
         messages=messages,
+        is_settled=is_settled,
         settled_ns=None if is_settled else END_NS + 8 * HOUR_NS,
         why_unsettled="not all hours are read",
     )
 
 
-def message(id_: str, state: MessageState) -> FailedMessage:
+def message(id_: str, state: MessageState) -> Message:
     """A message of the only group."""
-    return FailedMessage(id_, group().group, "INVALID_SETTINGS", state, 1, START_NS, END_NS)
+    failing = group()
+    return Message(
+        message_id=id_,
+        destination=failing.destination,
+        state=state,
+        attempts=1,
+        code=failing.code,
+        status=failing.status,
+        group=failing.group,
+        first_seen=failing.first_seen,
+        last_seen=failing.last_seen,
+        trace_id="",
+        link=None,
+    )
 
 
 def verdict_of(report: Report, name: str) -> str:
@@ -323,7 +337,7 @@ def test_it_never_passes_without_a_proof(rules: Rules, logs: LogsEvidence, count
     if report.verdict != "passed":
         return
     is_final = not rules.is_open and rules.now_ns >= rules.until_ns + FINAL_AFTER_NS
-    assert counts.pairs[0].is_balanced or is_final or logs.settled_ns is None
+    assert counts.pairs[0].is_balanced or is_final or logs.is_settled
     assert counts.received >= (1 if rules.expect_received is None else rules.expect_received)
 
 
