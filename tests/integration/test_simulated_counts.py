@@ -22,7 +22,7 @@ from faillog_otel.segment.workspace import get_changes, get_connections
 
 NOW = 486_000 * HOUR_NS + 10 * 60 * SECOND_NS
 MINUTE = 60 * SECOND_NS
-MIXPANEL, BRAZE, WEBHOOKS, *_ = DESTINATIONS
+MIXPANEL, BRAZE, WEBHOOKS, AMPLITUDE, *_ = DESTINATIONS
 DOWN = Incident("shop-webhooks", "down", NOW - 10 * HOUR_NS, NOW - 8 * HOUR_NS)
 WRONG_KEY = Incident("shop-braze", "wrong-key", NOW - 20 * HOUR_NS)
 
@@ -127,7 +127,7 @@ def test_counts_add_up_once_all_messages_have_ended() -> None:
         counts = Counts(segment)
         window: dict[str, Any] = {"start_ns": DOWN.start_ns // HOUR_NS * HOUR_NS, "end_ns": NOW - HOUR_NS}
         received = counts.total("received", **window)
-        for each in (MIXPANEL, BRAZE, WEBHOOKS):
+        for each in (MIXPANEL, BRAZE, WEBHOOKS, AMPLITUDE):
             ends = [counts.total(stage, each.id, **window) for stage in ("filtered", "failed", "delivered")]
             assert sum(ends) == received > 90 * 8
         counts.api.close()
@@ -245,6 +245,7 @@ def raw(segment: Simulator, path: str, **query: str) -> httpx.Response:
         {"sourceId": ""},
         {"sourceId": "none"},
         {"destinationConfigId": ""},
+        {"destinationConfigId": "none"},
         {"startTime": ""},
         {"startTime": "yesterday"},
         {"endTime": time_text(NOW - 2 * HOUR_NS)},

@@ -67,14 +67,14 @@ class CountedEvents:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._destinations = {world.destination(each).id: each for each in world.config.collections}
+        self._collections = {world.destination(each).id: each for each in world.config.collections}
+        self._destinations = {each.id: each for each in world.destinations}
         self.sources = [source_of(number) for number in range(world.config.sources)]
         self._ended_of = lru_cache(_CACHED_HOURS)(self._ended)
 
     def destination(self, id_: str) -> Destination | None:
-        """The destination with this id, if a collection has its failures."""
-        collection = self._destinations.get(id_)
-        return None if collection is None else self._world.destination(collection)
+        """The destination with this id; one whose failures no collection has gets everything at once."""
+        return self._destinations.get(id_)
 
     def of_source(self, source: str, stage: Stage, start_ns: int, end_ns: int) -> Iterator[CountedEvent]:
         """Yields what a source received in a time; no source fails on ingest or filters."""
@@ -87,11 +87,11 @@ class CountedEvents:
         self, destination: Destination, stage: Stage, start_ns: int, end_ns: int
     ) -> Iterator[CountedEvent]:
         """Yields what a destination received, refused, or filtered in a time."""
-        collection = self._destinations[destination.id]
+        collection = self._collections.get(destination.id, "")
         hours = range(hour_of(start_ns) - _RETRY_HOURS, hour_of(end_ns - 1) + 1)
         found: list[Iterable[CountedEvent]] = []
         mapping = destination.subscription_id
-        if stage != "filtered-at-destination":
+        if collection and stage != "filtered-at-destination":
             found.append(
                 _of_message(each, None, mapping)
                 for hour in hours
@@ -114,6 +114,8 @@ class CountedEvents:
     ) -> Iterator[CountedEvent]:
         mapping = destination.subscription_id
         kind = outcome_of(message.rules, message.event, destination).outcome
+        if not collection and kind != "filter":
+            kind = "deliver"
         if kind in ("deliver", "filter"):
             reason = "successes.attempt.1" if kind == "deliver" else FILTERED
             if stage == ("successful-delivery" if kind == "deliver" else "filtered-at-destination"):

@@ -18,8 +18,8 @@ from msgspec.structs import replace
 from faillog_otel.clock import SECOND_NS, hour_text, time_text
 from faillog_otel.sandbox.bookkeeping import Served, SimulatorState
 from faillog_otel.sandbox.http import Request, Response, html_page
-from faillog_otel.sandbox.objects import StoredObject
-from faillog_otel.sandbox.world import URL_SECONDS, parse_hour
+from faillog_otel.sandbox.objects import StoredObject, parse_hour
+from faillog_otel.sandbox.world import URL_SECONDS
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _AMZ_DATE = "%Y%m%dT%H%M%SZ"

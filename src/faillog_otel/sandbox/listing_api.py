@@ -20,8 +20,8 @@ from faillog_otel.sandbox.config import Refusal
 from faillog_otel.sandbox.downloads import presigned_url
 from faillog_otel.sandbox.http import Request, Response, html_page, json_response
 from faillog_otel.sandbox.names import NamesApi
+from faillog_otel.sandbox.objects import parse_hour
 from faillog_otel.sandbox.overview import OverviewApi
-from faillog_otel.sandbox.world import parse_hour
 
 LISTING_PATH = "/customer-insights/download"
 VENDOR_JSON = "application/vnd.segment.v1alpha+json"

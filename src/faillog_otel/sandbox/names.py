@@ -4,7 +4,7 @@ from typing import Any
 
 from faillog_otel.errors import ConfigError
 from faillog_otel.sandbox.bookkeeping import Served, SimulatorState
-from faillog_otel.sandbox.destinations import DESTINATIONS, Destination, destination_of, source_of
+from faillog_otel.sandbox.destinations import Destination, source_of
 from faillog_otel.sandbox.free_requests import (
     ALPHA_JSON,
     API_KEY,
@@ -27,11 +27,8 @@ class NamesApi:
         config = state.config
         self._requests = FreeRequests("names", config.names_per_minute, state, error)
         self._has_subscriptions = "subscriptions" not in config.lacks
-        world = config.world
-        numbers = range(max(len(DESTINATIONS), len(world.collections)))
-        found = [destination_of(number, world.sources) for number in numbers]
-        self._destinations = {each.id: each for each in found}
-        self._sources = [source_of(number) for number in range(world.sources)]
+        self._destinations = {each.id: each for each in state.world.destinations}
+        self._sources = [source_of(number) for number in range(config.world.sources)]
         self._names: dict[str, str] = {}
 
     def rename(self, id_: str, name: str) -> None:

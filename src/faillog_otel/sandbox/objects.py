@@ -4,10 +4,12 @@ import gzip
 import hashlib
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from faillog_otel.clock import hour_text
 from faillog_otel.sandbox.config import Format
 from faillog_otel.sandbox.incidents import Incident
 
@@ -81,3 +83,13 @@ def packed(form: Format, records: tuple[TrueRecord, ...] | list[TrueRecord]) -> 
     if form == "gzip":
         return gzip.compress(content, mtime=0)
     return zstd.compress(content) if form == "zstd" else content
+
+
+def parse_hour(text: str) -> int | None:
+    """Parses an hour as the API writes it, `2025-05-07T23:00:00Z`; None if it is not a whole hour."""
+    try:
+        at = datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    hour = int(at.timestamp()) // 3600
+    return hour if hour >= 0 and hour_text(hour) == text else None

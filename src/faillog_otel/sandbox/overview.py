@@ -115,7 +115,7 @@ class OverviewApi:
             return events.of_source(asked.source, stage, asked.start_ns, end_ns)
         destination = events.destination(asked.destination)
         if destination is None:
-            return ()  # one of the workspace that nothing is sent to
+            raise _Refused("destinationConfigId is unknown")
         if destination.source != asked.source or (
             stage == "failed-delivery" and destination.id in self._state.config.lies
         ):

@@ -22,10 +22,15 @@ from msgspec.structs import replace
 
 from faillog_otel.clock import DAY_NS, HOUR_NS, MAX_NS, SECOND_NS, hour_of, hour_text
 from faillog_otel.sandbox.config import Growth, WorldConfig
-from faillog_otel.sandbox.destinations import Destination, DestinationAnswer, destination_of
+from faillog_otel.sandbox.destinations import (
+    DESTINATIONS,
+    Destination,
+    DestinationAnswer,
+    destination_of,
+)
 from faillog_otel.sandbox.generator import Logged, logged_events, logged_story
 from faillog_otel.sandbox.incidents import Incident, incident_events
-from faillog_otel.sandbox.objects import SUFFIXES, StoredObject, TrueRecord, packed, thirds
+from faillog_otel.sandbox.objects import SUFFIXES, StoredObject, TrueRecord, packed, parse_hour, thirds
 from faillog_otel.sandbox.outcomes import DOWN, Outcome, outcome_of
 
 RETENTION_NS = 28 * DAY_NS
@@ -87,9 +92,9 @@ class World:
     def __init__(self, config: WorldConfig, tracked: TrackedMessages) -> None:
         self.config = config
         self._tracked = tracked
-        self._destinations = {
-            each: destination_of(number, config.sources) for number, each in enumerate(config.collections)
-        }
+        numbers = range(max(len(DESTINATIONS), len(config.collections)))
+        self.destinations = [destination_of(number, config.sources) for number in numbers]
+        """Of the workspace; the first ones are those of the collections."""
         cached = min(_CACHED_HOURS, max(_MIN_CACHED_HOURS, int(_CACHED_MESSAGES / config.incident_messages)))
         self._records_of = lru_cache(cached)(self._records)
         self._begun_in = lru_cache(cached)(self._begun)
@@ -139,7 +144,7 @@ class World:
 
     def destination(self, collection: str) -> Destination:
         """The destination whose failures the collection has."""
-        return self._destinations[collection]
+        return self.destinations[self.config.collections.index(collection)]
 
     def is_incident(self, collection: str, hour: int) -> bool:
         """Whether the collection's destination is down in this hour: about once a week, for 2-5 hours."""
@@ -357,16 +362,6 @@ class World:
 
     def _random(self, name: str, number: int, what: str) -> random.Random:
         return random.Random(_number(self.config.seed, name, number, what))
-
-
-def parse_hour(text: str) -> int | None:
-    """Parses an hour as the API writes it, `2025-05-07T23:00:00Z`; None if it is not a whole hour."""
-    try:
-        at = datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-    except ValueError:
-        return None
-    hour = int((at - _EPOCH).total_seconds()) // 3600
-    return hour if hour >= 0 and hour_text(hour) == text else None
 
 
 def _record(logged: Logged, available_ns: int, incident: Incident | None = None) -> TrueRecord:

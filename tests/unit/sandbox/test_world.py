@@ -21,8 +21,8 @@ from faillog_otel.sandbox.bookkeeping import Inbox
 from faillog_otel.sandbox.config import FORMATS, GROWTHS, Growth, WorldConfig
 from faillog_otel.sandbox.destinations import DESTINATIONS
 from faillog_otel.sandbox.generator import DIALECTS, Dialect, failure_events, logged_events
-from faillog_otel.sandbox.objects import StoredObject
-from faillog_otel.sandbox.world import RETENTION_NS, World, parse_hour
+from faillog_otel.sandbox.objects import StoredObject, parse_hour
+from faillog_otel.sandbox.world import RETENTION_NS, World
 
 if sys.version_info >= (3, 14):
     from compression import zstd
