@@ -201,6 +201,15 @@ def test_people_are_redacted_before_a_change_is_kept(ledger: SqliteLedger) -> No
     assert (kept.actor, kept.actor_email) == ("[redacted:secret]", "[redacted:email]")
 
 
+@pytest.mark.parametrize("facts", [{"resource_type": "USER"}, {"actor": "d1"}])
+def test_a_person_who_was_changed_is_redacted_too(ledger: SqliteLedger, facts: dict[str, Any]) -> None:
+    with refreshing(ledger) as found:
+        found.add("a", resource_name="Jane Doe", **facts)
+        found.step()
+    [kept] = found.taken
+    assert (kept.resource_id, kept.resource_name) == ("[redacted:secret]", "[redacted:secret]")
+
+
 def test_with_a_key_equal_people_stay_comparable(ledger: SqliteLedger) -> None:
     with refreshing(ledger) as found:
         found.start(redaction_key=Secret("k" * 32))

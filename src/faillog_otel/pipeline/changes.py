@@ -43,6 +43,9 @@ MAX_AGE_NS = 35 * DAY_NS
 MAX_PAGES = 20
 """Pages of one reading."""
 
+_PERSON = "user"
+"""The type of a resource that is a person."""
+
 
 class _Page(Struct, frozen=True):
     """A page to request, of the changes between two times."""
@@ -160,6 +163,12 @@ class ChangesRefresh:
         )
         if self._keeps_actors:
             return shown
+        if change.resource_id == change.actor or change.resource_type.casefold() == _PERSON:
+            shown = replace(
+                shown,
+                resource_id=mark("secret", change.resource_id, self._key) if change.resource_id else "",
+                resource_name=mark("secret", change.resource_name, self._key) if change.resource_name else "",
+            )
         return replace(
             shown,
             actor=mark("secret", change.actor, self._key) if change.actor else "",

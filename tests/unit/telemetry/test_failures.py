@@ -13,7 +13,7 @@ from support.canaries import CANARIES, CANARY
 from support.clock import MovedClock
 from support.collector import Collector, attributes_of
 from support.metrics import MetricsReceiver, plain_attributes
-from support.own_failures import CHANGES, FIRST_NS, GROUP, own_telemetry
+from support.own_failures import CHANGE, CHANGES, FIRST_NS, GROUP, own_telemetry
 from support.tiers import slow, slow_case
 
 from faillog_otel.app.readiness import failure_gauges
@@ -194,6 +194,29 @@ def test_of_many_new_groups_fifty_are_events_and_all_are_counted(caplog: pytest.
     said = lines(caplog, logging.INFO)
     assert len(said) == 51
     assert said[-1].startswith("more than 50 new failure groups in an hour")
+
+
+@PROTOCOLS
+def test_each_change_of_a_page_is_a_log_event(protocol: NetworkProtocol) -> None:
+    changes = [replace(CHANGE, id=f"{number}") for number in range(1000)]
+    with MetricsReceiver() as receiver:
+        endpoint = receiver.grpc_endpoint if protocol == "grpc" else receiver.http_endpoint
+        with own_telemetry(endpoint, protocol) as telemetry:
+            telemetry.record_changes(changes)
+        events = receiver.events()
+    assert [plain_attributes(each)["log.record.uid"] for each in events] == [each.id for each in changes]
+    assert {each.event_name for each in events} == {"faillog.workspace.change"}
+    assert {each.time_unix_nano for each in events} == {CHANGE.at_ns}
+
+
+def test_what_is_not_known_of_a_change_is_not_said() -> None:
+    nothing = replace(CHANGE, resource_type="", resource_name="", actor="", actor_email="")
+    with MetricsReceiver() as receiver:
+        with own_telemetry(receiver.http_endpoint) as telemetry:
+            telemetry.record_changes([nothing])
+        (event,) = receiver.events()
+    assert plain_attributes(event).keys() == {"log.record.uid", "segment.change.kind", "segment.resource.id"}
+    assert event.body.string_value == f"Destination Modified: {GROUP.destination}"
 
 
 def test_an_hour_later_new_groups_are_named_again(caplog: pytest.LogCaptureFixture) -> None:
