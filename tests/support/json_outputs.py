@@ -223,6 +223,25 @@ REFUSED = {
 }
 
 
+def of_checks(folder: Path) -> Iterator[Output]:
+    """Files that fail and that do not; counts that are not known yet; a refused token."""
+    folder.joinpath("faillog-otel.toml").write_text(FAILURES_CONFIG)
+    folder.joinpath("events").write_bytes(lines(attempt(), exchange(), error()))
+    folder.joinpath("nothing").write_bytes(b"")
+    for file, code in (("events", 1), ("nothing", 7)):
+        done = run_program("check", file, "--json", cwd=folder)
+        assert done.code == code, done.stderr
+        yield Output("check", f"a file: {file}", json.loads(done.stdout))
+    quiet = SimulatorConfig(world=WorldConfig(messages=0.0))
+    with Simulator(quiet, SimulatedClock(NOW_NS, standing=True)) as segment:
+        polled = PolledFolder(segment, folder)
+        options = ("--json", "--segment-url", segment.url)
+        done = run_on_segments_clock(polled, "check", *options, "--destination", DESTINATIONS[0].id, code=7)
+        yield Output("check", "nothing was received", json.loads(done.stdout))
+        done = run_on_segments_clock(polled, "check", *options, "--destination", "nothing", code=6)
+        yield Output("check", "Segment knows no such destination", json.loads(done.stdout))
+
+
 def of_failures(folder: Path) -> Iterator[Output]:
     """The groups and the messages of a file, and of one without failures."""
     (folder / "faillog-otel.toml").write_text(FAILURES_CONFIG)
@@ -324,6 +343,7 @@ SITUATIONS: dict[str, Callable[[Path], Iterator[Output]]] = {
     "sidecar": of_sidecar,
     "files": of_files,
     "failures": of_failures,
+    "check": of_checks,
     "changes": of_changes,
     "doctor": of_doctor,
     "simulator": of_simulator,
