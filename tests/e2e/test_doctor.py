@@ -72,7 +72,7 @@ def test_doctor_passes_before_and_after_the_first_run(
         assert (code, says.startswith(f"process {os.getpid()} holds it (on host ")) == (0, True)
     code, findings, found = examined(tmp_path, **env)
     assert (code, findings["lock"][0]["says"]) == (0, "not in use")
-    assert findings["ledger"][0]["says"] == "version 5"
+    assert findings["ledger"][0]["says"] == "version 6"
     assert "journal" in findings["sqlite"][0]["says"]
     assert findings["state folder"][0]["says"] == f"{tmp_path / 'state'}: writable, private"
     assert findings["own metrics"][0]["says"] == findings["health check"][0]["says"] == "not in use"
@@ -180,7 +180,7 @@ def test_an_older_ledger_that_run_brings_up_to_date_is_well(
     code, findings, _ = examined(tmp_path, **env)
     [ledger] = findings["ledger"]
     assert (code, ledger["state"]) == (0, "ok")
-    assert ledger["says"] == "version 2; `run` upgrades it to version 5"
+    assert ledger["says"] == "version 2; `run` upgrades it to version 6"
     hosts = ("--download-host", segment.download_host)
     done = run_program("run", "--once", "--since", "-3h", *hosts, cwd=tmp_path, **env)
     assert done.code == 0, done.stderr

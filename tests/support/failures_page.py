@@ -9,6 +9,7 @@ from faillog_otel.ledger import Hour
 from faillog_otel.ledger import Totals as Records
 from faillog_otel.reasons import ReasonClass
 from faillog_otel.reports.changes import AfterChange
+from faillog_otel.reports.completeness import CountsSeen
 from faillog_otel.reports.failures import Failures, Group, MessageCounts, Named, Sample, Totals
 from faillog_otel.reports.names import Names
 from faillog_otel.reports.page import PageData
@@ -253,6 +254,7 @@ def status() -> Status:
         missed_per_day={},
         failures=RecentFailures([], 0, 12, 3400, 0),
         names=Names(known=12, read=time_text(NOW_NS), problem="", renamed=[]),
+        counts=CountsSeen(read=time_text(NOW_NS), problem="", hours=168, rows=1200),
     )
 
 

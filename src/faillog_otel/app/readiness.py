@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from faillog_otel.clock import DAY_NS, HOUR_NS, RETENTION_NS, SECOND_NS, Clock, hour_of
-from faillog_otel.config import Signal
+from faillog_otel.config import SegmentConfig, Signal
 from faillog_otel.errors import FaillogError
 from faillog_otel.ledger import LedgerReader
 from faillog_otel.ledger.facts import newest_logged
@@ -21,6 +21,7 @@ from faillog_otel.otlp.outcome import (
     TooLarge,
 )
 from faillog_otel.otlp.sender import Client
+from faillog_otel.reports.completeness import shares_of_last_day
 from faillog_otel.segment.schedule import READ_AFTER_HOURS, HourView, ScheduleConfig, reads_per_hour
 from faillog_otel.telemetry import Check, Gauge, Heartbeat, Telemetry
 from faillog_otel.text import counted
@@ -126,7 +127,7 @@ class Readiness:
         self._schedule = schedule
         self._clock = clock
 
-    def gauges(self) -> tuple[Gauge, ...]:
+    def gauges(self, config: SegmentConfig) -> tuple[Gauge, ...]:
         """Returns the gauges of a polling run, which docs/reference/metrics.md lists."""
         return (
             Gauge(
@@ -164,6 +165,16 @@ class Readiness:
                 "When the newest exported record was logged by Segment, seconds since 1970",
                 lambda: {
                     (name,): newest_ns / SECOND_NS for name, newest_ns in newest_logged(self._ledger).items()
+                },
+                attributes=("collection",),
+            ),
+            Gauge(
+                "faillog.completeness",
+                "1",
+                "Share of the discards that Segment counted that was read, of the newest 24 settled hours",
+                lambda: {
+                    (name,): share
+                    for name, share in shares_of_last_day(self._ledger, config, self._clock.now_ns()).items()
                 },
                 attributes=("collection",),
             ),

@@ -157,7 +157,7 @@ def _build(runtime: Runtime, *, once: bool, clock: Clock | None, only_wanted: bo
     readiness = Readiness(ledger, lambda: fetcher.schedule, segment_clock, config.segment.requests_per_day)
     delivery = runtime.deliver()
     pending = failure_gauges(lambda: ledger.pending_messages(segment_clock.now_ns()))
-    for gauge in (*readiness.gauges(), *pending):
+    for gauge in (*readiness.gauges(config.segment), *pending):
         runtime.telemetry.observe(gauge)
     runtime.serve_health(readiness, segment_clock.now_ns)
     forwarder = runtime.forwarder(

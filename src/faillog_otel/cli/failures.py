@@ -198,11 +198,13 @@ def _view(loaded: "Loaded", config: "RunConfig", own: dict[str, Any]) -> "View":
         join=config.mapping.join,
         filter=Filter(own["destinations"], own["classes"]),
         changes=loaded.changes,
+        completeness=loaded.completeness,
     )
 
 
 def _show(asked: Asked, own: dict[str, Any]) -> None:
     from faillog_otel.reports import failures_text as text
+    from faillog_otel.reports import replay
     from faillog_otel.reports.failures import failures_report, messages_report
 
     loaded, view = asked.loaded, asked.view
@@ -214,6 +216,7 @@ def _show(asked: Asked, own: dict[str, Any]) -> None:
             _print(text.csv_lines(messages, text.MESSAGE_COLUMNS), end="")
         else:
             _print(text.messages_text(messages, _style()))
+        _say_unread(view)
         return
     limit = None if own["lists_all"] or own["replay_request"] else MAX_GROUPS
     found = failures_report(loaded.sums, view, asked.window, limit)
@@ -224,13 +227,23 @@ def _show(asked: Asked, own: dict[str, Any]) -> None:
         if found.left_out:
             _log.warning("%s more groups left out; --all lists them", found.left_out)
     elif own["replay_request"]:
-        _print(text.replay_request(found, view.names, view.links.workspace))
-        for each in text.replay_notes(found):
+        unread = {} if own["classes"] else view.unread()
+        _print(replay.replay_request(found, view.names, view.links.workspace, unread))
+        for each in replay.replay_notes(found):
             click.echo(each, err=True)
+        _say_unread(view)
     else:
         is_filtered = bool(own["destinations"] or own["classes"])
         chosen = " Only the chosen destinations and classes are shown." if is_filtered else ""
         _print(text.failures_text(found, loaded.covers + chosen, _style()))
+
+
+def _say_unread(view: "View") -> None:
+    """Says of how many discards the messages are not known."""
+    from faillog_otel.reports.replay import unread_note
+
+    if note := unread_note(view):
+        click.echo(note, err=True)
 
 
 def _json_line(message: object) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from msgspec import Struct
 
 from faillog_otel.clock import HOUR_NS, hour_of, parse_rfc3339, time_text
+from faillog_otel.reports.completeness import sentence
 from faillog_otel.reports.status import Coverage, State
 from faillog_otel.reports.text import MEANINGS
 from faillog_otel.text import counted
@@ -214,6 +215,8 @@ class Calendar(Struct, frozen=True):
     legend: list[tuple[State, str, int, str]]
     """State, mark, number of hours, meaning."""
     failed: list[str]
+    completeness: str = ""
+    """A sentence; empty if Segment's counts were not read."""
 
 
 def calendar(name: str, coverage: Coverage, marks: dict[State, str]) -> Calendar:
@@ -238,7 +241,8 @@ def calendar(name: str, coverage: Coverage, marks: dict[State, str]) -> Calendar
     legend = [
         (state, marks[state], number, MEANINGS[state]) for state, number in coverage.hours.items() if number
     ]
-    return Calendar(name, coverage.polled, days, legend, failed)
+    complete = f"{sentence(coverage.completeness)}." if coverage.completeness else ""
+    return Calendar(name, coverage.polled, days, legend, failed, complete)
 
 
 def _sums(by_hour: Mapping[str, int], within: Buckets) -> Counter[int]:

@@ -15,6 +15,7 @@ from faillog_otel.links import destination_link, trace_link
 from faillog_otel.propagation import derived_trace_id, trace_id_of
 from faillog_otel.reasons import ReasonClass, classify
 from faillog_otel.reports.changes import AfterChange, ChangeIndex
+from faillog_otel.reports.completeness import NOT_COUNTED, ByDestination, Completeness, together
 from faillog_otel.reports.failure_rows import code_of, is_counted, merge, merged
 from faillog_otel.segment.answers import Change
 
@@ -96,6 +97,8 @@ class Failures(Struct, frozen=True):
     """Groups that are not listed."""
     forgotten: int
     """Messages that `--messages` no longer lists: more failed than are kept. The numbers have them."""
+    completeness: Completeness | None = None
+    """How many of the discards that Segment counted were read; null without its counts."""
 
 
 class Message(Struct, frozen=True):
@@ -145,16 +148,30 @@ class View(Struct, frozen=True, kw_only=True):
     filter: Filter = Filter()
     changes: Sequence[Change] = ()
     """Changes of the workspace, also before the window."""
+    completeness: ByDestination = NOT_COUNTED
+
+    def wants_destination(self, id_: str) -> bool:
+        """Returns whether the filter lets a destination through."""
+        own = {id_.casefold(), self.names.names.get(id_, id_).casefold()}
+        return not self.filter.destinations or any(
+            each.casefold() in own for each in self.filter.destinations
+        )
+
+    def complete(self) -> Completeness | None:
+        """Returns the completeness of the destinations that are wanted."""
+        found = self.completeness.settled
+        return together([each for name, each in found.items() if self.wants_destination(name)])
+
+    def unread(self) -> dict[str, Completeness]:
+        """Returns destination → completeness of all hours, of those that lack discards."""
+        found = self.completeness.unread
+        return {name: each for name, each in found.items() if each.short and self.wants_destination(name)}
 
     def wants(self, row: GroupSums) -> bool:
         """Returns whether the filter lets a row through."""
         if self.filter.classes and _meaning(row).reason_class not in self.filter.classes:
             return False
-        if not self.filter.destinations:
-            return True
-        id_ = row.group.destination
-        own = {id_.casefold(), self.names.names.get(id_, id_).casefold()}
-        return any(each.casefold() in own for each in self.filter.destinations)
+        return self.wants_destination(row.group.destination)
 
     def trace(self, message: FailedMessage, destination: str) -> Sample:
         """Returns the trace of a message."""
@@ -189,6 +206,7 @@ def failures_report(sums: FailureSums, view: View, window: Window, limit: int | 
         groups=[_group(row, view, window, changes) for row in shown],
         left_out=len(rows) - len(shown),
         forgotten=sums.forgotten,
+        completeness=view.complete(),
     )
 
 

@@ -1,4 +1,4 @@
-"""Renders the report of failures as text: a table, CSV, lines for other reports, and a request for a replay.
+"""Renders the report of failures as text: a table, CSV, and lines for other reports.
 
 All texts come from outside, so control characters are escaped. Times are local, with the zone named once.
 """
@@ -13,7 +13,8 @@ from typing import Any
 import click
 from msgspec import Struct, to_builtins
 
-from faillog_otel.reports.failures import Failures, Group, Message, Named, Names
+from faillog_otel.reports.completeness import sentence
+from faillog_otel.reports.failures import Failures, Group, Message, Named
 from faillog_otel.text import counted, printable
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -62,6 +63,7 @@ def failures_text(found: Failures, covers: str, style: Style) -> Iterator[str]:
         nothing = f"No failures {window}" if found.since != found.until else "No failures were read"
         yield from _wrapped(nothing, style.width, "")
         yield from _wrapped(covers, style.width, "")
+        yield from _complete(found, style.width)
         return
     counts = found.totals.messages
     for each in _wrapped(f"Failures {window}", style.width, ""):
@@ -73,6 +75,7 @@ def failures_text(found: Failures, covers: str, style: Style) -> Iterator[str]:
     requests = f"{attempts}, {counted(found.totals.requests, 'failing request')}"
     yield from _wrapped(f"{messages}; {requests}", style.width, "")
     yield from _wrapped(covers, style.width, "")
+    yield from _complete(found, style.width)
     yield ""
     yield from _table(found, times, style)
     if found.left_out:
@@ -82,6 +85,10 @@ def failures_text(found: Failures, covers: str, style: Style) -> Iterator[str]:
         text = f"{forgotten}: the numbers have them, --messages does not"
         for each in _wrapped(text, style.width, ""):
             yield click.style(each, fg="yellow")
+
+
+def _complete(found: Failures, width: int | None) -> list[str]:
+    return _wrapped(f"{sentence(found.completeness)}.", width, "") if found.completeness else []
 
 
 def _table(found: Failures, times: "_Times", style: Style) -> Iterator[str]:
@@ -318,64 +325,3 @@ def _states(group: Group) -> str:
     counts = to_builtins(group.messages)
     found = [f"{number} {state}" for state, number in counts.items() if number]
     return ", ".join(found) or f"{counted(group.requests, 'failing request')}, no message known"
-
-
-# -- replay ------------------------------------------------------------------------------------------------
-
-_REPAIRED = {"credentials", "settings", "payload", "function"}
-"""Classes of causes that somebody has to repair first."""
-
-
-def replay_request(found: Failures, names: Names, workspace: str | None) -> Iterator[str]:
-    """Yields the text of a mail that asks Segment's support for a replay of the lost messages.
-
-    Segment replays all events of a source to a destination in a range of time, without conditions.
-    """
-    lost = _to_replay(found)
-    if not lost:
-        yield "No message was lost in this time: there is nothing to replay."
-        return
-    by_destination: dict[str, list[Group]] = {}
-    for each in lost:
-        by_destination.setdefault(each.destination.id, []).append(each)
-    yield "Subject: Request for a replay"
-    yield ""
-    yield f"Workspace: {printable(workspace or '(write the name or slug of your workspace)')}"
-    for number, groups in enumerate(by_destination.values(), 1):
-        yield ""
-        yield from _replay(number, groups, names)
-
-
-def replay_notes(found: Failures) -> Iterator[str]:
-    """Yields what the sender of that mail has to know and to do."""
-    lost = _to_replay(found)
-    if lost:
-        yield "Segment replays every event of the source in that time, also those that were delivered."
-        yield "A replay helps if Segment retries such a failure, or once its cause is repaired."
-    for each in lost:
-        if each.reason_class in _REPAIRED:
-            yield printable(f"Repair first: {failure_title(each)} → {each.remedy}")
-
-
-def _to_replay(found: Failures) -> list[Group]:
-    """Returns the groups with lost messages; what was filtered is not meant to arrive."""
-    return [each for each in found.groups if each.messages.lost and each.reason_class != "filtered"]
-
-
-def _replay(number: int, groups: list[Group], names: Names) -> Iterator[str]:
-    destination = groups[0].destination
-    source = names.source_of.get(destination.id)
-    yield printable(f"{number}. Destination: {_with_id(destination.name, destination.id)}")
-    yield printable(f"   Source: {_with_id(names.names.get(source or ''), source or '')}")
-    since = min(each.first_seen for each in groups)
-    until = max(each.last_seen for each in groups)
-    yield f"   Time range (UTC): {since} to {until}"
-    yield f"   Events lost: {sum(each.messages.lost for each in groups)}"
-    causes = dict.fromkeys(failure_code(each) for each in groups)
-    yield printable(f"   Cause: {', '.join(causes)}")
-
-
-def _with_id(name: str | None, id_: str) -> str:
-    if not id_:
-        return "(write its name)"
-    return f"{name}, id {id_}" if name else f"id {id_}"

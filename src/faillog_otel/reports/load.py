@@ -21,6 +21,7 @@ from faillog_otel.ledger.state_dir import StateFolder
 from faillog_otel.otlp.encoder import WireEncoder
 from faillog_otel.otlp.failure_notes import MessageNotes
 from faillog_otel.reports.changes import changes_of
+from faillog_otel.reports.completeness import NOT_COUNTED, ByDestination, by_destination
 from faillog_otel.reports.failures import Names
 from faillog_otel.reports.names import names_of
 from faillog_otel.reports.records import read_events
@@ -46,6 +47,7 @@ class Loaded(Struct, frozen=True):
     """Changes of the workspace before the end of the window; none for files."""
     attempts_until_success: dict[int, int]
     """The attempt that succeeded → messages that failed before it."""
+    completeness: ByDestination = NOT_COUNTED
     problems: Sequence[str] = ()
     """Files that could not be read, and why."""
     warnings: Sequence[str] = ()
@@ -71,6 +73,7 @@ def load(config: RunConfig, paths: Sequence[str], since_ns: int | None, until_ns
                 since_ns=start_ns,
                 covers=_coverage(ledger, start_ns, min(until_ns, now_ns)),
                 attempts_until_success=ledger.attempts_until_success(start_ns, until_ns),
+                completeness=by_destination(ledger, config.segment, start_ns, until_ns, now_ns),
             )
     finally:
         ledger.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from faillog_otel.clock import HOUR_NS, RETENTION_NS, SECOND_NS, hour_of, hour_text, time_text
 from faillog_otel.config import RunConfig
@@ -17,14 +18,15 @@ from faillog_otel.ledger import HOURS_KEPT_NS, Hour, LedgerReader, MissingObject
 from faillog_otel.ledger.facts import as_last_run, asked_since_ns, refused_until_ns, wanted_since_ns
 from faillog_otel.ledger.spool import INDEX
 from faillog_otel.ledger.state_dir import StateFolder
+from faillog_otel.reports.completeness import Completeness, CountsSeen, by_collection, counts_seen
 from faillog_otel.reports.names import Names, names_report
 from faillog_otel.reports.recent import RecentFailures, recent_failures
 from faillog_otel.segment.quota import Quota
 from faillog_otel.segment.schedule import LAST_CALL_NS, ScheduleConfig, collection_created_ns, plan
 
-State = Literal["waiting", "partial", "read", "settled", "closed", "empty", "failed", "expired"]
-"""The state of an hour. If several apply, the first of: partial, expired, failed, waiting, empty, closed,
-settled, read."""
+State = Literal["waiting", "partial", "read", "settled", "closed", "empty", "failed", "expired", "short"]
+"""The state of an hour. If several apply, the first of: partial, expired, failed, waiting, short, empty,
+closed, settled, read."""
 
 MARKS: dict[State, str] = {
     "waiting": ".",
@@ -35,9 +37,11 @@ MARKS: dict[State, str] = {
     "empty": "o",
     "failed": "!",
     "expired": "x",
+    "short": "%",
 }
 """Each state's character in the calendar; a blank is an hour that is not wanted, or one to come."""
 
+_COMPLETE: tuple[State, ...] = ("read", "settled", "closed", "empty")
 _LASTING: tuple[State, ...] = ("partial", "failed", "expired")
 """States that are shown for longer than Segment keeps an hour."""
 
@@ -62,6 +66,8 @@ class Coverage(Struct, frozen=True):
     days: dict[str, str]
     """`2025-05-07` → 24 characters, one for each hour (UTC)."""
     failed: list[FailedHour]
+    completeness: Completeness | None = None
+    """How many of the discards that Segment counted were read, in hours of occurrence."""
 
 
 def coverage(
@@ -72,12 +78,17 @@ def coverage(
     since_ns: int,
     until_ns: int | None,
     polled: bool,
+    completeness: Completeness | None = None,
 ) -> Coverage:
     """Returns the calendar of one collection, from `since_ns` to `until_ns`.
 
     `not_empty`: the hours that have objects.
     """
     states = dict(_states(seen, not_empty, now_ns, since_ns, until_ns, polled=polled))
+    short = {each.hour for each in completeness.short} if completeness else ()
+    for hour, state in states.items():
+        if state in _COMPLETE and hour_text(hour) in short:
+            states[hour] = "short"
     counts: dict[State, int] = dict.fromkeys(MARKS, 0)
     days: dict[str, list[str]] = {}
     for hour, state in sorted(states.items()):
@@ -95,6 +106,7 @@ def coverage(
             for hour, state in sorted(states.items())
             if state == "failed"
         ],
+        completeness=completeness,
     )
 
 
@@ -250,6 +262,7 @@ class Status(Struct, frozen=True):
     """Objects that Segment deleted before they could be downloaded, of the last 60 days."""
     bytes: Sizes
     names: Names
+    counts: CountsSeen
     failures: RecentFailures
     missed_per_day: dict[str, float]
     """Collection → hours that will be missed each day, where the quota is too small for all."""
@@ -277,6 +290,8 @@ def status(
         sent = ledger.newest_sent_hour()
         named = names_report(ledger, now_ns, are_read=config.names)
         failures = recent_failures(ledger, settings, now_ns)
+        counts = counts_seen(ledger, are_read=config.counts)
+        complete = by_collection(ledger, replace(config, collections=collections), since_ns, now_ns, now_ns)
     read = [hour for known in seen.values() for hour, each in known.items() if each.listed_ns is not None]
     gone = hour_of(now_ns - RETENTION_NS)
     kept = {name: {hour: each for hour, each in known.items() if hour > gone} for name, known in seen.items()}
@@ -307,6 +322,7 @@ def status(
                 since_ns=schedule.since_of(name),
                 until_ns=until_ns,
                 polled=name in polled,
+                completeness=complete.get(name) if counts.read else None,
             )
             for name in names
         },
@@ -327,6 +343,7 @@ def status(
             digests=sum(map(_size, folder.digests_path.glob("*"))),
         ),
         names=named,
+        counts=counts,
         failures=failures,
         missed_per_day=plan(now_ns, kept, quota, schedule).missed_per_day,
     )

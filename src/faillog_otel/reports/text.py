@@ -10,6 +10,7 @@ import click
 from faillog_otel.clock import duration_text
 from faillog_otel.events.model import BadRecord, Place
 from faillog_otel.ledger.audit import Audit
+from faillog_otel.reports.completeness import counts_lines, sentence
 from faillog_otel.reports.names import names_lines
 from faillog_otel.reports.plan import REASONS, PlanReport
 from faillog_otel.reports.recent import recent_lines
@@ -33,6 +34,7 @@ STATE_COLOURS: dict[State, str] = {
     "empty": "blue",
     "failed": "red",
     "expired": "magenta",
+    "short": "red",
 }
 MEANINGS: dict[State, str] = {
     "waiting": "not read yet",
@@ -43,6 +45,7 @@ MEANINGS: dict[State, str] = {
     "empty": "read; no objects",
     "failed": "reading failed; will be retried",
     "expired": "not read completely before Segment deleted it",
+    "short": "read; lacks more than 5 % of the discards that Segment counted",
 }
 FINDING_COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -79,7 +82,11 @@ def status_text(found: Status) -> Iterator[str]:
     yield line("objects", waiting, "yellow" if found.objects.to_forward else None)
     yield from _missing_text(found)
     yield from _lag_text(found)
-    for label, text, colour in (*recent_lines(found.failures), *names_lines(found.names)):
+    for label, text, colour in (
+        *recent_lines(found.failures),
+        *names_lines(found.names),
+        *counts_lines(found.counts),
+    ):
         yield line(label, text, colour)
     sizes = found.bytes
     yield line(
@@ -146,6 +153,8 @@ def _calendar(name: str, covered: Coverage, found: Status) -> Iterator[str]:
         if number:
             mark = click.style(found.marks[state], fg=STATE_COLOURS[state])
             yield f"  {mark} {number:>5} {state:<8} {MEANINGS[state]}"
+    if covered.completeness:
+        yield f"  {sentence(covered.completeness)}"
     for failed in covered.failed[-3:]:
         times = f"{counted(failed.times, 'attempt')}, the last at {failed.at}"
         yield printable(f"  failed: {failed.hour}: {failed.why} ({times})")

@@ -13,7 +13,7 @@ from faillog_otel.app.readiness import (
     collector,
 )
 from faillog_otel.clock import DAY_NS, HOUR_NS, hour_of
-from faillog_otel.config import DeliveryConfig
+from faillog_otel.config import DeliveryConfig, SegmentConfig
 from faillog_otel.events.model import JSON_LINES, Survey
 from faillog_otel.ledger import Content, Ledger
 from faillog_otel.ledger.results import BatchResult
@@ -31,7 +31,7 @@ def standing(ledger: Ledger, clock: MovedClock, days: int) -> Readiness:
 
 
 def read_gauges(found: Readiness) -> dict[str, dict[tuple[str, ...], float]]:
-    return {gauge.name: dict(gauge.read()) for gauge in found.gauges()}
+    return {gauge.name: dict(gauge.read()) for gauge in found.gauges(SegmentConfig())}
 
 
 def test_an_empty_ledger_has_gaps_and_is_ready_until_they_are_about_to_leave(ledger: Ledger) -> None:

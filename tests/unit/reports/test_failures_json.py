@@ -11,6 +11,7 @@ from support.json_schemas import all_keys, keys_in, problems
 from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS
 from faillog_otel.config import LinksConfig
 from faillog_otel.events.failure import FailureSums
+from faillog_otel.reports.completeness import ByDestination, Completeness, ShortHour
 from faillog_otel.reports.failures import Names, View, Window, failures_report, messages_report
 from faillog_otel.segment.answers import Change
 
@@ -29,6 +30,14 @@ VIEW = View(
     names=Names({"mixpanel": "Mixpanel (prod)", "sub": "Order Completed"}),
     links=LinksConfig(trace="https://t.example/{trace_id}", segment="https://s.example/{destination_id}"),
     changes=[CHANGE],
+    completeness=ByDestination(
+        {
+            "mixpanel": Completeness(
+                ("mixpanel",), 24, 2, 9, 8, 8 / 9, [ShortHour("2026-11-01T10:00:00Z", 3, 2)]
+            )
+        },
+        {},
+    ),
 )
 WINDOW = Window(since_ns=NOW_NS - DAY_NS, until_ns=NOW_NS, now_ns=NOW_NS, new_within_ns=DAY_NS)
 

@@ -35,12 +35,11 @@ from faillog_otel.reports.failures_text import (
     csv_lines,
     failures_text,
     messages_text,
-    replay_notes,
-    replay_request,
     summary_groups,
     summary_lines,
     worst_groups,
 )
+from faillog_otel.reports.replay import replay_notes, replay_request
 from faillog_otel.reports.text import line
 
 NAMES = Names(
