@@ -126,9 +126,8 @@ class Rules(Struct, frozen=True, kw_only=True):
             return "allowed"
         if self.known is None:
             return ""
-        if group:
-            is_known = group in self.known.groups
-        else:
+        is_known = group in self.known.groups
+        if not group or not self.known.groups:  # counts have no groups
             is_known = any((destination, each) in self.known.reasons for each in codes_of(code, status))
         return "not new" if is_known else ""
 
