@@ -16,7 +16,7 @@ from faillog_otel.config import (
     TelemetryConfig,
 )
 from faillog_otel.segment.answers import Change
-from faillog_otel.telemetry import FailureChanges, NewGroup, Telemetry
+from faillog_otel.telemetry import EventsCounted, FailureChanges, NewGroup, Telemetry
 
 FIRST_NS = 1_790_000_000 * SECOND_NS
 GROUP = NewGroup(
@@ -75,10 +75,17 @@ def own_telemetry(
         yield runtime.telemetry
 
 
+COUNTED = EventsCounted(
+    {("s", "", "received"): 9, ("s", GROUP.destination, "failed"): 2},
+    {(GROUP.destination, "destination_down"): 2},
+)
+
+
 def report_failures(endpoint: str) -> None:
-    """Sends `CHANGES`, a pending message, and a change of the workspace."""
+    """Sends `CHANGES`, `COUNTED`, a pending message, and a change of the workspace."""
     with own_telemetry(endpoint, names={GROUP.destination: "Mixpanel"}) as telemetry:
         for gauge in failure_gauges(lambda: {(GROUP.destination, "destination_down"): 1}):
             telemetry.observe(gauge)
         telemetry.record_failures(CHANGES)
+        telemetry.record_events(COUNTED)
         telemetry.record_changes([CHANGE])

@@ -13,7 +13,7 @@ from faillog_otel.config import Secret
 from faillog_otel.ledger.counts import EventCount
 from faillog_otel.ledger.facts import counts_state
 from faillog_otel.ledger.ledger import SqliteLedger
-from faillog_otel.pipeline.counts import CountsRefresh
+from faillog_otel.pipeline.counts import CountsRefresh, events_counted
 from faillog_otel.sandbox.config import SimulatedClock
 from faillog_otel.segment.answers import Name
 from faillog_otel.segment.api import SegmentApi
@@ -207,3 +207,19 @@ def test_a_failure_ends_the_reading_until_the_next_one_is_due(counting: Counting
     counting.server.refuses = {}
     assert counting.step(5 * MINUTE_NS) > 0
     assert counts_state(counting.ledger).problem == ""
+
+
+def test_metrics_get_the_class_of_a_discards_reason() -> None:
+    grown = [
+        EventCount(HOUR, "s1", "d1", "failed", "401", 3),
+        EventCount(HOUR, "s1", "d1", "failed", "errors.discarded.403", 2),
+        EventCount(HOUR, "s1", "d1", "delivered", "successes.attempt.2", 7, 7),
+        EventCount(HOUR, "s1", "", "received", "", 12),
+    ]
+    found = events_counted(grown)
+    assert found.events == {
+        ("s1", "d1", "failed"): 5,
+        ("s1", "d1", "delivered"): 7,
+        ("s1", "", "received"): 12,
+    }
+    assert found.discards == {("d1", "credentials"): 5}
