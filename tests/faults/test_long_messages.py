@@ -24,7 +24,7 @@ from faillog_otel.sandbox.collector import Receiver, Reply
 from faillog_otel.segment.answers import LISTING, MAX_URL_CHARS, Failed, read_answer
 from faillog_otel.segment.api import SegmentApi
 from faillog_otel.segment.download import Downloaded, Downloader, DownloadFailed, DownloadOutcome, NotModified
-from faillog_otel.segment.schedule import ObjectVersion
+from faillog_otel.segment.hours import ObjectVersion
 from faillog_otel.text import MAX_PEER_BYTES
 
 LONG = ("no: ä bad record " * 200_000)[: 3 * 1024 * 1024]

@@ -19,7 +19,7 @@ from faillog_otel.segment.download import (
     Expired,
     NotModified,
 )
-from faillog_otel.segment.schedule import ObjectVersion
+from faillog_otel.segment.hours import ObjectVersion
 
 NOW = 1_746_662_400 * 1_000_000_000
 

@@ -17,7 +17,7 @@ from faillog_otel.sandbox import Simulator
 from faillog_otel.sandbox.config import SimulatedClock, SimulatorConfig, WorldConfig
 from faillog_otel.segment.api import SegmentApi
 from faillog_otel.segment.download import Downloader
-from faillog_otel.segment.schedule import ScheduleConfig
+from faillog_otel.segment.hours import ScheduleConfig
 
 START_NS = 490_000 * HOUR_NS + 7 * 60 * SECOND_NS
 

@@ -11,7 +11,7 @@ from support.tiers import slow, swept
 
 from faillog_otel.clock import HOUR_NS
 from faillog_otel.sandbox.config import REFUSALS, QuotaConfig, Refusal, Scripted
-from faillog_otel.segment.schedule import KSUID_EPOCH_SECONDS
+from faillog_otel.segment.hours import KSUID_EPOCH_SECONDS
 
 ONE_A_MINUTE = QuotaConfig(per_day=1, replenish="window", window_seconds=60)
 SILENT = QuotaConfig(per_day=1, replenish="window", window_seconds=60, headers=False)

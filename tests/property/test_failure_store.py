@@ -40,7 +40,7 @@ from faillog_otel.ledger.failures import Changes
 from faillog_otel.ledger.ledger import SqliteLedger
 from faillog_otel.ledger.results import BatchResult
 from faillog_otel.ledger.state_dir import StateFolder
-from faillog_otel.segment.schedule import ObjectVersion
+from faillog_otel.segment.hours import ObjectVersion
 
 NOW_NS = (DAY + 3) * DAY_NS
 """When all notes are old."""

@@ -10,8 +10,9 @@ from support.thirty_days import CALM, ROUGH, Result, Trouble, Words, thirty_days
 from support.tiers import slow, slow_case, swept
 
 from faillog_otel.clock import DAY_NS, HOUR_NS, RETENTION_NS, SECOND_NS
+from faillog_otel.segment.hours import HourView, ScheduleConfig
 from faillog_otel.segment.quota import Quota, RateLimit, RequestRecord
-from faillog_otel.segment.schedule import HourView, ScheduleConfig, plan
+from faillog_otel.segment.schedule import plan
 
 NOW = 490_000 * HOUR_NS + 1234 * SECOND_NS
 

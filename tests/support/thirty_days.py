@@ -15,8 +15,9 @@ from msgspec.structs import replace
 
 from faillog_otel.clock import DAY_NS, HOUR_NS, RETENTION_NS, SECOND_NS
 from faillog_otel.sandbox.generator import RETRY_SECONDS
+from faillog_otel.segment.hours import HourView, ScheduleConfig
 from faillog_otel.segment.quota import Granted, Quota, RateLimit, RequestRecord
-from faillog_otel.segment.schedule import HourView, ScheduleConfig, plan
+from faillog_otel.segment.schedule import plan
 
 MINUTE_NS = 60 * SECOND_NS
 START_NS = 490_000 * HOUR_NS + 7 * MINUTE_NS

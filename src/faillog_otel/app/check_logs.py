@@ -28,7 +28,7 @@ from faillog_otel.ledger.state_dir import StateFolder
 from faillog_otel.reports.check_evidence import Known, LogsEvidence, Missing, Rules
 from faillog_otel.reports.failures import Filter, Names, View, Window, failures_report, messages_report
 from faillog_otel.reports.load import KEPT_NS, Loaded, load
-from faillog_otel.segment.schedule import collection_created_ns
+from faillog_otel.segment.hours import collection_created_ns
 
 _log = logging.getLogger(__name__)
 

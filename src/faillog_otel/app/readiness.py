@@ -22,7 +22,7 @@ from faillog_otel.otlp.outcome import (
 )
 from faillog_otel.otlp.sender import Client
 from faillog_otel.reports.completeness import shares_of_last_day
-from faillog_otel.segment.schedule import READ_AFTER_HOURS, HourView, ScheduleConfig, reads_per_hour
+from faillog_otel.segment.hours import READ_AFTER_HOURS, HourView, ScheduleConfig, reads_per_hour
 from faillog_otel.telemetry import Check, Gauge, Heartbeat, Telemetry
 from faillog_otel.text import counted
 

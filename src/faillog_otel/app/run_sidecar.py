@@ -38,8 +38,8 @@ from faillog_otel.reports.hours import HourlyReport, Judged, Judging
 from faillog_otel.reports.recent import failures_of_run
 from faillog_otel.segment.api import TIMEOUT_SECONDS, SegmentApi, token_source
 from faillog_otel.segment.download import Downloader, Limits
+from faillog_otel.segment.hours import ScheduleConfig
 from faillog_otel.segment.http_client import Network, network_of, timeout_within
-from faillog_otel.segment.schedule import ScheduleConfig
 from faillog_otel.telemetry import NO_TELEMETRY
 from faillog_otel.telemetry.output import announce
 from faillog_otel.text import counted, printable

@@ -22,8 +22,8 @@ from faillog_otel.ledger.failures import Changes, FailureReader
 from faillog_otel.ledger.names import NamesLedger, NamesReader
 from faillog_otel.ledger.results import BatchResult, KeptEntry, ReplayedEntry
 from faillog_otel.ledger.spool import IndexFile, SavedIndex, SeenRecords
+from faillog_otel.segment.hours import HourView, ObjectVersion
 from faillog_otel.segment.quota import Quota, RateLimit, Wait
-from faillog_otel.segment.schedule import HourView, ObjectVersion
 
 CollectionHour = tuple[str, int]
 

@@ -13,7 +13,7 @@ from faillog_otel.clock import HOUR_NS, MIN_TIME_NS, RETENTION_NS, duration_text
 from faillog_otel.config import DEFAULT_SINCE, Moment, SegmentConfig
 from faillog_otel.errors import ConfigError
 from faillog_otel.ledger import Ledger, LedgerReader
-from faillog_otel.segment.schedule import ScheduleConfig, collection_created_ns
+from faillog_otel.segment.hours import ScheduleConfig, collection_created_ns
 
 SINCE = "since"
 """Name of a fact: the start of the window, in nanoseconds since 1970."""

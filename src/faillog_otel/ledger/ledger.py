@@ -41,8 +41,8 @@ from faillog_otel.ledger.spool import (
 )
 from faillog_otel.ledger.state_dir import StateFolder
 from faillog_otel.segment.answers import Change, Name
+from faillog_otel.segment.hours import ObjectVersion
 from faillog_otel.segment.quota import RateLimit, Wait
-from faillog_otel.segment.schedule import ObjectVersion
 
 REQUESTS_KEPT_NS = 2 * DAY_NS
 _ENTRIES_AT_ONCE = 64

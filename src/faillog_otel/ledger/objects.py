@@ -15,7 +15,7 @@ import msgspec
 from faillog_otel.clock import AGREES_NS, HOUR_NS, RETENTION_NS, SECOND_NS
 from faillog_otel.ledger import HOURS_KEPT_NS, Cause, CollectionHour, Content, Listed, LostObject, Spooled
 from faillog_otel.ledger.database import Database
-from faillog_otel.segment.schedule import ObjectVersion
+from faillog_otel.segment.hours import ObjectVersion
 
 URL_LIFE_NS = 2 * HOUR_NS
 """A presigned URL works for two hours. [Segment's page]"""

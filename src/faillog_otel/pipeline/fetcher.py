@@ -32,8 +32,10 @@ from faillog_otel.pipeline.segment_time import AGREED, SegmentTime, WantedHours
 from faillog_otel.segment import answers, api
 from faillog_otel.segment.api import SegmentApi
 from faillog_otel.segment.download import Downloader
+from faillog_otel.segment.hours import ScheduleConfig
+from faillog_otel.segment.pools import ListingRequest
 from faillog_otel.segment.quota import Wait, without_figures
-from faillog_otel.segment.schedule import ListingRequest, Plan, ScheduleConfig, plan
+from faillog_otel.segment.schedule import Plan, plan
 
 _log = logging.getLogger(__name__)
 
@@ -302,15 +304,12 @@ class Fetcher:
     def _list(self, ask: ListingRequest) -> None:
         form: api.Form = "body" if self._ledger.fact(FORM) == "body" else "both"
         answered = self._requests.list_hour(ask, form)
-        if isinstance(answered.outcome, answers.FormRejected) and self._has_request_left():
+        if isinstance(answered.outcome, answers.FormRejected) and self._requests.has_left():
             form = "body" if form == "both" else "both"
             answered = self._requests.list_hour(ask, form)
             if isinstance(answered.outcome, answers.Listing):
                 self._ledger.note(FORM, form)
         self._take_answer(ask, answered)
-
-    def _has_request_left(self) -> bool:
-        return self._requests.quota().left(self._clock.now_ns(), with_reserve=True) > 0
 
     def _take_answer(self, ask: ListingRequest, answered: answers.ApiAnswer) -> None:
         now_ns, outcome = self._clock.now_ns(), answered.outcome

@@ -29,8 +29,9 @@ from faillog_otel.segment.download import (
     Expired,
     NotModified,
 )
+from faillog_otel.segment.hours import ObjectVersion
+from faillog_otel.segment.pools import ListingRequest
 from faillog_otel.segment.quota import Granted, Quota, RateLimit, Wait
-from faillog_otel.segment.schedule import ListingRequest, ObjectVersion
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +71,10 @@ class Requests:
         self._per_day = per_day
         self._refusals = 0
         """429s in a row."""
+
+    def has_left(self) -> bool:
+        """Returns whether the quota allows a request now."""
+        return self.quota().left(self._clock.now_ns(), with_reserve=True) > 0
 
     def quota(self) -> Quota:
         """Returns the requests that were made, and Segment's last rate limit."""

@@ -15,7 +15,7 @@ from faillog_otel.ledger import Ledger
 from faillog_otel.ledger.facts import ASKED_SINCE, NOBODY, SINCE, UNCHECKED_SINCE, unchecked_since_ns
 from faillog_otel.segment.answers import ApiAnswer
 from faillog_otel.segment.api import SegmentApi
-from faillog_otel.segment.schedule import ScheduleConfig
+from faillog_otel.segment.hours import ScheduleConfig
 
 _log = logging.getLogger(__name__)
 

@@ -27,9 +27,9 @@ from faillog_otel.otlp.delivery import network_client
 from faillog_otel.otlp.outcome import Acknowledged, PartlyRejected, RetryLater
 from faillog_otel.reports.completeness import counts_check
 from faillog_otel.segment import answers, api
+from faillog_otel.segment.hours import reads_per_hour
 from faillog_otel.segment.http_client import Network, network_of, timeout_within
 from faillog_otel.segment.quota import Quota
-from faillog_otel.segment.schedule import reads_per_hour
 from faillog_otel.telemetry.health import HealthServer
 from faillog_otel.tls import tls_context
 

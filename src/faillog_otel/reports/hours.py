@@ -25,7 +25,7 @@ from faillog_otel.ledger import CollectionHour, Hour, LedgerReader
 from faillog_otel.ledger.results import Counts
 from faillog_otel.otlp.sender import Sent
 from faillog_otel.reports.status import quota_seen
-from faillog_otel.segment.schedule import (
+from faillog_otel.segment.hours import (
     READ_AFTER_HOURS,
     HourView,
     ScheduleConfig,

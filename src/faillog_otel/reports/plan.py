@@ -14,8 +14,9 @@ from faillog_otel.errors import ConfigError
 from faillog_otel.ledger import LedgerReader
 from faillog_otel.ledger.facts import as_last_run, schedule_of
 from faillog_otel.reports.status import QuotaSeen, quota_seen
+from faillog_otel.segment.hours import READ_AFTER_HOURS, HourView, ScheduleConfig
 from faillog_otel.segment.quota import Quota, Why
-from faillog_otel.segment.schedule import READ_AFTER_HOURS, HourView, Plan, ScheduleConfig, plan
+from faillog_otel.segment.schedule import Plan, plan
 
 MAX_STEPS = 100
 """How often the plan is computed to find the next request: two days of hours, and twice as many changes."""

@@ -21,8 +21,9 @@ from faillog_otel.ledger.state_dir import StateFolder
 from faillog_otel.reports.completeness import Completeness, CountsSeen, by_collection, counts_seen
 from faillog_otel.reports.names import Names, names_report
 from faillog_otel.reports.recent import RecentFailures, recent_failures
+from faillog_otel.segment.hours import LAST_CALL_NS, ScheduleConfig, collection_created_ns
 from faillog_otel.segment.quota import Quota
-from faillog_otel.segment.schedule import LAST_CALL_NS, ScheduleConfig, collection_created_ns, plan
+from faillog_otel.segment.schedule import plan
 
 State = Literal["waiting", "partial", "read", "settled", "closed", "empty", "failed", "expired", "short"]
 """The state of an hour. If several apply, the first of: partial, expired, failed, waiting, short, empty,

@@ -28,8 +28,8 @@ from faillog_otel.network import (
     parse_host_port,
     resolve,
 )
+from faillog_otel.segment.hours import ObjectVersion
 from faillog_otel.segment.http_client import Network, direct_network, explain, http_client
-from faillog_otel.segment.schedule import ObjectVersion
 from faillog_otel.text import MAX_PEER_BYTES, truncate
 
 S3_HOST = re.compile(

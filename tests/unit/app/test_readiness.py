@@ -20,8 +20,8 @@ from faillog_otel.ledger.results import BatchResult
 from faillog_otel.otlp.delivery import network_client
 from faillog_otel.otlp.outcome import Outcome
 from faillog_otel.sandbox.collector import Receiver, Reply
+from faillog_otel.segment.hours import ObjectVersion, ScheduleConfig
 from faillog_otel.segment.quota import RateLimit
-from faillog_otel.segment.schedule import ObjectVersion, ScheduleConfig
 from faillog_otel.telemetry import NO_TELEMETRY
 
 

@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 
 from faillog_otel.app.readiness import expires_soon, unread_hours
 from faillog_otel.clock import HOUR_NS, RETENTION_NS
+from faillog_otel.segment.hours import HourView, ScheduleConfig, reads_per_hour
 from faillog_otel.segment.quota import Quota
-from faillog_otel.segment.schedule import HourView, ScheduleConfig, plan, reads_per_hour
+from faillog_otel.segment.schedule import plan
 
 HOUR = 490_000
 QUOTA = Quota(per_day=1_000_000, reserve=0)

@@ -17,7 +17,7 @@ from faillog_otel.ledger.counts import CountSizes, EventCount, destinations_of
 from faillog_otel.ledger.ledger import SqliteLedger
 from faillog_otel.ledger.results import BatchResult, Counts
 from faillog_otel.ledger.state_dir import StateFolder
-from faillog_otel.segment.schedule import ObjectVersion
+from faillog_otel.segment.hours import ObjectVersion
 
 NOW_NS = 20_000 * DAY_NS
 HOUR = NOW_NS // HOUR_NS

@@ -16,7 +16,8 @@ from faillog_otel.ledger import INDEX_HOURS, Content, Spooled
 from faillog_otel.ledger.ledger import SqliteLedger
 from faillog_otel.ledger.results import BatchResult
 from faillog_otel.ledger.spool import IndexFile, Spool, open_seen_records
-from faillog_otel.segment.schedule import ObjectVersion, ScheduleConfig, plan
+from faillog_otel.segment.hours import ObjectVersion, ScheduleConfig
+from faillog_otel.segment.schedule import plan
 
 NOW_NS = 20_000 * DAY_NS
 HOUR = hour_of(NOW_NS) - 10

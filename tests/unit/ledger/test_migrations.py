@@ -14,7 +14,7 @@ from faillog_otel.ledger.database import MIGRATIONS, open_reader
 from faillog_otel.ledger.ledger import SqliteLedger, open_ledger
 from faillog_otel.ledger.results import BatchResult
 from faillog_otel.ledger.state_dir import StateFolder
-from faillog_otel.segment.schedule import ObjectVersion
+from faillog_otel.segment.hours import ObjectVersion
 
 NOW_NS = 20_000 * DAY_NS
 

@@ -8,7 +8,7 @@ from faillog_otel.ledger import Content, Spooled
 from faillog_otel.ledger.ledger import SqliteLedger
 from faillog_otel.ledger.names import Rename
 from faillog_otel.segment.answers import Name
-from faillog_otel.segment.schedule import ObjectVersion
+from faillog_otel.segment.hours import ObjectVersion
 
 NOW_NS = 20_000 * DAY_NS
 MIXPANEL = Name("destination", "d1", "Mixpanel", source="s1", product="Mixpanel (Actions)")

@@ -10,8 +10,9 @@ from faillog_otel.events.model import JSON_LINES, Survey
 from faillog_otel.ledger import Content, Hour, Listed
 from faillog_otel.ledger.ledger import SqliteLedger
 from faillog_otel.ledger.objects import MAX_TRIES, RELIST_AFTER_NS, URL_LIFE_NS
+from faillog_otel.segment.hours import HourView, ObjectVersion, ScheduleConfig
 from faillog_otel.segment.quota import Quota, RequestRecord
-from faillog_otel.segment.schedule import HourView, ObjectVersion, ScheduleConfig, plan
+from faillog_otel.segment.schedule import plan
 
 NOW_NS = 20_000 * DAY_NS
 HOUR = hour_of(NOW_NS) - 10

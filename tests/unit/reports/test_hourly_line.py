@@ -12,7 +12,7 @@ from faillog_otel.ledger import Content, Ledger
 from faillog_otel.ledger.results import Counts
 from faillog_otel.otlp.sender import Sent
 from faillog_otel.reports.hours import HourlyReport
-from faillog_otel.segment.schedule import ObjectVersion, ScheduleConfig
+from faillog_otel.segment.hours import ObjectVersion, ScheduleConfig
 
 HOUR, DAY = 3600.0, 86_400.0
 

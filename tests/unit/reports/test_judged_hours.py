@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from faillog_otel.clock import HOUR_NS, hour_text
 from faillog_otel.reports.hours import judge, judged_hours
-from faillog_otel.segment.schedule import READ_AFTER_HOURS, HourView, ScheduleConfig
+from faillog_otel.segment.hours import READ_AFTER_HOURS, HourView, ScheduleConfig
 
 NOW = 500_000
 NAMES = ("a", "b", "c")

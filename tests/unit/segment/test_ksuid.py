@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from faillog_otel.clock import HOUR_NS, SECOND_NS, parse_rfc3339
+from faillog_otel.segment.hours import ScheduleConfig, collection_created_ns
 from faillog_otel.segment.quota import Quota
-from faillog_otel.segment.schedule import ScheduleConfig, collection_created_ns, plan
+from faillog_otel.segment.schedule import plan
 
 SAMPLE = "2wmpXTGB69A8BwGJ4hD5XvQ03aD"
 """The only one that Segment's documentation shows."""

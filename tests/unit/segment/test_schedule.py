@@ -3,8 +3,9 @@
 import pytest
 
 from faillog_otel.clock import DAY_NS, HOUR_NS, SECOND_NS
+from faillog_otel.segment.hours import HourView, ScheduleConfig
 from faillog_otel.segment.quota import REQUEST_COUNTS_NS, Quota, RateLimit, RequestRecord
-from faillog_otel.segment.schedule import HourView, Plan, ScheduleConfig, plan
+from faillog_otel.segment.schedule import Plan, plan
 
 HOUR = 490_000  # it is on the stroke of this hour
 NOW = HOUR * HOUR_NS
