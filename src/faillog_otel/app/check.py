@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from faillog_otel.app.check_counts import REMEDY, CountsReader, Refused
 from faillog_otel.app.check_logs import CheckConfig, LogsReader
 from faillog_otel.app.run_sidecar import segment_api
-from faillog_otel.clock import SECOND_NS, Clock, SegmentClock
+from faillog_otel.clock import SECOND_NS, Clock, SegmentClock, parse_rfc3339
 from faillog_otel.config import RunConfig
 from faillog_otel.errors import ConfigError
 from faillog_otel.ledger.state_dir import StateFolder
@@ -121,6 +121,9 @@ def _evaluate(
     )
     if asked.paths and asked.until_ns is None:
         rules = replace(rules, is_open=False)
+    if asked.since_ns is None and isinstance(of_logs, LogsEvidence):
+        first = [parse_rfc3339(each.first_seen) or 0 for each in of_logs.groups]
+        rules = replace(rules, since_ns=min(first, default=rules.until_ns))
     return Judged(judge(rules, of_counts, of_logs), _known(of_counts, of_logs))
 
 

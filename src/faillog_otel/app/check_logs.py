@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from faillog_otel.app.check_counts import Chosen, Refused
 from faillog_otel.app.run_sidecar import poll
 from faillog_otel.clock import HOUR_NS, Clock, hour_of, time_text
-from faillog_otel.config import RunConfig
+from faillog_otel.config import HealthConfig, RunConfig, TelemetryConfig
 from faillog_otel.errors import ConfigError
 from faillog_otel.inputs.files import STDIN, FoundPaths
 from faillog_otel.ledger import LedgerReader
@@ -66,7 +66,12 @@ class LogsReader:
     ) -> None:
         """`destinations`: the ids that Segment says are meant; None: what the logs' names say."""
         self._config = replace(
-            config, delivery=replace(config.delivery, writes=None, counts_only=True), fail_on=()
+            config,
+            delivery=replace(config.delivery, writes=None, counts_only=True),
+            segment=replace(config.segment, counts=False, audit=False),
+            telemetry=TelemetryConfig(),
+            health=HealthConfig(),
+            fail_on=(),
         )
         self._asked = asked
         self._machine = machine
