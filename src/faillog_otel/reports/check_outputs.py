@@ -71,7 +71,7 @@ def again(report: Report) -> Iterator[str]:
         return
     window = f"--since {report.since} --until {report.until}"
     if report.final_at is None:
-        yield f"Nobody knows when the verdict can be final. The same window again: {window}"
+        yield f"When the verdict can be final is not known. Ask again: {window}"
     else:
         yield f"The verdict can be final at {report.final_at}. Ask again then: {window}"
 

@@ -5,7 +5,6 @@ Hours are those of occurrence. Only settled hours count, and only those whose co
 
 from collections.abc import Collection, Iterator
 from math import floor
-from typing import Literal
 
 from msgspec import Struct
 
@@ -230,19 +229,6 @@ def sentence(found: Completeness) -> str:
     if found.short:
         text += f"; {counted(len(found.short), 'hour')} {'is' if len(found.short) == 1 else 'are'} short"
     return text
-
-
-def counts_check(ledger: LedgerReader, config: SegmentConfig) -> tuple[Literal["ok", "warn"], str, str]:
-    """Returns what `doctor` says of the counts: the state, a sentence, and what to do."""
-    if not config.counts:
-        return "ok", "not read: [segment] counts = false", ""
-    state = counts_state(ledger)
-    if state.problem:
-        says, _, do = state.problem.rpartition("; ")
-        return "warn", says or do, do if says else "run `doctor` again later"
-    if not state.read_ns:
-        return "ok", "Segment's own counts are not read yet; `run` reads them when polling", ""
-    return "ok", f"Segment's own counts were read at {time_text(state.read_ns)}", ""
 
 
 def shares_of_last_day(ledger: LedgerReader, config: SegmentConfig, now_ns: int) -> dict[str, float]:

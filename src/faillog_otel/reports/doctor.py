@@ -25,7 +25,7 @@ from faillog_otel.ledger.state_dir import StateFolder
 from faillog_otel.network import OTLP, origin_of, proxy_to, variable_unused
 from faillog_otel.otlp.delivery import network_client
 from faillog_otel.otlp.outcome import Acknowledged, PartlyRejected, RetryLater
-from faillog_otel.reports.completeness import counts_check
+from faillog_otel.reports.readings import reading_checks
 from faillog_otel.segment import answers, api
 from faillog_otel.segment.hours import reads_per_hour
 from faillog_otel.segment.http_client import Network, network_of, timeout_within
@@ -154,7 +154,7 @@ def _ledger(folder: StateFolder, segment: SegmentConfig, clock: Clock) -> Findin
             yield Finding("ledger", "ok", f"version {found}{upgrade}")
             yield from _refused(ledger, segment, clock)
             if found == newest:
-                yield Finding("counts", *counts_check(ledger, segment))
+                yield from (Finding(*each) for each in reading_checks(ledger, segment))
     except Busy as error:
         yield Finding("ledger", "warn", str(error), "run `doctor` again later")
     except LedgerBroken as error:

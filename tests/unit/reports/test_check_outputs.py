@@ -138,7 +138,7 @@ def test_markdown_is_cut_and_says_how_many_checks_are_left_out() -> None:
             "2025-05-07T20:00:00Z",
             "The verdict can be final at 2025-05-07T20:00:00Z. Ask again then: --since ",
         ),
-        (None, "Nobody knows when the verdict can be final. The same window again: --since "),
+        (None, "When the verdict can be final is not known. Ask again: --since "),
     ],
 )
 def test_the_text_says_when_to_ask_again(final_at: str | None, says: str) -> None:
