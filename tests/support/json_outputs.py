@@ -15,7 +15,7 @@ from faillog_otel.propagation import message_id_for
 from faillog_otel.sandbox import Simulator
 from faillog_otel.sandbox.collector import Receiver, Reply
 from faillog_otel.sandbox.config import Scripted, SimulatedClock, SimulatorConfig, WorldConfig
-from faillog_otel.sandbox.destinations import DESTINATIONS
+from faillog_otel.sandbox.destinations import DESTINATIONS, destination_of
 from faillog_otel.sandbox.incidents import Incident
 from support.events import attempt, error, exchange, lines
 from support.polled_folder import AWAY, COLLECTION, PolledFolder
@@ -272,6 +272,21 @@ def of_changes(folder: Path) -> Iterator[Output]:
         yield from look(polled, "failures after a change", "failures")
 
 
+def of_completeness(folder: Path) -> Iterator[Output]:
+    """Segment counted discards in objects that cannot be downloaded."""
+    destination = destination_of(0).id
+    (folder / "faillog-otel.toml").write_text(
+        f'[segment.collection_destinations]\n"{COLLECTION}" = "{destination}"\n'
+    )
+    incident = Incident(COLLECTION, "wrong-key", NOW_NS - 30 * HOUR_NS, NOW_NS - 10 * HOUR_NS)
+    world = WorldConfig(collections=(COLLECTION,), messages=0, incidents=(incident,), dead=24)
+    clock = SimulatedClock(NOW_NS, standing=True)
+    with Simulator(SimulatorConfig(world=world), clock) as segment, Receiver() as receiver:
+        polled = PolledFolder(segment, folder, ("--since", "-34h"))
+        yield poll(polled, "objects that cannot be downloaded", receiver.http_endpoint, code=6)
+        yield from look(polled, "objects that cannot be downloaded", "failures", "status")
+
+
 def of_doctor(folder: Path) -> Iterator[Output]:
     """Every check passes, a setting is wrong, and nearly every check warns or fails."""
     (folder / "state").mkdir(mode=0o700)
@@ -345,6 +360,7 @@ SITUATIONS: dict[str, Callable[[Path], Iterator[Output]]] = {
     "failures": of_failures,
     "check": of_checks,
     "changes": of_changes,
+    "completeness": of_completeness,
     "doctor": of_doctor,
     "simulator": of_simulator,
 }

@@ -63,7 +63,8 @@ def failures_text(found: Failures, covers: str, style: Style) -> Iterator[str]:
         nothing = f"No failures {window}" if found.since != found.until else "No failures were read"
         yield from _wrapped(nothing, style.width, "")
         yield from _wrapped(covers, style.width, "")
-        yield from _complete(found, style.width)
+        if found.completeness and found.completeness.hours:
+            yield from _complete(found, style.width)
         return
     counts = found.totals.messages
     for each in _wrapped(f"Failures {window}", style.width, ""):
