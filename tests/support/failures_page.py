@@ -252,6 +252,7 @@ def status() -> Status:
         lost=0,
         bytes=Sizes(0, 0, 0, 0),
         missed_per_day={},
+        scout={},
         failures=RecentFailures([], 0, 12, 3400, 0),
         names=Names(known=12, read=time_text(NOW_NS), problem="", renamed=[]),
         counts=CountsSeen(read=time_text(NOW_NS), problem="", hours=168, rows=1200),

@@ -46,6 +46,7 @@ class Result(Struct, frozen=True):
 
     max_in_24_hours: int
     refused: int
+    """Requests that Segment had to refuse, though the program could know it."""
     records: int
     """Failing records that were complete a day before the end."""
     collected: float
@@ -125,22 +126,29 @@ class _Segment:
         self.most = self.refused = self.requests = 0
         self._rng = random.Random(f"{world.seed} faults")
         self._granted: deque[int] = deque()
+        self._failed_last = False
 
-    def list_hour(self, now_ns: int, collection: str, hour: int) -> int | None:
-        """Returns how many records the hour shows; None: the listing failed."""
+    def list_hour(self, now_ns: int, collection: str, hour: int) -> int | Granted:
+        """Returns how many records the hour shows, or what went wrong."""
         while self._granted and self._granted[0] <= now_ns - DAY_NS:
             self._granted.popleft()
         if len(self._granted) >= PER_DAY:
-            self.refused += 1
-            return None
+            self.refused += not self._failed_last
+            return "refused"
         self._granted.append(now_ns)
         self.requests += 1
         self.most = max(self.most, len(self._granted))
-        if self._rng.random() < FAULTS:
-            return None
+        self._failed_last = self._rng.random() < FAULTS
+        if self._failed_last:
+            return "none"
         if now_ns - hour * HOUR_NS >= RETENTION_NS:
             return 0
         return bisect_right(self.failures[collection].shown_ns.get(hour, []), now_ns)
+
+    @property
+    def available_ns(self) -> int:
+        """When a refused request would be granted."""
+        return self._granted[0] + DAY_NS
 
     def limit(self, now_ns: int) -> RateLimit:
         """Returns what the headers say."""
@@ -173,13 +181,16 @@ class _Program:
         for ask in planned.requests:
             now_ns += int(self._rng.uniform(0.2, 2.0) * SECOND_NS)
             shown = self._segment.list_hour(now_ns, ask.collection, ask.hour)
-            answer: Granted = "none" if shown is None else "granted"
+            answer: Granted = "granted" if isinstance(shown, int) else shown
             debit = RequestRecord(now_ns, ask.collection, ask.why, answer)
             self._quota = replace(self._quota, debits=[*self._quota.debits, debit])
-            if shown is None:
+            if not isinstance(shown, int):
                 view = self.hours[ask.collection].get(ask.hour, HourView())
                 failed = replace(view, failures=view.failures + 1, failed_ns=now_ns)
                 self.hours[ask.collection][ask.hour] = failed
+                if shown == "refused":
+                    self._quota = replace(self._quota, not_before_ns=self._segment.available_ns)
+                    break
                 continue
             limit = self._quota.with_window(self._segment.limit(now_ns))
             self._quota = replace(self._quota, rate_limit=limit)

@@ -6,6 +6,7 @@ from faillog_otel.clock import Clock
 from faillog_otel.config import RunConfig
 from faillog_otel.ledger import Ledger
 from faillog_otel.ledger.facts import wanted_since_ns
+from faillog_otel.ledger.scouting import Scouting
 from faillog_otel.pipeline.changes import ChangesRefresh
 from faillog_otel.pipeline.counts import CountsRefresh, events_counted
 from faillog_otel.pipeline.names import NameRefresh, UnknownIds
@@ -65,4 +66,4 @@ def readings_of(
             read_seconds=read_seconds,
         )
         readings.append(changes)
-    return Readings(readings)
+    return Readings(readings, Scouting(ledger, config.segment).scout)

@@ -48,6 +48,12 @@ class CountReads:
             found[row["collection"]].append(row["destination"])
         return {name: tuple(destinations) for name, destinations in found.items()}
 
+    def hours_with_failures(self: Rows, after: int) -> set[tuple[str, int]]:
+        rows = self.rows(
+            "SELECT DISTINCT collection, hour FROM objects WHERE failures > 0 AND hour > ?", after
+        )
+        return {(row["collection"], row["hour"]) for row in rows}
+
     def count_sizes(self: Rows) -> CountSizes:
         [row] = self.rows(_SIZES)
         return CountSizes(**dict(row))

@@ -61,6 +61,9 @@ class CountsReader(Protocol):
     def learned_destinations(self) -> dict[str, tuple[str, ...]]:
         """Returns collection → the destinations of its newest failures, the most frequent first."""
 
+    def hours_with_failures(self, after: int) -> set[tuple[str, int]]:
+        """Returns collection and hour of the hours later than `after` that have failing records."""
+
     def count_sizes(self) -> CountSizes:
         """Returns how much is kept."""
 

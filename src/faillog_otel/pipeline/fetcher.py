@@ -152,7 +152,7 @@ class Fetcher:
         is_known = self._time.is_known
         if is_known or self._clock.is_plausible:
             views, schedule = self._hours(now_ns), self._schedule_of(now_ns)
-            self.plan = plan(now_ns, views, self._requests.quota(), schedule)
+            self.plan = plan(now_ns, views, self._requests.quota(), schedule, self._readings.scout(now_ns))
         if self.plan is None or not is_known:
             return self._time.next_check_ns
         if not self.plan.requests:
@@ -315,7 +315,7 @@ class Fetcher:
         now_ns, outcome = self._clock.now_ns(), answered.outcome
         where = f"{ask.collection}, {hour_text(ask.hour)}"
         if isinstance(outcome, answers.Listing):
-            _log.info("%s (%s): %d objects", where, ask.why, len(outcome.urls))
+            _log.info("%s (%s): %d objects", where, ask.reason or ask.why, len(outcome.urls))
             self._failures = 0
             self.troubles.pop("token", None)
         elif isinstance(outcome, answers.RateLimited):

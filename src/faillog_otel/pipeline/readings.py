@@ -3,8 +3,10 @@
 These requests have rate limits of their own, and cost nothing of the listings' quota.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
+
+from faillog_otel.segment.scout import NO_SCOUT, Scout
 
 READ_SECONDS = 10.0
 """A reading delays a due listing by at most this time; what is left is read while nothing is due."""
@@ -26,8 +28,12 @@ class Reading(Protocol):
 class Readings:
     """Several readings, in their order."""
 
-    def __init__(self, readings: Sequence[Reading] = ()) -> None:
+    def __init__(
+        self, readings: Sequence[Reading] = (), scout: Callable[[int], Scout] = lambda _: NO_SCOUT
+    ) -> None:
+        """`scout` returns what the counts that were read say at a time. It raises LedgerBroken."""
         self._readings = readings
+        self.scout = scout
 
     def read_if_due(self, now_ns: int) -> None:
         """Reads what is due."""

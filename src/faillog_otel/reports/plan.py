@@ -3,7 +3,7 @@
 `plan --json` prints a `PlanReport` as it is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 
 from msgspec import Struct
@@ -13,10 +13,13 @@ from faillog_otel.config import SegmentConfig
 from faillog_otel.errors import ConfigError
 from faillog_otel.ledger import LedgerReader
 from faillog_otel.ledger.facts import as_last_run, schedule_of
+from faillog_otel.ledger.scouting import scout_of
+from faillog_otel.reports.scout import ScoutSeen, scout_seen
 from faillog_otel.reports.status import QuotaSeen, quota_seen
-from faillog_otel.segment.hours import READ_AFTER_HOURS, HourView, ScheduleConfig
+from faillog_otel.segment.hours import READ_AFTER_HOURS, HourView
 from faillog_otel.segment.quota import Quota, Why
 from faillog_otel.segment.schedule import Plan, plan
+from faillog_otel.segment.scout import NO_SCOUT
 
 MAX_STEPS = 100
 """How often the plan is computed to find the next request: two days of hours, and twice as many changes."""
@@ -40,6 +43,8 @@ class Request(Struct, frozen=True):
     why: Why
     due: str
     """When it became due."""
+    reason: str
+    """What Segment's counts say of the hour; empty: nothing, or it was read before."""
 
 
 class PlanReport(Struct, frozen=True):
@@ -69,6 +74,10 @@ class PlanReport(Struct, frozen=True):
     collections_covered: int
     missed_per_day: dict[str, float]
     """Collection → hours missed each day, if the quota is too small."""
+    waiting_zero: int
+    """How many of the waiting hours have no failures by Segment's counts."""
+    scout: dict[str, ScoutSeen]
+    """Collection → what Segment's counts say of its hours; without those that are not counted."""
 
 
 def plan_report(ledger: LedgerReader | None, config: SegmentConfig, now_ns: int, *, once: bool) -> PlanReport:
@@ -78,6 +87,7 @@ def plan_report(ledger: LedgerReader | None, config: SegmentConfig, now_ns: int,
     """
     hours: Mapping[str, Mapping[int, HourView]] = {}
     quota, to_download, missing = Quota(per_day=config.requests_per_day), 0, 0
+    scout = NO_SCOUT
     with nullcontext() if ledger is None else ledger.at_one_moment():
         if ledger is not None:
             config = as_last_run(ledger, config)
@@ -85,18 +95,23 @@ def plan_report(ledger: LedgerReader | None, config: SegmentConfig, now_ns: int,
             quota = ledger.quota(config.requests_per_day)
             to_download = ledger.unfinished_objects().to_download
             missing = len(ledger.missing_objects())
+            scout = scout_of(ledger, config, now_ns)
         schedule = schedule_of(ledger, config, now_ns, once=once)
     if not config.collections:
         raise ConfigError("no collection is known; name one with --collection or FAILLOG_COLLECTIONS")
-    found = plan(now_ns, hours, quota, schedule)
-    next_ns = _next_request_ns(now_ns, hours, quota, schedule, found)
+
+    def plan_at(at_ns: int) -> Plan:
+        return plan(at_ns, hours, quota, schedule, scout)
+
+    found = plan_at(now_ns)
+    next_ns = _next_request_ns(now_ns, found, plan_at)
     return PlanReport(
         now=time_text(now_ns),
         since=time_text(schedule.since_ns),
         until=None if schedule.until_ns is None else time_text(schedule.until_ns),
         collections=config.collections,
         requests=[
-            Request(ask.collection, hour_text(ask.hour), ask.why, time_text(ask.due_ns))
+            Request(ask.collection, hour_text(ask.hour), ask.why, time_text(ask.due_ns), ask.reason)
             for ask in found.requests
         ],
         next_request=None if next_ns is None else time_text(next_ns),
@@ -109,20 +124,16 @@ def plan_report(ledger: LedgerReader | None, config: SegmentConfig, now_ns: int,
         reads_after_hours=READ_AFTER_HOURS[found.reads_per_hour],
         collections_covered=found.covered,
         missed_per_day=found.missed_per_day,
+        waiting_zero=found.zero,
+        scout=scout_seen(scout, hours, config.collections, now_ns),
     )
 
 
-def _next_request_ns(
-    now_ns: int,
-    hours: Mapping[str, Mapping[int, HourView]],
-    quota: Quota,
-    schedule: ScheduleConfig,
-    found: Plan,
-) -> int | None:
+def _next_request_ns(now_ns: int, found: Plan, plan_at: Callable[[int], Plan]) -> int | None:
     """Returns when the next request would be made, if nothing else happens; None: not within two days."""
     for _ in range(MAX_STEPS):
         if found.requests:
             return now_ns
         now_ns = found.next_ns
-        found = plan(now_ns, hours, quota, schedule)
+        found = plan_at(now_ns)
     return None

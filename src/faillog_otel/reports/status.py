@@ -16,11 +16,13 @@ from faillog_otel.errors import ConfigError
 from faillog_otel.files import PART
 from faillog_otel.ledger import HOURS_KEPT_NS, Hour, LedgerReader, MissingObject, Totals
 from faillog_otel.ledger.facts import as_last_run, asked_since_ns, refused_until_ns, wanted_since_ns
+from faillog_otel.ledger.scouting import scout_of
 from faillog_otel.ledger.spool import INDEX
 from faillog_otel.ledger.state_dir import StateFolder
 from faillog_otel.reports.completeness import Completeness, CountsSeen, by_collection, counts_seen
 from faillog_otel.reports.names import Names, names_report
 from faillog_otel.reports.recent import RecentFailures, recent_failures
+from faillog_otel.reports.scout import ScoutSeen, scout_seen
 from faillog_otel.segment.hours import LAST_CALL_NS, ScheduleConfig, collection_created_ns
 from faillog_otel.segment.quota import Quota
 from faillog_otel.segment.schedule import plan
@@ -267,6 +269,8 @@ class Status(Struct, frozen=True):
     failures: RecentFailures
     missed_per_day: dict[str, float]
     """Collection → hours that will be missed each day, where the quota is too small for all."""
+    scout: dict[str, ScoutSeen]
+    """Collection → what Segment's counts say of its hours; without those that are not counted."""
 
 
 def status(
@@ -292,6 +296,7 @@ def status(
         named = names_report(ledger, now_ns, are_read=config.names)
         failures = recent_failures(ledger, settings, now_ns)
         counts = counts_seen(ledger, are_read=config.counts)
+        scout = scout_of(ledger, config, now_ns)
         complete = by_collection(ledger, replace(config, collections=collections), since_ns, now_ns, now_ns)
     read = [hour for known in seen.values() for hour, each in known.items() if each.listed_ns is not None]
     gone = hour_of(now_ns - RETENTION_NS)
@@ -300,12 +305,9 @@ def status(
         known = ", ".join(dict.fromkeys((*collections, *seen))) or "none"
         raise ConfigError(f"{', '.join(strangers)}: not in this ledger, which knows {known}")
     until_ns = config.until.ns(now_ns) if config.until else None
-    polled = collections
-    born = {name: collection_created_ns(name, now_ns) or 0 for name in polled}
-    schedule = ScheduleConfig(
-        collections=polled, since_ns=since_ns, until_ns=until_ns, created_ns=born, asked_since_ns=asked_ns
-    )
-    names = only or list(dict.fromkeys((*polled, *seen)))
+    born = {name: collection_created_ns(name, now_ns) or 0 for name in collections}
+    schedule = ScheduleConfig(collections, since_ns, until_ns, born, asked_ns)
+    names = only or list(dict.fromkeys((*collections, *seen)))
     spooled = {path.name: _size(path) for path in folder.spool_path.glob("*")}
     indexes = sum(size for name, size in spooled.items() if name.removesuffix(PART).endswith(INDEX))
     return Status(
@@ -322,7 +324,7 @@ def status(
                 now_ns=now_ns,
                 since_ns=schedule.since_of(name),
                 until_ns=until_ns,
-                polled=name in polled,
+                polled=name in collections,
                 completeness=complete.get(name) if counts.read else None,
             )
             for name in names
@@ -346,7 +348,8 @@ def status(
         names=named,
         counts=counts,
         failures=failures,
-        missed_per_day=plan(now_ns, kept, quota, schedule).missed_per_day,
+        missed_per_day=plan(now_ns, kept, quota, schedule, scout).missed_per_day,
+        scout=scout_seen(scout, seen, names, now_ns),
     )
 
 

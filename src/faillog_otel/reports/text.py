@@ -14,6 +14,7 @@ from faillog_otel.reports.completeness import counts_lines, sentence
 from faillog_otel.reports.names import names_lines
 from faillog_otel.reports.plan import REASONS, PlanReport
 from faillog_otel.reports.recent import recent_lines
+from faillog_otel.reports.scout import scout_text
 from faillog_otel.reports.status import Coverage, QuotaSeen, State, Status
 from faillog_otel.text import counted, printable
 
@@ -155,6 +156,8 @@ def _calendar(name: str, covered: Coverage, found: Status) -> Iterator[str]:
             yield f"  {mark} {number:>5} {state:<8} {MEANINGS[state]}"
     if covered.completeness:
         yield f"  {sentence(covered.completeness)}"
+    if name in found.scout:
+        yield from (f"  {text}" for text in scout_text(found.scout[name]))
     for failed in covered.failed[-3:]:
         times = f"{counted(failed.times, 'attempt')}, the last at {failed.at}"
         yield printable(f"  failed: {failed.hour}: {failed.why} ({times})")
@@ -183,6 +186,9 @@ def plan_text(found: PlanReport) -> Iterator[str]:
         yield line("next request", found.next_request or "none within two days")
     yield from _requests_text(found)
     yield from _waiting_text(found)
+    for name, seen in found.scout.items():
+        for text in scout_text(seen):
+            yield line("scout", printable(f"{name}: {text}"), "yellow")
     after = ", ".join(f"{hours} h" for hours in found.reads_after_hours)
     last = ", and before Segment deletes it" if found.reads_per_hour > len(found.reads_after_hours) else ""
     yield line("readings", f"{found.reads_per_hour} of each hour: {after} after its end{last}")
@@ -198,7 +204,7 @@ def plan_text(found: PlanReport) -> Iterator[str]:
 def _requests_text(found: PlanReport) -> Iterator[str]:
     for number, request in enumerate(found.requests[:MAX_SHOWN_REQUESTS], 1):
         what = printable(f"{request.collection}  {request.hour}  {request.why}")
-        yield f"{number:>5}  {what}: {REASONS[request.why]}; due {request.due}"
+        yield f"{number:>5}  {what}: {request.reason or REASONS[request.why]}; due {request.due}"
     if (more := len(found.requests) - MAX_SHOWN_REQUESTS) > 0:
         yield f"{'':>7}... and {more} more (--json lists all)"
 

@@ -144,12 +144,12 @@ class Survey:
         probes = [hour for hour in new if is_probe(collection, hour)]
         for hour in [hour for hour in rest if hour in found.missing]:
             missing = found.missing[hour]
-            if not missing.own and not self.is_short:
-                continue
-            rest.remove(hour)
-            if hour < self._leaving_before:
+            is_due = missing.own or self._first_ns(collection, hour) + later_ns <= self._now_ns
+            if is_due or self.is_short:
+                rest.remove(hour)
+            if is_due and hour < self._leaving_before:
                 self.leaving.add(collection, [hour])
-            elif missing.own or self._first_ns(collection, hour) + later_ns <= self._now_ns:
+            elif is_due:
                 why: Why = "backfill" if hour < self._backfill_before else "fresh"
                 self.counted.add(collection, hour, missing.score, why)
         if self.is_short:
