@@ -4,10 +4,12 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import click
 import httpx
 import pytest
+import xmlschema
 
 from faillog_otel.cli import cli
 from faillog_otel.clock import HOUR_NS, SECOND_NS, time_text
@@ -22,6 +24,7 @@ MINUTE = 60 * SECOND_NS
 COLLECTION = "shop-mixpanel"
 MIXPANEL = DESTINATIONS[0]
 PASSED, FAILED, USAGE, REFUSED, UNKNOWN = 0, 1, 2, 6, 7
+JUNIT = xmlschema.XMLSchema10(Path(__file__).parents[1] / "unit" / "reports" / "junit.xsd")
 TIMES = {"2 min": 2 * MINUTE, "30 min": 30 * MINUTE, "3 h": 3 * HOUR_NS, "8 h": 8 * HOUR_NS + 50 * MINUTE}
 """After sending; the logs of the hour are complete 8 hours after its end, 50 minutes later."""
 
@@ -89,6 +92,20 @@ EXPECTED = {
 }
 
 
+def assert_outputs_say(check: Check, code: int) -> None:
+    """All forms that CI reads have the verdict."""
+    JUNIT.validate(check.folder / "junit")
+    suites = ET.parse(check.folder / "junit").getroot()  # noqa: S314  # our own
+    assert bool(suites.findall(".//failure")) == (code == FAILED)
+    assert bool(suites.findall(".//skipped")) or code != UNKNOWN
+    markdown = (check.folder / "markdown").read_text()
+    assert {PASSED: "✅ passed", FAILED: "❌ failed", UNKNOWN: "⏳ not known yet"}[code] in markdown
+    annotations = [each for each in check.errors.splitlines() if each.startswith("::")]
+    assert len(annotations) <= 20
+    assert any(each.startswith("::error") for each in annotations) == (code == FAILED)
+    assert isinstance(json.loads((check.folder / "gitlab").read_text()), dict)
+
+
 @pytest.mark.parametrize("when", range(4))
 @pytest.mark.parametrize("outcome", EXPECTED)
 @pytest.mark.parametrize("source", ["both", "counts", "logs"])
@@ -100,10 +117,21 @@ def test_the_verdict_is_right_at_every_time(check: Check, source: str, outcome: 
         is_seen = outcome == "discard:401" and when >= 2
         expected = expected if when == 3 or is_seen else UNKNOWN
     options = () if source == "both" else (f"--{source}",)
-    assert check.run(*WINDOW, *options) == expected, check.report
+    files = [f"--{name}={check.folder / name}" for name in ("junit", "markdown", "gitlab")]
+    assert check.run(*WINDOW, *options, *files, "--github") == expected, check.report
+    assert_outputs_say(check, expected)
     names = {PASSED: "passed", FAILED: "failed", UNKNOWN: "unknown"}
     assert check.report["verdict"] == names[expected]
     assert bool(check.report["final_at"]) == (expected == UNKNOWN)
+
+
+@pytest.mark.parametrize("outcome", ["recover:2", "discard:401", "filter", "deliver"])
+def test_what_is_not_counted_yet_passes_nothing(check: Check, outcome: str) -> None:
+    """Sent 40 seconds ago: after the last whole minute that is counted."""
+    check.send(outcome)
+    check.wait_until(START + 40 * SECOND_NS)
+    expected = FAILED if outcome == "discard:401" else UNKNOWN
+    assert check.run("--counts", "--destination", MIXPANEL.id, "--no-filtered") == expected, check.report
 
 
 @pytest.mark.parametrize("when", range(4))
@@ -133,7 +161,7 @@ def test_an_unknown_destination_is_refused_with_near_names(check: Check, option:
     check.wait_until(START + [*TIMES.values()][when])
     assert check.run("--destination", "Mixpanl", option) == REFUSED
     assert "--destination Mixpanl" in check.errors
-    assert "near ones: Mixpanel (prod)" in check.errors
+    assert "known ones: Mixpanel (prod)" in check.errors
     assert check.run("--source", "nothing", option) == REFUSED
 
 

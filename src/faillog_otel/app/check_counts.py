@@ -226,7 +226,7 @@ class CountsReader:
             same = [each for each in known if folded in self._texts(each)]
             if not same:
                 near = self._near(folded, known)
-                hint = f"near ones: {', '.join(near)}" if near else "its id is in Segment's settings page"
+                hint = f"known ones: {', '.join(near)}" if near else "its id is in Segment's settings page"
                 raise Refused(
                     f"--{kind} {text}: Segment knows no {kind} with this id or name",
                     f"correct it; {hint}",
@@ -278,7 +278,7 @@ class CountsReader:
                 stage: self._rows(stage, source.id, "", cuts, granularity) for stage in SOURCE_STAGES
             }
             start_ns = cuts.since_ns // cuts.unit_ns * cuts.unit_ns
-            end_ns = tail_ns if rules.is_open else -(-cuts.until_ns // cuts.unit_ns) * cuts.unit_ns
+            end_ns = -(-cuts.until_ns // cuts.unit_ns) * cuts.unit_ns
             found_sources.append(
                 SourceCounts(
                     source=self._called(source),

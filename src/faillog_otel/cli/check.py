@@ -102,9 +102,15 @@ def _options(command: Command) -> Command:
         option(
             "--since",
             metavar="TIME",
-            help="Start of the window: RFC 3339, or relative, such as -36h.  [default: -1h; with PATHs: all]",
+            help="Start of the window: RFC 3339, or relative, such as -36h.  [default: an hour before "
+            "the end, or all with PATHs]",
         ),
-        option("--until", metavar="TIME", help="End of the window.  [default: now]"),
+        option(
+            "--until",
+            metavar="TIME",
+            help="End of the window.  [default: now; without --expect-received the last whole minute that "
+            "Segment has counted]",
+        ),
         option(
             "--messages",
             "messages_file",

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
-from faillog_otel.clock import HOUR_NS
+from faillog_otel.clock import HOUR_NS, time_text
 from faillog_otel.reasons import classify
 from faillog_otel.reports.check_evidence import (
     COUNTED_AFTER_NS,
@@ -78,7 +78,7 @@ def _received(rules: Rules, counts: CountsEvidence) -> Check:
         verdict = "failed" if is_closed(rules, RECEIVED_AFTER_NS) else "unknown"
         final_ns = rules.until_ns + RECEIVED_AFTER_NS
     elif wanted is None and not number:
-        says = "nothing was received: nothing could fail"
+        says = f"nothing was received until {time_text(rules.until_ns)}: nothing could fail"
         do = "check --source, --event and the window; or say how many were sent with --expect-received"
         verdict = "unknown"
         final_ns = None if is_closed(rules, RECEIVED_AFTER_NS) else rules.until_ns + RECEIVED_AFTER_NS
@@ -156,9 +156,11 @@ def _delivered(rules: Rules, pair: PairCounts) -> Check:
     done = pair.delivered + pair.filtered + failed
     says = f"{pair.delivered} delivered, {pair.filtered} filtered, {failed} discarded of {pair.received}"
     verdict: Verdict = "passed"
-    if not pair.is_balanced and not is_closed(rules, FINAL_AFTER_NS):
+    left = pair.received - done
+    if pair.is_balanced and left > 0:
+        says += f"; {left} ended after the window"
+    elif not pair.is_balanced and not is_closed(rules, FINAL_AFTER_NS):
         verdict = "unknown"
-        left = pair.received - done
         says += f"; {left} may still be retried" if left > 0 else "; more results than events"
     return Check(
         name=f"{pair.destination.name}: delivered ({pair.source})",

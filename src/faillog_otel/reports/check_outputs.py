@@ -61,13 +61,20 @@ def summary(report: Report) -> str:
         for verdict in ("failed", "unknown", "passed")
         if (number := sum(each.verdict == verdict for each in report.checks))
     ]
+    if is_refused(report):
+        return f"Segment refused; nothing was checked from {report.since} to {report.until}"
     checks = f"{counted(len(report.checks), 'check')}: {', '.join(numbers)}"
     return f"{SHOWN[report.verdict]} from {report.since} to {report.until}; {checks}"
 
 
+def is_refused(report: Report) -> bool:
+    """Returns whether Segment refused, so that nothing could be checked (exit code 6)."""
+    return [(each.name, each.verdict) for each in report.checks] == [("Segment", "failed")]
+
+
 def again(report: Report) -> Iterator[str]:
     """Yields when to ask again, and how."""
-    if report.verdict != "unknown":
+    if report.verdict != "unknown" or is_refused(report):
         return
     window = f"--since {report.since} --until {report.until}"
     if report.final_at is None:
