@@ -35,7 +35,7 @@ class World(Struct, frozen=True):
     incidents_a_week: float = 1.0
     """Of each collection."""
     lying: str | None = None
-    """The collection whose failures are counted as zero."""
+    """The collection whose failures are counted as zero. It has four times as many incidents."""
     always_failing: str | None = None
     """A collection with failures in every hour."""
     days: int = 30
@@ -57,8 +57,8 @@ class Result(Struct, frozen=True):
     """Share of each collection's records."""
     mistrusted_ns: dict[str, int]
     """When the counts of a collection were found to be wrong first."""
-    first_failure_ns: dict[str, int]
-    """The end of each collection's first hour with failures."""
+    long_failure_ns: dict[str, int]
+    """The end of the sixth hour of each collection's first incident of at least so many hours."""
     requests: int
 
 
@@ -104,8 +104,8 @@ def _failures(world: World, name: str, rng: random.Random) -> _Failures:
             for _ in range(rng.randint(2, 8)):
                 at = (hour + rng.random()) * 3600
                 found.fail(rng, at, is_final=True, ends_seconds=at)
-    weeks = world.days / 7
-    for _ in range(sum(rng.random() < 0.5 for _ in range(round(2 * world.incidents_a_week * weeks)))):
+    incidents = world.incidents_a_week * world.days / 7 * (4 if name == world.lying else 1)
+    for _ in range(sum(rng.random() < 0.5 for _ in range(round(2 * incidents)))):
         start = (START + rng.uniform(0, 24 * world.days)) * 3600
         length = rng.choice((rng.uniform(1, 5), rng.uniform(1, 30))) * 3600
         is_final, a_hour = rng.random() < 0.5, rng.choice((3, 10, 40))
@@ -267,7 +267,8 @@ def _result(segment: _Segment, program: _Program, end_ns: int) -> Result:
     first: dict[str, int] = {}
     for name, failures in segment.failures.items():
         for hour, shown_ns in failures.shown_ns.items():
-            first[name] = min(first.get(name, end_ns), (hour + 1) * HOUR_NS)
+            if all(hour - ago in failures.shown_ns for ago in range(6)):
+                first[name] = min(first.get(name, end_ns), (hour + 1) * HOUR_NS)
             complete_ns = (hour + 9) * HOUR_NS
             if complete_ns > end_ns - DAY_NS or hour < START:
                 continue
@@ -285,6 +286,6 @@ def _result(segment: _Segment, program: _Program, end_ns: int) -> Result:
         within_a_day=sum(age <= 24 for age in ages) / len(ages),
         by_collection={name: collected[name] / number for name, number in complete.items()},
         mistrusted_ns=program.mistrusted_ns,
-        first_failure_ns=first,
+        long_failure_ns=first,
         requests=segment.requests,
     )

@@ -14,7 +14,8 @@ _log = logging.getLogger(__name__)
 
 COUNTED_AFTER_NS = 300 * SECOND_NS
 """After its end, an hour without failures counts as counted. Segment counts about 30 s late."""
-LOOK_AGAIN_NS = 60 * SECOND_NS
+LOOK_AGAIN_NS = 300 * SECOND_NS
+"""Looking takes about 100 ms for 20 collections."""
 _NOTHING = CountedHour()
 
 
@@ -53,7 +54,7 @@ def scout_of(ledger: LedgerReader, config: SegmentConfig, now_ns: int) -> Scout:
 
 
 class Scouting:
-    """Keeps the scout of a run, and finds it again once a minute. Warns of counts that are wrong."""
+    """Keeps the scout of a run, and finds it again every five minutes. Warns of counts that are wrong."""
 
     def __init__(self, ledger: LedgerReader, config: SegmentConfig) -> None:
         self._ledger = ledger
