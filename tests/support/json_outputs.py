@@ -287,6 +287,18 @@ def of_completeness(folder: Path) -> Iterator[Output]:
         yield from look(polled, "objects that cannot be downloaded", "failures", "status")
 
 
+def of_wrong_counts(folder: Path) -> Iterator[Output]:
+    """Segment counted no failures of a destination that has some."""
+    destination = destination_of(0).id
+    incident = Incident(COLLECTION, "wrong-key", NOW_NS - 30 * HOUR_NS, NOW_NS - 10 * HOUR_NS)
+    world = WorldConfig(collections=(COLLECTION,), messages=0, incidents=(incident,))
+    config = SimulatorConfig(world=world, lies=(destination,))
+    with Simulator(config, SimulatedClock(NOW_NS, standing=True)) as segment, Receiver() as receiver:
+        polled = PolledFolder(segment, folder, ("--since", "-34h"))
+        yield poll(polled, "counts that are wrong", receiver.http_endpoint, code=0)
+        yield from look(polled, "counts that are wrong", "status", "plan")
+
+
 def of_doctor(folder: Path) -> Iterator[Output]:
     """Every check passes, a setting is wrong, and nearly every check warns or fails."""
     (folder / "state").mkdir(mode=0o700)
@@ -361,6 +373,7 @@ SITUATIONS: dict[str, Callable[[Path], Iterator[Output]]] = {
     "check": of_checks,
     "changes": of_changes,
     "completeness": of_completeness,
+    "wrong counts": of_wrong_counts,
     "doctor": of_doctor,
     "simulator": of_simulator,
 }

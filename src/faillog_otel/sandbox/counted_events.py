@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct, field
 
 from faillog_otel.clock import HOUR_NS, hour_of, parse_rfc3339
+from faillog_otel.sandbox.config import WorldConfig
 from faillog_otel.sandbox.destinations import Destination, source_of
 from faillog_otel.sandbox.outcomes import outcome_of
 from faillog_otel.sandbox.world import TrackedMessage, World
@@ -29,7 +30,7 @@ FILTERED = "FILTERED_BY_RULES"
 
 _RETRY_HOURS = 6
 """A message is retried for less."""
-_CACHED_HOURS = 30 * 24 * 32
+_CACHED_HOURS = 16 * 1024
 _MINUTES = 60
 _EVENTS, _VERSIONS = ("Order Completed", "Cart Viewed", "Signed Up"), ("2.3.1", "2.4.0")
 TRAFFIC = "Page Viewed"
@@ -70,7 +71,6 @@ class CountedEvents:
         self._collections = {world.destination(each).id: each for each in world.config.collections}
         self._destinations = {each.id: each for each in world.destinations}
         self.sources = [source_of(number) for number in range(world.config.sources)]
-        self._ended_of = lru_cache(_CACHED_HOURS)(self._ended)
 
     def destination(self, id_: str) -> Destination | None:
         """The destination with this id; one whose failures no collection has gets everything at once."""
@@ -95,7 +95,7 @@ class CountedEvents:
             found.append(
                 _of_message(each, None, mapping)
                 for hour in hours
-                for each in self._ended_of(collection, hour)
+                for each in _ended_in(self._world.config, collection, hour)
                 if (each.discarded is None) == (stage == "successful-delivery")
             )
         if stage == "successful-delivery":
@@ -135,7 +135,7 @@ class CountedEvents:
         for hour in hours:
             for collection in world.config.collections:
                 if collection != but and world.destination(collection).source == source:
-                    for each in self._ended_of(collection, hour):
+                    for each in _ended_in(self._world.config, collection, hour):
                         yield _of_message(each, None, None, began=True)
             if tracked:
                 yield from (_counted(each.received_ns, each.event) for each in world.tracked(hour))
@@ -145,9 +145,29 @@ class CountedEvents:
                 at_ns = hour * HOUR_NS + minute * HOUR_NS // _MINUTES
                 yield CountedEvent(at_ns, TRAFFIC, "track", _VERSIONS[-1], count=number)
 
-    def _ended(self, collection: str, hour: int) -> tuple[_Ended, ...]:
-        """The generated messages that began to fail in an hour."""
-        return tuple(_ended_messages(each.raw for each in self._world.begun(collection, hour)))
+
+@lru_cache(_CACHED_HOURS)
+def _ended_in(config: WorldConfig, collection: str, hour: int) -> tuple[_Ended, ...]:
+    """The generated messages that began to fail in an hour. All simulators of a process share them."""
+    return tuple(_ended_messages(each.raw for each in _world_of(config).begun(collection, hour)))
+
+
+class _NothingTracked:
+    """No application has sent anything."""
+
+    def count(self, _hour: int) -> int:
+        return 0
+
+    def messages_of(self, _hour: int, _count: int) -> list[TrackedMessage]:
+        return []
+
+    def note_listed(self, _now_ns: int) -> None:
+        pass
+
+
+@lru_cache(4)
+def _world_of(config: WorldConfig) -> World:
+    return World(config, _NothingTracked())
 
 
 def _counted(
