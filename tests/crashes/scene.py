@@ -68,10 +68,13 @@ class Scene:
         launcher: Launcher | None = None,
         per_day: int = 120,
         damage: float = 0.02,
+        reads_counts: bool | None = None,
     ) -> None:
         """`package`: a folder with another build of the program, to be run in its place.
 
         With a `launcher`, what it starts has its modules already. `per_day`: what Segment grants.
+        `reads_counts`: whether Segment's own counts are read; by default with a quarter of the seeds, because
+        each start of the program reads them again.
         """
         self.folder = folder
         self.state = state or folder / "state"
@@ -81,6 +84,8 @@ class Scene:
         self.journal = journal
         self.launcher = launcher
         self._package = package
+        reads_counts = seed % 4 == 0 if reads_counts is None else reads_counts
+        self._settings = {"FAILLOG_SEGMENT_COUNTS": str(reads_counts).lower()}
         world = WorldConfig(
             seed=seed, collections=COLLECTIONS, messages=messages, damage=damage, duplicates=0.03
         )
@@ -147,7 +152,9 @@ class Scene:
     ) -> Process:
         """Starts any command of the program."""
         path = [*([str(self._package)] if self._package else []), *sys.path]
-        env = environment(SEGMENT_TOKEN=self.segment.token, PYTHONPATH=os.pathsep.join(path))
+        env = environment(
+            SEGMENT_TOKEN=self.segment.token, PYTHONPATH=os.pathsep.join(path), **self._settings
+        )
         if watch:
             ports = {
                 "segment": self.segment.url,
@@ -183,7 +190,7 @@ class Scene:
             "downloads": self.segment.download_host,
             "collector": self.collector.http_endpoint,
         }
-        env = environment(SEGMENT_TOKEN=self.segment.token)
+        env = environment(SEGMENT_TOKEN=self.segment.token, **self._settings)
         if watch:
             numbers = {name: int(each.rpartition(":")[2]) for name, each in ports.items()}
             env |= watch.environment(self.state.absolute(), numbers)
