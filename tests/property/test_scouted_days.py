@@ -6,6 +6,9 @@ from support.tiers import slow, swept
 
 from faillog_otel.clock import DAY_NS
 
+pytestmark = pytest.mark.timeout(900)
+"""Thirty days take minutes on a busy machine."""
+
 
 def over(world: World, *, counts: bool = True) -> Result:
     found = scouted_days(world, counts=counts)
